@@ -1,0 +1,26 @@
+"""A quarter-width ResCNN on scikit-learn's bundled digits 0 to 4; the weak models know 6 to 9 and one of them."""
+
+from configures.base import FIRST_FIVE_DIGITS, LAST_FOUR_DIGITS, Config
+
+config = Config(
+    model="rescnn_x0_25",
+    dataset="digits_5",
+    num_classes=5,
+    source="digits",
+    classes=FIRST_FIVE_DIGITS,
+    epochs=30,
+    schedule="one_cycle",
+    learning_rate=0.05,
+    batch_size=64,
+    sensitive_layers=(0, 1, 3, 4, 5, 7),
+    active_ratios_sensitive=(0.5, 0.6, 0.7),
+    active_ratios=(0.2, 0.3, 0.4),
+    population=20,
+    parents=10,
+    elites=4,
+    generations=15,
+    accuracy_thresholds=((2, 0.97), (4, 0.95), (5, 0.95)),
+    weak_model="rescnn_tiny",
+    weak_classes=LAST_FOUR_DIGITS,
+    weak_epochs=20,
+)

@@ -1,0 +1,29 @@
+"""A quarter-width SimCNN on CIFAR-10, sized for a machine without a GPU."""
+
+from configures.base import Config
+
+config = Config(
+    model="simcnn_x0_25",
+    dataset="cifar10",
+    num_classes=10,
+    mirror=True,
+    epochs=60,
+    schedule="one_cycle",
+    learning_rate=0.025,
+    weight_decay=5e-4,
+    sensitive_layers=(0, 1, 2, 3, 4, 5, 6),
+    active_ratios_sensitive=(0.6, 0.7, 0.8),
+    active_ratios=(0.4, 0.5, 0.6, 0.7),
+    population=40,
+    parents=20,
+    elites=8,
+    generations=40,
+    search_images=2000,
+    sensitivity_images=2000,
+    accuracy_thresholds=((2, 0.90), (4, 0.80), (8, 0.70), (10, 0.65)),
+    weak_model="simcnn_weak",
+    weak_source="cifar100",
+    weak_classes=("apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose"),
+    weak_train_images=500,
+    weak_test_images=100,
+)

@@ -1,0 +1,43 @@
+"""What every stage shares: where files live, on which device and with which seed the stages run.
+
+Edit a line here, or set the environment variable beside it for one run. What belongs to one model and dataset stands
+in `configures/`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def _whole_number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        print(f"error: environment variable {variable}: expected a whole number, given {text!r}", file=sys.stderr)
+        sys.exit(2)
+    return int(text)
+
+
+# The folder whose `data/` holds every checkpoint and array. Default: this repository.
+root_dir = Path(os.environ.get("CNNMOD_ROOT_DIR", Path(__file__).resolve().parent))
+
+# Where datasets are looked for, and downloaded to.
+dataset_dir = Path(os.environ.get("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset"))
+
+# "auto" takes CUDA where there is one; else "cpu", "cuda", "cuda:1" ...
+device = os.environ.get("CNNMOD_DEVICE", "auto")
+
+# The arithmetic of training and of module evaluation: "float32" or "bfloat16" (faster, 8 bits of precision).
+precision = os.environ.get("CNNMOD_PRECISION", "float32")
+
+# The seed of everything random, but for the train / valid split, which is fixed for comparability.
+seed = _whole_number("CNNMOD_SEED", 0)
+
+# How many module_explorer processes run_module_search.py starts; 0 = one per core (one in all on CUDA).
+num_workers = _whole_number("CNNMOD_NUM_WORKERS", 0)
+
+# CPU threads of one module_explorer. One is best when the explorers fill the cores; the search's outputs are the same
+# to the last bit for any number of explorers, as long as this number stays.
+explorer_threads = _whole_number("CNNMOD_EXPLORER_THREADS", 1)
+
+# The seed of the 80 % / 20 % split of the training set: the published one.
+split_seed = 1009

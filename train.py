@@ -1,0 +1,127 @@
+"""Train a strong model, or evaluate the one that is there.
+
+    python train.py --model simcnn_x0_25 --dataset digits
+    python train.py --model simcnn --dataset cifar10 --epochs 200 --learning_rate 0.01 --early_stop
+    python train.py --model simcnn --dataset cifar10 --evaluation
+
+The weights of the best validation accuracy are kept in data/MODEL_DATASET/entire_model.pth. An interrupted training
+goes on when the same command is typed again. Method: Qi et al., ASE 2022, section 4.1.
+"""
+
+import csv
+import dataclasses
+import io
+import time
+
+import torch
+
+from configures.base import Config
+from models.cnn import CNN, count_parameters
+from models.registry import build_network
+from models.strong_model import load_strong_model
+from utils.datasets import Split, load_split
+from utils.errors import UserError, run
+from utils.files import save_text, set_aside
+from utils.seeds import torch_seed
+from utils.stage import Stage, open_stage, stage_parser
+from utils.training import Epoch, TrainingSettings, count_right, predict, train
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--epochs", help="passes over the training images")
+    parser.add_argument("--learning_rate", help="the SGD step size")
+    parser.add_argument("--batch_size", help="images per training step")
+    parser.add_argument("--schedule", help="step or one_cycle")
+    parser.add_argument("--early_stop", action="store_true", help="end when `patience` epochs bring nothing better")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_argument("--evaluation", action="store_true", help="do not train: report the model that is there")
+    parser.add_argument("--fresh", action="store_true", help="set the folder's trained model aside and start anew")
+    arguments = parser.parse_args()
+    for name in ("epochs", "learning_rate", "batch_size", "schedule"):
+        if getattr(arguments, name) is not None:
+            arguments.set.append(f"{name}={getattr(arguments, name)}")
+    stage = open_stage(arguments)
+    split = load_split(stage.config)
+    counts = f"{len(split.train)} train, {len(split.valid)} valid, {len(split.test)} test"
+    print(f"images: {counts}; {len(split.classes)} classes")
+
+    if arguments.evaluation:
+        report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
+        return
+    if arguments.fresh and stage.artifacts.folder.exists():
+        print(f"the old folder is now {set_aside(stage.artifacts.folder)}")
+    if stage.artifacts.entire_model.exists() and not stage.artifacts.training_state.exists():
+        raise UserError(
+            f"{stage.artifacts.entire_model.path} was not trained here: --fresh sets it aside and trains anew"
+        )
+
+    torch.manual_seed(torch_seed(stage.seed, "initial weights"))
+    model = build_network(stage.config.model, stage.config.num_classes)
+    model = model.to(stage.device, memory_format=torch.channels_last)
+    print(f"{stage.config.model}: {count_parameters(model):,} parameters", flush=True)
+    epochs: list[Epoch] = []
+
+    def log(epoch: Epoch, _: torch.nn.Module) -> None:
+        epochs.append(epoch)
+        left = (stage.config.epochs - epoch.number - 1) * epoch.seconds
+        print(
+            f"epoch {epoch.number:3d}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2%}  "
+            f"valid {epoch.valid_accuracy:.2%}  {epoch.seconds:.1f} s, about {left / 60:.0f} min left",
+            flush=True,
+        )
+
+    start = time.perf_counter()
+    training = train(
+        model,
+        split.train,
+        split.valid,
+        training_settings(stage.config),
+        device=stage.device,
+        dtype=stage.dtype,
+        seed=stage.seed,
+        state_file=stage.artifacts.training_state,
+        patience=stage.config.patience if arguments.early_stop else None,
+        compiled=arguments.compile,
+        after_epoch=log,
+    )
+    print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
+    stage.artifacts.entire_model.save(training.best_weights)
+    save_log(training.history, stage)
+    report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
+    print(f"saved {stage.artifacts.entire_model.path}")
+
+
+def training_settings(config: Config) -> TrainingSettings:
+    """The strong model's part of the configuration."""
+    return TrainingSettings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        milestones=config.milestones,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        augmented=True,
+        mirror=config.mirror,
+    )
+
+
+def save_log(history: list[Epoch], stage: Stage) -> None:
+    """Write training_log.csv: one row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+    save_text(stage.artifacts.training_log, text.getvalue())
+
+
+def report(model: CNN, split: Split, stage: Stage) -> None:
+    """Print the strong model's accuracy with its counts."""
+    for name, images in (("valid", split.valid), ("test", split.test)):
+        right = count_right(predict(model, images, stage.device), images.labels)
+        print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""One small file per idea: pure functions for the mathematics, files and processes in few places."""

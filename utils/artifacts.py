@@ -1,0 +1,170 @@
+"""The files that the stages hand to each other: their names, types and makers, in one place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import files
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """A `.npy` file of the contract."""
+
+    path: Path
+    dtype: str
+    made_by: str
+
+    def exists(self) -> bool:
+        """Whether it is there, and so whole."""
+        return self.path.exists()
+
+    def save(self, array: np.ndarray) -> None:
+        """Write it whole; the dtype is the contract's."""
+        files.save_array(self.path, array.astype(self.dtype, copy=False))
+
+    def load(self, *shape: int | None) -> np.ndarray:
+        """Its checked content; None = any length along that axis."""
+        return files.load_array(self.path, dtype=self.dtype, shape=shape, made_by=self.made_by)
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A `.pth` file of the contract."""
+
+    path: Path
+    made_by: str
+
+    def exists(self) -> bool:
+        """Whether it is there, and so whole."""
+        return self.path.exists()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write it whole."""
+        files.save_checkpoint(self.path, state)
+
+    def load(self) -> dict[str, Any]:
+        """Its checked content, on the CPU."""
+        return files.load_checkpoint(self.path, self.made_by)
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """All files of one model and dataset below `root_dir/data`."""
+
+    root_dir: Path
+    model: str
+    dataset: str
+
+    @property
+    def folder(self) -> Path:
+        """`data/MODEL_DATASET`."""
+        return self.root_dir / "data" / f"{self.model}_{self.dataset}"
+
+    def command(self, script: str, *more: str) -> str:
+        """The command line of a stage for this model and dataset."""
+        return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *more])
+
+    # The strong model
+    @property
+    def entire_model(self) -> CheckpointFile:
+        """The strong model's state_dict."""
+        return CheckpointFile(self.folder / "entire_model.pth", self.command("train.py"))
+
+    @property
+    def training_state(self) -> CheckpointFile:
+        """Everything that lets an interrupted training go on."""
+        return CheckpointFile(self.folder / "training_state.pth", self.command("train.py"))
+
+    @property
+    def training_log(self) -> Path:
+        """One row an epoch."""
+        return self.folder / "training_log.csv"
+
+    # What is measured on it
+    @property
+    def kernel_importance(self) -> ArrayFile:
+        """(classes, K) float32."""
+        script = "preprocess/kernel_importance_analyzer.py"
+        return ArrayFile(self.folder / "kernel_importance" / "avg_L1.npy", "float32", self.command(script))
+
+    def layer_sensitivity(self, layer: int) -> ArrayFile:
+        """(ratios, 2) float32: ratio, accuracy of the composed model."""
+        path = self.folder / "layer_sensitivity" / f"layer_{layer:02d}.npy"
+        return ArrayFile(path, "float32", self.command("scripts/run_layer_sensitivity_analyzer.py"))
+
+    # The module search
+    @property
+    def search_folder(self) -> Path:
+        """`ga`: what the recorder and the explorers write to each other."""
+        return self.folder / "ga"
+
+    @property
+    def search_settings(self) -> Path:
+        """Settings, seed and strong model that the search's files were made with."""
+        return self.search_folder / "settings.json"
+
+    @property
+    def search_end(self) -> Path:
+        """Written by the recorder when the search is over: its last generation."""
+        return self.search_folder / "end.json"
+
+    @property
+    def search_log(self) -> Path:
+        """One row a generation."""
+        return self.search_folder / "search_log.csv"
+
+    def population(self, generation: int, target_class: int) -> ArrayFile:
+        """(population, genes) uint8."""
+        path = self.search_folder / f"gen_{generation:03d}_exp_{target_class}_pop.npy"
+        return ArrayFile(path, "uint8", self.command("module_explorer.py", "--target_class", str(target_class)))
+
+    def outputs(self, generation: int, target_class: int) -> ArrayFile:
+        """(population, valid images) float32."""
+        path = self.search_folder / f"gen_{generation:03d}_exp_{target_class}_outputs.npy"
+        return ArrayFile(path, "float32", self.command("module_explorer.py", "--target_class", str(target_class)))
+
+    def fitness(self, generation: int) -> ArrayFile:
+        """(classes, population) float64."""
+        path = self.search_folder / f"gen_{generation:03d}_fitness.npy"
+        return ArrayFile(path, "float64", self.command("module_recorder.py"))
+
+    # The modules
+    def module(self, target_class: int) -> CheckpointFile:
+        """The extracted module's state_dict."""
+        path = self.folder / "modules" / f"class_{target_class}.pth"
+        return CheckpointFile(path, self.command("module_recorder.py"))
+
+    def module_kernels(self, target_class: int) -> ArrayFile:
+        """(K,) bool, True = kept."""
+        path = self.folder / "modules" / f"class_{target_class}_kernels.npy"
+        return ArrayFile(path, "bool", self.command("module_recorder.py"))
+
+    @property
+    def modules_report(self) -> Path:
+        """What the recorder found, as JSON."""
+        return self.folder / "modules" / "report.json"
+
+    def module_outputs(self, target_class: int) -> ArrayFile:
+        """(valid images of the class,) float32."""
+        path = self.folder / "module_outputs" / f"class_{target_class}.npy"
+        return ArrayFile(path, "float32", self.command("preprocess/module_output_collector.py"))
+
+    # The weak models
+    def weak_model_folder(self, kind: str, target_class: int) -> Path:
+        """The checkpoints and reports of one weak model; `kind` is `weak` or `poor`."""
+        return self.root_dir / "data" / "patch" / kind / f"{self.model}_{self.dataset}" / f"target_class_{target_class}"
+
+    def weak_model(self, kind: str, target_class: int, epoch: int) -> CheckpointFile:
+        """A weak model's state_dict after an epoch, counted from 0."""
+        script = f"experiments/patch/patch_for_{kind}_model/train.py"
+        path = self.weak_model_folder(kind, target_class) / f"epoch_{epoch}.pth"
+        return CheckpointFile(path, self.command(script, "--target_class", str(target_class)))
+
+
+def first_missing(needed: Sequence[ArrayFile | CheckpointFile]) -> ArrayFile | CheckpointFile | None:
+    """The first file that is not there yet."""
+    return next((file for file in needed if not file.exists()), None)

@@ -1,0 +1,166 @@
+"""Images from a tree `{train,test}/CLASS/IMAGE`, in a folder or a zip file: any data set that a user brings.
+
+Nothing is unpacked. Names that lead out of the tree and images that are absurdly large are refused, so that a data set
+from a stranger can be tried.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+SIDE = 32  # pixels
+PARTS = ("train", "test")
+MAX_PIXELS = 64 * 1024 * 1024  # of one image
+MAX_FILE_BYTES = 256 * 1024 * 1024  # of one image file
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A tree of images: the classes, and per part one (name, label) per image, in the order of the names."""
+
+    path: Path
+    classes: tuple[str, ...]
+    images: dict[str, list[tuple[str, int]]]
+    fingerprint: str  # changes when an image is added, removed or changed
+
+
+def find_class_folders(dataset_dir: Path, name: str) -> ClassFolders | None:
+    """The tree `name/` or `name.zip` in `dataset_dir`, or None. Raises UserError where its classes do not fit."""
+    folder, archive = dataset_dir / name, dataset_dir / f"{name}.zip"
+    if folder.is_dir():
+        path, entries = folder, _folder_entries(folder)
+    elif archive.is_file():
+        path, entries = archive, _archive_entries(archive)
+    else:
+        return None
+    found: dict[str, dict[str, list[str]]] = {part: {} for part in PARTS}
+    digest = hashlib.sha256()
+    for name_in_tree, is_image, stamp in sorted(entries):
+        parts = PurePosixPath(name_in_tree).parts
+        if parts[0] not in PARTS or any(part.startswith((".", "__")) for part in parts):
+            continue
+        if is_image and len(parts) == 3:
+            found[parts[0]].setdefault(parts[1], []).append(name_in_tree)
+            digest.update(f"{name_in_tree}\0{stamp}\n".encode())
+        elif not is_image and len(parts) == 2:
+            found[parts[0]].setdefault(parts[1], [])
+    classes = _check_classes(path, found)
+    label = {name: number for number, name in enumerate(classes)}
+    images = {part: [(n, label[c]) for c in classes for n in found[part][c]] for part in PARTS}
+    return ClassFolders(path, classes, images, digest.hexdigest())
+
+
+def _folder_entries(folder: Path) -> Iterator[tuple[str, bool, str]]:
+    inside = folder.resolve()
+    for current, folders, names in os.walk(folder):  # does not follow links to folders
+        for name in [*folders, *names]:
+            path = Path(current, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise UserError(f"{path} is a link out of {folder}: expected images and folders; copy its target there")
+        relative = Path(current).relative_to(folder)
+        yield from ((str(PurePosixPath(relative, name)), False, "") for name in folders)
+        for name in names:
+            status = Path(current, name).stat()
+            yield str(PurePosixPath(relative, name)), True, f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _archive_entries(archive: Path) -> Iterator[tuple[str, bool, str]]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            infos = opened.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise UserError(f"{archive} is not a zip file that opens: {error}; make it again") from None
+    for info in infos:
+        path = PurePosixPath(info.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
+            raise UserError(
+                f"{archive}: the name {info.filename!r} leads out of it: expected {{train,test}}/CLASS/IMAGE"
+            )
+        if path.parts:
+            yield info.filename.rstrip("/"), not info.is_dir(), f"{info.file_size} {info.CRC}"
+
+
+def _check_classes(path: Path, found: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
+    names = set(found["train"]) | set(found["test"])
+    if not names:
+        raise UserError(f"{path}: expected images as {{train,test}}/CLASS/IMAGE, found none")
+    for part in PARTS:
+        for name in sorted(names):
+            if not found[part].get(name):
+                state = "is empty" if name in found[part] else "is missing"
+                raise UserError(
+                    f"{path}: class {part}/{name} {state}: expected the same classes, with images, in train and test"
+                )
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def decode(tree: ClassFolders, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a part as (n, 32, 32, 3) uint8 RGB and their labels (n,) int64.
+
+    Raises UserError naming the first image that is broken or too large.
+    """
+    names, labels = zip(*tree.images[part], strict=True)
+    archive = None if tree.path.is_dir() else zipfile.ZipFile(tree.path)
+
+    def read(name: str) -> bytes:
+        if archive is None:
+            path = tree.path / name
+            _check_size(path.stat().st_size)
+            return path.read_bytes()
+        _check_size(archive.getinfo(name).file_size)
+        return archive.read(name)
+
+    pixels = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(lambda name: _decode_named(tree.path, name, read), names)
+            progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
+            for number, image in enumerate(progress):
+                pixels[number] = image
+    finally:
+        if archive is not None:
+            archive.close()
+    return pixels, np.array(labels, np.int64)
+
+
+def _decode_named(path: Path, name: str, read: Callable[[str], bytes]) -> np.ndarray:
+    try:
+        return decode_image(read(name))
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for a broken file
+        raise UserError(f"{path}: cannot read image {name}: {error}; mend or remove it") from None
+
+
+def _check_size(num_bytes: int) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise ValueError(f"{num_bytes} bytes, expected at most {MAX_FILE_BYTES}")
+
+
+def decode_image(content: bytes) -> np.ndarray:
+    """One encoded image as (32, 32, 3) uint8: grey becomes RGB, another size is resized (bilinear).
+
+    Raises ValueError or one of Pillow's errors for content that is no image or announces too many pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(content))
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")
+    image = image.convert("RGB")
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(image)

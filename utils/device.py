@@ -1,0 +1,37 @@
+"""The device and the arithmetic that `global_configure.py` asks for."""
+
+import torch
+
+from utils.errors import UserError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; anything else is torch's own name of a device.
+
+    Raises UserError for a device that is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name} cannot be used: {reason}; expected auto, cpu, or a CUDA device here") from None
+    return device
+
+
+def resolve_precision(name: str) -> torch.dtype:
+    """float32 or bfloat16. Raises UserError for another name."""
+    if name not in PRECISIONS:
+        raise UserError(f"precision {name}: expected one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed torch's global generators and ask for algorithms that give the same bits every time."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False

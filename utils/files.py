@@ -1,0 +1,176 @@
+"""Reading and writing files between stages: written whole or not at all, checked when read, never pickled.
+
+Every file is written beside its place and renamed into it, so a file's presence means that it is whole. An array file
+is a plain `.npy` with a SHA-256 of its bytes behind it, which `np.load` passes over and `load_array` checks.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a file beside `path`, then rename it to `path`. Raises UserError where that cannot be done."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise UserError(
+            f"cannot write {path}: {_reason(error)}; make room or mend its permissions, then try again"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_text(path: Path, made_by: str) -> str:
+    """A text file's content. Raises UserError where it is missing or not text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, made_by, str(error)) from None
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `.npy`, its SHA-256 behind it."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    content = buffer.getvalue()
+    write_whole(path, lambda file: file.write(content + hashlib.sha256(content).digest()))
+
+
+def load_array(
+    path: Path, *, dtype: Any, shape: tuple[int | None, ...], made_by: str, memory_map: bool = False
+) -> np.ndarray:
+    """The array in `path`, checked.
+
+    Args:
+        path: a `.npy` file, with or without the SHA-256 that `save_array` puts behind it.
+        dtype: what it must hold.
+        shape: what it must measure; None = any length along that axis.
+        made_by: the command that makes the file, for the error message.
+        memory_map: leave the values on disk (their checksum is not read then).
+
+    Raises UserError where the file is missing, is not such an array, holds NaN or infinity, or was changed.
+    """
+    try:
+        with path.open("rb") as file:
+            found_shape, found_dtype = _read_header(file)
+            offset, size = file.tell(), path.stat().st_size
+            num_bytes = math.prod(found_shape) * found_dtype.itemsize
+            # Checked before anything is allocated: an absurd header must not exhaust memory.
+            if size - offset not in (num_bytes, num_bytes + DIGEST_BYTES):
+                raise ValueError(f"{num_bytes} bytes of values announced, {size - offset} there")
+            if memory_map:
+                values = np.memmap(path, found_dtype, "r", offset, found_shape)
+            else:
+                file.seek(0)
+                content = file.read(offset + num_bytes)
+                if size == len(content) + DIGEST_BYTES and file.read() != hashlib.sha256(content).digest():
+                    raise ValueError("its checksum does not match")
+                values = np.frombuffer(content, found_dtype, offset=offset).reshape(found_shape).copy()
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except (OSError, ValueError, OverflowError, SyntaxError, MemoryError) as error:
+        raise damaged(path, made_by, str(error)) from None
+    fits = len(found_shape) == len(shape) and all(e in (None, f) for e, f in zip(shape, found_shape, strict=True))
+    if found_dtype != np.dtype(dtype) or not fits:
+        wanted = tuple("any" if length is None else length for length in shape)
+        reason = f"expected {np.dtype(dtype).name} of shape {wanted}, found {found_dtype.name} of shape {found_shape}"
+        raise damaged(path, made_by, reason)
+    if not memory_map and found_dtype.kind == "f" and not np.isfinite(values).all():
+        raise damaged(path, made_by, "it holds NaN or infinity")
+    return values
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"unknown .npy version {version}")
+    shape, fortran_order, dtype = readers[version](file)
+    if dtype.hasobject or fortran_order or any(length < 0 for length in shape):
+        raise ValueError("expected a C-ordered array of plain numbers")
+    return shape, dtype
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a dict of tensors and plain values, so that it loads with `weights_only=True`."""
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
+    """The dict in a checkpoint, on the CPU; nothing in it is executed.
+
+    Raises UserError where it is missing or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself does not compare the checksums
+                raise ValueError("its checksum does not match")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
+        raise damaged(
+            path, made_by, f"not a checkpoint that loads safely: {str(error).splitlines()[0][:120]}"
+        ) from None
+    if not isinstance(state, dict):
+        raise damaged(path, made_by, "expected a state_dict")
+    return state
+
+
+def missing(path: Path, made_by: str) -> UserError:
+    """The error for a file that an earlier stage has not made yet."""
+    return UserError(f"missing {path}; first run: {made_by}")
+
+
+def damaged(path: Path, made_by: str, reason: str) -> UserError:
+    """The error for a file that is not what its stage writes."""
+    return UserError(f"cannot use {path}: {reason}; set it aside and make it again with: {made_by}")
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free `NAME.old_N` beside it, and return that; nothing is deleted."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.old_{number}")).exists():
+        number += 1
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"cannot set {path} aside: {error.strerror}; mend its folder's permissions") from None
+    return target

@@ -1,0 +1,75 @@
+"""What every script of the pipeline opens with: its command line, its configuration, its files, its device."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import global_configure
+from configures.base import Config, load
+from utils.artifacts import Artifacts
+from utils.device import make_deterministic, resolve_device, resolve_precision
+from utils.errors import EXIT_BAD_INPUT, UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings, files and device of one run of one script."""
+
+    config: Config
+    artifacts: Artifacts
+    device: torch.device
+    dtype: torch.dtype  # the arithmetic of training and of module evaluation
+    seed: int
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def stage_parser(documentation: str | None) -> OneLineParser:
+    """A parser with what all stages take; the script's docstring is its help."""
+    parser = OneLineParser(
+        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="the network: simcnn, rescnn, simcnn_x0_25 ...")
+    parser.add_argument("--dataset", required=True, help="the dataset: cifar10, svhn, svhn_5, digits ...")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the configuration file"
+    )
+    return parser
+
+
+def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage:
+    """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
+    config = load(arguments.model, arguments.dataset, arguments.set)
+    root_dir = Path(global_configure.root_dir).resolve()
+    device = resolve_device(global_configure.device)
+    dtype = resolve_precision(global_configure.precision)
+    make_deterministic(global_configure.seed)
+    if announce:
+        print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
+    if arguments.set:
+        print(f"for this run: {' '.join(arguments.set)}", flush=True)
+    return Stage(config, Artifacts(root_dir, config.model, config.dataset), device, dtype, global_configure.seed)
+
+
+def check_class(target_class: int, config: Config) -> None:
+    """Raises UserError for a class that the strong model does not have."""
+    if not 0 <= target_class < config.num_classes:
+        raise UserError(f"--target_class {target_class}: expected a class from 0 to {config.num_classes - 1}")
+
+
+def show_table(headings: list[str], rows: list[list[Any]]) -> None:
+    """Print a table, its columns as wide as they must be."""
+    texts = [headings, *[[str(value) for value in row] for row in rows]]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(headings))]
+    for row in texts:
+        print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip())
