@@ -8,9 +8,6 @@ The weights of the best validation accuracy are kept in data/MODEL_DATASET/entir
 goes on when the same command is typed again. Method: Qi et al., ASE 2022, section 4.1.
 """
 
-import csv
-import dataclasses
-import io
 import time
 
 import torch
@@ -21,10 +18,11 @@ from models.registry import build_network
 from models.strong_model import load_strong_model
 from utils.datasets import Split, load_split
 from utils.errors import UserError, run
-from utils.files import save_text, set_aside
+from utils.files import set_aside
 from utils.seeds import torch_seed
 from utils.stage import Stage, open_stage, stage_parser
 from utils.training import Epoch, TrainingSettings, count_right, predict, train
+from utils.training_log import save_training_log
 
 
 def main() -> None:
@@ -87,7 +85,7 @@ def main() -> None:
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
     stage.artifacts.entire_model.save(training.best_weights)
-    save_log(training.history, stage)
+    save_training_log(stage.artifacts.training_log, training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
     print(f"saved {stage.artifacts.entire_model.path}")
 
@@ -105,15 +103,6 @@ def training_settings(config: Config) -> TrainingSettings:
         augmented=True,
         mirror=config.mirror,
     )
-
-
-def save_log(history: list[Epoch], stage: Stage) -> None:
-    """Write training_log.csv: one row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-    save_text(stage.artifacts.training_log, text.getvalue())
 
 
 def report(model: CNN, split: Split, stage: Stage) -> None:

@@ -117,10 +117,16 @@ class Config:
     weak_classes: tuple[str, ...] = setting((), "The weak model's other classes; the target class comes after them.")
     weak_train_images: int = setting(0, "Training images per class of the weak model; 0 = all.")
     weak_test_images: int = setting(0, "Test images per class of the weak model; 0 = all.")
+    weak_batch_size: int = setting(128, "Images per training step of either kind of weak model.")
     weak_epochs: int = setting(100, "Epochs of the overly simple weak model.")
     weak_learning_rate: float = setting(0.01, "Its SGD step size.")
+    weak_augmented: bool = setting(True, "Whether its training images are cropped (and flipped, with `mirror`).")
     poor_epochs: int = setting(200, "Epochs of the poorly fitted weak model.")
     poor_learning_rate: float = setting(0.01, "Its SGD step size.")
+    keep_every: int = setting(10, "Of either kind of weak model, every so-manyth epoch's checkpoint is kept.")
+    keep_epochs: tuple[int, ...] = setting(
+        (84, 169), "Epochs, counted from 0, that are kept besides; the last and the best one always are."
+    )
 
     def __post_init__(self) -> None:
         """Refuse what no stage could run with."""
@@ -130,7 +136,7 @@ class Config:
         self._check(
             "classes", not self.classes or len(self.classes) == self.num_classes, f"{self.num_classes} names or none"
         )
-        for name in ("epochs", "weak_epochs", "poor_epochs", "patience"):
+        for name in ("epochs", "weak_epochs", "poor_epochs", "weak_batch_size", "keep_every", "patience"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("generations", "search_images", "sensitivity_images", "weak_train_images", "weak_test_images"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
@@ -158,6 +164,7 @@ class Config:
         self._check("parents", 1 <= self.parents <= self.population, f"between 1 and population = {self.population}")
         self._check("elites", 1 <= self.elites <= self.population, f"between 1 and population = {self.population}")
         self._check("keep_outputs", self.keep_outputs >= 2, "at least 2: a generation is bred from the one before")
+        self._check("keep_epochs", all(epoch >= 0 for epoch in self.keep_epochs), "epochs counted from 0")
         thresholds_fit = all(size >= 2 and 0 <= accuracy <= 1 for size, accuracy in self.accuracy_thresholds)
         self._check(
             "accuracy_thresholds", thresholds_fit, "pairs CLASSES:ACCURACY with CLASSES >= 2 and ACCURACY in [0, 1]"

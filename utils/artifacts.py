@@ -1,6 +1,5 @@
 """The files that the stages hand to each other: their names, types and makers, in one place."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,11 @@ class ArrayFile:
         """Whether it is there, and so whole."""
         return self.path.exists()
 
+    def check_is_there(self) -> None:
+        """Raises UserError, naming the command that makes it, where it is not."""
+        if not self.exists():
+            raise files.missing(self.path, self.made_by)
+
     def save(self, array: np.ndarray) -> None:
         """Write it whole; the dtype is the contract's."""
         files.save_array(self.path, array.astype(self.dtype, copy=False))
@@ -41,6 +45,11 @@ class CheckpointFile:
     def exists(self) -> bool:
         """Whether it is there, and so whole."""
         return self.path.exists()
+
+    def check_is_there(self) -> None:
+        """Raises UserError, naming the command that makes it, where it is not."""
+        if not self.exists():
+            raise files.missing(self.path, self.made_by)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write it whole."""
@@ -153,18 +162,47 @@ class Artifacts:
         path = self.folder / "module_outputs" / f"class_{target_class}.npy"
         return ArrayFile(path, "float32", self.command("preprocess/module_output_collector.py"))
 
-    # The weak models
+    @property
+    def flops_table(self) -> Path:
+        """What every network costs, as CSV; a Markdown file of the same name stands beside it."""
+        return self.folder / "flops.csv"
+
+    # The weak models; `kind` is `weak` (overly simple) or `poor` (poorly fitted)
+    def weak_models_folder(self, kind: str) -> Path:
+        """One folder per target class, and the tables over all of them."""
+        return self.root_dir / "data" / "patch" / kind / f"{self.model}_{self.dataset}"
+
     def weak_model_folder(self, kind: str, target_class: int) -> Path:
-        """The checkpoints and reports of one weak model; `kind` is `weak` or `poor`."""
-        return self.root_dir / "data" / "patch" / kind / f"{self.model}_{self.dataset}" / f"target_class_{target_class}"
+        """The checkpoints and reports of one weak model."""
+        return self.weak_models_folder(kind) / f"target_class_{target_class}"
+
+    def weak_model_command(self, kind: str, target_class: int) -> str:
+        """What trains one weak model."""
+        script = f"experiments/patch/patch_for_{kind}_model/train.py"
+        return self.command(script, "--target_class", str(target_class))
 
     def weak_model(self, kind: str, target_class: int, epoch: int) -> CheckpointFile:
         """A weak model's state_dict after an epoch, counted from 0."""
-        script = f"experiments/patch/patch_for_{kind}_model/train.py"
         path = self.weak_model_folder(kind, target_class) / f"epoch_{epoch}.pth"
-        return CheckpointFile(path, self.command(script, "--target_class", str(target_class)))
+        return CheckpointFile(path, self.weak_model_command(kind, target_class))
 
+    def weak_model_state(self, kind: str, target_class: int) -> CheckpointFile:
+        """Everything that lets an interrupted training go on; removed when the training is over."""
+        path = self.weak_model_folder(kind, target_class) / "training_state.pth"
+        return CheckpointFile(path, self.weak_model_command(kind, target_class))
 
-def first_missing(needed: Sequence[ArrayFile | CheckpointFile]) -> ArrayFile | CheckpointFile | None:
-    """The first file that is not there yet."""
-    return next((file for file in needed if not file.exists()), None)
+    def weak_model_settings(self, kind: str, target_class: int) -> Path:
+        """What a weak model is trained with, as JSON."""
+        return self.weak_model_folder(kind, target_class) / "settings.json"
+
+    def weak_model_log(self, kind: str, target_class: int) -> Path:
+        """One row an epoch; written when the training is over."""
+        return self.weak_model_folder(kind, target_class) / "training_log.csv"
+
+    def patch_report(self, kind: str, target_class: int, epoch: int, calibration: str) -> Path:
+        """Every metric before and after one patch, as JSON."""
+        return self.weak_model_folder(kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
+
+    def patch_table(self, kind: str, epoch: str, calibration: str) -> Path:
+        """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
+        return self.weak_models_folder(kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"

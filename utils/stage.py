@@ -67,6 +67,16 @@ def check_class(target_class: int, config: Config) -> None:
         raise UserError(f"--target_class {target_class}: expected a class from 0 to {config.num_classes - 1}")
 
 
+def chosen_classes(target_class: str, config: Config) -> list[int]:
+    """The classes that `--target_class C|all` names. Raises UserError for one that the strong model does not have."""
+    if target_class == "all":
+        return list(range(config.num_classes))
+    if not target_class.isdecimal():
+        raise UserError(f"--target_class {target_class}: expected all, or a class from 0 to {config.num_classes - 1}")
+    check_class(int(target_class), config)
+    return [int(target_class)]
+
+
 def show_table(headings: list[str], rows: list[list[Any]]) -> None:
     """Print a table, its columns as wide as they must be."""
     texts = [headings, *[[str(value) for value in row] for row in rows]]

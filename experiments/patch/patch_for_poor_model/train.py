@@ -1,0 +1,52 @@
+"""Train the poorly fitted weak models: the strong architecture without dropout, momentum, weight decay, augmentation.
+
+    python experiments/patch/patch_for_poor_model/train.py --model simcnn_x0_25 --dataset digits_5
+    python experiments/patch/patch_for_poor_model/train.py --model simcnn --dataset cifar10 --keep_epochs 84,169
+
+A late epoch is overfitted, an early one underfitted. The checkpoints are
+data/patch/poor/MODEL_DATASET/target_class_C/epoch_E.pth: the best and the last epoch, every tenth (`keep_every`) and
+those that --keep_epochs names; what they take on the disk is said, and refused where it does not fit, before the start.
+An interrupted training goes on when the same command is typed again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
+"""
+
+from models.weak_models import build_weak_network
+from utils.errors import run
+from utils.patch_data import load_patch_data
+from utils.stage import chosen_classes, open_stage, stage_parser
+from utils.training import TrainingSettings
+from utils.weak_training import train_weak_models
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--epochs", help="passes over the training images")
+    parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
+    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
+    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
+    arguments = parser.parse_args()
+    for option, name in (("epochs", "poor_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
+        if getattr(arguments, option) is not None:
+            arguments.set.append(f"{name}={getattr(arguments, option)}")
+    stage = open_stage(arguments)
+    config = stage.config
+    target_classes = chosen_classes(arguments.target_class, config)
+    data = load_patch_data(config)
+    settings = TrainingSettings(
+        epochs=config.poor_epochs, batch_size=config.weak_batch_size, learning_rate=config.poor_learning_rate
+    )
+    print(f"weak model: {config.model}, poorly fitted")
+
+    train_weak_models(
+        stage,
+        "poor",
+        target_classes,
+        data,
+        lambda: build_weak_network(config, "poor"),
+        settings,
+        fresh=arguments.fresh,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

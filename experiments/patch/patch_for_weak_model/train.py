@@ -1,0 +1,57 @@
+"""Train the overly simple weak models: one per target class, which is the last of its classes.
+
+    python experiments/patch/patch_for_weak_model/train.py --model simcnn_x0_25 --dataset digits_5
+    python experiments/patch/patch_for_weak_model/train.py --model simcnn --dataset cifar10 --target_class 3
+
+The checkpoints are data/patch/weak/MODEL_DATASET/target_class_C/epoch_E.pth: the best and the last epoch, every tenth
+(`keep_every`) and those that --keep_epochs names. An interrupted training goes on when the same command is typed
+again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
+"""
+
+from models.weak_models import build_weak_network
+from utils.errors import run
+from utils.patch_data import load_patch_data
+from utils.stage import chosen_classes, open_stage, stage_parser
+from utils.training import TrainingSettings
+from utils.weak_training import train_weak_models
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--epochs", help="passes over the training images")
+    parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 4,19")
+    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
+    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
+    arguments = parser.parse_args()
+    for option, name in (("epochs", "weak_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
+        if getattr(arguments, option) is not None:
+            arguments.set.append(f"{name}={getattr(arguments, option)}")
+    stage = open_stage(arguments)
+    config = stage.config
+    target_classes = chosen_classes(arguments.target_class, config)
+    data = load_patch_data(config)
+    settings = TrainingSettings(
+        epochs=config.weak_epochs,
+        batch_size=config.weak_batch_size,
+        learning_rate=config.weak_learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        augmented=config.weak_augmented,
+        mirror=config.mirror,
+    )
+    print(f"weak model: {config.weak_model}")
+
+    train_weak_models(
+        stage,
+        "weak",
+        target_classes,
+        data,
+        lambda: build_weak_network(config, "weak"),
+        settings,
+        fresh=arguments.fresh,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
