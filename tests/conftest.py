@@ -1,0 +1,179 @@
+"""What the tests share: folders of their own, a small strong model, and scripts run as a user runs them."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+import global_configure
+from configures.base import load
+from models.cnn import CNN
+from models.registry import build_network
+from utils.artifacts import Artifacts
+from utils.datasets import Images, load_split
+from utils.images import normalise
+
+TOP = Path(__file__).resolve().parents[1]
+# The same examples every time, and no deadline: the machine may be busy.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a script left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def refused(self, *expected: str, exit_code: int = 2) -> str:
+        """The one line with which it refused its input; each of `expected` is in it."""
+        assert self.exit_code == exit_code, self
+        assert "Traceback" not in self.stdout + self.stderr, self
+        (line,) = self.stderr.splitlines()
+        assert line.startswith("error: "), line
+        for part in expected:
+            assert part in line, line
+        return line
+
+
+def environment(root: Path, **more: str) -> dict[str, str]:
+    """The environment of a script whose root_dir is `root`: on the CPU, with one thread."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CNNMOD_")}
+    return {**kept, "CNNMOD_ROOT_DIR": str(root), "CNNMOD_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **more}
+
+
+def run_script(
+    path: str, *args: Any, root: Path, cwd: Path = TOP, env: dict[str, str] | None = None, timeout: float = 120
+) -> Run:
+    """Run the script at `path`, relative to the top of the project, with `cwd` as the current folder."""
+    script = os.path.relpath(TOP / path, cwd)
+    command = [sys.executable, script, *map(str, args)]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(root, **(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Like `run_script`, but in this process: without the seconds that importing torch takes."""
+
+    def run(path: str, *args: Any, root: Path) -> Run:
+        monkeypatch.setattr(global_configure, "root_dir", root)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
+        capsys.readouterr()
+        exit_code = 0
+        try:
+            runpy.run_path(str(TOP / path), run_name="__main__")
+        except SystemExit as end:
+            exit_code = int(end.code or 0)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        return Run(exit_code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    monkeypatch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
+    monkeypatch.setattr(global_configure, "device", "cpu")
+    monkeypatch.setattr(global_configure, "precision", "float32")
+    monkeypatch.setattr(global_configure, "seed", 0)
+    return root
+
+
+@pytest.fixture
+def root_dir(own_folders: Path) -> Path:
+    """The test's own, empty root_dir."""
+    return own_folders
+
+
+def fit_last_layer(model: CNN, images: Images, num_classes: int) -> None:
+    """Make a random network look trained: ridge regression of the classes on its last hidden features."""
+    model.eval()
+    with torch.inference_mode():
+        x = model.convolve(normalise(torch.tensor(images.pixels))).flatten(1)
+        for fc in model.fcs[:-1]:
+            x = torch.relu(fc(x))
+        features = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.double)], 1)
+        wanted = torch.nn.functional.one_hot(torch.tensor(images.labels), num_classes).double() * 20 - 10
+        gram = features.T @ features
+        gram.diagonal().add_(1e-3 * gram.diagonal().mean())
+        solution = torch.linalg.solve(gram, features.T @ wanted)
+        model.fcs[-1].weight.copy_(solution[:-1].T)
+        model.fcs[-1].bias.copy_(solution[-1])
+
+
+@pytest.fixture(scope="session")
+def strong_roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """`strong_roots(model, dataset)`: a root_dir with decoded digits and a strong model that looks trained.
+
+    Made once and shared: for reading only. Tests that write take a copy, as `strong_root` does.
+    """
+    made: dict[tuple[str, str], Path] = {}
+
+    def root_of(model: str, dataset: str) -> Path:
+        if (model, dataset) not in made:
+            root = tmp_path_factory.mktemp(f"{model}_{dataset}")
+            config = load(model, dataset)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(global_configure, "root_dir", root)
+                split = load_split(config)
+            torch.manual_seed(0)
+            network = build_network(model, config.num_classes)
+            fit_last_layer(network, split.train, config.num_classes)
+            Artifacts(root, model, dataset).entire_model.save(network.state_dict())
+            made[model, dataset] = root
+        return made[model, dataset]
+
+    return root_of
+
+
+@pytest.fixture
+def strong_root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Path:
+    """A root_dir of the test's own with digits and a strong simcnn_x0_25 of about 90 % accuracy on them."""
+    return Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits"), tmp_path / "strong_root"))
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by its relative name, to see that nothing changed."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def numbers_in(pattern: str, text: str) -> list[float]:
+    """The numbers that the one group of `pattern` finds in a script's output."""
+    return [float(found) for found in re.findall(pattern, text)]
+
+
+def random_images(n: int, num_classes: int, seed: int = 0) -> Images:
+    """Noise, each class with a colour of its own, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(num_classes, size=n)
+    pixels = random.integers(0, 120, (n, 32, 32, 3))
+    pixels += (np.random.default_rng(1).integers(0, 130, (num_classes, 3))[labels])[:, None, None, :]
+    return Images(pixels.astype(np.uint8), labels.astype(np.int64))
