@@ -72,6 +72,11 @@ def load_patch_split(config: Config, target_class: int) -> Split:
     return load_patch_data(config).split_for(target_class)
 
 
+def of_class(images: Images, target_class: int) -> Images:
+    """The images of one class, in their order."""
+    return images.take(np.flatnonzero(images.labels == target_class))
+
+
 def draw_per_class(images: Images, count: int, name: str) -> Images:
     """`count` images of each class (0 = all), in the order of `images`."""
     if count == 0:

@@ -1,0 +1,49 @@
+"""Collect every module's outputs on the validation images of its own class: the range that patching calibrates by.
+
+    python preprocess/module_output_collector.py --model simcnn_x0_25 --dataset digits_5
+
+Writes data/MODEL_DATASET/module_outputs/class_C.npy. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
+"""
+
+import numpy as np
+
+from models.modules_on_disk import load_module
+from utils.datasets import load_split
+from utils.errors import UserError, run
+from utils.patch_data import of_class
+from utils.stage import open_stage, show_table, stage_parser
+from utils.training import predict
+
+
+def main() -> None:
+    stage = open_stage(stage_parser(__doc__).parse_args())
+    modules = range(stage.config.num_classes)
+    modules = [load_module(stage.config, stage.artifacts, target_class, stage.device) for target_class in modules]
+    split = load_split(stage.config)
+    rows = []
+    for target_class, module in enumerate(modules):
+        images = of_class(split.valid, target_class)
+        if not len(images):
+            raise UserError(
+                f"class {target_class} ({split.classes[target_class]}) has no validation images: expected some; "
+                f"add training images of it to dataset {stage.config.image_source}"
+            )
+        outputs = predict(module, images, stage.device)[:, 0].numpy()
+        file = stage.artifacts.module_outputs(target_class)
+        if not np.isfinite(outputs).all():
+            raise UserError(
+                f"module {stage.artifacts.module(target_class).path} gives NaN or infinity on images of its class: "
+                f"make it again with: {stage.artifacts.module(target_class).made_by}"
+            )
+        file.save(outputs)
+        rows.append(
+            [target_class, split.classes[target_class], len(outputs)]
+            + [f"{value:.3f}" for value in (outputs.min(), outputs.mean(), outputs.max())]
+        )
+
+    show_table(["module", "class", "valid images", "min", "mean", "max"], rows)
+    print(f"saved {stage.artifacts.module_outputs(0).path.parent}")
+
+
+if __name__ == "__main__":
+    run(main)
