@@ -37,6 +37,9 @@ class Architecture:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        sides = [IMAGE_SIDE >> pools for pools in itertools.accumulate(conv.pool for conv in self.convs)]
+        if sides[-1] == 0:
+            raise ValueError(f"{sum(conv.pool for conv in self.convs)} pools leave nothing of {IMAGE_SIDE} pixels")
         for layer, conv in enumerate(self.convs):
             if conv.add is None:
                 continue
@@ -45,6 +48,11 @@ class Architecture:
             if conv.kernels != self.convs[conv.add].kernels:
                 raise ValueError(
                     f"conv {layer} has {conv.kernels} kernels, conv {conv.add}, which it adds, another number"
+                )
+            if sides[layer] != sides[conv.add]:
+                raise ValueError(
+                    f"conv {layer}: its feature map is {sides[layer]} pixels wide, that of conv {conv.add} "
+                    f"{sides[conv.add]}, so they cannot be added"
                 )
 
     def scaled(self, width: float) -> "Architecture":

@@ -74,8 +74,12 @@ def module_of_weights(architecture: Architecture, weights: dict[str, Tensor]) ->
 
     Raises RuntimeError (torch's, naming the shapes) if the checkpoint is not one of this architecture.
     """
-    widths = [len(weights[f"convs.{layer}.bias"]) for layer in range(len(architecture.convs))]
-    num_outputs = len(weights[f"fcs.{len(architecture.hidden)}.bias"])
-    module = CNN(architecture, num_outputs, num_kernels=widths).to(weights["fcs.0.weight"].device)
+    biases = [f"convs.{layer}.bias" for layer in range(len(architecture.convs))]
+    last_bias = f"fcs.{len(architecture.hidden)}.bias"
+    for name in (*biases, last_bias, "fcs.0.weight"):
+        if name not in weights:
+            raise RuntimeError(f"expected {name} among the weights, found none")
+    widths = [len(weights[name]) for name in biases]
+    module = CNN(architecture, len(weights[last_bias]), num_kernels=widths).to(weights["fcs.0.weight"])
     module.load_state_dict(weights)
     return module.eval()
