@@ -7,11 +7,11 @@ from models.cnn import Architecture, Conv
 
 ARCHITECTURE = Architecture(
     convs=(
+        Conv(16, pool=True),
         Conv(32, pool=True),
+        Conv(32),
+        Conv(32, add=1),
         Conv(64, pool=True),
-        Conv(64),
-        Conv(64, add=1),
-        Conv(128, pool=True),
     ),
     dropout=0.4,
 )

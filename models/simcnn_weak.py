@@ -7,11 +7,11 @@ from models.cnn import Architecture, Conv
 
 ARCHITECTURE = Architecture(
     convs=(
+        Conv(16, pool=True),
         Conv(32, pool=True),
         Conv(64, pool=True),
-        Conv(128, pool=True),
-        Conv(128, pool=True),
+        Conv(64, pool=True),
     ),
-    hidden=(128,),
+    hidden=(64,),
     dropout=0.5,
 )

@@ -1,0 +1,72 @@
+"""FLOPs and parameters of the strong model, each module, and the weak and patched models, with ratios.
+
+    python experiments/calculate_flops/calculate_flops.py --model simcnn_x0_25 --dataset cifar10
+
+FLOPs are those of one image, a multiply-accumulate counting 2. Writes data/MODEL_DATASET/flops.csv and flops.md.
+"""
+
+import csv
+import io
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.cnn import count_parameters, total_kernels
+from models.flops import count_flops
+from models.modules_on_disk import load_kernel_mask, load_module
+from models.patched_model import PatchedModel, RangeRule
+from models.registry import build_network
+from models.weak_models import KINDS, build_weak_network, weak_network_name
+from utils.errors import run
+from utils.files import save_text
+from utils.patch_report import markdown
+from utils.stage import open_stage, show_table, stage_parser
+
+
+def main() -> None:
+    stage = open_stage(stage_parser(__doc__).parse_args())
+    config = stage.config
+    device = torch.device("cpu")
+    strong = build_network(config.model, config.num_classes).to(device)
+    num_kernels = total_kernels(strong.architecture)
+    strong_flops, strong_parameters = count_flops(strong), count_parameters(strong)
+    rows: list[list[object]] = []
+
+    def add(name: str, network: nn.Module, kernels: object = "") -> tuple[int, int]:
+        flops, parameters = count_flops(network), count_parameters(network)
+        ratios = (100 * flops / strong_flops, 100 * parameters / strong_parameters)
+        rows.append([name, kernels, flops, f"{ratios[0]:.1f}", parameters, f"{ratios[1]:.1f}"])
+        return flops, parameters
+
+    add("strong model", strong, num_kernels)
+    modules = [load_module(config, stage.artifacts, number, device) for number in range(config.num_classes)]
+    kept = [int(load_kernel_mask(config, stage.artifacts, number).sum()) for number in range(config.num_classes)]
+    costs = [add(f"module {number}", module, kept[number]) for number, module in enumerate(modules)]
+    mean_flops, mean_parameters = np.mean(costs, axis=0)
+    shares = (f"{100 * mean_flops / strong_flops:.1f}", f"{100 * mean_parameters / strong_parameters:.1f}")
+    rows.append(["mean module", round(np.mean(kept)), round(mean_flops), shares[0], round(mean_parameters), shares[1]])
+    for kind in KINDS if config.weak_classes else ():
+        weak = build_weak_network(config, kind)
+        name = (
+            f"{'overly simple' if kind == 'weak' else 'poorly fitted'} weak model ({weak_network_name(config, kind)})"
+        )
+        add(name, weak)
+        names = (tuple(str(label) for label in range(len(config.weak_classes) + 1)), "", "")
+        for number, module in enumerate(modules):
+            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(), *names))
+
+    headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
+    show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])
+    file = stage.artifacts.flops_table
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"])
+    writer.writerows(rows)
+    save_text(file, text.getvalue())
+    save_text(file.with_suffix(".md"), markdown(f"{config.name}: FLOPs of one image", headings, rows))
+    print(f"saved {file} and .md")
+
+
+if __name__ == "__main__":
+    run(main)
