@@ -39,5 +39,8 @@ num_workers = _whole_number("CNNMOD_NUM_WORKERS", 0)
 # to the last bit for any number of explorers, as long as this number stays.
 explorer_threads = _whole_number("CNNMOD_EXPLORER_THREADS", 1)
 
+# Seconds that the recorder waits for explorers, and they for it, before giving up with exit code 3.
+wait_limit = _whole_number("CNNMOD_WAIT_LIMIT", 86400)
+
 # The seed of the 80 % / 20 % split of the training set: the published one.
 split_seed = 1009

@@ -86,6 +86,7 @@ class Config:
         (0.6, 0.7, 0.8), "The shares of a sensitive layer's groups that a first chromosome may switch on."
     )
     active_ratios: tuple[float, ...] = setting((0.4, 0.5, 0.6, 0.7), "The same for the other layers.")
+    rank_scale: float = setting(10.0, "How many ranks down a group's chance to be in a first chromosome falls by a factor e.")
     population: int = setting(100, "Chromosomes per class.")
     parents: int = setting(50, "The best chromosomes, which are crossed.")
     elites: int = setting(20, "The best chromosomes, which go on unchanged.")
@@ -140,7 +141,7 @@ class Config:
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("generations", "search_images", "sensitivity_images", "weak_train_images", "weak_test_images"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "weak_learning_rate", "poor_learning_rate"):
+        for name in ("rank_scale", "learning_rate", "weak_learning_rate", "poor_learning_rate"):
             self._check(name, 0 < getattr(self, name) < float("inf"), "above 0")
         for name in (
             "momentum",

@@ -39,6 +39,10 @@ class Images:
         """The images at the given places, in that order."""
         return Images(self.pixels[index], self.labels[index])
 
+    def first(self, count: int) -> "Images":
+        """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
+        return Images(self.pixels[:count], self.labels[:count]) if count else self
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -1,5 +1,7 @@
 """The device and the arithmetic that `global_configure.py` asks for."""
 
+import os
+
 import torch
 
 from utils.errors import UserError
@@ -28,6 +30,13 @@ def resolve_precision(name: str) -> torch.dtype:
     if name not in PRECISIONS:
         raise UserError(f"precision {name}: expected one of {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def num_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_deterministic(seed: int) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from utils.errors import UserError
 
 DIGEST_BYTES = hashlib.sha256().digest_size
+PIECE_BYTES = 2**20  # that are hashed at a time
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -42,7 +44,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+    said = (isinstance(error, OSError) and error.strerror) or str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def save_text(path: Path, text: str) -> None:
@@ -74,42 +77,61 @@ def load_array(
     """The array in `path`, checked.
 
     Args:
-        path: a `.npy` file, with or without the SHA-256 that `save_array` puts behind it.
+        path: a `.npy` file with the SHA-256 that `save_array` puts behind it, or, where `shape` is fully given, without.
         dtype: what it must hold.
         shape: what it must measure; None = any length along that axis.
         made_by: the command that makes the file, for the error message.
-        memory_map: leave the values on disk (their checksum is not read then).
+        memory_map: leave the values on disk after comparing the checksum; NaN and infinity are not looked for then.
 
     Raises UserError where the file is missing, is not such an array, holds NaN or infinity, or was changed.
     """
     try:
         with path.open("rb") as file:
             found_shape, found_dtype = _read_header(file)
+            fits = len(found_shape) == len(shape) and all(
+                e in (None, f) for e, f in zip(shape, found_shape, strict=True)
+            )
+            if found_dtype != np.dtype(dtype) or not fits:
+                wanted = tuple("any" if length is None else length for length in shape)
+                raise ValueError(
+                    f"expected {np.dtype(dtype).name} of shape {wanted}, "
+                    f"found {found_dtype.name} of shape {found_shape}"
+                )
             offset, size = file.tell(), path.stat().st_size
             num_bytes = math.prod(found_shape) * found_dtype.itemsize
             # Checked before anything is allocated: an absurd header must not exhaust memory.
             if size - offset not in (num_bytes, num_bytes + DIGEST_BYTES):
                 raise ValueError(f"{num_bytes} bytes of values announced, {size - offset} there")
+            has_digest = size - offset == num_bytes + DIGEST_BYTES
+            if not has_digest and None in shape:  # a changed length in the header could take the checksum for values
+                raise ValueError("it has no checksum")
+            file.seek(0)
             if memory_map:
-                values = np.memmap(path, found_dtype, "r", offset, found_shape)
+                digest = _digest_of(file, offset + num_bytes)
             else:
-                file.seek(0)
                 content = file.read(offset + num_bytes)
-                if size == len(content) + DIGEST_BYTES and file.read() != hashlib.sha256(content).digest():
-                    raise ValueError("its checksum does not match")
-                values = np.frombuffer(content, found_dtype, offset=offset).reshape(found_shape).copy()
+                digest = hashlib.sha256(content).digest()
+            if has_digest and file.read() != digest:
+                raise ValueError("its checksum does not match")
+            if memory_map:
+                return np.memmap(path, found_dtype, "r", offset, found_shape)
+            values = np.frombuffer(content, found_dtype, offset=offset).reshape(found_shape).copy()
     except FileNotFoundError:
         raise missing(path, made_by) from None
-    except (OSError, ValueError, OverflowError, SyntaxError, MemoryError) as error:
-        raise damaged(path, made_by, str(error)) from None
-    fits = len(found_shape) == len(shape) and all(e in (None, f) for e, f in zip(shape, found_shape, strict=True))
-    if found_dtype != np.dtype(dtype) or not fits:
-        wanted = tuple("any" if length is None else length for length in shape)
-        reason = f"expected {np.dtype(dtype).name} of shape {wanted}, found {found_dtype.name} of shape {found_shape}"
-        raise damaged(path, made_by, reason)
-    if not memory_map and found_dtype.kind == "f" and not np.isfinite(values).all():
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise damaged(path, made_by, _reason(error)) from None
+    if found_dtype.kind == "f" and not np.isfinite(values).all():
         raise damaged(path, made_by, "it holds NaN or infinity")
     return values
+
+
+def _digest_of(file: BinaryIO, num_bytes: int) -> bytes:
+    """The SHA-256 of the next bytes, a piece at a time."""
+    digest = hashlib.sha256()
+    while num_bytes and (piece := file.read(min(num_bytes, PIECE_BYTES))):
+        digest.update(piece)
+        num_bytes -= len(piece)
+    return digest.digest()
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
@@ -117,7 +139,12 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"unknown .npy version {version}")
-    shape, fortran_order, dtype = readers[version](file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a header that Python must guess at is not one that we wrote
+            shape, fortran_order, dtype = readers[version](file)
+    except Exception as error:  # it is parsed as Python's literals: a damaged one raises nearly anything
+        raise ValueError(f"its header cannot be read: {_reason(error)}") from None
     if dtype.hasobject or fortran_order or any(length < 0 for length in shape):
         raise ValueError("expected a C-ordered array of plain numbers")
     return shape, dtype
@@ -135,15 +162,18 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch.save does not compress; a file that announces more than it holds would exhaust memory.
+            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it announces more bytes than it holds")
             if archive.testzip() is not None:  # torch itself does not compare the checksums
                 raise ValueError("its checksum does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's words on what a hostile file asks of it
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
-        raise damaged(
-            path, made_by, f"not a checkpoint that loads safely: {str(error).splitlines()[0][:120]}"
-        ) from None
+        raise damaged(path, made_by, f"not a checkpoint that loads safely: {_reason(error)[:120]}") from None
     if not isinstance(state, dict):
         raise damaged(path, made_by, "expected a state_dict")
     return state

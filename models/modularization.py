@@ -1,0 +1,88 @@
+"""The end of a module search, whichever way it searched: cut the modules out, write them, say how good they are."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from models.cnn import CNN
+from models.composed_model import ComposedModel
+from models.module import extract_module
+from utils.datasets import Split
+from utils.files import save_text
+from utils.jaccard import mean_pairwise_distance
+from utils.stage import Stage, show_table
+from utils.training import count_right, predict
+
+
+@dataclass(frozen=True)
+class Modularization:
+    """What is known of a set of modules; accuracies are counts over images."""
+
+    classes: tuple[str, ...]
+    kernels: int  # K
+    kernels_kept: tuple[int, ...]  # per module
+    jaccard_distance: float  # mean over the pairs of modules
+    valid_images: int
+    valid_right_strong: int
+    valid_right_composed: int
+    test_images: int
+    test_right_strong: int
+    test_right_composed: int
+    search: dict[str, Any]  # how they were found
+
+
+def save_modularization(
+    model: CNN, masks: np.ndarray, split: Split, stage: Stage, search: dict[str, Any]
+) -> Modularization:
+    """Extract and write every class's module, evaluate them composed, write report.json; masks (classes, K) bool."""
+    modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
+    for target_class, module in enumerate(modules):
+        stage.artifacts.module(target_class).save({name: value.cpu() for name, value in module.state_dict().items()})
+        stage.artifacts.module_kernels(target_class).save(masks[target_class])
+    composed = ComposedModel(modules)
+    right = {
+        (part, name): count_right(predict(network, images, stage.device), images.labels)
+        for part, images in (("valid", split.valid), ("test", split.test))
+        for name, network in (("strong", model), ("composed", composed))
+    }
+    result = Modularization(
+        classes=split.classes,
+        kernels=masks.shape[1],
+        kernels_kept=tuple(int(kept) for kept in masks.sum(1)),
+        jaccard_distance=mean_pairwise_distance(masks),
+        valid_images=len(split.valid),
+        valid_right_strong=right["valid", "strong"],
+        valid_right_composed=right["valid", "composed"],
+        test_images=len(split.test),
+        test_right_strong=right["test", "strong"],
+        test_right_composed=right["test", "composed"],
+        search=search,
+    )
+    save_text(stage.artifacts.modules_report, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def show_modularization(result: Modularization) -> None:
+    """Print the modules and the composed model beside the strong one."""
+    rows = [
+        [number, name, kept, f"{kept / result.kernels:.1%}"]
+        for number, (name, kept) in enumerate(zip(result.classes, result.kernels_kept, strict=True))
+    ]
+    show_table(["class", "name", "kernels kept", f"of {result.kernels}"], rows)
+    print()
+    rows = []
+    for part in ("valid", "test"):
+        images, strong, composed = (
+            getattr(result, f"{part}_{name}") for name in ("images", "right_strong", "right_composed")
+        )
+        difference = f"{(composed - strong) / images * 100:+.2f}"
+        rows.append([part, images, _share(strong, images), _share(composed, images), difference])
+    show_table(["images", "count", "strong model", "composed model", "points"], rows)
+    mean_kept = np.mean(result.kernels_kept) / result.kernels
+    print(f"\nkernels kept, mean over modules: {mean_kept:.1%}; mean Jaccard distance: {result.jaccard_distance:.4f}")
+
+
+def _share(right: int, images: int) -> str:
+    return f"{right / images:.2%} ({right})"

@@ -1,0 +1,150 @@
+"""What a population of modules answers: one function from (strong model, kernel masks, images) to outputs.
+
+No network is built per chromosome. The strong model's weights are sliced to the kept kernels, and the population runs
+as a tree over its conv layers: modules whose masks agree up to a layer share the feature maps up to there, batch by
+batch, so what they have in common is computed once. Of the last FC layer only the target class's row is computed.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.cnn import CNN, IMAGE_SIDE, Architecture
+
+# Bounds on memory, measured to cost no speed.
+FEATURE_MAP_BYTES = 16 * 2**20  # of one batch's largest feature map
+WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
+
+
+@dataclass
+class Node:
+    """A conv layer as some of the modules have it: all those that agree on the masks up to here."""
+
+    layer: int
+    kept: np.ndarray  # indices of the kept kernels
+    weight: Tensor
+    bias: Tensor
+    children: list["Node"] = field(default_factory=list)
+    leaves: list["Leaf"] = field(default_factory=list)
+
+
+@dataclass
+class Leaf:
+    """The FC layers of one module."""
+
+    row: int  # the module's place in the population
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+
+def population_outputs(
+    model: CNN, masks: np.ndarray, target_classes: Sequence[int], images: Tensor, batch_size: int | None = None
+) -> np.ndarray:
+    """Each module's target-class logit on each image.
+
+    Args:
+        model: the strong model; its weights are cast to the images' dtype.
+        masks: (modules, K) bool, True = kept; no empty layer, tied layers alike.
+        target_classes: (modules,) the class whose logit each module is trusted for.
+        images: (n, 3, 32, 32) normalised, channels-last, on the model's device; float32 or bfloat16.
+        batch_size: images at a time; None = by a bound on memory, the same on every machine.
+
+    Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
+    """
+    outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
+    weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
+    batch_size = batch_size or default_batch_size(model.architecture, images.dtype)
+    with torch.inference_mode():
+        for rows in _parts(model.architecture, masks, images.dtype):
+            roots = _build_tree(model.architecture, weights, masks, target_classes, rows)
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                for root in roots:
+                    _run(model.architecture, root, batch, {}, outputs[:, start : start + batch_size])
+    return outputs.cpu().numpy()
+
+
+def default_batch_size(architecture: Architecture, dtype: torch.dtype) -> int:
+    """As many images as keep the largest feature map within FEATURE_MAP_BYTES."""
+    side, largest = IMAGE_SIDE, 0
+    for conv in architecture.convs:
+        largest = max(largest, conv.kernels * side**2 * dtype.itemsize)
+        side >>= conv.pool
+    return max(1, FEATURE_MAP_BYTES // largest)
+
+
+def _parts(architecture: Architecture, masks: np.ndarray, dtype: torch.dtype) -> list[list[int]]:
+    """The population's rows, neighbours in the tree beside each other, cut into parts whose weights fit in memory."""
+    order = np.lexsort(masks.T[::-1])
+    widths = [masks[:, layer_slice].sum(1) for layer_slice in architecture.layer_slices]
+    bytes_per_row = sum(9 * before * after for before, after in itertools.pairwise(widths)) * dtype.itemsize
+    part = np.cumsum(bytes_per_row[order]) // WEIGHT_BYTES
+    return [order[part == number].tolist() for number in np.unique(part)]
+
+
+def _build_tree(
+    architecture: Architecture,
+    weights: dict[str, Tensor],
+    masks: np.ndarray,
+    target_classes: Sequence[int],
+    rows: list[int],
+) -> list[Node]:
+    roots: list[Node] = []
+    for row in rows:
+        kept = [np.flatnonzero(masks[row, layer_slice]) for layer_slice in architecture.layer_slices]
+        siblings, before = roots, None
+        for layer, kernels in enumerate(kept):
+            node = next((n for n in siblings if np.array_equal(n.kept, kernels)), None)
+            if node is None:
+                node = _make_node(weights, layer, kernels, before)
+                siblings.append(node)
+            siblings, before = node.children, node.kept
+        node.leaves.append(_make_leaf(architecture, weights, row, kept[-1], target_classes[row]))
+    return roots
+
+
+def _make_node(weights: dict[str, Tensor], layer: int, kernels: np.ndarray, before: np.ndarray | None) -> Node:
+    weight = weights[f"convs.{layer}.weight"]
+    index = torch.as_tensor(kernels, device=weight.device)
+    weight = weight[index]
+    if before is not None:
+        weight = weight[:, torch.as_tensor(before, device=weight.device)]
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return Node(layer, kernels, weight, weights[f"convs.{layer}.bias"][index])
+
+
+def _make_leaf(
+    architecture: Architecture, weights: dict[str, Tensor], row: int, kernels: np.ndarray, target_class: int
+) -> Leaf:
+    num_fcs = len(architecture.hidden) + 1
+    fc_weights = [weights[f"fcs.{fc}.weight"] for fc in range(num_fcs)]
+    biases = [weights[f"fcs.{fc}.bias"] for fc in range(num_fcs)]
+    fc_weights[-1], biases[-1] = fc_weights[-1][target_class, None], biases[-1][target_class, None]
+    columns = fc_weights[0].unflatten(1, (-1, architecture.final_side**2))
+    fc_weights[0] = columns[:, torch.as_tensor(kernels, device=columns.device)].flatten(1)
+    return Leaf(row, fc_weights, biases)
+
+
+def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tensor], outputs: Tensor) -> None:
+    """Run a node and everything below it on one batch; `kept` has the outputs that later additions need."""
+    conv = architecture.convs[node.layer]
+    x = F.conv2d(x, node.weight, node.bias, padding=1)
+    if conv.pool:  # the maximum of ReLUs is the ReLU of the maximum, on a quarter of the values
+        x = F.max_pool2d(x, 2)
+    x = x.relu_()
+    if conv.add is not None:
+        x = x + kept[conv.add]
+    if any(later.add == node.layer for later in architecture.convs):
+        kept = {**kept, node.layer: x}
+    for child in node.children:
+        _run(architecture, child, x, kept, outputs)
+    for leaf in node.leaves:
+        features = x.flatten(1)
+        for weight, bias in zip(leaf.weights[:-1], leaf.biases[:-1], strict=True):
+            features = F.linear(features, weight, bias).relu_()
+        outputs[leaf.row] = F.linear(features, leaf.weights[-1], leaf.biases[-1])[:, 0].float()

@@ -1,0 +1,145 @@
+"""Evolve the population of one class's modules (or of several classes' in turn).
+
+    python module_explorer.py --model simcnn_x0_25 --dataset digits --target_class 0
+    python module_explorer.py --model simcnn_x0_25 --dataset digits --target_class 0 --checkpoint 5
+
+One explorer per class and one module_recorder.py work together through the files in data/MODEL_DATASET/ga alone: start
+them in any order, in any number of terminals or machines that share the folder. An explorer that was ended goes on when
+the same command is typed again; --checkpoint G goes back to generation G. Method: Qi et al., ASE 2022, section 4.2.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import global_configure
+from models.cnn import CNN
+from models.population_outputs import population_outputs
+from models.strong_model import load_strong_model
+from utils.datasets import load_split
+from utils.errors import UserError, run
+from utils.genetic import first_population, next_generation
+from utils.images import normalise, to_device
+from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from utils.search_log import load_end
+from utils.search_state import agree_on_settings, check_checkpoint, scored_generations
+from utils.stage import Stage, check_class, open_stage, stage_parser
+from utils.waiting import wait_until
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--target_class", type=int, nargs="+", required=True, help="the class, or several to work on in turn"
+    )
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation and breed the later ones again")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    target_classes = sorted(set(arguments.target_class))
+    for target_class in target_classes:
+        check_class(target_class, stage.config)
+    if stage.device.type == "cpu":
+        torch.set_num_threads(global_configure.explorer_threads)
+
+    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    architecture = model.architecture
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config)
+    importance = stage.artifacts.kernel_importance.load(stage.config.num_classes, sum(architecture.num_kernels))
+    groups = {target_class: kernel_groups(layout, importance[target_class]) for target_class in target_classes}
+    valid = load_split(stage.config).valid.first(stage.config.search_images)
+    agree_on_settings(stage, valid.pixels, valid.labels)
+    pixels, _ = to_device(valid, stage.device)
+    images = normalise(pixels, stage.dtype)
+
+    generation = scored_generations(stage)
+    if arguments.checkpoint is not None:
+        check_checkpoint(stage, arguments.checkpoint)
+        generation = arguments.checkpoint + 1
+        forget_after(stage, target_classes, arguments.checkpoint)
+    while generation <= stage.config.generations and not has_ended(stage):
+        for target_class in target_classes:
+            evolve(stage, model, groups[target_class], images, target_class, generation)
+        if generation == stage.config.generations:
+            break
+        wait_for_fitness(stage, generation)
+        generation += 1
+    print(f"class {' '.join(map(str, target_classes))}: nothing left to explore")
+
+
+def forget_after(stage: Stage, target_classes: list[int], checkpoint: int) -> None:
+    """Remove what these classes have of later generations; it is bred again."""
+    for target_class in target_classes:
+        generation = checkpoint + 1
+        while stage.artifacts.population(generation, target_class).exists():
+            stage.artifacts.outputs(generation, target_class).path.unlink(missing_ok=True)
+            stage.artifacts.population(generation, target_class).path.unlink()
+            generation += 1
+
+
+def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, target_class: int, generation: int) -> None:
+    """Write one generation's population and outputs, as far as they are not there yet."""
+    config, artifacts = stage.config, stage.artifacts
+    size = (config.population, groups.layout.num_genes)
+    population_file = artifacts.population(generation, target_class)
+    outputs_file = artifacts.outputs(generation, target_class)
+    last_population = None
+    if generation > 0:
+        last_population = artifacts.population(generation - 1, target_class).load(*size)
+    if population_file.exists():
+        population = population_file.load(*size)
+    else:
+        if last_population is None:
+            population = first_population(groups.layout, config, stage.seed, target_class)
+        else:
+            fitness = artifacts.fitness(generation - 1).load(config.num_classes, config.population)[target_class]
+            population = next_generation(last_population, fitness, config, stage.seed, target_class, generation)
+        population_file.save(population)
+    if outputs_file.exists():
+        return
+    known = None
+    if last_population is not None and artifacts.outputs(generation - 1, target_class).exists():
+        last_outputs = artifacts.outputs(generation - 1, target_class).load(config.population, len(images))
+        known = (groups.decode(last_population), last_outputs)
+    masks = groups.decode(population)
+    outputs, num_run = outputs_with_known(model, masks, target_class, images, known)
+    if not np.isfinite(outputs).all():
+        raise UserError(
+            f"class {target_class}, generation {generation}: a module's outputs are NaN or infinite; "
+            f"retrain the strong model, or use float32 if precision is bfloat16"
+        )
+    outputs_file.save(outputs)
+    artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
+    print(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run", flush=True)
+
+
+def outputs_with_known(
+    model: CNN, masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, int]:
+    """Outputs (population, images) of all masks, and how many had to run: none that is known, none twice."""
+    outputs_of = {}
+    if known is not None:
+        outputs_of = {mask.tobytes(): outputs for mask, outputs in zip(*known, strict=True)}
+    new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in outputs_of}
+    if new:
+        fresh = population_outputs(model, np.stack(list(new.values())), [target_class] * len(new), images)
+        outputs_of.update(zip(new, fresh, strict=True))
+    return np.stack([outputs_of[mask.tobytes()] for mask in masks]), len(new)
+
+
+def has_ended(stage: Stage) -> bool:
+    """Whether the recorder has ended a search of at least as many generations as are asked for now."""
+    end = load_end(stage.artifacts.search_end, stage.artifacts.command("module_recorder.py"))
+    return end is not None and end.generations >= stage.config.generations
+
+
+def wait_for_fitness(stage: Stage, generation: int) -> None:
+    """Return when the recorder has scored the generation, or has ended the search."""
+    fitness = stage.artifacts.fitness(generation)
+    wait_until(
+        lambda: fitness.exists() or has_ended(stage),
+        lambda: f"the recorder's fitness of generation {generation} ({fitness.made_by})",
+    )
+
+
+if __name__ == "__main__":
+    run(main)

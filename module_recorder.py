@@ -1,0 +1,234 @@
+"""Score every generation of all classes' populations together, end the search, and cut the modules out.
+
+    python module_recorder.py --model simcnn_x0_25 --dataset digits --early_stop
+    python module_recorder.py --model simcnn_x0_25 --dataset digits --checkpoint 5
+
+Works with one module_explorer.py per class, started in any order. One that was ended goes on when the same command is
+typed again; --checkpoint G goes back to generation G. Writes data/MODEL_DATASET/ga/search_log.csv, and in the end the
+modules of the best generation's best ensemble. Method: Qi et al., ASE 2022, section 4.2.
+"""
+
+import time
+
+import numpy as np
+
+from configures.base import Config
+from models.modularization import save_modularization, show_modularization
+from models.registry import architecture_of
+from models.strong_model import load_strong_model
+from utils.artifacts import ArrayFile
+from utils.datasets import load_split
+from utils.errors import UserError, run
+from utils.files import set_aside
+from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from utils.search_log import Generation, SearchEnd, best_generation, describe, load_end, load_log, save_end, save_log
+from utils.search_state import agree_on_settings, check_checkpoint, scored_generations
+from utils.stage import Stage, open_stage, stage_parser
+from utils.tournament import Scores, ScoringRules, accuracy_weight, score_population
+from utils.waiting import wait_until
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
+    )
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation and score the later ones again")
+    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    config, artifacts = stage.config, stage.artifacts
+    if arguments.fresh and artifacts.search_folder.exists():
+        print(f"the old search is now {set_aside(artifacts.search_folder)}")
+
+    architecture = architecture_of(config.model)
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    model = load_strong_model(config, artifacts, stage.device)
+    importance = artifacts.kernel_importance.load(config.num_classes, sum(architecture.num_kernels))
+    groups = [kernel_groups(layout, row) for row in importance]
+    split = load_split(config)
+    images = split.valid.first(config.search_images)
+    agree_on_settings(stage, images.pixels, images.labels)
+
+    rows = start_of_search(stage, arguments.checkpoint)
+    if rows:
+        print(f"going on after generation {rows[-1].generation}", flush=True)
+    forget_end(stage, rows, early_stop=arguments.early_stop)
+    last_look = time.monotonic()
+    while not is_over(rows, config, early_stop=arguments.early_stop):
+        generation = len(rows)
+        wait_for_explorers(stage, generation)
+        scores, masks = score(stage, groups, images.labels, rows)
+        now = time.monotonic()
+        rows.append(row_of(generation, scores, masks, config, now - last_look))
+        last_look = now
+        # The row first: a generation counts as scored when its fitness is there.
+        save_log(artifacts.search_log, rows)
+        artifacts.fitness(generation).save(scores.fitness)
+        show_generation(rows, config)
+    end = SearchEnd(rows[-1].generation, config.generations, rows[-1].generation < config.generations)
+    save_end(artifacts.search_end, end)
+
+    generation, ensemble = chosen_ensemble(config, rows)
+    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
+    search = {
+        "method": "genetic",
+        "generation": generation,
+        "generations": len(rows),
+        "ensemble": ensemble,
+        "seconds": sum(row.seconds for row in rows),
+    }
+    masks = np.stack(
+        [
+            decoded(stage, groups[target_class], generation, target_class)[chromosome]
+            for target_class, chromosome in enumerate(ensemble)
+        ]
+    )
+    show_modularization(save_modularization(model, masks, split, stage, search))
+    print(f"generations: {len(rows)}; seconds: {search['seconds']:.0f}; modules in {artifacts.module(0).path.parent}")
+
+
+def start_of_search(stage: Stage, checkpoint: int | None) -> list[Generation]:
+    """The rows of the generations that are scored, up to the checkpoint; later fitness files are removed."""
+    artifacts = stage.artifacts
+    if checkpoint is not None:
+        check_checkpoint(stage, checkpoint)
+        for generation in range(checkpoint + 1, scored_generations(stage)):
+            artifacts.fitness(generation).path.unlink()
+    scored = scored_generations(stage)
+    if scored == 0:
+        return []
+    rows = load_log(artifacts.search_log, artifacts.command("module_recorder.py", "--fresh"))
+    if len(rows) < scored:
+        raise UserError(
+            f"{artifacts.search_log} has {len(rows)} generations, {scored} are scored: go back to one that it has "
+            f"with --checkpoint, or start anew with: {artifacts.command('scripts/run_module_search.py', '--fresh')}"
+        )
+    return rows[:scored]
+
+
+def forget_end(stage: Stage, rows: list[Generation], *, early_stop: bool) -> None:
+    """Take back an earlier `end.json` if there is more to do now."""
+    end = load_end(stage.artifacts.search_end, stage.artifacts.command("module_recorder.py"))
+    if end is not None and not is_over(rows, stage.config, early_stop=early_stop):
+        stage.artifacts.search_end.unlink()
+
+
+def is_over(rows: list[Generation], config: Config, *, early_stop: bool) -> bool:
+    """Whether all generations are scored or, with early stop, `patience` of them brought nothing better."""
+    if len(rows) > config.generations:
+        return True
+    return early_stop and bool(rows) and rows[-1].generation - best_generation(rows).generation >= config.patience
+
+
+def wait_for_explorers(stage: Stage, generation: int) -> None:
+    """Return when every class's population and outputs of the generation are there."""
+    needed = {
+        target_class: (
+            stage.artifacts.population(generation, target_class),
+            stage.artifacts.outputs(generation, target_class),
+        )
+        for target_class in range(stage.config.num_classes)
+    }
+
+    def awaited_classes() -> list[int]:
+        return [target_class for target_class, pair in needed.items() if not all(map(ArrayFile.exists, pair))]
+
+    wait_until(
+        lambda: not awaited_classes(),
+        lambda: (
+            f"generation {generation} of class {', '.join(map(str, awaited_classes()))} "
+            f"({stage.artifacts.command('module_explorer.py', '--target_class C')})"
+        ),
+    )
+
+
+def score(
+    stage: Stage, groups: list[KernelGroups], labels: np.ndarray, rows: list[Generation]
+) -> tuple[Scores, list[np.ndarray]]:
+    """The tournament of the generation after `rows`, and all classes' masks."""
+    config, generation = stage.config, len(rows)
+    masks = [decoded(stage, groups[c], generation, c) for c in range(config.num_classes)]
+    outputs = [
+        stage.artifacts.outputs(generation, c).load(config.population, len(labels)) for c in range(config.num_classes)
+    ]
+    last_accuracy = rows[-1].accuracy if rows else None
+    rules = ScoringRules(
+        thresholds=dict(config.accuracy_thresholds),
+        survivors_min=config.survivors_min,
+        survivors_max=config.survivors_max,
+        accuracy_weight=accuracy_weight(config.alpha, config.gamma, last_accuracy),
+        distance_weight=1 - config.alpha,
+    )
+    protected = None
+    if rows:
+        last_masks = [
+            decoded(stage, groups[c], generation - 1, c)[rows[-1].ensemble[c]] for c in range(config.num_classes)
+        ]
+        protected = places_of(last_masks, masks)
+    device = stage.device if stage.device.type == "cuda" else None
+    scores = score_population(
+        outputs, masks, labels, rules, seed=stage.seed, generation=generation, protected=protected, device=device
+    )
+    return scores, masks
+
+
+def places_of(wanted: list[np.ndarray], masks: list[np.ndarray]) -> list[int] | None:
+    """Per class the first chromosome with the wanted mask (K,), or None if a class has none."""
+    places = []
+    for mask, population in zip(wanted, masks, strict=True):
+        found = np.flatnonzero((population == mask).all(axis=1))
+        if not len(found):
+            return None
+        places.append(int(found[0]))
+    return places
+
+
+def decoded(stage: Stage, groups: KernelGroups, generation: int, target_class: int) -> np.ndarray:
+    """The kernel masks (population, K) of a class's generation."""
+    size = (stage.config.population, groups.layout.num_genes)
+    return groups.decode(stage.artifacts.population(generation, target_class).load(*size))
+
+
+def row_of(generation: int, scores: Scores, masks: list[np.ndarray], config: Config, seconds: float) -> Generation:
+    """The log's row of a scored generation."""
+    ensemble = tuple(int(chromosome) for chromosome in scores.ensembles[0])
+    accuracy, distance = float(scores.ensemble_accuracy[0]), float(scores.ensemble_distance[0])
+    return Generation(
+        generation=generation,
+        accuracy=accuracy,
+        distance=distance,
+        fitness=config.alpha * accuracy + (1 - config.alpha) * distance,
+        kernels_kept=float(np.mean([masks[c][chromosome].mean() for c, chromosome in enumerate(ensemble)])),
+        mean_fitness=float(scores.fitness.mean()),
+        final_ensembles=len(scores.ensembles),
+        ensembles_scored=scores.num_scored,
+        ensemble=ensemble,
+        seconds=seconds,
+    )
+
+
+def show_generation(rows: list[Generation], config: Config) -> None:
+    """Print one line on the generation that was just scored."""
+    row = rows[-1]
+    print(f"{describe(row)}  best so far: {best_generation(rows).generation} of {config.generations}", flush=True)
+
+
+def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:
+    """The generation and ensemble that give the modules: the configuration's, where it names them, else the best.
+
+    Raises UserError for a generation that was not scored or a chromosome that does not exist.
+    """
+    row = best_generation(rows)
+    if config.chosen_generation >= 0:
+        if config.chosen_generation >= len(rows):
+            raise UserError(f"chosen_generation {config.chosen_generation}: expected 0 to {len(rows) - 1}")
+        row = rows[config.chosen_generation]
+    ensemble = config.chosen_ensemble or row.ensemble
+    if not all(0 <= chromosome < config.population for chromosome in ensemble):
+        raise UserError(f"chosen_ensemble {ensemble}: expected indices from 0 to {config.population - 1}")
+    return row.generation, ensemble
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,42 @@
+"""Measure how important each kernel of the strong model is for each class.
+
+    python kernel_importance_analyzer.py --model simcnn_x0_25 --dataset digits
+
+Writes data/MODEL_DATASET/kernel_importance/avg_L1.npy: (classes, K) float32, the mean L1 norm of each kernel's
+feature map over the class's validation images that the model is sure of. Method: Qi et al., ASE 2022, section 3.1.
+"""
+
+from models.strong_model import load_strong_model
+from utils.datasets import load_split
+from utils.errors import run
+from utils.images import to_device
+from utils.kernel_importance import kernel_importance, random_importance
+from utils.stage import open_stage, show_table, stage_parser
+
+
+def main() -> None:
+    stage = open_stage(stage_parser(__doc__).parse_args())
+    config = stage.config
+    model = load_strong_model(config, stage.artifacts, stage.device)
+    split = load_split(config)
+    if config.importance_mode == "random":
+        importance = random_importance(config.num_classes, model.architecture.num_kernels)
+        print("importance_mode random: kernels in index order, nothing measured")
+    else:
+        pixels, labels = to_device(split.valid, stage.device)
+        importance, confident = kernel_importance(
+            model, pixels, labels, config.num_classes, config.importance_confidence
+        )
+        of_class = [int((split.valid.labels == target_class).sum()) for target_class in range(config.num_classes)]
+        rows = [[number, *row] for number, row in enumerate(zip(split.classes, of_class, confident, strict=True))]
+        show_table(["class", "name", "valid images", f"confidence >= {config.importance_confidence}"], rows)
+        for target_class, count in enumerate(confident):
+            if count == 0:
+                print(f"class {target_class}: no image is that confident, so all of the class were used")
+    file = stage.artifacts.kernel_importance
+    file.save(importance)
+    print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,113 @@
+"""Run the whole module search: one recorder, and explorers for all classes.
+
+    python run_module_search.py --model simcnn_x0_25 --dataset digits
+    python run_module_search.py --model simcnn_x0_25 --dataset digits --jobs 4 --early_stop
+    python run_module_search.py --model simcnn_x0_25 --dataset digits --fresh
+
+The same as module_recorder.py and one module_explorer.py per class in terminals of their own, and the same modules. The
+classes are shared among --jobs explorers (default: one per core), each of which loads the images once. One that fails
+ends all; the same command typed again goes on from the last whole generation.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+import global_configure
+from utils.device import num_cores
+from utils.errors import UserError, run
+from utils.files import set_aside
+from utils.processes import ProcessGroup
+from utils.search_log import best_generation, describe, load_log
+from utils.stage import Stage, open_stage, stage_parser
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
+    parser.add_argument(
+        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
+    )
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
+    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    jobs = number_of_jobs(arguments.jobs, stage)
+    for needed in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
+        needed.check_is_there()
+    if arguments.fresh and stage.artifacts.search_folder.exists():
+        print(f"the old search is now {set_aside(stage.artifacts.search_folder)}")
+
+    common = ["--model", arguments.model, "--dataset", arguments.dataset]
+    common += [word for assignment in arguments.set for word in ("--set", assignment)]
+    if arguments.checkpoint is not None:
+        common += ["--checkpoint", str(arguments.checkpoint)]
+    logs = stage.artifacts.search_folder / "logs"
+    print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that leaves the with block in order
+    with ProcessGroup(logs) as group, Progress(stage) as progress:
+        group.start(
+            "recorder", TOP / "module_recorder.py", [*common, *(["--early_stop"] if arguments.early_stop else [])]
+        )
+        for job in range(jobs):
+            classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
+            group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
+        group.wait(progress.update)
+    print(result_lines(logs / "recorder.log"))
+
+
+def number_of_jobs(asked: int | None, stage: Stage) -> int:
+    """The explorers to start: what was asked for, else the configuration's; never more than classes."""
+    jobs = asked if asked is not None else global_configure.num_workers
+    if jobs < 0 or asked == 0:
+        raise UserError(f"--jobs {jobs}: expected at least 1")
+    if jobs == 0:
+        jobs = 1 if stage.device.type == "cuda" else num_cores()
+    return min(jobs, stage.config.num_classes)
+
+
+def result_lines(recorder_log: Path) -> str:
+    """What the recorder printed of its result."""
+    text = recorder_log.read_text(encoding="utf-8")
+    return text[text.rindex("modules of generation") :].rstrip()
+
+
+class Progress:
+    """One progress line on a terminal, and one line a generation in a log file, read from the search's files."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.bar = tqdm(total=stage.config.generations + 1, desc="generations", disable=None)
+        self.shown = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self) -> None:
+        """Show the generations that were scored since the last time."""
+        path = self.stage.artifacts.search_log
+        if not path.exists():
+            return
+        rows = load_log(path, self.stage.artifacts.command("module_recorder.py"))
+        if len(rows) == self.shown:
+            return
+        best = best_generation(rows)
+        self.bar.update(len(rows) - self.bar.n)
+        self.bar.set_postfix_str(
+            f"best: generation {best.generation}, accuracy {best.accuracy:.2%}, fitness {best.fitness:.4f}"
+        )
+        if self.bar.disable:
+            for row in rows[self.shown :]:
+                print(describe(row), flush=True)
+        self.shown = len(rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,82 @@
+"""Several processes that work together: they fail together, and none is left behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from utils.errors import UserError
+
+GRACE = 10.0  # seconds between asking a process to end and ending it
+LAST_LINES = 5  # of a failed process's log
+
+
+@dataclass(frozen=True)
+class Child:
+    """One started process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class ProcessGroup:
+    """Start Python scripts, watch them, end them all: on an error, on Ctrl-C, on leaving the `with` block."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self.log_folder = log_folder
+        self.children: list[Child] = []
+
+    def __enter__(self) -> "ProcessGroup":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self.children:
+            child.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for child in self.children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+    def start(self, name: str, script: Path, arguments: Sequence[str]) -> None:
+        """Start a script with this Python; what it prints goes to NAME.log."""
+        log = self.log_folder / f"{name}.log"
+        environment = {**os.environ, "CNNMOD_LAUNCHER_PID": str(os.getpid())}
+        try:
+            self.log_folder.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                command = [sys.executable, str(script), *arguments]
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        except OSError as error:
+            raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
+        self.children.append(Child(name, process, log))
+
+    def wait(self, while_waiting: Callable[[], None]) -> None:
+        """Return when all have ended well. Raises UserError with a failed one's last lines as soon as one fails."""
+        running = list(self.children)
+        while running:
+            for child in running:
+                if child.process.poll() not in (None, 0):
+                    raise UserError(
+                        f"{child.name} ended with exit code {child.process.returncode}: {last_lines(child.log)} "
+                        f"(whole log: {child.log})"
+                    )
+            running = [child for child in running if child.process.poll() is None]
+            while_waiting()
+            time.sleep(0.1)
+
+
+def last_lines(log: Path) -> str:
+    """The last lines of a log, on one line."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        return " | ".join(line.strip() for line in deque(file, LAST_LINES) if line.strip())
