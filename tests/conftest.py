@@ -95,10 +95,9 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
-    root = tmp_path / "root"
-    root.mkdir()
+    root = tmp_path_factory.mktemp("root")
     monkeypatch.setattr(global_configure, "root_dir", root)
     monkeypatch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
     monkeypatch.setattr(global_configure, "device", "cpu")

@@ -51,7 +51,7 @@ def test_simcnn_has_the_conv_layers_of_vgg16() -> None:
 
 
 def test_rescnn_is_the_published_one() -> None:
-    published = "64 128p 128 128 256p 512p 512 512 512p 512p 512 512".split()
+    published = ["64", "128p", "128", "128", "256p", "512p", "512", "512", "512p", "512p", "512", "512"]
     assert [f"{conv.kernels}{'p' * conv.pool}" for conv in RESCNN.convs] == published
     assert {layer: conv.add for layer, conv in enumerate(RESCNN.convs) if conv.add is not None} == {3: 1, 7: 5, 11: 9}
     assert RESCNN.dropout == 0.4
@@ -84,9 +84,9 @@ def test_every_network_runs_and_counts_its_parameters(name: str) -> None:
     model = CNN(architecture, 7).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     widths = [3, *architecture.num_kernels]
-    convs = sum(9 * before * after + after for before, after in zip(widths, widths[1:], strict=False))
+    convs = sum(9 * before * after + after for before, after in itertools.pairwise(widths))
     fcs = [widths[-1] * architecture.final_side**2, *architecture.hidden, 7]
-    assert count_parameters(model) == convs + sum((a + 1) * b for a, b in zip(fcs, fcs[1:], strict=False))
+    assert count_parameters(model) == convs + sum((a + 1) * b for a, b in itertools.pairwise(fcs))
 
 
 def test_dropout_stands_before_the_last_layers() -> None:

@@ -1,7 +1,8 @@
 """Reading and writing files between stages: written whole or not at all, checked when read, never pickled.
 
 Every file is written beside its place and renamed into it, so a file's presence means that it is whole. An array file
-is a plain `.npy` with a SHA-256 of its bytes behind it, which `np.load` passes over and `load_array` checks.
+is a plain `.npy` with a SHA-256 of its bytes behind it, which `np.load` passes over and `load_array` checks; in a
+checkpoint, which is a zip file, it is the archive's comment, which `torch.load` passes over.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from utils.errors import UserError
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # that are hashed at a time
+ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # a zip file's last record; its last two bytes are its comment's length
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -77,7 +79,7 @@ def load_array(
     """The array in `path`, checked.
 
     Args:
-        path: a `.npy` file with the SHA-256 that `save_array` puts behind it, or, where `shape` is fully given, without.
+        path: a `.npy` file with the SHA-256 that `save_array` puts behind it, or without, if all of `shape` is given.
         dtype: what it must hold.
         shape: what it must measure; None = any length along that axis.
         made_by: the command that makes the file, for the error message.
@@ -152,7 +154,10 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a dict of tensors and plain values, so that it loads with `weights_only=True`."""
-    write_whole(path, lambda file: torch.save(state, file))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()[:-2] + DIGEST_BYTES.to_bytes(2, "little")
+    write_whole(path, lambda file: file.write(content + hashlib.sha256(content).digest()))
 
 
 def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
@@ -161,6 +166,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     Raises UserError where it is missing or damaged.
     """
     try:
+        _check_digest_of_zip(path)
         with zipfile.ZipFile(path) as archive:
             # torch.save does not compress; a file that announces more than it holds would exhaust memory.
             if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
@@ -177,6 +183,19 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise damaged(path, made_by, "expected a state_dict")
     return state
+
+
+def _check_digest_of_zip(path: Path) -> None:
+    """Raises ValueError where the checksum in the comment does not match; torch's own files have no comment."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - ZIP_END_BYTES))
+        if file.read(len(ZIP_END)) == ZIP_END:
+            return
+        file.seek(0)
+        digest = _digest_of(file, max(0, size - DIGEST_BYTES))
+        if file.read() != digest:
+            raise ValueError("its checksum does not match")
 
 
 def missing(path: Path, made_by: str) -> UserError:
