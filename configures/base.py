@@ -13,6 +13,7 @@ from typing import Any
 
 FIRST_FIVE_DIGITS = ("0", "1", "2", "3", "4")
 LAST_FOUR_DIGITS = ("6", "7", "8", "9")
+LARGEST = 2**31 - 1  # of any whole number; what is larger could not be run anyway
 
 
 class SettingError(ValueError):
@@ -86,7 +87,9 @@ class Config:
         (0.6, 0.7, 0.8), "The shares of a sensitive layer's groups that a first chromosome may switch on."
     )
     active_ratios: tuple[float, ...] = setting((0.4, 0.5, 0.6, 0.7), "The same for the other layers.")
-    rank_scale: float = setting(10.0, "How many ranks down a group's chance to be in a first chromosome falls by a factor e.")
+    rank_scale: float = setting(
+        10.0, "How many ranks down a group's chance to be in a first chromosome falls by a factor e."
+    )
     population: int = setting(100, "Chromosomes per class.")
     parents: int = setting(50, "The best chromosomes, which are crossed.")
     elites: int = setting(20, "The best chromosomes, which go on unchanged.")
@@ -118,11 +121,12 @@ class Config:
     weak_classes: tuple[str, ...] = setting((), "The weak model's other classes; the target class comes after them.")
     weak_train_images: int = setting(0, "Training images per class of the weak model; 0 = all.")
     weak_test_images: int = setting(0, "Test images per class of the weak model; 0 = all.")
-    weak_batch_size: int = setting(128, "Images per training step of either kind of weak model.")
     weak_epochs: int = setting(100, "Epochs of the overly simple weak model.")
+    weak_batch_size: int = setting(128, "Its images per training step.")
     weak_learning_rate: float = setting(0.01, "Its SGD step size.")
     weak_augmented: bool = setting(True, "Whether its training images are cropped (and flipped, with `mirror`).")
     poor_epochs: int = setting(200, "Epochs of the poorly fitted weak model.")
+    poor_batch_size: int = setting(128, "Its images per training step.")
     poor_learning_rate: float = setting(0.01, "Its SGD step size.")
     keep_every: int = setting(10, "Of either kind of weak model, every so-manyth epoch's checkpoint is kept.")
     keep_epochs: tuple[int, ...] = setting(
@@ -131,13 +135,24 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what no stage could run with."""
+        for name, kind in typing.get_type_hints(Config).items():
+            expected = getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
+            self._check(name, is_of_kind(getattr(self, name), kind), f"{expected}, whole numbers up to {LARGEST}")
         for name in ("num_classes", "batch_size", "groups", "groups_wide", "wide_layer", "population", "survivors_min"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("num_classes", self.num_classes >= 2, "at least 2")
         self._check(
             "classes", not self.classes or len(self.classes) == self.num_classes, f"{self.num_classes} names or none"
         )
-        for name in ("epochs", "weak_epochs", "poor_epochs", "weak_batch_size", "keep_every", "patience"):
+        for name in (
+            "epochs",
+            "weak_epochs",
+            "poor_epochs",
+            "weak_batch_size",
+            "poor_batch_size",
+            "keep_every",
+            "patience",
+        ):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("generations", "search_images", "sensitivity_images", "weak_train_images", "weak_test_images"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
@@ -156,6 +171,9 @@ class Config:
         for name in ("sensitivity_ratios", "active_ratios", "active_ratios_sensitive"):
             ratios = getattr(self, name)
             self._check(name, len(ratios) > 0 and all(0 < r <= 1 for r in ratios), "one or more shares in (0, 1]")
+        for name in ("classes", "weak_classes"):
+            names = getattr(self, name)
+            self._check(name, len(set(names)) == len(names), "each name once")
         self._check("schedule", self.schedule in ("step", "one_cycle"), "step or one_cycle")
         self._check("importance_mode", self.importance_mode in ("l1", "random"), "l1 or random")
         self._check("init_pop_mode", self.init_pop_mode in ("sensitivity", "random"), "sensitivity or random")
@@ -171,7 +189,12 @@ class Config:
             "accuracy_thresholds", thresholds_fit, "pairs CLASSES:ACCURACY with CLASSES >= 2 and ACCURACY in [0, 1]"
         )
         chosen_fits = len(self.chosen_ensemble) in (0, self.num_classes)
-        self._check("chosen_ensemble", chosen_fits, f"{self.num_classes} chromosome indices or none")
+        chosen_fits = chosen_fits and all(0 <= index < self.population for index in self.chosen_ensemble)
+        self._check(
+            "chosen_ensemble", chosen_fits, f"{self.num_classes} chromosome indices below {self.population}, or none"
+        )
+        self._check("chosen_generation", self.chosen_generation >= -1, "a generation, or -1")
+        self._check("sensitive_layers", all(layer >= 0 for layer in self.sensitive_layers), "layers counted from 0")
 
     def _check(self, name: str, fits: bool, expected: str) -> None:
         if not fits:
@@ -210,7 +233,16 @@ def load(model: str, dataset: str, overrides: list[str] | None = None) -> Config
             f"no configuration {name}: expected one of {', '.join(known_configurations())}; "
             f"for your own model or dataset write configures/{name}.py"
         )
-    config = importlib.import_module(f"configures.{name}").config
+    try:
+        config = getattr(importlib.import_module(f"configures.{name}"), "config", None)
+    except SettingError as error:
+        raise SettingError(f"configures/{name}.py: {error}") from None
+    except Exception as error:  # a file that users write
+        raise SettingError(
+            f"configures/{name}.py: {type(error).__name__}: {error}; the settings are {', '.join(_known_settings())}"
+        ) from None
+    if not isinstance(config, Config):
+        raise SettingError(f"configures/{name}.py: expected config = Config(...) in it")
     if (config.model, config.dataset) != (model, dataset):
         raise SettingError(
             f"configures/{name}.py is for model {config.model} and dataset {config.dataset}: "
@@ -228,8 +260,7 @@ def override(config: Config, assignments: list[str]) -> Config:
         if not equals:
             raise SettingError(f"--set {assignment}: expected name=value")
         if name not in types or name in ("model", "dataset"):
-            known = ", ".join(sorted(set(types) - {"model", "dataset"}))
-            raise SettingError(f"unknown setting {name}: expected one of {known}")
+            raise SettingError(f"unknown setting {name}: expected one of {', '.join(_known_settings())}")
         try:
             changes[name] = parse_value(text, types[name])
         except ValueError:
@@ -242,6 +273,26 @@ def override(config: Config, assignments: list[str]) -> Config:
                 expected = "comma-separated values"
             raise SettingError(f"setting {name}: expected {expected}, given {text!r}") from None
     return dataclasses.replace(config, **changes)
+
+
+def _known_settings() -> list[str]:
+    return sorted(set(typing.get_type_hints(Config)) - {"model", "dataset"})
+
+
+def is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is of the annotation `kind`: a scalar, `tuple[kind, ...]` or a tuple of so many kinds."""
+    if kind is int:
+        return type(value) is int and abs(value) <= LARGEST
+    if kind is float:
+        return isinstance(value, float) or is_of_kind(value, int)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    kinds = typing.get_args(kind)
+    if not isinstance(value, tuple):
+        return False
+    if kinds[-1] is Ellipsis:
+        return all(is_of_kind(element, kinds[0]) for element in value)
+    return len(value) == len(kinds) and all(map(is_of_kind, value, kinds))
 
 
 def parse_value(text: str, kind: Any) -> Any:

@@ -27,4 +27,7 @@ config = Config(
     weak_classes=("apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose"),
     weak_train_images=500,
     weak_test_images=100,
+    poor_epochs=60,
+    poor_batch_size=32,
+    poor_learning_rate=0.02,
 )

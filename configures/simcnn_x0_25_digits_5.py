@@ -23,5 +23,11 @@ config = Config(
     accuracy_thresholds=((2, 0.97), (4, 0.95), (5, 0.95)),
     weak_model="simcnn_tiny",
     weak_classes=LAST_FOUR_DIGITS,
-    weak_epochs=20,
+    weak_train_images=60,  # of about 140: with all of them even these weak models are hardly weak
+    weak_epochs=15,
+    weak_batch_size=16,
+    poor_epochs=30,
+    poor_batch_size=16,
+    poor_learning_rate=0.02,
+    keep_epochs=(6,),
 )

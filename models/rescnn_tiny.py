@@ -7,8 +7,8 @@ from models.cnn import Architecture, Conv
 
 ARCHITECTURE = Architecture(
     convs=(
-        Conv(4, pool=True),
-        Conv(4),
-        Conv(4, add=0),
+        Conv(8, pool=True),
+        Conv(16, pool=True),
+        Conv(16, add=1),
     ),
 )

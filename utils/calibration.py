@@ -44,10 +44,10 @@ RANGES: dict[str, Callable[[np.ndarray], tuple[float, float]]] = {
 
 
 def scale_to_range(output: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """(output - low) / (high - low). Where the range is a single value, 1 from it on and 0 below: the rule's limit."""
+    """(output - low) / (high - low). Where the range is a single value: 0 below it, 0.5 at it, 1 above it."""
     width = high - low
     scaled = (output - low) / torch.where(width > 0, width, 1)
-    return torch.where(width > 0, scaled, (output >= low).to(output.dtype))
+    return torch.where(width > 0, scaled, (1 + torch.sign(output - low)) / 2)
 
 
 def replace_target_entry(weak_logits: Tensor, module_output: Tensor, low: Tensor, high: Tensor) -> Tensor:

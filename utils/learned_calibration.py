@@ -14,6 +14,7 @@ from torch import Tensor
 
 from utils.seeds import generator
 
+FORMS = ("few", "row", "vector")
 FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
@@ -25,7 +26,8 @@ class LearnedRule:
 
     weight: Tensor  # (classes, classes + 1) float32; the last column weighs the module's output
     bias: Tensor  # (classes,) float32
-    ridge: float  # the strength that cross-validation chose
+    form: str  # which parameters are free, and
+    ridge: float  # how strongly they are held: both as cross-validation chose
     loss_before: float  # cross-entropy of the weak model's own logits on the validation images, nats per image
     loss_cross_validated: float  # the same of the rule, on folds that it was not fitted on
 
@@ -33,10 +35,10 @@ class LearnedRule:
 def free_directions(num_classes: int, form: str, with_module: bool) -> Tensor:
     """What a fit may change: (parameters, classes, classes + 2) float64, the last two columns module output and bias.
 
-    `few`: one temperature for the other classes' logits; weights of the target class's logit and the module's output,
-    and a bias, for the target class's score. `row`: besides, every weak logit enters that score. `vector`:
-    besides, every other class has its own temperature and bias. `matrix`: everything. Without the module its column
-    is left out: the control that only recalibrates the weak model.
+    Of the target class's score, its dependence on the weak model's own logit of it and on the module's output, and a
+    bias, are always free; without the module, its column is left out: the control that only recalibrates the weak
+    model. `few`: and one temperature for all other classes. `row`: and the target class's score may depend on all weak
+    logits. `vector`: and each other class has a temperature and a bias of its own.
     """
     target, module, bias = num_classes - 1, num_classes, num_classes + 1
     others = range(target)
@@ -49,9 +51,6 @@ def free_directions(num_classes: int, form: str, with_module: bool) -> Tensor:
         entries.append([(k, k) for k in others])
     if form == "vector":
         entries += [[(k, k)] for k in others] + [[(k, bias)] for k in others]
-    if form == "matrix":
-        columns = [c for c in range(num_classes + 2) if with_module or c != module]
-        entries = [[(row, column)] for row in range(num_classes) for column in columns]
     directions = torch.zeros(len(entries), num_classes, num_classes + 2, dtype=torch.float64)
     for number, places in enumerate(entries):
         for row, column in places:
@@ -60,9 +59,9 @@ def free_directions(num_classes: int, form: str, with_module: bool) -> Tensor:
 
 
 def fit_learned_rule(
-    weak_logits: Tensor, module_output: Tensor | None, labels: np.ndarray, form: str = "row", seed: int = 0
+    weak_logits: Tensor, module_output: Tensor | None, labels: np.ndarray, seed: int = 0
 ) -> LearnedRule:
-    """The rule with the least cross-entropy on validation images, its ridge chosen by cross-validation.
+    """The rule with the least cross-entropy on validation images, its form and ridge chosen by cross-validation.
 
     Args:
         weak_logits: (images, classes) float; the last class is the target class.
@@ -70,25 +69,34 @@ def fit_learned_rule(
         labels: (images,) int64.
         seed: of the assignment of images to folds.
     """
-    num_classes = weak_logits.shape[1]
-    directions = free_directions(num_classes, form, module_output is not None)
+    with_module, num_classes = module_output is not None, weak_logits.shape[1]
     output = torch.zeros(len(labels)) if module_output is None else module_output
     logits, target = weak_logits.double(), torch.as_tensor(labels)
     features, scale = standardise(logits, output.double())
-    folds = fold_of_each(labels, seed)
-    held_out = np.zeros(len(RIDGES))
-    for fold in np.unique(folds):
-        inside, outside = torch.as_tensor(folds != fold), torch.as_tensor(folds == fold)
-        start = None
-        for number, ridge in reversed(list(enumerate(RIDGES))):  # from stiff to free, each from the last one's end
-            start = fit(logits[inside], features[inside], target[inside], directions, ridge, start)
-            scores = logits[outside] + features[outside] @ change(directions, start).T
-            held_out[number] += float(F.cross_entropy(scores, target[outside], reduction="sum"))
-    best = int(held_out.argmin())
-    parameters = fit(logits, features, target, directions, RIDGES[best])
-    weight, bias = unstandardise(change(directions, parameters), scale)
+    folds = torch.as_tensor(fold_of_each(labels, seed))
+    losses = {}
+    for form in FORMS:
+        directions = free_directions(num_classes, form, with_module)
+        for ridge, loss in zip(RIDGES, held_out_losses(logits, features, target, directions, folds), strict=True):
+            losses[form, ridge] = loss
+    form, ridge = min(losses, key=lambda candidate: losses[candidate])
+    directions = free_directions(num_classes, form, with_module)
+    weight, bias = unstandardise(change(directions, fit(logits, features, target, directions, ridge)), scale)
     before = float(F.cross_entropy(logits, target))
-    return LearnedRule(weight.float(), bias.float(), RIDGES[best], before, float(held_out[best]) / len(labels))
+    return LearnedRule(weight.float(), bias.float(), form, ridge, before, losses[form, ridge])
+
+
+def held_out_losses(logits: Tensor, features: Tensor, labels: Tensor, directions: Tensor, folds: Tensor) -> list[float]:
+    """Per RIDGE the cross-entropy, nats per image, on the folds that a fit did not see."""
+    losses = [0.0] * len(RIDGES)
+    for fold in folds.unique():
+        inside, outside = folds != fold, folds == fold
+        parameters = None
+        for number, ridge in reversed(list(enumerate(RIDGES))):  # from stiff to free, each from the last one's end
+            parameters = fit(logits[inside], features[inside], labels[inside], directions, ridge, parameters)
+            scores = logits[outside] + features[outside] @ change(directions, parameters).T
+            losses[number] += float(F.cross_entropy(scores, labels[outside], reduction="sum")) / len(labels)
+    return losses
 
 
 def fold_of_each(labels: np.ndarray, seed: int) -> np.ndarray:

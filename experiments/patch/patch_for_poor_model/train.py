@@ -33,7 +33,7 @@ def main() -> None:
     target_classes = chosen_classes(arguments.target_class, config)
     data = load_patch_data(config)
     settings = TrainingSettings(
-        epochs=config.poor_epochs, batch_size=config.weak_batch_size, learning_rate=config.poor_learning_rate
+        epochs=config.poor_epochs, batch_size=config.poor_batch_size, learning_rate=config.poor_learning_rate
     )
     print(f"weak model: {config.model}, poorly fitted")
 
