@@ -11,8 +11,9 @@ from pathlib import Path
 
 def _whole_number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal():
-        print(f"error: environment variable {variable}: expected a whole number, given {text!r}", file=sys.stderr)
+    if not text.isdecimal() or len(text) > 9:
+        wanted = "a whole number of at most nine digits"
+        print(f"error: environment variable {variable}: expected {wanted}, given {text!r}", file=sys.stderr)
         sys.exit(2)
     return int(text)
 

@@ -18,7 +18,7 @@ from models.registry import build_network
 from models.strong_model import load_strong_model
 from utils.datasets import Split, load_split
 from utils.errors import UserError, run
-from utils.files import set_aside
+from utils.files import check_writable, set_aside
 from utils.seeds import torch_seed
 from utils.stage import Stage, open_stage, stage_parser
 from utils.training import Epoch, TrainingSettings, count_right, predict, train
@@ -49,6 +49,7 @@ def main() -> None:
         return
     if arguments.fresh and stage.artifacts.folder.exists():
         print(f"the old folder is now {set_aside(stage.artifacts.folder)}")
+    check_writable(stage.artifacts.folder)
     if stage.artifacts.entire_model.exists() and not stage.artifacts.training_state.exists():
         raise UserError(
             f"{stage.artifacts.entire_model.path} was not trained here: --fresh sets it aside and trains anew"

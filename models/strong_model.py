@@ -21,15 +21,21 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
 
 def load_weights(model: torch.nn.Module, file: CheckpointFile) -> None:
     """Load a checkpoint into `model`. Raises UserError, with the first difference, where it does not fit."""
-    weights = file.load()
-    for name, value in model.state_dict().items():
-        found = weights.get(name)
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else "nothing"
-        if shape != tuple(value.shape):
+    weights, own = file.load(), model.state_dict()
+    for name in [*own, *weights]:
+        expected, found = (_description(state.get(name)) for state in (own, weights))
+        if expected != found:
             raise UserError(
-                f"{file.path} is of another width, class count or network: expected {name} of shape "
-                f"{tuple(value.shape)}, found {shape}; make it again with: {file.made_by}"
+                f"{file.path} is of another width, class count or network: expected {name} to be {expected}, "
+                f"found {found}; make it again with: {file.made_by}"
             )
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(f"{file.path} holds NaN or infinity; make it again with: {file.made_by}")
-    model.load_state_dict(weights, strict=False)
+    model.load_state_dict(weights)
+
+
+def _description(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return "absent" if value is None else type(value).__name__
+    layout = "" if value.layout == torch.strided else f"{value.layout} "
+    return f"{layout}{value.dtype} of shape {tuple(value.shape)}".replace("torch.", "")

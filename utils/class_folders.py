@@ -53,7 +53,7 @@ def find_class_folders(dataset_dir: Path, name: str) -> ClassFolders | None:
             continue
         if is_image and len(parts) == 3:
             found[parts[0]].setdefault(parts[1], []).append(name_in_tree)
-            digest.update(f"{name_in_tree}\0{stamp}\n".encode())
+            digest.update(f"{name_in_tree}\0{stamp}\n".encode(errors="surrogateescape"))
         elif not is_image and len(parts) == 2:
             found[parts[0]].setdefault(parts[1], [])
     classes = _check_classes(path, found)
@@ -67,8 +67,10 @@ def _folder_entries(folder: Path) -> Iterator[tuple[str, bool, str]]:
     for current, folders, names in os.walk(folder):  # does not follow links to folders
         for name in [*folders, *names]:
             path = Path(current, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 raise UserError(f"{path} is a link out of {folder}: expected images and folders; copy its target there")
+            if not path.is_dir() and not path.is_file():  # a pipe would be waited for without end
+                raise UserError(f"{path} is not a file: expected images and folders; remove it")
         relative = Path(current).relative_to(folder)
         yield from ((str(PurePosixPath(relative, name)), False, "") for name in folders)
         for name in names:
@@ -104,7 +106,7 @@ def _check_classes(path: Path, found: dict[str, dict[str, list[str]]]) -> tuple[
                     f"{path}: class {part}/{name} {state}: expected the same classes, with images, in train and test"
                 )
     if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
@@ -126,7 +128,8 @@ def decode(tree: ClassFolders, part: str) -> tuple[np.ndarray, np.ndarray]:
 
     pixels = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.simplefilter("ignore")  # Pillow's remarks on images that it reads all the same
             decoded = pool.map(lambda name: _decode_named(tree.path, name, read), names)
             progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
             for number, image in enumerate(progress):
@@ -152,14 +155,20 @@ def _check_size(num_bytes: int) -> None:
 def decode_image(content: bytes) -> np.ndarray:
     """One encoded image as (32, 32, 3) uint8: grey becomes RGB, another size is resized (bilinear).
 
+    Transparency is left out. Grey of 16 bits loses its lower 8; Pillow's own conversion would clip it to white.
     Raises ValueError or one of Pillow's errors for content that is no image or announces too many pixels.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content))
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point values, expected 8 or 16 bits")
     image = image.convert("RGB")
     if image.size != (SIDE, SIDE):
         image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)

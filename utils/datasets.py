@@ -1,10 +1,12 @@
 """From a dataset's name to its pixels: found or downloaded, decoded once, kept as one array on disk, memory-mapped."""
 
 import contextlib
+import http.client
 import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,8 @@ from PIL import Image
 import global_configure
 from configures.base import Config
 from utils.class_folders import SIDE, decode, find_class_folders
-from utils.errors import UserError
-from utils.files import load_array, save_array, save_text
+from utils.errors import UserError, reason
+from utils.files import damaged, load_array, read_text, save_array, save_text
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
@@ -138,11 +140,14 @@ Decoded = tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray
 def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> Dataset:
     """The dataset from `folder`, after `read` and writing it there where its source has changed since."""
     description = folder / "description.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        if json.loads(description.read_text())["fingerprint"] == fingerprint:
-            return _open_decoded(folder)
+    found = _described_fingerprint(description)
+    if found == fingerprint:
+        return _open_decoded(folder)
     classes, train, test = read()
-    description.unlink(missing_ok=True)  # its presence says that all arrays are whole
+    # Its presence says that all arrays are whole, so it goes before them; but not where another process, started at
+    # the same time, has just written it with the same arrays.
+    if found is not None and _described_fingerprint(description) == found:
+        description.unlink(missing_ok=True)
     for part, (pixels, labels) in (("train", train), ("test", test)):
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
@@ -150,14 +155,30 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
     return _open_decoded(folder)
 
 
+def _described_fingerprint(description: Path) -> str | None:
+    """The fingerprint in a decoded dataset's description; "" where it is damaged, None where there is none."""
+    try:
+        return str(json.loads(description.read_text(encoding="utf-8"))["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
 def _open_decoded(folder: Path) -> Dataset:
     again = f"any stage, after removing {folder}"
-    classes = tuple(json.loads((folder / "description.json").read_text())["classes"])
+    description = folder / "description.json"
+    try:
+        classes = tuple(map(str, json.loads(read_text(description, again))["classes"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise damaged(description, again, "expected the classes of a decoded dataset") from None
     parts = []
     for part in ("train", "test"):
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
         path, shape = folder / f"{part}_images.npy", (len(labels), SIDE, SIDE, 3)
         parts.append(Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels))
+        if not set(labels.tolist()) <= set(range(len(classes))):
+            raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
     return Dataset(classes, *parts)
 
 
@@ -207,11 +228,11 @@ def _read_official(name: str, dataset_dir: Path, folder: Path, *, download: bool
             return _decoded_once(
                 folder, f"torchvision {name}", lambda: TORCHVISION_READERS[name](dataset_dir, download)
             )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         if download:
             return None
         raise UserError(
-            f"torchvision cannot read {dataset_dir / OFFICIAL_FILES[name]}: {str(error).splitlines()[0]}; "
+            f"torchvision cannot read {dataset_dir / OFFICIAL_FILES[name]}: {reason(error)}; "
             "remove it, and it is downloaded again"
         ) from None
 
@@ -221,7 +242,7 @@ def _check_room(dataset_dir: Path) -> None:
         dataset_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write {dataset_dir}: {error.strerror}; set another dataset_dir in global_configure.py"
+            f"cannot write {dataset_dir}: {reason(error)}; set another dataset_dir in global_configure.py"
         ) from None
     if not os.access(dataset_dir, os.W_OK) or shutil.disk_usage(dataset_dir).free < 2**30:
         raise UserError(f"{dataset_dir}: expected a writable folder with 1 GiB free to download to")

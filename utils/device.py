@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -18,10 +18,11 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name} cannot be used: {reason}; expected auto, cpu, or a CUDA device here") from None
+        raise UserError(
+            f"device {name} cannot be used: {reason(error)}; expected auto, cpu, or a CUDA device here"
+        ) from None
     return device
 
 
@@ -44,3 +45,4 @@ def make_deterministic(seed: int) -> None:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what NVIDIA asks for, before the first product

@@ -18,6 +18,12 @@ class WaitedTooLong(Exception):
     """Another process did not deliver in time; the state on disk is whole."""
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, without the number and the path of the operating system's errors."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
     try:
@@ -32,6 +38,11 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of a pipe left; point stdout away so that the interpreter's flush is silent
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a lost permission, a name too long, a disk that went away: wherever a path is touched
+        _end(
+            f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again",
+            EXIT_BAD_INPUT,
+        )
 
 
 def _end(line: str, exit_code: int) -> None:

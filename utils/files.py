@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # that are hashed at a time
@@ -38,16 +38,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(
-            f"cannot write {path}: {_reason(error)}; make room or mend its permissions, then try again"
+            f"cannot write {path}: {reason(error)}; make room or mend its permissions, then try again"
         ) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def _reason(error: Exception) -> str:
-    said = (isinstance(error, OSError) and error.strerror) or str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+def check_writable(folder: Path) -> None:
+    """Make a folder. Raises UserError where nothing can be written there, before work is spent on what to write."""
+    write_whole(folder / ".writable", lambda file: file.write(b"yes"))
+    (folder / ".writable").unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -121,7 +122,7 @@ def load_array(
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise damaged(path, made_by, _reason(error)) from None
+        raise damaged(path, made_by, reason(error)) from None
     if found_dtype.kind == "f" and not np.isfinite(values).all():
         raise damaged(path, made_by, "it holds NaN or infinity")
     return values
@@ -146,7 +147,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
             warnings.simplefilter("error")  # a header that Python must guess at is not one that we wrote
             shape, fortran_order, dtype = readers[version](file)
     except Exception as error:  # it is parsed as Python's literals: a damaged one raises nearly anything
-        raise ValueError(f"its header cannot be read: {_reason(error)}") from None
+        raise ValueError(f"its header cannot be read: {reason(error)}") from None
     if dtype.hasobject or fortran_order or any(length < 0 for length in shape):
         raise ValueError("expected a C-ordered array of plain numbers")
     return shape, dtype
@@ -179,7 +180,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
-        raise damaged(path, made_by, f"not a checkpoint that loads safely: {_reason(error)[:120]}") from None
+        raise damaged(path, made_by, f"not a checkpoint that loads safely: {reason(error)[:120]}") from None
     if not isinstance(state, dict):
         raise damaged(path, made_by, "expected a state_dict")
     return state
@@ -221,5 +222,5 @@ def set_aside(path: Path) -> Path:
     try:
         path.rename(target)
     except OSError as error:
-        raise UserError(f"cannot set {path} aside: {error.strerror}; mend its folder's permissions") from None
+        raise UserError(f"cannot set {path} aside: {reason(error)}; mend its folder's permissions") from None
     return target

@@ -30,7 +30,8 @@ class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose complaints are one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
+        line = " ".join(message.split())
+        print(f"error: {line}; {self.prog} --help lists the options", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 
 

@@ -1,6 +1,7 @@
 """The training loop: of the strong model, and of the weak ones."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from utils.artifacts import CheckpointFile
 from utils.datasets import Images
-from utils.errors import UserError
+from utils.errors import UserError, reason
+from utils.files import damaged
 from utils.images import augment, normalise, to_device
 from utils.seeds import torch_seed
 
@@ -111,7 +113,10 @@ def train(
         if patience is not None and number - training.best_epoch > patience and training.history:
             break
         epoch = _train_epoch(forward, pixels, labels, settings, number, optimizer, dtype, seed)
-        valid_accuracy = accuracy(predict(model, valid_images, device, dtype), valid_images.labels)
+        logits = predict(model, valid_images, device, dtype)
+        if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
+            raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
+        valid_accuracy = accuracy(logits, valid_images.labels)
         epoch = Epoch(**{**asdict(epoch), "valid_accuracy": valid_accuracy})
         if not training.history or epoch.valid_accuracy > training.history[training.best_epoch].valid_accuracy:
             training.best_epoch = number
@@ -137,7 +142,7 @@ def _train_epoch(
     torch.manual_seed(torch_seed(seed, "dropout", number))
     generator = torch.Generator().manual_seed(torch_seed(seed, "batches", number))
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    batches = order.split(settings.batch_size)
+    batches = order.split(min(settings.batch_size, len(order)))
     model.train()
     loss_sum = torch.zeros((), device=labels.device)
     right = torch.zeros((), dtype=torch.long, device=labels.device)
@@ -157,11 +162,13 @@ def _train_epoch(
         right += (logits.detach().argmax(1) == labels[batch]).sum()
     mean_loss = float(loss_sum) / len(labels)
     if not math.isfinite(mean_loss):
-        raise UserError(
-            f"epoch {number}: the training loss is {mean_loss}; lower the learning rate, now {settings.learning_rate}"
-        )
+        raise UserError(f"epoch {number}: the training loss is {mean_loss}; {_lower_the_rate(settings)}")
     rate = learning_rate_at(settings, number)
     return Epoch(number, rate, mean_loss, int(right) / len(labels), math.nan, time.perf_counter() - start)
+
+
+def _lower_the_rate(settings: TrainingSettings) -> str:
+    return f"lower the learning rate, now {settings.learning_rate}"
 
 
 def _description(settings: TrainingSettings, seed: int) -> str:
@@ -185,17 +192,26 @@ def _save_state(
 
 def _resume(file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, description: str) -> Training:
     state: dict[str, Any] = file.load()
+    if not isinstance(state.get("description"), str):
+        raise damaged(file.path, file.made_by, "expected the state of a training")
     if state["description"] != description:
-        was, now = (set(text.split(", ")) for text in (state["description"], description))
+        # A comma within a value, as in milestones=(60, 120), has no name behind it.
+        was, now = (set(re.split(r", (?=\w+=)", text)) for text in (state["description"], description))
         raise UserError(
             f"{file.path} is of a training with other settings ({'; '.join(sorted(was - now))} there, "
             f"{'; '.join(sorted(now - was))} now): use the same, or set that folder aside with --fresh"
         )
-    model.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    history = [Epoch(**epoch) for epoch in state["history"]]
-    print(f"resuming after epoch {history[-1].number}", flush=True)
-    return Training(history, state["best_epoch"], state["best_weights"])
+    try:
+        model.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        training = Training(
+            [Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], dict(state["best_weights"])
+        )
+        last, _ = training.history[-1], training.history[training.best_epoch]
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
+    print(f"resuming after epoch {last.number}", flush=True)
+    return training
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
