@@ -5,7 +5,9 @@
 
 One explorer per class and one module_recorder.py work together through the files in data/MODEL_DATASET/ga alone: start
 them in any order, in any number of terminals or machines that share the folder. An explorer that was ended goes on when
-the same command is typed again; --checkpoint G goes back to generation G. Method: Qi et al., ASE 2022, section 4.2.
+the same command is typed again. What to do is read off the files each time, so explorers follow a recorder that goes
+back or starts anew; --checkpoint G waits for a recorder that goes back to generation G, where the search was over.
+Method: Qi et al., ASE 2022, section 4.2.
 """
 
 import numpy as np
@@ -16,6 +18,7 @@ import global_configure
 from models.cnn import CNN
 from models.population_outputs import population_outputs
 from models.strong_model import load_strong_model
+from utils.artifacts import ArrayFile
 from utils.datasets import load_split
 from utils.errors import UserError, run
 from utils.genetic import first_population, next_generation
@@ -32,12 +35,14 @@ def main() -> None:
     parser.add_argument(
         "--target_class", type=int, nargs="+", required=True, help="the class, or several to work on in turn"
     )
-    parser.add_argument("--checkpoint", type=int, help="go back to this generation and breed the later ones again")
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation, with a recorder that does")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     target_classes = sorted(set(arguments.target_class))
     for target_class in target_classes:
         check_class(target_class, stage.config)
+    if global_configure.explorer_threads < 1:
+        raise UserError(f"explorer_threads {global_configure.explorer_threads}: expected at least 1")
     if stage.device.type == "cpu":
         torch.set_num_threads(global_configure.explorer_threads)
 
@@ -51,29 +56,23 @@ def main() -> None:
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, stage.dtype)
 
-    generation = scored_generations(stage)
     if arguments.checkpoint is not None:
         check_checkpoint(stage, arguments.checkpoint)
-        generation = arguments.checkpoint + 1
-        forget_after(stage, target_classes, arguments.checkpoint)
-    while generation <= stage.config.generations and not has_ended(stage):
+        wait_for_going_back(stage, arguments.checkpoint)
+    generation = -1
+    while generation < stage.config.generations and not has_ended(stage):
+        last, generation = generation, scored_generations(stage)
+        if generation > stage.config.generations:
+            break
+        if generation <= last:
+            print(f"the recorder went back: on with generation {generation}", flush=True)
+            agree_on_settings(stage, valid.pixels, valid.labels)
         for target_class in target_classes:
             evolve(stage, model, groups[target_class], images, target_class, generation)
-        if generation == stage.config.generations:
-            break
-        wait_for_fitness(stage, generation)
-        generation += 1
-    print(f"class {' '.join(map(str, target_classes))}: nothing left to explore")
-
-
-def forget_after(stage: Stage, target_classes: list[int], checkpoint: int) -> None:
-    """Remove what these classes have of later generations; it is bred again."""
-    for target_class in target_classes:
-        generation = checkpoint + 1
-        while stage.artifacts.population(generation, target_class).exists():
-            stage.artifacts.outputs(generation, target_class).path.unlink(missing_ok=True)
-            stage.artifacts.population(generation, target_class).path.unlink()
-            generation += 1
+        if generation < stage.config.generations:
+            wait_for_fitness(stage, target_classes, generation)
+    over = ": the search has ended" if has_ended(stage) else ""
+    print(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
 
 
 def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, target_class: int, generation: int) -> None:
@@ -132,11 +131,21 @@ def has_ended(stage: Stage) -> bool:
     return end is not None and end.generations >= stage.config.generations
 
 
-def wait_for_fitness(stage: Stage, generation: int) -> None:
-    """Return when the recorder has scored the generation, or has ended the search."""
-    fitness = stage.artifacts.fitness(generation)
+def wait_for_going_back(stage: Stage, checkpoint: int) -> None:
+    """Return when a search that was over is so no longer."""
+    command = stage.artifacts.command("module_recorder.py", "--checkpoint", str(checkpoint))
     wait_until(
-        lambda: fitness.exists() or has_ended(stage),
+        lambda: not has_ended(stage) and scored_generations(stage) <= stage.config.generations,
+        lambda: f"the recorder to go back to generation {checkpoint} ({command})",
+    )
+
+
+def wait_for_fitness(stage: Stage, target_classes: list[int], generation: int) -> None:
+    """Return when the recorder has scored the generation, has ended the search, or has taken the generation back."""
+    fitness = stage.artifacts.fitness(generation)
+    populations = [stage.artifacts.population(generation, target_class) for target_class in target_classes]
+    wait_until(
+        lambda: fitness.exists() or has_ended(stage) or not all(map(ArrayFile.exists, populations)),
         lambda: f"the recorder's fitness of generation {generation} ({fitness.made_by})",
     )
 

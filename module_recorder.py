@@ -21,8 +21,8 @@ from utils.datasets import load_split
 from utils.errors import UserError, run
 from utils.files import set_aside
 from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
-from utils.search_log import Generation, SearchEnd, best_generation, describe, load_end, load_log, save_end, save_log
-from utils.search_state import agree_on_settings, check_checkpoint, scored_generations
+from utils.search_log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
+from utils.search_state import agree_on_settings, resume_search
 from utils.stage import Stage, open_stage, stage_parser
 from utils.tournament import Scores, ScoringRules, accuracy_weight, score_population
 from utils.waiting import wait_until
@@ -38,8 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     config, artifacts = stage.config, stage.artifacts
-    if arguments.fresh and artifacts.search_folder.exists():
-        print(f"the old search is now {set_aside(artifacts.search_folder)}")
+    if arguments.fresh and arguments.checkpoint is not None:
+        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
+    patience = config.patience if arguments.early_stop else None
 
     architecture = architecture_of(config.model)
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
@@ -48,14 +49,15 @@ def main() -> None:
     groups = [kernel_groups(layout, row) for row in importance]
     split = load_split(config)
     images = split.valid.first(config.search_images)
+    if arguments.fresh and artifacts.search_folder.exists():
+        print(f"the old search is now {set_aside(artifacts.search_folder)}")
     agree_on_settings(stage, images.pixels, images.labels)
 
-    rows = start_of_search(stage, arguments.checkpoint)
+    rows = resume_search(stage, checkpoint=arguments.checkpoint, patience=patience)
     if rows:
         print(f"going on after generation {rows[-1].generation}", flush=True)
-    forget_end(stage, rows, early_stop=arguments.early_stop)
     last_look = time.monotonic()
-    while not is_over(rows, config, early_stop=arguments.early_stop):
+    while not is_over(rows, config.generations, patience):
         generation = len(rows)
         wait_for_explorers(stage, generation)
         scores, masks = score(stage, groups, images.labels, rows)
@@ -86,39 +88,6 @@ def main() -> None:
     )
     show_modularization(save_modularization(model, masks, split, stage, search))
     print(f"generations: {len(rows)}; seconds: {search['seconds']:.0f}; modules in {artifacts.module(0).path.parent}")
-
-
-def start_of_search(stage: Stage, checkpoint: int | None) -> list[Generation]:
-    """The rows of the generations that are scored, up to the checkpoint; later fitness files are removed."""
-    artifacts = stage.artifacts
-    if checkpoint is not None:
-        check_checkpoint(stage, checkpoint)
-        for generation in range(checkpoint + 1, scored_generations(stage)):
-            artifacts.fitness(generation).path.unlink()
-    scored = scored_generations(stage)
-    if scored == 0:
-        return []
-    rows = load_log(artifacts.search_log, artifacts.command("module_recorder.py", "--fresh"))
-    if len(rows) < scored:
-        raise UserError(
-            f"{artifacts.search_log} has {len(rows)} generations, {scored} are scored: go back to one that it has "
-            f"with --checkpoint, or start anew with: {artifacts.command('scripts/run_module_search.py', '--fresh')}"
-        )
-    return rows[:scored]
-
-
-def forget_end(stage: Stage, rows: list[Generation], *, early_stop: bool) -> None:
-    """Take back an earlier `end.json` if there is more to do now."""
-    end = load_end(stage.artifacts.search_end, stage.artifacts.command("module_recorder.py"))
-    if end is not None and not is_over(rows, stage.config, early_stop=early_stop):
-        stage.artifacts.search_end.unlink()
-
-
-def is_over(rows: list[Generation], config: Config, *, early_stop: bool) -> bool:
-    """Whether all generations are scored or, with early stop, `patience` of them brought nothing better."""
-    if len(rows) > config.generations:
-        return True
-    return early_stop and bool(rows) and rows[-1].generation - best_generation(rows).generation >= config.patience
 
 
 def wait_for_explorers(stage: Stage, generation: int) -> None:

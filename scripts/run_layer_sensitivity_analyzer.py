@@ -15,6 +15,7 @@ from utils.datasets import load_split
 from utils.errors import run
 from utils.figures import save_figure, sensitivity_figure
 from utils.images import normalise, to_device
+from utils.kernel_groups import genome_layout
 from utils.sensitivity import falls_at, recommend_sensitive
 from utils.stage import open_stage, show_table, stage_parser
 from utils.training import progress_bar
@@ -28,6 +29,7 @@ def main() -> None:
     config = stage.config
     model = load_strong_model(config, stage.artifacts, stage.device)
     importance = stage.artifacts.kernel_importance.load(config.num_classes, sum(model.architecture.num_kernels))
+    configured = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config).sensitive
     valid = load_split(config).valid.first(config.sensitivity_images)
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, stage.dtype)
@@ -47,12 +49,11 @@ def main() -> None:
     ]
     show_table(["conv", *(f"{ratio:.1f}" for ratio in config.sensitivity_ratios), "falls at"], rows)
     recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
-    free = [model.architecture.tied_to[layer] for layer in config.sensitive_layers]
     print(
         f"\naccuracy of the composed model on {len(valid)} validation images, by the kept share of one layer's kernels"
     )
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
-    print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(set(free))) or 'none'}")
+    print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(configured)) or 'none'}")
 
     path = stage.artifacts.layer_sensitivity(0).path.with_name("layer_sensitivity.png")
     named = {names[layer]: curve for layer, curve in curves.items()}

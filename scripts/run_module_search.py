@@ -21,6 +21,7 @@ from utils.errors import UserError, run
 from utils.files import set_aside
 from utils.processes import ProcessGroup
 from utils.search_log import best_generation, describe, load_log
+from utils.search_state import resume_search
 from utils.stage import Stage, open_stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent
@@ -37,15 +38,18 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     jobs = number_of_jobs(arguments.jobs, stage)
+    if arguments.fresh and arguments.checkpoint is not None:
+        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     for needed in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
         needed.check_is_there()
     if arguments.fresh and stage.artifacts.search_folder.exists():
         print(f"the old search is now {set_aside(stage.artifacts.search_folder)}")
+    # Before any explorer looks: one that saw the end of the old search would be off.
+    patience = stage.config.patience if arguments.early_stop else None
+    resume_search(stage, checkpoint=arguments.checkpoint, patience=patience)
 
     common = ["--model", arguments.model, "--dataset", arguments.dataset]
     common += [word for assignment in arguments.set for word in ("--set", assignment)]
-    if arguments.checkpoint is not None:
-        common += ["--checkpoint", str(arguments.checkpoint)]
     logs = stage.artifacts.search_folder / "logs"
     print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that leaves the with block in order

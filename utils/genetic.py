@@ -24,10 +24,11 @@ def first_population(layout: GenomeLayout, config: Config, seed: int, target_cla
     for chromosome in population:
         for layer, genes in layout.gene_slices.items():
             groups = layout.groups[layer]
-            ratios = config.active_ratios_sensitive if layer in config.sensitive_layers else config.active_ratios
+            ratios = config.active_ratios_sensitive if layer in layout.sensitive else config.active_ratios
             # 100 x 0.29 is 28.999... in binary: what is nearly whole counts as whole.
             num_active = int(groups * rng.choice(ratios) + 1e-9)
-            weight = np.exp((groups - 1 - np.arange(groups)) / config.rank_scale)
+            # Without the common factor exp((groups - 1) / rank_scale), and never 0, so that any rank_scale works.
+            weight = np.exp(np.maximum(-np.arange(groups) / config.rank_scale, -600.0))
             active = rng.choice(groups, num_active, replace=False, p=weight / weight.sum())
             chromosome[genes][active] = 1
     return population

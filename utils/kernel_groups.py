@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class GenomeLayout:
     num_kernels: tuple[int, ...]  # per conv layer
     tied_to: tuple[int, ...]  # per conv layer: the first layer whose kernels it shares, or itself
     groups: dict[int, int]  # genes of each free layer, by the layer's index
+    sensitive: frozenset[int]  # the free layers that are sensitive
 
     @property
     def num_genes(self) -> int:
@@ -42,12 +44,19 @@ class GenomeLayout:
 
 
 def genome_layout(num_kernels: Sequence[int], tied_to: Sequence[int], config: Config) -> GenomeLayout:
-    """`groups` genes for a layer of fewer than `wide_layer` kernels, else `groups_wide`; never more than kernels."""
+    """`groups` genes for a layer of fewer than `wide_layer` kernels, else `groups_wide`; never more than kernels.
+
+    Raises UserError where `sensitive_layers` names a layer that the network does not have.
+    """
+    for layer in config.sensitive_layers:
+        if layer >= len(num_kernels):
+            raise UserError(f"sensitive_layers {layer}: expected conv layers from 0 to {len(num_kernels) - 1}")
     groups = {}
     for layer, width in enumerate(num_kernels):
         if tied_to[layer] == layer:
             groups[layer] = min(width, config.groups if width < config.wide_layer else config.groups_wide)
-    return GenomeLayout(tuple(num_kernels), tuple(tied_to), groups)
+    sensitive = frozenset(tied_to[layer] for layer in config.sensitive_layers)
+    return GenomeLayout(tuple(num_kernels), tuple(tied_to), groups, sensitive)
 
 
 @dataclass(frozen=True)

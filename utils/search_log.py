@@ -60,6 +60,13 @@ def best_generation(rows: list[Generation]) -> Generation:
     return max(rows, key=lambda row: (row.fitness, -row.generation))
 
 
+def is_over(rows: list[Generation], generations: int, patience: int | None) -> bool:
+    """Whether generation `generations` is scored or, with a patience, so many generations brought nothing better."""
+    if len(rows) > generations:
+        return True
+    return patience is not None and bool(rows) and rows[-1].generation - best_generation(rows).generation >= patience
+
+
 def describe(row: Generation) -> str:
     """One line on a generation."""
     return (
@@ -87,6 +94,9 @@ def load_end(path: Path, made_by: str) -> SearchEnd | None:
     if not path.exists():
         return None
     try:
-        return SearchEnd(**json.loads(read_text(path, made_by)))
-    except (ValueError, TypeError) as error:
+        end = SearchEnd(**json.loads(read_text(path, made_by)))
+        if not all(type(getattr(end, field.name)) is field.type for field in fields(SearchEnd)):
+            raise ValueError(f"not the end of a search: {end}")
+        return end
+    except (ValueError, TypeError, RecursionError) as error:
         raise damaged(path, made_by, str(error)) from None
