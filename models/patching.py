@@ -11,7 +11,7 @@ from models.cnn import CNN
 from models.modules_on_disk import load_module
 from models.patched_model import Rule, rule_of
 from models.strong_model import load_strong_model
-from models.weak_models import load_weak_model
+from models.weak_models import check_weak_model, load_weak_model
 from utils.calibration import RANGES
 from utils.classification_metrics import confusion_matrix
 from utils.datasets import Images
@@ -96,7 +96,7 @@ class PatchCases:
         history = read_training_log(self.stage.artifacts.weak_model_log(self.kind, target_class), command)
         return best_epoch(history) if wanted == "best" else history[-1].number
 
-    def check(self, target_classes: list[int]) -> None:
+    def check(self, target_classes: list[int], wanted_epoch: str) -> None:
         """Raises UserError, naming the command that makes it, for the first file that is missing."""
         artifacts = self.stage.artifacts
         files = (artifacts.module, artifacts.module_kernels, artifacts.module_outputs)
@@ -104,6 +104,8 @@ class PatchCases:
         absent = next((file for file in needed if not file.exists()), None)
         if absent:
             raise missing(absent.path, absent.made_by)
+        for target_class in target_classes:
+            check_weak_model(artifacts, self.kind, target_class, self.epoch(target_class, wanted_epoch))
 
     def load(self, target_class: int, wanted_epoch: str) -> PatchCase:
         """One case. Raises UserError where a file is missing, damaged, or of another module."""

@@ -8,6 +8,7 @@ from models.registry import build_network
 from models.strong_model import load_weights
 from utils.artifacts import Artifacts
 from utils.errors import UserError
+from utils.files import missing
 
 KINDS = ("weak", "poor")
 
@@ -30,6 +31,20 @@ def kept_epochs(artifacts: Artifacts, kind: str, target_class: int) -> list[int]
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
+def check_weak_model(artifacts: Artifacts, kind: str, target_class: int, epoch: int) -> None:
+    """Raises UserError where a weak model's epoch is not there, naming the epochs that are, or the command."""
+    file = artifacts.weak_model(kind, target_class, epoch)
+    if file.exists():
+        return
+    epochs = kept_epochs(artifacts, kind, target_class)
+    if not epochs:
+        raise missing(file.path, file.made_by)
+    raise UserError(
+        f"--target_epoch {epoch}: {file.path} is not there; expected one of the epochs kept: "
+        f"{', '.join(map(str, epochs))}; to keep another, train again with --keep_epochs {epoch} --fresh"
+    )
+
+
 def load_weak_model(
     config: Config, artifacts: Artifacts, kind: str, target_class: int, epoch: int, device: torch.device
 ) -> CNN:
@@ -37,12 +52,7 @@ def load_weak_model(
 
     Raises UserError where it is missing (naming the epochs that are there), damaged, or of another class count.
     """
-    file = artifacts.weak_model(kind, target_class, epoch)
-    if not file.exists() and (epochs := kept_epochs(artifacts, kind, target_class)):
-        raise UserError(
-            f"--target_epoch {epoch}: {file.path} is not there; expected one of the epochs kept: "
-            f"{', '.join(map(str, epochs))}; to keep another, train again with --keep_epochs {epoch} --fresh"
-        )
+    check_weak_model(artifacts, kind, target_class, epoch)
     model = build_weak_network(config, kind)
-    load_weights(model, file)
+    load_weights(model, artifacts.weak_model(kind, target_class, epoch))
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -22,7 +22,17 @@ from models.weak_models import weak_network_name
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.learned_calibration import LearnedRule
-from utils.patch_report import CELL, PatchRow, as_csv, markdown, metrics_of, overview_table, patch_rows, single_table
+from utils.patch_report import (
+    CELL,
+    METRICS,
+    PatchRow,
+    as_csv,
+    markdown,
+    metrics_of,
+    overview_table,
+    patch_rows,
+    single_table,
+)
 from utils.stage import Stage, chosen_classes, open_stage, show_table, stage_parser
 
 KINDS = {"weak": "weak", "poor_fit": "poor"}
@@ -52,7 +62,7 @@ def main() -> None:
         raise UserError("--save: expected one --target_class and one --calibration, given all")
     calibrations = list(CALIBRATIONS) if arguments.calibration == "all" else [arguments.calibration]
     cases = PatchCases(stage, kind)
-    cases.check(target_classes)
+    cases.check(target_classes, arguments.target_epoch)
 
     rows: list[PatchRow] = []
     for target_class in target_classes:
@@ -105,9 +115,8 @@ def describe(
     methods = {}
     for row in rows:
         result = results[row.method]
-        names = ("precision", "recall", "f1", "others_accuracy")
         methods[row.method] = {
-            **dict(zip(names, metrics_of(row.scores), strict=True)),
+            **dict(zip(METRICS, metrics_of(row.scores), strict=True)),
             **asdict(row.scores),
             "confusion_matrix": result.confusion.tolist(),
             "rule": describe_rule(result.found),
