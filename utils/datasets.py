@@ -159,7 +159,7 @@ def _described_fingerprint(description: Path) -> str | None:
     """The fingerprint in a decoded dataset's description; "" where it is damaged, None where there is none."""
     try:
         return str(json.loads(description.read_text(encoding="utf-8"))["fingerprint"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -6,7 +6,10 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """The generator of one purpose, for example `generator(seed, "next generation", target_class, generation)`."""
+    """The generator of one purpose, for example `generator(seed, "next generation", target_class, generation)`.
+
+    A purpose always comes with as many numbers: NumPy takes a missing last number for a 0.
+    """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *numbers])
 
 

@@ -1,0 +1,162 @@
+"""What every script opens with: the command line, the configuration, the device, the way out."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TOP, run_script
+
+import global_configure
+from configures.base import SettingError, load
+from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
+from utils.errors import UserError, WaitedTooLong, run
+from utils.stage import check_class, chosen_classes, open_stage, show_table, stage_parser
+
+CONFIG = load("simcnn_x0_25", "digits")
+
+
+@pytest.fixture(autouse=True)
+def torch_as_before() -> Any:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_open_stage(root_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--model", "simcnn_x0_25", "--dataset", "digits", "--set", "epochs=3", "--set", "batch_size=7"]
+    stage = open_stage(stage_parser("What it does.").parse_args(command))
+    assert (stage.config.epochs, stage.config.batch_size) == (3, 7)
+    assert stage.artifacts.folder == root_dir / "data" / "simcnn_x0_25_digits"
+    assert (stage.device, stage.dtype, stage.seed) == (torch.device("cpu"), torch.float32, 0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"root_dir: {root_dir}  configuration: simcnn_x0_25_digits  device: cpu"
+    assert second == "for this run: epochs=3 batch_size=7"
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["--model", "simcnn"],
+        ["--mod", "simcnn", "--dataset", "digits"],
+        ["--model", "simcnn", "--dataset", "digits", "a\nb", "--unknown"],
+    ],
+)
+def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        stage_parser("What it does.").parse_args(command)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("--help lists the options")
+
+
+def test_help_is_the_scripts_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        stage_parser("First line.\n\n    a command\n").parse_args(["--help"])
+    assert end.value.code == 0
+    assert "First line.\n\n    a command\n" in capsys.readouterr().out
+
+
+def test_classes_of_a_command_line() -> None:
+    check_class(0, CONFIG)
+    check_class(9, CONFIG)
+    for wrong in (-1, 10):
+        with pytest.raises(UserError, match=f"--target_class {wrong}: expected a class from 0 to 9"):
+            check_class(wrong, CONFIG)
+    assert chosen_classes("all", CONFIG) == list(range(10))
+    assert chosen_classes("7", CONFIG) == [7]
+    for text in ("10", "-1", "x", "", "1.0"):
+        with pytest.raises(UserError, match="from 0 to 9"):
+            chosen_classes(text, CONFIG)
+
+
+def test_show_table(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(["class", "n"], [["a", 1], ["long one", 20]])
+    assert capsys.readouterr().out == "   class   n\n       a   1\nlong one  20\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (UserError("expected a,\n  given b"), 2, "error: expected a, given b"),
+        (SettingError("no such setting"), 2, "error: no such setting"),
+        (WaitedTooLong("no explorer of class 3"), 3, "error: no explorer of class 3"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command goes on from the last whole state"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; mend that and try again"),
+        (OSError("odd"), 2, "error: the system: odd; mend that and try again"),
+    ],
+)
+def test_the_way_out(error: BaseException, exit_code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == exit_code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run(main)
+    run(lambda: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "gpu", "", "meta", "cpu:x"])
+def test_a_device_that_is_not_here(name: str) -> None:
+    with pytest.raises(UserError, match=rf"device {name} cannot be used: .+; expected auto, cpu, or a CUDA device"):
+        resolve_device(name)
+
+
+def test_devices_and_precisions() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_precision("bfloat16") is torch.bfloat16
+    with pytest.raises(UserError, match="precision float16: expected one of float32, bfloat16"):
+        resolve_precision("float16")
+    assert num_cores() >= 1
+
+
+def test_make_deterministic_seeds_torch() -> None:
+    make_deterministic(3)
+    first = torch.rand(3)
+    make_deterministic(3)
+    assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "CNNMOD_SEED",
+            "1" + "0" * 30,
+            "environment variable CNNMOD_SEED: expected a whole number of at most nine digits",
+        ),
+        ("CNNMOD_DEVICE", "cuda:99", "device cuda:99 cannot be used: "),
+    ],
+)
+def test_environment_variables_that_cannot_be(root_dir: Path, variable: str, value: str, message: str) -> None:
+    command = ["--model", "simcnn_x0_25", "--dataset", "digits"]
+    run_script("train.py", *command, root=root_dir, env={variable: value}).refused(message)
+
+
+def test_root_dir_defaults_to_the_repository() -> None:
+    """Read from the file itself, because the tests put folders of their own in its place."""
+    import runpy
+
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("CNNMOD_ROOT_DIR", "CNNMOD_DATASET_DIR", "CNNMOD_SEED"):
+            patch.delenv(variable, raising=False)
+        found = runpy.run_path(str(TOP / "global_configure.py"))
+    assert found["root_dir"] == TOP
+    assert found["dataset_dir"] == TOP / "data" / "dataset"
+    assert (found["split_seed"], found["seed"]) == (1009, 0)
+    assert sys.modules["global_configure"] is global_configure

@@ -1,0 +1,188 @@
+"""train.py as a user runs it."""
+
+import csv
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TOP, Run, environment, files_below, run_script
+from test_class_folders import write_tree
+
+MODEL = ("--model", "simcnn_x0_25", "--dataset", "digits")
+# Six training images of three classes in place of the digits: the command line alone can do that.
+TINY = (*MODEL, "--set", "source=tiny", "--set", "num_classes=3", "--batch_size", "4")
+
+
+@pytest.fixture
+def tiny_root(root_dir: Path) -> Path:
+    write_tree(root_dir / "data" / "dataset" / "tiny", classes=("a", "b", "c"), count=4)
+    return root_dir
+
+
+@pytest.fixture
+def train(run_main: Any, tiny_root: Path) -> Any:
+    def run(*args: Any, root: Path = tiny_root) -> Run:
+        return run_main("train.py", *args, root=root)
+
+    return run
+
+
+def outcome(root: Path) -> dict[str, bytes]:
+    """What must be the same for the same seed: not the seconds."""
+    files = files_below(root / "data" / "simcnn_x0_25_digits")
+    return {name: content for name, content in files.items() if name == "entire_model.pth"}
+
+
+def test_from_the_top_and_from_another_folder(tiny_root: Path, tmp_path: Path) -> None:
+    other_root = Path(shutil.copytree(tiny_root, tmp_path / "other"))
+    for root, cwd in ((tiny_root, TOP), (other_root, tmp_path)):
+        run = run_script("train.py", *TINY, "--epochs", 2, root=root, cwd=cwd)
+        assert (run.exit_code, run.stderr) == (0, ""), run
+        assert f"root_dir: {root}  configuration: simcnn_x0_25_digits  device: cpu" in run.stdout
+        assert "images: 9 train, 3 valid, 12 test; 3 classes" in run.stdout
+        assert len(re.findall(r"^epoch   [01]  loss", run.stdout, re.MULTILINE)) == 2
+        assert re.search(r"^valid accuracy [\d.]+% \([0-3] of 3\)$", run.stdout, re.MULTILINE)
+        assert re.search(r"^test accuracy [\d.]+% \(\d+ of 12\)$", run.stdout, re.MULTILINE)
+        assert sorted(files_below(root / "data" / "simcnn_x0_25_digits")) == [
+            "entire_model.pth",
+            "training_log.csv",
+            "training_state.pth",
+        ]
+    assert outcome(tiny_root) == outcome(other_root) != {}
+    with (tiny_root / "data" / "simcnn_x0_25_digits" / "training_log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["number"] for row in rows] == ["0", "1"]
+    assert all(0 <= float(row["valid_accuracy"]) <= 1 for row in rows)
+
+
+def test_a_killed_training_goes_on_to_the_same_model(tiny_root: Path, tmp_path: Path, train: Any) -> None:
+    other_root = Path(shutil.copytree(tiny_root, tmp_path / "other"))
+    command = (*TINY, "--epochs", 40)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, command)],
+        cwd=TOP,
+        env=environment(tiny_root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch   3"):
+                break
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = train(*command)
+    assert (resumed.exit_code, resumed.stderr) == (0, "")
+    assert re.search(r"^resuming after epoch ([2-9]|[123]\d)$", resumed.stdout, re.MULTILINE), resumed
+    assert train(*command, root=other_root).exit_code == 0
+    assert outcome(tiny_root) == outcome(other_root) != {}
+
+
+def test_evaluation_only_reports(strong_root: Path, train: Any) -> None:
+    before = files_below(strong_root)
+    run = train(*MODEL, "--evaluation", root=strong_root)
+    assert (run.exit_code, run.stderr) == (0, "")
+    assert re.search(r"^valid accuracy 9\d\.\d\d% \(2\d\d of 288\)$", run.stdout, re.MULTILINE), run
+    assert re.search(r"^test accuracy (9\d|89)\.\d\d% \(3\d\d of 359\)$", run.stdout, re.MULTILINE), run
+    assert files_below(strong_root) == before
+
+
+def test_evaluation_before_training(train: Any) -> None:
+    train(*TINY, "--evaluation").refused("missing", "entire_model.pth; first run: python train.py --model simcnn_x0_25")
+
+
+def test_early_stop_and_fresh(train: Any, tiny_root: Path) -> None:
+    options = (*TINY, "--learning_rate", "1e-9", "--schedule", "step")
+    run = train(*options, "--epochs", 9, "--early_stop", "--set", "patience=2")
+    assert run.exit_code == 0, run
+    assert "trained 3 epochs in" in run.stdout
+    first = outcome(tiny_root)
+    train(*options, "--epochs", 1).refused("training with other settings", "epochs=9", "--fresh")
+    assert outcome(tiny_root) == first
+    run = train(*options, "--epochs", 1, "--fresh")
+    assert run.exit_code == 0, run
+    old = tiny_root / "data" / "simcnn_x0_25_digits.old_1"
+    assert f"the old folder is now {old}" in run.stdout
+    assert (old / "entire_model.pth").read_bytes() == first["entire_model.pth"]
+
+
+def test_a_model_from_elsewhere_is_not_overwritten(strong_root: Path, train: Any) -> None:
+    before = files_below(strong_root)
+    train(*MODEL, "--epochs", 1, root=strong_root).refused(
+        "entire_model.pth was not trained here: --fresh sets it aside"
+    )
+    assert files_below(strong_root) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "the following arguments are required: --model, --dataset"),
+        (("--model", "vgg", "--dataset", "digits"), "no configuration vgg_digits: expected one of rescnn_cifar10,"),
+        (("--model", "simcnn", "--dataset", "mnist"), "no configuration simcnn_mnist: expected one of"),
+        ((*MODEL, "--set", "epcohs=3"), "unknown setting epcohs: expected one of"),
+        ((*MODEL, "--epochs", "many"), "setting epochs: expected int, given 'many'"),
+        ((*MODEL, "--epochs", "-1"), "setting epochs: expected at least 1, given -1"),
+        ((*MODEL, "--learning_rate", "nan"), "setting learning_rate: expected above 0"),
+        ((*MODEL, "--schedule", "linear"), "setting schedule: expected step or one_cycle"),
+        ((*MODEL, "--set", "a\nb=1"), "unknown setting a b"),
+        ((*MODEL, "--evaluate"), "unrecognized arguments: --evaluate"),
+        ((*MODEL, "--set", "source=absent"), "dataset absent is not there: put "),
+        ((*MODEL, "--set", "source=../tiny"), "expected letters, digits, _ and -"),
+        ((*MODEL, "--set", "source=tiny"), "dataset tiny: expected 10 classes"),
+        ((*TINY, "--set", "classes=a,b,x"), "dataset tiny has no class x: found a, b, c"),
+        ((*TINY, "--learning_rate", "1e30"), "epoch 0: the training loss is nan; lower the learning rate"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], expected: str, train: Any, tiny_root: Path) -> None:
+    train(*arguments).refused(expected)
+    assert not outcome(tiny_root)
+
+
+def test_bad_input_is_one_line_to_a_user_too(tiny_root: Path) -> None:
+    (tiny_root / "data" / "dataset" / "tiny" / "train" / "b" / "1.png").write_text("broken")
+    run = run_script("train.py", *TINY, root=tiny_root)
+    run.refused("dataset/tiny: cannot read image train/b/1.png: ", "mend or remove it")
+    (tiny_root / "data" / "dataset" / "tiny" / "test" / "a").rename(tiny_root / "elsewhere")
+    run_script("train.py", *TINY, root=tiny_root).refused("class test/a is missing")
+
+
+def test_a_checkpoint_of_another_width_or_class_count(strong_root: Path, train: Any) -> None:
+    model = strong_root / "data" / "simcnn_x0_25_digits" / "entire_model.pth"
+    state = torch.load(model, weights_only=True)
+    state["fcs.2.weight"], state["fcs.2.bias"] = state["fcs.2.weight"][:5], state["fcs.2.bias"][:5]
+    torch.save(state, model)
+    before = files_below(strong_root)
+    refused = train(*MODEL, "--evaluation", root=strong_root)
+    refused.refused(f"{model} is of another width, class count or network: expected fcs.2.weight", "(10, 512)")
+    model.write_bytes(b"")
+    train(*MODEL, "--evaluation", root=strong_root).refused(f"cannot use {model}: not a checkpoint that loads safely")
+    model.write_bytes(before[str(model.relative_to(strong_root))])
+    assert files_below(strong_root) == before
+
+
+def test_root_dir_that_is_not_writable(tmp_path: Path, train: Any) -> None:
+    """A file in place of the folder: permission bits do not bind the administrator, who may run the tests."""
+    root = tmp_path / "file"
+    root.write_text("not a folder")
+    train(*MODEL, root=root).refused(f"cannot write {root}/data/decoded_dataset/digits", "Not a directory")
+    assert files_below(tmp_path) == {"file": b"not a folder"}
+    train(*MODEL, root=tmp_path / ("long" * 100)).refused("File name too long")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(tiny_root: Path, train: Any) -> None:
+    (tiny_root / "data" / "simcnn_x0_25_digits").write_text("not a folder")
+    run = train(*TINY, "--epochs", 1)
+    run.refused(f"cannot write {tiny_root}/data/simcnn_x0_25_digits")
+    assert "epoch" not in run.stdout.replace("epochs=", "")
