@@ -16,7 +16,7 @@ from torch import Tensor
 
 import global_configure
 from models.cnn import CNN
-from models.population_outputs import population_outputs
+from models.known_outputs import outputs_with_known
 from models.strong_model import load_strong_model
 from utils.artifacts import ArrayFile
 from utils.datasets import load_split
@@ -109,20 +109,6 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
     outputs_file.save(outputs)
     artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
     print(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run", flush=True)
-
-
-def outputs_with_known(
-    model: CNN, masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[np.ndarray, int]:
-    """Outputs (population, images) of all masks, and how many had to run: none that is known, none twice."""
-    outputs_of = {}
-    if known is not None:
-        outputs_of = {mask.tobytes(): outputs for mask, outputs in zip(*known, strict=True)}
-    new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in outputs_of}
-    if new:
-        fresh = population_outputs(model, np.stack(list(new.values())), [target_class] * len(new), images)
-        outputs_of.update(zip(new, fresh, strict=True))
-    return np.stack([outputs_of[mask.tobytes()] for mask in masks]), len(new)
 
 
 def has_ended(stage: Stage) -> bool:

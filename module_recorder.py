@@ -22,9 +22,10 @@ from utils.errors import UserError, run
 from utils.files import set_aside
 from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
 from utils.search_log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
+from utils.search_scoring import places_of, scoring_rules
 from utils.search_state import agree_on_settings, resume_search
 from utils.stage import Stage, open_stage, stage_parser
-from utils.tournament import Scores, ScoringRules, accuracy_weight, score_population
+from utils.tournament import Scores, score_population
 from utils.waiting import wait_until
 
 
@@ -121,14 +122,7 @@ def score(
     outputs = [
         stage.artifacts.outputs(generation, c).load(config.population, len(labels)) for c in range(config.num_classes)
     ]
-    last_accuracy = rows[-1].accuracy if rows else None
-    rules = ScoringRules(
-        thresholds=dict(config.accuracy_thresholds),
-        survivors_min=config.survivors_min,
-        survivors_max=config.survivors_max,
-        accuracy_weight=accuracy_weight(config.alpha, config.gamma, last_accuracy),
-        distance_weight=1 - config.alpha,
-    )
+    rules = scoring_rules(config, rows[-1].accuracy if rows else None)
     protected = None
     if rows:
         last_masks = [
@@ -140,17 +134,6 @@ def score(
         outputs, masks, labels, rules, seed=stage.seed, generation=generation, protected=protected, device=device
     )
     return scores, masks
-
-
-def places_of(wanted: list[np.ndarray], masks: list[np.ndarray]) -> list[int] | None:
-    """Per class the first chromosome with the wanted mask (K,), or None if a class has none."""
-    places = []
-    for mask, population in zip(wanted, masks, strict=True):
-        found = np.flatnonzero((population == mask).all(axis=1))
-        if not len(found):
-            return None
-        places.append(int(found[0]))
-    return places
 
 
 def decoded(stage: Stage, groups: KernelGroups, generation: int, target_class: int) -> np.ndarray:
