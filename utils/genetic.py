@@ -6,8 +6,11 @@ A population is an array (population, genes) uint8 of 0 and 1. Published setting
 import numpy as np
 
 from configures.base import Config
+from utils.errors import UserError
 from utils.kernel_groups import GenomeLayout
 from utils.seeds import generator
+
+LARGEST_EXPONENT = 600.0  # exp(-600) is well above the smallest float64
 
 
 def first_population(layout: GenomeLayout, config: Config, seed: int, target_class: int) -> np.ndarray:
@@ -15,8 +18,14 @@ def first_population(layout: GenomeLayout, config: Config, seed: int, target_cla
 
     `sensitivity`: per chromosome and layer an active ratio is drawn from the list for sensitive or other layers, and
     int(groups x ratio) genes are switched on, drawn without replacement with probability proportional to
-    exp((groups - 1 - rank) / rank_scale): important groups come first. `random`: every gene is a fair coin.
+    exp((groups - 1 - rank) / rank_scale): important groups come first. `random`: every gene is a fair coin. Raises
+    UserError for a rank_scale that is too small for so many groups.
     """
+    least = max(layout.groups.values()) / LARGEST_EXPONENT
+    if config.rank_scale < least:
+        raise UserError(
+            f"rank_scale {config.rank_scale}: expected at least {least:.2g}, or the last groups' chance is 0"
+        )
     rng = generator(seed, "first population", target_class)
     if config.init_pop_mode == "random":
         return rng.integers(0, 2, (config.population, layout.num_genes), np.uint8)
@@ -27,8 +36,8 @@ def first_population(layout: GenomeLayout, config: Config, seed: int, target_cla
             ratios = config.active_ratios_sensitive if layer in layout.sensitive else config.active_ratios
             # 100 x 0.29 is 28.999... in binary: what is nearly whole counts as whole.
             num_active = int(groups * rng.choice(ratios) + 1e-9)
-            # Without the common factor exp((groups - 1) / rank_scale), and never 0, so that any rank_scale works.
-            weight = np.exp(np.maximum(-np.arange(groups) / config.rank_scale, -600.0))
+            # Without the common factor exp((groups - 1) / rank_scale), which could be too large for a float.
+            weight = np.exp(-np.arange(groups) / config.rank_scale)
             active = rng.choice(groups, num_active, replace=False, p=weight / weight.sum())
             chromosome[genes][active] = 1
     return population
