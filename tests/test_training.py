@@ -97,6 +97,20 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(first["convs.0.weight"], other["convs.0.weight"])
 
 
+def test_each_epoch_sees_every_image_once_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def record(pixels: torch.Tensor, **_: Any) -> torch.Tensor:
+        seen.extend(image.numpy().tobytes() for image in pixels)
+        return pixels
+
+    monkeypatch.setattr("utils.training.augment", record)
+    train_it(replace(SETTINGS, epochs=2))
+    first, second = seen[: len(TRAIN)], seen[len(TRAIN) :]
+    assert sorted(first) == sorted(second) == sorted(image.tobytes() for image in TRAIN.pixels)
+    assert first != second
+
+
 def test_it_learns() -> None:
     settings = TrainingSettings(epochs=25, batch_size=10, learning_rate=0.02, momentum=0.9)
     torch.manual_seed(0)
