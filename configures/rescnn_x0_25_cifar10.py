@@ -29,5 +29,5 @@ config = Config(
     weak_test_images=100,
     poor_epochs=60,
     poor_batch_size=32,
-    poor_learning_rate=0.02,
+    poor_learning_rate=0.01,
 )

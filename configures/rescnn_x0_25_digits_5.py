@@ -29,6 +29,6 @@ config = Config(
     weak_learning_rate=0.003,
     poor_epochs=30,
     poor_batch_size=16,
-    poor_learning_rate=0.02,
-    keep_epochs=(6,),
+    poor_learning_rate=0.01,
+    keep_epochs=(1,),
 )
