@@ -16,8 +16,9 @@ from torch import Tensor
 
 from models.cnn import CNN, IMAGE_SIDE, Architecture
 
-# Bounds on memory, measured to cost no speed.
-FEATURE_MAP_BYTES = 16 * 2**20  # of one batch's largest feature map
+# Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew,
+# which costs more than the convolutions; large enough for the small maps of the deep layers.
+FEATURE_MAP_BYTES = 8 * 2**20  # of one batch's largest feature map
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
 
 
@@ -135,7 +136,7 @@ def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tens
     conv = architecture.convs[node.layer]
     x = F.conv2d(x, node.weight, node.bias, padding=1)
     if conv.pool:  # the maximum of ReLUs is the ReLU of the maximum, on a quarter of the values
-        x = F.max_pool2d(x, 2)
+        x = _max_pool(x)
     x = x.relu_()
     if conv.add is not None:
         x = x + kept[conv.add]
@@ -148,3 +149,9 @@ def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tens
         for weight, bias in zip(leaf.weights[:-1], leaf.biases[:-1], strict=True):
             features = F.linear(features, weight, bias).relu_()
         outputs[leaf.row] = F.linear(features, leaf.weights[-1], leaf.biases[-1])[:, 0].float()
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """F.max_pool2d(x, 2) of maps with even sides; on the CPU, channels-last, five times as fast in float32."""
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
