@@ -128,6 +128,14 @@ def fit_last_layer(model: CNN, images: Images, num_classes: int) -> None:
         model.fcs[-1].bias.copy_(solution[-1])
 
 
+def even_out(model: CNN, images: torch.Tensor) -> None:
+    """Make a random network's answers differ: a deep one without training gives all images nearly the same logits."""
+    with torch.no_grad():
+        logits = model.eval()(images)
+        model.fcs[-1].weight.div_(logits.std(0)[:, None])
+        model.fcs[-1].bias.sub_(logits.mean(0)).div_(logits.std(0))
+
+
 @pytest.fixture(scope="session")
 def strong_roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """`strong_roots(model, dataset)`: a root_dir with decoded digits and a strong model that looks trained.

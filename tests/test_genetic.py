@@ -61,7 +61,7 @@ def test_extreme_rank_scales(rank_scale: float) -> None:
 
 
 def test_a_rank_scale_that_no_float_holds_is_refused() -> None:
-    with pytest.raises(UserError, match="expected at least 0[.]17"):
+    with pytest.raises(UserError, match=r"expected at least 0\.17"):
         first_population(LAYOUT, replaced(rank_scale=0.1), 0, 0)
 
 
