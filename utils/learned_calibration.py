@@ -140,17 +140,18 @@ def fit(
 ) -> Tensor:
     """The parameters (p,) of the least mean cross-entropy + ridge / 2 * squared norm: convex, so the only minimum."""
     parameters = torch.zeros(len(directions), dtype=torch.float64) if start is None else start.clone()
-    parameters.requires_grad_()
+    design = torch.einsum("pkf,nf->nkp", directions, features).flatten(0, 1)  # (images * classes, parameters)
+    wanted = F.one_hot(labels, logits.shape[1])
     search = torch.optim.LBFGS(
-        [parameters], max_iter=MAX_STEPS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [parameters], max_iter=MAX_STEPS, tolerance_grad=1e-6, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
-        search.zero_grad()
-        value = F.cross_entropy(logits + features @ change(directions, parameters).T, labels)
-        value = value + ridge / 2 * parameters.square().sum()
-        value.backward()
-        return value
+        scores = logits + (design @ parameters).view_as(logits)
+        # The gradient of cross-entropy by hand, several times faster than by autograd at this size.
+        excess = (torch.softmax(scores, 1) - wanted) / len(labels)
+        parameters.grad = design.T @ excess.flatten() + ridge * parameters
+        return F.cross_entropy(scores, labels) + ridge / 2 * parameters.square().sum()
 
     search.step(loss)
-    return parameters.detach()
+    return parameters
