@@ -1,0 +1,87 @@
+"""Processes that work together fail together, and none is left behind."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from utils import processes
+from utils.errors import UserError
+from utils.processes import ProcessGroup, last_lines
+
+SCRIPT = """
+import os, signal, sys, time
+task, *words = sys.argv[1:]
+print("task", task, *words, flush=True)
+if task == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("ready", flush=True)
+if task in ("sleep", "stubborn"):
+    time.sleep(60)
+if task == "fail":
+    for number in range(9):
+        print("line", number, flush=True)
+    sys.exit(7)
+if task == "parent":
+    print(os.environ["CNNMOD_LAUNCHER_PID"] == str(os.getppid()))
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_all_end_well(script: Path, tmp_path: Path) -> None:
+    looks = []
+    with ProcessGroup(tmp_path / "logs") as group:
+        group.start("one", script, ["parent"])
+        group.start("two", script, ["print", "--set=a;b $HOME"])
+        group.wait(lambda: looks.append(1))
+    assert looks
+    assert (tmp_path / "logs" / "one.log").read_text() == "task parent\nTrue\n"
+    assert (tmp_path / "logs" / "two.log").read_text() == "task print --set=a;b $HOME\n"
+
+
+def test_one_that_fails_ends_all(script: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    message = r"bad ended with exit code 7: line 4 \| line 5 \| line 6 \| line 7 \| line 8 \(whole log: .*bad\.log\)"
+    with pytest.raises(UserError, match=message), ProcessGroup(tmp_path) as group:
+        group.start("good", script, ["sleep"])
+        group.start("bad", script, ["fail"])
+        group.wait(lambda: None)
+    assert time.monotonic() - start < 30
+    for child in group.children:
+        assert child.process.returncode is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(child.process.pid, 0)
+
+
+def test_an_exception_leaves_none_behind_however_stubborn(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GRACE", 0.3)
+    with pytest.raises(KeyboardInterrupt), ProcessGroup(tmp_path) as group:
+        group.start("good", script, ["sleep"])
+        group.start("stubborn", script, ["stubborn"])
+        while "ready" not in (tmp_path / "stubborn.log").read_text():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert [child.process.returncode for child in group.children] == [-15, -9]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot start script.py with its log in .*file/one\.log"):
+        ProcessGroup(tmp_path / "file").start("one", script, [])
+
+
+def test_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a\n\n b \n\xff\n")
+    assert last_lines(log) == "a | b | \ufffd"
+    log.write_text("")
+    assert last_lines(log) == ""
