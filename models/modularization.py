@@ -1,16 +1,19 @@
 """The end of a module search, whichever way it searched: cut the modules out, write them, say how good they are."""
 
 import json
+import typing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from configures.base import Config, is_of_kind
 from models.cnn import CNN
 from models.composed_model import ComposedModel
 from models.module import extract_module
+from utils.artifacts import Artifacts
 from utils.datasets import Split
-from utils.files import save_text
+from utils.files import damaged, read_text, save_text
 from utils.jaccard import mean_pairwise_distance
 from utils.stage import Stage, show_table
 from utils.training import count_right, predict
@@ -61,6 +64,25 @@ def save_modularization(
         search=search,
     )
     save_text(stage.artifacts.modules_report, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
+    """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
+    path, command = artifacts.modules_report, artifacts.module(0).made_by
+    try:
+        content = json.loads(read_text(path, command))
+        result = Modularization(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise damaged(path, command, f"not a report on modules: {error}") from None
+    kinds = typing.get_type_hints(Modularization)
+    wrong = [name for name, kind in kinds.items() if name != "search" and not is_of_kind(getattr(result, name), kind)]
+    if wrong or not isinstance(result.search, dict):
+        raise damaged(path, command, f"expected other values of {', '.join(wrong or ['search'])}")
+    if not len(result.classes) == len(result.kernels_kept) == config.num_classes:
+        raise damaged(path, command, f"expected {config.num_classes} classes")
+    if min(result.kernels, result.valid_images, result.test_images) < 1:
+        raise damaged(path, command, "expected kernels and images")
     return result
 
 

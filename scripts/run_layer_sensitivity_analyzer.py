@@ -3,7 +3,7 @@
     python run_layer_sensitivity_analyzer.py --model simcnn_x0_25 --dataset digits
 
 Writes data/MODEL_DATASET/layer_sensitivity/layer_II.npy for each layer (tied ones once), and
-layer_sensitivity.png. The search takes the `sensitive_layers` of the configuration file: copy the
+layer_sensitivity.png, .svg and .csv. The search takes the `sensitive_layers` of the configuration file: copy the
 recommendation there if you agree. Layers whose file is there are not measured again, unless with --fresh.
 """
 
@@ -13,7 +13,8 @@ from models.layer_sensitivity import layer_sensitivity, tied_layers
 from models.strong_model import load_strong_model
 from utils.datasets import load_split
 from utils.errors import run
-from utils.figures import save_figure, sensitivity_figure
+from utils.figures import save_drawing
+from utils.figures_of_model import sensitivity_figure
 from utils.images import normalise, to_device
 from utils.kernel_groups import genome_layout
 from utils.sensitivity import falls_at, recommend_sensitive
@@ -55,11 +56,12 @@ def main() -> None:
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
     print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(configured)) or 'none'}")
 
-    path = stage.artifacts.layer_sensitivity(0).path.with_name("layer_sensitivity.png")
+    path = stage.artifacts.layer_sensitivity(0).path.with_name("layer_sensitivity")
     named = {names[layer]: curve for layer, curve in curves.items()}
     title = f"{config.name}: the composed model on {len(valid)} validation images"
-    save_figure(sensitivity_figure(named, [names[layer] for layer in recommended], title), path)
-    print(f"saved {path}")
+    marked = [names[layer] for layer in recommended]
+    save_drawing(sensitivity_figure(named, marked, config.sensitivity_tolerance, title), path)
+    print(f"saved {path}.png, .svg and .csv")
 
 
 if __name__ == "__main__":

@@ -167,6 +167,11 @@ class Artifacts:
         """What every network costs, as CSV; a Markdown file of the same name stands beside it."""
         return self.folder / "flops.csv"
 
+    @property
+    def report_folder(self) -> Path:
+        """`report`: index.html, and the figures beside it."""
+        return self.folder / "report"
+
     # The weak models; `kind` is `weak` (overly simple) or `poor` (poorly fitted)
     def weak_models_folder(self, kind: str) -> Path:
         """One folder per target class, and the tables over all of them."""

@@ -1,94 +1,152 @@
-"""Figures: each a function of numbers alone, drawn without a screen."""
+"""What every figure shares: its numbers and its finding beside it, one look, and how it is saved.
 
+A figure is a function of numbers alone and is drawn without a screen. Its colours are told apart by colour-blind
+readers and its marks by their shapes in print; saved as SVG it turns its ink light where the page is dark.
+"""
+
+import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.files import write_whole
-from utils.search_log import Generation, best_generation
+from utils.files import save_text, write_whole
 
-PALETTE = seaborn.color_palette("colorblind")
+PALETTE = seaborn.color_palette("colorblind").as_hex()
+MARKERS = "os^Dv<>pP*hX"
+HEAT = "cividis"  # the colour map of every heat map: even in brightness, and the same to colour-blind eyes
 DPI = 150
+MOST_CELLS_WITH_TEXT = 20  # along either side of a heat map
+
+# One colour for all lines and letters, so that the SVG can change it in one place.
+INK, INK_ON_DARK = "#1d2125", "#e8eaed"
+STYLE: dict[str, Any] = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.facecolor": "none",
+    "figure.titlesize": "large",
+    "font.size": 10,
+    "grid.alpha": 0.35,
+    "grid.color": "#8a9099",
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "svg.hashsalt": "figure",  # the same figure gives the same bytes
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+# A decorator: what is drawn inside has the project's look.
+styled = matplotlib.rc_context(STYLE)
+
+DARK_STYLE = (
+    "<style>@media (prefers-color-scheme: dark) {"
+    f'[style*="fill: {INK}"] {{fill: {INK_ON_DARK} !important}} '
+    f'[style*="stroke: {INK}"] {{stroke: {INK_ON_DARK} !important}}'
+    "}</style>"
+)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure whole, in the format that the path's ending names."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, what it shows in words, and the numbers behind it."""
+
+    figure: Figure
+    finding: str  # for those who do not see the figure: whole sentences
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as `as_svg` gives it."""
+        return as_svg(self.figure)
+
+    def as_csv(self) -> str:
+        """The numbers as CSV, under the names of their columns."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, whose parts make room for each other."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure on white."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=DPI)
-    write_whole(path, lambda file: file.write(buffer.getvalue()))
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()
 
 
-def sensitivity_figure(curves: dict[str, np.ndarray], sensitive: Sequence[str], title: str) -> Figure:
-    """Accuracy against the kept share of a layer's kernels, one line a layer; the sensitive ones stand out.
-
-    `curves`: layer's name -> (ratios, 2): ratio, accuracy.
-    """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    shades = seaborn.color_palette("flare", max(1, len(sensitive)))
-    for name, curve in curves.items():
-        if name in sensitive:
-            number = list(sensitive).index(name)
-            style = {"color": shades[number], "marker": "os^Dv<>pP*hX"[number % 12], "linewidth": 1.8, "markersize": 5}
-            label = f"conv {name}, sensitive"
-        else:
-            style = {"color": "0.7", "linewidth": 1.2}
-            label = "not sensitive" if "not sensitive" not in axes.get_legend_handles_labels()[1] else None
-        axes.plot(curve[:, 0], 100 * curve[:, 1], label=label, **style)
-    axes.set(xlabel="kept share of one layer's kernels", ylabel="accuracy in %", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    return figure
+def as_svg(figure: Figure) -> str:
+    """The figure without a background, its ink light where the reader prefers dark pages."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
+    head, defs, rest = buffer.getvalue().partition("<defs>")
+    return f"{head}{DARK_STYLE}{defs}{rest}"
 
 
-def modules_figure(
-    rows: Sequence[Generation], kept: np.ndarray, classes: Sequence[str], layers: Sequence[str], title: str
-) -> Figure:
-    """The search, and what it found.
-
-    Args:
-        rows: the search's log; empty where the modules were not found by generations.
-        kept: (classes, layers) the share of each layer's kernels that each module keeps.
-        classes, layers: their names.
-        title: above the figure.
-    """
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    search, heat_map = figure.subplots(1, 2, width_ratios=(1, 1.3))
-    _plot_search(search, rows)
-    seaborn.heatmap(
-        100 * kept,
-        ax=heat_map,
-        vmin=0,
-        vmax=100,
-        cmap="cividis",
-        annot=kept.size <= 150,
-        fmt=".0f",
-        annot_kws={"fontsize": 7},
-        xticklabels=list(layers),
-        yticklabels=list(classes),
-        cbar_kws={"label": "kernels kept in %"},
-    )
-    heat_map.tick_params(axis="y", rotation=0)
-    heat_map.set(xlabel="conv layer", ylabel="module of class", title="Kernels that each module keeps")
-    figure.suptitle(title)
-    return figure
+def save_drawing(drawing: Drawing, path: Path) -> None:
+    """Write `path` with .png, .svg and .csv (the numbers) behind its name, each whole."""
+    png = as_png(drawing.figure)
+    write_whole(path.with_name(f"{path.name}.png"), lambda file: file.write(png))
+    save_text(path.with_name(f"{path.name}.svg"), drawing.svg)
+    save_text(path.with_name(f"{path.name}.csv"), drawing.as_csv())
 
 
-def _plot_search(axes: Axes, rows: Sequence[Generation]) -> None:
-    generations = [row.generation for row in rows]
-    for color, marker, label, values in (
-        (PALETTE[0], "o", "accuracy", [100 * row.accuracy for row in rows]),
-        (PALETTE[1], "s", "mean Jaccard distance", [100 * row.distance for row in rows]),
-        (PALETTE[2], "^", "fitness", [100 * row.fitness for row in rows]),
-    ):
-        axes.plot(generations, values, color=color, marker=marker, markersize=4, label=label)
-    best = best_generation(list(rows)).generation
-    axes.axvline(best, color="0.4", linestyle="--", label=f"chosen generation {best}")
-    axes.set(xlabel="generation", ylabel="best ensemble, in %", title="Search")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+def heat_map(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    label: str,
+    texts: np.ndarray | None = None,
+    high: float | None = None,
+) -> None:
+    """A labelled heat map of values (rows, columns) from 0 up; each cell says its text, where there is room for one."""
+    image = axes.imshow(values, aspect="auto", cmap=HEAT, vmin=0, vmax=high, interpolation="nearest")
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.figure.colorbar(image, ax=axes, label=label)
+    if texts is None or max(values.shape) > MOST_CELLS_WITH_TEXT:
+        return
+    size = 8 if max(values.shape) <= 14 else 6
+    for (row, column), text in np.ndenumerate(texts):
+        color = readable_on(image.to_rgba(values[row, column]))
+        axes.text(column, row, text, color=color, fontsize=size, ha="center", va="center")
+
+
+def readable_on(background: Sequence[float]) -> str:
+    """Black or white, whichever contrasts more with a colour (red, green, blue, ... from 0 to 1); source: WCAG 2.2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if luminance > 0.179 else "white"
+
+
+def percent(share: float) -> str:
+    """A share as people read it."""
+    return f"{100 * share:.1f} %"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,249 @@
+"""Everything that a report tells, read or computed when it is first asked for; every network is run once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from models.cnn import CNN, Architecture
+from models.evaluation import cost_of, outputs_of
+from models.modularization import Modularization, load_modularization
+from models.modules_on_disk import load_kernel_mask, load_module
+from models.patched_model import LinearRule, RangeRule, Rule
+from models.registry import architecture_of
+from models.strong_model import load_strong_model
+from models.weak_models import load_weak_model
+from utils.classification_metrics import confusion_matrix
+from utils.datasets import Split, load_split
+from utils.errors import UserError
+from utils.figures_of_patching import ChangedImages
+from utils.files import damaged
+from utils.patch_data import PatchData, load_patch_data
+from utils.report_patches import (
+    BEFORE,
+    PatchedWeakModel,
+    PatchResult,
+    common_calibrations,
+    label_of,
+    load_patched_weak_models,
+    patch_command,
+)
+from utils.search_log import Generation, best_generation, load_log
+from utils.stage import Stage
+from utils.training import Epoch
+from utils.training_log import read_training_log
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What strong and composed model answer to the test images."""
+
+    labels: np.ndarray  # (images,) int64
+    strong: np.ndarray  # (images, classes) float32 logits
+    composed: np.ndarray  # (images, classes) float32: column c is the module of class c
+
+
+@dataclass(frozen=True)
+class PatchAnswers:
+    """What weak models, modules and patched models say about the weak models' test images."""
+
+    method: str  # the calibration
+    changed: list[ChangedImages]  # per weak model
+    own_outputs: list[np.ndarray]  # per weak model: the module's outputs on images of the target class
+    other_outputs: list[np.ndarray]  # and on those of the weak model's other classes
+
+
+class ReportData:
+    """The artifacts of one configuration. Each property raises UserError where what it needs is missing or damaged."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.config, self.artifacts = stage, stage.config, stage.artifacts
+
+    @cached_property
+    def split(self) -> Split:
+        """The dataset."""
+        return load_split(self.config)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names; their numbers where the dataset is not there to name them."""
+        try:
+            return self.split.classes
+        except UserError:
+            return self.config.classes or tuple(map(str, range(self.config.num_classes)))
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The strong model's layers."""
+        return architecture_of(self.config.model)
+
+    @cached_property
+    def layer_names(self) -> dict[int, str]:
+        """Free layer -> its name, with the layers that are tied to it: `1=3`."""
+        tied_to = self.architecture.tied_to
+        return {
+            layer: "=".join(str(other) for other, first in enumerate(tied_to) if first == layer)
+            for layer in self.architecture.free_layers
+        }
+
+    @cached_property
+    def history(self) -> list[Epoch]:
+        """The training of the strong model."""
+        return read_training_log(self.artifacts.training_log, self.artifacts.entire_model.made_by)
+
+    @cached_property
+    def importance(self) -> dict[str, np.ndarray]:
+        """Free layer's name -> importance (classes, kernels)."""
+        shape = (self.config.num_classes, sum(self.architecture.num_kernels))
+        importance = self.artifacts.kernel_importance.load(*shape)
+        slices = self.architecture.layer_slices
+        return {name: importance[:, slices[layer]] for layer, name in self.layer_names.items()}
+
+    @cached_property
+    def sensitivity(self) -> dict[int, np.ndarray]:
+        """Free layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one."""
+        files = {layer: self.artifacts.layer_sensitivity(layer) for layer in self.layer_names}
+        measured = {layer: file for layer, file in files.items() if file.exists()}
+        if not measured:
+            next(iter(files.values())).check_is_there()
+        return {layer: file.load(len(self.config.sensitivity_ratios), 2) for layer, file in measured.items()}
+
+    @cached_property
+    def generations(self) -> list[Generation]:
+        """The genetic search's log, at least one row."""
+        command = self.artifacts.command("scripts/run_module_search.py")
+        rows = load_log(self.artifacts.search_log, command)
+        if not rows:
+            raise damaged(self.artifacts.search_log, command, "no generation is scored yet")
+        return rows
+
+    @cached_property
+    def chosen_generation(self) -> int:
+        """The generation that the modules are of, or the best one while there are no modules."""
+        try:
+            chosen = self.modularization.search.get("generation")
+        except UserError:
+            chosen = None
+        if isinstance(chosen, int) and 0 <= chosen < len(self.generations):
+            return chosen
+        return best_generation(self.generations).generation
+
+    @cached_property
+    def modularization(self) -> Modularization:
+        """What the search said of its modules."""
+        return load_modularization(self.config, self.artifacts)
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(classes, K) bool, True = kept."""
+        return np.stack([load_kernel_mask(self.config, self.artifacts, c) for c in range(self.config.num_classes)])
+
+    @cached_property
+    def strong(self) -> CNN:
+        """The strong model."""
+        return load_strong_model(self.config, self.artifacts, self.stage.device)
+
+    @cached_property
+    def modules(self) -> list[CNN]:
+        """The module of every class."""
+        classes = range(self.config.num_classes)
+        return [load_module(self.config, self.artifacts, c, self.stage.device) for c in classes]
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The test images, and what strong and composed model answer to them."""
+        test = self.split.test
+        strong, *modules = outputs_of([self.strong, *self.modules], test, self.stage.device)
+        composed = np.concatenate(modules, 1)
+        for name, outputs in (("strong model", strong), ("composed model", composed)):
+            if not np.isfinite(outputs).all():
+                raise UserError(f"the {name} gives NaN or infinity; make it again")
+        return Answers(test.labels, strong, composed)
+
+    @cached_property
+    def confusions(self) -> dict[str, np.ndarray]:
+        """Model's name -> (classes, classes) counts of test images, rows = true classes."""
+        answers, classes = self.answers, self.config.num_classes
+        return {
+            f"{name} model": confusion_matrix(answers.labels, getattr(answers, name).argmax(1), classes)
+            for name in ("strong", "composed")
+        }
+
+    @cached_property
+    def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
+        """Kernels, FLOPs of one image and parameters: of the strong model, and (classes, 3) of the modules."""
+        return cost_of(self.strong), np.array([cost_of(module) for module in self.modules])
+
+    @cached_property
+    def patch_data(self) -> PatchData:
+        """The images of the weak models."""
+        return load_patch_data(self.config)
+
+    def patched(self, kind: str) -> list[PatchedWeakModel]:
+        """The weak models of a kind that were patched."""
+        models = load_patched_weak_models(self.artifacts, kind)
+        out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
+        if out_of_range:
+            raise UserError(
+                f"{self.artifacts.weak_models_folder(kind)}: target class {out_of_range[0].target_class} is not one of "
+                f"the {self.config.num_classes} classes of {self.config.name}; set it aside"
+            )
+        return models
+
+    def patch_answers(self, kind: str) -> PatchAnswers:
+        """What the last reported epoch of each weak model of a kind, and the best calibration tried, say.
+
+        Raises UserError where the networks on the disk do not answer as the reports say.
+        """
+        models = list({model.target_class: model for model in self.patched(kind)}.values())
+        method = best_calibration(models)
+        answers = PatchAnswers(method, [], [], [])
+        for model in models:
+            test = self.patch_data.split_for(model.target_class).test
+            weak = load_weak_model(
+                self.config, self.artifacts, kind, model.target_class, model.epoch, self.stage.device
+            )
+            weak_logits, module_outputs = outputs_of([weak, self.modules[model.target_class]], test, self.stage.device)
+            result = model.results[method]
+            rule = rule_from_report(result, self.artifacts.weak_model_folder(kind, model.target_class))
+            try:
+                scores = rule(torch.tensor(weak_logits), torch.tensor(module_outputs[:, 0]))
+            except RuntimeError:  # a rule of another number of classes
+                scores = torch.zeros(weak_logits.shape)
+            before, after = weak_logits.argmax(1), scores.argmax(1).numpy()
+            for predictions, reported in ((before, model.results[BEFORE]), (after, result)):
+                found = confusion_matrix(test.labels, predictions, len(model.classes))
+                if np.abs(found - reported.confusion).sum() > MAX_OTHER_ANSWERS:
+                    raise UserError(
+                        f"the weak model or the module of class {model.target_class} has changed since it was patched; "
+                        f"patch again with: {patch_command(self.artifacts, kind)} --calibration {method}"
+                    )
+            answers.changed.append(
+                ChangedImages(
+                    label_of(model, models), model.classes, test.pixels, test.labels, before, after, len(test)
+                )
+            )
+            own = test.labels == len(model.classes) - 1
+            answers.own_outputs.append(module_outputs[own, 0])
+            answers.other_outputs.append(module_outputs[~own, 0])
+        return answers
+
+
+MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
+
+
+def best_calibration(models: list[PatchedWeakModel]) -> str:
+    """The calibration tried on all weak models whose mean F1 of the target class is the highest."""
+    return max(common_calibrations(models), key=lambda method: sum(model.scores(method).f1 for model in models))
+
+
+def rule_from_report(result: PatchResult, folder: object) -> Rule:
+    """The rule of a report, as a part of a network. Raises UserError where it is none."""
+    try:
+        rule = dict(result.rule or {})
+        if "low" in rule:
+            return RangeRule(float(rule["low"]), float(rule["high"]))
+        return LinearRule(torch.tensor(rule["weight"]), torch.tensor(rule["bias"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: a report's rule cannot be read ({error}); patch again") from None

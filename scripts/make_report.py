@@ -1,0 +1,51 @@
+"""Tell a run as one web page: what was modularized, how well, how small, and what patching did; with all figures.
+
+    python scripts/make_report.py --model simcnn_x0_25 --dataset digits
+
+Writes data/MODEL_DATASET/report/index.html, which needs no network and no server, and every figure as PNG, SVG and CSV
+in report/figures. It can be made at any time: sections whose stage has not run say which command fills them.
+"""
+
+import shutil
+import time
+from datetime import datetime, timezone
+
+from models.report_data import ReportData
+from models.report_sections import answer_section, report_sections
+from utils.errors import run
+from utils.figures import save_drawing
+from utils.files import save_text
+from utils.report_page import Note, html_page
+from utils.stage import open_stage, stage_parser
+
+
+def main() -> None:
+    start = time.perf_counter()
+    stage = open_stage(stage_parser(__doc__).parse_args())
+    data = ReportData(stage)
+    answer, sections = answer_section(data), report_sections(data)
+    now = datetime.now(timezone.utc)
+    page = html_page(
+        f"{stage.config.model} on {stage.config.dataset}: modules and patches",
+        f"Report on data/{stage.config.name}, made {now:%Y-%m-%d %H:%M} UTC.",
+        answer,
+        sections,
+        f"Make it again with `{stage.artifacts.command('scripts/make_report.py')}`. Every figure stands beside this "
+        "page, as PNG, SVG and CSV, in the folder `figures`. Method: Qi et al., Patching Weak Convolutional Neural "
+        "Network Models through Modularization and Composition, ASE 2022 (arXiv 2209.06116).",
+    )
+    folder = stage.artifacts.report_folder
+    if (folder / "figures").exists():
+        shutil.rmtree(folder / "figures")  # a figure of an earlier report must not pass for one of this
+    pictures = [picture for part in sections for picture in part.pictures]
+    for picture in pictures:
+        save_drawing(picture.drawing, folder / "figures" / picture.name)
+    save_text(folder / "index.html", page)
+    notes = [block.text for part in (answer, *sections) for block in part.blocks if isinstance(block, Note)]
+    for text in dict.fromkeys(notes):
+        print(text)
+    print(f"{len(pictures)} figures in {time.perf_counter() - start:.0f} s; saved {folder / 'index.html'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,153 @@
+"""Figures of what the networks answer: confusions, accuracy per class, the outputs of modules."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+@styled
+def confusion_figure(confusions: dict[str, np.ndarray], classes: Sequence[str], title: str) -> Drawing:
+    """Confusion matrices side by side; the colour is the share of the true class's images, the number a count.
+
+    `confusions`: model's name -> (classes, classes) counts, rows = true classes.
+    """
+    size = 0.42 * len(classes) + 2
+    figure = new_figure((size + 0.8) * len(confusions), size)
+    rows, findings = [], []
+    for axes, (name, confusion) in zip(
+        np.atleast_1d(figure.subplots(1, len(confusions))), confusions.items(), strict=True
+    ):
+        shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+        texts = np.where(confusion > 0, confusion.astype(str), "")
+        heat_map(axes, shares, classes, classes, label="% of the true class", texts=texts, high=100)
+        right, images = int(np.trace(confusion)), int(confusion.sum())
+        axes.set(xlabel="predicted class", ylabel="true class", title=f"{name}: {right:,} of {images:,} right")
+        wrong = confusion - np.diag(np.diagonal(confusion))
+        true, taken = np.unravel_index(wrong.argmax(), wrong.shape)
+        findings.append(
+            f"{name}: {percent(right / max(images, 1))} of {images:,} images right"
+            + (
+                f"; its most frequent mistake takes {classes[true]} for {classes[taken]} ({wrong[true, taken]} times)."
+                if wrong.any()
+                else "."
+            )
+        )
+        rows += [
+            (name, classes[i], classes[j], int(confusion[i, j]))
+            for i in range(len(classes))
+            for j in range(len(classes))
+        ]
+    figure.suptitle(title)
+    return Drawing(figure, " ".join(findings), ("model", "true_class", "predicted_class", "images"), rows)
+
+
+@styled
+def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[str], title: str) -> Drawing:
+    """Accuracy of each class by two models, and the difference in points.
+
+    `confusions`: model's name -> (classes, classes) counts, rows = true classes; two of them, the first before.
+    """
+    (before, first), (after, second) = confusions.items()
+    images = first.sum(1)
+    shares = [100 * np.diagonal(confusion) / np.maximum(images, 1) for confusion in (first, second)]
+    overall = [100 * np.trace(confusion) / max(images.sum(), 1) for confusion in (first, second)]
+    points = shares[1] - shares[0]
+    names = [f"{name} ({count:,} images)" for name, count in zip(classes, images, strict=True)]
+    figure = new_figure(9, 0.34 * len(classes) + 2)
+    axes = figure.subplots()
+    places = np.arange(len(classes) + 1)
+    values = [np.append(share, every) for share, every in zip(shares, overall, strict=True)]
+    axes.hlines(places, *values, color="#8a9099", linewidth=2)
+    for name, marker, color, value in zip((before, after), "os", PALETTE[:2], values, strict=True):
+        axes.plot(value, places, marker, color=color, markersize=7, label=name)
+    for place, (one, other) in enumerate(zip(*values, strict=True)):
+        axes.annotate(f"{other - one:+.1f}", (max(one, other), place), (8, 0), textcoords="offset points", va="center")
+    axes.axhline(len(classes) - 0.5, color="#8a9099", linewidth=0.8)
+    axes.set_yticks(places, [*names, "all classes"])
+    axes.invert_yaxis()
+    axes.set(xlabel="accuracy in % (beside the marks: difference in points)", title=title)
+    axes.margins(x=0.1)
+    axes.grid(axis="x")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    worst, best = int(points.argmin()), int(points.argmax())
+    finding = (
+        f"Accuracy on all images: {before} {overall[0]:.1f} %, {after} {overall[1]:.1f} %. Largest loss: "
+        f"{classes[worst]}, {points[worst]:+.1f} points; largest gain: {classes[best]}, {points[best]:+.1f} points."
+    )
+    rows = [(name, int(images[n]), int(first[n, n]), int(second[n, n]), points[n]) for n, name in enumerate(classes)]
+    columns = ("class", "images", f"right_{before}", f"right_{after}", "points")
+    return Drawing(figure, finding, tuple(column.replace(" ", "_") for column in columns), rows)
+
+
+@styled
+def outputs_figure(
+    own: Sequence[np.ndarray], others: Sequence[np.ndarray], classes: Sequence[str], other_images: str, title: str
+) -> Drawing:
+    """What each module says about images of its class, and about others: one bar of quantiles each.
+
+    Args:
+        own: per module its outputs on images of its class.
+        others: per module its outputs on other images.
+        classes: the modules' classes.
+        other_images: what the others are, for the legend.
+        title: above the figure.
+    """
+    figure = new_figure(9, 0.5 * len(classes) + 1.9)
+    axes = figure.subplots()
+    separations = [separation(mine, not_mine) for mine, not_mine in zip(own, others, strict=True)]
+    rows = []
+    for outputs, shift, color, marker, label in (
+        (own, -0.17, PALETTE[0], "o", "images of the module's class"),
+        (others, 0.17, PALETTE[1], "s", other_images),
+    ):
+        quantiles = np.array([np.quantile(values, QUANTILES) for values in outputs])
+        places = np.arange(len(classes)) + shift
+        axes.hlines(places, quantiles[:, 0], quantiles[:, 4], color=color, linewidth=1.2)
+        axes.hlines(places, quantiles[:, 1], quantiles[:, 3], color=color, linewidth=6)
+        axes.plot(
+            quantiles[:, 2],
+            places,
+            marker,
+            color=color,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            markersize=7,
+            label=label,
+        )
+        rows += [
+            (name, label, len(values), *row)
+            for name, values, row in zip(classes, outputs, quantiles.tolist(), strict=True)
+        ]
+    axes.set_yticks(
+        range(len(classes)), [f"{name} ({value:.3f})" for name, value in zip(classes, separations, strict=True)]
+    )
+    axes.invert_yaxis()
+    axes.set(
+        xlabel="module's output: the logit of its class (thin: all; thick: 10 % to 90 %; mark: median)",
+        ylabel="module of class (separation)",
+        title=title,
+    )
+    axes.grid(axis="x")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    worst, best = int(np.argmin(separations)), int(np.argmax(separations))
+    finding = (
+        f"A module's output on an image of its class is above that on another image in {percent(np.mean(separations))} "
+        f"of all pairs, averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most for "
+        f"{classes[best]} ({percent(separations[best])})."
+    )
+    columns = ("module", "images", "count", "min", "quantile_10", "median", "quantile_90", "max")
+    return Drawing(figure, finding, columns, rows)
+
+
+def separation(own: np.ndarray, others: np.ndarray) -> float:
+    """The share of pairs, one of each, in which `own` is larger, equal ones counting half: the area under a ROC curve.
+
+    1 = the two never overlap, 0.5 = they cannot be told apart. Source: Mann and Whitney, 1947.
+    """
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    return float(below.sum() / (2 * len(own) * len(others)))

@@ -1,0 +1,120 @@
+"""Figures of patching: every target class before and after, and the images that a patch won and lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from utils.classification_metrics import TargetClassScores
+from utils.figures import MARKERS, PALETTE, Drawing, new_figure, styled
+from utils.patch_report import METRICS, metrics_of
+
+METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
+IMAGES_PER_ROW = 6  # won, and as many lost
+
+
+@styled
+def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: str) -> Drawing:
+    """Precision, recall and F1 of the target class and the accuracy of the others, before and after patching.
+
+    Args:
+        weak_models: weak model's label -> method -> its scores; every weak model has the same methods, the first of
+            which is the weak model as it was.
+        title: above the figure.
+    """
+    labels, methods = list(weak_models), list(next(iter(weak_models.values())))
+    values = 100 * np.array([[metrics_of(scores[method]) for method in methods] for scores in weak_models.values()])
+    means = values.mean(0)  # (methods, metrics)
+    shown = np.concatenate([values, means[None]])  # (weak models + 1, methods, metrics)
+    figure = new_figure(11, 0.36 * len(labels) + 2.3)
+    all_axes = figure.subplots(1, 4, sharey=True)
+    places = np.arange(len(labels) + 1)
+    for metric, (axes, label) in enumerate(zip(all_axes, (*METRIC_LABELS, "all others:\naccuracy in %"), strict=True)):
+        axes.hlines(places, shown[:, :, metric].min(1), shown[:, :, metric].max(1), color="#8a9099", linewidth=1.2)
+        for number, method in enumerate(methods):
+            style = {"color": PALETTE[(0, 1, 2, 4, 3, 5)[number % 6]], "marker": MARKERS[number % len(MARKERS)]}
+            hollow = {"markerfacecolor": "none", "markeredgewidth": 1.6} if number == 0 else {}
+            axes.plot(shown[:, number, metric], places, linestyle="none", markersize=7, label=method, **style, **hollow)
+        axes.axhline(len(labels) - 0.5, color="#8a9099", linewidth=0.8)
+        axes.set_title(label)
+        axes.margins(x=0.08)
+        axes.grid(axis="x")
+    all_axes[0].set_yticks(places, [*labels, "mean"])
+    all_axes[0].set_ylabel("target class")
+    all_axes[0].invert_yaxis()
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+    figure.suptitle(title)
+    sentences = []
+    for number, method in enumerate(methods[1:], start=1):
+        change = means[number] - means[0]
+        better = int((values[:, number, 2] > values[:, 0, 2]).sum())
+        sentences.append(
+            f"With {method}, precision changes by {change[0]:+.1f} points on average, recall by {change[1]:+.1f}, F1 "
+            f"by {change[2]:+.1f} and the others' accuracy by {change[3]:+.1f}; F1 is better for {better} of "
+            f"{len(labels)} weak models."
+        )
+    rows = [(label, method, *metrics_of(scores[method])) for label, scores in weak_models.items() for method in methods]
+    return Drawing(figure, " ".join(sentences), ("weak_model", "method", *METRICS), rows)
+
+
+@dataclass(frozen=True)
+class ChangedImages:
+    """The test images of one weak model whose answer a patch changed from wrong to right, or from right to wrong."""
+
+    label: str  # of the weak model
+    classes: tuple[str, ...]  # of the weak model; the target class last
+    pixels: np.ndarray  # (images, 32, 32, 3) uint8
+    labels: np.ndarray  # (images,) int64
+    before: np.ndarray  # (images,) int64: the weak model's answers
+    after: np.ndarray  # (images,) int64: the patched model's
+    test_images: int  # all that were asked about
+
+    @property
+    def won(self) -> np.ndarray:
+        """The places of the images that are right only after the patch."""
+        return np.flatnonzero((self.before != self.labels) & (self.after == self.labels))
+
+    @property
+    def lost(self) -> np.ndarray:
+        """The places of the images that are wrong only after the patch."""
+        return np.flatnonzero((self.before == self.labels) & (self.after != self.labels))
+
+
+@styled
+def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: str) -> Drawing:
+    """For every weak model some of the images that the patch won (left) and lost (right), and how many there are."""
+    side, row_height = 0.95, 1.45
+    figure = new_figure(2 * IMAGES_PER_ROW * side + 1.6, row_height * len(cases) + 0.7)
+    grid = figure.subplots(len(cases), 2 * IMAGES_PER_ROW + 1, squeeze=False, width_ratios=[1] * 6 + [0.25] + [1] * 6)
+    rows = []
+    for case, row in zip(cases, grid, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        for places, first, word in ((case.won, 0, "won"), (case.lost, IMAGES_PER_ROW + 1, "lost")):
+            count = f"{case.label}: {word} {len(places)} of {case.test_images}"
+            row[first].text(0, 1.42, count, transform=row[first].transAxes, fontsize="medium", fontweight="bold")
+            for axes, place in zip(row[first:], places[:IMAGES_PER_ROW], strict=False):
+                _show(axes, case, int(place))
+            rows += [
+                (
+                    case.label,
+                    word,
+                    *(case.classes[int(array[place])] for array in (case.labels, case.before, case.after)),
+                )
+                for place in places
+            ]
+    figure.suptitle(title)
+    won, lost = (sum(len(getattr(case, word)) for case in cases) for word in ("won", "lost"))
+    images = sum(case.test_images for case in cases)
+    finding = (
+        f"With {method}, of {images:,} answers to test images {won} turn from wrong to right and {lost} from right to "
+        f"wrong."
+    )
+    return Drawing(figure, finding, ("weak_model", "change", "true_class", "before", "after"), rows)
+
+
+def _show(axes: Axes, case: ChangedImages, place: int) -> None:
+    true, before, after = (case.classes[int(array[place])] for array in (case.labels, case.before, case.after))
+    axes.imshow(case.pixels[place], interpolation="nearest")
+    axes.set_title(f"{true}:\n{before} → {after}", fontsize=6.5, pad=2)

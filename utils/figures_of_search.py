@@ -1,0 +1,166 @@
+"""Figures of the module search: its generations, the kernels that modules keep and share, what modules cost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from utils.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from utils.jaccard import jaccard_distances
+from utils.search_log import Generation
+
+
+@styled
+def search_figure(rows: Sequence[Generation], chosen: int, title: str) -> Drawing:
+    """The best ensemble of each generation and the mean over all chromosomes; the chosen generation is marked."""
+    figure = new_figure(10, 5)
+    panels = (
+        ("best ensemble's accuracy in %", "accuracy", 100, "o"),
+        ("its mean Jaccard distance", "distance", 1, "s"),
+        ("its kernels kept in %", "kernels_kept", 100, "D"),
+        ("its fitness", "fitness", 1, "^"),
+        ("mean fitness of all chromosomes", "mean_fitness", 1, "v"),
+        ("seconds per generation", "seconds", 1, "P"),
+    )
+    generations = [row.generation for row in rows]
+    all_axes = figure.subplots(2, 3, sharex=True)
+    for number, (axes, (label, name, scale, marker)) in enumerate(zip(all_axes.flat, panels, strict=True)):
+        values = [scale * getattr(row, name) for row in rows]
+        axes.plot(generations, values, color=PALETTE[(0, 2, 4, 3, 1, 7)[number]], marker=marker, markersize=3.5)
+        axes.axvline(chosen, color="#6b7280", linestyle="--")
+        axes.set_title(label)
+        axes.grid()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in all_axes[1]:
+        axes.set_xlabel("generation")
+    figure.suptitle(f"{title}; dashed: the chosen generation {chosen}")
+    first, best = rows[0], next(row for row in rows if row.generation == chosen)
+    finding = (
+        f"From generation 0 to the chosen generation {chosen} of {len(rows) - 1}, the best ensemble's accuracy goes "
+        f"from {percent(first.accuracy)} to {percent(best.accuracy)}, the mean Jaccard distance of its modules from "
+        f"{first.distance:.3f} to {best.distance:.3f}, and the kernels they keep from {percent(first.kernels_kept)} to "
+        f"{percent(best.kernels_kept)}."
+    )
+    columns = ("generation", "accuracy", "distance", "kernels_kept", "fitness", "mean_fitness", "seconds")
+    return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rows])
+
+
+@styled
+def kept_figure(
+    masks: np.ndarray, slices: Sequence[slice], layers: Sequence[str], classes: Sequence[str], title: str
+) -> Drawing:
+    """The share of each layer's kernels that each module keeps.
+
+    Args:
+        masks: (classes, K) bool, True = kept.
+        slices: where each layer's kernels stand.
+        layers, classes: their names.
+        title: above the figure.
+    """
+    counts = np.stack([masks[:, layer].sum(1) for layer in slices], 1)
+    widths = np.array([layer.stop - layer.start for layer in slices])
+    counts = np.concatenate([counts, counts.sum(1, keepdims=True)], 1)
+    shares = 100 * counts / np.append(widths, widths.sum())
+    table = np.concatenate([shares, shares.mean(0, keepdims=True)])
+    figure = new_figure(0.5 * len(layers) + 3, 0.32 * len(classes) + 1.9)
+    axes = figure.subplots()
+    texts = np.vectorize(lambda share: f"{share:.0f}")(table)
+    columns = [*layers, "all"]
+    heat_map(axes, table, [*classes, "mean"], columns, label="kernels kept in %", texts=texts, high=100)
+    axes.axhline(len(classes) - 0.5, color="white", linewidth=3)
+    axes.axvline(len(layers) - 0.5, color="white", linewidth=3)
+    axes.set(xlabel="conv layer", ylabel="module of class", title=title)
+    mean = shares.mean(0)
+    most, least = int(mean[:-1].argmax()), int(mean[:-1].argmin())
+    smallest, largest = int(shares[:, -1].argmin()), int(shares[:, -1].argmax())
+    finding = (
+        f"Modules keep {mean[-1]:.1f} % of all kernels on average, from {shares[smallest, -1]:.1f} % "
+        f"({classes[smallest]}) to {shares[largest, -1]:.1f} % ({classes[largest]}); most in conv {layers[most]} "
+        f"({mean[most]:.0f} %), least in conv {layers[least]} ({mean[least]:.0f} %)."
+    )
+    rows = [
+        (name, layer, int(counts[row, column]), int(np.append(widths, widths.sum())[column]))
+        for row, name in enumerate(classes)
+        for column, layer in enumerate(columns)
+    ]
+    return Drawing(figure, finding, ("class", "layer", "kernels_kept", "kernels"), rows)
+
+
+@styled
+def pairs_figure(masks: np.ndarray, classes: Sequence[str], title: str) -> Drawing:
+    """How different any two modules are, and how many kernels they share; masks (classes, K) bool, True = kept."""
+    distances = jaccard_distances(masks, masks)
+    shared = masks.astype(np.int64) @ masks.T.astype(np.int64)
+    size = 0.42 * len(classes) + 2.2
+    figure = new_figure(2 * size + 0.6, size - 0.2)
+    left, right = figure.subplots(1, 2)
+    texts = np.vectorize(lambda distance: f"{distance:.2f}".removeprefix("0"))(distances)
+    heat_map(left, distances, classes, classes, label="Jaccard distance", texts=texts)
+    heat_map(right, shared, classes, classes, label="shared kernels", texts=shared.astype(str))
+    left.set(title="Jaccard distance of the kept kernels", xlabel="module of class", ylabel="module of class")
+    right.set(title="shared kernels (diagonal: kept)", xlabel="module of class", ylabel="module of class")
+    figure.suptitle(title)
+    first, second = np.triu_indices(len(classes), 1)
+    of_pairs = distances[first, second]
+    near, far = int(of_pairs.argmin()), int(of_pairs.argmax())
+    finding = (
+        f"The mean distance of two modules is {of_pairs.mean():.3f}. Most alike: {classes[first[near]]} and "
+        f"{classes[second[near]]} ({of_pairs[near]:.3f}); most different: {classes[first[far]]} and "
+        f"{classes[second[far]]} ({of_pairs[far]:.3f})."
+    )
+    rows = [
+        (one, other, distances[i, j], int(shared[i, j]))
+        for i, one in enumerate(classes)
+        for j, other in enumerate(classes)
+    ]
+    return Drawing(figure, finding, ("class", "other_class", "jaccard_distance", "shared_kernels"), rows)
+
+
+@styled
+def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[str], title: str) -> Drawing:
+    """What each module costs, in percent of the strong model.
+
+    Args:
+        strong: its kernels, FLOPs of one image, parameters.
+        modules: (classes, 3) the same of every module.
+        classes: their names.
+        title: above the figure.
+    """
+    shares = 100 * modules / np.array(strong)
+    figure = new_figure(10, 0.27 * len(classes) + 2)
+    places = np.arange(len(classes))
+    names = ("kernels", "FLOPs of one image", "parameters")
+    all_axes = figure.subplots(1, 3, sharey=True, sharex=True)
+    for number, (axes, name) in enumerate(zip(all_axes, names, strict=True)):
+        axes.barh(places, shares[:, number], color=PALETTE[0], height=0.7)
+        axes.axvline(shares[:, number].mean(), color=PALETTE[3], linestyle="--", linewidth=1.8)
+        for place, share in zip(places, shares[:, number], strict=True):
+            color = "white" if share > 12 else None  # inside the bar, where it fits
+            axes.text(2 if share > 12 else share + 1, place, f"{share:.0f}", color=color, va="center", fontsize="small")
+        axes.set(
+            title=f"{name}\n(strong model: {_counted(strong[number])}; mean {shares[:, number].mean():.1f} %)",
+            xlabel="% of the strong model",
+            xlim=(0, 108),
+        )
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+    all_axes[0].set_yticks(places, classes)
+    all_axes[0].set_ylabel("module of class")
+    all_axes[0].invert_yaxis()
+    figure.suptitle(f"{title}; dashed: mean")
+    mean, total = shares.mean(0), shares.sum(0)
+    finding = (
+        f"On average a module has {mean[0]:.1f} % of the strong model's kernels, {mean[1]:.1f} % of its FLOPs and "
+        f"{mean[2]:.1f} % of its parameters. All {len(classes)} modules side by side cost {total[1] / 100:.1f} "
+        f"times its FLOPs."
+    )
+    columns = ("network", "kernels", "flops", "parameters")
+    rows = [("strong model", *strong), *((name, *row) for name, row in zip(classes, modules.tolist(), strict=True))]
+    return Drawing(figure, finding, columns, rows)
+
+
+def _counted(number: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:,}"
