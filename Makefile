@@ -1,0 +1,34 @@
+# make demo: set up, then decompose a trained CNN and patch a weak one on the bundled digits. make test: the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint format benchmark clean
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+setup: $(VENV)/ready  ## make the virtual environment .venv and install the toolkit in it, editable
+
+demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no GPU
+	$(BIN)/python scripts/run_demo.py
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## mend formatting
+	$(BIN)/ruff format .
+
+benchmark: setup  ## fast paths against naive ones, on digits; see experiments/benchmark
+	$(BIN)/python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset digits
+
+clean:  ## remove the virtual environment and caches; data/ stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
