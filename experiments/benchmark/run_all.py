@@ -1,0 +1,56 @@
+"""All benchmarks, one after the other.
+
+    python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset cifar10
+    python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset cifar10 --quick
+
+Needs the strong model and, for generation.py, a search of at least two generations, on an otherwise idle machine. Of a
+narrow network also the full-width one is evaluated, with random weights. Prints every table; each command writes its
+own JSON below data/benchmark.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from configures.base import known_configurations
+from models.registry import WIDTH_SUFFIX
+from utils.errors import UserError, run
+from utils.stage import open_stage, stage_parser
+
+COMMANDS = ("evaluation", "scoring", "generation", "importance", "sensitivity", "training_step", "cores", "growth")
+FULL_WIDTH_IMAGES = 1000
+FOLDER = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--threads", help="CPU threads, of both sides; default: one per core")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    more = [word for assignment in arguments.set for word in ("--set", assignment)]
+    more += ["--threads", arguments.threads] if arguments.threads else []
+    more += ["--quick"] if arguments.quick else []
+    chosen = ["--model", arguments.model, "--dataset", arguments.dataset, *more]
+    runs = [[command, *chosen] for command in COMMANDS]
+    suffix = WIDTH_SUFFIX.match(arguments.model)
+    if suffix and f"{suffix['base']}_{arguments.dataset}" in known_configurations():
+        full = ["--model", suffix["base"], "--dataset", arguments.dataset, "--untrained", *more]
+        runs.insert(1, ["evaluation", *full, *([] if arguments.quick else ["--images", str(FULL_WIDTH_IMAGES)])])
+    failed = []
+    for command, *words in runs:
+        print(f"\n== {command} {' '.join(words)}", flush=True)
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, FOLDER / f"{command}.py", *words])
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        if done.returncode != 0:
+            failed.append(command)
+    if failed:
+        raise UserError(
+            f"{', '.join(failed)} did not end well, see above; the others are in {stage.artifacts.root_dir}"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,105 @@
+"""How fast a generation is scored, beside a Python loop over its ensembles, and how much memory that takes.
+
+    python experiments/benchmark/scoring.py --model simcnn_x0_25 --dataset cifar10
+
+On made-up outputs that so many ensembles are good with that the most survive each round. The two sides are compared on
+an instance that the loop can finish, to the last bit; the full one runs in a process of its own, whose peak memory is
+read. Writes data/benchmark/MODEL_DATASET/scoring.json.
+"""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import naive
+import numpy as np
+from measuring import (
+    Size,
+    Work,
+    benchmark_parser,
+    compare,
+    must_agree,
+    open_benchmark,
+    save_benchmark,
+    show_rows,
+    time_in_turns,
+)
+from scoring_memory import score_alone
+from subjects import Instance, scoring_instance
+
+from models.cnn import total_kernels
+from models.registry import architecture_of
+from utils.errors import run
+from utils.tournament import Scores, score_population
+
+SIZES = {
+    "classes": Size(10, 5, "classes"),
+    "population": Size(100, 8, "chromosomes per class"),
+    "images": Size(10_000, 300, "images"),
+    "naive_population": Size(10, 4, "chromosomes per class of the instance that both score"),
+    "naive_images": Size(2_000, 100, "its images"),
+}
+
+
+def main() -> None:
+    benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "scoring", SIZES)
+    stage, sizes = benchmark.stage, benchmark.sizes
+    num_kernels = total_kernels(architecture_of(stage.config.model))
+    small = scoring_instance(
+        sizes["classes"], sizes["naive_population"], sizes["naive_images"], num_kernels, stage.seed
+    )
+
+    def fast() -> Scores:
+        return score_population(**_arguments(small), seed=stage.seed, generation=0, threads=benchmark.threads)
+
+    def slow() -> Scores:
+        return naive.tournament(**_arguments(small), seed=stage.seed, generation=0)
+
+    fast()
+    num_scored = fast().num_scored
+    works = {"naive": Work(slow, num_scored), "fast": Work(fast, num_scored)}
+    timings = time_in_turns(works, min(3, benchmark.repetitions), stage.device, warm_up=False)
+    must_agree(equal(timings["naive"].result, timings["fast"].result), "scores, to the last bit")
+    comparison = [compare("scoring", "ensemble", timings["naive"], timings["fast"])]
+
+    full = (sizes["classes"], sizes["population"], sizes["images"], num_kernels, stage.seed)
+    context = multiprocessing.get_context("spawn")
+    runs = []
+    for _ in range(benchmark.repetitions):
+        with ProcessPoolExecutor(1, context) as alone:
+            runs.append(alone.submit(score_alone, *full, benchmark.threads).result())
+    runs.sort(key=lambda row: row["seconds"])
+    row = runs[len(runs) // 2]
+    row["peak GiB"] = max(other["peak GiB"] for other in runs)
+    row["peak increase GiB"] = max(other["peak increase GiB"] for other in runs)
+    show_rows(
+        f"both on {sizes['classes']} classes, {sizes['naive_population']} chromosomes, {sizes['naive_images']} images; "
+        "accuracies, survivors and fitness equal to the last bit",
+        comparison,
+    )
+    show_rows(
+        f"alone: {sizes['classes']} classes, {sizes['population']} chromosomes, {sizes['images']} images; median "
+        f"seconds and largest memory of {len(runs)} processes",
+        [row],
+    )
+    save_benchmark(benchmark, {"comparison": comparison, "alone": [row]})
+
+
+def _arguments(instance: Instance) -> dict[str, object]:
+    return {
+        "outputs": instance.outputs,
+        "masks": instance.masks,
+        "labels": instance.labels,
+        "rules": instance.rules,
+    }
+
+
+def equal(scores: Scores, others: Scores) -> bool:
+    """Whether two tournaments found the same ensembles, accuracies and fitness, to the last bit."""
+    return scores.num_scored == others.num_scored and all(
+        np.array_equal(getattr(scores, name), getattr(others, name))
+        for name in ("fitness", "ensembles", "ensemble_accuracy", "ensemble_distance", "ensemble_fitness")
+    )
+
+
+if __name__ == "__main__":
+    run(main)
