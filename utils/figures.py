@@ -88,6 +88,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def as_png(figure: Figure) -> bytes:
     """The figure on white."""
+    _lay_out_once(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
@@ -95,11 +96,18 @@ def as_png(figure: Figure) -> bytes:
 
 def as_svg(figure: Figure) -> str:
     """The figure without a background, its ink light where the reader prefers dark pages."""
+    _lay_out_once(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
         figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
     head, defs, rest = buffer.getvalue().partition("<defs>")
     return f"{head}{DARK_STYLE}{defs}{rest}"
+
+
+def _lay_out_once(figure: Figure) -> None:
+    if figure.get_layout_engine() is not None:  # it takes as long as drawing, and gives the same every time
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def save_drawing(drawing: Drawing, path: Path) -> None:

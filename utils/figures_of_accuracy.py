@@ -136,15 +136,15 @@ def outputs_figure(
     worst, best = int(np.argmin(separations)), int(np.argmax(separations))
     finding = (
         f"A module's output on an image of its class is above that on another image in {percent(np.mean(separations))} "
-        f"of all pairs, averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most for "
-        f"{classes[best]} ({percent(separations[best])})."
+        f"of all pairs, averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most "
+        f"for {classes[best]} ({percent(separations[best])})."
     )
     columns = ("module", "images", "count", "min", "quantile_10", "median", "quantile_90", "max")
     return Drawing(figure, finding, columns, rows)
 
 
 def separation(own: np.ndarray, others: np.ndarray) -> float:
-    """The share of pairs, one of each, in which `own` is larger, equal ones counting half: the area under a ROC curve.
+    """The share of pairs, one of each, in which `own` is larger, ties counting half: the area under the ROC curve.
 
     1 = the two never overlap, 0.5 = they cannot be told apart. Source: Mann and Whitney, 1947.
     """

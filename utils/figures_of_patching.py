@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from utils.classification_metrics import TargetClassScores
-from utils.figures import MARKERS, PALETTE, Drawing, new_figure, styled
+from utils.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
 from utils.patch_report import METRICS, metrics_of
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
+COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # of methods, the weak model's first
 IMAGES_PER_ROW = 6  # won, and as many lost
 
 
@@ -33,9 +34,10 @@ def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: st
     for metric, (axes, label) in enumerate(zip(all_axes, (*METRIC_LABELS, "all others:\naccuracy in %"), strict=True)):
         axes.hlines(places, shown[:, :, metric].min(1), shown[:, :, metric].max(1), color="#8a9099", linewidth=1.2)
         for number, method in enumerate(methods):
-            style = {"color": PALETTE[(0, 1, 2, 4, 3, 5)[number % 6]], "marker": MARKERS[number % len(MARKERS)]}
-            hollow = {"markerfacecolor": "none", "markeredgewidth": 1.6} if number == 0 else {}
-            axes.plot(shown[:, number, metric], places, linestyle="none", markersize=7, label=method, **style, **hollow)
+            style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
+            if number == 0:  # a ring that a mark in the same place does not hide
+                style |= {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 10, "zorder": 3}
+            axes.plot(shown[:, number, metric], places, linestyle="none", label=method, **style)
         axes.axhline(len(labels) - 0.5, color="#8a9099", linewidth=0.8)
         axes.set_title(label)
         axes.margins(x=0.08)
@@ -93,8 +95,9 @@ def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: st
             axes.set_axis_off()
         for places, first, word in ((case.won, 0, "won"), (case.lost, IMAGES_PER_ROW + 1, "lost")):
             count = f"{case.label}: {word} {len(places)} of {case.test_images}"
-            row[first].text(0, 1.42, count, transform=row[first].transAxes, fontsize="medium", fontweight="bold")
-            for axes, place in zip(row[first:], places[:IMAGES_PER_ROW], strict=False):
+            heading = row[first].text(0, 1.42, count, transform=row[first].transAxes, fontweight="bold")
+            heading.set_in_layout(False)  # it may be wider than the first image
+            for axes, place in zip(row[first:], spread(places, IMAGES_PER_ROW), strict=False):
                 _show(axes, case, int(place))
             rows += [
                 (
@@ -112,6 +115,13 @@ def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: st
         f"wrong."
     )
     return Drawing(figure, finding, ("weak_model", "change", "true_class", "before", "after"), rows)
+
+
+def spread(places: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the places, evenly from the first to the last: test images stand in the order of classes."""
+    if len(places) <= count:
+        return places
+    return places[np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
 def _show(axes: Axes, case: ChangedImages, place: int) -> None:

@@ -1,0 +1,97 @@
+"""A running search as its files show it: the generation, the best so far, which classes are done, the time left."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from configures.base import Config
+from utils.artifacts import Artifacts
+from utils.report_provenance import duration
+from utils.search_log import Generation, SearchEnd, best_generation, describe, load_end, load_log
+
+RECENT = 5  # generations that the time of the next ones is guessed from
+BAR = 30  # characters
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """One look at a search's files."""
+
+    rows: list[Generation]  # that are scored
+    generations: int  # the last generation there can be
+    end: SearchEnd | None
+    populations: list[int]  # the classes whose population of the next generation is there
+    outputs: list[int]  # the classes whose outputs of it are there, too
+    num_classes: int
+    seconds_since_change: float | None  # since a file of the search was written; None = there is none
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until all generations are scored, at the pace of the last few; None before the first one is."""
+        if not self.rows:
+            return None
+        pace = float(np.median([row.seconds for row in self.rows[-RECENT:]]))
+        return pace * (self.generations + 1 - len(self.rows))
+
+
+def look(config: Config, artifacts: Artifacts) -> SearchView:
+    """What the search's files say now. Raises UserError where the log is damaged."""
+    command = artifacts.command("module_recorder.py")
+    rows = load_log(artifacts.search_log, command) if artifacts.search_log.exists() else []
+    generation, classes = len(rows), range(config.num_classes)
+    end = load_end(artifacts.search_end, command)
+    times = []
+    for path in artifacts.search_folder.glob("*") if artifacts.search_folder.is_dir() else ():
+        try:
+            times.append(path.stat().st_mtime)
+        except FileNotFoundError:  # an explorer removed or renamed it meanwhile
+            continue
+    return SearchView(
+        rows=rows,
+        generations=end.generation if end else config.generations,
+        end=end,
+        populations=[c for c in classes if artifacts.population(generation, c).exists()],
+        outputs=[c for c in classes if artifacts.outputs(generation, c).exists()],
+        num_classes=config.num_classes,
+        seconds_since_change=max(0.0, time.time() - max(times)) if times else None,
+    )
+
+
+def view_lines(view: SearchView) -> list[str]:
+    """The look in a few short lines for people."""
+    if view.seconds_since_change is None:
+        return ["no search yet"]
+    scored = len(view.rows)
+    filled = round(BAR * min(1.0, scored / (view.generations + 1)))
+    bar = "#" * filled + "." * (BAR - filled)
+    lines = [f"[{bar}] {scored} of {view.generations + 1} generations scored"]
+    if view.rows:
+        best = best_generation(view.rows)
+        lines += [f"last  {describe(view.rows[-1])}", f"best  {describe(best)}"]
+        waited = view.rows[-1].generation - best.generation
+        lines.append(f"generations without a better ensemble: {waited}")
+    if view.end:
+        how = "for want of improvement" if view.end.early_stop else "all generations are scored"
+        return [*lines, f"the search is over: {how}"]
+    lines.append(f"generation {scored}: {who_is_at_work(view)}")
+    left = view.seconds_left
+    lines.append(
+        f"time left: {'at most ' + duration(left) if left is not None else 'known after the first generation'}"
+    )
+    lines.append(f"last file written {duration(view.seconds_since_change)} ago")
+    return lines
+
+
+def who_is_at_work(view: SearchView) -> str:
+    """Whom the next generation waits for."""
+    awaited = [c for c in range(view.num_classes) if c not in view.outputs]
+    if not awaited:
+        return "all outputs are there, the recorder scores them"
+    running = [c for c in awaited if c in view.populations]
+    said = [f"outputs of {len(view.outputs)} of {view.num_classes} classes are there"]
+    if running:
+        said.append(f"explorers run the modules of class {', '.join(map(str, running))}")
+    if still := [c for c in awaited if c not in view.populations]:
+        said.append(f"class {', '.join(map(str, still))} to come")
+    return "; ".join(said)
