@@ -18,8 +18,8 @@ from utils.device import PRECISIONS
 from utils.errors import run
 
 SIZES = {
-    "images": Size(2_000, 40, "validation images"),
-    "chromosomes": Size(24, 4, "chromosomes, shared among the processes"),
+    "images": Size(2_000, 10, "validation images"),
+    "chromosomes": Size(24, 2, "chromosomes, shared among the processes"),
 }
 
 
@@ -29,11 +29,10 @@ def main() -> None:
     stage, sizes, cores = benchmark.stage, benchmark.sizes, benchmark.threads
     stage.artifacts.entire_model.check_is_there()
     rows: list[dict[str, Any]] = []
+    arrangements = tuple(dict.fromkeys(((cores, 1), (1, cores), (cores, cores))))
+    measured = {arrangement: measure(benchmark, arguments.set, *arrangement) for arrangement in arrangements}
     for name in PRECISIONS:
-        seconds = {
-            (processes, threads): measure(benchmark, arguments.set, processes, threads, name)
-            for processes, threads in dict.fromkeys(((cores, 1), (1, cores), (cores, cores)))
-        }
+        seconds = {arrangement: times[name] for arrangement, times in measured.items()}
         slowest = max(map(statistics.median, seconds.values()))
         for (processes, threads), times in seconds.items():
             rows.append(
@@ -52,17 +51,18 @@ def main() -> None:
     save_benchmark(benchmark, {"arrangements": rows})
 
 
-def measure(benchmark: Benchmark, assignments: list[str], processes: int, threads: int, precision: str) -> list[float]:
-    """Seconds from the first process's start to the last one's end, of each repetition."""
+def measure(benchmark: Benchmark, assignments: list[str], processes: int, threads: int) -> dict[str, list[float]]:
+    """Per precision: seconds from the first process's start to the last one's end, of each repetition."""
     context = multiprocessing.get_context("spawn")
     config, sizes = benchmark.stage.config, list(benchmark.sizes.values())
-    settings = (context.Barrier(processes), config.model, config.dataset, assignments, precision, threads, sizes)
-    seconds = []
+    settings = (context.Barrier(processes), config.model, config.dataset, assignments, threads, sizes)
+    seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     with ProcessPoolExecutor(processes, context, prepare, settings) as pool:
         for turn in range(benchmark.repetitions + 1):  # the first one warms up
-            spans = list(pool.map(evaluate_share, range(processes), [processes] * processes))
-            if turn > 0:
-                seconds.append(max(end for _, end in spans) - min(start for start, _ in spans))
+            for name in PRECISIONS:
+                spans = list(pool.map(evaluate_share, range(processes), [processes] * processes, [name] * processes))
+                if turn > 0:
+                    seconds[name].append(max(end for _, end in spans) - min(start for start, _ in spans))
     return seconds
 
 

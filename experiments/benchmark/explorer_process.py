@@ -1,5 +1,8 @@
 """An explorer's evaluation in a process of its own: the images and the model once, then shares of the chromosomes."""
 
+import multiprocessing.connection
+import os
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,32 +17,43 @@ from utils.datasets import load_split
 from utils.device import PRECISIONS
 from utils.stage import open_stage
 
-STATE: dict[str, tuple[Barrier, Callable[[int, int], object]]] = {}  # of this process
+STATE: dict[str, tuple[Barrier, Callable[[int, int, str], None]]] = {}  # of this process
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, in whatever way."""
+
+    def wait_for_its_end() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait_for_its_end, daemon=True).start()
 
 
 def prepare(
-    barrier: Barrier, model_name: str, dataset: str, settings: list[str], precision: str, threads: int, sizes: list[int]
+    barrier: Barrier, model_name: str, dataset: str, assignments: list[str], threads: int, sizes: list[int]
 ) -> None:
     """Load everything; called once in a new process."""
+    end_with_parent()
     torch.set_num_threads(threads)
-    stage = open_stage(Namespace(model=model_name, dataset=dataset, set=settings), announce=False)
+    stage = open_stage(Namespace(model=model_name, dataset=dataset, set=assignments), announce=False)
     num_images, num_chromosomes = sizes
     model = load_strong_model(stage.config, stage.artifacts, stage.device)
     images = load_split(stage.config).valid.first(num_images)
     masks = first_masks(stage, model, images, num_chromosomes)[0]
-    pixels = resident(images, stage, PRECISIONS[precision])
+    pixels = {name: resident(images, stage, dtype) for name, dtype in PRECISIONS.items()}
 
-    def evaluate(share: int, shares: int) -> None:
+    def evaluate(share: int, shares: int, precision: str) -> None:
         mine = masks[share::shares]
-        population_outputs(model, mine, [0] * len(mine), pixels)
+        population_outputs(model, mine, [0] * len(mine), pixels[precision])
 
     STATE["explorer"] = barrier, evaluate
 
 
-def evaluate_share(share: int, shares: int) -> tuple[float, float]:
+def evaluate_share(share: int, shares: int, precision: str) -> tuple[float, float]:
     """Evaluate every so-manyth chromosome; start and end on the clock that all processes of a machine share."""
     barrier, evaluate = STATE["explorer"]
-    barrier.wait()
+    barrier.wait()  # so that no process takes two shares, and all start together
     start = time.perf_counter()
-    evaluate(share, shares)
+    evaluate(share, shares, precision)
     return start, time.perf_counter()

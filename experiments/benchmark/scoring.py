@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import naive
 import numpy as np
+from explorer_process import end_with_parent
 from measuring import (
     Size,
     Work,
@@ -65,7 +66,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     runs = []
     for _ in range(benchmark.repetitions):
-        with ProcessPoolExecutor(1, context) as alone:
+        with ProcessPoolExecutor(1, context, end_with_parent) as alone:
             runs.append(alone.submit(score_alone, *full, benchmark.threads).result())
     runs.sort(key=lambda row: row["seconds"])
     row = runs[len(runs) // 2]
