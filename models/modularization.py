@@ -69,7 +69,7 @@ def save_modularization(
 
 def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
     """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
-    path, command = artifacts.modules_report, artifacts.module(0).made_by
+    path, command = artifacts.modules_report, artifacts.command("scripts/run_module_search.py")
     try:
         content = json.loads(read_text(path, command))
         result = Modularization(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})

@@ -37,7 +37,13 @@ def report_sections(data: ReportData) -> list[Section]:
         section("sensitivity", "Layer sensitivity", lambda: sensitivity_blocks(data)),
         section("search", "The search", lambda: search_blocks(data)),
         section("modules", "The modules", lambda: kernel_blocks(data), lambda: cost_blocks(data)),
-        section("composed", "The composed model", lambda: accuracy_blocks(data), lambda: output_blocks(data)),
+        section(
+            "composed",
+            "The composed model",
+            lambda: accuracy_blocks(data),
+            lambda: changed_network_blocks(data),
+            lambda: output_blocks(data),
+        ),
         *(
             section(
                 f"patch-{kind}",
@@ -301,17 +307,22 @@ def accuracy_blocks(data: ReportData) -> list[Block]:
             "points.",
         ),
     ]
+    return blocks
+
+
+def changed_network_blocks(data: ReportData) -> list[Block]:
+    """A note, where the networks on the disk do not answer as the search said."""
+    result, confusions = data.modularization, data.confusions
     now = [int(np.trace(confusion)) for confusion in confusions.values()]
-    result = data.modularization
     said, allowed = [result.test_right_strong, result.test_right_composed], 1 + result.test_images // 1000
     if any(abs(one - other) > allowed for one, other in zip(now, said, strict=True)):
-        blocks.append(
+        return [
             Note(
                 f"{data.artifacts.modules_report} says {said[0]} and {said[1]} right, the networks on the disk give "
                 f"{now[0]} and {now[1]}: one of them has changed since; search again to be sure."
             )
-        )
-    return blocks
+        ]
+    return []
 
 
 def output_blocks(data: ReportData) -> list[Block]:

@@ -151,8 +151,8 @@ def readable_on(background: Sequence[float]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as people read it."""
-    return f"{100 * share:.1f} %"
+    """A share as people read it; number and sign stay on one line."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -136,8 +136,15 @@ def outputs_figure(
     worst, best = int(np.argmin(separations)), int(np.argmax(separations))
     finding = (
         f"A module's output on an image of its class is above that on another image in {percent(np.mean(separations))} "
-        f"of all pairs, averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most "
-        f"for {classes[best]} ({percent(separations[best])})."
+        "of all pairs"
+    )
+    finding += (
+        "."
+        if len(classes) == 1
+        else (
+            f", averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most for "
+            f"{classes[best]} ({percent(separations[best])})."
+        )
     )
     columns = ("module", "images", "count", "min", "quantile_10", "median", "quantile_90", "max")
     return Drawing(figure, finding, columns, rows)

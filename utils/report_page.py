@@ -59,6 +59,7 @@ figcaption { max-width: 46rem; margin-top: .75rem; }
 @media (max-width: 45rem) { figure img { width: auto; max-width: none; min-width: 100%; height: auto; } }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; color: var(--quiet); }
+caption span { display: block; max-width: min(46rem, calc(100vw - 5rem)); }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 td.number, th.number { text-align: right; }
@@ -224,7 +225,7 @@ def _table_html(table: Table) -> str:
     caption = with_code(table.caption)
     return (
         f'<div class="wide" role="group" tabindex="0" aria-label="Table: {escape(table.caption)}">'
-        f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<table><caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -257,7 +258,7 @@ def _inline(kind: str, text: str) -> str:
 def _is_number(value: Any) -> bool:
     return (
         isinstance(value, int | float)
-        or str(value).removesuffix(" %").replace(",", "").lstrip("+-").replace(".", "", 1).isdecimal()
+        or str(value).removesuffix("%").strip().replace(",", "").lstrip("+-").replace(".", "", 1).isdecimal()
     )
 
 

@@ -27,7 +27,11 @@ class StageRun:
 
 def stage_rows(stages: Sequence[StageRun]) -> list[tuple[str, str, str, str]]:
     """Stage, command, when it ended, how long it took."""
-    return [(stage.name, f"`{stage.command}`", ended(stage.file), duration(stage.seconds)) for stage in stages]
+    rows = []
+    for stage in stages:
+        took = duration(stage.seconds) if stage.file.exists() or stage.seconds is not None else ""
+        rows.append((stage.name, f"`{stage.command}`", ended(stage.file), took))
+    return rows
 
 
 def ended(file: Path) -> str:
