@@ -12,7 +12,7 @@ import numpy as np
 from models.layer_sensitivity import layer_sensitivity, tied_layers
 from models.strong_model import load_strong_model
 from utils.datasets import load_split
-from utils.errors import run
+from utils.errors import UserError, run
 from utils.figures import save_drawing
 from utils.figures_of_model import sensitivity_figure
 from utils.images import normalise, to_device
@@ -40,7 +40,9 @@ def main() -> None:
         file = stage.artifacts.layer_sensitivity(layer)
         if arguments.fresh or not file.exists():
             file.save(layer_sensitivity(model, importance, layer, config.sensitivity_ratios, images, valid.labels))
-        curves[layer] = file.load(len(config.sensitivity_ratios), 2)
+        curves[layer] = file.load(None, 2)
+        if not np.array_equal(curves[layer][:, 0], np.array(config.sensitivity_ratios, np.float32)):
+            raise UserError(f"{file.path} was measured at other sensitivity_ratios: measure again with --fresh")
 
     names = {layer: "=".join(map(str, tied_layers(model, layer))) for layer in curves}
     rows = [

@@ -1,0 +1,98 @@
+"""The two layer sensitivity scripts write the same files, from wherever they are run."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOP, Run, files_below, run_script
+
+import global_configure
+from configures.base import load
+from models.strong_model import load_strong_model
+from utils.artifacts import Artifacts
+from utils.datasets import load_split
+from utils.images import normalise
+from utils.kernel_importance import random_importance
+
+SMALL = ["--set", "sensitivity_ratios=0.3,1.0", "--set", "sensitivity_images=40"]
+ONE, ALL = "preprocess/layer_sensitivity_analyzer.py", "scripts/run_layer_sensitivity_analyzer.py"
+
+
+@pytest.fixture(params=["simcnn_x0_25", "rescnn_x0_25"])
+def prepared(
+    request: pytest.FixtureRequest, strong_roots: Callable[[str, str], Path], tmp_path: Path
+) -> tuple[str, Path]:
+    """A network, and a root_dir with a strong one of it and its kernels' importance."""
+    root = Path(shutil.copytree(strong_roots(request.param, "digits_5"), tmp_path / "root"))
+    artifacts, config = Artifacts(root, request.param, "digits_5"), load(request.param, "digits_5")
+    model = load_strong_model(config, artifacts, torch.device("cpu"))
+    artifacts.kernel_importance.save(random_importance(5, model.architecture.num_kernels))
+    return request.param, root
+
+
+def test_one_layer_as_all_layers(
+    prepared: tuple[str, Path], run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, root = prepared
+    args = ["--model", name, "--dataset", "digits_5", *SMALL]
+    artifacts, config = Artifacts(root, name, "digits_5"), load(name, "digits_5")
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    model = load_strong_model(config, artifacts, torch.device("cpu"))
+    done = run_main(ALL, *args, root=root)
+    assert done.exit_code == 0, done
+    folder = artifacts.layer_sensitivity(0).path.parent
+    written = files_below(folder)
+    free = model.architecture.free_layers
+    names = [f"layer_{layer:02d}.npy" for layer in free]
+    assert sorted(written) == sorted([*(f"layer_sensitivity.{kind}" for kind in ("csv", "png", "svg")), *names])
+    assert written["layer_sensitivity.png"].startswith(b"\x89PNG")
+
+    valid = load_split(config).valid.first(40)
+    with torch.no_grad():
+        right = model(normalise(torch.tensor(valid.pixels))).argmax(1).numpy() == valid.labels
+    for layer in free:
+        curve = np.load(artifacts.layer_sensitivity(layer).path)
+        assert curve.dtype == np.float32
+        assert curve[:, 0].tolist() == np.array([0.3, 1.0], np.float32).tolist()
+        assert curve[1, 1] == np.float32(right.mean())  # the strong model itself
+
+    for layer, filed_as in ((4, 4), (3, model.architecture.tied_to[3])):
+        file = artifacts.layer_sensitivity(filed_as).path
+        file.unlink()
+        single = run_main(ONE, *args, "--target_conv", layer, root=root)
+        assert single.exit_code == 0, single
+        assert ("are tied: measured together, as conv 1" in single.stdout) == (layer != filed_as)
+        assert files_below(folder) == written
+    # What is there is not measured again, unless it is asked for.
+    file = artifacts.layer_sensitivity(0)
+    file.save(np.array([[0.3, 0.0], [1.0, 1.0]]))
+    run_main(ALL, *args, root=root)
+    assert file.load(2, 2)[0, 1] == 0
+    before = files_below(folder)
+    for ratios in ("0.5,1.0", "0.1,0.3,1.0"):
+        other = run_main(ALL, *args, "--set", f"sensitivity_ratios={ratios}", root=root)
+        other.refused("layer_00.npy was measured at other sensitivity_ratios", "--fresh")
+    assert files_below(folder) == before
+    fresh = run_main(ALL, *args, "--fresh", root=root)
+    assert files_below(folder) == written
+    assert fresh.stdout == done.stdout
+
+
+def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
+    random = ["--set", "importance_mode=random"]
+    done = run_script("preprocess/kernel_importance_analyzer.py", *args, *random, root=root, cwd=TOP / "preprocess")
+    assert done.exit_code == 0, done
+    assert "importance_mode random: kernels in index order, nothing measured" in done.stdout
+    single = run_script(ONE, *args, *SMALL, "--target_conv", 12, root=root, cwd=TOP / "preprocess")
+    assert single.exit_code == 0, single
+    folder = Artifacts(root, "simcnn_x0_25", "digits_5").layer_sensitivity(0).path.parent
+    (written,) = files_below(folder).items()
+    done = run_script(ALL, *args, *SMALL, root=root, cwd=TOP / "scripts")
+    assert done.exit_code == 0, done
+    assert f"saved {folder / 'layer_sensitivity.png'}" in done.stdout
+    assert files_below(folder)[written[0]] == written[1]
