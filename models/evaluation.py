@@ -10,16 +10,15 @@ from models.cnn import CNN, count_parameters
 from models.flops import count_flops
 from utils.datasets import Images
 from utils.images import normalise
-
-BATCH = 50  # images: the feature maps of a small network then stay in the processor's cache
+from utils.training import EVALUATION_BATCH
 
 
 @torch.inference_mode()
 def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.device) -> list[np.ndarray]:
     """Per network its outputs (images, ...) float32; what is common, preparing the images, is done once."""
     outputs: list[list[Tensor]] = [[] for _ in networks]
-    for start in range(0, len(images), BATCH):
-        pixels = normalise(torch.tensor(images.pixels[start : start + BATCH], device=device))
+    for start in range(0, len(images), EVALUATION_BATCH):
+        pixels = normalise(torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device))
         for network, found in zip(networks, outputs, strict=True):
             found.append(network(pixels).float().cpu())
     return [torch.cat(found).numpy() for found in outputs]

