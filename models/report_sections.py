@@ -389,7 +389,7 @@ def patch_answer_blocks(data: ReportData, kind: str) -> list[Block]:
                 answers.other_outputs,
                 classes,
                 "images of the weak model's other classes",
-                f"{name}: each module's output on the weak model's test images",
+                f"{data.config.name}: modules' outputs on test images of the {KIND_NAMES[kind]} models",
             ),
             "The same on the images that the weak model meets, whose other classes the module may never have seen: "
             "where the bars overlap, a patch must lose images.",

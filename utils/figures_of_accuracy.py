@@ -129,9 +129,9 @@ def outputs_figure(
     axes.set(
         xlabel="module's output: the logit of its class (thin: all; thick: 10 % to 90 %; mark: median)",
         ylabel="module of class (separation)",
-        title=title,
     )
     axes.grid(axis="x")
+    figure.suptitle(title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     worst, best = int(np.argmin(separations)), int(np.argmax(separations))
     finding = (

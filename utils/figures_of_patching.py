@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from utils.classification_metrics import TargetClassScores
 from utils.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
@@ -13,6 +14,7 @@ from utils.patch_report import METRICS, metrics_of
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
 COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # of methods, the weak model's first
 IMAGES_PER_ROW = 6  # won, and as many lost
+ROW_INCHES = 1.55  # an image and the words above it
 
 
 @styled
@@ -86,17 +88,22 @@ class ChangedImages:
 @styled
 def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: str) -> Drawing:
     """For every weak model some of the images that the patch won (left) and lost (right), and how many there are."""
-    side, row_height = 0.95, 1.45
-    figure = new_figure(2 * IMAGES_PER_ROW * side + 1.6, row_height * len(cases) + 0.7)
-    grid = figure.subplots(len(cases), 2 * IMAGES_PER_ROW + 1, squeeze=False, width_ratios=[1] * 6 + [0.25] + [1] * 6)
+    height = ROW_INCHES * len(cases) + 0.5
+    figure = Figure(figsize=(2 * IMAGES_PER_ROW * 0.95 + 0.6, height))  # its own layout: the rows are all alike
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.1 / height, top=1 - 1.1 / height, wspace=0.18, hspace=0.75)
+    grid = figure.subplots(
+        len(cases),
+        2 * IMAGES_PER_ROW + 1,
+        squeeze=False,
+        width_ratios=[1] * IMAGES_PER_ROW + [0.25] + [1] * IMAGES_PER_ROW,
+    )
     rows = []
     for case, row in zip(cases, grid, strict=True):
         for axes in row:
             axes.set_axis_off()
         for places, first, word in ((case.won, 0, "won"), (case.lost, IMAGES_PER_ROW + 1, "lost")):
             count = f"{case.label}: {word} {len(places)} of {case.test_images}"
-            heading = row[first].text(0, 1.42, count, transform=row[first].transAxes, fontweight="bold")
-            heading.set_in_layout(False)  # it may be wider than the first image
+            row[first].text(0, 1.42, count, transform=row[first].transAxes, fontweight="bold")
             for axes, place in zip(row[first:], spread(places, IMAGES_PER_ROW), strict=False):
                 _show(axes, case, int(place))
             rows += [
@@ -107,7 +114,7 @@ def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: st
                 )
                 for place in places
             ]
-    figure.suptitle(title)
+    figure.suptitle(title, y=1 - 0.12 / height, va="top")
     won, lost = (sum(len(getattr(case, word)) for case in cases) for word in ("won", "lost"))
     images = sum(case.test_images for case in cases)
     finding = (
@@ -127,4 +134,4 @@ def spread(places: np.ndarray, count: int) -> np.ndarray:
 def _show(axes: Axes, case: ChangedImages, place: int) -> None:
     true, before, after = (case.classes[int(array[place])] for array in (case.labels, case.before, case.after))
     axes.imshow(case.pixels[place], interpolation="nearest")
-    axes.set_title(f"{true}:\n{before} → {after}", fontsize=6.5, pad=2)
+    axes.set_title(f"{true}:\n{before} → {after}", fontsize=6, pad=2)
