@@ -99,6 +99,19 @@ def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
     np.testing.assert_allclose(strict[1], for_class[1], rtol=1e-5)
 
 
+def test_one_confident_image_is_enough() -> None:
+    model, pixels = model_and_images("simcnn", 12)
+    with torch.no_grad():
+        probability = model(normalise(pixels)).softmax(1)
+    assigned = probability.argmax(1)
+    surest = int(probability[:, 0].argmax())
+    threshold = float(probability[surest, 0])
+    found, counts = kernel_importance(model, pixels, assigned, 3, threshold)
+    alone, _ = kernel_importance(model, pixels[[surest]], assigned[[surest]], 3, 0.0)
+    assert counts[0] == 1 < int((assigned == 0).sum())
+    np.testing.assert_allclose(found[0], alone[0], rtol=1e-5)
+
+
 def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
     model, pixels = model_and_images("rescnn", 4)
     found, counts = kernel_importance(model, pixels, torch.zeros(4, dtype=torch.long), 3, 0.9)
