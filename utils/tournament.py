@@ -94,9 +94,9 @@ def score_population(
     """
     num_classes = len(outputs)
     ranks = rank_outputs(outputs)
-    distances = {
-        (a, b): jaccard_distances(masks[a], masks[b]) for a in range(num_classes) for b in range(num_classes) if a != b
-    }
+    stacked_masks = np.concatenate(masks)
+    # (class, chromosome, other class, other chromosome), in one matrix product
+    distances = jaccard_distances(stacked_masks, stacked_masks).reshape(2 * (num_classes, len(masks[0])))
     order = generator(seed, "tournament", generation).permutation(num_classes)
     groups = [_single(int(target_class), ranks, labels) for target_class in order]
     num_scored = 0
@@ -156,7 +156,7 @@ def _single(target_class: int, ranks: np.ndarray, labels: np.ndarray) -> Group:
 def _cross(
     left: Group,
     right: Group,
-    distances: dict[tuple[int, int], np.ndarray],
+    distances: np.ndarray,
     rules: ScoringRules,
     protected: Sequence[int] | None,
     threads: int | None,
@@ -171,7 +171,7 @@ def _cross(
     distance_sum = left.distance_sum[:, None] + right.distance_sum[None, :]
     for a, members_a in zip(left.classes, left.members.T, strict=True):
         for b, members_b in zip(right.classes, right.members.T, strict=True):
-            distance_sum += distances[a, b][np.ix_(members_a, members_b)]
+            distance_sum += distances[a, members_a[:, None], b, members_b]
     distance_sum = distance_sum.ravel()
     distance = distance_sum / _num_pairs(len(classes))
     fitness = rules.accuracy_weight * accuracy + rules.distance_weight * distance
