@@ -2,9 +2,9 @@
 
     python run_demo.py
 
-Trains a strong model of the ten digits and decomposes it into one module per class. Then patches a weak model, of the
-digits 6 to 9 and 3, with the module of the 3 out of a strong model of the digits 0 to 4. Each step is a command that is
-printed before it runs: type it yourself, or change it. Typed again, the demo goes on where it was.
+Trains a strong model of the ten digits and decomposes it into one module per class. Then patches five weak models, each
+of the digits 6 to 9 and one of 0 to 4, with that one's module out of a strong model of 0 to 4. Each step is a command
+that is printed before it runs: type it yourself, or change it. Typed again, the demo goes on where it was.
 """
 
 import subprocess
@@ -12,18 +12,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 import global_configure
 from configures.base import load
 from models.modularization import load_modularization
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
 from utils.patch_report import metrics_of
-from utils.report_patches import BEFORE, load_patched_weak_models
+from utils.report_patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.stage import show_table
 
 TOP = Path(__file__).resolve().parent.parent
 MODEL = "simcnn_x0_25"
-TARGET_CLASS = "3"
 MODULARIZE = (
     ("train.py",),
     ("preprocess/kernel_importance_analyzer.py",),
@@ -35,8 +36,9 @@ PATCH = (
     ("preprocess/kernel_importance_analyzer.py",),
     ("scripts/run_module_search.py",),
     ("preprocess/module_output_collector.py",),
-    ("experiments/patch/patch_for_weak_model/train.py", "--target_class", TARGET_CLASS),
-    ("experiments/patch/apply_patch.py", "--exp_type", "weak", "--target_class", TARGET_CLASS, "--calibration", "all"),
+    ("experiments/patch/patch_for_weak_model/train.py",),
+    ("experiments/patch/apply_patch.py", "--exp_type", "weak", "--calibration", "learned"),
+    ("experiments/patch/apply_patch.py", "--exp_type", "weak"),
 )
 REPORT = (("scripts/make_report.py",),)
 
@@ -50,8 +52,8 @@ def main() -> None:
     digits, digits_5 = (Artifacts(root_dir, MODEL, dataset) for dataset in ("digits", "digits_5"))
     print(f"\nDone in {time.monotonic() - start:.0f} s. A CNN decomposed into one module per class:\n")
     show_modules(digits)
-    print(f"\nA weak model patched with the module of the {TARGET_CLASS}, on test images:\n")
-    show_patch(digits_5)
+    print("\nWeak models of 6 to 9 and one other digit, patched with that digit's module; mean over the five:\n")
+    show_patches(digits_5)
     print(f"\nfigure:  {digits.report_folder / 'figures' / 'kernels_kept.png'}")
     print(f"reports: {digits.report_folder / 'index.html'}\n         {digits_5.report_folder / 'index.html'}")
 
@@ -76,13 +78,14 @@ def show_modules(artifacts: Artifacts) -> None:
     show_table(["model", "test accuracy", f"right of {result.test_images}", "kernels"], rows)
 
 
-def show_patch(artifacts: Artifacts) -> None:
-    """Print the weak model before and after."""
-    model = next(m for m in load_patched_weak_models(artifacts, "weak") if m.target_class == int(TARGET_CLASS))
+def show_patches(artifacts: Artifacts) -> None:
+    """Print the weak models before and after, on average over the target classes."""
+    models = load_patched_weak_models(artifacts, "weak")
     rows = []
-    for method in (BEFORE, "min_max", "learned"):
-        rows.append([method, *(f"{100 * value:.1f}" for value in metrics_of(model.scores(method)))])
-    show_table(["", "precision", "recall", "F1", "accuracy of the others"], rows)
+    for method in (BEFORE, *common_calibrations(models)):
+        mean = np.mean([metrics_of(model.scores(method)) for model in models], axis=0)
+        rows.append([method, *(f"{100 * value:.1f}" for value in mean)])
+    show_table(["in percent", "precision", "recall", "F1", "accuracy of the others"], rows)
 
 
 if __name__ == "__main__":
