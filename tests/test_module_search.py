@@ -257,9 +257,8 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     assert not artifacts.search_end.exists()
     later = [name for name in found(searched) if name.startswith(("ga/gen_002", "ga/gen_003"))]
     assert later == []
-    for target_class in range(5):
-        explored = run_main(EXPLORER, *WHOLE, *back, "--target_class", target_class, root=searched)
-        explored.refused("the recorder's fitness of generation 2", exit_code=3)
+    explored = run_main(EXPLORER, *WHOLE, *back, "--target_class", *range(5), root=searched)
+    explored.refused("the recorder's fitness of generation 2", exit_code=3)
     explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
     assert found(searched) == found(reference)
 
@@ -323,8 +322,7 @@ def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> 
     (best,) = [type(row)(**{**vars(row), "fitness": 9.0})]  # what no later generation reaches
     save_log(artifacts.search_log, [best])
     settings = [*SMALL, "--set", "generations=9", "--set", "patience=1"]
-    for target_class in range(5):
-        assert run_main(EXPLORER, *settings, "--target_class", target_class, root=root).exit_code == 3
+    assert run_main(EXPLORER, *settings, "--target_class", *range(5), root=root).exit_code == 3
     stopped = run_main(RECORDER, *settings, "--early_stop", root=root)
     assert stopped.exit_code == 0, stopped
     assert "modules of generation 0," in stopped.stdout
