@@ -36,8 +36,8 @@ seed = _whole_number("CNNMOD_SEED", 0)
 # How many module_explorer processes run_module_search.py starts; 0 = one per core (one in all on CUDA).
 num_workers = _whole_number("CNNMOD_NUM_WORKERS", 0)
 
-# CPU threads of one module_explorer. One is best when the explorers fill the cores; the search's outputs are the same
-# to the last bit for any number of explorers, as long as this number stays.
+# CPU threads of one module_explorer, each at work on images of its own. One is best when the explorers fill the cores;
+# the outputs are the same to the last bit for any number of threads and explorers.
 explorer_threads = _whole_number("CNNMOD_EXPLORER_THREADS", 1)
 
 # Seconds that the recorder waits for explorers, and they for it, before giving up with exit code 3.
