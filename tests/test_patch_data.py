@@ -8,7 +8,7 @@ import pytest
 from configures.base import load
 from utils.datasets import load_split
 from utils.errors import UserError
-from utils.patch_data import draw, load_patch_data, load_patch_split, of_class
+from utils.patch_data import draw, load_patch_data, of_class
 
 
 def as_set(images) -> set[bytes]:
@@ -45,13 +45,13 @@ def test_weak_classes_come_first_and_are_the_same_for_all_target_classes(config)
 
 def test_subsets_count_per_class_and_are_drawn_the_same_each_time(config):
     config = dataclasses.replace(config, weak_train_images=50, weak_test_images=10)
-    split, again = load_patch_split(config, 3), load_patch_split(config, 3)
+    split, again = load_patch_data(config).split_for(3), load_patch_data(config).split_for(3)
     counts = np.bincount(split.train.labels) + np.bincount(split.valid.labels)
     assert counts.tolist() == [50] * 5
     assert np.bincount(split.test.labels).tolist() == [10] * 5
     assert (split.train.labels == 4).sum() == 40
     np.testing.assert_array_equal(split.train.pixels, again.train.pixels)
-    everything = load_patch_split(dataclasses.replace(config, weak_train_images=0), 3)
+    everything = load_patch_data(dataclasses.replace(config, weak_train_images=0)).split_for(3)
     assert as_set(split.valid) <= as_set(everything.valid) | as_set(everything.train)
 
 
@@ -72,4 +72,4 @@ def test_draw_is_without_replacement_and_in_order():
 )
 def test_settings_that_cannot_be(config, changes, message):
     with pytest.raises(UserError, match=message):
-        load_patch_split(dataclasses.replace(config, **changes), 0)
+        load_patch_data(dataclasses.replace(config, **changes)).split_for(0)

@@ -13,7 +13,7 @@ from models.module import extract_module
 from models.patched_model import load_patched_model
 from models.strong_model import load_strong_model
 from utils.artifacts import Artifacts
-from utils.patch_data import load_patch_split
+from utils.patch_data import load_patch_data
 from utils.training import predict
 
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
@@ -87,7 +87,7 @@ def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp
     arguments = ("--exp_type", "weak", "--target_class", 3, "--calibration", calibration, "--save", path)
     done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
     assert done.exit_code == 0, done
-    test = load_patch_split(CONFIG, 3).test
+    test = load_patch_data(CONFIG).split_for(3).test
     predictions = predict(load_patched_model(path), test, torch.device("cpu")).argmax(1).numpy()
     (report,) = artifacts_of(patched_root).weak_model_folder("weak", 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])

@@ -67,11 +67,6 @@ def load_patch_data(config: Config) -> PatchData:
     return PatchData(weak, strong, config.weak_train_images, config.weak_test_images)
 
 
-def load_patch_split(config: Config, target_class: int) -> Split:
-    """One weak model's classes, images and split; the target class is the last class."""
-    return load_patch_data(config).split_for(target_class)
-
-
 def of_class(images: Images, target_class: int) -> Images:
     """The images of one class, in their order."""
     return images.take(np.flatnonzero(images.labels == target_class))
