@@ -1,5 +1,6 @@
 """The training of weak models: which epochs are kept, what they take on the disk, and one training after the other."""
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -14,11 +15,26 @@ from utils.errors import UserError
 from utils.files import damaged, read_text, save_text, set_aside
 from utils.patch_data import PatchData
 from utils.seeds import torch_seed
-from utils.stage import Stage
+from utils.stage import Stage, stage_parser
 from utils.training import Epoch, TrainingSettings, count_right, predict, train
 from utils.training_log import best_epoch, read_training_log, save_training_log
 
 BYTES_PER_PARAMETER = 4
+
+
+def weak_training_arguments(documentation: str | None, kind: str) -> argparse.Namespace:
+    """The command line of a script that trains weak models; its options stand as overrides in `set`."""
+    parser = stage_parser(documentation)
+    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--epochs", help="passes over the training images")
+    parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
+    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
+    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
+    arguments = parser.parse_args()
+    for option, name in (("epochs", f"{kind}_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
+        if getattr(arguments, option) is not None:
+            arguments.set.append(f"{name}={getattr(arguments, option)}")
+    return arguments
 
 
 def epochs_to_keep(epochs: int, every: int, chosen: tuple[int, ...]) -> list[int]:

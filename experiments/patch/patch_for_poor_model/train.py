@@ -12,22 +12,13 @@ An interrupted training goes on when the same command is typed again. Method: Qi
 from models.weak_models import build_weak_network
 from utils.errors import run
 from utils.patch_data import load_patch_data
-from utils.stage import chosen_classes, open_stage, stage_parser
+from utils.stage import chosen_classes, open_stage
 from utils.training import TrainingSettings
-from utils.weak_training import train_weak_models
+from utils.weak_training import train_weak_models, weak_training_arguments
 
 
 def main() -> None:
-    parser = stage_parser(__doc__)
-    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
-    parser.add_argument("--epochs", help="passes over the training images")
-    parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
-    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
-    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
-    arguments = parser.parse_args()
-    for option, name in (("epochs", "poor_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
-        if getattr(arguments, option) is not None:
-            arguments.set.append(f"{name}={getattr(arguments, option)}")
+    arguments = weak_training_arguments(__doc__, "poor")
     stage = open_stage(arguments)
     config = stage.config
     target_classes = chosen_classes(arguments.target_class, config)

@@ -11,22 +11,13 @@ again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 from models.weak_models import build_weak_network
 from utils.errors import run
 from utils.patch_data import load_patch_data
-from utils.stage import chosen_classes, open_stage, stage_parser
+from utils.stage import chosen_classes, open_stage
 from utils.training import TrainingSettings
-from utils.weak_training import train_weak_models
+from utils.weak_training import train_weak_models, weak_training_arguments
 
 
 def main() -> None:
-    parser = stage_parser(__doc__)
-    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
-    parser.add_argument("--epochs", help="passes over the training images")
-    parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 4,19")
-    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
-    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
-    arguments = parser.parse_args()
-    for option, name in (("epochs", "weak_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
-        if getattr(arguments, option) is not None:
-            arguments.set.append(f"{name}={getattr(arguments, option)}")
+    arguments = weak_training_arguments(__doc__, "weak")
     stage = open_stage(arguments)
     config = stage.config
     target_classes = chosen_classes(arguments.target_class, config)
