@@ -6,6 +6,7 @@ lays the command line's `--set name=value` over it.
 
 import dataclasses
 import importlib
+import itertools
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,19 @@ class Config:
     )
     keep_outputs: int = setting(2, "How many generations' outputs files stay on disk.")
 
+    # Gradient search
+    mask_keeps: tuple[float, ...] = setting(
+        (0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3),
+        "The shares of the kernels that the rounds of the gradient search go down to, one after the other.",
+    )
+    mask_steps: int = setting(300, "Steps of a round.")
+    mask_batch_size: int = setting(64, "Training images per step.")
+    mask_step_size: float = setting(0.003, "Adam's step size on the kernels' scores.")
+    mask_distillation: float = setting(
+        0.5, "The share of the loss that is the divergence from the strong model; the rest is cross-entropy."
+    )
+    mask_overlap: float = setting(0.0, "The weight in the loss of the modules' mean Jaccard similarity.")
+
     # Patching
     weak_model: str = setting("", "The network of the overly simple weak model.")
     weak_source: str = setting("", "The dataset of the weak model's other classes; empty = `source`.")
@@ -152,11 +166,13 @@ class Config:
             "poor_batch_size",
             "keep_every",
             "patience",
+            "mask_steps",
+            "mask_batch_size",
         ):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("generations", "search_images", "sensitivity_images", "weak_train_images", "weak_test_images"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("rank_scale", "learning_rate", "weak_learning_rate", "poor_learning_rate"):
+        for name in ("rank_scale", "learning_rate", "weak_learning_rate", "poor_learning_rate", "mask_step_size"):
             self._check(name, 0 < getattr(self, name) < float("inf"), "above 0")
         for name in (
             "momentum",
@@ -166,11 +182,16 @@ class Config:
             "alpha",
             "gamma",
             "sensitivity_tolerance",
+            "mask_distillation",
         ):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("sensitivity_ratios", "active_ratios", "active_ratios_sensitive"):
             ratios = getattr(self, name)
             self._check(name, len(ratios) > 0 and all(0 < r <= 1 for r in ratios), "one or more shares in (0, 1]")
+        falling = all(after < before for before, after in itertools.pairwise(self.mask_keeps))
+        shares = len(self.mask_keeps) > 0 and all(0 < share <= 1 for share in self.mask_keeps)
+        self._check("mask_keeps", shares and falling, "falling shares in (0, 1]")
+        self._check("mask_overlap", 0 <= self.mask_overlap < float("inf"), "0 or more")
         for name in ("classes", "weak_classes"):
             names = getattr(self, name)
             self._check(name, len(set(names)) == len(names), "each name once")

@@ -10,7 +10,7 @@ import numpy as np
 from configures.base import Config, is_of_kind
 from models.cnn import CNN
 from models.composed_model import ComposedModel
-from models.module import extract_module
+from models.module import extract_module, rescale_logit
 from utils.artifacts import Artifacts
 from utils.datasets import Split
 from utils.files import damaged, read_text, save_text
@@ -37,10 +37,27 @@ class Modularization:
 
 
 def save_modularization(
-    model: CNN, masks: np.ndarray, split: Split, stage: Stage, search: dict[str, Any]
+    model: CNN,
+    masks: np.ndarray,
+    split: Split,
+    stage: Stage,
+    search: dict[str, Any],
+    logit_maps: np.ndarray | None = None,
 ) -> Modularization:
-    """Extract and write every class's module, evaluate them composed, write report.json; masks (classes, K) bool."""
+    """Extract and write every class's module, evaluate them composed, write report.json.
+
+    Args:
+        model: the strong model.
+        masks: (classes, K) bool, True = kept.
+        split: the images to evaluate on.
+        stage: where to write.
+        search: how the masks were found.
+        logit_maps: (classes, 2) the scale and bias that go into each module's last layer; None = none.
+    """
     modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
+    if logit_maps is not None:
+        for module, (scale, bias) in zip(modules, logit_maps, strict=True):
+            rescale_logit(module, scale, bias)
     for target_class, module in enumerate(modules):
         stage.artifacts.module(target_class).save({name: value.cpu() for name, value in module.state_dict().items()})
         stage.artifacts.module_kernels(target_class).save(masks[target_class])

@@ -69,6 +69,13 @@ def extract_module(model: CNN, kernel_mask: np.ndarray, target_class: int | None
     return module_of_weights(model.architecture, weights)
 
 
+def rescale_logit(module: CNN, scale: float, bias: float) -> None:
+    """Let a module with one output answer `scale` times its logit plus `bias`, by its last FC layer, in place."""
+    with torch.no_grad():
+        module.fcs[-1].weight.mul_(scale)
+        module.fcs[-1].bias.mul_(scale).add_(bias)
+
+
 def module_of_weights(architecture: Architecture, weights: dict[str, Tensor]) -> CNN:
     """The network that a module's checkpoint describes: its widths are those of the weights.
 

@@ -141,6 +141,42 @@ class Artifacts:
         path = self.search_folder / f"gen_{generation:03d}_fitness.npy"
         return ArrayFile(path, "float64", self.command("module_recorder.py"))
 
+    # The gradient search
+    @property
+    def gradient_folder(self) -> Path:
+        """`gradient`: what the gradient search goes on from."""
+        return self.folder / "gradient"
+
+    @property
+    def gradient_settings(self) -> Path:
+        """Settings, seed and strong model that the search's files were made with."""
+        return self.gradient_folder / "settings.json"
+
+    @property
+    def gradient_log(self) -> Path:
+        """One row a round."""
+        return self.gradient_folder / "search_log.csv"
+
+    @property
+    def gradient_state(self) -> CheckpointFile:
+        """Everything that lets an interrupted round go on."""
+        return CheckpointFile(self.gradient_folder / "state.pth", self.command("module_gradient_search.py"))
+
+    def gradient_round(self, number: int) -> CheckpointFile:
+        """The search's state after a round."""
+        path = self.gradient_folder / f"round_{number:02d}.pth"
+        return CheckpointFile(path, self.command("module_gradient_search.py"))
+
+    def gradient_kernels(self, number: int) -> ArrayFile:
+        """(classes, K) bool, True = kept, of all modules after a round."""
+        path = self.gradient_folder / f"round_{number:02d}_kernels.npy"
+        return ArrayFile(path, "bool", self.command("module_gradient_search.py"))
+
+    def gradient_logit_maps(self, number: int) -> ArrayFile:
+        """(classes, 2) float32: scale and bias of each module's logit after a round."""
+        path = self.gradient_folder / f"round_{number:02d}_logit_maps.npy"
+        return ArrayFile(path, "float32", self.command("module_gradient_search.py"))
+
     # The modules
     def module(self, target_class: int) -> CheckpointFile:
         """The extracted module's state_dict."""

@@ -5,6 +5,7 @@ other where statistics are collected, and a Python loop over ensembles.
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -173,3 +174,27 @@ def ensemble_accuracies(
         predicted = np.array(ascending)[stacked.argmax(axis=0)]
         accuracies.append(float((predicted == own_labels).mean()))
     return accuracies
+
+
+def mask_gradient(
+    model: CNN, images: Images, masks: Tensor, loss: Callable[[Tensor], Tensor], device: torch.device
+) -> Tensor:
+    """The gradient of a loss in masks (classes, K): every module runs the whole network, one after the other."""
+    masks = masks.clone().requires_grad_()
+    slices = model.architecture.layer_slices
+    batch = torch.stack([image for image, _ in PillowImages(images, [])]).to(device)
+    logits = []
+    for target_class, mask in enumerate(masks):
+        maps: list[Tensor] = []
+        x = batch
+        for layer, (conv, convolution) in enumerate(zip(model.architecture.convs, model.convs, strict=True)):
+            x = F.relu(convolution(x)) * mask[slices[layer]][None, :, None, None]
+            if conv.pool:
+                x = F.max_pool2d(x, 2)
+            if conv.add is not None:
+                x = x + maps[conv.add]
+            maps.append(x)
+        logits.append(model.classify(x)[:, target_class])
+    loss(torch.stack(logits, 1)).backward()
+    model.zero_grad()
+    return masks.grad

@@ -18,7 +18,17 @@ from models.registry import WIDTH_SUFFIX
 from utils.errors import UserError, run
 from utils.stage import open_stage, stage_parser
 
-COMMANDS = ("evaluation", "scoring", "generation", "importance", "sensitivity", "training_step", "cores", "growth")
+COMMANDS = (
+    "evaluation",
+    "scoring",
+    "generation",
+    "importance",
+    "sensitivity",
+    "training_step",
+    "mask_gradient",
+    "cores",
+    "growth",
+)
 FULL_WIDTH_IMAGES = 1000
 FOLDER = Path(__file__).resolve().parent
 

@@ -1,0 +1,137 @@
+"""Accuracy lost against kernels kept and FLOPs, for every round of the gradient search, beside the genetic search.
+
+    python trade_off.py --model simcnn_x0_25 --dataset digits
+    python trade_off.py --model simcnn_x0_25 --dataset digits --images test
+
+Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults); a genetic search
+of the same model, finished or not, stands beside it where there is one, and so does the published point. Writes
+data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images; the test images are for the report.
+"""
+
+import math
+
+import numpy as np
+
+from models.cnn import CNN
+from models.composed_model import ComposedModel
+from models.flops import count_flops
+from models.module import extract_module, rescale_logit
+from models.strong_model import load_strong_model
+from utils.datasets import Images, load_split
+from utils.errors import UserError, run
+from utils.figures import save_drawing
+from utils.figures_of_trade_off import TradeOff, trade_off_figure
+from utils.gradient_log import load_rounds
+from utils.jaccard import mean_pairwise_distance
+from utils.kernel_groups import genome_layout, kernel_groups
+from utils.search_log import best_generation, load_log
+from utils.stage import Stage, open_stage, show_table, stage_parser
+from utils.training import count_right, predict
+
+# Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
+PUBLISHED = TradeOff("published (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--images", choices=("valid", "test"), default="valid", help="what to measure accuracy on")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    images = getattr(load_split(stage.config), arguments.images)
+    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    points = [*gradient_points(stage, model, images), *genetic_points(stage, model, images), PUBLISHED]
+    show_table(
+        ["method", "asked for", "kernels kept", "FLOPs", "accuracy", "points lost", "distance", "seconds"],
+        [
+            [
+                point.method,
+                point.target,
+                f"{point.kernels_kept:.1%}",
+                f"{point.flops:.1%}",
+                f"{point.right / point.images:.2%} ({point.right})" if point.images else "",
+                f"{point.points_lost:.2f}",
+                f"{point.distance:.4f}",
+                f"{point.seconds:.0f}",
+            ]
+            for point in points
+        ],
+    )
+    title = f"{stage.config.name}, {len(images):,} {arguments.images} images"
+    path = stage.artifacts.folder / f"trade_off_{arguments.images}"
+    save_drawing(trade_off_figure(points, title), path)
+    print(f"\n{path}.png, .svg, .csv")
+
+
+def gradient_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
+    """One per round. Raises UserError where no round is done."""
+    rounds = load_rounds(stage.artifacts.gradient_log, stage.artifacts.command("module_gradient_search.py"))
+    if not rounds:
+        raise UserError(
+            f"missing {stage.artifacts.gradient_log}; first run: "
+            f"{stage.artifacts.command('module_gradient_search.py', '--keep', '0.3')}"
+        )
+    points, seconds = [], 0.0
+    for row in rounds:
+        seconds += row.seconds
+        masks = stage.artifacts.gradient_kernels(row.number).load(len(model.fcs[-1].bias), len_of_masks(model))
+        logit_maps = stage.artifacts.gradient_logit_maps(row.number).load(len(masks), 2)
+        points.append(measured(model, masks, logit_maps, images, stage, "gradient", f"keep {row.keep:.0%}", seconds))
+    return points
+
+
+def genetic_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
+    """The best ensemble of the genetic search, where there is one."""
+    config, artifacts = stage.config, stage.artifacts
+    if not artifacts.search_log.exists():
+        return []
+    rows = load_log(artifacts.search_log, artifacts.command("module_recorder.py"))
+    row = best_generation(rows)
+    importance = artifacts.kernel_importance.load(config.num_classes, len_of_masks(model))
+    layout = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config)
+    masks = []
+    for target_class, chromosome in enumerate(row.ensemble):
+        population = artifacts.population(row.generation, target_class).load(config.population, layout.num_genes)
+        masks.append(kernel_groups(layout, importance[target_class]).decode(population[chromosome, None])[0])
+    seconds = sum(earlier.seconds for earlier in rows)
+    target = f"generation {row.generation} of {len(rows) - 1}"
+    return [measured(model, np.stack(masks), None, images, stage, "genetic", target, seconds)]
+
+
+def measured(
+    model: CNN,
+    masks: np.ndarray,
+    logit_maps: np.ndarray | None,
+    images: Images,
+    stage: Stage,
+    method: str,
+    target: str,
+    seconds: float,
+) -> TradeOff:
+    """The modules of these masks, extracted, counted and composed."""
+    modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
+    for module, (scale, bias) in zip(modules, logit_maps if logit_maps is not None else [], strict=False):
+        rescale_logit(module, scale, bias)
+    right, right_strong = (
+        count_right(predict(network, images, stage.device), images.labels)
+        for network in (ComposedModel(modules), model)
+    )
+    return TradeOff(
+        method=method,
+        target=target,
+        kernels_kept=float(masks.mean()),
+        flops=float(np.mean([count_flops(module) for module in modules])) / count_flops(model),
+        points_lost=100 * (right_strong - right) / len(images),
+        right=right,
+        images=len(images),
+        distance=mean_pairwise_distance(masks),
+        seconds=seconds,
+    )
+
+
+def len_of_masks(model: CNN) -> int:
+    """K."""
+    return sum(model.architecture.num_kernels)
+
+
+if __name__ == "__main__":
+    run(main)

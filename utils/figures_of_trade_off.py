@@ -1,0 +1,68 @@
+"""The figure of what small modules cost: accuracy lost against kernels kept, and against floating-point operations."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+from utils.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """One set of modules: how small, and how much worse than the strong model."""
+
+    method: str  # "gradient", "genetic", or where it was published
+    target: str  # what it was asked for, in words
+    kernels_kept: float  # share, mean over modules
+    flops: float  # share of the strong model's, mean over modules; NaN where it is not known
+    points_lost: float  # of accuracy, on the images named in the title
+    right: int  # 0 where it is not known
+    images: int
+    distance: float  # mean pairwise Jaccard distance; NaN where it is not known
+    seconds: float  # of the search; NaN where it is not known
+
+
+@styled
+def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
+    """Points lost against kernels kept and FLOPs; each method has its colour and its mark, lines join its targets."""
+    figure = new_figure(10, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    methods = list(dict.fromkeys(point.method for point in points))
+    for axes, name, label in zip(
+        panels,
+        ("kernels_kept", "flops"),
+        ("kernels kept in %", "FLOPs of a module in % of the strong model's"),
+        strict=True,
+    ):
+        for number, method in enumerate(methods):
+            own = sorted((p for p in points if p.method == method), key=lambda p: getattr(p, name))
+            axes.plot(
+                [100 * getattr(point, name) for point in own],
+                [point.points_lost for point in own],
+                color=PALETTE[(0, 1, 2, 4)[number % 4]],
+                marker=MARKERS[number],
+                label=method,
+            )
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
+        axes.set_xlabel(label)
+        axes.grid()
+    panels[0].set_ylabel("accuracy lost in percentage points")
+    panels[0].legend()
+    figure.suptitle(f"{title}; dashed: the strong model")
+    return Drawing(
+        figure, finding(points), tuple(field.name for field in fields(TradeOff)), [astuple(p) for p in points]
+    )
+
+
+def finding(points: Sequence[TradeOff]) -> str:
+    """The smallest modules of each method within 1 and within 2 points, in words."""
+    sentences = []
+    for method in dict.fromkeys(point.method for point in points):
+        for limit in (1, 2):
+            within = [point for point in points if point.method == method and point.points_lost <= limit]
+            if within:
+                best = min(within, key=lambda point: point.kernels_kept)
+                sentences.append(
+                    f"With at most {limit} point{'s' if limit > 1 else ''} lost, {method} keeps "
+                    f"{best.kernels_kept:.1%} of the kernels ({best.points_lost:+.2f} lost)."
+                )
+    return " ".join(sentences) or "No method stays within 2 points."
