@@ -119,6 +119,23 @@ def test_a_number_that_was_given_again_is_not_the_holder(role: Role) -> None:
         assert "alive" in state_of(role.lock)
 
 
+def test_a_process_that_cannot_be_looked_at_is_judged_by_its_heartbeat(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, where the system hides it, or any without /proc."""
+    write_lock(role, machine=locks._machine())
+    monkeypatch.setattr(locks, "_started", lambda pid: "")
+    assert state_of(role.lock) == f"alive on elsewhere, pid {os.getpid()}"
+    os.utime(role.lock, (1, 1))
+    assert state_of(role.lock) == f"died on elsewhere, pid {os.getpid()}"
+
+
+def test_numbers_of_processes() -> None:
+    assert int(locks._started(os.getpid())) > 0
+    for nobody in (2**22 + 1, 2**40, 2**70):
+        assert locks._started(nobody) is None
+
+
 @pytest.mark.parametrize(("ending", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_gives_the_lock_back(role: Role, ending: signal.Signals, exit_code: int) -> None:
     process = start_and_hold(role)

@@ -11,6 +11,7 @@ from conftest import TOP, Run, files_below, run_script
 
 import global_configure
 from configures.base import load
+from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from utils.artifacts import Artifacts
 from utils.datasets import load_split
@@ -108,3 +109,22 @@ def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_pa
     assert done.exit_code == 0, done
     assert f"saved {folder / 'layer_sensitivity.png'}" in done.stdout
     assert files_below(folder)[written[0]] == written[1]
+
+
+def test_numbers_that_overflow_stop_with_where(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+) -> None:
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
+    artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
+    weights = artifacts.entire_model.load()
+    artifacts.kernel_importance.save(random_importance(5, architecture_of("simcnn_x0_25").num_kernels))
+    importance = artifacts.kernel_importance.path.read_bytes()
+    artifacts.entire_model.save({**weights, "convs.0.weight": weights["convs.0.weight"] * 1e38})
+    done = run_main("preprocess/kernel_importance_analyzer.py", *args, root=root)
+    done.refused("kernels is NaN or infinite: train the strong model again with: python train.py", "--fresh")
+    assert artifacts.kernel_importance.path.read_bytes() == importance
+    for script, more in ((ALL, ()), (ONE, ("--target_conv", 3))):
+        done = run_main(script, *args, *SMALL, *more, root=root)
+        done.refused("a module's outputs are NaN or infinite; retrain the strong model")
+    assert not list(artifacts.sensitivity_settings.parent.glob("*.npy"))

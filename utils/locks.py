@@ -171,7 +171,9 @@ def _read(lock: Path) -> Holder | None:
 
 def _lives(holder: Holder, lock: Path) -> bool:
     if holder.machine == _machine():
-        return _started(holder.pid) == holder.started
+        started = _started(holder.pid)
+        if started is None or started:
+            return started == holder.started
     try:
         return _time_of_disk(lock.parent) - lock.stat().st_mtime < SILENCE_LIMIT
     except FileNotFoundError:  # given back since
@@ -218,21 +220,20 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did; None where none of this number runs."""
+    """When a process started, in ticks since the machine did: "" = unknown, None = none of this number runs."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _started_elsewhere(pid)
+    except OSError:  # it has ended; or this is not Linux, or hides other users' processes
+        return "" if _runs(pid) else None
     values = status[status.rindex(")") + 2 :].split()  # the name before may hold anything
     return None if values[0] in "ZX" else values[19]  # one that has ended, its exit code not yet collected
 
 
-def _started_elsewhere(pid: int) -> str | None:
-    """The same on systems without /proc, which do not say when."""
+def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
+    except (ProcessLookupError, OverflowError):
+        return False
     except PermissionError:  # somebody else's
         pass
-    return ""
+    return True
