@@ -6,7 +6,7 @@
 One explorer per class and one module_recorder.py work together through the files in data/MODEL_DATASET/ga alone: start
 them in any order, in any number of terminals or machines that share the folder. An explorer that was ended goes on when
 the same command is typed again. What to do is read off the files each time, so explorers follow a recorder that goes
-back or starts anew; --checkpoint G waits for a recorder that goes back to generation G, where the search was over.
+back; --checkpoint G waits for a recorder that goes back to generation G, where the search was over.
 Method: Qi et al., ASE 2022, section 4.2.
 """
 
@@ -21,10 +21,11 @@ from models.strong_model import load_strong_model
 from utils.artifacts import ArrayFile
 from utils.datasets import load_split
 from utils.errors import UserError, run
-from utils.genetic import first_population, next_generation
 from utils.images import normalise, to_device
 from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from utils.locks import held, state_of
 from utils.search_log import load_end
+from utils.search_population import population_of
 from utils.search_state import agree_on_settings, check_checkpoint, scored_generations
 from utils.stage import Stage, check_class, open_stage, stage_parser
 from utils.waiting import wait_until
@@ -45,28 +46,33 @@ def main() -> None:
         raise UserError(f"explorer_threads {global_configure.explorer_threads}: expected at least 1")
     if stage.device.type == "cpu":
         torch.set_num_threads(global_configure.explorer_threads)
+    with held(*(stage.artifacts.explorer_role(target_class) for target_class in target_classes)):
+        explore(stage, target_classes, arguments.checkpoint)
 
+
+def explore(stage: Stage, target_classes: list[int], checkpoint: int | None) -> None:
+    """Evolve the classes' populations, one generation after the other, until the recorder has scored the last one."""
     model = load_strong_model(stage.config, stage.artifacts, stage.device)
     architecture = model.architecture
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config)
     importance = stage.artifacts.kernel_importance.load(stage.config.num_classes, sum(architecture.num_kernels))
     groups = {target_class: kernel_groups(layout, importance[target_class]) for target_class in target_classes}
     valid = load_split(stage.config).valid.first(stage.config.search_images)
-    agree_on_settings(stage, valid.pixels, valid.labels)
+    agree_on_settings(stage, valid)
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, stage.dtype)
 
-    if arguments.checkpoint is not None:
-        check_checkpoint(stage, arguments.checkpoint)
-        wait_for_going_back(stage, arguments.checkpoint)
+    if checkpoint is not None:
+        check_checkpoint(stage, checkpoint)
+        wait_for_going_back(stage, checkpoint)
     generation = -1
     while generation < stage.config.generations and not has_ended(stage):
         last, generation = generation, scored_generations(stage)
         if generation > stage.config.generations:
             break
         if generation <= last:
-            print(f"the recorder went back: on with generation {generation}", flush=True)
-            agree_on_settings(stage, valid.pixels, valid.labels)
+            print(f"the recorder took files back: on with generation {generation}", flush=True)
+            agree_on_settings(stage, valid)
         for target_class in target_classes:
             evolve(stage, model, groups[target_class], images, target_class, generation)
         if generation < stage.config.generations:
@@ -76,30 +82,16 @@ def main() -> None:
 
 
 def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, target_class: int, generation: int) -> None:
-    """Write one generation's population and outputs, as far as they are not there yet."""
+    """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
     config, artifacts = stage.config, stage.artifacts
-    size = (config.population, groups.layout.num_genes)
-    population_file = artifacts.population(generation, target_class)
+    size = (config.population, len(images))
+    masks = groups.decode(population_of(stage, groups.layout, target_class, generation))
     outputs_file = artifacts.outputs(generation, target_class)
-    last_population = None
-    if generation > 0:
-        last_population = artifacts.population(generation - 1, target_class).load(*size)
-    if population_file.exists():
-        population = population_file.load(*size)
-    else:
-        if last_population is None:
-            population = first_population(groups.layout, config, stage.seed, target_class)
-        else:
-            fitness = artifacts.fitness(generation - 1).load(config.num_classes, config.population)[target_class]
-            population = next_generation(last_population, fitness, config, stage.seed, target_class, generation)
-        population_file.save(population)
-    if outputs_file.exists():
+    if outputs_file.load_if_whole(*size) is not None:
         return
     known = None
-    if last_population is not None and artifacts.outputs(generation - 1, target_class).exists():
-        last_outputs = artifacts.outputs(generation - 1, target_class).load(config.population, len(images))
-        known = (groups.decode(last_population), last_outputs)
-    masks = groups.decode(population)
+    if generation > 0 and (last := artifacts.outputs(generation - 1, target_class).load_if_whole(*size)) is not None:
+        known = (groups.decode(population_of(stage, groups.layout, target_class, generation - 1)), last)
     outputs, num_run = outputs_with_known(model, masks, target_class, images, known)
     if not np.isfinite(outputs).all():
         raise UserError(
@@ -122,17 +114,24 @@ def wait_for_going_back(stage: Stage, checkpoint: int) -> None:
     command = stage.artifacts.command("module_recorder.py", "--checkpoint", str(checkpoint))
     wait_until(
         lambda: not has_ended(stage) and scored_generations(stage) <= stage.config.generations,
-        lambda: f"the recorder to go back to generation {checkpoint} ({command})",
+        lambda: (
+            f"the recorder ({state_of(stage.artifacts.recorder_role.lock)}) to go back to generation {checkpoint}: "
+            f"{command}"
+        ),
     )
 
 
 def wait_for_fitness(stage: Stage, target_classes: list[int], generation: int) -> None:
-    """Return when the recorder has scored the generation, has ended the search, or has taken the generation back."""
-    fitness = stage.artifacts.fitness(generation)
-    populations = [stage.artifacts.population(generation, target_class) for target_class in target_classes]
+    """Return when the recorder has scored the generation, has ended the search, or has taken files of it back."""
+    artifacts = stage.artifacts
+    fitness = artifacts.fitness(generation)
+    own = [file(generation, c) for file in (artifacts.population, artifacts.outputs) for c in target_classes]
     wait_until(
-        lambda: fitness.exists() or has_ended(stage) or not all(map(ArrayFile.exists, populations)),
-        lambda: f"the recorder's fitness of generation {generation} ({fitness.made_by})",
+        lambda: fitness.exists() or has_ended(stage) or not all(map(ArrayFile.exists, own)),
+        lambda: (
+            f"the recorder's fitness of generation {generation} ({state_of(artifacts.recorder_role.lock)}): "
+            f"{artifacts.command('module_recorder.py')}"
+        ),
     )
 
 

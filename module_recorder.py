@@ -19,11 +19,12 @@ from models.strong_model import load_strong_model
 from utils.artifacts import ArrayFile
 from utils.datasets import load_split
 from utils.errors import UserError, run
-from utils.files import set_aside
 from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from utils.locks import held, state_of
 from utils.search_log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
+from utils.search_population import population_of
 from utils.search_scoring import places_of, scoring_rules
-from utils.search_state import agree_on_settings, resume_search
+from utils.search_state import agree_on_settings, check_room_for_search, resume_search, set_old_search_aside
 from utils.stage import Stage, open_stage, stage_parser
 from utils.tournament import Scores, score_population
 from utils.waiting import wait_until
@@ -38,11 +39,16 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    config, artifacts = stage.config, stage.artifacts
     if arguments.fresh and arguments.checkpoint is not None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
-    patience = config.patience if arguments.early_stop else None
+    patience = stage.config.patience if arguments.early_stop else None
+    with held(stage.artifacts.recorder_role):
+        record(stage, fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
 
+
+def record(stage: Stage, *, fresh: bool, checkpoint: int | None, patience: int | None) -> None:
+    """Score generation after generation as the explorers deliver them, then cut the modules out."""
+    config, artifacts = stage.config, stage.artifacts
     architecture = architecture_of(config.model)
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
     model = load_strong_model(config, artifacts, stage.device)
@@ -50,18 +56,18 @@ def main() -> None:
     groups = [kernel_groups(layout, row) for row in importance]
     split = load_split(config)
     images = split.valid.first(config.search_images)
-    if arguments.fresh and artifacts.search_folder.exists():
-        print(f"the old search is now {set_aside(artifacts.search_folder)}")
-    agree_on_settings(stage, images.pixels, images.labels)
+    if fresh:
+        set_old_search_aside(stage)
+    check_room_for_search(stage, layout.num_genes, len(images))
+    agree_on_settings(stage, images)
 
-    rows = resume_search(stage, checkpoint=arguments.checkpoint, patience=patience)
+    rows = resume_search(stage, checkpoint=checkpoint, patience=patience)
     if rows:
         print(f"going on after generation {rows[-1].generation}", flush=True)
     last_look = time.monotonic()
     while not is_over(rows, config.generations, patience):
         generation = len(rows)
-        wait_for_explorers(stage, generation)
-        scores, masks = score(stage, groups, images.labels, rows)
+        scores, masks = score(stage, groups, outputs_of_explorers(stage, generation, len(images)), images.labels, rows)
         now = time.monotonic()
         rows.append(row_of(generation, scores, masks, config, now - last_look))
         last_look = now
@@ -91,6 +97,17 @@ def main() -> None:
     print(f"generations: {len(rows)}; seconds: {search['seconds']:.0f}; modules in {artifacts.module(0).path.parent}")
 
 
+def outputs_of_explorers(stage: Stage, generation: int, num_images: int) -> list[np.ndarray]:
+    """Every class's outputs (population, images) of the generation, once they are there; damaged ones are sent back."""
+    size = (stage.config.population, num_images)
+    while True:
+        wait_for_explorers(stage, generation)
+        files = [stage.artifacts.outputs(generation, target_class) for target_class in range(stage.config.num_classes)]
+        outputs = [found for file in files if (found := file.load_if_whole(*size)) is not None]
+        if len(outputs) == len(files):
+            return outputs
+
+
 def wait_for_explorers(stage: Stage, generation: int) -> None:
     """Return when every class's population and outputs of the generation are there."""
     needed = {
@@ -104,24 +121,23 @@ def wait_for_explorers(stage: Stage, generation: int) -> None:
     def awaited_classes() -> list[int]:
         return [target_class for target_class, pair in needed.items() if not all(map(ArrayFile.exists, pair))]
 
-    wait_until(
-        lambda: not awaited_classes(),
-        lambda: (
-            f"generation {generation} of class {', '.join(map(str, awaited_classes()))} "
-            f"({stage.artifacts.command('module_explorer.py', '--target_class C')})"
-        ),
-    )
+    def awaited() -> str:
+        of_state: dict[str, list[str]] = {}
+        for target_class in awaited_classes():
+            state = state_of(stage.artifacts.explorer_role(target_class).lock)
+            of_state.setdefault(state, []).append(str(target_class))
+        classes = "; ".join(f"class {', '.join(several)} ({state})" for state, several in of_state.items())
+        return f"generation {generation} of {classes}: {stage.artifacts.command('module_explorer.py --target_class C')}"
+
+    wait_until(lambda: not awaited_classes(), awaited)
 
 
 def score(
-    stage: Stage, groups: list[KernelGroups], labels: np.ndarray, rows: list[Generation]
+    stage: Stage, groups: list[KernelGroups], outputs: list[np.ndarray], labels: np.ndarray, rows: list[Generation]
 ) -> tuple[Scores, list[np.ndarray]]:
     """The tournament of the generation after `rows`, and all classes' masks."""
     config, generation = stage.config, len(rows)
     masks = [decoded(stage, groups[c], generation, c) for c in range(config.num_classes)]
-    outputs = [
-        stage.artifacts.outputs(generation, c).load(config.population, len(labels)) for c in range(config.num_classes)
-    ]
     rules = scoring_rules(config, rows[-1].accuracy if rows else None)
     protected = None
     if rows:
@@ -138,8 +154,7 @@ def score(
 
 def decoded(stage: Stage, groups: KernelGroups, generation: int, target_class: int) -> np.ndarray:
     """The kernel masks (population, K) of a class's generation."""
-    size = (stage.config.population, groups.layout.num_genes)
-    return groups.decode(stage.artifacts.population(generation, target_class).load(*size))
+    return groups.decode(population_of(stage, groups.layout, target_class, generation))
 
 
 def row_of(generation: int, scores: Scores, masks: list[np.ndarray], config: Config, seconds: float) -> Generation:

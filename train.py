@@ -8,6 +8,7 @@ The weights of the best validation accuracy are kept in data/MODEL_DATASET/entir
 goes on when the same command is typed again. Method: Qi et al., ASE 2022, section 4.1.
 """
 
+import argparse
 import time
 
 import torch
@@ -19,6 +20,7 @@ from models.strong_model import load_strong_model
 from utils.datasets import Split, load_split
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
+from utils.locks import check_nobody_holds, held
 from utils.seeds import torch_seed
 from utils.stage import Stage, open_stage, stage_parser
 from utils.training import Epoch, TrainingSettings, count_right, predict, train
@@ -47,7 +49,16 @@ def main() -> None:
     if arguments.evaluation:
         report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
         return
+    with held(stage.artifacts.training_role):
+        train_strong_model(stage, split, arguments)
+
+
+def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace) -> None:
+    """Train from the first epoch, or from where an earlier run ended, and write the best epoch's weights."""
     if arguments.fresh and stage.artifacts.folder.exists():
+        others = stage.artifacts.locks_folder.glob("*.lock")
+        mine = stage.artifacts.training_role.lock
+        check_nobody_holds((lock for lock in others if lock != mine), "--fresh sets the folder aside")
         print(f"the old folder is now {set_aside(stage.artifacts.folder)}")
     check_writable(stage.artifacts.folder)
     if stage.artifacts.entire_model.exists() and not stage.artifacts.training_state.exists():

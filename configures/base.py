@@ -214,7 +214,8 @@ class Config:
         self._check(
             "chosen_ensemble", chosen_fits, f"{self.num_classes} chromosome indices below {self.population}, or none"
         )
-        self._check("chosen_generation", self.chosen_generation >= -1, "a generation, or -1")
+        last = f"a generation up to generations = {self.generations}, or -1 for the best"
+        self._check("chosen_generation", -1 <= self.chosen_generation <= self.generations, last)
         self._check("sensitive_layers", all(layer >= 0 for layer in self.sensitive_layers), "layers counted from 0")
 
     def _check(self, name: str, fits: bool, expected: str) -> None:

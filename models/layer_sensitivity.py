@@ -1,11 +1,61 @@
 """The accuracy of the composed model while one layer after the other loses kernels."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from torch import Tensor
 
 from models.cnn import CNN
 from models.population_outputs import population_outputs
+from models.strong_model import load_strong_model
+from utils.datasets import load_split
+from utils.errors import UserError
+from utils.files import set_aside, sha256_of
+from utils.images import normalise, to_device
+from utils.recorded_settings import agree_on, fingerprint
 from utils.sensitivity import top_ratio_masks
+from utils.stage import Stage
+
+
+@dataclass(frozen=True)
+class SensitivityInputs:
+    """What the curves of all layers are measured with."""
+
+    model: CNN
+    importance: np.ndarray  # (classes, K)
+    ratios: tuple[float, ...]
+    images: Tensor  # (n, 3, 32, 32) normalised, on the model's device
+    labels: np.ndarray  # (n,)
+
+    def curve(self, layer: int) -> np.ndarray:
+        """(ratios, 2) float32 of one layer: ratio, accuracy."""
+        return layer_sensitivity(self.model, self.importance, layer, self.ratios, self.images, self.labels)
+
+
+def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
+    """The strong model, importance and images; says beside the curves what they are measured with.
+
+    Raises UserError where curves are there that were measured with others; `fresh` sets those aside.
+    """
+    config, artifacts = stage.config, stage.artifacts
+    model = load_strong_model(config, artifacts, stage.device)
+    importance = artifacts.kernel_importance.load(config.num_classes, sum(model.architecture.num_kernels))
+    valid = load_split(config).valid.first(config.sensitivity_images)
+    settings = {
+        "sensitivity_ratios": config.sensitivity_ratios,
+        "images": len(valid),
+        "images_crc32": fingerprint(valid),
+        "precision": stage.precision,
+        "strong_model_sha256": sha256_of(artifacts.entire_model.path),
+        "kernel_importance_sha256": sha256_of(artifacts.kernel_importance.path),
+    }
+    path = artifacts.sensitivity_settings
+    if fresh and path.parent.exists():
+        print(f"the old curves are now {set_aside(path.parent)}")
+    agree_on(path, settings, again=artifacts.command("scripts/run_layer_sensitivity_analyzer.py", "--fresh"))
+    pixels, _ = to_device(valid, stage.device)
+    images = normalise(pixels, stage.dtype)
+    return SensitivityInputs(model, importance, config.sensitivity_ratios, images, valid.labels)
 
 
 def tied_layers(model: CNN, layer: int) -> list[int]:
@@ -30,7 +80,7 @@ def layer_sensitivity(
         images: (n, 3, 32, 32) normalised, on the model's device.
         labels: (n,).
 
-    Returns (ratios, 2) float32: ratio, accuracy.
+    Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
     """
     num_classes = len(importance)
     layers = tied_layers(model, layer)
@@ -38,6 +88,8 @@ def layer_sensitivity(
     masks = np.concatenate([top_ratio_masks(importance, slices, layers, ratio) for ratio in ratios])
     target_classes = list(range(num_classes)) * len(ratios)
     outputs = population_outputs(model, masks, target_classes, images)
+    if not np.isfinite(outputs).all():
+        raise UserError(f"conv {layer}: a module's outputs are NaN or infinite; retrain the strong model")
     predicted = outputs.reshape(len(ratios), num_classes, -1).argmax(1)
     accuracy = (predicted == labels).mean(1)
     return np.stack([np.array(ratios), accuracy], 1).astype(np.float32)

@@ -1,6 +1,5 @@
 """What a report says, part by part. A part whose artifacts are missing or damaged says so, with the command to run."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,13 +7,14 @@ import numpy as np
 
 from models.report_data import ReportData
 from models.weak_models import weak_network_name
+from utils.checked_text import read_json
 from utils.errors import UserError
 from utils.figures import percent
 from utils.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from utils.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from utils.figures_of_patching import changed_images_figure, patch_figure
 from utils.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
-from utils.files import damaged, read_text, sha256_of
+from utils.files import sha256_of
 from utils.jaccard import mean_pairwise_distance
 from utils.patch_report import metrics_of
 from utils.report_page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
@@ -246,15 +246,7 @@ def search_blocks(data: ReportData) -> list[Block]:
 def search_settings(data: ReportData) -> dict[str, Any]:
     """What the search wrote down of its settings; nothing where it wrote nothing. Raises UserError where damaged."""
     path, command = data.artifacts.search_settings, data.artifacts.command("scripts/run_module_search.py", "--fresh")
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(read_text(path, command))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, command, str(error)) from None
-    if not isinstance(settings, dict):
-        raise damaged(path, command, "expected settings by name")
-    return settings
+    return read_json(path, command) if path.exists() else {}
 
 
 def kernel_blocks(data: ReportData) -> list[Block]:

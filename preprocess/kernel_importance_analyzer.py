@@ -6,9 +6,11 @@ Writes data/MODEL_DATASET/kernel_importance/avg_L1.npy: (classes, K) float32, th
 feature map over the class's validation images that the model is sure of. Method: Qi et al., ASE 2022, section 3.1.
 """
 
+import numpy as np
+
 from models.strong_model import load_strong_model
 from utils.datasets import load_split
-from utils.errors import run
+from utils.errors import UserError, run
 from utils.images import to_device
 from utils.kernel_importance import kernel_importance, random_importance
 from utils.stage import open_stage, show_table, stage_parser
@@ -33,6 +35,11 @@ def main() -> None:
         for target_class, count in enumerate(confident):
             if count == 0:
                 print(f"class {target_class}: no image is that confident, so all of the class were used")
+    if not np.isfinite(importance).all():
+        raise UserError(
+            f"the importance of {np.count_nonzero(~np.isfinite(importance))} kernels is NaN or infinite: "
+            f"train the strong model again with: {stage.artifacts.entire_model.made_by} --fresh"
+        )
     file = stage.artifacts.kernel_importance
     file.save(importance)
     print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")

@@ -4,47 +4,47 @@
 
 Writes data/MODEL_DATASET/layer_sensitivity/layer_II.npy for each layer (tied ones once), and
 layer_sensitivity.png, .svg and .csv. The search takes the `sensitive_layers` of the configuration file: copy the
-recommendation there if you agree. Layers whose file is there are not measured again, unless with --fresh.
+recommendation there if you agree. Layers whose file is there are not measured again; --fresh sets the files aside.
 """
 
 import numpy as np
 
-from models.layer_sensitivity import layer_sensitivity, tied_layers
-from models.strong_model import load_strong_model
-from utils.datasets import load_split
-from utils.errors import UserError, run
+from models.layer_sensitivity import open_sensitivity, tied_layers
+from models.registry import architecture_of
+from utils.errors import run
 from utils.figures import save_drawing
 from utils.figures_of_model import sensitivity_figure
-from utils.images import normalise, to_device
 from utils.kernel_groups import genome_layout
+from utils.locks import held
 from utils.sensitivity import falls_at, recommend_sensitive
-from utils.stage import open_stage, show_table, stage_parser
+from utils.stage import Stage, open_stage, show_table, stage_parser
 from utils.training import progress_bar
 
 
 def main() -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument("--fresh", action="store_true", help="measure layers again whose file is there")
+    parser.add_argument("--fresh", action="store_true", help="set the curves that are there aside")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
+    architecture = architecture_of(stage.config.model)
+    configured = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config).sensitive
+    with held(stage.artifacts.sensitivity_role):
+        measure(stage, configured, fresh=arguments.fresh)
+
+
+def measure(stage: Stage, configured: frozenset[int], *, fresh: bool) -> None:
+    """Write the curves that are not there yet, print all, plot them, and compare with the configured layers."""
     config = stage.config
-    model = load_strong_model(config, stage.artifacts, stage.device)
-    importance = stage.artifacts.kernel_importance.load(config.num_classes, sum(model.architecture.num_kernels))
-    configured = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config).sensitive
-    valid = load_split(config).valid.first(config.sensitivity_images)
-    pixels, _ = to_device(valid, stage.device)
-    images = normalise(pixels, stage.dtype)
-
+    inputs = open_sensitivity(stage, fresh=fresh)
     curves: dict[int, np.ndarray] = {}
-    for layer in progress_bar(model.architecture.free_layers, "sensitivity"):
+    for layer in progress_bar(inputs.model.architecture.free_layers, "sensitivity"):
         file = stage.artifacts.layer_sensitivity(layer)
-        if arguments.fresh or not file.exists():
-            file.save(layer_sensitivity(model, importance, layer, config.sensitivity_ratios, images, valid.labels))
-        curves[layer] = file.load(None, 2)
-        if not np.array_equal(curves[layer][:, 0], np.array(config.sensitivity_ratios, np.float32)):
-            raise UserError(f"{file.path} was measured at other sensitivity_ratios: measure again with --fresh")
+        curve = file.load_if_whole(len(inputs.ratios), 2)
+        if curve is None:
+            file.save(inputs.curve(layer))
+        curves[layer] = file.load(len(inputs.ratios), 2)
 
-    names = {layer: "=".join(map(str, tied_layers(model, layer))) for layer in curves}
+    names = {layer: "=".join(map(str, tied_layers(inputs.model, layer))) for layer in curves}
     rows = [
         [names[layer], *(f"{accuracy:.1%}" for accuracy in curve[:, 1]), f"{fall:.1f}" if fall else "never"]
         for layer, curve in curves.items()
@@ -53,14 +53,15 @@ def main() -> None:
     show_table(["conv", *(f"{ratio:.1f}" for ratio in config.sensitivity_ratios), "falls at"], rows)
     recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
     print(
-        f"\naccuracy of the composed model on {len(valid)} validation images, by the kept share of one layer's kernels"
+        f"\naccuracy of the composed model on {len(inputs.labels)} validation images, "
+        "by the kept share of one layer's kernels"
     )
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
     print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(configured)) or 'none'}")
 
     path = stage.artifacts.layer_sensitivity(0).path.with_name("layer_sensitivity")
     named = {names[layer]: curve for layer, curve in curves.items()}
-    title = f"{config.name}: the composed model on {len(valid)} validation images"
+    title = f"{config.name}: the composed model on {len(inputs.labels)} validation images"
     marked = [names[layer] for layer in recommended]
     save_drawing(sensitivity_figure(named, marked, config.sensitivity_tolerance, title), path)
     print(f"saved {path}.png, .svg and .csv")

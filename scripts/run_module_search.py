@@ -9,19 +9,21 @@ classes are shared among --jobs explorers (default: one per core), each of which
 ends all; the same command typed again goes on from the last whole generation.
 """
 
-import signal
-import sys
+import argparse
 from pathlib import Path
 
 from tqdm import tqdm
 
 import global_configure
+from models.registry import architecture_of
+from utils.datasets import load_split
 from utils.device import num_cores
 from utils.errors import UserError, run
-from utils.files import set_aside
+from utils.kernel_groups import genome_layout
+from utils.locks import held
 from utils.processes import ProcessGroup
 from utils.search_log import best_generation, describe, load_log
-from utils.search_state import resume_search
+from utils.search_state import check_room_for_search, resume_search, set_old_search_aside
 from utils.stage import Stage, open_stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent
@@ -42,17 +44,31 @@ def main() -> None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     for needed in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
         needed.check_is_there()
-    if arguments.fresh and stage.artifacts.search_folder.exists():
-        print(f"the old search is now {set_aside(stage.artifacts.search_folder)}")
-    # Before any explorer looks: one that saw the end of the old search would be off.
+    with held(stage.artifacts.launcher_role):
+        # Before any explorer looks: one that saw the end of the old search would be off.
+        with held(stage.artifacts.recorder_role):
+            prepare(stage, arguments)
+        print(search(stage, arguments, jobs))
+
+
+def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Bring the search's files to where it starts or goes on."""
+    if arguments.fresh:
+        set_old_search_aside(stage)
+    architecture = architecture_of(stage.config.model)
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config)
+    images = load_split(stage.config).valid.first(stage.config.search_images)
+    check_room_for_search(stage, layout.num_genes, len(images))
     patience = stage.config.patience if arguments.early_stop else None
     resume_search(stage, checkpoint=arguments.checkpoint, patience=patience)
 
+
+def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
+    """Run a recorder and the explorers to the end; what the recorder printed of its result."""
     common = ["--model", arguments.model, "--dataset", arguments.dataset]
     common += [word for assignment in arguments.set for word in ("--set", assignment)]
     logs = stage.artifacts.search_folder / "logs"
     print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that leaves the with block in order
     with ProcessGroup(logs) as group, Progress(stage) as progress:
         group.start(
             "recorder", TOP / "module_recorder.py", [*common, *(["--early_stop"] if arguments.early_stop else [])]
@@ -61,7 +77,7 @@ def main() -> None:
             classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
             group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
         group.wait(progress.update)
-    print(result_lines(logs / "recorder.log"))
+    return result_lines(logs / "recorder.log")
 
 
 def number_of_jobs(asked: int | None, stage: Stage) -> int:

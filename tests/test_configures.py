@@ -123,7 +123,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         ("classes=a,b,c,d,e,f,g,h,i,i", "setting classes: expected each name once"),
         ("chosen_ensemble=1,2", "setting chosen_ensemble: expected 10 chromosome indices"),
         ("chosen_ensemble=1,2,3,4,5,6,7,8,9,100", "setting chosen_ensemble: expected 10 chromosome indices below 100"),
-        ("chosen_generation=-2", "setting chosen_generation: expected a generation, or -1"),
+        ("chosen_generation=-2", "setting chosen_generation: expected a generation up to generations = "),
         ("sensitive_layers=-1", "setting sensitive_layers: expected layers counted from 0"),
         ("keep_outputs=1", "setting keep_outputs: expected at least 2"),
     ],

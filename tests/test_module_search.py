@@ -1,14 +1,15 @@
 """The module search as a user runs it: same seed, same files, whatever the number of processes and their order."""
 
-import csv
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from utils.files import save_array
 from utils.images import normalise
 from utils.kernel_groups import genome_layout, kernel_groups
 from utils.search_log import load_log, save_log
+from utils.search_state import bytes_of_search
 
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
 NAMES = ["--model", MODEL, "--dataset", DATASET]
@@ -357,7 +359,7 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
             assert np.array_equal(np.load(artifacts.module_kernels(c).path), mask)
     before = files_below(searched)
     for chosen, message in (
-        ("chosen_generation=4", "chosen_generation 4: expected 0 to 3"),
+        ("chosen_generation=4", "setting chosen_generation: expected a generation up to generations = 3, or -1"),
         ("chosen_ensemble=0,0,0,0,6", "setting chosen_ensemble: expected 5 chromosome indices below 6"),
         ("chosen_ensemble=0,0", "setting chosen_ensemble: expected 5 chromosome indices below 6"),
     ):
@@ -386,7 +388,7 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
     before = files_below(searched)
     for script, more in ((RECORDER, []), (EXPLORER, ["--target_class", 0])):
         line = run_main(script, *WHOLE, *more, "--set", "parents=3", "--set", "alpha=0.8", root=searched).refused(
-            "holds a search with other settings", "run_module_search.py", "--fresh"
+            "ga was made with other settings", "run_module_search.py", "--fresh"
         )
         assert "(parents: 4 there, 3 now; alpha: 0.9 there, 0.8 now)" in line
     monkeypatch.setattr(global_configure, "seed", 3)
@@ -408,19 +410,195 @@ def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
         (artifacts.search_end, b"{}"),
         (artifacts.search_log, b"generation\n0\n"),
         (artifacts.search_log, artifacts.search_log.read_bytes().replace(b"\n3,", b"\n4,")),
-        (artifacts.population(3, 2).path, artifacts.population(3, 2).path.read_bytes()[:-1]),
     ):
         whole = path.read_bytes()
         path.write_bytes(content)
         run_main(RECORDER, *WHOLE, root=searched).refused(str(path))
         path.write_bytes(whole)
-    rows = list(csv.reader(artifacts.search_log.read_text().splitlines()))
-    whole = artifacts.search_log.read_text()
-    for ensemble in ("0 1 2", "0 1 2 3 6", "-1 0 0 0 0"):
-        artifacts.search_log.write_text(whole.replace(f",{rows[2][8]},", f",{ensemble},"))
+    rows = load_log(artifacts.search_log, "")
+    for ensemble in ((0, 1, 2), (0, 1, 2, 3, 6), (-1, 0, 0, 0, 0)):
+        save_log(artifacts.search_log, [*rows[:2], replace(rows[2], ensemble=ensemble), rows[3]])
         run_main(RECORDER, *WHOLE, root=searched).refused("expected 5 chromosomes below 6")
-    artifacts.search_log.write_text("\n".join(whole.splitlines()[:3]) + "\n")
+    save_log(artifacts.search_log, rows[:2])
     run_main(RECORDER, *WHOLE, root=searched).refused("has 2 generations, 4 are scored")
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, reference: Path, run_main: Main) -> None:
+    """By the same commands: the explorer's files by it, the fitness by the recorder."""
+    artifacts = artifacts_of(searched)
+    artifacts.search_end.unlink()
+    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.population(3, 1), artifacts.outputs(3, 1)):
+        damage(file.path)
+    recorded = run_main(RECORDER, *WHOLE, root=searched)
+    recorded.refused("generation 3 of class 0, 1 (not running)", exit_code=3)
+    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.outputs(3, 1)):
+        assert f"damaged, so removed and made again: {file.path}\n" in recorded.stdout
+    explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
+    assert f"damaged, so removed and made again: {artifacts.population(3, 1).path}\n" in explored.stdout
+    assert run_main(RECORDER, *WHOLE, root=searched).exit_code == 0
+    assert found(searched) == found(reference)
+
+
+def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, reference: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(searched)
+    for generation in range(4):
+        damage(artifacts.population(generation, 2).path)
+        damage(artifacts.population(generation, 4).path)
+    assert run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).exit_code == 0
+    populations = [name for name in found(reference) if name.endswith("_pop.npy")]
+    assert {name: found(searched)[name] for name in populations} == {
+        name: found(reference)[name] for name in populations
+    }
+    damage(artifacts.population(3, 2).path)
+    damage(artifacts.fitness(2).path)
+    line = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).refused(
+        f"cannot use {artifacts.fitness(2).path}: its checksum does not match"
+    )
+    assert line.endswith(f"again with: python module_recorder.py {' '.join(NAMES)} --checkpoint 1")
+    back = ["--checkpoint", 1]
+    run_main(RECORDER, *WHOLE, *back, root=searched).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
+    explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
+    assert found(searched) == found(reference)
+
+
+def test_a_damaged_file_is_made_again_while_the_search_runs(root: Path, reference: Path) -> None:
+    """The recorder sends it back to an explorer that waits."""
+    artifacts = artifacts_of(root)
+    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "0", "1", "2", "3", "4")
+    wait_for(artifacts.outputs(0, 4).exists)
+    damage(artifacts.outputs(0, 1).path)
+    recorder = start(root, RECORDER, *WHOLE)
+    for process in (recorder, explorer):
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
+    assert "the recorder took files back: on with generation 0" in output
+    assert found(root) == found(reference)
+
+
+def test_who_is_missing(root: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(root)
+    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
+    try:
+        wait_for(artifacts.outputs(0, 3).exists)
+        done = run_main(RECORDER, *WHOLE, root=root)
+        line = done.refused("waited 1 s for generation 0 of class 0, 2, 4 (not running): python", exit_code=3)
+        assert "class 1" not in line
+        artifacts.outputs(0, 3).path.unlink()
+        explorer.send_signal(signal.SIGSTOP)
+        artifacts.outputs(0, 3).path.unlink(missing_ok=True)
+        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid})"
+        run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
+        refused = run_main(EXPLORER, *WHOLE, "--target_class", 2, 3, root=root)
+        refused.refused("the explorer of class 3 of", "already running", f"{platform.node()}, pid {explorer.pid}")
+        other = [*WHOLE, "--set", "alpha=0.8"]
+        before = files_below(artifacts.search_folder)
+        run_main(RECORDER, *other, "--fresh", root=root).refused("--fresh sets the search aside", f"pid {explorer.pid}")
+        assert files_below(artifacts.search_folder) == before
+    finally:
+        explorer.kill()
+        explorer.communicate()
+    state = f"class 3 (died on {platform.node()}, pid {explorer.pid})"
+    run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
+    missing = run_main(EXPLORER, *WHOLE, "--target_class", 3, root=root)
+    missing.refused("the recorder's fitness of generation 0 (not running): python module_recorder.py", exit_code=3)
+    recorder = start(root, RECORDER, *WHOLE)
+    lock = artifacts.recorder_role.lock
+    wait_for(lock.exists)
+    recorder.kill()
+    recorder.wait()
+    line = run_main(EXPLORER, *WHOLE, "--target_class", 3, root=root)
+    line.refused(f"(died on {platform.node()}, pid {recorder.pid})", exit_code=3)
+    recorder.communicate()
+
+
+def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(root)
+    launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
+    wait_for(artifacts.explorer_role(4).lock.exists)
+    wait_for(artifacts.recorder_role.lock.exists)
+    for script, more, who in (
+        (LAUNCHER, (), "the module search"),
+        (LAUNCHER, ("--fresh",), "the module search"),
+        (RECORDER, (), "the recorder"),
+        (RECORDER, ("--fresh",), "the recorder"),
+        (EXPLORER, ("--target_class", 2), "the explorer of class 2"),
+    ):
+        run_main(script, *SMALL, *more, root=root).refused(f"{who} of simcnn_x0_25_digits_5 is already running: python")
+    # Killed, and typed again at once: the children that it left behind are waited for.
+    launcher.kill()
+    launcher.communicate()
+    again = run_script(LAUNCHER, *WHOLE, "--set", "generations=1", "--jobs", "1", root=root, timeout=PATIENCE)
+    assert again.exit_code == 0, again
+    assert processes_of(root) == []
+    assert not artifacts.locks_folder.exists() or list(artifacts.locks_folder.iterdir()) == []
+
+
+def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(root)
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
+    for script in (RECORDER, LAUNCHER):
+        done = run_main(script, *WHOLE, root=root)
+        done.refused("ga: 45 KiB are needed, 20 KiB are free: lower generations, population or search_images, or")
+        assert "the search takes at the most 45 KiB below" in done.stdout
+    assert files_below(root) == before
+
+
+def test_what_a_search_takes(searched: Path) -> None:
+    """Never less than what is there, and not much more."""
+    config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
+    architecture = build_network(MODEL, 5).architecture
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    there = sum(path.stat().st_size for path in artifacts_of(searched).search_folder.glob("gen_*"))
+    estimated = bytes_of_search(config, layout.num_genes, 60)
+    outputs = 5 * artifacts_of(searched).outputs(3, 0).path.stat().st_size  # a new generation's before the oldest goes
+    assert there <= estimated <= there + outputs + 1000
+
+
+FULL = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, reference: Path, run_main: Main) -> None:
+    """The limit on a file's size stands in for it: locks and settings fit, arrays do not."""
+    explored = [EXPLORER, *SMALL, "--set", "generations=0", "--target_class", "0", "1", "2", "3", "4"]
+    recorded = [RECORDER, *SMALL, "--set", "generations=0"]
+    for command, limit, file in (
+        (explored, 1550, "gen_000_exp_0_outputs.npy"),
+        (explored, None, ""),
+        (recorded, 100_000, "modules/class_0.pth"),
+        (recorded, None, ""),
+    ):
+        before = files_below(root)
+        words = ["-c", FULL, str(limit), str(TOP / command[0])] if limit else [str(TOP / command[0])]
+        done = subprocess.run(
+            [sys.executable, *words, *command[1:]],
+            env=environment(root, CNNMOD_WAIT_LIMIT="1"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if limit:
+            Run(done.returncode, done.stdout, done.stderr).refused(f"{file}: File too large; make room or mend")
+            new = {name for name in files_below(root) if name not in before}
+            assert not any(name.endswith(file) for name in new)
+            assert not [name for name in new if "partial" in name or name.endswith(".lock")], new
+    for name, content in found(root).items():
+        if name.startswith("ga/gen_000") and not name.endswith("outputs.npy"):
+            assert found(reference)[name] == content
 
 
 def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,19 +663,24 @@ def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path) -> None:
 
 def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     file = artifacts_of(root).population(0, 4)
-    file.path.parent.mkdir()
-    file.path.write_bytes(b"not an array")
+    file.path.mkdir(parents=True)  # what no explorer can mend
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
-    done.refused("explorer_0 ended with exit code 2", f"cannot use {file.path}", "explorer_0.log")
+    done.refused("explorer_0 ended with exit code 2", f"{file.path}: ", "explorer_0.log")
     assert processes_of(root) == []
 
 
-def test_a_terminated_launcher_leaves_no_process_behind(root: Path) -> None:
+@pytest.mark.parametrize("again", [0, 3])
+def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
+    """Nor where it is terminated once more, and once more, while it ends its children."""
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
     wait_for(artifacts_of(root).fitness(0).exists)
     assert len(processes_of(root)) == 3
     launcher.send_signal(signal.SIGTERM)
-    output, _ = launcher.communicate(timeout=30)
+    for _ in range(again):
+        time.sleep(0.02)
+        launcher.send_signal(signal.SIGTERM)
+        launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 143, output
     assert "Traceback" not in output
     assert processes_of(root) == []

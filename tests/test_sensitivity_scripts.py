@@ -11,6 +11,7 @@ from conftest import TOP, Run, files_below, run_script
 
 import global_configure
 from configures.base import load
+from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from utils.artifacts import Artifacts
 from utils.datasets import load_split
@@ -47,7 +48,9 @@ def test_one_layer_as_all_layers(
     written = files_below(folder)
     free = model.architecture.free_layers
     names = [f"layer_{layer:02d}.npy" for layer in free]
-    assert sorted(written) == sorted([*(f"layer_sensitivity.{kind}" for kind in ("csv", "png", "svg")), *names])
+    assert sorted(written) == sorted(
+        [*(f"layer_sensitivity.{kind}" for kind in ("csv", "png", "svg")), *names, "settings.json"]
+    )
     assert written["layer_sensitivity.png"].startswith(b"\x89PNG")
 
     valid = load_split(config).valid.first(40)
@@ -74,11 +77,21 @@ def test_one_layer_as_all_layers(
     before = files_below(folder)
     for ratios in ("0.5,1.0", "0.1,0.3,1.0"):
         other = run_main(ALL, *args, "--set", f"sensitivity_ratios={ratios}", root=root)
-        other.refused("layer_00.npy was measured at other sensitivity_ratios", "--fresh")
+        other.refused("layer_sensitivity was made with other settings (sensitivity_ratios: [0.3, 1.0] there", "--fresh")
     assert files_below(folder) == before
-    fresh = run_main(ALL, *args, "--fresh", root=root)
+    file.path.write_bytes(file.path.read_bytes()[:-1])  # a damaged one is simply measured again
+    again = run_main(ALL, *args, root=root)
+    assert f"damaged, so removed and made again: {file.path}" in again.stdout
     assert files_below(folder) == written
-    assert fresh.stdout == done.stdout
+    artifacts.entire_model.save({**model.state_dict(), "fcs.2.bias": model.fcs[-1].bias + 1})
+    for script, more in ((ALL, ()), (ONE, ("--target_conv", 4))):
+        run_main(script, *args, *more, root=root).refused("other settings (strong_model_sha256: ", "--fresh")
+    assert files_below(folder) == written
+    artifacts.entire_model.save(model.state_dict())
+    fresh = run_main(ALL, *args, "--fresh", root=root)
+    old = folder.with_name("layer_sensitivity.old_1")
+    assert f"the old curves are now {old}\n" in fresh.stdout
+    assert files_below(old) == files_below(folder) == written
 
 
 def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> None:
@@ -91,8 +104,27 @@ def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_pa
     single = run_script(ONE, *args, *SMALL, "--target_conv", 12, root=root, cwd=TOP / "preprocess")
     assert single.exit_code == 0, single
     folder = Artifacts(root, "simcnn_x0_25", "digits_5").layer_sensitivity(0).path.parent
-    (written,) = files_below(folder).items()
+    (written,) = [item for item in files_below(folder).items() if item[0] != "settings.json"]
     done = run_script(ALL, *args, *SMALL, root=root, cwd=TOP / "scripts")
     assert done.exit_code == 0, done
     assert f"saved {folder / 'layer_sensitivity.png'}" in done.stdout
     assert files_below(folder)[written[0]] == written[1]
+
+
+def test_numbers_that_overflow_stop_with_where(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+) -> None:
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
+    artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
+    weights = artifacts.entire_model.load()
+    artifacts.kernel_importance.save(random_importance(5, architecture_of("simcnn_x0_25").num_kernels))
+    importance = artifacts.kernel_importance.path.read_bytes()
+    artifacts.entire_model.save({**weights, "convs.0.weight": weights["convs.0.weight"] * 1e38})
+    done = run_main("preprocess/kernel_importance_analyzer.py", *args, root=root)
+    done.refused("kernels is NaN or infinite: train the strong model again with: python train.py", "--fresh")
+    assert artifacts.kernel_importance.path.read_bytes() == importance
+    for script, more in ((ALL, ()), (ONE, ("--target_conv", 3))):
+        done = run_main(script, *args, *SMALL, *more, root=root)
+        done.refused("a module's outputs are NaN or infinite; retrain the strong model")
+    assert not list(artifacts.sensitivity_settings.parent.glob("*.npy"))

@@ -1,6 +1,7 @@
 """train.py as a user runs it."""
 
 import csv
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,9 @@ import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, run_script
 from test_class_folders import write_tree
+
+from utils.artifacts import Artifacts
+from utils.locks import held
 
 MODEL = ("--model", "simcnn_x0_25", "--dataset", "digits")
 # Six training images of three classes in place of the digits: the command line alone can do that.
@@ -107,13 +111,57 @@ def test_early_stop_and_fresh(train: Any, tiny_root: Path) -> None:
     assert run.exit_code == 0, run
     assert "trained 3 epochs in" in run.stdout
     first = outcome(tiny_root)
-    train(*options, "--epochs", 1).refused("training with other settings", "epochs=9", "--fresh")
+    train(*options, "--epochs", 1).refused("training with other settings", "epochs: 9 there, 1 now", "--fresh")
     assert outcome(tiny_root) == first
     run = train(*options, "--epochs", 1, "--fresh")
     assert run.exit_code == 0, run
     old = tiny_root / "data" / "simcnn_x0_25_digits.old_1"
     assert f"the old folder is now {old}" in run.stdout
     assert (old / "entire_model.pth").read_bytes() == first["entire_model.pth"]
+
+
+def test_other_images_are_refused(train: Any, tiny_root: Path) -> None:
+    assert train(*TINY, "--epochs", 1).exit_code == 0
+    before = outcome(tiny_root)
+    image = tiny_root / "data" / "dataset" / "tiny" / "train" / "a"
+    first, second, *_ = sorted(image.iterdir())
+    first.unlink()
+    shutil.copy(second, first)
+    train(*TINY, "--epochs", 1).refused("training with other settings (images_crc32: ", "--fresh")
+    assert outcome(tiny_root) == before
+
+
+def test_one_training_at_a_time(tiny_root: Path, train: Any) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, TINY), "--epochs", "100000"],
+        cwd=TOP,
+        env=environment(tiny_root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        for more in ((), ("--fresh",)):
+            train(*TINY, *more).refused(
+                "the training of simcnn_x0_25_digits is already running: python train.py", f"pid {process.pid}"
+            )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+        process.communicate()
+    assert not list((tiny_root / "data" / "locks").rglob("*.lock"))
+
+
+def test_fresh_does_not_take_the_folder_from_a_search(strong_root: Path, train: Any) -> None:
+    role = Artifacts(strong_root, "simcnn_x0_25", "digits").explorer_role(3)
+    with held(role):
+        before = files_below(strong_root / "data" / "simcnn_x0_25_digits")
+        train(*MODEL, "--fresh", root=strong_root).refused("--fresh sets the folder aside", f"pid {os.getpid()} works")
+        assert files_below(strong_root / "data" / "simcnn_x0_25_digits") == before
 
 
 def test_a_model_from_elsewhere_is_not_overwritten(strong_root: Path, train: Any) -> None:

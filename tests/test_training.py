@@ -205,9 +205,19 @@ def test_other_settings_are_refused_with_the_differences(tmp_path: Path) -> None
     with pytest.raises(UserError) as error:
         train_it(replace(settings, epochs=2, milestones=(60, 100)), state_file=file, seed=1)
     assert str(error.value) == (
-        f"{file.path} is of a training with other settings (epochs=1; milestones=(60, 120); seed=0 there, "
-        "epochs=2; milestones=(60, 100); seed=1 now): use the same, or set that folder aside with --fresh"
+        f"{file.path} is of a training with other settings (epochs: 1 there, 2 now; milestones: (60, 120) there, "
+        "(60, 100) now; seed: 0 there, 1 now): use the same, or set that folder aside with --fresh"
     )
+    assert file.path.read_bytes() == before
+    others = replace(TRAIN, labels=(TRAIN.labels + 1) % 3)
+    for changed, message in (
+        ({"train_images": others}, r"other settings \(images_crc32: \["),
+        ({"valid_images": others}, r"other settings \(images_crc32: \["),
+        ({"dtype": torch.bfloat16}, r"other settings \(precision: float32 there, bfloat16 now\): use the same"),
+    ):
+        arguments = {"train_images": TRAIN, "valid_images": VALID, "device": CPU, "dtype": torch.float32, **changed}
+        with pytest.raises(UserError, match=message):
+            train(new_model(), settings=settings, seed=0, state_file=file, **arguments)
     assert file.path.read_bytes() == before
 
 
@@ -267,6 +277,12 @@ def test_accuracy_counts_images() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.0, 5.0]])
     assert count_right(logits, np.array([1, 1, 1])) == 2
     assert accuracy(logits, np.array([1, 0, 1])) == 1.0
+
+
+def test_outputs_that_are_no_numbers_are_not_counted() -> None:
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(UserError, match="outputs on 1 of 2 images are NaN or infinite: train it again"):
+            count_right(torch.tensor([[0.0, wrong], [1.0, 2.0]]), [0, 1])
 
 
 def test_the_last_small_batch_counts_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils import files
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class ArrayFile:
     def load(self, *shape: int | None) -> np.ndarray:
         """Its checked content; None = any length along that axis."""
         return files.load_array(self.path, dtype=self.dtype, shape=shape, made_by=self.made_by)
+
+    def load_if_whole(self, *shape: int | None) -> np.ndarray | None:
+        """Its checked content, or None where it is not there; for what is made again: a damaged file is removed."""
+        if not self.exists():
+            return None
+        try:
+            return self.load(*shape)
+        except UserError:
+            self.path.unlink(missing_ok=True)
+            print(f"damaged, so removed and made again: {self.path}", flush=True)
+            return None
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,15 @@ class CheckpointFile:
 
 
 @dataclass(frozen=True)
+class Role:
+    """Work that one process at a time may do."""
+
+    name: str  # for people
+    lock: Path
+    writes: tuple[Path, ...] = ()  # patterns of the names of files that nobody else writes
+
+
+@dataclass(frozen=True)
 class Artifacts:
     """All files of one model and dataset below `root_dir/data`."""
 
@@ -76,6 +97,49 @@ class Artifacts:
     def command(self, script: str, *more: str) -> str:
         """The command line of a stage for this model and dataset."""
         return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *more])
+
+    # Who may write: one process each. Beside the folder, which is set aside as a whole.
+    @property
+    def locks_folder(self) -> Path:
+        """The locks of all stages of this model and dataset."""
+        return self.root_dir / "data" / "locks" / f"{self.model}_{self.dataset}"
+
+    def _role(self, name: str, lock: str, *writes: Path) -> Role:
+        return Role(f"{name} of {self.model}_{self.dataset}", self.locks_folder / f"{lock}.lock", writes)
+
+    @property
+    def training_role(self) -> Role:
+        """Training the strong model."""
+        names = ("entire_model.pth", "training_state.pth", "training_log.csv")
+        return self._role("the training", "training", *(self.folder / name for name in names))
+
+    @property
+    def sensitivity_role(self) -> Role:
+        """Measuring the layers' sensitivity."""
+        return self._role("the layer sensitivity", "sensitivity", self.folder / "layer_sensitivity" / "layer_*")
+
+    @property
+    def launcher_role(self) -> Role:
+        """Starting a recorder and its explorers."""
+        return self._role("the module search", "module_search")
+
+    @property
+    def recorder_role(self) -> Role:
+        """Scoring the generations, and writing the modules."""
+        names = ("gen_*_fitness.npy", "search_log.csv", "end.json")
+        return self._role(
+            "the recorder", "recorder", *(self.search_folder / name for name in names), self.folder / "modules" / "*"
+        )
+
+    def explorer_role(self, target_class: int) -> Role:
+        """Evolving one class's population."""
+        pattern = self.search_folder / f"gen_*_exp_{target_class}_*"
+        return self._role(f"the explorer of class {target_class}", f"explorer_{target_class}", pattern)
+
+    def weak_training_role(self, kind: str, target_class: int) -> Role:
+        """Training one weak model."""
+        name = f"the training of the {kind} model of target class {target_class}"
+        return self._role(name, f"{kind}_{target_class}", self.weak_model_folder(kind, target_class) / "*")
 
     # The strong model
     @property
@@ -104,6 +168,11 @@ class Artifacts:
         """(ratios, 2) float32: ratio, accuracy of the composed model."""
         path = self.folder / "layer_sensitivity" / f"layer_{layer:02d}.npy"
         return ArrayFile(path, "float32", self.command("scripts/run_layer_sensitivity_analyzer.py"))
+
+    @property
+    def sensitivity_settings(self) -> Path:
+        """The strong model, importance and images that the curves were measured with."""
+        return self.folder / "layer_sensitivity" / "settings.json"
 
     # The module search
     @property
@@ -139,7 +208,8 @@ class Artifacts:
     def fitness(self, generation: int) -> ArrayFile:
         """(classes, population) float64."""
         path = self.search_folder / f"gen_{generation:03d}_fitness.npy"
-        return ArrayFile(path, "float64", self.command("module_recorder.py"))
+        back = ("--fresh",) if generation == 0 else ("--checkpoint", str(generation - 1))
+        return ArrayFile(path, "float64", self.command("module_recorder.py", *back))
 
     # The gradient search
     @property

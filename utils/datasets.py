@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -17,9 +16,10 @@ from PIL import Image
 
 import global_configure
 from configures.base import Config
+from utils.checked_text import json_text, read_json
 from utils.class_folders import SIDE, decode, find_class_folders
 from utils.errors import UserError, reason
-from utils.files import damaged, load_array, read_text, save_array, save_text
+from utils.files import damaged, load_array, save_array, save_text
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
@@ -151,26 +151,24 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
     for part, (pixels, labels) in (("train", train), ("test", test)):
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
-    save_text(description, json.dumps({"fingerprint": fingerprint, "classes": classes}, indent=1))
+    save_text(description, json_text({"fingerprint": fingerprint, "classes": classes}))
     return _open_decoded(folder)
 
 
 def _described_fingerprint(description: Path) -> str | None:
     """The fingerprint in a decoded dataset's description; "" where it is damaged, None where there is none."""
     try:
-        return str(json.loads(description.read_text(encoding="utf-8"))["fingerprint"])
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
+        return str(read_json(description, "")["fingerprint"])
+    except (UserError, KeyError):
+        return "" if description.exists() else None
 
 
 def _open_decoded(folder: Path) -> Dataset:
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
     try:
-        classes = tuple(map(str, json.loads(read_text(description, again))["classes"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        classes = tuple(map(str, read_json(description, again)["classes"]))
+    except (KeyError, TypeError):
         raise damaged(description, again, "expected the classes of a decoded dataset") from None
     parts = []
     for part in ("train", "test"):

@@ -33,6 +33,11 @@ def resolve_precision(name: str) -> torch.dtype:
     return PRECISIONS[name]
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """What `resolve_precision` gives this dtype for."""
+    return str(dtype).removeprefix("torch.")
+
+
 def num_cores() -> int:
     """The CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on every system

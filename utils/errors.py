@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from configures.base import SettingError
+from utils.signals import ended_by_signals
 
 EXIT_BAD_INPUT = 2
 EXIT_WAITED_TOO_LONG = 3
@@ -27,7 +28,8 @@ def reason(error: BaseException) -> str:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
     try:
-        main()
+        with ended_by_signals():
+            main()
         sys.stdout.flush()
     except (UserError, SettingError) as error:
         _end(f"error: {error}", EXIT_BAD_INPUT)

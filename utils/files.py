@@ -6,13 +6,15 @@ checkpoint, which is a zip file, it is the archive's comment, which `torch.load`
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import math
 import os
+import secrets
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,19 +25,58 @@ from utils.errors import UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # that are hashed at a time
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
 ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # a zip file's last record; its last two bytes are its comment's length
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a file beside `path`, then rename it to `path`. Raises UserError where that cannot be done."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _written_beside(path, write) as partial:
+        partial.replace(path)
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write a text file whole where there is none yet; of many that try at once, one gets True.
+
+    Raises UserError where it cannot be written.
+    """
+    with _written_beside(path, lambda file: file.write(text.encode())) as partial:
+        try:
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            return _create_without_link(path, text)
+    return True
+
+
+def _create_without_link(path: Path, text: str) -> bool:
+    """`create_text` where there are no hard links: exclusive too, but a reader may see the file half written."""
+    try:
+        with path.open("xb") as file:
+            file.write(text.encode())
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
+    """A whole file beside `path`, for the caller to put in its place; gone at the end of the block.
+
+    Raises UserError where it, or what the block does with it, fails.
+    """
+    # A name of its own: processes on two machines, or in two containers, may have the same number.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        yield partial
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(
             f"cannot write {path}: {reason(error)}; make room or mend its permissions, then try again"
@@ -43,6 +84,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(pattern: Path) -> None:
+    """Remove what killed writers left of the files whose names match `pattern`, as in `ga/gen_*_exp_3_*`.
+
+    For the one process that may write them: another's half-written file would be gone, too.
+    """
+    for leftover in pattern.parent.glob(f".{pattern.name}.*.partial"):
+        with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

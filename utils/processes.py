@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from utils.errors import UserError
+from utils.locks import LAUNCHER_VARIABLE
+from utils.signals import signals_held_back
 
 GRACE = 10.0  # seconds between asking a process to end and ending it
 LAST_LINES = 5  # of a failed process's log
@@ -38,6 +40,10 @@ class ProcessGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with signals_held_back():
+            self._end_all()
+
+    def _end_all(self) -> None:
         for child in self.children:
             child.process.terminate()
         deadline = time.monotonic() + GRACE
@@ -51,15 +57,15 @@ class ProcessGroup:
     def start(self, name: str, script: Path, arguments: Sequence[str]) -> None:
         """Start a script with this Python; what it prints goes to NAME.log."""
         log = self.log_folder / f"{name}.log"
-        environment = {**os.environ, "CNNMOD_LAUNCHER_PID": str(os.getpid())}
+        environment = {**os.environ, LAUNCHER_VARIABLE: str(os.getpid())}
         try:
             self.log_folder.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as output:
+            with log.open("ab") as output, signals_held_back():  # or one would be started and not be in the list
                 command = [sys.executable, str(script), *arguments]
                 process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+                self.children.append(Child(name, process, log))
         except OSError as error:
             raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
-        self.children.append(Child(name, process, log))
 
     def wait(self, while_waiting: Callable[[], None]) -> None:
         """Return when all have ended well. Raises UserError with a failed one's last lines as soon as one fails."""

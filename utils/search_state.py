@@ -1,16 +1,19 @@
 """What recorder and explorers must agree on: settings, seed, strong model, images; and the generation they are at."""
 
-import json
-import zlib
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from configures.base import Config
+from utils.datasets import Images
+from utils.disk import check_room, readable
 from utils.errors import UserError
-from utils.files import damaged, read_text, save_text, sha256_of
+from utils.files import damaged, set_aside, sha256_of
+from utils.locks import check_nobody_holds
+from utils.recorded_settings import agree_on, fingerprint
 from utils.search_log import Generation, is_over, load_end, load_log, save_log
 from utils.stage import Stage
+
+FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
 
 # The settings that change what a search finds. How long it runs, and what is made of it, may change on the way.
 SEARCH_SETTINGS = (
@@ -35,7 +38,7 @@ SEARCH_SETTINGS = (
 )
 
 
-def agree_on_settings(stage: Stage, pixels: np.ndarray, labels: np.ndarray) -> None:
+def agree_on_settings(stage: Stage, images: Images) -> None:
     """Write the search's settings beside its files, or compare with those that are there.
 
     Raises UserError listing the differences where the files were made with others.
@@ -43,30 +46,38 @@ def agree_on_settings(stage: Stage, pixels: np.ndarray, labels: np.ndarray) -> N
     config = asdict(stage.config)
     settings: dict[str, Any] = {name: config[name] for name in SEARCH_SETTINGS}
     settings["seed"] = stage.seed
-    settings["precision"] = str(stage.dtype).removeprefix("torch.")
+    settings["precision"] = stage.precision
     settings["strong_model_sha256"] = sha256_of(stage.artifacts.entire_model.path)
     settings["kernel_importance_sha256"] = sha256_of(stage.artifacts.kernel_importance.path)
-    settings["images_crc32"] = zlib.crc32(labels.tobytes(), zlib.crc32(np.ascontiguousarray(pixels)))
-    text = json.dumps(settings, indent=1) + "\n"
-    path = stage.artifacts.search_settings
-    if not path.exists():
-        save_text(path, text)
-        return
+    settings["images_crc32"] = fingerprint(images)
     again = stage.artifacts.command("scripts/run_module_search.py", "--fresh")
-    try:
-        there, here = json.loads(read_text(path, again)), json.loads(text)
-        if not isinstance(there, dict):
-            raise ValueError("expected a table of settings")
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, again, str(error)) from None
-    different = [
-        f"{name}: {there.get(name)} there, {here.get(name)} now" for name in here if there.get(name) != here[name]
-    ]
-    if different:
-        raise UserError(
-            f"{stage.artifacts.search_folder} holds a search with other settings ({'; '.join(different)}): "
-            f"use the same, or set the old one aside with: {again}"
-        )
+    agree_on(stage.artifacts.search_settings, settings, again=again)
+
+
+def set_old_search_aside(stage: Stage) -> None:
+    """Rename the folder of an earlier search, if there is one. Raises UserError while explorers work in it."""
+    artifacts = stage.artifacts
+    if artifacts.search_folder.exists():
+        explorers = [artifacts.explorer_role(target_class) for target_class in range(stage.config.num_classes)]
+        check_nobody_holds([role.lock for role in explorers], "--fresh sets the search aside")
+        print(f"the old search is now {set_aside(artifacts.search_folder)}", flush=True)
+
+
+def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:
+    """What all files of a search take that goes on to its last generation."""
+    chromosomes, generations = config.num_classes * config.population, config.generations + 1
+    outputs = chromosomes * num_images * 4 * min(config.keep_outputs + 1, generations)  # the new one before the oldest
+    files = (2 * config.num_classes + 1) * generations * FILE_OVERHEAD
+    return generations * chromosomes * (num_genes + 8) + outputs + files
+
+
+def check_room_for_search(stage: Stage, num_genes: int, num_images: int) -> None:
+    """Say what a search takes on the disk. Raises UserError where that much is not free, or taken by it already."""
+    folder = stage.artifacts.search_folder
+    needed = bytes_of_search(stage.config, num_genes, num_images)
+    print(f"the search takes at the most {readable(needed)} below {folder}", flush=True)
+    there = sum(path.stat().st_size for path in folder.glob("gen_*")) if folder.is_dir() else 0
+    check_room(folder, max(0, needed - there), "lower generations, population or search_images")
 
 
 def scored_generations(stage: Stage) -> int:
@@ -95,11 +106,19 @@ def resume_search(stage: Stage, *, checkpoint: int | None, patience: int | None)
     if checkpoint is not None:
         check_checkpoint(stage, checkpoint)
         _forget_after(stage, checkpoint)
+    _check_last_fitness(stage)
     rows = _scored_rows(stage)
     end = load_end(stage.artifacts.search_end, stage.artifacts.command("module_recorder.py"))
     if end is not None and not is_over(rows, stage.config.generations, patience):
         stage.artifacts.search_end.unlink(missing_ok=True)
     return rows
+
+
+def _check_last_fitness(stage: Stage) -> None:
+    """Remove the fitness of the last generation if it is damaged: it is scored again from its outputs."""
+    scored = scored_generations(stage)
+    if scored:
+        stage.artifacts.fitness(scored - 1).load_if_whole(stage.config.num_classes, stage.config.population)
 
 
 def _scored_rows(stage: Stage) -> list[Generation]:

@@ -11,7 +11,7 @@ import torch
 import global_configure
 from configures.base import Config, load
 from utils.artifacts import Artifacts
-from utils.device import make_deterministic, resolve_device, resolve_precision
+from utils.device import make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 
 
@@ -24,6 +24,11 @@ class Stage:
     device: torch.device
     dtype: torch.dtype  # the arithmetic of training and of module evaluation
     seed: int
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype`."""
+        return precision_name(self.dtype)
 
 
 class OneLineParser(argparse.ArgumentParser):

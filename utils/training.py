@@ -1,7 +1,6 @@
 """The training loop: of the strong model, and of the weak ones."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -14,9 +13,11 @@ from tqdm import tqdm
 
 from utils.artifacts import CheckpointFile
 from utils.datasets import Images
+from utils.device import precision_name
 from utils.errors import UserError, reason
 from utils.files import damaged
 from utils.images import augment, normalise, to_device
+from utils.recorded_settings import differences, fingerprint
 from utils.seeds import torch_seed
 
 # Images at a time: few enough for the feature maps to stay in the processor's cache, which is a fifth faster than 500.
@@ -100,15 +101,17 @@ def train(
         compiled: run the training step through torch.compile.
         after_epoch: called with the epoch and the model, before the state is written.
 
-    Raises UserError where the loss is no longer finite, or the state is of a training with other settings.
+    Raises UserError where the loss is no longer finite, or the state is of a training with other settings or images.
     """
     pixels, labels = to_device(train_images, device)
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     training = Training([], -1, {})
+    images = [fingerprint(train_images), fingerprint(valid_images)]
+    description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
-        training = _resume(state_file, model, optimizer, _description(settings, seed))
+        training = _resume(state_file, model, optimizer, description)
     forward = torch.compile(model) if compiled else model
     for number in range(len(training.history), settings.epochs):
         if patience is not None and number - training.best_epoch > patience and training.history:
@@ -125,7 +128,7 @@ def train(
         training.history.append(epoch)
         after_epoch(epoch, model)
         if state_file is not None:
-            _save_state(state_file, model, optimizer, training, _description(settings, seed))
+            _save_state(state_file, model, optimizer, training, description)
     return training
 
 
@@ -172,12 +175,12 @@ def _lower_the_rate(settings: TrainingSettings) -> str:
     return f"lower the learning rate, now {settings.learning_rate}"
 
 
-def _description(settings: TrainingSettings, seed: int) -> str:
-    return ", ".join(f"{name}={value}" for name, value in {**asdict(settings), "seed": seed}.items())
-
-
 def _save_state(
-    file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, training: Training, description: str
+    file: CheckpointFile,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    description: dict[str, Any],
 ) -> None:
     file.save(
         {
@@ -191,16 +194,16 @@ def _save_state(
     )
 
 
-def _resume(file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, description: str) -> Training:
+def _resume(
+    file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, description: dict[str, Any]
+) -> Training:
     state: dict[str, Any] = file.load()
-    if not isinstance(state.get("description"), str):
+    if not isinstance(state.get("description"), dict):
         raise damaged(file.path, file.made_by, "expected the state of a training")
-    if state["description"] != description:
-        # A comma within a value, as in milestones=(60, 120), has no name behind it.
-        was, now = (set(re.split(r", (?=\w+=)", text)) for text in (state["description"], description))
+    if different := differences(state["description"], description):
         raise UserError(
-            f"{file.path} is of a training with other settings ({'; '.join(sorted(was - now))} there, "
-            f"{'; '.join(sorted(now - was))} now): use the same, or set that folder aside with --fresh"
+            f"{file.path} is of a training with other settings ({different}): "
+            "use the same, or set that folder aside with --fresh"
         )
     try:
         model.load_state_dict(state["weights"])
@@ -239,7 +242,10 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
 
 
 def count_right(logits: Tensor, labels: Any) -> int:
-    """How many rows of logits (n, classes) are largest at their label (n,)."""
+    """How many rows of logits (n, classes) are largest at their label (n,). Raises UserError for NaN and infinity."""
+    if not logits.isfinite().all():
+        where = int((~logits.isfinite()).any(1).sum())
+        raise UserError(f"a network's outputs on {where} of {len(logits)} images are NaN or infinite: train it again")
     return int((logits.argmax(1) == torch.as_tensor(labels)).sum())
 
 

@@ -1,26 +1,22 @@
 """training_log.csv: one row an epoch."""
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
-from utils.files import damaged, read_text, save_text
+from utils.checked_text import csv_text, read_csv
+from utils.files import damaged, save_text
 from utils.training import Epoch
 
 
 def save_training_log(path: Path, history: list[Epoch]) -> None:
     """Write the log whole."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-    save_text(path, text.getvalue())
+    columns = [field.name for field in dataclasses.fields(Epoch)]
+    save_text(path, csv_text(columns, map(dataclasses.asdict, history)))
 
 
 def read_training_log(path: Path, made_by: str) -> list[Epoch]:
     """The epochs of a training. Raises UserError where the log is missing or not one."""
-    rows = csv.DictReader(io.StringIO(read_text(path, made_by)))
+    rows = read_csv(path, made_by)
     kinds = {field.name: field.type for field in dataclasses.fields(Epoch)}
     try:
         history = [Epoch(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]

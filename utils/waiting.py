@@ -1,11 +1,10 @@
 """Waiting for files that other processes write: never in silence, never without an end."""
 
-import os
 import time
 from collections.abc import Callable
 
 import global_configure
-from utils.errors import UserError, WaitedTooLong
+from utils.errors import WaitedTooLong
 
 FIRST_REPORT = 5.0  # seconds of waiting before it is worth a line
 REPORT_EVERY = 60.0  # seconds
@@ -15,20 +14,16 @@ LONGEST_PAUSE = 0.5  # seconds between two looks
 def wait_until(is_there: Callable[[], bool], awaited: Callable[[], str]) -> None:
     """Return once `is_there()`.
 
-    Says what is `awaited()` and for how long. Raises WaitedTooLong after `global_configure.wait_limit` seconds, and
-    UserError if the launcher that started this process is gone.
+    Says what is `awaited()` and for how long. Raises WaitedTooLong after `global_configure.wait_limit` seconds.
     """
     start = time.monotonic()  # not the wall clock, which may jump
     pause, next_report = 0.005, FIRST_REPORT
-    launcher = os.environ.get("CNNMOD_LAUNCHER_PID")
     while not is_there():
         waited = time.monotonic() - start
         if waited > global_configure.wait_limit:
-            raise WaitedTooLong(f"waited {waited:.0f} s for {awaited()}; start that, then the same command again")
+            raise WaitedTooLong(f"waited {waited:.0f} s for {awaited()}; see to that, then type the same command again")
         if waited > next_report:
             print(f"waiting for {awaited()}, {waited:.0f} s so far", flush=True)
             next_report = waited + REPORT_EVERY
-        if launcher and os.getppid() != int(launcher):
-            raise UserError("the launcher is gone: ending; start it again to go on")
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)

@@ -2,18 +2,17 @@
 
 import argparse
 import dataclasses
-import json
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from utils.datasets import Split
-from utils.errors import UserError
-from utils.files import damaged, read_text, save_text, set_aside
+from utils.disk import check_room, readable
+from utils.files import set_aside
+from utils.locks import held
 from utils.patch_data import PatchData
+from utils.recorded_settings import agree_on, fingerprint
 from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
 from utils.training import Epoch, TrainingSettings, count_right, predict, train
@@ -46,22 +45,6 @@ def bytes_to_write(parameters: int, kept: int, models: int) -> int:
     """What the checkpoints of `models` weak models take: the kept epochs and the best one, and one training's state."""
     state = 3  # its weights, the best weights, the optimizer's momentum
     return parameters * BYTES_PER_PARAMETER * ((kept + 1) * models + state)
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raises UserError where the disk of `folder` has less than `needed` bytes free."""
-    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(standing).free
-    if free < needed:
-        raise UserError(
-            f"{folder}: the checkpoints need {readable(needed)}, {readable(free)} are free: keep fewer epochs "
-            "(--keep_every, --keep_epochs), train one --target_class, or make room"
-        )
-
-
-def readable(num_bytes: int) -> str:
-    """A number of bytes for people."""
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def train_weak_models(
@@ -99,9 +82,11 @@ def train_weak_models(
         f"{stage.artifacts.weak_models_folder(kind)}",
         flush=True,
     )
-    check_room(stage.artifacts.weak_models_folder(kind), needed)
+    advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
+    check_room(stage.artifacts.weak_models_folder(kind), needed, advice)
     for target_class in target_classes:
-        _train_weak_model(stage, kind, target_class, data.split_for(target_class), build, settings, keep, fresh)
+        with held(stage.artifacts.weak_training_role(kind, target_class)):
+            _train_weak_model(stage, kind, target_class, data.split_for(target_class), build, settings, keep, fresh)
 
 
 def _train_weak_model(
@@ -128,9 +113,11 @@ def _train_weak_model(
         "layers": [list(value.shape) for value in model.parameters()],
         "kept_epochs": keep,
         "seed": stage.seed,
+        "precision": stage.precision,
+        "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
         **dataclasses.asdict(settings),
     }
-    _check_settings(stage.artifacts.weak_model_settings(kind, target_class), described, command)
+    agree_on(stage.artifacts.weak_model_settings(kind, target_class), described, again=f"{command} --fresh")
     if log.exists():
         best = best_epoch(read_training_log(log, command))
         print(f"{name}: already trained; best: epoch {best}", flush=True)
@@ -164,25 +151,6 @@ def _train_weak_model(
         f"{sum(epoch.seconds for epoch in training.history):.0f} s",
         flush=True,
     )
-
-
-def _check_settings(path: Path, described: dict[str, object], command: str) -> None:
-    """Write the settings beside the model, or compare them with those that are there."""
-    described = json.loads(json.dumps(described))
-    if not path.exists():
-        save_text(path, json.dumps(described, indent=1) + "\n")
-        return
-    try:
-        there = json.loads(read_text(path, command))
-        differing = [name for name in described if described[name] != there.get(name)]
-    except (ValueError, AttributeError) as error:
-        raise damaged(path, command, str(error)) from None
-    if differing:
-        was = "; ".join(f"{name}={there.get(name)}" for name in differing)
-        now = "; ".join(f"{name}={described[name]}" for name in differing)
-        raise UserError(
-            f"{path.parent} was trained with {was}, now {now}: use the same, or add --fresh to set it aside"
-        )
 
 
 def cpu_copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,276 @@
+"""One at a time: a living holder is named, a dead one is no obstacle, and nobody takes over twice."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from conftest import TOP
+
+from utils import locks
+from utils.artifacts import Role
+from utils.errors import UserError
+from utils.locks import check_nobody_holds, held, state_of
+
+HOLD = """
+import signal, sys, time
+from pathlib import Path
+from utils.artifacts import Role
+from utils import locks
+from utils.errors import run
+locks.BEAT = 0.05
+def main():
+    role = Role("the work", Path(sys.argv[1]), (Path(sys.argv[2]),))
+    with locks.held(role):
+        print("held", flush=True)
+        if sys.argv[3] == "stay":
+            time.sleep(60)
+        if sys.argv[3] == "fail":
+            raise ValueError
+        time.sleep(float(sys.argv[3] if sys.argv[3] != "stay" else 0))
+run(main)
+"""
+
+
+@pytest.fixture
+def role(tmp_path: Path) -> Role:
+    return Role("the work", tmp_path / "locks" / "work.lock", (tmp_path / "files" / "gen_*",))
+
+
+def start(role: Role, task: str = "stay", **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(role.lock), str(role.writes[0]), task],
+        cwd=TOP,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_and_hold(role: Role, task: str = "stay", **environment: str) -> subprocess.Popen[str]:
+    process = start(role, task, **environment)
+    assert process.stdout.readline() == "held\n", process.communicate()
+    return process
+
+
+def write_lock(role: Role, **changes: object) -> None:
+    """The lock of another process; by default of one of another machine."""
+    holder = replace(locks._this_process(), **{"host": "elsewhere", "machine": "another", **changes})
+    role.lock.parent.mkdir(exist_ok=True)
+    role.lock.write_text(json.dumps(asdict(holder)) + "\n")
+
+
+def test_a_second_one_is_refused_and_told_who_is_first(role: Role) -> None:
+    first = start_and_hold(role)
+    try:
+        alive = f"alive on {platform.node()}, pid {first.pid}"
+        assert state_of(role.lock) == alive
+        second = start(role)
+        output, error = second.communicate(timeout=60)
+        assert (second.returncode, output) == (2, "")
+        (line,) = error.splitlines()
+        assert line.startswith("error: the work is already running: python -c ")
+        assert f" on {platform.node()}, pid {first.pid}; end it, or wait until it ends ({role.lock})" in line
+        with pytest.raises(UserError, match=f"--fresh sets it aside: .*pid {first.pid} works on these files; end it"):
+            check_nobody_holds([role.lock], "--fresh sets it aside")
+        assert state_of(role.lock) == alive
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_a_killed_ones_lock_is_taken_over_with_its_half_written_files(role: Role, tmp_path: Path) -> None:
+    for folder, name in (("files", ".gen_1.npy.a1b2.partial"), ("files", ".settings.json.a1.partial"), ("", "gen_1")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text("half")
+    first = start_and_hold(role)
+    first.kill()
+    # Not collected yet: a zombie has its number still.
+    wait_until_dead(first.pid)
+    assert state_of(role.lock) == f"died on {platform.node()}, pid {first.pid}"
+    check_nobody_holds([role.lock], "--fresh")
+    (tmp_path / "files" / ".gen_2.npy.a1b2.partial").write_text("half")
+    with held(role):
+        assert state_of(role.lock) == f"alive on {platform.node()}, pid {os.getpid()}"
+        assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [".settings.json.a1.partial"]
+    assert list(role.lock.parent.iterdir()) == []
+    assert state_of(role.lock) == "not running"
+    first.communicate()
+
+
+def wait_until_dead(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while locks._started(pid) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_number_that_was_given_again_is_not_the_holder(role: Role) -> None:
+    write_lock(role, machine=locks._machine(), started="1")  # this process's number, another time
+    assert state_of(role.lock).startswith("died on elsewhere")
+    with held(role):
+        assert "alive" in state_of(role.lock)
+
+
+def test_a_process_that_cannot_be_looked_at_is_judged_by_its_heartbeat(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, where the system hides it, or any without /proc."""
+    write_lock(role, machine=locks._machine())
+    monkeypatch.setattr(locks, "_started", lambda pid: "")
+    assert state_of(role.lock) == f"alive on elsewhere, pid {os.getpid()}"
+    os.utime(role.lock, (1, 1))
+    assert state_of(role.lock) == f"died on elsewhere, pid {os.getpid()}"
+
+
+def test_numbers_of_processes() -> None:
+    assert int(locks._started(os.getpid())) > 0
+    for nobody in (2**22 + 1, 2**40, 2**70):
+        assert locks._started(nobody) is None
+
+
+@pytest.mark.parametrize(("ending", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_gives_the_lock_back(role: Role, ending: signal.Signals, exit_code: int) -> None:
+    process = start_and_hold(role)
+    process.send_signal(ending)
+    process.communicate(timeout=60)
+    assert process.returncode == exit_code
+    assert list(role.lock.parent.iterdir()) == []
+
+
+def test_an_end_and_an_exception_give_the_lock_back(role: Role) -> None:
+    for task, exit_code in (("0.1", 0), ("fail", 1)):
+        process = start_and_hold(role, task)
+        process.communicate(timeout=60)
+        assert process.returncode == exit_code
+        assert list(role.lock.parent.iterdir()) == []
+
+
+def test_of_many_that_see_a_dead_lock_one_takes_it_over(role: Role) -> None:
+    write_lock(role, machine=locks._machine(), pid=2**22 + 1)
+    processes = [start(role) for _ in range(4)]
+    try:
+        refused = []
+        deadline = time.monotonic() + 120
+        while len(refused) < 3:
+            assert time.monotonic() < deadline
+            refused = [process for process in processes if process.poll() is not None]
+            time.sleep(0.05)
+        time.sleep(0.5)
+        (winner,) = [process for process in processes if process.poll() is None]
+        assert [process.returncode for process in refused] == [2, 2, 2]
+        for process in refused:
+            assert f"pid {winner.pid};" in process.communicate()[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_one_that_died_while_it_took_over_is_no_obstacle(role: Role) -> None:
+    write_lock(role, machine=locks._machine(), pid=2**22 + 1)
+    guard = role.lock.with_name("work.lock.takeover")
+    guard.write_text(role.lock.read_text())
+    with held(role):
+        assert "alive" in state_of(role.lock)
+    assert list(role.lock.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("clock", [-1e9, 0.0, 1e9])
+def test_another_machine_is_judged_by_its_heartbeat_whatever_the_clock(
+    role: Role, clock: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lock(role)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + clock)
+    assert state_of(role.lock) == f"alive on elsewhere, pid {os.getpid()}"
+    with pytest.raises(UserError, match=r"already running: python .* on elsewhere, pid"), held(role):
+        pass
+    os.utime(role.lock, (now - 300, now - 300))
+    assert state_of(role.lock) == f"died on elsewhere, pid {os.getpid()}"
+    with held(role):
+        assert f"alive on {platform.node()}" in state_of(role.lock)
+
+
+def test_the_heart_beats(role: Role) -> None:
+    process = start_and_hold(role)
+    try:
+        os.utime(role.lock, (1, 1))
+        deadline = time.monotonic() + 60
+        while role.lock.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_one_whose_lock_is_taken_ends_and_leaves_it(role: Role) -> None:
+    process = start_and_hold(role)
+    write_lock(role)
+    theirs = role.lock.read_text()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error == f"error: another process has taken {role.lock}: ending; the same command goes on\n"
+    assert role.lock.read_text() == theirs
+
+
+def test_an_orphan_ends_and_the_next_waits_for_it(role: Role) -> None:
+    """A killed launcher's children need a moment to notice; the same launcher started again must not fail by that."""
+    launcher = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, sys, time\n"
+            "subprocess.Popen(sys.argv[1:], env={**os.environ, 'CNNMOD_LAUNCHER_PID': str(os.getpid())})\n"
+            "time.sleep(60)",
+            *(sys.executable, "-c", HOLD.replace("0.05", "2"), str(role.lock), str(role.writes[0]), "stay"),
+        ],
+        cwd=TOP,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert launcher.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="already running"), held(role):
+        pass
+    launcher.kill()
+    launcher.wait()
+    with held(role):
+        assert f"pid {os.getpid()}" in state_of(role.lock)
+    assert "the launcher is gone" in launcher.communicate()[1]
+
+
+def test_a_damaged_lock_counts_while_it_is_fresh(role: Role) -> None:
+    role.lock.parent.mkdir()
+    for content in ("", "{}", "[1]", "\0", json.dumps({**asdict(locks._this_process()), "pid": "1"})):
+        role.lock.write_text(content)
+        with (
+            pytest.raises(UserError, match=r"already running: \(damaged: .*work\.lock\) on an unknown machine"),
+            held(role),
+        ):
+            pass
+        os.utime(role.lock, (1, 1))
+        with held(role):
+            pass
+
+
+def test_several_roles_are_held_or_none(role: Role, tmp_path: Path) -> None:
+    other = Role("the other work", tmp_path / "locks" / "other.lock")
+    write_lock(role)
+    with pytest.raises(UserError, match="the work is already running"), held(other, role):
+        pass
+    assert [path.name for path in role.lock.parent.iterdir()] == ["work.lock"]
+
+
+def test_a_folder_that_cannot_be_written(role: Role, tmp_path: Path) -> None:
+    (tmp_path / "locks").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot write .*work\.lock: "), held(role):
+        pass

@@ -1,0 +1,68 @@
+"""Settings beside files: of many that write them, one wins; the others compare."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import random_images
+
+from utils.errors import UserError
+from utils.files import create_text
+from utils.recorded_settings import agree_on, differences, fingerprint
+
+
+def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
+    settings = {"ratios": (0.3, 1.0), "seed": 0, "pairs": ((2, 0.5),)}
+    for _ in range(2):
+        agree_on(tmp_path / "new" / "settings.json", settings, again="anew")
+    with pytest.raises(UserError, match=r"new was made with other settings \(seed: 0 there, 1 now\): .* with: anew"):
+        agree_on(tmp_path / "new" / "settings.json", {**settings, "seed": 1}, again="anew")
+
+
+def test_differences_list_what_only_one_has() -> None:
+    assert differences({"a": 1, "b": 2}, {"b": 3, "c": None}) == (
+        "b: 2 there, 3 now; c: none there, None now; a: 1 there, none now"
+    )
+    assert differences({"a": [1]}, {"a": [1]}) == ""
+
+
+def test_of_many_that_start_together_with_other_settings_one_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    for attempt in range(30):
+        path.unlink(missing_ok=True)
+        start, agreed = threading.Barrier(4), []
+
+        def try_it(seed: int, start: threading.Barrier = start, agreed: list[int] = agreed) -> None:
+            start.wait()
+            try:
+                agree_on(path, {"seed": seed}, again="anew")
+            except UserError:
+                return
+            agreed.append(seed)
+
+        threads = [threading.Thread(target=try_it, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(agreed) == 1, attempt
+        assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert create_text(tmp_path / "a", "first")
+    assert not create_text(tmp_path / "a", "second")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "first")]
+
+
+def test_the_fingerprint_is_of_pixels_and_labels() -> None:
+    images = random_images(10, 3)
+    other_labels, other_pixels = random_images(10, 3), random_images(10, 3)
+    other_labels.labels[0] += 1
+    other_pixels.pixels[9, 31, 31, 2] ^= 1
+    assert fingerprint(images) == fingerprint(random_images(10, 3))
+    assert len({fingerprint(each) for each in (images, other_labels, other_pixels)}) == 3

@@ -1,0 +1,22 @@
+"""Room on the disk: said and asked for before work is spent on what would not fit."""
+
+import shutil
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def check_room(folder: Path, needed: int, advice: str) -> None:
+    """Raises UserError, with the advice, where the disk of `folder` has less than `needed` bytes free."""
+    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(standing).free
+    if free < needed:
+        raise UserError(f"{folder}: {readable(needed)} are needed, {readable(free)} are free: {advice}, or make room")
+
+
+def readable(num_bytes: int) -> str:
+    """A number of bytes for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{-(-num_bytes // 2**10)} KiB"

@@ -1,0 +1,45 @@
+"""What a folder's files were made with stands beside them, so that those of two makings are never mixed quietly."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.checked_text import json_text, read_json
+from utils.datasets import Images
+from utils.errors import UserError
+from utils.files import create_text
+
+
+def agree_on(path: Path, settings: dict[str, Any], *, again: str) -> None:
+    """Write the settings to `path`, or compare them with those that are there; also where many start at once.
+
+    Raises UserError listing the differences where the folder's files were made with others; `again` is the command
+    that sets them aside.
+    """
+    settings = json.loads(json.dumps(settings))  # lists in place of tuples, as they come back
+    if not path.exists() and create_text(path, json_text(settings)):
+        return
+    if different := differences(read_json(path, again), settings):
+        raise UserError(
+            f"{path.parent} was made with other settings ({different}): "
+            f"use the same, or set the old one aside with: {again}"
+        )
+
+
+def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs, setting by setting, for an error message; empty where nothing does."""
+    names = [*now, *(name for name in there if name not in now)]
+    absent = "none"
+    return "; ".join(
+        f"{name}: {there.get(name, absent)} there, {now.get(name, absent)} now"
+        for name in names
+        if there.get(name, absent) != now.get(name, absent)
+    )
+
+
+def fingerprint(images: Images) -> int:
+    """A checksum (CRC-32) of images and labels."""
+    return zlib.crc32(images.labels.tobytes(), zlib.crc32(np.ascontiguousarray(images.pixels)))
