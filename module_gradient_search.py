@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from models.cnn import CNN
 from models.mask_search import STEPS_PER_STATE, MaskLearner, MaskSettings
 from models.modularization import save_modularization, show_modularization
 from models.population_outputs import population_outputs
@@ -27,6 +28,7 @@ from utils.files import damaged, set_aside, sha256_of
 from utils.gradient_log import Round, describe, load_rounds, rounds_to_do, save_rounds, smallest_within
 from utils.images import normalise, to_device
 from utils.jaccard import mean_pairwise_distance
+from utils.locks import held
 from utils.recorded_settings import agree_on, fingerprint
 from utils.stage import Stage, open_stage, stage_parser
 from utils.training import count_right, predict, progress_bar
@@ -38,11 +40,19 @@ MAX_LOSS = 1.0  # points, where neither option is given
 def main() -> None:
     arguments = parsed_arguments()
     stage = open_stage(arguments)
+    with held(stage.artifacts.gradient_role):
+        if arguments.fresh and stage.artifacts.gradient_folder.exists():
+            print(f"the old search is now {set_aside(stage.artifacts.gradient_folder)}", flush=True)
+        model = load_strong_model(stage.config, stage.artifacts, stage.device)
+        split = load_split(stage.config)
+        rounds = learn(stage, model, split, arguments.keep, arguments.max_loss)
+        chosen = rounds[-1] if arguments.keep is not None else smallest_within(rounds, arguments.max_loss)
+        save_modules(stage, model, split, rounds, chosen)
+
+
+def learn(stage: Stage, model: CNN, split: Split, keep: float | None, max_loss: float) -> list[Round]:
+    """Go down round by round, from where an earlier run ended, until `keep` is reached or more than `max_loss` lost."""
     config, artifacts = stage.config, stage.artifacts
-    if arguments.fresh and artifacts.gradient_folder.exists():
-        print(f"the old search is now {set_aside(artifacts.gradient_folder)}", flush=True)
-    model = load_strong_model(config, artifacts, stage.device)
-    split = load_split(config)
     settings = MaskSettings(
         steps=config.mask_steps,
         batch_size=config.mask_batch_size,
@@ -52,24 +62,23 @@ def main() -> None:
         mirror=config.mirror,
     )
     agree_on_settings(stage, settings, split)
-
-    keeps = rounds_to_do(config.mask_keeps, arguments.keep)
+    keeps = rounds_to_do(config.mask_keeps, keep)
     rounds = rounds_done(stage, keeps)
-    valid, _ = to_device(split.valid, stage.device)
-    images, truth = normalise(valid, stage.dtype), split.valid.labels
+    truth = split.valid.labels
+    valid = normalise(to_device(split.valid, stage.device)[0], stage.dtype)
     right_strong = count_right(predict(model, split.valid, stage.device, stage.dtype), truth)
     with single_core_workers(stage.device) as workers:
         pixels, labels = to_device(split.train, stage.device)
         learner = MaskLearner(model, pixels, labels, settings, dtype=stage.dtype, seed=stage.seed, workers=workers)
         go_on(learner, stage, keeps, len(rounds))
         while len(rounds) < len(keeps):
-            if arguments.keep is None and rounds and rounds[-1].points_lost > arguments.max_loss:
+            if keep is None and rounds and rounds[-1].points_lost > max_loss:
                 break
             start, so_far = time.perf_counter(), keeps[: len(rounds) + 1]
             learn_round(learner, stage, so_far)
             masks, logit_maps = save_round(learner, stage, so_far)
-            outputs = population_outputs(model, masks, range(config.num_classes), images)
-            right = int(((outputs.T * logit_maps[:, 0] + logit_maps[:, 1]).argmax(1) == truth).sum())
+            outputs = population_outputs(model, masks, range(config.num_classes), valid)
+            logits = outputs.T * logit_maps[:, 0] + logit_maps[:, 1]
             row = Round(
                 number=len(rounds),
                 keep=so_far[-1],
@@ -77,7 +86,7 @@ def main() -> None:
                 distance=mean_pairwise_distance(masks),
                 images=len(truth),
                 right_strong=right_strong,
-                right_composed=right,
+                right_composed=int((logits.argmax(1) == truth).sum()),
                 steps=learner.steps_done,
                 seconds=time.perf_counter() - start,
             )
@@ -85,12 +94,18 @@ def main() -> None:
             save_rounds(artifacts.gradient_log, rounds)  # last: a round is done when it is there
             artifacts.gradient_state.path.unlink(missing_ok=True)
             print(describe(row), flush=True)
-    chosen = rounds[-1] if arguments.keep is not None else smallest_within(rounds, arguments.max_loss)
+    return rounds
+
+
+def save_modules(stage: Stage, model: CNN, split: Split, rounds: list[Round], chosen: Round) -> None:
+    """Cut the modules of a round out, write them and say how good they are."""
+    artifacts, num_classes = stage.artifacts, stage.config.num_classes
     print(f"\nmodules of round {chosen.number}, which was to keep {chosen.keep:.0%}")
-    masks = artifacts.gradient_kernels(chosen.number).load(config.num_classes, sum(model.architecture.num_kernels))
-    logit_maps = artifacts.gradient_logit_maps(chosen.number).load(config.num_classes, 2)
+    masks = artifacts.gradient_kernels(chosen.number).load(num_classes, sum(model.architecture.num_kernels))
+    logit_maps = artifacts.gradient_logit_maps(chosen.number).load(num_classes, 2)
     search = {"method": "gradient", "round": chosen.number, "seconds": sum(row.seconds for row in rounds)}
-    show_modularization(save_modularization(model, masks, split, stage, search, logit_maps))
+    with held(artifacts.recorder_role):  # which writes modules too
+        show_modularization(save_modularization(model, masks, split, stage, search, logit_maps))
     print(f"rounds: {len(rounds)}; seconds: {search['seconds']:.0f}; modules in {artifacts.module(0).path.parent}")
 
 
@@ -119,7 +134,7 @@ def agree_on_settings(stage: Stage, settings: MaskSettings, split: Split) -> Non
     made_with = {
         **asdict(settings),
         "seed": stage.seed,
-        "precision": str(stage.dtype).removeprefix("torch."),
+        "precision": stage.precision,
         "strong_model_sha256": sha256_of(stage.artifacts.entire_model.path),
         "train_images_crc32": fingerprint(split.train),
         "valid_images_crc32": fingerprint(split.valid),

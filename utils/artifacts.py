@@ -136,6 +136,11 @@ class Artifacts:
         pattern = self.search_folder / f"gen_*_exp_{target_class}_*"
         return self._role(f"the explorer of class {target_class}", f"explorer_{target_class}", pattern)
 
+    @property
+    def gradient_role(self) -> Role:
+        """Learning the kernel masks by gradient."""
+        return self._role("the gradient search", "gradient_search", self.gradient_folder / "*")
+
     def weak_training_role(self, kind: str, target_class: int) -> Role:
         """Training one weak model."""
         name = f"the training of the {kind} model of target class {target_class}"

@@ -1,13 +1,12 @@
 """What the gradient search remembers of its rounds: one row each, with the composed model as it is after the round."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from utils.checked_text import csv_text, read_csv
 from utils.errors import UserError
-from utils.files import damaged, read_text, save_text
+from utils.files import damaged, save_text
 
 
 @dataclass(frozen=True)
@@ -32,23 +31,19 @@ class Round:
 
 def save_rounds(path: Path, rounds: Sequence[Round]) -> None:
     """Write search_log.csv whole."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Round)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rounds)
-    save_text(path, text.getvalue())
+    save_text(path, csv_text([field.name for field in fields(Round)], map(asdict, rounds)))
 
 
 def load_rounds(path: Path, made_by: str) -> list[Round]:
     """The rows of search_log.csv, round by round; none where it is not there yet. Raises UserError for another file."""
     if not path.exists():
         return []
+    table = read_csv(path, made_by)
     try:
-        table = csv.DictReader(io.StringIO(read_text(path, made_by)))
         rounds = [Round(**{field.name: field.type(row[field.name]) for field in fields(Round)}) for row in table]
         if [row.number for row in rounds] != list(range(len(rounds))) or any(row.images < 1 for row in rounds):
             raise ValueError("expected rounds 0, 1, 2 ... on one image or more")
-    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (KeyError, ValueError) as error:
         raise damaged(path, made_by, f"not a log of rounds: {error}") from None
     return rounds
 
