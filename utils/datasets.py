@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torchvision
 from PIL import Image
 
 import global_configure
@@ -196,12 +195,17 @@ def _read_digits() -> Decoded:
     return DIGITS, (pixels[train], labels[train]), (pixels[test], labels[test])
 
 
-def _read_cifar(kind: type[torchvision.datasets.CIFAR10], dataset_dir: Path, download: bool) -> Decoded:
-    train, test = (kind(dataset_dir, train=part, download=download) for part in (True, False))
+def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Decoded:
+    import torchvision  # as long to import as torch itself
+
+    reader = getattr(torchvision.datasets, kind)
+    train, test = (reader(dataset_dir, train=part, download=download) for part in (True, False))
     return tuple(train.classes), *((part.data, np.array(part.targets, np.int64)) for part in (train, test))
 
 
 def _read_svhn(dataset_dir: Path, download: bool) -> Decoded:
+    import torchvision
+
     parts = (torchvision.datasets.SVHN(dataset_dir, part, download=download) for part in ("train", "test"))
     arrays = [(part.data.transpose(0, 2, 3, 1), part.labels.astype(np.int64)) for part in parts]
     return DIGITS, arrays[0], arrays[1]
@@ -209,8 +213,8 @@ def _read_svhn(dataset_dir: Path, download: bool) -> Decoded:
 
 # torchvision unpickles CIFAR's files only after comparing their MD5 with the published one.
 TORCHVISION_READERS: dict[str, Callable[[Path, bool], Decoded]] = {
-    "cifar10": lambda folder, download: _read_cifar(torchvision.datasets.CIFAR10, folder, download),
-    "cifar100": lambda folder, download: _read_cifar(torchvision.datasets.CIFAR100, folder, download),
+    "cifar10": lambda folder, download: _read_cifar("CIFAR10", folder, download),
+    "cifar100": lambda folder, download: _read_cifar("CIFAR100", folder, download),
     "svhn": _read_svhn,
 }
 OFFICIAL_FILES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "svhn": "train_32x32.mat"}
