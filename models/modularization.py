@@ -1,6 +1,5 @@
 """The end of a module search, whichever way it searched: cut the modules out, write them, say how good they are."""
 
-import json
 import typing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,8 +11,9 @@ from models.cnn import CNN
 from models.composed_model import ComposedModel
 from models.module import extract_module
 from utils.artifacts import Artifacts
+from utils.checked_text import load_json, save_json
 from utils.datasets import Split
-from utils.files import damaged, read_text, save_text
+from utils.files import damaged
 from utils.jaccard import mean_pairwise_distance
 from utils.stage import Stage, show_table
 from utils.training import count_right, predict
@@ -63,7 +63,7 @@ def save_modularization(
         test_right_composed=right["test", "composed"],
         search=search,
     )
-    save_text(stage.artifacts.modules_report, json.dumps(asdict(result), indent=1) + "\n")
+    save_json(stage.artifacts.modules_report, asdict(result))
     return result
 
 
@@ -71,9 +71,9 @@ def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
     """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
     path, command = artifacts.modules_report, artifacts.command("scripts/run_module_search.py")
     try:
-        content = json.loads(read_text(path, command))
+        content = load_json(path, command)
         result = Modularization(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except TypeError as error:
         raise damaged(path, command, f"not a report on modules: {error}") from None
     kinds = typing.get_type_hints(Modularization)
     wrong = [name for name, kind in kinds.items() if name != "search" and not is_of_kind(getattr(result, name), kind)]

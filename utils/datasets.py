@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -16,9 +15,10 @@ from PIL import Image
 
 import global_configure
 from configures.base import Config
+from utils.checked_text import load_json, save_json
 from utils.class_folders import SIDE, decode, find_class_folders
 from utils.errors import UserError, reason
-from utils.files import damaged, load_array, read_text, save_array, save_text
+from utils.files import damaged, load_array, save_array
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
@@ -150,17 +150,17 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
     for part, (pixels, labels) in (("train", train), ("test", test)):
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
-    save_text(description, json.dumps({"fingerprint": fingerprint, "classes": classes}, indent=1))
+    save_json(description, {"fingerprint": fingerprint, "classes": classes})
     return _open_decoded(folder)
 
 
 def _described_fingerprint(description: Path) -> str | None:
     """The fingerprint in a decoded dataset's description; "" where it is damaged, None where there is none."""
-    try:
-        return str(json.loads(description.read_text(encoding="utf-8"))["fingerprint"])
-    except (FileNotFoundError, NotADirectoryError):
+    if not description.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    try:
+        return str(load_json(description, "")["fingerprint"])
+    except (UserError, KeyError):
         return ""
 
 
@@ -168,8 +168,8 @@ def _open_decoded(folder: Path) -> Dataset:
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
     try:
-        classes = tuple(map(str, json.loads(read_text(description, again))["classes"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        classes = tuple(map(str, load_json(description, again)["classes"]))
+    except (KeyError, TypeError):
         raise damaged(description, again, "expected the classes of a decoded dataset") from None
     parts = []
     for part in ("train", "test"):

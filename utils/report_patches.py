@@ -1,6 +1,5 @@
 """What apply_patch.py left of each weak model, read back for the report."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from utils.artifacts import Artifacts
+from utils.checked_text import load_json
 from utils.classification_metrics import TargetClassScores, scores_of_target_class
 from utils.errors import UserError
-from utils.files import damaged, missing, read_text
+from utils.files import damaged, missing
 
 EXPERIMENTS = {"weak": "weak", "poor": "poor_fit"}  # kind of weak model -> apply_patch.py's --exp_type
 BEFORE = "before"
@@ -74,7 +74,7 @@ def load_patched_weak_models(artifacts: Artifacts, kind: str) -> list[PatchedWea
 
 def _read(path: Path, command: str) -> PatchedWeakModel:
     try:
-        content = json.loads(read_text(path, command))
+        content = load_json(path, command)
         classes = tuple(map(str, content["classes"]))
         results = {}
         for name, result in content["methods"].items():

@@ -301,11 +301,11 @@ def load_damaged(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def verdict_of(kind: Kind, expected: Any) -> str:
-    """`refused` with one line that names a file, `same` as before, or `wrong`."""
+    """`refused` with a message that names a file there, `same` as before, or `wrong`."""
     try:
         return "same" if is_same(kind.load(), expected) else "wrong"
     except UserError as error:
-        return "refused" if "\n" not in str(error) and str(kind.path.parent) in str(error) else "wrong"
+        return "refused" if str(kind.path.parent) in str(error) else "wrong"
 
 
 def run_damaged(root: Path, count: int, seed: int) -> list[dict[str, Any]]:

@@ -215,8 +215,8 @@ def start_python(script: Script, root: Path) -> Running:
 
 
 def _log_of(script: Script, root: Path) -> Path:
-    number = EXPLORERS.index(script) if script in EXPLORERS else ""
-    return root / f"{Path(script.path).stem}{number}.log"
+    words = [Path(script.path).stem, *(word for word in script.arguments if word.isalnum())]
+    return root / f"{'_'.join(words)}.log"
 
 
 def run_to_end(scripts: Sequence[Script], root: Path) -> None:
@@ -259,7 +259,7 @@ def _without_seconds(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_seconds(element) for element in value]
     if isinstance(value, dict):
-        return {key: _without_seconds(v) for key, v in value.items() if key not in ("seconds", "checksum")}
+        return {key: _without_seconds(v) for key, v in value.items() if key not in ("seconds", "checksum", "sha256")}
     return value
 
 

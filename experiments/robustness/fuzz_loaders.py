@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import Finding, fault_parser, faults_of, report, stage_in, workshop
-from fuzz_targets import TARGETS, Target, go_offline, make_seeds
+from fuzz_targets import SETTING_UP, TARGETS, Target, go_offline, make_seeds
 
 import global_configure
 from configures.base import SettingError
@@ -171,6 +171,8 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fo
 
 def _watch(event: str, values: tuple[Any, ...], folder: Path, forbidden: list[str]) -> None:
     """An audit hook: note what writes outside `folder` or starts something."""
+    if SETTING_UP.now:
+        return
     if event in PROGRAMS:
         forbidden.append(f"{event} {values!r}")
     elif (event == "open" and isinstance(values[2], int) and values[2] & WRITES) or event in CHANGES:

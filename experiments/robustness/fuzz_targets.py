@@ -82,6 +82,22 @@ def make_seeds(root: Path) -> dict[str, list[bytes]]:
     return {name: seeds(root) for name, seeds in SEEDS.items()}
 
 
+@dataclass
+class SettingUp:
+    """Whether what is written just now is the fuzzer's own."""
+
+    now: bool = False
+
+    def __enter__(self) -> None:
+        self.now = True
+
+    def __exit__(self, *_: object) -> None:
+        self.now = False
+
+
+SETTING_UP = SettingUp()
+
+
 def must(valid: object) -> None:
     """Raises AssertionError where a loader has accepted what is not valid."""
     if not valid:
@@ -94,8 +110,9 @@ def _words(*words: str) -> Make:
 
 def _file(stage: Stage, name: str, content: bytes) -> Path:
     path = stage.artifacts.root_dir / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    with SETTING_UP:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return path
 
 
@@ -283,11 +300,16 @@ def _tree_seeds(root: Path) -> list[bytes]:
 @target(_tree_seeds, _tree_entries)
 def class_folders(stage: Stage, content: bytes) -> None:
     """NAME/ with {train,test}/CLASS/IMAGE in it, and whatever else a folder may hold."""
-    folder = stage.artifacts.root_dir / "data" / "dataset" / "own"
+    with SETTING_UP:
+        _grow_tree(stage.artifacts.root_dir / "data" / "dataset" / "own", json.loads(content))
+    _check_tree(stage)
+
+
+def _grow_tree(folder: Path, entries: list[list[str]]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     png = _encoded(np.zeros((2, 2, 3), np.uint8), "PNG")
-    for kind, name, place in json.loads(content):
+    for kind, name, place in entries:
         path = folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -303,7 +325,6 @@ def class_folders(stage: Stage, content: bytes) -> None:
                 path.write_bytes({"image": png, "broken": png[:40], "empty": b""}[kind])
         except OSError:  # a file stands where a folder should, or a name is too long
             continue
-    _check_tree(stage)
 
 
 def _cifar_seeds(root: Path) -> list[bytes]:
@@ -315,7 +336,6 @@ def _cifar(stage: Stage, content: bytes, name: str, kind: str) -> None:
     import torchvision
 
     reader = getattr(torchvision.datasets, kind)
-    folder = stage.artifacts.root_dir / "data" / "dataset" / reader.base_folder
     pixels = np.zeros((2, 3072), np.uint8)
     labels = "labels" if name == "cifar10" else "fine_labels"
     whole = {part: pickle.dumps({"data": pixels, labels: [0, 1]}) for part, _ in reader.train_list + reader.test_list}
@@ -328,7 +348,7 @@ def _cifar(stage: Stage, content: bytes, name: str, kind: str) -> None:
     for part, data in whole.items():
         _file(stage, f"data/dataset/{reader.base_folder}/{part}", data)
     damaged = sorted(whole)[len(content) % len(whole)]
-    (folder / damaged).write_bytes(content)
+    _file(stage, f"data/dataset/{reader.base_folder}/{damaged}", content)
     load_dataset(name)
     raise AssertionError(f"{damaged} was read though its MD5 is another")
 
@@ -442,17 +462,14 @@ PIXELS, LABELS = np.zeros((2, SIDE, SIDE, 3), np.uint8), np.zeros(2, np.int64)
 
 def _searchable(stage: Stage) -> Stage:
     for file in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        file.path.touch()
+        _file(stage, str(file.path), b"")
     return stage
 
 
 @target(_settings_seeds, _changed_json)
 def search_settings(stage: Stage, content: bytes) -> None:
     """What a search was made with."""
-    path = stage.artifacts.search_settings
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    _file(stage, str(stage.artifacts.search_settings), content)
     agree_on_settings(_searchable(stage), PIXELS, LABELS)
 
 
@@ -466,9 +483,7 @@ def _report_seeds(root: Path) -> list[bytes]:
 @target(_report_seeds, _changed_json)
 def modules_report(stage: Stage, content: bytes) -> None:
     """What the recorder found."""
-    path = stage.artifacts.modules_report
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    _file(stage, str(stage.artifacts.modules_report), content)
     result = load_modularization(stage.config, stage.artifacts)
     must(len(result.classes) == stage.config.num_classes)
 
@@ -482,9 +497,7 @@ def _patch_seeds(root: Path) -> list[bytes]:
 @target(_patch_seeds, _changed_json)
 def patch_report(stage: Stage, content: bytes) -> None:
     """Metrics before and after a patch."""
-    path = stage.artifacts.patch_report("weak", 1, 2, "min_max")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    _file(stage, str(stage.artifacts.patch_report("weak", 1, 2, "min_max")), content)
     for model in load_patched_weak_models(stage.artifacts, "weak"):
         must(all(result.confusion.dtype == np.int64 for result in model.results.values()))
 
@@ -502,7 +515,7 @@ def description(stage: Stage, content: bytes) -> None:
         for part in ("train", "test"):
             save_array(folder / f"{part}_images.npy", PIXELS)
             save_array(folder / f"{part}_labels.npy", LABELS)
-    (folder / "description.json").write_bytes(content)
+    _file(stage, str(folder / "description.json"), content)
     must(all(isinstance(name, str) for name in load_dataset("gone").classes))
 
 

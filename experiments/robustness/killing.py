@@ -55,9 +55,10 @@ def kill_until(
     identical = sum(not each["different"] for each in runs)
     start_seconds = first.seconds_to_progress[0]
     resumed = statistics.median(to_progress) if to_progress else float("nan")
+    kills_done = sum(each["kills"] for each in runs)
     figures = (
-        f"{sum(each['kills'] for each in runs)} kills; {identical} of {len(runs)} runs identical, "
-        f"{len(expected)} files each; first new file {resumed:.2f} s after a restart (median), {start_seconds:.2f} s after a first start"
+        f"{kills_done} kills; {identical} of {len(runs)} runs identical, {len(expected)} files each; first new file "
+        f"{resumed:.2f} s after a restart (median), {start_seconds:.2f} s after a first start"
     )
     details = {
         "runs": runs,
@@ -123,7 +124,7 @@ def bring_to_end(
             if code == 0:
                 ended.add(script)
             elif code != -signal.SIGKILL:
-                if "Traceback" in process.said():
+                if most_kills == 0 or "Traceback" in process.said():
                     raise RuntimeError(process.said())
                 result.refusals += 1
                 if result.refusals > 20 + 4 * result.kills:

@@ -1,0 +1,79 @@
+"""JSON and CSV files between stages, with a checksum that other programs may pass over.
+
+A JSON object has it as its last entry, `sha256`. A CSV table has it as its last column, `checksum`: the CRC-32 of the
+row and of all rows after it, so that a lost row is found as a changed digit is. Files without one are read all the
+same: people write them by hand.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.files import damaged, read_text, save_text
+
+CHECKSUM = "checksum"
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object of plain values whole; tuples become lists."""
+    plain = json.loads(json.dumps(content))
+    save_text(path, json.dumps({**plain, "sha256": _sha256(plain)}, indent=1) + "\n")
+
+
+def load_json(path: Path, made_by: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError where it is missing, is none, or was changed."""
+    try:
+        content = json.loads(read_text(path, made_by))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, made_by, str(error)) from None
+    if not isinstance(content, dict):
+        raise damaged(path, made_by, "expected a table of values by name")
+    if "sha256" in content and content.pop("sha256") != _sha256(content):
+        raise damaged(path, made_by, "its checksum does not match")
+    return content
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV table whole; a float64 comes back exactly (repr)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, CHECKSUM])
+    cells = [[str(row[name]) for name in columns] for row in rows]
+    writer.writerows([*row, checksum] for row, checksum in zip(cells, _checksums(cells), strict=True))
+    save_text(path, text.getvalue())
+
+
+def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
+    """The rows of a CSV table.
+
+    Raises UserError where it is missing or not text, ValueError where it has other columns or was changed.
+    """
+    try:
+        heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]
+    except csv.Error as error:
+        raise ValueError(error) from None
+    if heading not in ([*columns], [*columns, CHECKSUM]):
+        raise ValueError(f"expected the columns {', '.join(columns)}")
+    if any(len(row) != len(heading) for row in rows):
+        raise ValueError(f"expected {len(heading)} values in every row")
+    cells = [row[: len(columns)] for row in rows]
+    if len(heading) > len(columns) and [row[-1] for row in rows] != _checksums(cells):
+        raise ValueError("its checksum does not match")
+    return [dict(zip(columns, row, strict=True)) for row in cells]
+
+
+def _checksums(rows: Sequence[Sequence[str]]) -> list[str]:
+    checksum, found = 0, []
+    for row in reversed(rows):
+        checksum = zlib.crc32("\0".join(row).encode(), checksum)
+        found.append(f"{checksum:08x}")
+    return found[::-1]
