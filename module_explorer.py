@@ -93,6 +93,8 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
             fitness = artifacts.fitness(generation - 1).load(config.num_classes, config.population)[target_class]
             population = next_generation(last_population, fitness, config, stage.seed, target_class, generation)
         population_file.save(population)
+    # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
+    artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
     if outputs_file.exists():
         return
     known = None
@@ -107,7 +109,6 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
             f"retrain the strong model, or use float32 if precision is bfloat16"
         )
     outputs_file.save(outputs)
-    artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
     print(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run", flush=True)
 
 

@@ -272,6 +272,7 @@ def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, r
         artifacts.outputs(3, target_class).path.unlink()
     artifacts.population(3, 2).path.unlink()
     (artifacts.search_folder / ".gen_003_exp_2_pop.npy.123.partial").write_bytes(b"half")
+    artifacts.outputs(1, 0).path.write_bytes(artifacts.outputs(2, 0).path.read_bytes())  # was about to be removed
     explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
     assert explored.exit_code == 0, explored
     lines = [line for line in explored.stdout.splitlines() if line.startswith("generation")]

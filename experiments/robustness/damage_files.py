@@ -9,6 +9,9 @@ them go through the script that reads the file: it must end with one line and ex
 for byte and go on to what it finds with whole files.
 """
 
+import contextlib
+import io
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from faults import (
     SEARCH,
     SENSITIVITY,
     SETTINGS,
+    TOP,
     TRAIN,
     WEAK_TRAIN,
     Finding,
@@ -43,7 +47,7 @@ import global_configure
 import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
 from models.modularization import load_modularization
 from models.modules_on_disk import load_kernel_mask, load_module
-from models.registry import architecture_of
+from models.registry import architecture_of, build_network
 from models.strong_model import load_strong_model
 from models.weak_models import kept_epochs, load_weak_model
 from utils.datasets import load_split
@@ -54,6 +58,7 @@ from utils.report_patches import load_patched_weak_models
 from utils.search_log import load_end
 from utils.search_state import agree_on_settings, resume_search
 from utils.stage import Stage
+from utils.training import train
 from utils.training_log import read_training_log
 
 # One generation more than was searched: so the last generation's files are read.
@@ -86,6 +91,16 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
     decoded = artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
     (patch_report,) = artifacts.weak_model_folder("weak", RELATED).glob("patch_*.json")
 
+    def training_state() -> list[Any]:
+        """As a training that has nothing left to do takes it up."""
+        model = build_network(config.model, classes)
+        images = load_split(config)
+        settings = runpy.run_path(str(TOP / "train.py"))["training_settings"](config)
+        options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": artifacts.training_state}
+        with contextlib.redirect_stdout(io.StringIO()):
+            training = train(model, images.train, images.valid, settings, **options)
+        return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
+
     def split() -> list[Any]:
         loaded = load_split(config)
         return [loaded.classes, *((part.pixels, part.labels) for part in (loaded.train, loaded.valid, loaded.test))]
@@ -106,7 +121,7 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         "strong model": Kind(
             artifacts.entire_model.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]
         ),
-        "training state": Kind(artifacts.training_state.path, artifacts.training_state.load, [TRAIN]),
+        "training state": Kind(artifacts.training_state.path, training_state, [TRAIN]),
         "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]

@@ -36,14 +36,14 @@ MOST_KEPT = 20  # failures of one loader whose inputs are kept
 
 def main() -> None:
     parser = fault_parser(__doc__, inputs=(10_000, "inputs per loader"))
-    parser.add_argument("--loader", choices=TARGETS, help="this one alone")
+    parser.add_argument("--loader", choices=TARGETS, nargs="+", default=list(TARGETS), help="these alone")
     arguments = parser.parse_args()
     folder = Path(global_configure.root_dir).resolve()
     kept = folder / "data" / "robustness" / "fuzz_failures"
     results: dict[str, Counter[str]] = {}
     with workshop() as place:
         seeds = make_seeds(place / "start")
-        for name in [arguments.loader] if arguments.loader else TARGETS:
+        for name in arguments.loader:
             began = time.monotonic()
             results[name] = fuzz(TARGETS[name], seeds[name], place / name, arguments.inputs, arguments.seed, kept)
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(results[name].items()))

@@ -53,13 +53,12 @@ def kill_until(
         to_progress += result.seconds_to_progress[1:]  # the first is no resumption
         print(f"{what}: {result.kills} kills, {len(different)} of {len(expected)} files different", flush=True)
     identical = sum(not each["different"] for each in runs)
-    start_seconds = first.seconds_to_progress[0]
-    resumed = statistics.median(to_progress) if to_progress else float("nan")
+    start_seconds = next(iter(first.seconds_to_progress), float("nan"))
     kills_done = sum(each["kills"] for each in runs)
-    figures = (
-        f"{kills_done} kills; {identical} of {len(runs)} runs identical, {len(expected)} files each; first new file "
-        f"{resumed:.2f} s after a restart (median), {start_seconds:.2f} s after a first start"
-    )
+    figures = f"{kills_done} kills; {identical} of {len(runs)} runs identical, {len(expected)} files each"
+    if to_progress:
+        resumed = statistics.median(to_progress)
+        figures += f"; next file {resumed:.2f} s after a restart (median), {start_seconds:.2f} s after a first start"
     details = {
         "runs": runs,
         "undisturbed seconds": seconds,
@@ -95,8 +94,8 @@ def bring_to_end(
     result, ended, running = Disturbed(), set(), {}
     while len(ended) < len(scripts):
         alone = not running
-        running |= {script: start(script, root) for script in scripts if script not in ended and script not in running}
         files_before, began, progressed = count_files(root), time.monotonic(), False
+        running |= {script: start(script, root) for script in scripts if script not in ended and script not in running}
         at_files, delay = _moment(random, usual_seconds, usual_files)
         at_files += files_before
         deadline = None if at_files > files_before else began + delay
