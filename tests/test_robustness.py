@@ -41,13 +41,13 @@ def run_command(root: Path, name: str, script: str, *arguments: Any) -> dict[str
 
 def test_twenty_kills_leave_a_search_as_it_was(root_dir: Path) -> None:
     result = run_command(root_dir, "kill_search_terminals", "kill_search", "--kills", 20)
-    assert sum(run["kills"] for run in result["runs"]) == 20
+    assert [row["tried"] for row in result["rows"]] == [20]
     assert len(result["seconds from a restart to the next file"]) > 0
 
 
 def test_a_killed_launcher_goes_on(root_dir: Path) -> None:
     result = run_command(root_dir, "kill_search_launcher", "kill_search", "--way", "launcher", "--kills", 1)
-    assert sum(run["kills"] for run in result["runs"]) == 1
+    assert [row["tried"] for row in result["rows"]] == [1]
 
 
 def test_killed_trainings_and_analyses_go_on(root_dir: Path) -> None:
@@ -185,3 +185,10 @@ def test_what_a_kill_has_changed_is_noticed(neighbour, tmp_path: Path, monkeypat
     assert starts == ["undisturbed", "disturbed", "disturbed"]
     assert details["runs"] == [{"kills": 1, "refused meanwhile": 0, "different": ["model/found.npy"]}]
     assert (finding.tried, finding.held) == (1, 0)
+
+
+def test_a_fuzzer_that_cannot_begin_says_so(neighbour, tmp_path: Path) -> None:
+    fuzz_loaders, targets = neighbour("fuzz_loaders"), neighbour("fuzz_targets")
+    picky = targets.Target("picky", _say_nothing, _other, True)
+    with pytest.raises(RuntimeError, match="the fuzzer of picky failed itself"):
+        fuzz_loaders.fuzz(picky, [b"seed"], tmp_path / "loader", 3, 0, tmp_path / "kept")

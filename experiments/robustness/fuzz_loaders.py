@@ -14,6 +14,7 @@ import io
 import mmap
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from faults import Finding, fault_parser, faults_of, report, stage_in, workshop
+from faults import PATIENCE, Finding, fault_parser, faults_of, report, stage_in, workshop
 from fuzz_targets import SETTING_UP, TARGETS, Target, go_offline, make_seeds
 
 import global_configure
@@ -31,6 +32,7 @@ from utils.errors import UserError, run
 
 MORE_MEMORY = 2**30  # bytes of address space beyond what the process has when it starts
 TIME_LIMIT = 20.0  # seconds of processor time an input
+OWN_FAULT = 70  # the exit code of a child that could not even begin
 MOST_KEPT = 20  # failures of one loader whose inputs are kept
 
 
@@ -73,16 +75,29 @@ def fuzz(target: Target, seeds: list[bytes], folder: Path, inputs: int, seed: in
             os.close(reader)
             _child(target, seeds, folder, range(at, inputs), seed, kept, progress, writer)
         os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            outcomes = pipe.read().decode().split()
-        _, status = os.waitpid(pid, 0)
+        outcomes = _outcomes(reader, pid)
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if exit_code == OWN_FAULT:
+            raise RuntimeError(f"the fuzzer of {target.name} failed itself, see above")
         counts.update(outcomes)
         at = int.from_bytes(progress[:8], "little") + 1
-        if len(outcomes) < inputs and sum(counts.values()) < at:  # it died on the last one
-            ended = f"died_{os.waitstatus_to_exitcode(status)}"
+        if exit_code != 0:  # it died on the last one
+            ended = f"died_{exit_code}"
             counts[ended] += 1
             _keep(kept, target, at - 1, target.make(faults_of(seed, target.name, at - 1), seeds), ended)
     return counts
+
+
+def _outcomes(reader: int, pid: int) -> list[str]:
+    """What the child says of each input; it is killed where it is silent for too long, even to signals."""
+    said = b""
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while True:
+            if not select.select([pipe], [], [], PATIENCE)[0]:
+                os.kill(pid, signal.SIGKILL)
+            if not (piece := pipe.read(2**16)):
+                return said.decode().split()
+            said += piece
 
 
 def _child(
@@ -104,9 +119,8 @@ def _child(
         if target.takes_seeds and "accepted" not in (outcome for outcome, _ in outcomes):
             raise RuntimeError(f"{target.name} takes no valid input: {outcomes}")
         devnull = os.open(os.devnull, os.O_RDWR)
-        os.dup2(devnull, 0)
-        os.dup2(devnull, 1)  # what scripts and libraries print
-        os.dup2(devnull, 2)
+        for stream in (0, 1, 2):  # what scripts and libraries print
+            os.dup2(devnull, stream)
         pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
         limit = pages * resource.getpagesize() + MORE_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -128,7 +142,7 @@ def _child(
         os._exit(0)
     except BaseException:
         traceback.print_exc()
-        os._exit(70)
+        os._exit(OWN_FAULT)
 
 
 class TooLong(BaseException):

@@ -47,15 +47,16 @@ def kill_until(
         random = faults_of(seed, what, len(runs))
         disturbed = copy(ready, "disturbed")
         result = bring_to_end(scripts, disturbed, start, kills - done, random, seconds, files)
+        _wait_for_orphans(disturbed)
         found = result_of(disturbed)
         different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         runs.append({"kills": result.kills, "refused meanwhile": result.refusals, "different": different})
         to_progress += result.seconds_to_progress[1:]  # the first is no resumption
         print(f"{what}: {result.kills} kills, {len(different)} of {len(expected)} files different", flush=True)
-    identical = sum(not each["different"] for each in runs)
+    lost = [each for each in runs if each["different"]]
     start_seconds = next(iter(first.seconds_to_progress), float("nan"))
     kills_done = sum(each["kills"] for each in runs)
-    figures = f"{kills_done} kills; {identical} of {len(runs)} runs identical, {len(expected)} files each"
+    figures = f"{len(runs) - len(lost)} of {len(runs)} runs identical, {len(expected)} files each"
     if to_progress:
         resumed = statistics.median(to_progress)
         figures += f"; next file {resumed:.2f} s after a restart (median), {start_seconds:.2f} s after a first start"
@@ -65,7 +66,8 @@ def kill_until(
         "seconds from a start to the first file": start_seconds,
         "seconds from a restart to the next file": to_progress,
     }
-    return [Finding(f"kill -9: {what}", len(runs), identical, figures)], details
+    held = kills_done - sum(max(1, each["kills"]) for each in lost)
+    return [Finding(f"kill -9: {what}", kills_done, held, figures)], details
 
 
 @dataclass
@@ -130,6 +132,15 @@ def bring_to_end(
                     raise RuntimeError(f"{script.path} is refused again and again: {process.said()}")
                 time.sleep(0.2)
     return result
+
+
+def _wait_for_orphans(root: Path) -> None:
+    """Return when the children of killed launchers have noticed and ended."""
+    began = time.monotonic()
+    while processes_of(root):
+        if time.monotonic() - began > PATIENCE:
+            raise RuntimeError(f"processes {processes_of(root)} outlive their launcher")
+        time.sleep(LOOK_EVERY)
 
 
 def _moment(random: np.random.Generator, usual_seconds: float, usual_files: int) -> tuple[int, float]:
