@@ -210,8 +210,15 @@ def start_python(script: Script, root: Path) -> Running:
     with log.open("ab") as output:
         command = [sys.executable, str(TOP / script.path), *script.words]
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, env=_environment(root), start_new_session=True, **streams)
+        process = subprocess.Popen(
+            command, env=_environment(root), start_new_session=True, preexec_fn=_heed_ctrl_c, **streams
+        )
     return Running(script, process, log, time.monotonic())
+
+
+def _heed_ctrl_c() -> None:
+    """As in a terminal, also where this process runs in the background and so ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _log_of(script: Script, root: Path) -> Path:
