@@ -183,7 +183,7 @@ def test_what_a_kill_has_changed_is_noticed(neighbour, tmp_path: Path, monkeypat
 
     (finding,), details = killing.kill_until("test", [faults.TRAIN], Forgetful, tmp_path / "start", 1, 0)
     assert starts == ["undisturbed", "disturbed", "disturbed"]
-    assert details["runs"] == [{"kills": 1, "refused meanwhile": 0, "different": ["model/found.npy"]}]
+    assert details["runs"] == [{"kills": 1, "ended with one line": 0, "different": ["model/found.npy"]}]
     assert (finding.tried, finding.held) == (1, 0)
 
 

@@ -50,7 +50,7 @@ def kill_until(
         _wait_for_orphans(disturbed)
         found = result_of(disturbed)
         different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        runs.append({"kills": result.kills, "refused meanwhile": result.refusals, "different": different})
+        runs.append({"kills": result.kills, "ended with one line": result.refusals, "different": different})
         to_progress += result.seconds_to_progress[1:]  # the first is no resumption
         print(f"{what}: {result.kills} kills, {len(different)} of {len(expected)} files different", flush=True)
     lost = [each for each in runs if each["different"]]
@@ -75,7 +75,7 @@ class Disturbed:
     """What it took to bring scripts to their end."""
 
     kills: int = 0
-    refusals: int = 0  # the same command typed again ended with one line: another process still held the place
+    refusals: int = 0  # ended with one line: a child of the launcher was killed, or another process held the place
     seconds_to_progress: list[float] = field(default_factory=list)  # from a restart of everything to the next new file
 
 
