@@ -43,7 +43,7 @@ FAULTS = ("a child fails", "kill -9 of a child", "SIGTERM", "Ctrl-C", "SIGINT", 
 ENDLESS = Script(LAUNCHER.path, ("--jobs", "1"), (*SETTINGS, "generations=500"))
 MOST_FILES = 12  # after so many new files at the most, and
 LONGEST_DELAY = 0.5  # so many seconds, the fault comes
-GRACE = 60.0  # seconds, on a busy machine, until what still runs counts as left behind
+GRACE = 120.0  # seconds, on a busy machine, until what still runs counts as left behind
 
 
 def main() -> None:
