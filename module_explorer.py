@@ -87,6 +87,8 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
     size = (config.population, len(images))
     masks = groups.decode(population_of(stage, groups.layout, target_class, generation))
     outputs_file = artifacts.outputs(generation, target_class)
+    # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
+    artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
     if outputs_file.load_if_whole(*size) is not None:
         return
     known = None
@@ -99,7 +101,6 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
             f"retrain the strong model, or use float32 if precision is bfloat16"
         )
     outputs_file.save(outputs)
-    artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
     print(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run", flush=True)
 
 

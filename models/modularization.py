@@ -11,9 +11,9 @@ from models.cnn import CNN
 from models.composed_model import ComposedModel
 from models.module import extract_module, rescale_logit
 from utils.artifacts import Artifacts
-from utils.checked_text import json_text, read_json
+from utils.checked_text import load_json, save_json
 from utils.datasets import Split
-from utils.files import damaged, save_text
+from utils.files import damaged
 from utils.jaccard import mean_pairwise_distance
 from utils.stage import Stage, show_table
 from utils.training import count_right, predict
@@ -80,7 +80,7 @@ def save_modularization(
         test_right_composed=right["test", "composed"],
         search=search,
     )
-    save_text(stage.artifacts.modules_report, json_text(asdict(result)))
+    save_json(stage.artifacts.modules_report, asdict(result))
     return result
 
 
@@ -88,7 +88,7 @@ def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
     """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
     path, command = artifacts.modules_report, artifacts.command("scripts/run_module_search.py")
     try:
-        content = read_json(path, command)
+        content = load_json(path, command)
         result = Modularization(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
     except TypeError as error:
         raise damaged(path, command, f"not a report on modules: {error}") from None

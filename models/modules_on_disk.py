@@ -33,6 +33,8 @@ def load_module(config: Config, artifacts: Artifacts, target_class: int, device:
     weights = file.load()
     kernel_mask = load_kernel_mask(config, artifacts, target_class)
     architecture = architecture_of(config.model)
+    if any(getattr(value, "dtype", None) != torch.float32 for value in weights.values()):
+        raise damaged(file.path, file.made_by, f"not a module of {config.model}: expected float32 weights")
     try:
         module = module_of_weights(architecture, weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

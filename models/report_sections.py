@@ -7,7 +7,7 @@ import numpy as np
 
 from models.report_data import ReportData
 from models.weak_models import weak_network_name
-from utils.checked_text import read_json
+from utils.checked_text import load_json
 from utils.errors import UserError
 from utils.figures import percent
 from utils.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
@@ -246,7 +246,7 @@ def search_blocks(data: ReportData) -> list[Block]:
 def search_settings(data: ReportData) -> dict[str, Any]:
     """What the search wrote down of its settings; nothing where it wrote nothing. Raises UserError where damaged."""
     path, command = data.artifacts.search_settings, data.artifacts.command("scripts/run_module_search.py", "--fresh")
-    return read_json(path, command) if path.exists() else {}
+    return load_json(path, command) if path.exists() else {}
 
 
 def kernel_blocks(data: ReportData) -> list[Block]:

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils import class_folders
 from utils.class_folders import decode, decode_image, find_class_folders
@@ -167,6 +167,13 @@ def test_a_damaged_image_is_decoded_or_refused(data: st.DataObject, format: str)
             assert "train/a/1.png" in str(error)
         else:
             assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+
+
+def test_a_file_that_another_program_would_be_started_for_is_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+    with pytest.raises(UnidentifiedImageError):
+        decode_image(image_bytes(random_pixels(9, 7, 3), "EPS"))
 
 
 def test_images_of_other_sizes_are_resized() -> None:

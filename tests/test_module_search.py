@@ -28,7 +28,7 @@ from utils.datasets import load_split
 from utils.files import save_array
 from utils.images import normalise
 from utils.kernel_groups import genome_layout, kernel_groups
-from utils.search_log import load_log, save_log
+from utils.search_log import SearchEnd, load_end, load_log, save_log
 from utils.search_state import bytes_of_search
 
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
@@ -156,7 +156,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
         assert best == [fitness.max()] * 5
         assert row.fitness == 0.9 * row.accuracy + (1 - 0.9) * row.distance
     assert np.load(artifacts.outputs(3, 0).path).shape == (6, 60)
-    assert json.loads(artifacts.search_end.read_text()) == {"generation": 3, "generations": 3, "early_stop": False}
+    assert load_end(artifacts.search_end, "") == SearchEnd(3, 3, False)
 
     best = max(rows, key=lambda row: row.fitness)
     network = build_network(MODEL, 5)
@@ -274,6 +274,7 @@ def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, r
         artifacts.outputs(3, target_class).path.unlink()
     artifacts.population(3, 2).path.unlink()
     (artifacts.search_folder / ".gen_003_exp_2_pop.npy.123.partial").write_bytes(b"half")
+    artifacts.outputs(1, 0).path.write_bytes(artifacts.outputs(2, 0).path.read_bytes())  # was about to be removed
     explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
     assert explored.exit_code == 0, explored
     lines = [line for line in explored.stdout.splitlines() if line.startswith("generation")]
@@ -328,7 +329,7 @@ def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> 
     stopped = run_main(RECORDER, *settings, "--early_stop", root=root)
     assert stopped.exit_code == 0, stopped
     assert "modules of generation 0," in stopped.stdout
-    assert json.loads(artifacts.search_end.read_text()) == {"generation": 1, "generations": 9, "early_stop": True}
+    assert load_end(artifacts.search_end, "") == SearchEnd(1, 9, True)
     over = run_main(EXPLORER, *settings, "--target_class", 0, root=root)
     assert over.exit_code == 0
     assert "class 0: nothing left to explore: the search has ended" in over.stdout
@@ -417,7 +418,7 @@ def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
         path.write_bytes(whole)
     rows = load_log(artifacts.search_log, "")
     for ensemble in ((0, 1, 2), (0, 1, 2, 3, 6), (-1, 0, 0, 0, 0)):
-        save_log(artifacts.search_log, [*rows[:2], replace(rows[2], ensemble=ensemble), rows[3]])
+        save_log(artifacts.search_log, [rows[0], replace(rows[1], ensemble=ensemble), *rows[2:]])
         run_main(RECORDER, *WHOLE, root=searched).refused("expected 5 chromosomes below 6")
     save_log(artifacts.search_log, rows[:2])
     run_main(RECORDER, *WHOLE, root=searched).refused("has 2 generations, 4 are scored")

@@ -86,7 +86,11 @@ def all_logits(weights):
     weights["fcs.0.bias"] = weights["fcs.0.bias"].repeat(5)
 
 
-@pytest.mark.parametrize("damage", [without_a_layer, not_a_tensor, nan, all_logits])
+def doubles(weights):
+    weights["fcs.0.weight"] = weights["fcs.0.weight"].double()
+
+
+@pytest.mark.parametrize("damage", [without_a_layer, not_a_tensor, nan, all_logits, doubles])
 def test_damaged_checkpoints(config, saved, damage):
     artifacts, module, _ = saved
     weights = {name: value.clone() for name, value in module.state_dict().items()}

@@ -35,6 +35,7 @@ from models.report_sections import (
 from models.strong_model import load_strong_model
 from models.weak_models import build_weak_network
 from utils.artifacts import Artifacts
+from utils.checked_text import load_json, save_json
 from utils.datasets import load_split
 from utils.figures import Drawing, new_figure
 from utils.report_page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
@@ -279,10 +280,8 @@ def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) ->
 
 def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
     path = copied.artifacts.modules_report
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(
-        json.dumps({**content, "test_right_composed": content["test_right_composed"] - 40}), encoding="utf-8"
-    )
+    content = load_json(path, "")
+    save_json(path, {**content, "test_right_composed": content["test_right_composed"] - 40})
     (note,) = notes(lambda: changed_network_blocks(copied))
     assert str(path) in note and str(content["test_right_composed"]) in note
 

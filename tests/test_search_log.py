@@ -1,5 +1,6 @@
 """The search's log: exact numbers, the best generation, when a search is over."""
 
+import re
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -52,9 +53,9 @@ def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
     heading, row = (tmp_path / "search_log.csv").read_text().splitlines()
     assert heading == (
         "generation,accuracy,distance,fitness,kernels_kept,mean_fitness,"
-        "final_ensembles,ensembles_scored,ensemble,seconds,crc32"
+        "final_ensembles,ensembles_scored,ensemble,seconds,checksum"
     )
-    assert row.startswith("0,0.5,0.25,0.5,0.6,0.1,9,99,0 3,1.5,")
+    assert re.fullmatch(r"0,0\.5,0\.25,0\.5,0\.6,0\.1,9,99,0 3,1\.5,[0-9a-f]{8}", row)
     assert describe(rows_of(0.5)[0]).startswith("generation   0  accuracy 50.00%  distance 0.2500")
 
 
@@ -67,6 +68,9 @@ def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
         lambda text: text.replace("\n1,", "\n2,"),
         lambda text: text.rsplit(",", 2)[0],
         lambda text: text.encode("utf-16"),
+        lambda text: text.replace("0.25", "0.75", 1),
+        lambda text: text.rsplit("\n", 2)[0] + "\n",
+        lambda text: "".join(line.rsplit(",", 1)[0] + "\n" for line in text.splitlines()).replace("1.5", "nan"),
     ],
 )
 def test_a_damaged_log_is_refused(tmp_path: Path, change) -> None:

@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
 from conftest import TOP, run_script
+from hypothesis import HealthCheck, given, settings
 
 import global_configure
 from configures.base import SettingError, load
@@ -52,6 +54,32 @@ def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.Cap
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("--help lists the options")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(
+        st.one_of(
+            st.sampled_from(["--model", "--dataset", "--set", "--target_class", "-h", "--", "=", "3", "digits"]),
+            st.text(max_size=5),
+        ),
+        max_size=8,
+    )
+)
+def test_any_words_are_arguments_or_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = stage_parser("What it does.")
+    parser.add_argument("--target_class", type=int, nargs="+")
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as end:
+        out, err = capsys.readouterr()
+        if end.code == 0:
+            assert ("-h" in words, out[:5], err) == (True, "usage", "")
+        else:
+            assert (end.code, out, len(err.splitlines()), err[:7]) == (2, "", 1, "error: ")
+    else:
+        assert isinstance(arguments.model, str)
+        assert all(isinstance(assignment, str) for assignment in arguments.set)
 
 
 def test_help_is_the_scripts_docstring(capsys: pytest.CaptureFixture[str]) -> None:

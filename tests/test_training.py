@@ -234,6 +234,8 @@ def test_other_settings_are_refused_with_the_differences(tmp_path: Path) -> None
         lambda state: state.update(best_epoch="first"),
         lambda state: state.update(best_weights=3),
         lambda state: state.update(weights={}),
+        lambda state: next(iter(state["weights"].values())).fill_(torch.nan),
+        lambda state: next(iter(state["best_weights"].values())).fill_(torch.inf),
         lambda state: state.update(weights=None),
         lambda state: state.update(optimizer={}),
         lambda state: state["optimizer"].update(param_groups=[]),

@@ -41,7 +41,17 @@ def test_training_log_is_read_as_it_was_written(tmp_path):
     save_training_log(path, history)
     assert read_training_log(path, "train.py") == history
     assert best_epoch(history) == 1
-    for text, message in (("", "no epochs"), ("number,loss\n1,2\n", "not a training log"), ("number\nx\n", "not a")):
+    heading, first, second, third = path.read_text().splitlines(keepends=True)
+    for text, message in (
+        (heading, "no epochs"),
+        ("", "not a training log"),
+        ("number,loss\n1,2\n", "not a training log"),
+        ("number\nx\n", "not a training log"),
+        (heading + first + second, "checksum"),
+        (heading + second + third, "epoch 0 in row 0"),
+        (heading + first + second.replace("0.75", "0.25") + third, "checksum"),
+        (heading.replace(",checksum", "") + "0,0.1,nan,0.25,0.5,1.0\n", "finite"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_training_log(path, "train.py")

@@ -1,6 +1,8 @@
-"""JSON and CSV files that carry a checksum of what they say: a flipped digit would be a number like any other.
+"""JSON and CSV files between stages, with a checksum that other programs may pass over.
 
-Files without one, written by hand or by earlier versions, are read as they are.
+A JSON object has it as its last entry, `sha256`. A CSV table has it as its last column, `checksum`: the CRC-32 of the
+row and of all rows after it, so that a lost row is found as a changed digit is. Files without one are read all the
+same: people write them by hand.
 """
 
 import csv
@@ -8,63 +10,75 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files import damaged, read_text
+from utils.files import damaged, read_text, save_text
 
-DIGEST = "sha256"  # the last name in a JSON file, of the file as it is without
-CHECK = "crc32"  # the last column of a CSV file, of the row's other cells
+CHECKSUM = "checksum"
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object of plain values whole; tuples become lists."""
+    save_text(path, json_text(content))
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """A table of plain values as JSON, its checksum in it."""
-    return json.dumps({**content, DIGEST: _digest(content)}, indent=1) + "\n"
+    """What `save_json` writes."""
+    plain = json.loads(json.dumps(content))
+    return json.dumps({**plain, "sha256": _sha256(plain)}, indent=1) + "\n"
 
 
-def read_json(path: Path, made_by: str) -> dict[str, Any]:
-    """What `json_text` wrote. Raises UserError where the file is missing, is not such a file, or was changed."""
+def load_json(path: Path, made_by: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError where it is missing, is none, or was changed."""
     try:
         content = json.loads(read_text(path, made_by))
-        if not isinstance(content, dict):
-            raise ValueError("expected a table of names and values")
-        if DIGEST in content and content.pop(DIGEST) != _digest(content):
-            raise ValueError("its checksum does not match")
     except (ValueError, RecursionError) as error:
         raise damaged(path, made_by, str(error)) from None
+    if not isinstance(content, dict):
+        raise damaged(path, made_by, "expected a table of values by name")
+    if "sha256" in content and content.pop("sha256") != _sha256(content):
+        raise damaged(path, made_by, "its checksum does not match")
     return content
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """A table as CSV, with a checksum in each row."""
+def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV table whole; a float64 comes back exactly (repr)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = list(columns)
-    writer.writerow([*columns, CHECK])
-    for row in rows:
-        cells = [str(row[column]) for column in columns]
-        writer.writerow([*cells, _check(cells)])
-    return text.getvalue()
+    writer.writerow([*columns, CHECKSUM])
+    cells = [[str(row[name]) for name in columns] for row in rows]
+    writer.writerows([*row, checksum] for row, checksum in zip(cells, _checksums(cells), strict=True))
+    save_text(path, text.getvalue())
 
 
-def read_csv(path: Path, made_by: str) -> list[dict[str, str]]:
-    """The rows that `csv_text` wrote. Raises UserError where the file is missing, or a row is not whole."""
+def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
+    """The rows of a CSV table.
+
+    Raises UserError where it is missing or not text, ValueError where it has other columns or was changed.
+    """
     try:
-        columns, *lines = list(csv.reader(io.StringIO(read_text(path, made_by)), strict=True)) or [[""]]
-        for number, cells in enumerate(lines):
-            if len(cells) != len(columns):
-                raise ValueError(f"row {number} has {len(cells)} cells, expected {len(columns)}")
-            if columns[-1] == CHECK and cells[-1] != _check(cells[:-1]):
-                raise ValueError(f"row {number}: its checksum does not match")
-    except (ValueError, csv.Error) as error:
-        raise damaged(path, made_by, str(error)) from None
-    return [{name: cell for name, cell in zip(columns, cells, strict=True) if name != CHECK} for cells in lines]
+        heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]
+    except csv.Error as error:
+        raise ValueError(error) from None
+    if heading not in ([*columns], [*columns, CHECKSUM]):
+        raise ValueError(f"expected the columns {', '.join(columns)}")
+    if any(len(row) != len(heading) for row in rows):
+        raise ValueError(f"expected {len(heading)} values in every row")
+    cells = [row[: len(columns)] for row in rows]
+    if len(heading) > len(columns) and [row[-1] for row in rows] != _checksums(cells):
+        raise ValueError("its checksum does not match")
+    return [dict(zip(columns, row, strict=True)) for row in cells]
 
 
-def _check(cells: list[str]) -> str:
-    return str(zlib.crc32("\0".join(cells).encode()))
+def _checksums(rows: Sequence[Sequence[str]]) -> list[str]:
+    checksum, found = 0, []
+    for row in reversed(rows):
+        checksum = zlib.crc32("\0".join(row).encode(), checksum)
+        found.append(f"{checksum:08x}")
+    return found[::-1]

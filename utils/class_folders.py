@@ -23,6 +23,8 @@ from utils.errors import UserError
 SIDE = 32  # pixels
 PARTS = ("train", "test")
 MAX_PIXELS = 64 * 1024 * 1024  # of one image
+# What Pillow may take a file for: not EPS, for which it starts Ghostscript.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_FILE_BYTES = 256 * 1024 * 1024  # of one image file
 
 
@@ -158,7 +160,7 @@ def decode_image(content: bytes) -> np.ndarray:
     Transparency is left out. Grey of 16 bits loses its lower 8; Pillow's own conversion would clip it to white.
     Raises ValueError or one of Pillow's errors for content that is no image or announces too many pixels.
     """
-    image = Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torchvision
 from PIL import Image
 
 import global_configure
 from configures.base import Config
-from utils.checked_text import json_text, read_json
+from utils.checked_text import load_json, save_json
 from utils.class_folders import SIDE, decode, find_class_folders
 from utils.errors import UserError, reason
-from utils.files import damaged, load_array, save_array, save_text
+from utils.files import damaged, load_array, save_array
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
@@ -151,23 +150,25 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
     for part, (pixels, labels) in (("train", train), ("test", test)):
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
-    save_text(description, json_text({"fingerprint": fingerprint, "classes": classes}))
+    save_json(description, {"fingerprint": fingerprint, "classes": classes})
     return _open_decoded(folder)
 
 
 def _described_fingerprint(description: Path) -> str | None:
     """The fingerprint in a decoded dataset's description; "" where it is damaged, None where there is none."""
+    if not description.exists():
+        return None
     try:
-        return str(read_json(description, "")["fingerprint"])
+        return str(load_json(description, "")["fingerprint"])
     except (UserError, KeyError):
-        return "" if description.exists() else None
+        return ""
 
 
 def _open_decoded(folder: Path) -> Dataset:
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
     try:
-        classes = tuple(map(str, read_json(description, again)["classes"]))
+        classes = tuple(map(str, load_json(description, again)["classes"]))
     except (KeyError, TypeError):
         raise damaged(description, again, "expected the classes of a decoded dataset") from None
     parts = []
@@ -194,12 +195,17 @@ def _read_digits() -> Decoded:
     return DIGITS, (pixels[train], labels[train]), (pixels[test], labels[test])
 
 
-def _read_cifar(kind: type[torchvision.datasets.CIFAR10], dataset_dir: Path, download: bool) -> Decoded:
-    train, test = (kind(dataset_dir, train=part, download=download) for part in (True, False))
+def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Decoded:
+    import torchvision  # as long to import as torch itself
+
+    reader = getattr(torchvision.datasets, kind)
+    train, test = (reader(dataset_dir, train=part, download=download) for part in (True, False))
     return tuple(train.classes), *((part.data, np.array(part.targets, np.int64)) for part in (train, test))
 
 
 def _read_svhn(dataset_dir: Path, download: bool) -> Decoded:
+    import torchvision
+
     parts = (torchvision.datasets.SVHN(dataset_dir, part, download=download) for part in ("train", "test"))
     arrays = [(part.data.transpose(0, 2, 3, 1), part.labels.astype(np.int64)) for part in parts]
     return DIGITS, arrays[0], arrays[1]
@@ -207,8 +213,8 @@ def _read_svhn(dataset_dir: Path, download: bool) -> Decoded:
 
 # torchvision unpickles CIFAR's files only after comparing their MD5 with the published one.
 TORCHVISION_READERS: dict[str, Callable[[Path, bool], Decoded]] = {
-    "cifar10": lambda folder, download: _read_cifar(torchvision.datasets.CIFAR10, folder, download),
-    "cifar100": lambda folder, download: _read_cifar(torchvision.datasets.CIFAR100, folder, download),
+    "cifar10": lambda folder, download: _read_cifar("CIFAR10", folder, download),
+    "cifar100": lambda folder, download: _read_cifar("CIFAR100", folder, download),
     "svhn": _read_svhn,
 }
 OFFICIAL_FILES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "svhn": "train_32x32.mat"}

@@ -1,12 +1,13 @@
 """What the gradient search remembers of its rounds: one row each, with the composed model as it is after the round."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-from utils.checked_text import csv_text, read_csv
+from utils.checked_text import load_table, save_table
 from utils.errors import UserError
-from utils.files import damaged, save_text
+from utils.files import damaged
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,26 @@ class Round:
         return 100 * (self.right_strong - self.right_composed) / self.images
 
 
+COLUMNS = tuple(field.name for field in fields(Round))
+
+
 def save_rounds(path: Path, rounds: Sequence[Round]) -> None:
     """Write search_log.csv whole."""
-    save_text(path, csv_text([field.name for field in fields(Round)], map(asdict, rounds)))
+    save_table(path, COLUMNS, list(map(asdict, rounds)))
 
 
 def load_rounds(path: Path, made_by: str) -> list[Round]:
     """The rows of search_log.csv, round by round; none where it is not there yet. Raises UserError for another file."""
     if not path.exists():
         return []
-    table = read_csv(path, made_by)
     try:
+        table = load_table(path, COLUMNS, made_by)
         rounds = [Round(**{field.name: field.type(row[field.name]) for field in fields(Round)}) for row in table]
+        if not all(math.isfinite(value) for row in rounds for value in astuple(row)):
+            raise ValueError("it holds NaN or infinity")
         if [row.number for row in rounds] != list(range(len(rounds))) or any(row.images < 1 for row in rounds):
             raise ValueError("expected rounds 0, 1, 2 ... on one image or more")
-    except (KeyError, ValueError) as error:
+    except (ValueError, OverflowError) as error:
         raise damaged(path, made_by, f"not a log of rounds: {error}") from None
     return rounds
 

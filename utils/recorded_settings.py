@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.checked_text import json_text, read_json
+from utils.checked_text import json_text, load_json
 from utils.datasets import Images
 from utils.errors import UserError
 from utils.files import create_text
@@ -22,7 +22,7 @@ def agree_on(path: Path, settings: dict[str, Any], *, again: str) -> None:
     settings = json.loads(json.dumps(settings))  # lists in place of tuples, as they come back
     if not path.exists() and create_text(path, json_text(settings)):
         return
-    if different := differences(read_json(path, again), settings):
+    if different := differences(load_json(path, again), settings):
         raise UserError(
             f"{path.parent} was made with other settings ({different}): "
             f"use the same, or set the old one aside with: {again}"

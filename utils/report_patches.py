@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.artifacts import Artifacts
-from utils.checked_text import read_json
+from utils.checked_text import load_json
 from utils.classification_metrics import TargetClassScores, scores_of_target_class
 from utils.errors import UserError
 from utils.files import damaged, missing
@@ -74,7 +74,7 @@ def load_patched_weak_models(artifacts: Artifacts, kind: str) -> list[PatchedWea
 
 def _read(path: Path, command: str) -> PatchedWeakModel:
     try:
-        content = read_json(path, command)
+        content = load_json(path, command)
         classes = tuple(map(str, content["classes"]))
         results = {}
         for name, result in content["methods"].items():

@@ -212,6 +212,9 @@ def _resume(
             [Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], dict(state["best_weights"])
         )
         last, _ = training.history[-1], training.history[training.best_epoch]
+        for weights in (state["weights"], training.best_weights):
+            if not all(torch.isfinite(value).all() for value in weights.values()):
+                raise ValueError("it holds NaN or infinity")
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
     print(f"resuming after epoch {last.number}", flush=True)

@@ -1,26 +1,30 @@
 """training_log.csv: one row an epoch."""
 
 import dataclasses
+import math
 from pathlib import Path
 
-from utils.checked_text import csv_text, read_csv
-from utils.files import damaged, save_text
+from utils.checked_text import load_table, save_table
+from utils.files import damaged
 from utils.training import Epoch
+
+KINDS = {field.name: field.type for field in dataclasses.fields(Epoch)}
 
 
 def save_training_log(path: Path, history: list[Epoch]) -> None:
     """Write the log whole."""
-    columns = [field.name for field in dataclasses.fields(Epoch)]
-    save_text(path, csv_text(columns, map(dataclasses.asdict, history)))
+    save_table(path, list(KINDS), [dataclasses.asdict(epoch) for epoch in history])
 
 
 def read_training_log(path: Path, made_by: str) -> list[Epoch]:
     """The epochs of a training. Raises UserError where the log is missing or not one."""
-    rows = read_csv(path, made_by)
-    kinds = {field.name: field.type for field in dataclasses.fields(Epoch)}
     try:
-        history = [Epoch(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+        rows = load_table(path, list(KINDS), made_by)
+        history = [Epoch(**{name: KINDS[name](text) for name, text in row.items()}) for row in rows]
+        for number, epoch in enumerate(history):
+            if epoch.number != number or not all(map(math.isfinite, dataclasses.astuple(epoch))):
+                raise ValueError(f"expected finite numbers of epoch {number} in row {number}")
+    except (ValueError, OverflowError) as error:
         raise damaged(path, made_by, f"not a training log: {error}") from None
     if not history:
         raise damaged(path, made_by, "it has no epochs")

@@ -18,7 +18,7 @@ from pathlib import Path
 from models.patched_model import PatchedModel, save_patched_model
 from models.patching import BEFORE, CALIBRATIONS, PatchCase, PatchCases, Patched, evaluate
 from models.weak_models import weak_network_name
-from utils.checked_text import json_text
+from utils.checked_text import save_json
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.learned_calibration import LearnedRule
@@ -72,7 +72,7 @@ def main() -> None:
         rows_of_case = patch_rows(target_class, case.classes, case.epoch, confusions)
         rows += rows_of_case
         report = stage.artifacts.patch_report(kind, target_class, case.epoch, arguments.calibration)
-        save_text(report, json_text(describe(case, rows_of_case, results, stage, kind)))
+        save_json(report, describe(case, rows_of_case, results, stage, kind))
         if len(target_classes) == 1:
             show_case(case, rows_of_case, results, calibrations)
             print(f"saved {report}")

@@ -1,0 +1,64 @@
+"""Kill the trainings and the analysis scripts again and again, and compare their files with those of undisturbed runs.
+
+    python experiments/robustness/kill_stages.py --kills 10 --seed 0
+
+`kill -9` meets each script at seeded random moments, a training mostly in the middle of an epoch; the same command is
+started again until it ends. Then every array, checkpoint, log and JSON file must be byte for byte what the undisturbed
+script wrote, but for the seconds in it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from faults import (
+    COLLECTOR,
+    IMPORTANCE,
+    PATCH,
+    SEARCH,
+    SENSITIVITY,
+    TRAIN,
+    WEAK_TRAIN,
+    Finding,
+    copy,
+    fault_parser,
+    report,
+    run_to_end,
+    start_forked,
+    workshop,
+)
+from killing import kill_until
+
+import global_configure
+import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
+from utils.errors import run
+
+# In the order of the pipeline; the search between them is kill_search.py's.
+STAGES = {
+    "training": TRAIN,
+    "importance": IMPORTANCE,
+    "sensitivity": SENSITIVITY,
+    "module outputs": COLLECTOR,
+    "weak training": WEAK_TRAIN,
+    "patching": PATCH,
+}
+
+
+def main() -> None:
+    parser = fault_parser(__doc__, kills=(10, "how often to kill each script"))
+    arguments = parser.parse_args()
+    folder = Path(global_configure.root_dir).resolve()
+    findings: list[Finding] = []
+    details: dict[str, Any] = {}
+    with workshop() as place:
+        ready = place / "start"
+        for what, script in STAGES.items():
+            if script is COLLECTOR:
+                run_to_end(SEARCH, ready)
+            rows, details[what] = kill_until(what, [script], start_forked, ready, arguments.kills, arguments.seed)
+            findings += rows
+            ready = copy(place / "undisturbed", "ready")
+    report("kill_stages", folder, findings, details)
+
+
+if __name__ == "__main__":
+    run(main)
