@@ -118,10 +118,10 @@ class Config:
 
     # Gradient search
     mask_keeps: tuple[float, ...] = setting(
-        (0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3),
+        (0.8, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3),
         "The shares of the kernels that the rounds of the gradient search go down to, one after the other.",
     )
-    mask_steps: int = setting(300, "Steps of a round.")
+    mask_steps: int = setting(500, "Steps of a round.")
     mask_batch_size: int = setting(64, "Training images per step.")
     mask_step_size: float = setting(0.003, "Adam's step size on the kernels' scores.")
     mask_distillation: float = setting(

@@ -32,6 +32,7 @@ from utils.seeds import torch_seed
 
 STEPS_PER_STATE = 50  # between two states on the disk
 FIRST_SCORE = 0.02  # all kernels are kept at first, each a few steps away from being dropped
+SCORE_LIMIT = 0.05  # scores stay within, so that a kernel's past never outweighs what it is good for among the others now
 LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
 
 
@@ -133,6 +134,7 @@ class MaskLearner:
         kept, target = self.kernels.kept_share(masks), keep_target(before, keep, progress)
         self.scores.grad = self.kernels.gather(gradient.cpu()) + self._penalty_gradient(masks, kept, target)
         self.optimizer.step()
+        self.scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
         self.price = self.price.next(kept, target)
         self.steps_done += 1
         return float(value)
