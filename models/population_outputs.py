@@ -140,10 +140,7 @@ def _make_leaf(
 def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tensor], outputs: Tensor) -> None:
     """Run a node and everything below it on one batch; `kept` has the outputs that later additions need."""
     conv = architecture.convs[node.layer]
-    x = F.conv2d(x, node.weight, node.bias, padding=1)
-    if conv.pool:  # the maximum of ReLUs is the ReLU of the maximum, on a quarter of the values
-        x = _max_pool(x)
-    x = x.relu_()
+    x = _relu(F.conv2d(x, node.weight, node.bias, padding=1), pool=conv.pool)
     if conv.add is not None:
         x = x + kept[conv.add]
     if any(later.add == node.layer for later in architecture.convs):
@@ -157,7 +154,15 @@ def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tens
         outputs[leaf.row] = F.linear(features, leaf.weights[-1], leaf.biases[-1])[:, 0].float()
 
 
-def _max_pool(x: Tensor) -> Tensor:
-    """F.max_pool2d(x, 2) of maps with even sides; on the CPU, channels-last, five times as fast in float32."""
-    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
-    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+def _relu(x: Tensor, *, pool: bool) -> Tensor:
+    """ReLU of maps that nobody else needs, and with `pool` F.max_pool2d(_, 2) of it; their sides are even.
+
+    The maximum of ReLUs is the ReLU of the maximum, on a quarter of the values; by slices it is on the CPU five times
+    as fast as max_pool2d in float32. In bfloat16 the bits are compared as integers, two to six times as fast:
+    where they are not negative their order is the same, and negative ones are negative as integers too.
+    """
+    bits = x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+    if pool:
+        rows = torch.maximum(bits[:, :, ::2], bits[:, :, 1::2])
+        bits = torch.maximum(rows[..., ::2], rows[..., 1::2])
+    return bits.relu_().view(x.dtype)
