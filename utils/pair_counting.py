@@ -29,8 +29,9 @@ def count_greater(
     Returns (a, b) int64.
     """
     always, undecided = _columns(values, others)
-    values, of_value = _distinct(values[:, undecided])
-    others, of_other = _distinct(others[:, undecided])
+    # `take` lays rows out whole; indexing would lay columns out whole, which is several times slower to compare.
+    values, of_value = _distinct(values.take(undecided, axis=1))
+    others, of_other = _distinct(others.take(undecided, axis=1))
     if device is not None and device.type == "cuda":
         counts = _count_on_device(values, others, device)
     else:
