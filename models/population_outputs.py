@@ -6,8 +6,7 @@ batch, so what they have in common is computed once. Of the last FC layer only t
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cnn import CNN, IMAGE_SIDE, Architecture
+from utils.core_threads import each_on_a_core
 
 # Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew,
 # which costs more than the convolutions; large enough for the small maps of the deep layers.
@@ -61,7 +61,6 @@ def population_outputs(
     outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
     weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
     batch_size = batch_size or default_batch_size(model.architecture, images.dtype)
-    threads = torch.get_num_threads() if images.device.type == "cpu" else 1
     for rows in _parts(model.architecture, masks, images.dtype):
         with torch.inference_mode():
             roots = _build_tree(model.architecture, weights, masks, target_classes, rows)
@@ -72,25 +71,9 @@ def population_outputs(
                     batch = slice(start, start + batch_size)
                     _run(model.architecture, root, images[batch], {}, outputs[:, batch])
 
-        _for_each(run_batch, range(0, len(images), batch_size), threads)
+        for _ in each_on_a_core(run_batch, range(0, len(images), batch_size), images.device):
+            pass  # each batch has written its outputs
     return outputs.cpu().numpy()
-
-
-def _for_each(work: Callable[[int], None], items: Sequence[int], threads: int) -> None:
-    """Call `work` on every item, by so many threads that use one core each.
-
-    Half as fast again as one item after the other whose operations share the cores: threads that each work on images of
-    their own never wait for each other. And an item's result does not depend on the number of threads.
-    """
-    if threads == 1:
-        for item in items:
-            work(item)
-        return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def default_batch_size(architecture: Architecture, dtype: torch.dtype) -> int:
@@ -157,10 +140,7 @@ def _make_leaf(
 def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tensor], outputs: Tensor) -> None:
     """Run a node and everything below it on one batch; `kept` has the outputs that later additions need."""
     conv = architecture.convs[node.layer]
-    x = F.conv2d(x, node.weight, node.bias, padding=1)
-    if conv.pool:  # the maximum of ReLUs is the ReLU of the maximum, on a quarter of the values
-        x = _max_pool(x)
-    x = x.relu_()
+    x = _relu(F.conv2d(x, node.weight, node.bias, padding=1), pool=conv.pool)
     if conv.add is not None:
         x = x + kept[conv.add]
     if any(later.add == node.layer for later in architecture.convs):
@@ -174,7 +154,15 @@ def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tens
         outputs[leaf.row] = F.linear(features, leaf.weights[-1], leaf.biases[-1])[:, 0].float()
 
 
-def _max_pool(x: Tensor) -> Tensor:
-    """F.max_pool2d(x, 2) of maps with even sides; on the CPU, channels-last, five times as fast in float32."""
-    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
-    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+def _relu(x: Tensor, *, pool: bool) -> Tensor:
+    """ReLU of maps that nobody else needs, and with `pool` F.max_pool2d(_, 2) of it; their sides are even.
+
+    The maximum of ReLUs is the ReLU of the maximum, on a quarter of the values; by slices it is on the CPU five times
+    as fast as max_pool2d in float32. In bfloat16 the bits are compared as integers, two to six times as fast:
+    where they are not negative their order is the same, and negative ones are negative as integers too.
+    """
+    bits = x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+    if pool:
+        rows = torch.maximum(bits[:, :, ::2], bits[:, :, 1::2])
+        bits = torch.maximum(rows[..., ::2], rows[..., 1::2])
+    return bits.relu_().view(x.dtype)

@@ -7,21 +7,11 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 
 from utils.jaccard import RESOLUTION
 from utils.seeds import generator
-from utils.tournament import (
-    IMAGE_BLOCK,
-    ScoringRules,
-    _count_greater_cuda,
-    accuracy_weight,
-    count_greater,
-    rank_outputs,
-    score_population,
-    select_survivors,
-)
+from utils.tournament import ScoringRules, accuracy_weight, most_accurate, score_population
 
 Ensemble = dict[int, int]  # class -> chromosome
 
@@ -175,54 +165,64 @@ def test_the_protected_ensemble_survives_although_it_is_the_worst() -> None:
     assert [3] * 5 not in pruned.ensembles.tolist()
 
 
+@settings(max_examples=60)
+@given(instances(4, 4), st.lists(st.integers(0, 3), min_size=4, max_size=4))
+def test_duplicates_are_ensembles_of_their_own(instance: tuple, copy_of: list[int]) -> None:
+    """Chromosomes that are there twice, as in an old population: each keeps its place in the order."""
+    outputs, masks, labels, rules, protected, generation = instance
+    places = [place % len(outputs[0]) for place in copy_of]
+    outputs, masks = [rows[places] for rows in outputs], [rows[places] for rows in masks]
+    protected = [0, 1, 2, 3] if protected else None
+    check(outputs, masks, labels, rules, protected, generation)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.1])  # reached by all, by none
+def test_more_chromosomes_than_a_byte_counts(threshold: float) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(12) % 2
+    outputs = [random.integers(300, size=(256, 12)).astype(np.float32) for _ in range(2)]
+    masks = [random.random((256, 5)) < 0.5 for _ in range(2)]
+    rules = ScoringRules({2: threshold}, 3, 40, 0.9, 0.1)
+    scores = score_population(outputs, masks, labels, rules, seed=0, generation=0)
+    right = np.zeros((256, 256))
+    for image, label in enumerate(labels):
+        first, second = outputs[0][:, None, image], outputs[1][None, :, image]
+        right += (first >= second) if label == 0 else (second > first)
+    assert len(scores.ensembles) == (40 if threshold == 0 else 3)
+    found = sorted(scores.ensemble_accuracy, reverse=True)
+    assert found == (np.sort(right.ravel())[::-1][: len(found)] / 12).tolist()
+    assert (scores.ensemble_accuracy == right[tuple(scores.ensembles.T)] / 12).all()
+
+
 def test_survivors() -> None:
-    accuracy = np.array([0.5, 0.9, 0.9, 0.7, 0.9, 0.1])
-    fitness = np.array([0.0, 0.1, 0.3, 0.2, 0.3, 0.9])
+    num_right = np.array([5, 9, 9, 7, 9, 1])
 
     def survivors(threshold: float, least: int, most: int, always: int | None = None) -> list[int]:
         rules = ScoringRules({}, least, most, 0.9, 0.1)
-        return select_survivors(accuracy, fitness, threshold, rules, always).tolist()
+        return most_accurate(num_right, 10, threshold, rules, always).tolist()
 
-    assert survivors(0.9, 1, 9) == [2, 4, 1]  # the threshold itself reaches it
-    assert survivors(0.9, 4, 9) == [2, 4, 3, 1]
-    assert survivors(0.0, 1, 2) == [2, 1]  # of equal accuracies the first ones
-    assert survivors(0.0, 9, 9) == [5, 2, 4, 3, 1, 0]
-    assert survivors(0.9, 1, 9, always=0) == [2, 4, 1, 0]
-    assert survivors(0.9, 1, 9, always=4) == [2, 4, 1]
+    assert survivors(0.9, 1, 9) == [1, 2, 4]  # the threshold itself reaches it
+    assert survivors(0.9, 4, 9) == [1, 2, 4, 3]
+    assert survivors(0.0, 1, 2) == [1, 2]  # of equal accuracies the first ones
+    assert survivors(0.0, 9, 9) == [1, 2, 4, 3, 0, 5]
+    assert survivors(1.0, 1, 9) == [1]  # none reaches it
+    assert survivors(0.9, 1, 9, always=0) == [1, 2, 4, 0]
+    assert survivors(0.9, 1, 9, always=4) == [1, 2, 4]
+
+
+@given(
+    num_right=st.lists(st.integers(0, 7), min_size=1, max_size=20),
+    threshold=st.sampled_from([0.0, 3 / 7, 0.5, 6 / 7, 1.0]),
+    bounds=st.tuples(st.integers(1, 25), st.integers(1, 25)).map(sorted),
+)
+def test_survivors_are_the_first_of_a_stable_sort(num_right: list[int], threshold: float, bounds: list[int]) -> None:
+    number = min(max(sum(count / 7 >= threshold for count in num_right), bounds[0]), bounds[1])
+    expected = sorted(range(len(num_right)), key=lambda index: -num_right[index])[:number]
+    rules = ScoringRules({}, *bounds, 0.9, 0.1)
+    assert most_accurate(np.array(num_right), 7, threshold, rules, None).tolist() == expected
 
 
 def test_weight_of_accuracy() -> None:
     assert accuracy_weight(0.9, 0.9, None) == 0.9
     assert accuracy_weight(0.9, 0.9, 0.95) == 0.9
     assert accuracy_weight(0.9, 0.9, 0.5) == 0.9 + (0.9 - 0.5)
-
-
-@given(
-    num_classes=st.integers(2, 4), population=st.integers(1, 5), num_images=st.integers(1, 6), seed=st.integers(0, 999)
-)
-def test_ranks_keep_order_and_give_ties_to_the_lower_class(
-    num_classes: int, population: int, num_images: int, seed: int
-) -> None:
-    drawn = np.random.default_rng(seed).choice([-1.0, -0.0, 0.0, 2.0], (num_classes, population, num_images))
-    ranks = rank_outputs(list(drawn.astype(np.float32)))
-    assert ranks.shape == drawn.shape
-    for image in range(num_images):
-        assert sorted(ranks[:, :, image].ravel().tolist()) == list(range(num_classes * population))
-        for (a, i), (b, j) in itertools.permutations(itertools.product(range(num_classes), range(population)), 2):
-            if a != b:
-                higher = drawn[a, i, image] > drawn[b, j, image]
-                tied_lower = drawn[a, i, image] == drawn[b, j, image] and a < b
-                assert (ranks[a, i, image] > ranks[b, j, image]) == (higher or tied_lower)
-
-
-@pytest.mark.parametrize("num_images", [0, 1, 7, 8, 9, IMAGE_BLOCK - 1, IMAGE_BLOCK, IMAGE_BLOCK + 1, 2 * IMAGE_BLOCK])
-def test_counting(num_images: int) -> None:
-    random = np.random.default_rng(0)
-    values, others = (random.integers(-1, 3, (rows, num_images)).astype(np.int16) for rows in (5, 3))
-    expected = (values[:, None] > others[None]).sum(-1)
-    for threads in (1, 2, 7, None):
-        assert np.array_equal(count_greater(values, others, threads), expected)
-    everywhere = count_greater(np.ones_like(values), np.zeros_like(others))
-    assert (everywhere == num_images).all()
-    # The same operations that run on CUDA.
-    assert np.array_equal(_count_greater_cuda(values, others, torch.device("cpu")), expected)

@@ -4,22 +4,22 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.core_threads import each_on_a_core
 from utils.images import normalise
 from utils.training import EVALUATION_BATCH, progress_bar
 
 Observe = Callable[[int, Tensor], None]
 
 
-def confident_images(logits: Tensor, labels: Tensor, target_class: int, confidence: float) -> Tensor:
-    """(n,) bool: images of the class that the model assigns to it with a softmax of at least `confidence`."""
-    probability = logits.float().softmax(1)
-    assigned = probability.argmax(1) == target_class
-    return (labels == target_class) & assigned & (probability[:, target_class] >= confidence)
+def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
+    """(n,) bool: images that the model assigns to their own class with a softmax of at least `confidence`."""
+    largest, assigned = logits.float().softmax(1).max(1)
+    return (assigned == labels) & (largest >= confidence)
 
 
-@torch.inference_mode()
 def kernel_importance(
     model: nn.Module, pixels: Tensor, labels: Tensor, num_classes: int, confidence: float
 ) -> tuple[np.ndarray, list[int]]:
@@ -35,37 +35,41 @@ def kernel_importance(
         num_classes: of the model.
         confidence: the least softmax of a confident image.
 
-    Returns importance (classes, K) float32 and the number of confident images per class.
+    Returns importance (classes, K) float32 and the number of confident images per class. The number of threads does
+    not change a bit of it.
     """
     architecture = model.architecture
-    num_kernels = sum(architecture.num_kernels)
-    # One-hot rows times summed maps gives all classes' sums in one matrix product; float64 so that order hardly counts.
-    confident_sum = torch.zeros(num_classes, num_kernels, dtype=torch.float64, device=labels.device)
-    class_sum = torch.zeros_like(confident_sum)
-    confident_count = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
-    for start in progress_bar(range(0, len(labels), EVALUATION_BATCH), "importance"):
-        batch_labels = labels[start : start + EVALUATION_BATCH]
-        norms, observe = _norm_collector(len(batch_labels), architecture, labels.device)
-        features = model.convolve(normalise(pixels[start : start + EVALUATION_BATCH]), observe)
-        logits = model.classify(features)
-        of_class = torch.nn.functional.one_hot(batch_labels, num_classes).T.to(torch.float64)
-        confident = torch.stack([confident_images(logits, batch_labels, c, confidence) for c in range(num_classes)])
-        class_sum += of_class @ norms
-        confident_sum += confident.to(torch.float64) @ norms
-        confident_count += confident.sum(1)
-    class_count = torch.bincount(labels, minlength=num_classes)
-    enough = confident_count > 0
-    total = torch.where(enough[:, None], confident_sum, class_sum)
-    count = torch.where(enough, confident_count, class_count).clamp(min=1)
-    return (total / count[:, None]).float().cpu().numpy(), confident_count.tolist()
+
+    def measure(start: int) -> tuple[Tensor, Tensor]:
+        """One batch's sums (2, classes, K) and counts (2, classes), of all images and of the confident ones."""
+        batch = slice(start, start + EVALUATION_BATCH)
+        with torch.inference_mode():
+            norms, observe = _norm_collector(len(labels[batch]), architecture, labels.device)
+            logits = model.classify(model.convolve(normalise(pixels[batch]), observe))
+            of_class = F.one_hot(labels[batch], num_classes).T.double()
+            chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence)])
+            # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
+            return chosen @ norms.double(), chosen.sum(2)
+
+    starts = range(0, len(labels), EVALUATION_BATCH)
+    sums = torch.zeros(2, num_classes, sum(architecture.num_kernels), dtype=torch.float64, device=labels.device)
+    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=labels.device)
+    measured = each_on_a_core(measure, starts, labels.device)
+    for _, (batch_sums, batch_counts) in zip(progress_bar(starts, "importance"), measured, strict=True):
+        sums += batch_sums
+        counts += batch_counts
+    used = (counts[1] > 0).long()  # the confident images, else all
+    every = torch.arange(num_classes, device=labels.device)
+    importance = sums[used, every] / counts[used, every].clamp(min=1)[:, None]
+    return importance.float().cpu().numpy(), counts[1].long().tolist()
 
 
 def _norm_collector(num_images: int, architecture: nn.Module, device: torch.device) -> tuple[Tensor, Observe]:
-    """An array (images, K) float64 and a function that enters a layer's feature map into it."""
-    norms = torch.zeros(num_images, sum(architecture.num_kernels), dtype=torch.float64, device=device)
+    """An array (images, K) float32 and a function that enters a layer's feature map into it."""
+    norms = torch.zeros(num_images, sum(architecture.num_kernels), device=device)
 
     def observe(layer: int, feature_map: Tensor) -> None:
-        l1 = feature_map.float().sum((2, 3)).double()  # after ReLU nothing is negative
+        l1 = feature_map.float().sum((2, 3))  # after ReLU nothing is negative
         for tied, first in enumerate(architecture.tied_to):
             if first == layer:
                 norms[:, architecture.layer_slices[tied]] = l1

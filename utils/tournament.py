@@ -4,26 +4,23 @@ A chromosome is only as good as the ensembles that it appears in. Classes in ran
 two groups are scored on the validation images of the groups' own classes; the best survive and are crossed with their
 neighbours' survivors, until ensembles span all classes (Qi et al., ASE 2022, section 4.2).
 
-How it is fast, and exact. Per image all outputs are replaced by their rank, ties going to the lower class as argmax has
-it, so that ranks of different classes never tie. An ensemble is right on an image if the rank of the label's module is
-above the best rank of the others. Two arrays per partial ensemble, its best rank on each image and, on its own classes'
-images, the rank of the label's module where it is right (else -1), give the accuracy of every pair of partial ensembles
-by comparing and counting.
+How it is fast, and exact. Per image all outputs are replaced by small integers, their levels (see utils.output_levels):
+an ensemble is right if the level of the label's module is above all others. One array per partial ensemble, on its own
+classes' images the level of the label's module where it is right (else 0) and elsewhere its largest level, gives the
+accuracy of every pair of partial ensembles by comparing and counting. Only of the survivors more is computed.
 """
 
+import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from utils.device import num_cores
 from utils.jaccard import jaccard_distances
+from utils.output_levels import output_levels
+from utils.pair_counting import count_greater
 from utils.seeds import generator
-
-# Images compared at a time: a count of at most 255 x 8 fits the eight byte-wide counters of a 64-bit word.
-IMAGE_BLOCK = 255 * 8
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Group:
-    """Partial ensembles over some of the classes. E ensembles, `own` images of these classes, n images in all."""
+    """Partial ensembles over some of the classes. E ensembles; n images, those of these classes side by side."""
 
     classes: tuple[int, ...]
     members: np.ndarray  # (E, len(classes)) chromosome indices
-    best_rank: np.ndarray  # (E, n): the largest rank over the members, on every image
-    right_rank: np.ndarray  # (E, own): that rank where the label's module has it, else -1
-    own_images: np.ndarray  # (own,) indices into the n images
+    own: slice  # where the images of these classes stand among the n
+    levels: np.ndarray  # (E, n): on own images the label's module's where it is right, else 0; elsewhere the largest
     distance_sum: np.ndarray  # (E,) float64: summed Jaccard distance over the pairs of members
 
 
@@ -93,24 +89,19 @@ def score_population(
     Ties: equal outputs go to the lower class; equal accuracies and fitnesses keep the order of construction.
     """
     num_classes = len(outputs)
-    ranks = rank_outputs(outputs)
     stacked_masks = np.concatenate(masks)
     # (class, chromosome, other class, other chromosome), in one matrix product
     distances = jaccard_distances(stacked_masks, stacked_masks).reshape(2 * (num_classes, len(masks[0])))
-    order = generator(seed, "tournament", generation).permutation(num_classes)
-    groups = [_single(int(target_class), ranks, labels) for target_class in order]
+    order = generator(seed, "tournament", generation).permutation(num_classes).tolist()
+    groups = _singles(output_levels(outputs, labels), order)
     num_scored = 0
-    while True:
-        paired = []
+    while len(groups) > 1:
+        crossed = []
         for left, right in zip(groups[::2], groups[1::2], strict=False):
-            scored = _cross(left, right, distances, rules, protected, threads, device)
+            group, accuracy, fitness = _cross(left, right, distances, rules, protected, threads, device)
             num_scored += len(left.members) * len(right.members)
-            paired.append(scored)
-        if len(groups) == 2:
-            group, accuracy, fitness = paired[0]
-            break
-        # An odd one out waits a round.
-        groups = [group for group, _, _ in paired] + groups[len(groups) - len(groups) % 2 :]
+            crossed.append(group)
+        groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
     in_class_order = np.argsort(group.classes)
     ensembles = group.members[:, in_class_order]
     chromosome_fitness = np.zeros((num_classes, len(outputs[0])))
@@ -124,33 +115,21 @@ def _num_pairs(modules: int) -> int:
     return modules * (modules - 1) // 2
 
 
-def rank_outputs(outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Per image the rank of each output among all classes' and chromosomes': (classes, population, n) integers.
-
-    Order-preserving, and equal outputs of two classes rank the lower class higher, as argmax over the classes has it.
-    """
-    num_classes, population, num_images = len(outputs), len(outputs[0]), outputs[0].shape[1]
-    # Classes descending, so that a stable ascending sort puts the lower of two tied classes behind, that is higher.
-    stacked = torch.stack([torch.as_tensor(np.ascontiguousarray(rows.T)) for rows in reversed(outputs)], dim=1)
-    order = torch.sort(stacked.reshape(num_images, num_classes * population), dim=1, stable=True).indices
-    kind = np.int16 if num_classes * population <= np.iinfo(np.int16).max else np.int32
-    ranks = np.empty(order.shape, kind)
-    np.put_along_axis(ranks, order.numpy(), np.arange(order.shape[1], dtype=kind)[None, :], axis=1)
-    by_class = ranks.reshape(num_images, num_classes, population)[:, ::-1]
-    return np.ascontiguousarray(by_class.transpose(1, 2, 0))
-
-
-def _single(target_class: int, ranks: np.ndarray, labels: np.ndarray) -> Group:
-    own_images = np.flatnonzero(labels == target_class)
-    chromosomes = ranks[target_class]
-    return Group(
-        classes=(target_class,),
-        members=np.arange(len(chromosomes))[:, None],
-        best_rank=chromosomes,
-        right_rank=chromosomes[:, own_images],  # alone, a module is always the largest
-        own_images=own_images,
-        distance_sum=np.zeros(len(chromosomes)),
-    )
+def _singles(levels: list[np.ndarray], order: list[int]) -> list[Group]:
+    """Every class alone, in the tournament's order, in which the images are laid out too."""
+    by_class = np.concatenate([levels[label] for label in order], axis=2)  # (classes, population, n)
+    ends = np.cumsum([levels[label].shape[2] for label in order])
+    population = by_class.shape[1]
+    return [
+        Group(
+            classes=(target_class,),
+            members=np.arange(population)[:, None],
+            own=slice(end - levels[target_class].shape[2], end),
+            levels=by_class[target_class],  # alone, a module is always the largest
+            distance_sum=np.zeros(population),
+        )
+        for target_class, end in zip(order, ends.tolist(), strict=True)
+    ]
 
 
 def _cross(
@@ -164,40 +143,47 @@ def _cross(
 ) -> tuple[Group, np.ndarray, np.ndarray]:
     """The surviving ensembles of two groups, by falling fitness, with their accuracy and fitness."""
     classes = left.classes + right.classes
-    num_own = len(left.own_images) + len(right.own_images)
-    num_right = count_greater(left.right_rank, right.best_rank[:, left.own_images], threads, device)
-    num_right += count_greater(right.right_rank, left.best_rank[:, right.own_images], threads, device).T
-    accuracy = (num_right / max(1, num_own)).ravel()
-    distance_sum = left.distance_sum[:, None] + right.distance_sum[None, :]
-    for a, members_a in zip(left.classes, left.members.T, strict=True):
-        for b, members_b in zip(right.classes, right.members.T, strict=True):
-            distance_sum += distances[a, members_a[:, None], b, members_b]
-    distance_sum = distance_sum.ravel()
+    num_own = right.own.stop - left.own.start
+    num_right = count_greater(_ascending(left, left, right), _ascending(right, left, right), threads, device)
+    always = None if protected is None else _find(left, right, protected)
+    threshold = rules.thresholds.get(len(classes), 0.0)
+    chosen = most_accurate(num_right.ravel(), num_own, threshold, rules, always)
+
+    e, f = np.divmod(chosen, len(right.members))
+    members = np.concatenate([left.members[e], right.members[f]], axis=1)
+    distance_sum = left.distance_sum[e] + right.distance_sum[f]
+    for a, b in itertools.product(range(len(left.classes)), range(len(left.classes), len(classes))):
+        distance_sum += distances[classes[a], members[:, a], classes[b], members[:, b]]
+    accuracy = num_right[e, f] / max(1, num_own)
     distance = distance_sum / _num_pairs(len(classes))
     fitness = rules.accuracy_weight * accuracy + rules.distance_weight * distance
 
-    always = None if protected is None else _find(left, right, protected)
-    chosen = select_survivors(accuracy, fitness, rules.thresholds.get(len(classes), 0.0), rules, always)
-    e, f = np.divmod(chosen, len(right.members))
+    best_first = np.argsort(-fitness, kind="stable")
     group = Group(
         classes=classes,
-        members=np.concatenate([left.members[e], right.members[f]], axis=1),
-        best_rank=np.maximum(left.best_rank[e], right.best_rank[f]),
-        right_rank=np.concatenate(
-            [
-                _still_right(left.right_rank[e], right.best_rank[f][:, left.own_images]),
-                _still_right(right.right_rank[f], left.best_rank[e][:, right.own_images]),
-            ],
-            axis=1,
-        ),
-        own_images=np.concatenate([left.own_images, right.own_images]),
-        distance_sum=distance_sum[chosen],
+        members=members[best_first],
+        own=slice(left.own.start, right.own.stop),
+        levels=_joined_levels(left, right, e[best_first], f[best_first]),
+        distance_sum=distance_sum[best_first],
     )
-    return group, accuracy[chosen], fitness[chosen]
+    return group, accuracy[best_first], fitness[best_first]
 
 
-def _still_right(right_rank: np.ndarray, others_best: np.ndarray) -> np.ndarray:
-    return np.where(right_rank > others_best, right_rank, right_rank.dtype.type(-1))
+def _ascending(group: Group, left: Group, right: Group) -> np.ndarray:
+    """A group's levels on the images of both, turned round on the right one's: the left one is greater where it counts.
+
+    On the left one's images a pair is right where left > right, on the right one's where right > left, that is where
+    not left > not right, bit by bit.
+    """
+    return np.concatenate([group.levels[:, left.own], ~group.levels[:, right.own]], axis=1)
+
+
+def _joined_levels(left: Group, right: Group, e: np.ndarray, f: np.ndarray) -> np.ndarray:
+    ours, theirs = left.levels[e], right.levels[f]
+    joined = np.maximum(ours, theirs)
+    joined[:, left.own] *= ours[:, left.own] > theirs[:, left.own]
+    joined[:, right.own] *= theirs[:, right.own] > ours[:, right.own]
+    return joined
 
 
 def _find(left: Group, right: Group, protected: Sequence[int]) -> int | None:
@@ -212,52 +198,27 @@ def _find(left: Group, right: Group, protected: Sequence[int]) -> int | None:
     return halves[0] * len(right.members) + halves[1]
 
 
-def select_survivors(
-    accuracy: np.ndarray, fitness: np.ndarray, threshold: float, rules: ScoringRules, always: int | None
+def most_accurate(
+    num_right: np.ndarray, num_own: int, threshold: float, rules: ScoringRules, always: int | None
 ) -> np.ndarray:
-    """Indices of the ensembles that survive, by falling fitness.
+    """Indices of the ensembles that survive, by falling accuracy; equal ones in their order.
 
-    The most accurate survive: as many as reach the threshold, but at least `survivors_min` and at most `survivors_max`;
-    `always` is added where it is not among them.
+    As many as reach the threshold, but at least `survivors_min` and at most `survivors_max`; `always` is added where it
+    is not among them.
+
+    Args:
+        num_right: (ensembles,) on how many of their `num_own` images they are right.
+        num_own: the images of their classes.
+        threshold: an accuracy.
+        rules: the bounds.
+        always: an ensemble's index, or None.
     """
-    num_surviving = int(np.clip((accuracy >= threshold).sum(), rules.survivors_min, rules.survivors_max))
-    chosen = np.argsort(-accuracy, kind="stable")[:num_surviving]
-    if always is not None and always not in chosen:
-        chosen = np.append(chosen, always)
-    return chosen[np.argsort(-fitness[chosen], kind="stable")]
-
-
-def count_greater(
-    values: np.ndarray, others: np.ndarray, threads: int | None = None, device: torch.device | None = None
-) -> np.ndarray:
-    """For each row of (a, n) and each row of (b, n): in how many of the n places the first is greater: (a, b) int64.
-
-    The hot spot of the search. Each block of comparisons is a row of bytes 0 or 1, which are added eight at a time as
-    64-bit words; memory beyond the result stays within b x 2 KiB per thread.
-    """
-    if device is not None and device.type == "cuda":
-        return _count_greater_cuda(values, others, device)
-    counts = np.zeros((len(values), len(others)), np.int64)
-    threads = threads or num_cores()
-    for start in range(0, values.shape[1], IMAGE_BLOCK):
-        block = np.ascontiguousarray(others[:, start : start + IMAGE_BLOCK])
-        rows = np.array_split(np.arange(len(values)), min(threads, len(values)))
-        with ThreadPoolExecutor(threads) as pool:  # numpy releases the interpreter lock in these loops
-            list(pool.map(lambda r, b=block, s=start: _count_rows(values, b, s, r, counts), rows))
-    return counts
-
-
-def _count_rows(values: np.ndarray, block: np.ndarray, start: int, rows: np.ndarray, counts: np.ndarray) -> None:
-    num_others, width = block.shape
-    greater = np.zeros((num_others, -(-width // 8) * 8), bool)  # rows padded to whole words with False
-    words = greater.view(np.uint64)
-    for row in rows:
-        np.greater(values[row, start : start + width], block, out=greater[:, :width])
-        counts[row] += np.add.reduce(words, axis=1).view(np.uint8).reshape(num_others, 8).sum(axis=1, dtype=np.int64)
-
-
-def _count_greater_cuda(values: np.ndarray, others: np.ndarray, device: torch.device) -> np.ndarray:
-    left, right = torch.as_tensor(values, device=device), torch.as_tensor(np.ascontiguousarray(others), device=device)
-    at_once = max(1, 2**28 // max(1, right.numel()))  # comparisons that are held at a time: 256 MiB
-    counts = [(rows[:, None] > right[None]).sum(-1) for rows in left.split(at_once)]
-    return torch.cat(counts).cpu().numpy()
+    # Counts are few: by how many ensembles have each of them, nothing needs to be sorted but the survivors.
+    ensembles_with = np.bincount(num_right, minlength=num_own + 1)
+    reach_it = ensembles_with[np.arange(num_own + 1) / max(1, num_own) >= threshold].sum()
+    num_surviving = min(len(num_right), int(np.clip(reach_it, rules.survivors_min, rules.survivors_max)))
+    ensembles_from = np.cumsum(ensembles_with[::-1])[::-1]  # that have this count or a larger one
+    last_count = np.flatnonzero(ensembles_from >= num_surviving)[-1]
+    above, at = np.flatnonzero(num_right > last_count), np.flatnonzero(num_right == last_count)
+    chosen = np.concatenate([above[np.argsort(-num_right[above], kind="stable")], at[: num_surviving - len(above)]])
+    return chosen if always is None or always in chosen else np.append(chosen, always)

@@ -30,18 +30,21 @@ COMMANDS = (
     "growth",
 )
 FULL_WIDTH_IMAGES = 1000
+REPETITIONS = "2"  # fewer than the commands' own default, since all of them run
 FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--threads", help="CPU threads, of both sides; default: one per core")
+    parser.add_argument("--repetitions", help=f"measurements of each; default {REPETITIONS}, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     more = [word for assignment in arguments.set for word in ("--set", assignment)]
     more += ["--threads", arguments.threads] if arguments.threads else []
     more += ["--quick"] if arguments.quick else []
+    more += ["--repetitions", arguments.repetitions or ("1" if arguments.quick else REPETITIONS)]
     chosen = ["--model", arguments.model, "--dataset", arguments.dataset, *more]
     runs = [[command, *chosen] for command in COMMANDS]
     suffix = WIDTH_SUFFIX.match(arguments.model)

@@ -2,9 +2,9 @@
 
     python experiments/benchmark/scoring.py --model simcnn_x0_25 --dataset cifar10
 
-On made-up outputs that so many ensembles are good with that the most survive each round. The two sides are compared on
-an instance that the loop can finish, to the last bit; the full one runs in a process of its own, whose peak memory is
-read. Writes data/benchmark/MODEL_DATASET/scoring.json.
+The most ensembles survive each round. The two sides are compared, to the last bit, on modules of the strong model as a
+search begins with them, so few that the loop can finish. The full size is made up, and runs in a process of its own,
+whose peak memory is read. Writes data/benchmark/MODEL_DATASET/scoring.json.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ from measuring import (
     time_in_turns,
 )
 from scoring_memory import score_alone
-from subjects import Instance, scoring_instance
+from subjects import Instance, searched_instance
 
 from models.cnn import total_kernels
 from models.registry import architecture_of
@@ -33,11 +33,11 @@ from utils.errors import run
 from utils.tournament import Scores, score_population
 
 SIZES = {
-    "classes": Size(10, 5, "classes"),
-    "population": Size(100, 8, "chromosomes per class"),
-    "images": Size(10_000, 300, "images"),
-    "naive_population": Size(10, 4, "chromosomes per class of the instance that both score"),
-    "naive_images": Size(2_000, 100, "its images"),
+    "naive_population": Size(10, 4, "chromosomes per class that both sides score"),
+    "naive_images": Size(2_000, 100, "validation images that they are scored on"),
+    "classes": Size(10, 5, "classes of the full size"),
+    "population": Size(100, 8, "its chromosomes per class"),
+    "images": Size(10_000, 300, "its images"),
 }
 
 
@@ -45,9 +45,7 @@ def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "scoring", SIZES)
     stage, sizes = benchmark.stage, benchmark.sizes
     num_kernels = total_kernels(architecture_of(stage.config.model))
-    small = scoring_instance(
-        sizes["classes"], sizes["naive_population"], sizes["naive_images"], num_kernels, stage.seed
-    )
+    small = searched_instance(stage, sizes["naive_population"], sizes["naive_images"])
 
     def fast() -> Scores:
         return score_population(**_arguments(small), seed=stage.seed, generation=0, threads=benchmark.threads)
@@ -73,8 +71,8 @@ def main() -> None:
     row["peak GiB"] = max(other["peak GiB"] for other in runs)
     row["peak increase GiB"] = max(other["peak increase GiB"] for other in runs)
     show_rows(
-        f"both on {sizes['classes']} classes, {sizes['naive_population']} chromosomes, {sizes['naive_images']} images; "
-        "accuracies, survivors and fitness equal to the last bit",
+        f"both on {len(small.outputs)} classes, {sizes['naive_population']} chromosomes, {len(small.labels)} images, "
+        f"{num_scored} ensembles; accuracies, survivors and fitness equal to the last bit",
         comparison,
     )
     show_rows(

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from models.cnn import CNN, Architecture
+from models.population_outputs import population_outputs
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
-from utils.datasets import Images
+from utils.datasets import Images, load_split
 from utils.genetic import first_population
 from utils.images import normalise, to_device
 from utils.kernel_groups import genome_layout, kernel_groups
@@ -68,8 +69,25 @@ class Instance:
     rules: ScoringRules
 
 
+# Thresholds that every ensemble passes, so that the most survive each round.
+RULES = ScoringRules(thresholds={}, survivors_min=50, survivors_max=500, accuracy_weight=0.9, distance_weight=0.1)
+
+
+def searched_instance(stage: Stage, population: int, num_images: int) -> Instance:
+    """The generation that a search begins with: modules of the strong model on validation images."""
+    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    images = load_split(stage.config).valid.first(num_images)
+    masks = first_masks(stage, model, images, population)
+    pixels = resident(images, stage, torch.float32)
+    outputs = [
+        population_outputs(model, of_class, [target_class] * population, pixels)
+        for target_class, of_class in enumerate(masks)
+    ]
+    return Instance(outputs, list(masks), images.labels, RULES)
+
+
 def scoring_instance(num_classes: int, population: int, num_images: int, num_kernels: int, seed: int) -> Instance:
-    """Outputs of made-up good modules: so many ensembles reach the thresholds that the most survive each round."""
+    """Outputs of made-up good modules, whose errors have nothing in common: harder to score than those of a search."""
     rng = generator(seed, "scoring instance", num_classes, population, num_images)
     labels = rng.integers(num_classes, size=num_images)
     skill = rng.uniform(2.5, 3.5, (num_classes, population, 1)).astype(np.float32)
@@ -79,5 +97,4 @@ def scoring_instance(num_classes: int, population: int, num_images: int, num_ker
     ]
     outputs = [rows.astype(np.float32) for rows in outputs]
     masks = [rng.random((population, num_kernels)) < 0.5 for _ in range(num_classes)]
-    rules = ScoringRules(thresholds={}, survivors_min=50, survivors_max=500, accuracy_weight=0.9, distance_weight=0.1)
-    return Instance(outputs, masks, labels, rules)
+    return Instance(outputs, masks, labels, RULES)

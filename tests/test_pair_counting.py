@@ -1,0 +1,66 @@
+"""Counting pairs of rows, whatever blocks, threads, equal rows and decided columns there are."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from utils import pair_counting
+from utils.pair_counting import COLUMN_BLOCK, _count_on_device, count_greater
+
+SIZES = [0, 1, 7, 8, 9, COLUMN_BLOCK - 1, COLUMN_BLOCK, COLUMN_BLOCK + 1, 2 * COLUMN_BLOCK + 3]
+
+
+def compared(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return (values[:, None] > others[None]).sum(-1)
+
+
+@pytest.mark.parametrize("num_columns", SIZES)
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
+def test_counting(num_columns: int, kind: type) -> None:
+    random = np.random.default_rng(0)
+    values, others = (random.integers(0, 4, (rows, num_columns)).astype(kind) for rows in (5, 3))
+    expected = compared(values, others)
+    for threads in (1, 2, 7, None):
+        assert np.array_equal(count_greater(values, others, threads), expected)
+    for lift, everywhere in ((5, num_columns), (0, 0)):
+        counts = count_greater(np.full_like(values, lift), np.full_like(others, 1))
+        assert counts.dtype == np.int64
+        assert (counts == everywhere).all()
+    # The same operations that run on CUDA.
+    assert np.array_equal(_count_on_device(values, others, torch.device("cpu")), expected)
+
+
+@pytest.mark.parametrize("num_columns", SIZES)
+def test_counts_are_as_large_as_columns_are_many(num_columns: int) -> None:
+    """One pair that is greater everywhere beside one that never is, so that no column is decided for all."""
+    values, others = np.ones((2, num_columns), np.uint8), np.zeros((2, num_columns), np.uint8)
+    values[1] = 0
+    assert count_greater(values, others).tolist() == [[num_columns] * 2, [0, 0]]
+
+
+@given(
+    rows=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    num_columns=st.integers(0, 12),
+    largest=st.integers(1, 4),
+    seed=st.integers(0, 999),
+)
+def test_equal_rows_and_decided_columns(rows: tuple[int, int], num_columns: int, largest: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    drawn = []
+    for count in rows:
+        low, spread = random.integers(0, largest, (2, num_columns))
+        different = low + random.integers(0, 2, (count, num_columns)) * spread
+        drawn.append(different[random.integers(count, size=count)].astype(np.uint8))
+    values, others = drawn
+    assert np.array_equal(count_greater(values, others, 1), compared(values, others))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 100])
+def test_threads_and_blocks_of_any_size(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_counting, "THREAD_WORK", 1)
+    monkeypatch.setattr(pair_counting, "COMPARED_BYTES", 64)
+    random = np.random.default_rng(threads)
+    values, others = (random.integers(0, 9, (rows, 31)).astype(np.uint8) for rows in (40, 17))
+    assert np.array_equal(count_greater(values, others, threads), compared(values, others))

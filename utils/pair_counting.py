@@ -1,0 +1,99 @@
+"""For all pairs of rows of two arrays, in how many columns the first is greater: the hot spot of the search's scoring.
+
+Columns where all pairs agree are counted once, equal rows are counted once, and the rest is compared as bytes.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from utils.device import num_cores
+
+# Columns compared at a time: a count of at most 255 x 8 fits the eight byte-wide counters of a 64-bit word.
+COLUMN_BLOCK = 255 * 8
+COMPARED_BYTES = 128 * 2**10  # of comparisons held at a time, to stay in the processor's cache
+THREAD_WORK = 8 * 2**20  # comparisons that are worth a thread
+
+
+def count_greater(
+    values: np.ndarray, others: np.ndarray, threads: int | None = None, device: torch.device | None = None
+) -> np.ndarray:
+    """For each row of `values` and each row of `others`: in how many columns the first is greater.
+
+    Args:
+        values, others: (a, n) and (b, n) integers of one dtype; small ones are compared fastest.
+        threads: on the CPU; None = one per core. The result does not depend on it.
+        device: a CUDA device to compare on; None = the CPU.
+
+    Returns (a, b) int64.
+    """
+    always, undecided = _columns(values, others)
+    # `take` lays rows out whole; indexing would lay columns out whole, which is several times slower to compare.
+    values, of_value = _distinct(values.take(undecided, axis=1))
+    others, of_other = _distinct(others.take(undecided, axis=1))
+    if device is not None and device.type == "cuda":
+        counts = _count_on_device(values, others, device)
+    else:
+        counts = _count(values, others, threads or num_cores())
+    return (counts + always)[of_value[:, None], of_other[None, :]]
+
+
+def _columns(values: np.ndarray, others: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many columns are greater in all pairs, and which (k,) are so in some pairs only."""
+    always = values.min(0) > others.max(0)
+    never = values.max(0) <= others.min(0)
+    return int(always.sum()), np.flatnonzero(~(always | never))
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows, in order of appearance, and for each row its place among them."""
+    place_of: dict[bytes, int] = {}
+    places = np.array([place_of.setdefault(row.tobytes(), len(place_of)) for row in rows])
+    if len(place_of) == len(rows):
+        return rows, places
+    return rows[np.unique(places, return_index=True)[1]], places
+
+
+def _count(values: np.ndarray, others: np.ndarray, threads: int) -> np.ndarray:
+    counts = np.zeros((len(values), len(others)), np.int64)
+    threads = max(1, min(threads, len(values), counts.size * values.shape[1] // THREAD_WORK))
+    parts = np.array_split(np.arange(len(values)), threads)
+    if threads == 1:
+        _count_rows(values, others, counts)
+        return counts
+    with ThreadPoolExecutor(threads) as pool:  # numpy releases the interpreter lock in these loops
+        list(pool.map(lambda part: _count_rows(values[part], others, counts[part[0] : part[-1] + 1]), parts))
+    return counts
+
+
+def _count_rows(values: np.ndarray, others: np.ndarray, counts: np.ndarray) -> None:
+    """Add to counts (a, b). A comparison is a byte 0 or 1; they are added eight at a time, as 64-bit words."""
+    for start in range(0, values.shape[1], COLUMN_BLOCK):
+        columns = slice(start, start + COLUMN_BLOCK)
+        width = len(values[0, columns])
+        words_per_row = -(-width // 8)
+        at_once = max(1, COMPARED_BYTES // (8 * words_per_row))
+        for first in range(0, len(others), at_once):
+            rows = slice(first, first + at_once)
+            block = np.ascontiguousarray(others[rows, columns])
+            greater = np.zeros((len(block), words_per_row * 8), bool)  # rows padded to whole words with False
+            words = greater.view(np.uint64)
+            sums = np.empty((len(values), len(block)), np.uint64)
+            for row, sum_of_row in zip(values[:, columns], sums, strict=True):
+                np.greater(row, block, out=greater[:, :width])
+                np.add.reduce(words, axis=1, out=sum_of_row)
+            counts[:, rows] += _added_bytes(sums)
+
+
+def _added_bytes(words: np.ndarray) -> np.ndarray:
+    """The sum of each 64-bit word's eight bytes: added in pairs, and these by a product's highest 16 bits."""
+    pairs = (words & np.uint64(0x00FF00FF00FF00FF)) + (words >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF))
+    return (pairs * np.uint64(0x0001000100010001) >> np.uint64(48)).astype(np.int64)
+
+
+def _count_on_device(values: np.ndarray, others: np.ndarray, device: torch.device) -> np.ndarray:
+    left, right = torch.as_tensor(values, device=device), torch.as_tensor(np.ascontiguousarray(others), device=device)
+    at_once = max(1, 2**28 // max(1, right.numel()))  # comparisons that are held at a time: 256 MiB
+    counts = [(rows[:, None] > right[None]).sum(-1) for rows in left.split(at_once)]
+    return torch.cat(counts).cpu().numpy()
