@@ -22,6 +22,7 @@ from models.modularization import save_modularization, show_modularization
 from models.population_outputs import population_outputs
 from models.strong_model import load_strong_model
 from utils.artifacts import CheckpointFile
+from utils.core_threads import core_threads
 from utils.datasets import Split, load_split
 from utils.errors import UserError, reason, run
 from utils.files import damaged, set_aside, sha256_of
@@ -32,7 +33,6 @@ from utils.locks import held
 from utils.recorded_settings import agree_on, fingerprint
 from utils.stage import Stage, open_stage, stage_parser
 from utils.training import count_right, predict, progress_bar
-from utils.workers import single_core_workers
 
 MAX_LOSS = 1.0  # points, where neither option is given
 
@@ -67,7 +67,7 @@ def learn(stage: Stage, model: CNN, split: Split, keep: float | None, max_loss: 
     truth = split.valid.labels
     valid = normalise(to_device(split.valid, stage.device)[0], stage.dtype)
     right_strong = count_right(predict(model, split.valid, stage.device, stage.dtype), truth)
-    with single_core_workers(stage.device) as workers:
+    with core_threads(stage.device) as workers:
         pixels, labels = to_device(split.train, stage.device)
         learner = MaskLearner(model, pixels, labels, settings, dtype=stage.dtype, seed=stage.seed, workers=workers)
         go_on(learner, stage, keeps, len(rounds))

@@ -23,10 +23,10 @@ from subjects import model_to_measure
 from torch import Tensor
 
 from models.masked_modules import freeze, mask_gradient
+from utils.core_threads import core_threads
 from utils.datasets import load_split
 from utils.errors import run
 from utils.images import normalise, to_device
-from utils.workers import single_core_workers
 
 SIZES = {"images": Size(64, 8, "training images of the step"), "steps": Size(4, 1, "steps at a time")}
 TOLERANCE = 1e-4  # of the largest gradient, in float32
@@ -49,7 +49,7 @@ def main() -> None:
     def loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels)
 
-    with single_core_workers(stage.device) as workers:
+    with core_threads(stage.device) as workers:
 
         def fast(dtype: torch.dtype) -> Tensor:
             frozen = freeze(model, dtype)
