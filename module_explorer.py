@@ -85,7 +85,7 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
     """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
     config, artifacts = stage.config, stage.artifacts
     size = (config.population, len(images))
-    masks = groups.decode(population_of(stage, groups.layout, target_class, generation))
+    masks = groups.decode(population_of(stage, groups, target_class, generation))
     outputs_file = artifacts.outputs(generation, target_class)
     # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
     artifacts.outputs(generation - config.keep_outputs, target_class).path.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def evolve(stage: Stage, model: CNN, groups: KernelGroups, images: Tensor, targe
         return
     known = None
     if generation > 0 and (last := artifacts.outputs(generation - 1, target_class).load_if_whole(*size)) is not None:
-        known = (groups.decode(population_of(stage, groups.layout, target_class, generation - 1)), last)
+        known = (groups.decode(population_of(stage, groups, target_class, generation - 1)), last)
     outputs, num_run = outputs_with_known(model, masks, target_class, images, known)
     if not np.isfinite(outputs).all():
         raise UserError(

@@ -154,7 +154,7 @@ def score(
 
 def decoded(stage: Stage, groups: KernelGroups, generation: int, target_class: int) -> np.ndarray:
     """The kernel masks (population, K) of a class's generation."""
-    return groups.decode(population_of(stage, groups.layout, target_class, generation))
+    return groups.decode(population_of(stage, groups, target_class, generation))
 
 
 def row_of(generation: int, scores: Scores, masks: list[np.ndarray], config: Config, seconds: float) -> Generation:

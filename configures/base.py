@@ -82,7 +82,8 @@ class Config:
 
     # Module search
     init_pop_mode: str = setting(
-        "sensitivity", "First population: `sensitivity` (important groups first) or `random` (uniform)."
+        "sensitivity",
+        "First population: `sensitivity` (important groups first), `random` (uniform) or `gradient` (its last round).",
     )
     active_ratios_sensitive: tuple[float, ...] = setting(
         (0.6, 0.7, 0.8), "The shares of a sensitive layer's groups that a first chromosome may switch on."
@@ -197,7 +198,8 @@ class Config:
             self._check(name, len(set(names)) == len(names), "each name once")
         self._check("schedule", self.schedule in ("step", "one_cycle"), "step or one_cycle")
         self._check("importance_mode", self.importance_mode in ("l1", "random"), "l1 or random")
-        self._check("init_pop_mode", self.init_pop_mode in ("sensitivity", "random"), "sensitivity or random")
+        modes = ("sensitivity", "random", "gradient")
+        self._check("init_pop_mode", self.init_pop_mode in modes, "sensitivity, random or gradient")
         self._check(
             "survivors_max", self.survivors_max >= self.survivors_min, f"at least survivors_min = {self.survivors_min}"
         )

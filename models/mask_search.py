@@ -32,9 +32,7 @@ from utils.seeds import torch_seed
 
 STEPS_PER_STATE = 50  # between two states on the disk
 FIRST_SCORE = 0.02  # all kernels are kept at first, each a few steps away from being dropped
-SCORE_LIMIT = (
-    0.05  # scores stay within, so that a kernel's past never outweighs what it is good for among the others now
-)
+SCORE_LIMIT = 0.05  # scores stay within, so that a kernel's past never outweighs what it is good for now
 LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
 
 

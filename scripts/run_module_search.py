@@ -3,14 +3,19 @@
     python run_module_search.py --model simcnn_x0_25 --dataset digits
     python run_module_search.py --model simcnn_x0_25 --dataset digits --jobs 4 --early_stop
     python run_module_search.py --model simcnn_x0_25 --dataset digits --fresh
+    python run_module_search.py --model simcnn_x0_25 --dataset digits --method gradient --keep 0.4
 
 The same as module_recorder.py and one module_explorer.py per class in terminals of their own, and the same modules. The
 classes are shared among --jobs explorers (default: one per core), each of which loads the images once. One that fails
-ends all; the same command typed again goes on from the last whole generation.
+ends all; the same command typed again goes on from the last whole generation. With --method gradient it is
+module_gradient_search.py.
 """
 
 import argparse
+import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -31,6 +36,11 @@ TOP = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     parser = stage_parser(__doc__)
+    parser.add_argument(
+        "--method", choices=("genetic", "gradient"), default="genetic", help="gradient: module_gradient_search.py"
+    )
+    parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at the most")
+    parser.add_argument("--max_loss", help="with --method gradient: the points of accuracy to lose at the most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     parser.add_argument(
         "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
@@ -38,6 +48,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
     arguments = parser.parse_args()
+    check_options(arguments)
+    if arguments.method == "gradient":
+        become_gradient_search(arguments)
     stage = open_stage(arguments)
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:
@@ -49,6 +62,32 @@ def main() -> None:
         with held(stage.artifacts.recorder_role):
             prepare(stage, arguments)
         print(search(stage, arguments, jobs))
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises UserError for options of the other method."""
+    of_other = ("jobs", "early_stop", "checkpoint") if arguments.method == "gradient" else ("keep", "max_loss")
+    values = {name: getattr(arguments, name) for name in of_other}
+    given = [f"--{name}" for name, value in values.items() if value is not None and value is not False]
+    if given:
+        other = "genetic" if arguments.method == "gradient" else "gradient"
+        raise UserError(f"{', '.join(given)}: only with --method {other}, given --method {arguments.method}")
+
+
+def become_gradient_search(arguments: argparse.Namespace) -> NoReturn:
+    """Go on as module_gradient_search.py, in this process."""
+    words = common_words(arguments)
+    for name in ("keep", "max_loss"):
+        words += [f"--{name}={getattr(arguments, name)}"] if getattr(arguments, name) is not None else []
+    words += ["--fresh"] if arguments.fresh else []
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(TOP / "module_gradient_search.py"), *words])  # noqa: S606
+
+
+def common_words(arguments: argparse.Namespace) -> list[str]:
+    """The part of the command line that all scripts take."""
+    settings = [word for assignment in arguments.set for word in ("--set", assignment)]
+    return ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
 
 
 def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
@@ -65,8 +104,7 @@ def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
-    common = ["--model", arguments.model, "--dataset", arguments.dataset]
-    common += [word for assignment in arguments.set for word in ("--set", assignment)]
+    common = common_words(arguments)
     logs = stage.artifacts.search_folder / "logs"
     print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
     with ProcessGroup(logs) as group, Progress(stage) as progress:

@@ -1,5 +1,6 @@
 """The gradient search as a user runs it: the contract's files, the same for the same seed, also when interrupted."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -8,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, files_below, run_script
+from conftest import TOP, Run, files_below, run_script
 
 import global_configure
 from configures.base import load
 from models.mask_search import MaskLearner
 from models.modules_on_disk import load_kernel_mask, load_module
+from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from utils.artifacts import Artifacts
 from utils.datasets import load_split
 from utils.gradient_log import load_rounds
 from utils.images import normalise
+from utils.kernel_groups import genome_layout, kernel_groups
 from utils.training import predict
 
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
@@ -209,3 +212,52 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     path.write_bytes(content)
     (path.parent / "state.pth").unlink(missing_ok=True)
     run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused(name, SCRIPT)
+
+
+def test_the_launcher_starts_it_too(root: Path, reference: Path, run_main: Main) -> None:
+    launcher = "scripts/run_module_search.py"
+    done = run_script(launcher, *SMALL, "--method", "gradient", "--keep", "0.5", root=root, cwd=TOP / "scripts")
+    assert done.exit_code == 0, done
+    assert found(root) == found(reference)
+    for words in (["--jobs", 2], ["--early_stop"], ["--checkpoint", 0]):
+        run_main(launcher, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
+    for words in (["--keep", 0.5], ["--max_loss", 1]):
+        run_main(launcher, *SMALL, *words, root=root).refused(words[0], "--method gradient")
+
+
+def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    assert run_script("preprocess/kernel_importance_analyzer.py", *NAMES, root=root).exit_code == 0
+    genetic = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]
+    genetic += ["generations=1", "groups=500", "wide_layer=500", "init_pop_mode=gradient"]  # a gene per kernel
+    words = [*NAMES, *(word for setting in genetic for word in ("--set", setting))]
+    done = run_script("scripts/run_module_search.py", *words, "--jobs", "1", root=root, timeout=300)
+    assert done.exit_code == 0, done
+    artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
+    architecture = architecture_of(MODEL)
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    importance = artifacts.kernel_importance.load(NUM_CLASSES, sum(architecture.num_kernels))
+    masks = artifacts.gradient_kernels(2).load(NUM_CLASSES, sum(architecture.num_kernels))
+    for c in range(NUM_CLASSES):
+        population = artifacts.population(0, c).load(6, layout.num_genes)
+        decoded = kernel_groups(layout, importance[c]).decode(population)
+        assert np.array_equal(decoded[0], masks[c])
+        assert len(np.unique(decoded, axis=0)) > 1
+    artifacts.gradient_log.unlink()
+    run_script("scripts/run_module_search.py", *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
+
+
+def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    done = run_main("experiments/trade_off/trade_off.py", *NAMES, root=root)
+    assert done.exit_code == 0, done
+    folder = Artifacts(root, MODEL, DATASET).folder
+    rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["gradient"] * 3 + ["published (mean, full width)"]
+    rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
+    assert [int(row["right"]) for row in rows[:3]] == [row.right_composed for row in rounds]
+    assert [float(row["points_lost"]) for row in rows[:3]] == pytest.approx([row.points_lost for row in rounds])
+    assert all(0 < float(row["flops"]) < 1 for row in rows[:3])
+    assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
+    shutil.rmtree(Artifacts(root, MODEL, DATASET).gradient_folder)
+    run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)

@@ -13,13 +13,16 @@ from utils.seeds import generator
 LARGEST_EXPONENT = 600.0  # exp(-600) is well above the smallest float64
 
 
-def first_population(layout: GenomeLayout, config: Config, seed: int, target_class: int) -> np.ndarray:
+def first_population(
+    layout: GenomeLayout, config: Config, seed: int, target_class: int, solution: np.ndarray | None = None
+) -> np.ndarray:
     """The population of generation 0 of one class.
 
     `sensitivity`: per chromosome and layer an active ratio is drawn from the list for sensitive or other layers, and
     int(groups x ratio) genes are switched on, drawn without replacement with probability proportional to
-    exp((groups - 1 - rank) / rank_scale): important groups come first. `random`: every gene is a fair coin. Raises
-    UserError for a rank_scale that is too small for so many groups.
+    exp((groups - 1 - rank) / rank_scale): important groups come first. `random`: every gene is a fair coin. `gradient`:
+    `solution` (genes,), the genome nearest to what the gradient search found, and mutations of it. Raises UserError for
+    a rank_scale that is too small for so many groups.
     """
     least = max(layout.groups.values()) / LARGEST_EXPONENT
     if config.rank_scale < least:
@@ -27,6 +30,9 @@ def first_population(layout: GenomeLayout, config: Config, seed: int, target_cla
             f"rank_scale {config.rank_scale}: expected at least {least:.2g}, or the last groups' chance is 0"
         )
     rng = generator(seed, "first population", target_class)
+    if config.init_pop_mode == "gradient":
+        copies = np.repeat(solution[None], config.population - 1, axis=0)
+        return np.concatenate([solution[None], mutate(copies, config.mutation, rng)])
     if config.init_pop_mode == "random":
         return rng.integers(0, 2, (config.population, layout.num_genes), np.uint8)
     population = np.zeros((config.population, layout.num_genes), np.uint8)

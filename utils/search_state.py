@@ -11,6 +11,7 @@ from utils.files import damaged, set_aside, sha256_of
 from utils.locks import check_nobody_holds
 from utils.recorded_settings import agree_on, fingerprint
 from utils.search_log import Generation, is_over, load_end, load_log, save_log
+from utils.search_population import last_gradient_round
 from utils.stage import Stage
 
 FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
@@ -50,6 +51,8 @@ def agree_on_settings(stage: Stage, images: Images) -> None:
     settings["strong_model_sha256"] = sha256_of(stage.artifacts.entire_model.path)
     settings["kernel_importance_sha256"] = sha256_of(stage.artifacts.kernel_importance.path)
     settings["images_crc32"] = fingerprint(images)
+    if stage.config.init_pop_mode == "gradient":
+        settings["gradient_kernels_sha256"] = sha256_of(last_gradient_round(stage).path)
     again = stage.artifacts.command("scripts/run_module_search.py", "--fresh")
     agree_on(stage.artifacts.search_settings, settings, again=again)
 

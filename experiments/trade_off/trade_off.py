@@ -25,6 +25,7 @@ from utils.gradient_log import load_rounds
 from utils.jaccard import mean_pairwise_distance
 from utils.kernel_groups import genome_layout, kernel_groups
 from utils.search_log import best_generation, load_log
+from utils.search_population import population_of
 from utils.stage import Stage, open_stage, show_table, stage_parser
 from utils.training import count_right, predict
 
@@ -90,8 +91,8 @@ def genetic_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
     layout = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config)
     masks = []
     for target_class, chromosome in enumerate(row.ensemble):
-        population = artifacts.population(row.generation, target_class).load(config.population, layout.num_genes)
-        masks.append(kernel_groups(layout, importance[target_class]).decode(population[chromosome, None])[0])
+        groups = kernel_groups(layout, importance[target_class])
+        masks.append(groups.decode(population_of(stage, groups, target_class, row.generation)[chromosome, None])[0])
     seconds = sum(earlier.seconds for earlier in rows)
     target = f"generation {row.generation} of {len(rows) - 1}"
     return [measured(model, np.stack(masks), None, images, stage, "genetic", target, seconds)]
