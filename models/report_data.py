@@ -19,6 +19,7 @@ from utils.datasets import Split, load_split
 from utils.errors import UserError
 from utils.figures_of_patching import ChangedImages
 from utils.files import damaged
+from utils.gradient_log import Round, load_rounds
 from utils.patch_data import PatchData, load_patch_data
 from utils.report_patches import (
     BEFORE,
@@ -117,6 +118,20 @@ class ReportData:
         if not rows:
             raise damaged(self.artifacts.search_log, command, "no generation is scored yet")
         return rows
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """The gradient search's log; empty where there was none."""
+        return load_rounds(self.artifacts.gradient_log, self.artifacts.command("module_gradient_search.py"))
+
+    @cached_property
+    def chosen_round(self) -> int:
+        """The round that the modules are of, or the last one where they are of none."""
+        try:
+            chosen = self.modularization.search.get("round")
+        except UserError:
+            chosen = None
+        return chosen if isinstance(chosen, int) and 0 <= chosen < len(self.rounds) else len(self.rounds) - 1
 
     @cached_property
     def chosen_generation(self) -> int:

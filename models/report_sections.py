@@ -13,7 +13,7 @@ from utils.figures import percent
 from utils.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from utils.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from utils.figures_of_patching import changed_images_figure, patch_figure
-from utils.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
+from utils.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from utils.files import sha256_of
 from utils.jaccard import mean_pairwise_distance
 from utils.patch_report import metrics_of
@@ -35,7 +35,7 @@ def report_sections(data: ReportData) -> list[Section]:
         section("training", "The strong model", lambda: training_blocks(data)),
         section("importance", "Kernel importance", lambda: importance_blocks(data)),
         section("sensitivity", "Layer sensitivity", lambda: sensitivity_blocks(data)),
-        section("search", "The search", lambda: search_blocks(data)),
+        search_section(data),
         section("modules", "The modules", lambda: kernel_blocks(data), lambda: cost_blocks(data)),
         section(
             "composed",
@@ -214,7 +214,28 @@ def sensitivity_blocks(data: ReportData) -> list[Block]:
     return blocks
 
 
-def search_blocks(data: ReportData) -> list[Block]:
+def search_section(data: ReportData) -> Section:
+    """The genetic search, the gradient search, or both, as far as they were made."""
+    artifacts = data.artifacts
+    parts = (
+        [lambda: genetic_blocks(data)] if artifacts.search_log.exists() or not artifacts.gradient_log.exists() else []
+    )
+    parts += [lambda: gradient_blocks(data)] if artifacts.gradient_log.exists() else []
+    return section("search", "The search", *parts)
+
+
+def gradient_blocks(data: ReportData) -> list[Block]:
+    """The rounds of the gradient search."""
+    drawing = rounds_figure(data.rounds, data.chosen_round, f"{data.config.name}: the gradient search")
+    reading = (
+        "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. Left: "
+        "how much worse the composed model is than the strong model on all validation images, 0 = as good; right: how "
+        "different the modules are."
+    )
+    return [Picture("gradient_search", drawing, reading)]
+
+
+def genetic_blocks(data: ReportData) -> list[Block]:
     """The generations, and whether the search is over."""
     artifacts = data.artifacts
     rows, chosen = data.generations, data.chosen_generation

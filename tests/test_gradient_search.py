@@ -261,3 +261,17 @@ def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, 
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
     shutil.rmtree(Artifacts(root, MODEL, DATASET).gradient_folder)
     run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
+
+
+def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    done = run_main("scripts/make_report.py", *NAMES, root=root)
+    assert done.exit_code == 0, done
+    folder = Artifacts(root, MODEL, DATASET).report_folder
+    page = (folder / "index.html").read_text()
+    assert "by a gradient search" in page
+    assert "The chosen round 2 keeps" in page
+    assert "No generation" not in page
+    assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 4
+    (root / Path(Artifacts(root, MODEL, DATASET).gradient_log)).write_text("number\n0\n")
+    assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0

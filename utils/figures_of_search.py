@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from utils.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from utils.gradient_log import Round
 from utils.jaccard import jaccard_distances
 from utils.search_log import Generation
 
@@ -43,6 +44,33 @@ def search_figure(rows: Sequence[Generation], chosen: int, title: str) -> Drawin
     )
     columns = ("generation", "accuracy", "distance", "kernels_kept", "fitness", "mean_fitness", "seconds")
     return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rows])
+
+
+@styled
+def rounds_figure(rounds: Sequence[Round], chosen: int, title: str) -> Drawing:
+    """The gradient search's rounds: accuracy lost, and how different the modules are, by the kernels that they keep."""
+    figure = new_figure(10, 3.6)
+    panels = (
+        ("accuracy lost in percentage points", "points_lost", 0, "o"),
+        ("mean Jaccard distance of the modules", "distance", 4, "s"),
+    )
+    kept = [100 * row.kernels_kept for row in rounds]
+    for axes, (label, name, colour, marker) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.plot(kept, [getattr(row, name) for row in rounds], color=PALETTE[colour], marker=marker)
+        axes.axvline(kept[chosen], color="#6b7280", linestyle="--")
+        axes.set(title=label, xlabel="kernels kept in %")
+        axes.grid()
+        axes.invert_xaxis()  # rounds go from many kernels to few
+    figure.suptitle(f"{title}; dashed: the chosen round {chosen}")
+    first, last, best = rounds[0], rounds[-1], rounds[chosen]
+    finding = (
+        f"From round 0 to round {last.number}, the kernels that modules keep go from {percent(first.kernels_kept)} to "
+        f"{percent(last.kernels_kept)}, and the accuracy that the composed model loses from {first.points_lost:.2f} to "
+        f"{last.points_lost:.2f} points. The chosen round {chosen} keeps {percent(best.kernels_kept)} and loses "
+        f"{best.points_lost:.2f} points."
+    )
+    columns = ("number", "keep", "kernels_kept", "points_lost", "distance", "seconds")
+    return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rounds])
 
 
 @styled
