@@ -93,6 +93,12 @@ def test_training_step(run_main, strong_root):
     assert 0 < rows[0]["loss"] < 10
 
 
+def test_mask_gradient(run_main, strong_root):
+    run = run_main("experiments/benchmark/mask_gradient.py", *CHOSEN, root=strong_root)
+    rows = result_of(run, strong_root, "mask_gradient")["comparison"]
+    assert [row["what"].split()[-1] for row in rows] == ["float32", "bfloat16"]
+
+
 def test_growth(run_main, strong_root):
     run = run_main("experiments/benchmark/growth.py", *CHOSEN, root=strong_root)
     result = result_of(run, strong_root, "growth")
