@@ -23,7 +23,7 @@ def test_counting(num_columns: int, kind: type) -> None:
     values, others = (random.integers(0, 4, (rows, num_columns)).astype(kind) for rows in (5, 3))
     expected = compared(values, others)
     for threads in (1, 2, 7, None):
-        assert np.array_equal(count_greater(values, others, threads), expected)
+        assert np.array_equal(count_greater(values, others, threads=threads), expected)
     for lift, everywhere in ((5, num_columns), (0, 0)):
         counts = count_greater(np.full_like(values, lift), np.full_like(others, 1))
         assert counts.dtype == np.int64
@@ -54,7 +54,7 @@ def test_equal_rows_and_decided_columns(rows: tuple[int, int], num_columns: int,
         different = low + random.integers(0, 2, (count, num_columns)) * spread
         drawn.append(different[random.integers(count, size=count)].astype(np.uint8))
     values, others = drawn
-    assert np.array_equal(count_greater(values, others, 1), compared(values, others))
+    assert np.array_equal(count_greater(values, others, threads=1), compared(values, others))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 100])
@@ -63,4 +63,35 @@ def test_threads_and_blocks_of_any_size(threads: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pair_counting, "COMPARED_BYTES", 64)
     random = np.random.default_rng(threads)
     values, others = (random.integers(0, 9, (rows, 31)).astype(np.uint8) for rows in (40, 17))
-    assert np.array_equal(count_greater(values, others, threads), compared(values, others))
+    assert np.array_equal(count_greater(values, others, threads=threads), compared(values, others))
+
+
+@given(
+    rows=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    num_columns=st.integers(0, 9),
+    largest=st.integers(1, 9),
+    num_best=st.integers(1, 20),
+    seed=st.integers(0, 999),
+)
+def test_the_best_counts_are_exact(
+    rows: tuple[int, int], num_columns: int, largest: int, num_best: int, seed: int
+) -> None:
+    """All that are among the best, or equal the last of them; the others are 0 where they are not exact."""
+    random = np.random.default_rng(seed)
+    values, others = (
+        random.integers(0, largest, (count, num_columns)) * random.integers(0, 2, (count, 1)) for count in rows
+    )
+    expected = compared(values.astype(np.uint8), others.astype(np.uint8))
+    found = count_greater(values.astype(np.uint8), others.astype(np.uint8), num_best, threads=1)
+    last = np.sort(expected.ravel())[-min(num_best, expected.size)]
+    assert np.array_equal(found[expected >= last], expected[expected >= last])
+    assert ((found == expected) | (found == 0)).all()
+
+
+def test_rows_far_from_the_best_are_left_out() -> None:
+    random = np.random.default_rng(0)
+    values, others = (random.integers(0, largest, (20, 40)).astype(np.uint8) for largest in (2, 3))
+    values[:2] = [[5], [6]]
+    found = count_greater(values, others, 2, threads=1)
+    assert (found[:2] == 40).all()
+    assert found[2:].max() == 0 < compared(values, others)[2:].min()

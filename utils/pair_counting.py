@@ -1,8 +1,10 @@
 """For all pairs of rows of two arrays, in how many columns the first is greater: the hot spot of the search's scoring.
 
-Columns where all pairs agree are counted once, equal rows are counted once, and the rest is compared as bytes.
+Columns where all pairs agree are counted once, equal rows are counted once, rows without a pair among the best are left
+out, and the rest is compared as bytes.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,12 +19,18 @@ THREAD_WORK = 8 * 2**20  # comparisons that are worth a thread
 
 
 def count_greater(
-    values: np.ndarray, others: np.ndarray, threads: int | None = None, device: torch.device | None = None
+    values: np.ndarray,
+    others: np.ndarray,
+    num_best: int | None = None,
+    threads: int | None = None,
+    device: torch.device | None = None,
 ) -> np.ndarray:
     """For each row of `values` and each row of `others`: in how many columns the first is greater.
 
     Args:
         values, others: (a, n) and (b, n) integers of one dtype; small ones are compared fastest.
+        num_best: how many of the largest counts are wanted; with them all that equal the last of them. Any smaller
+            count may be given as 0. None = all.
         threads: on the CPU; None = one per core. The result does not depend on it.
         device: a CUDA device to compare on; None = the CPU.
 
@@ -32,11 +40,14 @@ def count_greater(
     # `take` lays rows out whole; indexing would lay columns out whole, which is several times slower to compare.
     values, of_value = _distinct(values.take(undecided, axis=1))
     others, of_other = _distinct(others.take(undecided, axis=1))
+    counts = np.zeros((len(values), len(others)), np.int64)
+    rows, other_rows = _promising(values, others, num_best or counts.size)
     if device is not None and device.type == "cuda":
-        counts = _count_on_device(values, others, device)
+        counted = _count_on_device(values[rows], others[other_rows], device)
     else:
-        counts = _count(values, others, threads or num_cores())
-    return (counts + always)[of_value[:, None], of_other[None, :]]
+        counted = _count(values[rows], others[other_rows], threads or num_cores())
+    counts[np.ix_(rows, other_rows)] = counted + always
+    return counts[of_value[:, None], of_other[None, :]]
 
 
 def _columns(values: np.ndarray, others: np.ndarray) -> tuple[int, np.ndarray]:
@@ -53,6 +64,23 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(place_of) == len(rows):
         return rows, places
     return rows[np.unique(places, return_index=True)[1]], places
+
+
+def _promising(values: np.ndarray, others: np.ndarray, num_best: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of both that may have a pair among the `num_best` largest counts, ties included.
+
+    No pair of a row counts more than the row beside the smallest of the others in each column, or the largest. The rows
+    with the highest such bounds are counted first; what their best pairs reach is what a row's bound must reach.
+    """
+    some = 2 * math.isqrt(num_best)
+    if 4 * some**2 > len(values) * len(others):
+        return np.arange(len(values)), np.arange(len(others))
+    # v > min is ~min > ~v, so that one row is compared with many.
+    bounds = _count(~others.min(0)[None], ~values, 1)[0], _count(values.max(0)[None], others, 1)[0]
+    first, other_first = (np.argsort(-bound, kind="stable")[:some] for bound in bounds)
+    reached = _count(values[first], others[other_first], 1).ravel()
+    least = np.partition(reached, -num_best)[-num_best] if len(reached) >= num_best else 0
+    return np.flatnonzero(bounds[0] >= least), np.flatnonzero(bounds[1] >= least)
 
 
 def _count(values: np.ndarray, others: np.ndarray, threads: int) -> np.ndarray:

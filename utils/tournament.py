@@ -144,8 +144,12 @@ def _cross(
     """The surviving ensembles of two groups, by falling fitness, with their accuracy and fitness."""
     classes = left.classes + right.classes
     num_own = right.own.stop - left.own.start
-    num_right = count_greater(_ascending(left, left, right), _ascending(right, left, right), threads, device)
+    ours, theirs = _ascending(left, left, right), _ascending(right, left, right)
+    num_right = count_greater(ours, theirs, rules.survivors_max, threads, device)
     always = None if protected is None else _find(left, right, protected)
+    if always is not None:
+        e, f = divmod(always, len(theirs))
+        num_right[e, f] = (ours[e] > theirs[f]).sum()
     threshold = rules.thresholds.get(len(classes), 0.0)
     chosen = most_accurate(num_right.ravel(), num_own, threshold, rules, always)
 
