@@ -25,6 +25,8 @@ from utils.artifacts import Role
 from utils import locks
 from utils.errors import run
 locks.BEAT = 0.05
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background they may be ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def main():
     role = Role("the work", Path(sys.argv[1]), (Path(sys.argv[2]),))
     with locks.held(role):
