@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from utils.artifacts import Role
 from utils import locks
 from utils.errors import run
 locks.BEAT = 0.05
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background they may be ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def main():
     role = Role("the work", Path(sys.argv[1]), (Path(sys.argv[2]),))
     with locks.held(role):
@@ -38,26 +41,41 @@ run(main)
 """
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
 @pytest.fixture
 def role(tmp_path: Path) -> Role:
     return Role("the work", tmp_path / "locks" / "work.lock", (tmp_path / "files" / "gen_*",))
 
 
-def start(role: Role, task: str = "stay", **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(role.lock), str(role.writes[0]), task],
-        cwd=TOP,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a process that takes a lock; none outlives the test."""
+    processes = []
+
+    def start(role: Role, task: str = "stay") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, str(role.lock), str(role.writes[0]), task]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, cwd=TOP, stdout=pipe, stderr=pipe, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
-def start_and_hold(role: Role, task: str = "stay", **environment: str) -> subprocess.Popen[str]:
-    process = start(role, task, **environment)
-    assert process.stdout.readline() == "held\n", process.communicate()
-    return process
+@pytest.fixture
+def start_and_hold(start: Start) -> Start:
+    """The same, and return when it has the lock."""
+
+    def start_and_hold(role: Role, task: str = "stay") -> subprocess.Popen[str]:
+        process = start(role, task)
+        assert process.stdout.readline() == "held\n", process.communicate()
+        return process
+
+    return start_and_hold
 
 
 def write_lock(role: Role, **changes: object) -> None:
@@ -67,26 +85,24 @@ def write_lock(role: Role, **changes: object) -> None:
     role.lock.write_text(json.dumps(asdict(holder)) + "\n")
 
 
-def test_a_second_one_is_refused_and_told_who_is_first(role: Role) -> None:
+def test_a_second_one_is_refused_and_told_who_is_first(role: Role, start: Start, start_and_hold: Start) -> None:
     first = start_and_hold(role)
-    try:
-        alive = f"alive on {platform.node()}, pid {first.pid}"
-        assert state_of(role.lock) == alive
-        second = start(role)
-        output, error = second.communicate(timeout=60)
-        assert (second.returncode, output) == (2, "")
-        (line,) = error.splitlines()
-        assert line.startswith("error: the work is already running: python -c ")
-        assert f" on {platform.node()}, pid {first.pid}; end it, or wait until it ends ({role.lock})" in line
-        with pytest.raises(UserError, match=f"--fresh sets it aside: .*pid {first.pid} works on these files; end it"):
-            check_nobody_holds([role.lock], "--fresh sets it aside")
-        assert state_of(role.lock) == alive
-    finally:
-        first.kill()
-        first.communicate()
+    alive = f"alive on {platform.node()}, pid {first.pid}"
+    assert state_of(role.lock) == alive
+    second = start(role)
+    output, error = second.communicate(timeout=60)
+    assert (second.returncode, output) == (2, "")
+    (line,) = error.splitlines()
+    assert line.startswith("error: the work is already running: python -c ")
+    assert f" on {platform.node()}, pid {first.pid}; end it, or wait until it ends ({role.lock})" in line
+    with pytest.raises(UserError, match=f"--fresh sets it aside: .*pid {first.pid} works on these files; end it"):
+        check_nobody_holds([role.lock], "--fresh sets it aside")
+    assert state_of(role.lock) == alive
 
 
-def test_a_killed_ones_lock_is_taken_over_with_its_half_written_files(role: Role, tmp_path: Path) -> None:
+def test_a_killed_ones_lock_is_taken_over_with_its_half_written_files(
+    role: Role, tmp_path: Path, start_and_hold: Start
+) -> None:
     for folder, name in (("files", ".gen_1.npy.a1b2.partial"), ("files", ".settings.json.a1.partial"), ("", "gen_1")):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / name).write_text("half")
@@ -102,7 +118,6 @@ def test_a_killed_ones_lock_is_taken_over_with_its_half_written_files(role: Role
         assert sorted(path.name for path in (tmp_path / "files").iterdir()) == [".settings.json.a1.partial"]
     assert list(role.lock.parent.iterdir()) == []
     assert state_of(role.lock) == "not running"
-    first.communicate()
 
 
 def wait_until_dead(pid: int) -> None:
@@ -137,7 +152,9 @@ def test_numbers_of_processes() -> None:
 
 
 @pytest.mark.parametrize(("ending", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_gives_the_lock_back(role: Role, ending: signal.Signals, exit_code: int) -> None:
+def test_a_signal_gives_the_lock_back(
+    role: Role, ending: signal.Signals, exit_code: int, start_and_hold: Start
+) -> None:
     process = start_and_hold(role)
     process.send_signal(ending)
     process.communicate(timeout=60)
@@ -145,7 +162,7 @@ def test_a_signal_gives_the_lock_back(role: Role, ending: signal.Signals, exit_c
     assert list(role.lock.parent.iterdir()) == []
 
 
-def test_an_end_and_an_exception_give_the_lock_back(role: Role) -> None:
+def test_an_end_and_an_exception_give_the_lock_back(role: Role, start_and_hold: Start) -> None:
     for task, exit_code in (("0.1", 0), ("fail", 1)):
         process = start_and_hold(role, task)
         process.communicate(timeout=60)
@@ -153,25 +170,20 @@ def test_an_end_and_an_exception_give_the_lock_back(role: Role) -> None:
         assert list(role.lock.parent.iterdir()) == []
 
 
-def test_of_many_that_see_a_dead_lock_one_takes_it_over(role: Role) -> None:
+def test_of_many_that_see_a_dead_lock_one_takes_it_over(role: Role, start: Start) -> None:
     write_lock(role, machine=locks._machine(), pid=2**22 + 1)
     processes = [start(role) for _ in range(4)]
-    try:
-        refused = []
-        deadline = time.monotonic() + 120
-        while len(refused) < 3:
-            assert time.monotonic() < deadline
-            refused = [process for process in processes if process.poll() is not None]
-            time.sleep(0.05)
-        time.sleep(0.5)
-        (winner,) = [process for process in processes if process.poll() is None]
-        assert [process.returncode for process in refused] == [2, 2, 2]
-        for process in refused:
-            assert f"pid {winner.pid};" in process.communicate()[1]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    refused: list[subprocess.Popen[str]] = []
+    deadline = time.monotonic() + 120
+    while len(refused) < 3:
+        assert time.monotonic() < deadline
+        refused = [process for process in processes if process.poll() is not None]
+        time.sleep(0.05)
+    time.sleep(0.5)
+    (winner,) = [process for process in processes if process.poll() is None]
+    assert [process.returncode for process in refused] == [2, 2, 2]
+    for process in refused:
+        assert f"pid {winner.pid};" in process.communicate()[1]
 
 
 def test_one_that_died_while_it_took_over_is_no_obstacle(role: Role) -> None:
@@ -199,20 +211,16 @@ def test_another_machine_is_judged_by_its_heartbeat_whatever_the_clock(
         assert f"alive on {platform.node()}" in state_of(role.lock)
 
 
-def test_the_heart_beats(role: Role) -> None:
-    process = start_and_hold(role)
-    try:
-        os.utime(role.lock, (1, 1))
-        deadline = time.monotonic() + 60
-        while role.lock.stat().st_mtime == 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.communicate()
+def test_the_heart_beats(role: Role, start_and_hold: Start) -> None:
+    start_and_hold(role)
+    os.utime(role.lock, (1, 1))
+    deadline = time.monotonic() + 60
+    while role.lock.stat().st_mtime == 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_one_whose_lock_is_taken_ends_and_leaves_it(role: Role) -> None:
+def test_one_whose_lock_is_taken_ends_and_leaves_it(role: Role, start_and_hold: Start) -> None:
     process = start_and_hold(role)
     write_lock(role)
     theirs = role.lock.read_text()
