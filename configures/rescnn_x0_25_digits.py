@@ -19,4 +19,6 @@ config = Config(
     elites=4,
     generations=15,
     accuracy_thresholds=((2, 0.97), (4, 0.95), (8, 0.92), (10, 0.90)),
+    mask_steps=100,
+    mask_batch_size=32,
 )

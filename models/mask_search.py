@@ -31,8 +31,9 @@ from utils.mask_learning import (
 from utils.seeds import torch_seed
 
 STEPS_PER_STATE = 50  # between two states on the disk
-FIRST_SCORE = 0.02  # all kernels are kept at first, each a few steps away from being dropped
-SCORE_LIMIT = 0.05  # scores stay within, so that a kernel's past never outweighs what it is good for now
+# Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
+# first steps' noise drops no kernel.
+SCORE_LIMIT = 0.05
 LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
 
 
@@ -76,7 +77,7 @@ class MaskLearner:
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
         self.kernels = free_kernels(model.architecture.num_kernels, model.architecture.tied_to)
         num_classes = model.fcs[-1].out_features
-        self.scores = torch.full((num_classes, len(self.kernels.size)), FIRST_SCORE)
+        self.scores = torch.full((num_classes, len(self.kernels.size)), SCORE_LIMIT)
         self.logit_scale = torch.ones(num_classes, requires_grad=True)
         self.logit_bias = torch.zeros(num_classes, requires_grad=True)
         self.price = Price()

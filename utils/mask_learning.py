@@ -102,14 +102,18 @@ def step_size(largest: float, progress: float) -> float:
 
 @dataclass(frozen=True)
 class Price:
-    """What keeping a kernel costs: a proportional-integral controller that holds the kept share at its target."""
+    """What keeping a kernel costs: a proportional-integral controller that holds the kept share at its target.
+
+    Below the target it is a reward. Without one, an over-confident model's loss alone drives the masks down: fewer kernels
+    mean smaller logits, which cost less where it is wrong.
+    """
 
     level: float = 0.0
 
     def next(self, kept: float, target: float) -> "Price":
         """The level after a step with that kept share."""
-        return Price(max(0.0, self.level + PRICE_STEP * (kept - target)))
+        return Price(self.level + PRICE_STEP * (kept - target))
 
     def now(self, kept: float, target: float) -> float:
         """The loss that a module's whole kernels count for at the moment."""
-        return max(0.0, self.level + PRICE_SLOPE * (kept - target))
+        return self.level + PRICE_SLOPE * (kept - target)
