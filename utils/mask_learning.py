@@ -104,7 +104,7 @@ def step_size(largest: float, progress: float) -> float:
 class Price:
     """What keeping a kernel costs: a proportional-integral controller that holds the kept share at its target.
 
-    Below the target it is a reward. Without one, an over-confident model's loss alone drives the masks down: fewer kernels
+    Below the target it is a reward. Without one, an over-confident model's loss alone drops kernels: fewer of them
     mean smaller logits, which cost less where it is wrong.
     """
 
