@@ -57,7 +57,7 @@ def environment(root: Path, **more: str) -> dict[str, str]:
 
 
 def run_script(
-    path: str, *args: Any, root: Path, cwd: Path = TOP, env: dict[str, str] | None = None, timeout: float = 120
+    path: str, *args: Any, root: Path, cwd: Path = TOP, env: dict[str, str] | None = None, timeout: float = 600
 ) -> Run:
     """Run the script at `path`, relative to the top of the project, with `cwd` as the current folder."""
     script = os.path.relpath(TOP / path, cwd)

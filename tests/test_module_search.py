@@ -251,7 +251,7 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     artifacts = artifacts_of(searched)
     back = ("--checkpoint", "1")
     waiting = run_main(EXPLORER, *WHOLE, *back, "--target_class", "0", root=searched)
-    waiting.refused("the recorder to go back to generation 1", "module_recorder.py", exit_code=3)
+    waiting.refused("the recorder (not running) to go back to generation 1", "module_recorder.py", exit_code=3)
     assert found(searched) == found(reference)
     recorded = run_main(RECORDER, *WHOLE, *back, root=searched)
     recorded.refused("generation 2 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)

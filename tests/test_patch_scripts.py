@@ -107,7 +107,7 @@ def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root,
     again = run_main(TRAIN_WEAK, *COMMON, "--epochs", 2, root=own_root)
     assert again.exit_code == 0 and again.stdout.count("already trained") == 5
     other = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, root=own_root)
-    other.refused("was trained with", "epochs=2", "now", "epochs=3", "--fresh")
+    other.refused("was made with other settings", "epochs: 2 there, 3 now", "--fresh")
     fresh = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, "--fresh", root=own_root)
     assert fresh.exit_code == 0 and "target_class_1.old_1" in fresh.stdout
 
@@ -203,7 +203,7 @@ def test_a_configuration_without_the_experiment(patched_root, run_main):
 
 def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     usage = shutil.disk_usage(own_root)
-    monkeypatch.setattr("utils.weak_training.shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
-    done.refused("the checkpoints need", "1.0 MiB are free", "--keep_every")
+    done.refused("are needed", "1.0 MiB are free", "--keep_every")
     assert not artifacts_of(own_root).weak_models_folder("poor").exists()

@@ -23,12 +23,12 @@ from models.report_sections import (
     accuracy_blocks,
     answer_section,
     changed_network_blocks,
+    genetic_blocks,
     importance_blocks,
     kernel_blocks,
     patch_answer_blocks,
     patch_blocks,
     provenance_blocks,
-    search_blocks,
     sensitivity_blocks,
     training_blocks,
 )
@@ -217,7 +217,7 @@ DAMAGES: dict[str, tuple[str, Callable[[ReportData], list[Block]]]] = {
     "training_log.csv": ("train.py", training_blocks),
     "kernel_importance/avg_L1.npy": ("preprocess/kernel_importance_analyzer.py", importance_blocks),
     "layer_sensitivity/layer_03.npy": ("scripts/run_layer_sensitivity_analyzer.py", sensitivity_blocks),
-    "ga/search_log.csv": ("scripts/run_module_search.py", search_blocks),
+    "ga/search_log.csv": ("scripts/run_module_search.py", genetic_blocks),
     "modules/class_2_kernels.npy": ("module_recorder.py", kernel_blocks),
     "modules/class_2.pth": ("module_recorder.py", accuracy_blocks),
     "modules/report.json": ("scripts/run_module_search.py", changed_network_blocks),
@@ -274,7 +274,7 @@ def test_weak_models_that_were_trained_again_are_noticed(copied: ReportData) -> 
 
 def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) -> None:
     copied.artifacts.search_settings.write_text(json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8")
-    (note,) = notes(lambda: search_blocks(copied))
+    (note,) = notes(lambda: genetic_blocks(copied))
     assert "not the one that this search was made with" in note and "--fresh" in note
 
 
@@ -288,7 +288,7 @@ def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: Repor
 
 def test_a_search_under_way(copied: ReportData) -> None:
     copied.artifacts.modules_report.unlink()
-    (note,) = notes(lambda: search_blocks(copied))
+    (note,) = notes(lambda: genetic_blocks(copied))
     assert "2 generations are scored" in note and "scripts/watch_search.py" in note
 
 

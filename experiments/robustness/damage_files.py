@@ -132,9 +132,7 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         "search_log.csv": Kind(
             artifacts.search_log, lambda: resume_search(stage, checkpoint=None, patience=None), ONE_MORE
         ),
-        "settings.json": Kind(
-            artifacts.search_settings, lambda: agree_on_settings(stage, valid.pixels, valid.labels), ONE_MORE
-        ),
+        "settings.json": Kind(artifacts.search_settings, lambda: agree_on_settings(stage, valid), ONE_MORE),
         "end.json": Kind(artifacts.search_end, lambda: load_end(artifacts.search_end, "the recorder"), ONE_MORE),
         "module": Kind(
             artifacts.module(RELATED).path,

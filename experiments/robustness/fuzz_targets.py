@@ -33,7 +33,7 @@ from models.registry import build_network
 from models.strong_model import load_weights
 from utils.artifacts import CheckpointFile
 from utils.class_folders import SIDE, _decode_named, decode, find_class_folders
-from utils.datasets import load_dataset
+from utils.datasets import Images, load_dataset
 from utils.device import resolve_device, resolve_precision
 from utils.files import load_array, save_array, save_checkpoint
 from utils.report_patches import load_patched_weak_models
@@ -453,7 +453,7 @@ def search_end(stage: Stage, content: bytes) -> None:
 
 def _settings_seeds(root: Path) -> list[bytes]:
     stage = _searchable(stage_in(root))
-    agree_on_settings(stage, PIXELS, LABELS)
+    agree_on_settings(stage, Images(PIXELS, LABELS))
     return [stage.artifacts.search_settings.read_bytes()]
 
 
@@ -470,7 +470,7 @@ def _searchable(stage: Stage) -> Stage:
 def search_settings(stage: Stage, content: bytes) -> None:
     """What a search was made with."""
     _file(stage, str(stage.artifacts.search_settings), content)
-    agree_on_settings(_searchable(stage), PIXELS, LABELS)
+    agree_on_settings(_searchable(stage), Images(PIXELS, LABELS))
 
 
 def _report_seeds(root: Path) -> list[bytes]:
