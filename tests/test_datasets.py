@@ -1,7 +1,6 @@
 """Every way to a dataset gives the same arrays, decoded once; the split is the published one."""
 
 import hashlib
-import json
 import pickle
 import shutil
 import urllib.request
@@ -19,6 +18,7 @@ from test_class_folders import write_tree, zip_tree
 import global_configure
 from configures.base import Config, load
 from utils import datasets
+from utils.checked_text import json_text, read_json
 from utils.datasets import Dataset, Images, choose_classes, load_dataset, load_split
 from utils.errors import UserError
 
@@ -144,7 +144,7 @@ def test_labels_beyond_the_classes_are_found(dataset_dir: Path, root_dir: Path) 
     write_tree(dataset_dir / "own")
     load_dataset("own")
     description = root_dir / "data" / "decoded_dataset" / "own" / "description.json"
-    description.write_text(json.dumps({**json.loads(description.read_text()), "classes": ["a"]}))
+    description.write_text(json_text({**read_json(description, ""), "classes": ["a"]}))
     with pytest.raises(UserError, match="1 classes, and labels up to 1"):
         load_dataset("own")
 

@@ -28,7 +28,7 @@ from utils.datasets import load_split
 from utils.files import save_array
 from utils.images import normalise
 from utils.kernel_groups import genome_layout, kernel_groups
-from utils.search_log import load_log, save_log
+from utils.search_log import SearchEnd, load_end, load_log, save_log
 from utils.search_state import bytes_of_search
 
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
@@ -156,7 +156,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
         assert best == [fitness.max()] * 5
         assert row.fitness == 0.9 * row.accuracy + (1 - 0.9) * row.distance
     assert np.load(artifacts.outputs(3, 0).path).shape == (6, 60)
-    assert json.loads(artifacts.search_end.read_text()) == {"generation": 3, "generations": 3, "early_stop": False}
+    assert load_end(artifacts.search_end, "") == SearchEnd(generation=3, generations=3, early_stop=False)
 
     best = max(rows, key=lambda row: row.fitness)
     network = build_network(MODEL, 5)
@@ -251,7 +251,7 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     artifacts = artifacts_of(searched)
     back = ("--checkpoint", "1")
     waiting = run_main(EXPLORER, *WHOLE, *back, "--target_class", "0", root=searched)
-    waiting.refused("the recorder to go back to generation 1", "module_recorder.py", exit_code=3)
+    waiting.refused("the recorder (not running) to go back to generation 1", "module_recorder.py", exit_code=3)
     assert found(searched) == found(reference)
     recorded = run_main(RECORDER, *WHOLE, *back, root=searched)
     recorded.refused("generation 2 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
@@ -328,7 +328,7 @@ def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> 
     stopped = run_main(RECORDER, *settings, "--early_stop", root=root)
     assert stopped.exit_code == 0, stopped
     assert "modules of generation 0," in stopped.stdout
-    assert json.loads(artifacts.search_end.read_text()) == {"generation": 1, "generations": 9, "early_stop": True}
+    assert load_end(artifacts.search_end, "") == SearchEnd(generation=1, generations=9, early_stop=True)
     over = run_main(EXPLORER, *settings, "--target_class", 0, root=root)
     assert over.exit_code == 0
     assert "class 0: nothing left to explore: the search has ended" in over.stdout

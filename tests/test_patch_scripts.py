@@ -107,7 +107,7 @@ def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root,
     again = run_main(TRAIN_WEAK, *COMMON, "--epochs", 2, root=own_root)
     assert again.exit_code == 0 and again.stdout.count("already trained") == 5
     other = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, root=own_root)
-    other.refused("was trained with", "epochs=2", "now", "epochs=3", "--fresh")
+    other.refused("was made with other settings", "epochs: 2 there, 3 now", "--fresh")
     fresh = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, "--fresh", root=own_root)
     assert fresh.exit_code == 0 and "target_class_1.old_1" in fresh.stdout
 

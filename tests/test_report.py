@@ -35,6 +35,7 @@ from models.report_sections import (
 from models.strong_model import load_strong_model
 from models.weak_models import build_weak_network
 from utils.artifacts import Artifacts
+from utils.checked_text import json_text, read_json
 from utils.datasets import load_split
 from utils.figures import Drawing, new_figure
 from utils.report_page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
@@ -259,7 +260,7 @@ def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str
 )
 def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
     path = copied.artifacts.modules_report
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    path.write_text(json_text({**read_json(path, ""), **change}), encoding="utf-8")
     assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
 
 
@@ -279,10 +280,9 @@ def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) ->
 
 def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
     path = copied.artifacts.modules_report
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(
-        json.dumps({**content, "test_right_composed": content["test_right_composed"] - 40}), encoding="utf-8"
-    )
+    content = read_json(path, "")
+    changed = {**content, "test_right_composed": content["test_right_composed"] - 40}
+    path.write_text(json_text(changed), encoding="utf-8")
     (note,) = notes(lambda: changed_network_blocks(copied))
     assert str(path) in note and str(content["test_right_composed"]) in note
 
