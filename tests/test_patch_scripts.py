@@ -203,7 +203,7 @@ def test_a_configuration_without_the_experiment(patched_root, run_main):
 
 def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     usage = shutil.disk_usage(own_root)
-    monkeypatch.setattr("utils.weak_training.shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
-    done.refused("the checkpoints need", "1.0 MiB are free", "--keep_every")
+    done.refused("are needed, 1.0 MiB are free: keep fewer epochs (--keep_every")
     assert not artifacts_of(own_root).weak_models_folder("poor").exists()
