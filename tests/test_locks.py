@@ -174,7 +174,7 @@ def test_of_many_that_see_a_dead_lock_one_takes_it_over(role: Role, start: Start
     write_lock(role, machine=locks._machine(), pid=2**22 + 1)
     processes = [start(role) for _ in range(4)]
     refused: list[subprocess.Popen[str]] = []
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(refused) < 3:
         assert time.monotonic() < deadline
         refused = [process for process in processes if process.poll() is not None]
