@@ -48,11 +48,11 @@ def main() -> None:
                 point.method,
                 point.target,
                 f"{point.kernels_kept:.1%}",
-                f"{point.flops:.1%}",
+                known(point.flops, ".1%"),
                 f"{point.right / point.images:.2%} ({point.right})" if point.images else "",
                 f"{point.points_lost:.2f}",
-                f"{point.distance:.4f}",
-                f"{point.seconds:.0f}",
+                known(point.distance, ".4f"),
+                known(point.seconds, ".0f"),
             ]
             for point in points
         ],
@@ -127,6 +127,11 @@ def measured(
         distance=mean_pairwise_distance(masks),
         seconds=seconds,
     )
+
+
+def known(value: float, form: str) -> str:
+    """A number in a form; nothing for one that is not known."""
+    return "" if math.isnan(value) else format(value, form)
 
 
 def len_of_masks(model: CNN) -> int:
