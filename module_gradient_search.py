@@ -1,4 +1,4 @@
-"""Learn all modules' kernel masks by gradient: minutes in place of the genetic search's hours, and the same files.
+"""Learn all modules' kernel masks by gradient, in place of the genetic search: it writes the same modules.
 
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --keep 0.4
@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from models.cnn import CNN
+from models.cnn import CNN, total_kernels
 from models.mask_search import STEPS_PER_STATE, MaskLearner, MaskSettings
 from models.modularization import save_modularization, show_modularization
 from models.population_outputs import population_outputs
@@ -101,7 +101,7 @@ def save_modules(stage: Stage, model: CNN, split: Split, rounds: list[Round], ch
     """Cut the modules of a round out, write them and say how good they are."""
     artifacts, num_classes = stage.artifacts, stage.config.num_classes
     print(f"\nmodules of round {chosen.number}, which was to keep {chosen.keep:.0%}")
-    masks = artifacts.gradient_kernels(chosen.number).load(num_classes, sum(model.architecture.num_kernels))
+    masks = artifacts.gradient_kernels(chosen.number).load(num_classes, total_kernels(model.architecture))
     logit_maps = artifacts.gradient_logit_maps(chosen.number).load(num_classes, 2)
     search = {"method": "gradient", "round": chosen.number, "seconds": sum(row.seconds for row in rounds)}
     with held(artifacts.recorder_role):  # which writes modules too

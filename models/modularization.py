@@ -9,7 +9,7 @@ import numpy as np
 from configures.base import Config, is_of_kind
 from models.cnn import CNN
 from models.composed_model import ComposedModel
-from models.module import extract_module, rescale_logit
+from models.module import extract_modules
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.datasets import Split
@@ -54,10 +54,7 @@ def save_modularization(
         search: how the masks were found.
         logit_maps: (classes, 2) the scale and bias that go into each module's last layer; None = none.
     """
-    modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
-    if logit_maps is not None:
-        for module, (scale, bias) in zip(modules, logit_maps, strict=True):
-            rescale_logit(module, scale, bias)
+    modules = extract_modules(model, masks, logit_maps)
     for target_class, module in enumerate(modules):
         stage.artifacts.module(target_class).save({name: value.cpu() for name, value in module.state_dict().items()})
         stage.artifacts.module_kernels(target_class).save(masks[target_class])

@@ -69,11 +69,18 @@ def extract_module(model: CNN, kernel_mask: np.ndarray, target_class: int | None
     return module_of_weights(model.architecture, weights)
 
 
-def rescale_logit(module: CNN, scale: float, bias: float) -> None:
-    """Let a module with one output answer `scale` times its logit plus `bias`, by its last FC layer, in place."""
-    with torch.no_grad():
-        module.fcs[-1].weight.mul_(scale)
-        module.fcs[-1].bias.mul_(scale).add_(bias)
+def extract_modules(model: CNN, masks: np.ndarray, logit_maps: np.ndarray | None = None) -> list[CNN]:
+    """Every class's module, in class order; masks (classes, K) bool.
+
+    With `logit_maps` (classes, 2) module c answers scale times its logit plus bias, by its last FC layer.
+    """
+    modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
+    if logit_maps is not None:
+        with torch.no_grad():
+            for module, (scale, bias) in zip(modules, logit_maps.tolist(), strict=True):
+                module.fcs[-1].weight.mul_(scale)
+                module.fcs[-1].bias.mul_(scale).add_(bias)
+    return modules
 
 
 def module_of_weights(architecture: Architecture, weights: dict[str, Tensor]) -> CNN:

@@ -1,7 +1,7 @@
 """Every way to a dataset gives the same arrays, decoded once; the split is the published one."""
 
 import hashlib
-import pickle
+import pickle  # writes only: the format of CIFAR's official files, which torchvision reads
 import shutil
 import urllib.request
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import io
 import os
-import pickle
+import pickle  # writes only: hostile files that must be refused
 import re
 import resource
 import subprocess

@@ -120,6 +120,7 @@ def read_text(path: Path, made_by: str) -> str:
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an array as `.npy`, its SHA-256 behind it."""
     buffer = io.BytesIO()
+    # Refuses arrays of objects, which NumPy would pickle otherwise.
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
     content = buffer.getvalue()
     write_whole(path, lambda file: file.write(content + hashlib.sha256(content).digest()))

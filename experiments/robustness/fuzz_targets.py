@@ -6,7 +6,7 @@ import importlib
 import io
 import json
 import os
-import pickle
+import pickle  # writes only: CIFAR's own format, and hostile values inside checkpoints; nothing is unpickled here
 import runpy
 import shutil
 import sys

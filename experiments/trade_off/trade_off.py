@@ -11,11 +11,12 @@ data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation ima
 import math
 
 import numpy as np
+from torch import nn
 
-from models.cnn import CNN
+from models.cnn import CNN, total_kernels
 from models.composed_model import ComposedModel
 from models.flops import count_flops
-from models.module import extract_module, rescale_logit
+from models.module import extract_modules
 from models.strong_model import load_strong_model
 from utils.datasets import Images, load_split
 from utils.errors import UserError, run
@@ -25,7 +26,6 @@ from utils.gradient_log import load_rounds
 from utils.jaccard import mean_pairwise_distance
 from utils.kernel_groups import genome_layout, kernel_groups
 from utils.search_log import best_generation, load_log
-from utils.search_population import population_of
 from utils.stage import Stage, open_stage, show_table, stage_parser
 from utils.training import count_right, predict
 
@@ -40,7 +40,8 @@ def main() -> None:
     stage = open_stage(arguments)
     images = getattr(load_split(stage.config), arguments.images)
     model = load_strong_model(stage.config, stage.artifacts, stage.device)
-    points = [*gradient_points(stage, model, images), *genetic_points(stage, model, images), PUBLISHED]
+    measure = Measure(stage, model, images)
+    points = [*gradient_points(stage, measure), *genetic_points(stage, measure), PUBLISHED]
     show_table(
         ["method", "asked for", "kernels kept", "FLOPs", "accuracy", "points lost", "distance", "seconds"],
         [
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"\n{path}.png, .svg, .csv")
 
 
-def gradient_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
+def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     """One per round. Raises UserError where no round is done."""
     rounds = load_rounds(stage.artifacts.gradient_log, stage.artifacts.command("module_gradient_search.py"))
     if not rounds:
@@ -74,69 +75,65 @@ def gradient_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
     points, seconds = [], 0.0
     for row in rounds:
         seconds += row.seconds
-        masks = stage.artifacts.gradient_kernels(row.number).load(len(model.fcs[-1].bias), len_of_masks(model))
+        masks = stage.artifacts.gradient_kernels(row.number).load(stage.config.num_classes, measure.kernels)
         logit_maps = stage.artifacts.gradient_logit_maps(row.number).load(len(masks), 2)
-        points.append(measured(model, masks, logit_maps, images, stage, "gradient", f"keep {row.keep:.0%}", seconds))
+        points.append(measure("gradient", f"keep {row.keep:.0%}", masks, logit_maps, seconds))
     return points
 
 
-def genetic_points(stage: Stage, model: CNN, images: Images) -> list[TradeOff]:
+def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     """The best ensemble of the genetic search, where there is one."""
     config, artifacts = stage.config, stage.artifacts
     if not artifacts.search_log.exists():
         return []
     rows = load_log(artifacts.search_log, artifacts.command("module_recorder.py"))
     row = best_generation(rows)
-    importance = artifacts.kernel_importance.load(config.num_classes, len_of_masks(model))
-    layout = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config)
+    importance = artifacts.kernel_importance.load(config.num_classes, measure.kernels)
+    architecture = measure.model.architecture
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
     masks = []
     for target_class, chromosome in enumerate(row.ensemble):
         groups = kernel_groups(layout, importance[target_class])
-        masks.append(groups.decode(population_of(stage, groups, target_class, row.generation)[chromosome, None])[0])
+        population = artifacts.population(row.generation, target_class).load(config.population, layout.num_genes)
+        masks.append(groups.decode(population[chromosome, None])[0])
     seconds = sum(earlier.seconds for earlier in rows)
     target = f"generation {row.generation} of {len(rows) - 1}"
-    return [measured(model, np.stack(masks), None, images, stage, "genetic", target, seconds)]
+    return [measure("genetic", target, np.stack(masks), None, seconds)]
 
 
-def measured(
-    model: CNN,
-    masks: np.ndarray,
-    logit_maps: np.ndarray | None,
-    images: Images,
-    stage: Stage,
-    method: str,
-    target: str,
-    seconds: float,
-) -> TradeOff:
-    """The modules of these masks, extracted, counted and composed."""
-    modules = [extract_module(model, mask, target_class) for target_class, mask in enumerate(masks)]
-    for module, (scale, bias) in zip(modules, logit_maps if logit_maps is not None else [], strict=False):
-        rescale_logit(module, scale, bias)
-    right, right_strong = (
-        count_right(predict(network, images, stage.device), images.labels)
-        for network in (ComposedModel(modules), model)
-    )
-    return TradeOff(
-        method=method,
-        target=target,
-        kernels_kept=float(masks.mean()),
-        flops=float(np.mean([count_flops(module) for module in modules])) / count_flops(model),
-        points_lost=100 * (right_strong - right) / len(images),
-        right=right,
-        images=len(images),
-        distance=mean_pairwise_distance(masks),
-        seconds=seconds,
-    )
+class Measure:
+    """Cuts sets of modules out of one strong model, and compares them with it on the same images."""
+
+    def __init__(self, stage: Stage, model: CNN, images: Images) -> None:
+        self.model, self.images, self.device = model, images, stage.device
+        self.kernels = total_kernels(model.architecture)
+        self.flops, self.right = count_flops(model), self._count_right(model)
+
+    def __call__(
+        self, method: str, target: str, masks: np.ndarray, logit_maps: np.ndarray | None, seconds: float
+    ) -> TradeOff:
+        """The modules of masks (classes, K) and, where there are any, logit maps (classes, 2)."""
+        modules = extract_modules(self.model, masks, logit_maps)
+        right = self._count_right(ComposedModel(modules))
+        return TradeOff(
+            method=method,
+            target=target,
+            kernels_kept=float(masks.mean()),
+            flops=float(np.mean([count_flops(module) for module in modules])) / self.flops,
+            points_lost=100 * (self.right - right) / len(self.images),
+            right=right,
+            images=len(self.images),
+            distance=mean_pairwise_distance(masks),
+            seconds=seconds,
+        )
+
+    def _count_right(self, network: nn.Module) -> int:
+        return count_right(predict(network, self.images, self.device), self.images.labels)
 
 
 def known(value: float, form: str) -> str:
     """A number in a form; nothing for one that is not known."""
     return "" if math.isnan(value) else format(value, form)
-
-
-def len_of_masks(model: CNN) -> int:
-    """K."""
-    return sum(model.architecture.num_kernels)
 
 
 if __name__ == "__main__":
