@@ -84,7 +84,8 @@ def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "number,share\n1,2\n", "number,share,words,more\n", "number,share,words\n1,2\n", '"']
+    "text",
+    ["", "number,share\n1,2\n", "number,share,words,more\n", "number,share,words\n1,2\n", '"', "number,share,words"],
 )
 def test_what_is_no_such_table_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.csv"

@@ -140,6 +140,16 @@ def test_a_damaged_description_is_made_again(dataset_dir: Path, root_dir: Path, 
         load_dataset("own")
 
 
+def test_a_description_whose_checksum_lost_its_name_is_made_again(dataset_dir: Path, root_dir: Path) -> None:
+    write_tree(dataset_dir / "own")
+    first = load_dataset("own")
+    description = root_dir / "data" / "decoded_dataset" / "own" / "description.json"
+    whole = description.read_text()
+    description.write_text(whole.replace('"sha256"', '"sha257"'))
+    assert_same(load_dataset("own"), first)
+    assert description.read_text() == whole
+
+
 def test_labels_beyond_the_classes_are_found(dataset_dir: Path, root_dir: Path) -> None:
     write_tree(dataset_dir / "own")
     load_dataset("own")

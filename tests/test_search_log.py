@@ -41,7 +41,7 @@ def rows_of(*fitness: float) -> list[Generation]:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(generations, max_size=4))
+@given(st.lists(generations, min_size=1, max_size=4))
 def test_numbers_come_back_exactly(tmp_path: Path, drawn: list[Generation]) -> None:
     rows = [Generation(**{**vars(row), "generation": number}) for number, row in enumerate(drawn)]
     save_log(tmp_path / "search_log.csv", rows)

@@ -30,7 +30,8 @@ def artifacts(root_dir: Path) -> Artifacts:
 
 def start(artifacts: Artifacts, *rows: Generation, populations: int = 0, outputs: int = 0) -> SearchView:
     """Files of a search with these generations scored and so many classes' files of the next one."""
-    save_log(artifacts.search_log, list(rows))
+    if rows:
+        save_log(artifacts.search_log, list(rows))
     for target_class in range(populations):
         artifacts.population(len(rows), target_class).save(np.zeros((2, 3)))
     for target_class in range(outputs):

@@ -43,7 +43,7 @@ def test_training_log_is_read_as_it_was_written(tmp_path):
     assert best_epoch(history) == 1
     heading, first, second, third = path.read_text().splitlines(keepends=True)
     for text, message in (
-        (heading, "no epochs"),
+        (heading, "one row or more"),
         ("", "not a training log"),
         ("number,loss\n1,2\n", "not a training log"),
         ("number\nx\n", "not a training log"),

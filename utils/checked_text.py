@@ -58,9 +58,9 @@ def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
-    """The rows of a CSV table.
+    """The rows of a CSV table: one or more, since a table that was cut behind its heading has none.
 
-    Raises UserError where it is missing or not text, ValueError where it has other columns or was changed.
+    Raises UserError where it is missing or not text, ValueError where it has other columns, no row, or was changed.
     """
     try:
         heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]
@@ -68,6 +68,8 @@ def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[st
         raise ValueError(error) from None
     if heading not in ([*columns], [*columns, CHECKSUM]):
         raise ValueError(f"expected the columns {', '.join(columns)}")
+    if not rows:
+        raise ValueError("expected one row or more")
     if any(len(row) != len(heading) for row in rows):
         raise ValueError(f"expected {len(heading)} values in every row")
     cells = [row[: len(columns)] for row in rows]

@@ -159,9 +159,10 @@ def _described_fingerprint(description: Path) -> str | None:
     if not description.exists():
         return None
     try:
-        return str(load_json(description, "")["fingerprint"])
-    except (UserError, KeyError):
+        content = load_json(description, "")
+    except UserError:
         return ""
+    return str(content["fingerprint"]) if content.keys() == {"fingerprint", "classes"} else ""
 
 
 def _open_decoded(folder: Path) -> Dataset:

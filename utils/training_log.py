@@ -26,8 +26,6 @@ def read_training_log(path: Path, made_by: str) -> list[Epoch]:
                 raise ValueError(f"expected finite numbers of epoch {number} in row {number}")
     except (ValueError, OverflowError) as error:
         raise damaged(path, made_by, f"not a training log: {error}") from None
-    if not history:
-        raise damaged(path, made_by, "it has no epochs")
     return history
 
 
