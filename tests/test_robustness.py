@@ -52,7 +52,7 @@ def test_a_killed_launcher_goes_on(root_dir: Path) -> None:
 
 def test_killed_trainings_and_analyses_go_on(root_dir: Path) -> None:
     result = run_command(root_dir, "kill_stages", "kill_stages", "--kills", 1)
-    assert len(result["rows"]) == 6
+    assert len(result["rows"]) == 7
 
 
 def test_damaged_files_are_found_out_or_made_again(root_dir: Path) -> None:
@@ -69,6 +69,16 @@ def test_strange_inputs_are_loaded_or_refused(root_dir: Path) -> None:
         assert set(counts) <= {"accepted", "refused"}
         assert sum(counts.values()) == 20
     assert not (root_dir / "data" / "robustness" / "fuzz_failures").exists()
+
+
+def test_a_disk_that_fills_up_or_turns_read_only_loses_nothing(neighbour, root_dir: Path, tmp_path: Path) -> None:
+    full_disk = neighbour("full_disk")
+    (tmp_path / "disk").mkdir()
+    if full_disk.call("mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")):
+        pytest.skip("a tmpfs cannot be mounted here; test_files.py limits the size of files instead")
+    assert full_disk.call("umount", str(tmp_path / "disk")) == ""
+    result = run_command(root_dir, "full_disk", "full_disk", "--times", 2, "--last_stage", "importance")
+    assert 2 in [fault["exit code"] for fault in result["faults"]]
 
 
 def test_failed_launches_leave_no_process_behind(root_dir: Path) -> None:

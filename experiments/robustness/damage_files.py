@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from faults import (
     COLLECTOR,
+    GRADIENT,
     IMPORTANCE,
     LOOK_EVERY,
     PATCH,
@@ -45,15 +46,21 @@ from faults import (
 
 import global_configure
 import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
+from models.mask_search import MaskLearner, MaskSettings
 from models.modularization import load_modularization
 from models.modules_on_disk import load_kernel_mask, load_module
 from models.registry import architecture_of, build_network
-from models.strong_model import load_strong_model
+from models.strong_model import load_strong_model, strong_model_training
 from models.weak_models import kept_epochs, load_weak_model
+from utils.checked_text import load_json
+from utils.core_threads import core_threads
 from utils.datasets import load_split
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
+from utils.gradient_log import load_rounds
+from utils.images import to_device
 from utils.kernel_groups import genome_layout
+from utils.recorded_settings import agree_on
 from utils.report_patches import load_patched_weak_models
 from utils.search_log import load_end
 from utils.search_state import agree_on_settings, resume_search
@@ -88,6 +95,10 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
     epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
     valid = load_split(config).valid
     in_class = int((valid.labels == RELATED).sum())
+    gradient_log, gradient_settings = artifacts.gradient_log, artifacts.gradient_settings
+    rounds = len(load_rounds(gradient_log, "the gradient search"))
+    masks, logit_maps = artifacts.gradient_kernels(rounds - 1), artifacts.gradient_logit_maps(rounds - 1)
+    weak_settings = artifacts.weak_model_settings("weak", RELATED)
     decoded = artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
     (patch_report,) = artifacts.weak_model_folder("weak", RELATED).glob("patch_*.json")
 
@@ -95,11 +106,24 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         """As a training that has nothing left to do takes it up."""
         model = build_network(config.model, classes)
         images = load_split(config)
-        settings = runpy.run_path(str(TOP / "train.py"))["training_settings"](config)
+        settings = strong_model_training(config)
         options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": artifacts.training_state}
         with contextlib.redirect_stdout(io.StringIO()):
             training = train(model, images.train, images.valid, settings, **options)
         return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
+
+    def gradient_state() -> dict[str, Any]:
+        """As a gradient search that has nothing left to learn takes it up."""
+        load_state = runpy.run_path(str(TOP / GRADIENT.path))["load_state"]
+        settings = MaskSettings(1, 1, step_size=0.1, distillation=0.5, overlap=0.0, mirror=False)
+        options = {"dtype": stage.dtype, "seed": stage.seed}
+        with core_threads(cpu) as workers:
+            images = to_device(load_split(config).train, cpu)
+            learner = MaskLearner(build_network(config.model, classes), *images, settings, workers=workers, **options)
+            file, keeps = artifacts.gradient_round(rounds - 1), [row.keep for row in load_rounds(gradient_log, "")]
+            if not load_state(learner, file, keeps):
+                raise UserError(f"{file.path} is of other rounds")
+        return learner.state()
 
     def split() -> list[Any]:
         loaded = load_split(config)
@@ -126,6 +150,11 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
         ),
+        "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, kernels), [GRADIENT]),
+        "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
+        "gradient search's state": Kind(artifacts.gradient_round(rounds - 1).path, gradient_state, [GRADIENT]),
+        "gradient search's log": Kind(gradient_log, lambda: load_rounds(gradient_log, "the search"), [GRADIENT]),
+        "gradient search's settings": Kind(gradient_settings, agrees_as_it_is(gradient_settings), [GRADIENT]),
         "population": Kind(population.path, lambda: population.load(config.population, genes), ONE_MORE),
         "outputs": Kind(outputs.path, lambda: outputs.load(config.population, len(valid)), ONE_MORE),
         "fitness": Kind(fitness.path, lambda: fitness.load(classes, config.population), ONE_MORE),
@@ -150,11 +179,18 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
             [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
         ),
         "weak model's log": Kind(log, lambda: read_training_log(log, "its training"), [PATCH]),
+        "weak model's settings": Kind(weak_settings, agrees_as_it_is(weak_settings), [WEAK_TRAIN]),
         "patch report": Kind(patch_report, weak_reports, []),
         "decoded images": Kind(decoded / "train_images.npy", split, [IMPORTANCE]),
         "decoded labels": Kind(decoded / "train_labels.npy", split, [IMPORTANCE]),
         "description.json": Kind(decoded / "description.json", split, [IMPORTANCE]),
     }
+
+
+def agrees_as_it_is(settings_file: Path) -> Callable[[], None]:
+    """Compares the file with the settings that are in it now, as a stage that runs with the same."""
+    settings = load_json(settings_file, "the pipeline")
+    return lambda: agree_on(settings_file, settings, again="the pipeline")
 
 
 def damage(path: Path, random: np.random.Generator) -> str:
@@ -267,7 +303,7 @@ def main() -> None:
     folder = Path(global_configure.root_dir).resolve()
     with workshop() as place:
         root = place / "start"
-        for scripts in ([TRAIN], [IMPORTANCE], [SENSITIVITY], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH]):
+        for scripts in ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH]):
             run_to_end(scripts, root)
         through_loaders = load_damaged(copy(root, "loaders"), arguments.count, arguments.seed)
         through_scripts = run_damaged(root, arguments.runs, arguments.seed)

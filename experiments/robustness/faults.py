@@ -62,6 +62,8 @@ SETTINGS = (
     "weak_test_images=4",
     "weak_epochs=3",
     "keep_every=1",
+    "mask_steps=60",
+    "mask_batch_size=8",
 )
 PATIENCE = 900.0  # seconds without a new file and without an end, on a busy machine, before a process counts as hanging
 LOOK_EVERY = 0.01  # seconds
@@ -85,6 +87,7 @@ class Script:
 TRAIN = Script("train.py")
 IMPORTANCE = Script("preprocess/kernel_importance_analyzer.py")
 SENSITIVITY = Script("scripts/run_layer_sensitivity_analyzer.py")
+GRADIENT = Script("module_gradient_search.py", ("--keep", "0.6"))
 RECORDER = Script("module_recorder.py")
 EXPLORERS = (
     Script("module_explorer.py", ("--target_class", "0", "2")),
@@ -95,6 +98,16 @@ COLLECTOR = Script("preprocess/module_output_collector.py")
 WEAK_TRAIN = Script("experiments/patch/patch_for_weak_model/train.py")
 PATCH = Script("experiments/patch/apply_patch.py", ("--exp_type", "weak"))
 SEARCH = (RECORDER, *EXPLORERS)
+STAGES = {  # in the order of the pipeline
+    "training": TRAIN,
+    "importance": IMPORTANCE,
+    "sensitivity": SENSITIVITY,
+    "gradient search": GRADIENT,
+    "module search": LAUNCHER,
+    "module outputs": COLLECTOR,
+    "weak training": WEAK_TRAIN,
+    "patching": PATCH,
+}
 
 
 def write_images(folder: Path) -> None:

@@ -36,6 +36,7 @@ from utils.class_folders import SIDE, _decode_named, decode, find_class_folders
 from utils.datasets import Images, load_dataset
 from utils.device import resolve_device, resolve_precision
 from utils.files import load_array, save_array, save_checkpoint
+from utils.gradient_log import Round, load_rounds, save_rounds
 from utils.report_patches import load_patched_weak_models
 from utils.search_log import Generation, SearchEnd, load_end, load_log, save_end, save_log
 from utils.search_state import agree_on_settings
@@ -387,6 +388,7 @@ def _written(save: Callable[[Path], None]) -> Callable[[Path], list[bytes]]:
 
 
 ROWS = [Generation(number, 0.5, 0.25, 0.5, 0.5, 0.3, 20, 100, (0, 1, 2), 0.125) for number in range(3)]
+ROUNDS = [Round(number, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125) for number in range(3)]
 EPOCHS = [Epoch(number, 0.01, 1.5, 0.5, 0.5, 0.25) for number in range(3)]
 
 
@@ -397,6 +399,14 @@ def search_log(stage: Stage, content: bytes) -> None:
         must(row.generation == number)
         values = [value for name, value in asdict(row).items() if name != "ensemble"]
         must(np.isfinite(values).all())
+
+
+@target(_written(lambda path: save_rounds(path, ROUNDS)), _words(",", "\n", '"', "1_0", "nan", "inf", "number", " "))
+def gradient_log(stage: Stage, content: bytes) -> None:
+    """The gradient search's log."""
+    for number, row in enumerate(load_rounds(_file(stage, "log.csv", content), MADE_BY)):
+        must(row.number == number)
+        must(np.isfinite(list(asdict(row).values())).all())
 
 
 @target(_written(lambda path: save_training_log(path, EPOCHS)), _words(",", "\n", '"', "nan", "inf", "number"))
@@ -539,6 +549,7 @@ def setting(stage: Stage, content: bytes) -> None:
 SCRIPTS = (
     "module_recorder.py",
     "module_explorer.py",
+    "module_gradient_search.py",
     "scripts/run_module_search.py",
     "scripts/run_layer_sensitivity_analyzer.py",
     "scripts/make_report.py",
@@ -546,6 +557,7 @@ SCRIPTS = (
     "preprocess/layer_sensitivity_analyzer.py",
     "preprocess/module_output_collector.py",
     "experiments/calculate_flops/calculate_flops.py",
+    "experiments/trade_off/trade_off.py",
 )
 OPTIONS = (
     "--target_class",
@@ -553,6 +565,8 @@ OPTIONS = (
     "--jobs",
     "--early_stop",
     "--fresh",
+    "--keep",
+    "--max_loss",
     "--target_conv",
     "--set",
     "--help",

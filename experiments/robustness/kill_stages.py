@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from faults import (
-    COLLECTOR,
-    IMPORTANCE,
-    PATCH,
+    LAUNCHER,
     SEARCH,
-    SENSITIVITY,
-    TRAIN,
-    WEAK_TRAIN,
+    STAGES,
     Finding,
     copy,
     fault_parser,
@@ -32,16 +28,6 @@ import global_configure
 import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
 from utils.errors import run
 
-# In the order of the pipeline; the search between them is kill_search.py's.
-STAGES = {
-    "training": TRAIN,
-    "importance": IMPORTANCE,
-    "sensitivity": SENSITIVITY,
-    "module outputs": COLLECTOR,
-    "weak training": WEAK_TRAIN,
-    "patching": PATCH,
-}
-
 
 def main() -> None:
     parser = fault_parser(__doc__, kills=(10, "how often to kill each script"))
@@ -52,8 +38,9 @@ def main() -> None:
     with workshop() as place:
         ready = place / "start"
         for what, script in STAGES.items():
-            if script is COLLECTOR:
+            if script is LAUNCHER:  # what kill_search.py kills
                 run_to_end(SEARCH, ready)
+                continue
             rows, details[what] = kill_until(what, [script], start_forked, ready, arguments.kills, arguments.seed)
             findings += rows
             ready = copy(place / "undisturbed", "ready")
