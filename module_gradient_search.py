@@ -5,9 +5,10 @@
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --max_loss 0.5
 
 In rounds that keep fewer and fewer kernels (`mask_keeps`), each going on from the one before. --keep goes down to that
-share; --max_loss goes down until the composed model loses more points than that on the validation images, and takes the
-smallest modules within. Writes data/MODEL_DATASET/gradient, and the modules. An interrupted search goes on when the
-same command is typed again. Published relatives: GradSplitter (arXiv 2311.04438), SeaM (ICSE 2023).
+share, and lets the masks settle there for one round more; --max_loss goes down until the composed model loses more
+points than that on the validation images, and takes the smallest modules within. Writes data/MODEL_DATASET/gradient,
+and the modules. An interrupted search goes on when the same command is typed again. Published relatives: GradSplitter
+(arXiv 2311.04438), SeaM (ICSE 2023).
 """
 
 import argparse
@@ -100,7 +101,7 @@ def learn(stage: Stage, model: CNN, split: Split, keep: float | None, max_loss: 
 def save_modules(stage: Stage, model: CNN, split: Split, rounds: list[Round], chosen: Round) -> None:
     """Cut the modules of a round out, write them and say how good they are."""
     artifacts, num_classes = stage.artifacts, stage.config.num_classes
-    print(f"\nmodules of round {chosen.number}, which was to keep {chosen.keep:.0%}")
+    print(f"\nmodules of round {chosen.number}, which was to keep {100 * chosen.keep:g}%")
     masks = artifacts.gradient_kernels(chosen.number).load(num_classes, total_kernels(model.architecture))
     logit_maps = artifacts.gradient_logit_maps(chosen.number).load(num_classes, 2)
     search = {"method": "gradient", "round": chosen.number, "seconds": sum(row.seconds for row in rounds)}

@@ -119,8 +119,9 @@ class Config:
 
     # Gradient search
     mask_keeps: tuple[float, ...] = setting(
-        (0.8, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3),
-        "The shares of the kernels that the rounds of the gradient search go down to, one after the other.",
+        (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35, 0.3),
+        "The shares of the kernels that the rounds of the gradient search go down to, one after the other; where two "
+        "are equal, the second round lets the masks settle, in smaller steps.",
     )
     mask_steps: int = setting(500, "Steps of a round.")
     mask_batch_size: int = setting(64, "Training images per step.")
@@ -189,9 +190,9 @@ class Config:
         for name in ("sensitivity_ratios", "active_ratios", "active_ratios_sensitive"):
             ratios = getattr(self, name)
             self._check(name, len(ratios) > 0 and all(0 < r <= 1 for r in ratios), "one or more shares in (0, 1]")
-        falling = all(after < before for before, after in itertools.pairwise(self.mask_keeps))
+        falling = all(after <= before for before, after in itertools.pairwise(self.mask_keeps))
         shares = len(self.mask_keeps) > 0 and all(0 < share <= 1 for share in self.mask_keeps)
-        self._check("mask_keeps", shares and falling, "falling shares in (0, 1]")
+        self._check("mask_keeps", shares and falling, "shares in (0, 1] that do not rise")
         self._check("mask_overlap", 0 <= self.mask_overlap < float("inf"), "0 or more")
         for name in ("classes", "weak_classes"):
             names = getattr(self, name)

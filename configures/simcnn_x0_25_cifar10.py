@@ -22,6 +22,7 @@ config = Config(
     search_images=2000,
     sensitivity_images=2000,
     accuracy_thresholds=((2, 0.90), (4, 0.80), (8, 0.70), (10, 0.65)),
+    mask_distillation=0.9,
     weak_model="simcnn_weak",
     weak_source="cifar100",
     weak_classes=("apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose"),

@@ -34,6 +34,8 @@ STEPS_PER_STATE = 50  # between two states on the disk
 # Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
 # first steps' noise drops no kernel.
 SCORE_LIMIT = 0.05
+# A round that keeps what the one before kept takes smaller steps, so that noise moves fewer kernels: they settle.
+SETTLING = 1 / 3
 LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
 
 
@@ -102,17 +104,19 @@ class MaskLearner:
         with torch.no_grad():
             for name in ("scores", "logit_scale", "logit_bias"):
                 own = getattr(self, name)
-                if state[name].shape != own.shape or not state[name].isfinite().all():
-                    raise ValueError(f"expected {name} of shape {tuple(own.shape)}, all finite")
-                own.copy_(state[name])
+                found = state[name]
+                if (found.shape, found.dtype) != (own.shape, own.dtype) or not found.isfinite().all():
+                    raise ValueError(f"expected {name} to be {own.dtype} of shape {tuple(own.shape)}, all finite")
+                own.copy_(found)
         self.optimizer.load_state_dict(state["optimizer"])
         self.price, self.steps_done = Price(float(state["price"])), int(state["steps_done"])
 
     def step(self, before: float, keep: float) -> float:
         """One step of a round from `before` down to `keep`; returns the loss. Raises UserError if it is not finite."""
         progress = self.steps_done % self.settings.steps / self.settings.steps
+        share = SETTLING if keep == before else 1.0
         for group, largest in zip(self.optimizer.param_groups, (self.settings.step_size, LOGIT_STEP_SIZE), strict=True):
-            group["lr"] = step_size(largest, progress)
+            group["lr"] = step_size(share * largest, progress)
         images, labels = self._batch()
         teacher = self.workers.submit(self._strong_logits, images)
 

@@ -61,11 +61,11 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     config, artifacts = load(MODEL, DATASET), Artifacts(reference, MODEL, DATASET)
     model = load_strong_model(config, artifacts, torch.device("cpu"))
     rounds = load_rounds(artifacts.gradient_log, "")
-    assert [row.keep for row in rounds] == [0.8, 0.6, 0.5]
-    assert [row.steps for row in rounds] == [4, 8, 12]
+    assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
+    assert [row.steps for row in rounds] == [4, 8, 12, 16]
     masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
-    logit_maps = artifacts.gradient_logit_maps(2).load(NUM_CLASSES, 2)
+    logit_maps = artifacts.gradient_logit_maps(3).load(NUM_CLASSES, 2)
     valid = load_split(config).valid
     images = normalise(torch.tensor(valid.pixels))
     right = np.zeros((NUM_CLASSES, len(valid)))
@@ -87,7 +87,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
     strong = predict(model, valid, torch.device("cpu")).argmax(1).numpy()
     assert rounds[0].right_strong == (strong == valid.labels).sum()
-    assert "modules of round 2" in (reference / "printed.txt").read_text()
+    assert "modules of round 3" in (reference / "printed.txt").read_text()
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -105,7 +105,7 @@ def test_another_seed_gives_others(
     assert found(root) != found(reference)
 
 
-@pytest.mark.parametrize("last_step", [0, 2, 5, 7, 10])
+@pytest.mark.parametrize("last_step", [0, 2, 5, 7, 10, 14])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
 ) -> None:
@@ -128,12 +128,12 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
 
 def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, run_main: Main) -> None:
     first = run_main(SCRIPT, *SMALL, "--keep", "0.8", root=root)
-    assert "modules of round 0" in first.stdout
+    assert "modules of round 1" in first.stdout
     done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert "going on after round 0" in done.stdout
     assert found(root) == found(reference)
     again = run_main(SCRIPT, *SMALL, "--keep", "0.6", root=root)
-    assert "modules of round 1" in again.stdout
+    assert "modules of round 2" in again.stdout
 
 
 def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference: Path, run_main: Main) -> None:
@@ -143,11 +143,11 @@ def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference
     done = run_main(SCRIPT, *SMALL, "--keep", "0.7", root=root)
     assert done.exit_code == 0, done
     rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
-    assert [row.keep for row in rounds] == [0.8, 0.7]
+    assert [row.keep for row in rounds] == [0.8, 0.7, 0.7]
 
 
 def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
-    rounds = load_rounds(Artifacts(reference, MODEL, DATASET).gradient_log, "")
+    rounds = load_rounds(Artifacts(reference, MODEL, DATASET).gradient_log, "")[:3]  # none settles
     done = run_main(SCRIPT, *SMALL, "--max_loss", "100", root=root)
     assert "modules of round 2" in done.stdout
     limit = rounds[0].points_lost
@@ -169,8 +169,8 @@ def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path,
         (["--keep", "much"], "invalid float value"),
         (["--max_loss", "nan"], "expected points"),
         (["--keep", "0.5", "--max_loss", "1"], "not allowed with"),
-        (["--set", "mask_keeps=0.5,0.6"], "falling shares"),
-        (["--set", "mask_keeps="], "falling shares"),
+        (["--set", "mask_keeps=0.5,0.6"], "shares in (0, 1] that do not rise"),
+        (["--set", "mask_keeps="], "shares in (0, 1]"),
         (["--set", "mask_steps=0"], "at least 1"),
         (["--set", "mask_step_size=nan"], "above 0"),
         (["--set", "mask_distillation=2"], "between 0 and 1"),
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypa
 
 
 @pytest.mark.parametrize(
-    "name", ["round_02.pth", "round_02_kernels.npy", "round_02_logit_maps.npy", "search_log.csv", "settings.json"]
+    "name", ["round_03.pth", "round_03_kernels.npy", "round_03_logit_maps.npy", "search_log.csv", "settings.json"]
 )
 def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, name: str) -> None:
     shutil.copytree(
@@ -212,6 +212,14 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     path.write_bytes(content)
     (path.parent / "state.pth").unlink(missing_ok=True)
     run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused(name, SCRIPT)
+
+
+def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_main: Main) -> None:
+    folder, mine = Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET)
+    shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
+    state = mine.gradient_round(3).load()
+    mine.gradient_round(3).save({**state, "scores": state["scores"].double()})
+    run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_03.pth", "scores to be torch.float32", SCRIPT)
 
 
 def test_the_launcher_starts_it_too(root: Path, reference: Path, run_main: Main) -> None:
@@ -237,7 +245,7 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> 
     architecture = architecture_of(MODEL)
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
     importance = artifacts.kernel_importance.load(NUM_CLASSES, sum(architecture.num_kernels))
-    masks = artifacts.gradient_kernels(2).load(NUM_CLASSES, sum(architecture.num_kernels))
+    masks = artifacts.gradient_kernels(3).load(NUM_CLASSES, sum(architecture.num_kernels))
     for c in range(NUM_CLASSES):
         population = artifacts.population(0, c).load(6, layout.num_genes)
         decoded = kernel_groups(layout, importance[c]).decode(population)
@@ -253,11 +261,12 @@ def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, 
     assert done.exit_code == 0, done
     folder = Artifacts(root, MODEL, DATASET).folder
     rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
-    assert [row["method"] for row in rows] == ["gradient"] * 3 + ["published (mean, full width)"]
+    assert [row["method"] for row in rows] == ["gradient"] * 4 + ["published (mean, full width)"]
     rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
-    assert [int(row["right"]) for row in rows[:3]] == [row.right_composed for row in rounds]
-    assert [float(row["points_lost"]) for row in rows[:3]] == pytest.approx([row.points_lost for row in rounds])
-    assert all(0 < float(row["flops"]) < 1 for row in rows[:3])
+    assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
+    assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
+    assert [row["target"] for row in rows[2:4]] == ["keep 50%", "keep 50%, settled"]
+    assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
     shutil.rmtree(Artifacts(root, MODEL, DATASET).gradient_folder)
     run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
@@ -270,8 +279,8 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     folder = Artifacts(root, MODEL, DATASET).report_folder
     page = (folder / "index.html").read_text()
     assert "by a gradient search" in page
-    assert "The chosen round 2 keeps" in page
+    assert "The chosen round 3 keeps" in page
     assert "No generation" not in page
-    assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 4
+    assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
     (root / Path(Artifacts(root, MODEL, DATASET).gradient_log)).write_text("number\n0\n")
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0

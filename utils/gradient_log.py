@@ -57,17 +57,20 @@ def load_rounds(path: Path, made_by: str) -> list[Round]:
 def describe(row: Round) -> str:
     """One line on a round."""
     return (
-        f"round {row.number:2d}  to keep {row.keep:.0%}  kept {row.kernels_kept:.1%}  "
+        f"round {row.number:2d}  to keep {100 * row.keep:g}%  kept {row.kernels_kept:.1%}  "
         f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)  "
         f"distance {row.distance:.4f}  {row.seconds:.1f} s"
     )
 
 
 def rounds_to_do(keeps: Sequence[float], keep: float | None) -> list[float]:
-    """The shares that the rounds go down to: the configuration's, or only those above `keep`, and `keep` itself."""
+    """The shares that the rounds go down to: the configuration's, or only those above `keep`, and `keep` itself twice.
+
+    A round that keeps what the one before kept lets the masks settle.
+    """
     if keep is None:
         return list(keeps)
-    return [*(share for share in keeps if share > keep), keep]
+    return [*(share for share in keeps if share > keep), keep, keep]
 
 
 def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
@@ -79,4 +82,4 @@ def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
             f"--max_loss {max_loss:g}: no round stays within; with {nearest.kernels_kept:.1%} of the kernels "
             f"{nearest.points_lost:.2f} points are lost: expected at least that"
         )
-    return min(within, key=lambda row: row.kernels_kept)
+    return min(within, key=lambda row: (row.kernels_kept, row.points_lost))

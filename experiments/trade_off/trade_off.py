@@ -72,12 +72,14 @@ def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
             f"missing {stage.artifacts.gradient_log}; first run: "
             f"{stage.artifacts.command('module_gradient_search.py', '--keep', '0.3')}"
         )
-    points, seconds = [], 0.0
+    points, seconds, before = [], 0.0, 1.0
     for row in rounds:
         seconds += row.seconds
+        target = f"keep {100 * row.keep:g}%" + (", settled" if row.keep == before else "")
+        before = row.keep
         masks = stage.artifacts.gradient_kernels(row.number).load(stage.config.num_classes, measure.kernels)
         logit_maps = stage.artifacts.gradient_logit_maps(row.number).load(len(masks), 2)
-        points.append(measure("gradient", f"keep {row.keep:.0%}", masks, logit_maps, seconds))
+        points.append(measure("gradient", target, masks, logit_maps, seconds))
     return points
 
 
