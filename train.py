@@ -13,17 +13,16 @@ import time
 
 import torch
 
-from configures.base import Config
 from models.cnn import CNN, count_parameters
 from models.registry import build_network
-from models.strong_model import load_strong_model
+from models.strong_model import load_strong_model, strong_model_training
 from utils.datasets import Split, load_split
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
 from utils.seeds import torch_seed
 from utils.stage import Stage, open_stage, stage_parser
-from utils.training import Epoch, TrainingSettings, count_right, predict, train
+from utils.training import Epoch, count_right, predict, train
 from utils.training_log import save_training_log
 
 
@@ -86,7 +85,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         model,
         split.train,
         split.valid,
-        training_settings(stage.config),
+        strong_model_training(stage.config),
         device=stage.device,
         dtype=stage.dtype,
         seed=stage.seed,
@@ -100,21 +99,6 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     save_training_log(stage.artifacts.training_log, training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
     print(f"saved {stage.artifacts.entire_model.path}")
-
-
-def training_settings(config: Config) -> TrainingSettings:
-    """The strong model's part of the configuration."""
-    return TrainingSettings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        milestones=config.milestones,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        augmented=True,
-        mirror=config.mirror,
-    )
 
 
 def report(model: CNN, split: Split, stage: Stage) -> None:

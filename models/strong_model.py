@@ -1,4 +1,4 @@
-"""The strong model from its checkpoint."""
+"""The strong model: what it is trained with, and how it comes from its checkpoint."""
 
 import torch
 
@@ -7,6 +7,22 @@ from models.cnn import CNN
 from models.registry import build_network
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
+from utils.training import TrainingSettings
+
+
+def strong_model_training(config: Config) -> TrainingSettings:
+    """The strong model's part of the configuration."""
+    return TrainingSettings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        milestones=config.milestones,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        augmented=True,
+        mirror=config.mirror,
+    )
 
 
 def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device) -> CNN:

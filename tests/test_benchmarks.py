@@ -93,6 +93,14 @@ def test_training_step(run_main, strong_root):
     assert 0 < rows[0]["loss"] < 10
 
 
+def test_training_accuracy(run_main, strong_root):
+    run = run_main("experiments/benchmark/training_accuracy.py", *CHOSEN, root=strong_root)
+    rows = result_of(run, strong_root, "training_accuracy")["accuracy"]
+    assert [row["what"] for row in rows] == ["naive", "float32", "bfloat16"]
+    for row in rows:
+        assert row["mean %"] == pytest.approx(100 * (row["seed 0"] + row["seed 1"]) / 2 / row["test images"])
+
+
 def test_mask_gradient(run_main, strong_root):
     run = run_main("experiments/benchmark/mask_gradient.py", *CHOSEN, root=strong_root)
     rows = result_of(run, strong_root, "mask_gradient")["comparison"]

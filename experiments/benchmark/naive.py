@@ -22,7 +22,7 @@ from utils.images import CROP_PADDING, MEAN, STD
 from utils.jaccard import mean_pairwise_distance
 from utils.seeds import generator
 from utils.tournament import Scores, ScoringRules
-from utils.training import TrainingSettings
+from utils.training import TrainingSettings, learning_rate_at
 
 BATCH_SIZE = 128  # images
 
@@ -85,11 +85,13 @@ def kernel_importance(
     return np.stack([np.mean(row, axis=0) for row in rows]).astype(np.float32)
 
 
-def training_epoch(
+def train(
     model: CNN, images: Images, settings: TrainingSettings, device: torch.device, seed: int
-) -> tuple[float, float]:
-    """One epoch of plain SGD in float32; the mean loss, and its seconds."""
-    augmentation: list[torch.nn.Module] = [transforms.RandomCrop(32, padding=CROP_PADDING)]
+) -> list[tuple[float, float]]:
+    """Train in float32 with a plain loop; each epoch's mean loss, and its seconds."""
+    augmentation: list[torch.nn.Module] = []
+    if settings.augmented:
+        augmentation.append(transforms.RandomCrop(32, padding=CROP_PADDING))
     if settings.mirror:
         augmentation.append(transforms.RandomHorizontalFlip())
     torch.manual_seed(seed)
@@ -97,16 +99,20 @@ def training_epoch(
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
-    start = time.perf_counter()
     model.train()
-    losses = []
-    for batch, labels in loader:
-        loss = F.cross_entropy(model(batch.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return float(np.mean(losses)), time.perf_counter() - start
+    epochs = []
+    for number in range(settings.epochs):
+        start = time.perf_counter()
+        losses = []
+        for step, (batch, labels) in enumerate(loader):
+            optimizer.param_groups[0]["lr"] = learning_rate_at(settings, number + step / len(loader))
+            loss = F.cross_entropy(model(batch.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        epochs.append((float(np.mean(losses)), time.perf_counter() - start))
+    return epochs
 
 
 def tournament(

@@ -25,10 +25,13 @@ COMMANDS = (
     "importance",
     "sensitivity",
     "training_step",
+    "training_accuracy",
     "mask_gradient",
     "cores",
     "growth",
 )
+TRAINS = ("training_accuracy",)  # whole networks, several times: minutes on digits, days on others
+SMALL_DATASET = "digits"
 FULL_WIDTH_IMAGES = 1000
 REPETITIONS = "2"  # fewer than the commands' own default, since all of them run
 FOLDER = Path(__file__).resolve().parent
@@ -45,8 +48,12 @@ def main() -> None:
     more += ["--threads", arguments.threads] if arguments.threads else []
     more += ["--quick"] if arguments.quick else []
     more += ["--repetitions", arguments.repetitions or ("1" if arguments.quick else REPETITIONS)]
-    chosen = ["--model", arguments.model, "--dataset", arguments.dataset, *more]
-    runs = [[command, *chosen] for command in COMMANDS]
+
+    def chosen(command: str) -> list[str]:
+        dataset = SMALL_DATASET if command in TRAINS else arguments.dataset
+        return ["--model", arguments.model, "--dataset", dataset, *more]
+
+    runs = [[command, *chosen(command)] for command in COMMANDS]
     suffix = WIDTH_SUFFIX.match(arguments.model)
     if suffix and f"{suffix['base']}_{arguments.dataset}" in known_configurations():
         full = ["--model", suffix["base"], "--dataset", arguments.dataset, "--untrained", *more]

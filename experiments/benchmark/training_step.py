@@ -25,11 +25,12 @@ from measuring import (
 
 from models.cnn import CNN
 from models.registry import build_network
+from models.strong_model import strong_model_training
 from utils.datasets import load_split
 from utils.device import PRECISIONS
 from utils.errors import run
 from utils.seeds import torch_seed
-from utils.training import TrainingSettings, train
+from utils.training import train
 
 SIZES = {
     "images": Size(6_400, 64, "training images"),
@@ -46,23 +47,21 @@ def main() -> None:
     split = load_split(config)
     images = split.train.first(benchmark.sizes["images"])
     valid = split.valid.first(benchmark.sizes["valid_images"])
-    settings = TrainingSettings(
+    settings = dataclasses.replace(
+        strong_model_training(config),
         epochs=1,
+        schedule="step",
         batch_size=min(config.batch_size, len(images)),
         learning_rate=config.learning_rate / 10,  # that of the first steps of a schedule that rises
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        augmented=True,
-        mirror=config.mirror,
     )
 
     def untrained(memory_format: torch.memory_format) -> CNN:
         torch.manual_seed(torch_seed(stage.seed, "initial weights"))
         return build_network(config.model, config.num_classes).to(stage.device, memory_format=memory_format)
 
-    def slow(part: TrainingSettings = settings) -> tuple[float, float]:
+    def slow() -> tuple[float, float]:
         model = untrained(torch.contiguous_format)
-        return naive.training_epoch(model, images, part, stage.device, stage.seed)
+        return naive.train(model, images, settings, stage.device, stage.seed)[0]
 
     def fast(dtype: torch.dtype, compiled: bool) -> tuple[float, float]:
         # A compiled step is compiled in the first of two epochs; the second one counts.
