@@ -37,7 +37,7 @@ class Architecture:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        sides = [IMAGE_SIDE >> pools for pools in itertools.accumulate(conv.pool for conv in self.convs)]
+        sides = self.sides[1:]
         if sides[-1] == 0:
             raise ValueError(f"{sum(conv.pool for conv in self.convs)} pools leave nothing of {IMAGE_SIDE} pixels")
         for layer, conv in enumerate(self.convs):
@@ -87,9 +87,14 @@ class Architecture:
         return tuple(layer for layer, first in enumerate(self.tied_to) if layer == first)
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        """In pixels, the side of what each conv layer is given, and behind them that of the last feature map."""
+        return tuple(IMAGE_SIDE >> pools for pools in itertools.accumulate((c.pool for c in self.convs), initial=0))
+
+    @property
     def final_side(self) -> int:
         """The side in pixels of the last feature map."""
-        return IMAGE_SIDE >> sum(conv.pool for conv in self.convs)
+        return self.sides[-1]
 
 
 class CNN(nn.Module):

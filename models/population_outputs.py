@@ -5,8 +5,7 @@ as a tree over its conv layers: modules whose masks agree up to a layer share th
 batch, so what they have in common is computed once. Of the last FC layer only the target class's row is computed.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.cnn import CNN, IMAGE_SIDE, Architecture
+from models.cnn import CNN, Architecture
+from utils.convolution import convolution, num_weights
 from utils.core_threads import each_on_a_core
 
 # Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew,
 # which costs more than the convolutions; large enough for the small maps of the deep layers.
 FEATURE_MAP_BYTES = 8 * 2**20  # of one batch's largest feature map
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
+KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
 @dataclass
@@ -29,8 +30,7 @@ class Node:
 
     layer: int
     kept: np.ndarray  # indices of the kept kernels
-    weight: Tensor
-    bias: Tensor
+    convolve: Callable[[Tensor], Tensor]
     children: list["Node"] = field(default_factory=list)
     leaves: list["Leaf"] = field(default_factory=list)
 
@@ -58,10 +58,11 @@ def population_outputs(
 
     Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
     """
+    _keep_freed_memory()
     outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
     weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
     batch_size = batch_size or default_batch_size(model.architecture, images.dtype)
-    for rows in _parts(model.architecture, masks, images.dtype):
+    for rows in _parts(model.architecture, masks, images):
         with torch.inference_mode():
             roots = _build_tree(model.architecture, weights, masks, target_classes, rows)
 
@@ -76,20 +77,30 @@ def population_outputs(
     return outputs.cpu().numpy()
 
 
+def _keep_freed_memory() -> None:
+    """Let the C library use the memory of one batch's feature maps again for the next one's.
+
+    glibc gives large blocks back to the system when they are freed, and has every page of the next one zeroed; but once
+    a block of its own mapping was freed, it keeps blocks up to that size, and twice as much in all (malloc/malloc.c, on
+    the dynamic threshold). A fifth of the time of one thread in float32. Does nothing to other libraries.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
 def default_batch_size(architecture: Architecture, dtype: torch.dtype) -> int:
     """As many images as keep the largest feature map within FEATURE_MAP_BYTES."""
-    side, largest = IMAGE_SIDE, 0
-    for conv in architecture.convs:
-        largest = max(largest, conv.kernels * side**2 * dtype.itemsize)
-        side >>= conv.pool
-    return max(1, FEATURE_MAP_BYTES // largest)
+    sizes = [conv.kernels * side**2 for conv, side in zip(architecture.convs, architecture.sides, strict=False)]
+    return max(1, FEATURE_MAP_BYTES // (max(sizes) * dtype.itemsize))
 
 
-def _parts(architecture: Architecture, masks: np.ndarray, dtype: torch.dtype) -> list[list[int]]:
+def _parts(architecture: Architecture, masks: np.ndarray, images: Tensor) -> list[list[int]]:
     """The population's rows, neighbours in the tree beside each other, cut into parts whose weights fit in memory."""
     order = np.lexsort(masks.T[::-1])
     widths = [masks[:, layer_slice].sum(1) for layer_slice in architecture.layer_slices]
-    bytes_per_row = sum(9 * before * after for before, after in itertools.pairwise(widths)) * dtype.itemsize
+    bytes_per_row = images.itemsize * sum(
+        num_weights(kernels, channels, side, images)
+        for channels, kernels, side in zip(widths, widths[1:], architecture.sides[1:], strict=False)
+    )
     part = np.cumsum(bytes_per_row[order]) // WEIGHT_BYTES
     return [order[part == number].tolist() for number in np.unique(part)]
 
@@ -108,21 +119,23 @@ def _build_tree(
         for layer, kernels in enumerate(kept):
             node = next((n for n in siblings if np.array_equal(n.kept, kernels)), None)
             if node is None:
-                node = _make_node(weights, layer, kernels, before)
+                node = _make_node(architecture, weights, layer, kernels, before)
                 siblings.append(node)
             siblings, before = node.children, node.kept
         node.leaves.append(_make_leaf(architecture, weights, row, kept[-1], target_classes[row]))
     return roots
 
 
-def _make_node(weights: dict[str, Tensor], layer: int, kernels: np.ndarray, before: np.ndarray | None) -> Node:
+def _make_node(
+    architecture: Architecture, weights: dict[str, Tensor], layer: int, kernels: np.ndarray, before: np.ndarray | None
+) -> Node:
     weight = weights[f"convs.{layer}.weight"]
     index = torch.as_tensor(kernels, device=weight.device)
     weight = weight[index]
     if before is not None:
         weight = weight[:, torch.as_tensor(before, device=weight.device)]
     weight = weight.contiguous(memory_format=torch.channels_last)
-    return Node(layer, kernels, weight, weights[f"convs.{layer}.bias"][index])
+    return Node(layer, kernels, convolution(weight, weights[f"convs.{layer}.bias"][index], architecture.sides[layer]))
 
 
 def _make_leaf(
@@ -140,7 +153,7 @@ def _make_leaf(
 def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tensor], outputs: Tensor) -> None:
     """Run a node and everything below it on one batch; `kept` has the outputs that later additions need."""
     conv = architecture.convs[node.layer]
-    x = _relu(F.conv2d(x, node.weight, node.bias, padding=1), pool=conv.pool)
+    x = _relu(node.convolve(x), pool=conv.pool)
     if conv.add is not None:
         x = x + kept[conv.add]
     if any(later.add == node.layer for later in architecture.convs):

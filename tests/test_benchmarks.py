@@ -107,6 +107,13 @@ def test_mask_gradient(run_main, strong_root):
     assert [row["what"].split()[-1] for row in rows] == ["float32", "bfloat16"]
 
 
+def test_convolution(run_main, root_dir):
+    run = run_main("experiments/benchmark/convolution.py", *CHOSEN, root=root_dir)
+    rows = result_of(run, root_dir, "convolution")["layers"]
+    assert [row["side"] for row in rows] == [32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2] * 2
+    assert [row["banded us"] != "" for row in rows] == [row["side"] <= 4 for row in rows]
+
+
 def test_growth(run_main, strong_root):
     run = run_main("experiments/benchmark/growth.py", *CHOSEN, root=strong_root)
     result = result_of(run, strong_root, "growth")

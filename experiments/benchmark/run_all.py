@@ -27,6 +27,7 @@ COMMANDS = (
     "training_step",
     "training_accuracy",
     "mask_gradient",
+    "convolution",
     "cores",
     "growth",
 )
