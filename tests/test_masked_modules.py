@@ -11,12 +11,13 @@ from test_module import kernel_masks, random_model
 from torch import Tensor
 
 from models.cnn import Architecture, Conv
-from models.masked_modules import freeze, mask_gradient
+from models.masked_modules import freeze, mask_gradient, run_module
 from models.module import extract_module
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN
 
-SMALL = Architecture((Conv(4, pool=True), Conv(3), Conv(4, pool=True), Conv(4, add=2)), hidden=(5,))
+# Wide enough that convolutions leave maps out, those of an addition too.
+SMALL = Architecture((Conv(4, pool=True), Conv(12, pool=True), Conv(20), Conv(12, add=1), Conv(3)), hidden=(5,))
 NETWORKS = {"simcnn": SIMCNN.scaled(1 / 16), "rescnn": RESCNN.scaled(1 / 16), "small": SMALL}
 
 
@@ -35,7 +36,7 @@ def test_a_masked_module_answers_as_the_extracted_one(network: str, data: st.Dat
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     mask = data.draw(kernel_masks(architecture))
     frozen = freeze(model, torch.float64)
-    logit = frozen.logit(frozen.first_maps(images), torch.tensor(mask, dtype=torch.float64), 1)
+    logit = run_module(frozen, frozen.first_maps(images), torch.tensor(mask, dtype=torch.float64), 1).logit
     with torch.no_grad():
         torch.testing.assert_close(logit.detach(), extract_module(model, mask, 1)(images)[:, 0])
 
