@@ -10,12 +10,12 @@ import shutil
 import time
 from datetime import datetime, timezone
 
-from models.report_data import ReportData
-from models.report_sections import answer_section, report_sections
+from report.data import ReportData
+from report.figures import save_drawing
+from report.page import Note, html_page
+from report.sections import answer_section, report_sections
 from utils.errors import run
-from utils.figures import save_drawing
 from utils.files import save_text
-from utils.report_page import Note, html_page
 from utils.stage import open_stage, stage_parser
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import global_configure
 from configures.base import load
 from models.modularization import load_modularization
+from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
 from utils.patch_report import metrics_of
-from utils.report_patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.stage import show_table
 
 TOP = Path(__file__).resolve().parent.parent

@@ -11,9 +11,9 @@ import numpy as np
 
 from models.layer_sensitivity import open_sensitivity, tied_layers
 from models.registry import architecture_of
+from report.figures import save_drawing
+from report.figures_of_model import sensitivity_figure
 from utils.errors import run
-from utils.figures import save_drawing
-from utils.figures_of_model import sensitivity_figure
 from utils.kernel_groups import genome_layout
 from utils.locks import held
 from utils.sensitivity import falls_at, recommend_sensitive

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from report.figures import HEAT, Drawing, as_svg, percent, readable_on, save_drawing
+from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
+from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
+from report.figures_of_patching import ChangedImages, changed_images_figure, patch_figure, spread
+from report.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
 from utils.classification_metrics import scores_of_target_class
-from utils.figures import HEAT, Drawing, as_svg, percent, readable_on, save_drawing
-from utils.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
-from utils.figures_of_model import importance_figure, sensitivity_figure, training_figure
-from utils.figures_of_patching import ChangedImages, changed_images_figure, patch_figure, spread
-from utils.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
 from utils.search_log import Generation
 from utils.training import Epoch
 

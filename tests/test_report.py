@@ -18,8 +18,13 @@ from conftest import TOP, Run
 import global_configure
 from configures.base import load
 from models.modularization import save_modularization
-from models.report_data import ReportData
-from models.report_sections import (
+from models.strong_model import load_strong_model
+from models.weak_models import build_weak_network
+from report.data import ReportData
+from report.figures import Drawing, new_figure
+from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
+from report.provenance import duration, setting_rows
+from report.sections import (
     accuracy_blocks,
     answer_section,
     changed_network_blocks,
@@ -32,14 +37,9 @@ from models.report_sections import (
     sensitivity_blocks,
     training_blocks,
 )
-from models.strong_model import load_strong_model
-from models.weak_models import build_weak_network
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.datasets import load_split
-from utils.figures import Drawing, new_figure
-from utils.report_page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
-from utils.report_provenance import duration, setting_rows
 from utils.search_log import Generation, save_log
 from utils.stage import Stage
 from utils.training import Epoch

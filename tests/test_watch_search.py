@@ -10,9 +10,9 @@ import pytest
 from conftest import Run
 
 from configures.base import load
+from report.search_view import SearchView, look, view_lines
 from utils.artifacts import Artifacts
 from utils.search_log import Generation, SearchEnd, save_end, save_log
-from utils.search_view import SearchView, look, view_lines
 
 MODEL, DATASET = "simcnn_x0_25", "digits"
 CONFIG = load(MODEL, DATASET)  # 10 classes, 15 generations after the first population

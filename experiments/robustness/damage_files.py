@@ -45,13 +45,14 @@ from faults import (
 )
 
 import global_configure
-import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
+import report.figures_of_model
 from models.mask_search import MaskLearner, MaskSettings
 from models.modularization import load_modularization
 from models.modules_on_disk import load_kernel_mask, load_module
 from models.registry import architecture_of, build_network
 from models.strong_model import load_strong_model, strong_model_training
 from models.weak_models import kept_epochs, load_weak_model
+from report.patches import load_patched_weak_models
 from utils.checked_text import load_json
 from utils.core_threads import core_threads
 from utils.datasets import load_split
@@ -61,7 +62,6 @@ from utils.gradient_log import load_rounds
 from utils.images import to_device
 from utils.kernel_groups import genome_layout
 from utils.recorded_settings import agree_on
-from utils.report_patches import load_patched_weak_models
 from utils.search_log import load_end
 from utils.search_state import agree_on_settings, resume_search
 from utils.stage import Stage

@@ -38,7 +38,7 @@ from faults import (
 )
 
 import global_configure
-import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
+import report.figures_of_model
 from utils.errors import UserError, run
 
 DISK_MIB = 512

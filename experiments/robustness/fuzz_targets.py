@@ -31,13 +31,13 @@ from models.modularization import Modularization, load_modularization
 from models.patched_model import PatchedModel, RangeRule, load_patched_model, save_patched_model
 from models.registry import build_network
 from models.strong_model import load_weights
+from report.patches import load_patched_weak_models
 from utils.artifacts import CheckpointFile
 from utils.class_folders import SIDE, _decode_named, decode, find_class_folders
 from utils.datasets import Images, load_dataset
 from utils.device import resolve_device, resolve_precision
 from utils.files import load_array, save_array, save_checkpoint
 from utils.gradient_log import Round, load_rounds, save_rounds
-from utils.report_patches import load_patched_weak_models
 from utils.search_log import Generation, SearchEnd, load_end, load_log, save_end, save_log
 from utils.search_state import agree_on_settings
 from utils.stage import Stage

@@ -25,7 +25,7 @@ from faults import (
 from killing import kill_until
 
 import global_configure
-import utils.figures_of_model  # noqa: F401  imported once here, not in every fork
+import report.figures_of_model
 from utils.errors import run
 
 

@@ -18,10 +18,10 @@ from models.composed_model import ComposedModel
 from models.flops import count_flops
 from models.module import extract_modules
 from models.strong_model import load_strong_model
+from report.figures import save_drawing
+from report.figures_of_trade_off import TradeOff, trade_off_figure
 from utils.datasets import Images, load_split
 from utils.errors import UserError, run
-from utils.figures import save_drawing
-from utils.figures_of_trade_off import TradeOff, trade_off_figure
 from utils.gradient_log import load_rounds
 from utils.jaccard import mean_pairwise_distance
 from utils.kernel_groups import genome_layout, kernel_groups

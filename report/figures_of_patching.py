@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
 from utils.classification_metrics import TargetClassScores
-from utils.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
 from utils.patch_report import METRICS, metrics_of
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")

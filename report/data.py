@@ -14,14 +14,8 @@ from models.patched_model import LinearRule, RangeRule, Rule
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from models.weak_models import load_weak_model
-from utils.classification_metrics import confusion_matrix
-from utils.datasets import Split, load_split
-from utils.errors import UserError
-from utils.figures_of_patching import ChangedImages
-from utils.files import damaged
-from utils.gradient_log import Round, load_rounds
-from utils.patch_data import PatchData, load_patch_data
-from utils.report_patches import (
+from report.figures_of_patching import ChangedImages
+from report.patches import (
     BEFORE,
     PatchedWeakModel,
     PatchResult,
@@ -30,6 +24,12 @@ from utils.report_patches import (
     load_patched_weak_models,
     patch_command,
 )
+from utils.classification_metrics import confusion_matrix
+from utils.datasets import Split, load_split
+from utils.errors import UserError
+from utils.files import damaged
+from utils.gradient_log import Round, load_rounds
+from utils.patch_data import PatchData, load_patch_data
 from utils.search_log import Generation, best_generation, load_log
 from utils.stage import Stage
 from utils.training import Epoch

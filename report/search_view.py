@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
+from report.provenance import duration
 from utils.artifacts import Artifacts
-from utils.report_provenance import duration
 from utils.search_log import Generation, SearchEnd, best_generation, describe, load_end, load_log
 
 RECENT = 5  # generations that the time of the next ones is guessed from

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from utils.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from models.report_data import ReportData
 from models.weak_models import weak_network_name
+from report.data import ReportData
+from report.figures import percent
+from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
+from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
+from report.figures_of_patching import changed_images_figure, patch_figure
+from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
+from report.page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
+from report.patches import BEFORE, PatchedWeakModel, common_calibrations, label_of, patch_command
+from report.provenance import StageRun, duration, machine_rows, setting_rows, stage_rows
 from utils.checked_text import load_json
 from utils.errors import UserError
-from utils.figures import percent
-from utils.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
-from utils.figures_of_model import importance_figure, sensitivity_figure, training_figure
-from utils.figures_of_patching import changed_images_figure, patch_figure
-from utils.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from utils.files import sha256_of
 from utils.jaccard import mean_pairwise_distance
 from utils.patch_report import metrics_of
-from utils.report_page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
-from utils.report_patches import BEFORE, PatchedWeakModel, common_calibrations, label_of, patch_command
-from utils.report_provenance import StageRun, duration, machine_rows, setting_rows, stage_rows
 from utils.search_log import load_end
 from utils.sensitivity import recommend_sensitive
 from utils.training_log import best_epoch, read_training_log

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from utils.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
 from utils.gradient_log import Round
 from utils.jaccard import jaccard_distances
 from utils.search_log import Generation

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from report.figures import Drawing
 from utils.errors import UserError
-from utils.figures import Drawing
 
 TABLE_ROWS_SHOWN = 130  # of the numbers behind a figure; longer ones are only in the CSV
 CSV_BYTES_INSIDE = 300_000  # larger ones are only beside the page

@@ -1,0 +1,1 @@
+"""What people look at: figures, the report page, the view of a running search."""
