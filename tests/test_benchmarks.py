@@ -24,7 +24,7 @@ from utils.search_scoring import scoring_rules
 from utils.tournament import ScoringRules, score_population
 
 FOLDER = TOP / "experiments" / "benchmark"
-CHOSEN = ("--model", "simcnn_x0_25", "--dataset", "digits", "--quick", "--threads", 1)
+CHOSEN = ("--model", "simcnn_x0_25", "--dataset", "digits", "--quick", "--bfloat16", "--threads", 1)
 TINY_SEARCH = [
     word
     for assignment in ("population=4", "parents=2", "elites=2", "generations=1", "search_images=30")

@@ -37,6 +37,18 @@ def test_open_stage(root_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_precision_without_instructions_is_said(
+    fast: bool, root_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(global_configure, "precision", "bfloat16")
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: fast)
+    stage = open_stage(stage_parser("What it does.").parse_args(["--model", "simcnn_x0_25", "--dataset", "digits"]))
+    assert stage.dtype is torch.bfloat16
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ([] if fast else ["bfloat16: this cpu has no instructions for it; float32 is faster"])
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -33,6 +33,15 @@ def resolve_precision(name: str) -> torch.dtype:
     return PRECISIONS[name]
 
 
+def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device computes in `dtype` itself: without the instructions, bfloat16 takes ten times as long."""
+    if dtype != torch.bfloat16:
+        return True
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def precision_name(dtype: torch.dtype) -> str:
     """What `resolve_precision` gives this dtype for."""
     return str(dtype).removeprefix("torch.")

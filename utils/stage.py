@@ -11,7 +11,7 @@ import torch
 import global_configure
 from configures.base import Config, load
 from utils.artifacts import Artifacts
-from utils.device import make_deterministic, precision_name, resolve_device, resolve_precision
+from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 
 
@@ -62,6 +62,8 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
     make_deterministic(global_configure.seed)
     if announce:
         print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
+    if announce and not is_fast_in(dtype, device):
+        print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
     if arguments.set:
         print(f"for this run: {' '.join(arguments.set)}", flush=True)
     return Stage(config, Artifacts(root_dir, config.model, config.dataset), device, dtype, global_configure.seed)

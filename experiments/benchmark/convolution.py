@@ -27,7 +27,6 @@ from measuring import (
 from models.population_outputs import default_batch_size
 from models.registry import architecture_of
 from utils.convolution import BANDED_UP_TO, banded_matrix, convolve_by_rows
-from utils.device import PRECISIONS
 from utils.errors import run
 
 SIZES = {"percent": Size(65, 65, "of its kernels that each layer keeps")}
@@ -43,7 +42,7 @@ def main() -> None:
     widths = [max(1, round(kernels * benchmark.sizes["percent"] / 100)) for kernels in architecture.num_kernels]
     generator = torch.Generator().manual_seed(benchmark.stage.seed)
     rows = []
-    for name, dtype in PRECISIONS.items():
+    for name, dtype in benchmark.precisions.items():
         peak = convolution_peak(device, dtype, benchmark.repetitions)
         images = default_batch_size(architecture, dtype)
 

@@ -14,7 +14,6 @@ from typing import Any
 from explorer_process import evaluate_share, prepare
 from measuring import Benchmark, Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
 
-from utils.device import PRECISIONS
 from utils.errors import run
 
 SIZES = {
@@ -31,7 +30,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     arrangements = tuple(dict.fromkeys(((cores, 1), (1, cores), (cores, cores))))
     measured = {arrangement: measure(benchmark, arguments.set, *arrangement) for arrangement in arrangements}
-    for name in PRECISIONS:
+    for name in benchmark.precisions:
         seconds = {arrangement: times[name] for arrangement, times in measured.items()}
         slowest = max(map(statistics.median, seconds.values()))
         for (processes, threads), times in seconds.items():
@@ -55,11 +54,12 @@ def measure(benchmark: Benchmark, assignments: list[str], processes: int, thread
     """Per precision: seconds from the first process's start to the last one's end, of each repetition."""
     context = multiprocessing.get_context("spawn")
     config, sizes = benchmark.stage.config, list(benchmark.sizes.values())
-    settings = (context.Barrier(processes), config.model, config.dataset, assignments, threads, sizes)
-    seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    names = list(benchmark.precisions)
+    settings = (context.Barrier(processes), config.model, config.dataset, assignments, threads, sizes, names)
+    seconds: dict[str, list[float]] = {name: [] for name in benchmark.precisions}
     with ProcessPoolExecutor(processes, context, prepare, settings) as pool:
         for turn in range(benchmark.repetitions + 1):  # the first one warms up
-            for name in PRECISIONS:
+            for name in benchmark.precisions:
                 spans = list(pool.map(evaluate_share, range(processes), [processes] * processes, [name] * processes))
                 if turn > 0:
                     seconds[name].append(max(end for _, end in spans) - min(start for start, _ in spans))

@@ -35,7 +35,6 @@ from models.flops import count_flops
 from models.module import extract_module
 from models.population_outputs import population_outputs
 from utils.datasets import Images, load_split
-from utils.device import PRECISIONS
 from utils.errors import run
 
 SIZES = {
@@ -61,7 +60,7 @@ def main() -> None:
         return Work(lambda: population_outputs(model, masks[:count], [target_class] * count, pixels), count)
 
     works = {"naive": Work(lambda: naive.module_outputs(model, masks[0], target_class, images, stage.device))}
-    for name, dtype in PRECISIONS.items():
+    for name, dtype in benchmark.precisions.items():
         works[f"prepare {name}"] = Work(lambda d=dtype: resident(images, stage, d))
         works[f"one {name}"] = evaluate(dtype, 1)
         works[f"all {name}"] = evaluate(dtype, len(masks))
@@ -73,15 +72,17 @@ def main() -> None:
         must_agree(difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())), f"outputs by {difference}")
     comparison = [
         compare(f"{count} {name}", "chromosome", timings["naive"], timings[f"{count} {name}"])
-        for name in PRECISIONS
+        for name in benchmark.precisions
         for count in ("one", "all")
     ]
     flops = [count_flops(extract_module(model, mask, target_class)) for mask in masks]
     speed = speed_rows(benchmark, timings, flops, len(images))
-    effect = [effect_of_bfloat16(model, first[:, 0], images, benchmark, timings)]
+    effect = [{"float32 - naive, max": float(np.abs(timings["one float32"].result[0] - expected).max())}]
+    if "bfloat16" in benchmark.precisions:
+        effect[0] |= effect_of_bfloat16(model, first[:, 0], images, benchmark)
     show_rows(f"one or all of {len(masks)} chromosomes; the naive side: one, in float32", comparison)
     show_rows(f"speed; FLOPs of a module and an image by torch's counter: {statistics.mean(flops):,.0f}", speed)
-    show_rows(f"float32 against naive, bfloat16 against float32, on {len(images)} images", effect)
+    show_rows(f"float32 against naive, and bfloat16 against float32, on {len(images)} images", effect)
     save_benchmark(benchmark, {"comparison": comparison, "speed": speed, "effect_of_bfloat16": effect})
 
 
@@ -92,13 +93,13 @@ def speed_rows(
     device, repetitions = benchmark.stage.device, benchmark.repetitions
     peaks = {
         dtype: (convolution_peak(device, dtype, repetitions), matmul_peak(device, dtype, repetitions))
-        for dtype in PRECISIONS.values()
+        for dtype in benchmark.precisions.values()
     }
     rows = []
-    for name in ("naive", *(f"{count} {precision}" for precision in PRECISIONS for count in ("one", "all"))):
+    for name in ("naive", *(f"{count} {precision}" for precision in benchmark.precisions for count in ("one", "all"))):
         timing = timings[name]
         rate = statistics.mean(flops[: timing.units]) * num_images / timing.per_unit / 1e9
-        convolution, product = peaks[PRECISIONS[name.split()[-1]] if " " in name else torch.float32]
+        convolution, product = peaks[benchmark.precisions[name.split()[-1]] if " " in name else torch.float32]
         prepare = timings.get(f"prepare {name.split()[-1]}")
         rows.append(
             {
@@ -116,9 +117,7 @@ def speed_rows(
     return rows
 
 
-def effect_of_bfloat16(
-    model: CNN, masks: np.ndarray, images: Images, benchmark: Benchmark, timings: dict[str, Timing]
-) -> dict[str, Any]:
+def effect_of_bfloat16(model: CNN, masks: np.ndarray, images: Images, benchmark: Benchmark) -> dict[str, Any]:
     """How much bfloat16 changes the outputs of one module per class, masks (classes, K), and what they decide."""
     classes = list(range(len(masks)))
     exact, rounded = (
@@ -128,7 +127,6 @@ def effect_of_bfloat16(
     difference = np.abs(rounded - exact)
     decisions = exact.argmax(0), rounded.argmax(0)
     return {
-        "float32 - naive, max": float(np.abs(timings["one float32"].result[0] - timings["naive"].result).max()),
         "bfloat16 - float32, mean": float(difference.mean()),
         "max": float(difference.max()),
         "standard deviation of outputs": float(exact.std()),

@@ -31,7 +31,13 @@ def end_with_parent() -> None:
 
 
 def prepare(
-    barrier: Barrier, model_name: str, dataset: str, assignments: list[str], threads: int, sizes: list[int]
+    barrier: Barrier,
+    model_name: str,
+    dataset: str,
+    assignments: list[str],
+    threads: int,
+    sizes: list[int],
+    precisions: list[str],
 ) -> None:
     """Load everything; called once in a new process."""
     end_with_parent()
@@ -41,7 +47,7 @@ def prepare(
     model = load_strong_model(stage.config, stage.artifacts, stage.device)
     images = load_split(stage.config).valid.first(num_images)
     masks = first_masks(stage, model, images, num_chromosomes)[0]
-    pixels = {name: resident(images, stage, dtype) for name, dtype in PRECISIONS.items()}
+    pixels = {name: resident(images, stage, PRECISIONS[name]) for name in precisions}
 
     def evaluate(share: int, shares: int, precision: str) -> None:
         mine = masks[share::shares]

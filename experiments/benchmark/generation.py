@@ -33,7 +33,6 @@ from models.known_outputs import outputs_with_known
 from models.population_outputs import population_outputs
 from models.strong_model import load_strong_model
 from utils.datasets import load_split
-from utils.device import PRECISIONS
 from utils.errors import UserError, run
 from utils.kernel_groups import genome_layout, kernel_groups
 from utils.search_log import load_log
@@ -82,10 +81,10 @@ def main() -> None:
         ]
         return np.stack(outputs).reshape(len(classes), count, -1)
 
-    works = {name: evaluate(dtype) for name, dtype in PRECISIONS.items()}
+    works = {name: evaluate(dtype) for name, dtype in benchmark.precisions.items()}
     naive_share = count / config.population
     timings = time_in_turns({"naive": Work(evaluate_naively), **works}, benchmark.repetitions, stage.device)
-    outputs = {name: [rows for rows, _ in timings[name].result] for name in PRECISIONS}
+    outputs = {name: [rows for rows, _ in timings[name].result] for name in benchmark.precisions}
     expected = timings["naive"].result
     difference = max(float(np.abs(outputs["float32"][c][-count:] - expected[c]).max()) for c in classes)
     must_agree(difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())), f"outputs by {difference}")
@@ -94,7 +93,7 @@ def main() -> None:
         name: time_in_turns(
             {"fast": Work(lambda n=name: score(outputs[n], fast=True))}, benchmark.repetitions, stage.device
         )["fast"]
-        for name in PRECISIONS
+        for name in benchmark.precisions
     }
     slow_scoring = time_in_turns(
         {"naive": Work(lambda: score(outputs["float32"], fast=False))}, 1, stage.device, warm_up=False
@@ -105,7 +104,7 @@ def main() -> None:
 
     naive_evaluation = scaled(timings["naive"], 1 / naive_share)
     rows = []
-    for name in PRECISIONS:
+    for name in benchmark.precisions:
         rows += [
             compare(f"evaluation, {name}", "generation", naive_evaluation, timings[name]),
             compare(f"scoring, {name}", "generation", slow_scoring, fast_scoring[name]),
@@ -122,8 +121,10 @@ def main() -> None:
     life = [shared_in_life(model, masks, [run for _, run in timings["float32"].result])]
     life[0]["ensembles"] = others.num_scored
     life[0]["best ensemble, float32"] = float(others.ensemble_accuracy[0])
-    life[0]["bfloat16"] = float(fast_scoring["bfloat16"].result.ensemble_accuracy[0])
-    life[0]["same best"] = bool(np.array_equal(others.ensembles[0], fast_scoring["bfloat16"].result.ensembles[0]))
+    if "bfloat16" in fast_scoring:
+        rounded = fast_scoring["bfloat16"].result
+        life[0]["bfloat16"] = float(rounded.ensemble_accuracy[0])
+        life[0]["same best"] = bool(np.array_equal(others.ensembles[0], rounded.ensembles[0]))
     life[0]["as recorded"] = bool(np.array_equal(others.fitness, recorded_fitness(stage, generation)))
     show_rows(f"generation {generation}: {config.num_classes} classes, {len(images)} images", life)
     show_rows(

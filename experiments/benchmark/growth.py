@@ -50,8 +50,10 @@ def main() -> None:
         "classes": max(2, benchmark.stage.config.num_classes // 2 ** (sizes["steps"] - 1)),
     }
     tables = {
-        "evaluation_float32": grow(benchmark, evaluation, lambda point: evaluate(benchmark, point, torch.float32)),
-        "evaluation_bfloat16": grow(benchmark, evaluation, lambda point: evaluate(benchmark, point, torch.bfloat16)),
+        **{
+            f"evaluation_{name}": grow(benchmark, evaluation, lambda point, d=dtype: evaluate(benchmark, point, d))
+            for name, dtype in benchmark.precisions.items()
+        },
         "scoring": grow(benchmark, scoring, lambda point: score(benchmark, point)),
     }
     for title, rows in tables.items():

@@ -64,19 +64,16 @@ def main() -> None:
 
         works = {
             "naive": Work(slow, steps),
-            "float32": Work(lambda: fast(torch.float32), steps),
-            "bfloat16": Work(lambda: fast(torch.bfloat16), steps),
+            **{name: Work(lambda d=dtype: fast(d), steps) for name, dtype in benchmark.precisions.items()},
         }
         timings = time_in_turns(works, benchmark.repetitions, stage.device)
     # Of a dropped kernel the naive way pools zeros and so hears of an arbitrary place; of kept ones both hear the same.
     expected, found = (timings[side].result * masks for side in ("naive", "float32"))
-    must_agree(
-        bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max()),
-        "the gradient of the kept kernels' masks",
-    )
+    agree = bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
+    must_agree(agree, "the gradient of the kept kernels' masks")
     rows = [
         compare(f"gradient of all masks, {name}", "step", timings["naive"], timings[name])
-        for name in ("float32", "bfloat16")
+        for name in benchmark.precisions
     ]
     show_rows(f"{len(images)} images a step, {len(masks)} modules", rows)
     save_benchmark(benchmark, {"comparison": rows})

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.device import num_cores
+from utils.device import PRECISIONS, is_fast_in, num_cores
 from utils.files import save_text
 from utils.stage import OneLineParser, Stage, open_stage, show_table, stage_parser
 
@@ -43,6 +43,7 @@ class Benchmark:
     sizes: dict[str, int]
     threads: int
     repetitions: int
+    precisions: dict[str, torch.dtype]  # of the fast side: float32, and bfloat16 where the device is fast in it
 
 
 def benchmark_parser(documentation: str | None, sizes: dict[str, Size]) -> OneLineParser:
@@ -51,6 +52,9 @@ def benchmark_parser(documentation: str | None, sizes: dict[str, Size]) -> OneLi
     parser.add_argument("--threads", type=_positive, help="CPU threads, of both sides; default: one per core")
     parser.add_argument("--repetitions", type=_positive, help="measurements of each; default 5, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="measure it where the device has no instructions for it, too"
+    )
     for name, size in sizes.items():
         option = f"--{name}"
         parser.add_argument(option, type=_positive, help=f"{size.sentence}; default {size.full}, quick {size.quick}")
@@ -71,7 +75,13 @@ def open_benchmark(arguments: Namespace, name: str, sizes: dict[str, Size]) -> B
     resolved = {
         key: getattr(arguments, key) or (size.quick if arguments.quick else size.full) for key, size in sizes.items()
     }
-    benchmark = Benchmark(name, stage, resolved, threads, arguments.repetitions or (1 if arguments.quick else 5))
+    precisions = {
+        precision: dtype
+        for precision, dtype in PRECISIONS.items()
+        if arguments.bfloat16 or is_fast_in(dtype, stage.device)
+    }
+    repetitions = arguments.repetitions or (1 if arguments.quick else 5)
+    benchmark = Benchmark(name, stage, resolved, threads, repetitions, precisions)
     print(", ".join(f"{key}: {value}" for key, value in machine(benchmark).items()))
     print(", ".join(f"{key}: {value}" for key, value in resolved.items()), flush=True)
     return benchmark
@@ -84,6 +94,7 @@ def machine(benchmark: Benchmark) -> dict[str, Any]:
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cores": num_cores(),
         "threads": benchmark.threads,
+        "precisions": " ".join(benchmark.precisions),
         "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "torch": torch.__version__,

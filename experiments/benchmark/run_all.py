@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--threads", help="CPU threads, of both sides; default: one per core")
     parser.add_argument("--repetitions", help=f"measurements of each; default {REPETITIONS}, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--bfloat16", action="store_true", help="also where the device has no instructions for it")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     more = [word for assignment in arguments.set for word in ("--set", assignment)]
     more += ["--threads", arguments.threads] if arguments.threads else []
     more += ["--quick"] if arguments.quick else []
+    more += ["--bfloat16"] if arguments.bfloat16 else []
     more += ["--repetitions", arguments.repetitions or ("1" if arguments.quick else REPETITIONS)]
 
     def chosen(command: str) -> list[str]:

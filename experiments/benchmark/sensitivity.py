@@ -24,7 +24,6 @@ from subjects import resident
 from models.layer_sensitivity import layer_sensitivity, tied_layers
 from models.strong_model import load_strong_model
 from utils.datasets import load_split
-from utils.device import PRECISIONS
 from utils.errors import run
 from utils.images import to_device
 from utils.kernel_importance import kernel_importance
@@ -57,7 +56,7 @@ def main() -> None:
         return accuracies
 
     def fast(name: str) -> Work:
-        normalised = resident(images, stage, PRECISIONS[name])
+        normalised = resident(images, stage, benchmark.precisions[name])
         return Work(
             lambda: {
                 layer: layer_sensitivity(model, importance, layer, ratios, normalised, images.labels)
@@ -66,14 +65,14 @@ def main() -> None:
             len(points),
         )
 
-    works = {"naive": Work(slow, count), **{name: fast(name) for name in PRECISIONS}}
+    works = {"naive": Work(slow, count), **{name: fast(name) for name in benchmark.precisions}}
     timings = time_in_turns(works, min(3, benchmark.repetitions), stage.device, warm_up=False)
-    curves = {name: timings[name].result for name in PRECISIONS}
+    curves = {name: timings[name].result for name in benchmark.precisions}
     for (layer, index), accuracy in zip(chosen, timings["naive"].result, strict=True):
         difference = abs(accuracy - float(curves["float32"][layer][index, 1])) * len(images)
         must_agree(difference < 1.5, f"conv {layer} at {ratios[index]} by {difference:.1f} images")  # one may be a tie
-    rows = [compare(f"all layers, {name}", "point", timings["naive"], timings[name]) for name in PRECISIONS]
-    for row, name in zip(rows, PRECISIONS, strict=True):
+    rows = [compare(f"all layers, {name}", "point", timings["naive"], timings[name]) for name in benchmark.precisions]
+    for row, name in zip(rows, benchmark.precisions, strict=True):
         row["whole, fast s"] = timings[name].per_unit * len(points)
         row["whole, naive s"] = timings["naive"].per_unit * len(points)
         changes = [abs(curves[name][layer][:, 1] - curves["float32"][layer][:, 1]).max() for layer in curves[name]]

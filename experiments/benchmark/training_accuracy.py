@@ -18,7 +18,6 @@ from models.cnn import CNN
 from models.registry import build_network
 from models.strong_model import strong_model_training
 from utils.datasets import load_split
-from utils.device import PRECISIONS
 from utils.errors import run
 from utils.seeds import torch_seed
 from utils.training import count_right, predict, train
@@ -47,7 +46,7 @@ def main() -> None:
 
         return train_fast
 
-    ways = {"naive": slow, **{name: fast(dtype) for name, dtype in PRECISIONS.items()}}
+    ways = {"naive": slow, **{name: fast(dtype) for name, dtype in benchmark.precisions.items()}}
     rows = []
     for what, train_one in ways.items():
         right = []

@@ -27,7 +27,6 @@ from models.cnn import CNN
 from models.registry import build_network
 from models.strong_model import strong_model_training
 from utils.datasets import load_split
-from utils.device import PRECISIONS
 from utils.errors import run
 from utils.seeds import torch_seed
 from utils.training import train
@@ -78,9 +77,9 @@ def main() -> None:
         )
         return training.history[0].train_loss, training.history[-1].seconds
 
-    ways = {"naive": slow, **{name: lambda d=dtype: fast(d, False) for name, dtype in PRECISIONS.items()}}
+    ways = {"naive": slow, **{name: lambda d=dtype: fast(d, False) for name, dtype in benchmark.precisions.items()}}
     if arguments.compile:
-        ways |= {f"{name}, compiled": lambda d=dtype: fast(d, True) for name, dtype in PRECISIONS.items()}
+        ways |= {f"{name}, compiled": lambda d=dtype: fast(d, True) for name, dtype in benchmark.precisions.items()}
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(benchmark.repetitions + 1):  # the first one warms up
         for name, way in ways.items():
