@@ -12,7 +12,7 @@ from utils.datasets import load_split
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.images import normalise, to_device
-from utils.recorded_settings import agree_on, fingerprint
+from utils.recorded_settings import agree_on, check_importance_fits, fingerprint
 from utils.sensitivity import top_ratio_masks
 from utils.stage import Stage
 
@@ -46,7 +46,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
         "images": len(valid),
         "images_crc32": fingerprint(valid),
         "precision": stage.precision,
-        "strong_model_sha256": sha256_of(artifacts.entire_model.path),
+        "strong_model_sha256": check_importance_fits(artifacts),
         "kernel_importance_sha256": sha256_of(artifacts.kernel_importance.path),
     }
     path = artifacts.sensitivity_settings

@@ -3,16 +3,20 @@
     python kernel_importance_analyzer.py --model simcnn_x0_25 --dataset digits
 
 Writes data/MODEL_DATASET/kernel_importance/avg_L1.npy: (classes, K) float32, the mean L1 norm of each kernel's
-feature map over the class's validation images that the model is sure of. Method: Qi et al., ASE 2022, section 3.1.
+feature map over the class's validation images that the model is sure of; and beside it what it was measured with,
+so that it is not used for another strong model. Method: Qi et al., ASE 2022, section 3.1.
 """
 
 import numpy as np
 
 from models.strong_model import load_strong_model
+from utils.checked_text import save_json
 from utils.datasets import load_split
 from utils.errors import UserError, run
+from utils.files import sha256_of
 from utils.images import to_device
 from utils.kernel_importance import kernel_importance, random_importance
+from utils.recorded_settings import fingerprint
 from utils.stage import open_stage, show_table, stage_parser
 
 
@@ -42,6 +46,13 @@ def main() -> None:
         )
     file = stage.artifacts.kernel_importance
     file.save(importance)
+    made_with = {
+        "importance_mode": config.importance_mode,
+        "importance_confidence": config.importance_confidence,
+        "strong_model_sha256": sha256_of(stage.artifacts.entire_model.path),
+        "images_crc32": fingerprint(split.valid),
+    }
+    save_json(stage.artifacts.importance_settings, made_with)  # last: an interrupted analysis is of no strong model
     print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")
 
 

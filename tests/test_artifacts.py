@@ -55,3 +55,30 @@ def test_an_array_is_saved_in_the_contracts_type(tmp_path: Path) -> None:
     assert file.load(3).tolist() == [True, False, True]
     with pytest.raises(UserError, match=r"expected bool of shape \(4,\), found bool of shape \(3,\)"):
         file.load(4)
+
+
+def test_hints_repeat_this_runs_settings() -> None:
+    artifacts = Artifacts(Path("/root_dir"), "simcnn", "cifar10", ("epochs=3", "weak_classes=a b,c"))
+    assert artifacts.command("train.py", "--fresh") == (
+        "python train.py --model simcnn --dataset cifar10 --set epochs=3 --set 'weak_classes=a b,c' --fresh"
+    )
+
+
+def test_what_is_damaged_is_made_again_and_what_cannot_be_read_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Artifacts(tmp_path, "simcnn", "cifar10").module_kernels(0)
+    file.save(np.array([True, False]))
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(UserError, match=r"cannot read .*class_0_kernels\.npy: Input/output error; mend that"):
+            file.load_if_whole(2)
+    assert file.load_if_whole(2).tolist() == [True, False]
+    file.path.write_bytes(file.path.read_bytes()[:-1])
+    assert file.load_if_whole(2) is None
+    assert not file.exists()
+    assert "damaged, so removed and made again" in capsys.readouterr().out

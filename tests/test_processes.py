@@ -13,6 +13,8 @@ from utils.processes import ProcessGroup, last_lines
 SCRIPT = """
 import os, signal, sys, time
 task, *words = sys.argv[1:]
+if task == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
 print("task", task, *words, flush=True)
 if task == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -82,6 +84,16 @@ def test_a_log_that_cannot_be_written_is_one_line(script: Path, tmp_path: Path) 
 def test_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"a\n\n b \n\xff\n")
-    assert last_lines(log) == "a | b | \ufffd"
+    assert last_lines(log, 0) == "a | b | \ufffd"
+    assert last_lines(log, 3) == "b | \ufffd"
     log.write_text("")
-    assert last_lines(log) == ""
+    assert last_lines(log, 0) == ""
+
+
+def test_an_earlier_run_is_not_quoted(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.log").write_text("an earlier run\n")
+    message = r"bad was ended by SIGKILL: it said nothing \(whole log"
+    with pytest.raises(UserError, match=message), ProcessGroup(tmp_path) as group:
+        group.start("bad", script, ["killed"])
+        group.wait(lambda: None)
+    assert (tmp_path / "bad.log").read_text() == "an earlier run\n"

@@ -4,11 +4,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import random_images
 
+from utils.artifacts import Artifacts
+from utils.checked_text import save_json
 from utils.errors import UserError
-from utils.files import create_text
-from utils.recorded_settings import agree_on, differences, fingerprint
+from utils.files import create_text, sha256_of
+from utils.recorded_settings import agree_on, check_importance_fits, differences, fingerprint
 
 
 def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
@@ -17,6 +20,14 @@ def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
         agree_on(tmp_path / "new" / "settings.json", settings, again="anew")
     with pytest.raises(UserError, match=r"new was made with other settings \(seed: 0 there, 1 now\): .* with: anew"):
         agree_on(tmp_path / "new" / "settings.json", {**settings, "seed": 1}, again="anew")
+
+
+@pytest.mark.parametrize("name", ["gen_000_exp_0_pop.npy", "round_00.pth"])
+def test_files_that_lost_their_settings_are_not_gone_on_with(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"missing .*settings\.json: nobody knows what {name} was made with; .*: anew"):
+        agree_on(tmp_path / "settings.json", {"seed": 0}, again="anew")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_differences_list_what_only_one_has() -> None:
@@ -57,6 +68,17 @@ def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.Monke
     assert create_text(tmp_path / "a", "first")
     assert not create_text(tmp_path / "a", "second")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "first")]
+
+
+def test_importance_is_of_one_strong_model(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path, "simcnn", "digits")
+    artifacts.entire_model.save({"weight": torch.zeros(1)})
+    assert check_importance_fits(artifacts) == sha256_of(artifacts.entire_model.path)  # nobody knows, so it may
+    save_json(artifacts.importance_settings, {"strong_model_sha256": sha256_of(artifacts.entire_model.path)})
+    assert check_importance_fits(artifacts) == sha256_of(artifacts.entire_model.path)
+    artifacts.entire_model.save({"weight": torch.ones(1)})
+    with pytest.raises(UserError, match=r"kernel_importance is of another strong model .*kernel_importance_analyzer"):
+        check_importance_fits(artifacts)
 
 
 def test_the_fingerprint_is_of_pixels_and_labels() -> None:

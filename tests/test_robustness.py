@@ -106,7 +106,7 @@ def test_run_all_names_every_command_and_makes_one_table(neighbour) -> None:
 def test_what_was_lost_ends_with_exit_code_1(neighbour, root_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faults = neighbour("faults")
     with pytest.raises(SystemExit) as end:
-        faults.report("x", root_dir, [faults.Finding("a", 3, 3, ""), faults.Finding("b", 3, 2, "")], {"more": 1})
+        faults.conclude("x", root_dir, [faults.Finding("a", 3, 3, ""), faults.Finding("b", 3, 2, "")], {"more": 1})
     assert end.value.code == 1
     assert "error: not everything held: b" in capsys.readouterr().err
     assert json.loads((root_dir / "data" / "robustness" / "x.json").read_text())["more"] == 1

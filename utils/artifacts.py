@@ -1,5 +1,6 @@
 """The files that the stages hand to each other: their names, types and makers, in one place."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils import files
-from utils.errors import UserError
+from utils.errors import DamagedFile
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ArrayFile:
             return None
         try:
             return self.load(*shape)
-        except UserError:
+        except DamagedFile:
             self.path.unlink(missing_ok=True)
             print(f"damaged, so removed and made again: {self.path}", flush=True)
             return None
@@ -88,6 +89,7 @@ class Artifacts:
     root_dir: Path
     model: str
     dataset: str
+    assignments: tuple[str, ...] = ()  # the `--set NAME=VALUE` of this run, which hints repeat
 
     @property
     def folder(self) -> Path:
@@ -95,8 +97,9 @@ class Artifacts:
         return self.root_dir / "data" / f"{self.model}_{self.dataset}"
 
     def command(self, script: str, *more: str) -> str:
-        """The command line of a stage for this model and dataset."""
-        return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *more])
+        """The command line of a stage for this model and dataset, with the settings of this run."""
+        sets = [f"--set {shlex.quote(assignment)}" for assignment in self.assignments]
+        return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *sets, *more])
 
     # Who may write: one process each. Beside the folder, which is set aside as a whole.
     @property
@@ -173,6 +176,11 @@ class Artifacts:
         """(ratios, 2) float32: ratio, accuracy of the composed model."""
         path = self.folder / "layer_sensitivity" / f"layer_{layer:02d}.npy"
         return ArrayFile(path, "float32", self.command("scripts/run_layer_sensitivity_analyzer.py"))
+
+    @property
+    def importance_settings(self) -> Path:
+        """What the importance was measured with."""
+        return self.kernel_importance.path.with_name("settings.json")
 
     @property
     def sensitivity_settings(self) -> Path:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from utils.errors import UserError, reason
+from utils.errors import DamagedFile, UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # that are hashed at a time
@@ -113,7 +113,9 @@ def read_text(path: Path, made_by: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise missing(path, made_by) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
         raise damaged(path, made_by, str(error)) from None
 
 
@@ -173,7 +175,9 @@ def load_array(
             values = np.frombuffer(content, found_dtype, offset=offset).reshape(found_shape).copy()
     except FileNotFoundError:
         raise missing(path, made_by) from None
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, OverflowError, MemoryError) as error:
         raise damaged(path, made_by, reason(error)) from None
     if found_dtype.kind == "f" and not np.isfinite(values).all():
         raise damaged(path, made_by, "it holds NaN or infinity")
@@ -231,6 +235,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise missing(path, made_by) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     except Exception as error:  # whatever a damaged or hostile file makes zipfile and torch raise
         raise damaged(path, made_by, f"not a checkpoint that loads safely: {reason(error)[:120]}") from None
     if not isinstance(state, dict):
@@ -256,9 +262,14 @@ def missing(path: Path, made_by: str) -> UserError:
     return UserError(f"missing {path}; first run: {made_by}")
 
 
-def damaged(path: Path, made_by: str, reason: str) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The error for a file that may be whole, and cannot be read now."""
+    return UserError(f"cannot read {path}: {reason(error)}; mend that and try again")
+
+
+def damaged(path: Path, made_by: str, reason: str) -> DamagedFile:
     """The error for a file that is not what its stage writes."""
-    return UserError(f"cannot use {path}: {reason}; set it aside and make it again with: {made_by}")
+    return DamagedFile(f"cannot use {path}: {reason}; set it aside and make it again with: {made_by}")
 
 
 def sha256_of(path: Path) -> str:

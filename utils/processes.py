@@ -1,6 +1,7 @@
 """Several processes that work together: they fail together, and none is left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    log_start: int  # bytes of earlier runs in it
 
 
 class ProcessGroup:
@@ -60,10 +62,11 @@ class ProcessGroup:
         environment = {**os.environ, LAUNCHER_VARIABLE: str(os.getpid())}
         try:
             self.log_folder.mkdir(parents=True, exist_ok=True)
+            log_start = log.stat().st_size if log.exists() else 0
             with log.open("ab") as output, signals_held_back():  # or one would be started and not be in the list
                 command = [sys.executable, str(script), *arguments]
                 process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-                self.children.append(Child(name, process, log))
+                self.children.append(Child(name, process, log, log_start))
         except OSError as error:
             raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
 
@@ -73,16 +76,23 @@ class ProcessGroup:
         while running:
             for child in running:
                 if child.process.poll() not in (None, 0):
-                    raise UserError(
-                        f"{child.name} ended with exit code {child.process.returncode}: {last_lines(child.log)} "
-                        f"(whole log: {child.log})"
-                    )
+                    said = last_lines(child.log, child.log_start) or "it said nothing"
+                    raise UserError(f"{child.name} {how_it_ended(child.process)}: {said} (whole log: {child.log})")
             running = [child for child in running if child.process.poll() is None]
             while_waiting()
             time.sleep(0.1)
 
 
-def last_lines(log: Path) -> str:
-    """The last lines of a log, on one line."""
-    with log.open(encoding="utf-8", errors="replace") as file:
-        return " | ".join(line.strip() for line in deque(file, LAST_LINES) if line.strip())
+def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    """For people: the exit code of a process that has ended, or the signal that ended it."""
+    if process.returncode >= 0:
+        return f"ended with exit code {process.returncode}"
+    return f"was ended by {signal.Signals(-process.returncode).name}"
+
+
+def last_lines(log: Path, start: int) -> str:
+    """The last lines of a log from byte `start` on, on one line."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = (line.decode(errors="replace").strip() for line in deque(file, LAST_LINES))
+        return " | ".join(line for line in lines if line)

@@ -9,7 +9,7 @@ from utils.disk import check_room, readable
 from utils.errors import UserError
 from utils.files import damaged, set_aside, sha256_of
 from utils.locks import check_nobody_holds
-from utils.recorded_settings import agree_on, fingerprint
+from utils.recorded_settings import agree_on, check_importance_fits, fingerprint
 from utils.search_log import Generation, is_over, load_end, load_log, save_log
 from utils.search_population import last_gradient_round
 from utils.stage import Stage
@@ -48,7 +48,7 @@ def agree_on_settings(stage: Stage, images: Images) -> None:
     settings: dict[str, Any] = {name: config[name] for name in SEARCH_SETTINGS}
     settings["seed"] = stage.seed
     settings["precision"] = stage.precision
-    settings["strong_model_sha256"] = sha256_of(stage.artifacts.entire_model.path)
+    settings["strong_model_sha256"] = check_importance_fits(stage.artifacts)
     settings["kernel_importance_sha256"] = sha256_of(stage.artifacts.kernel_importance.path)
     settings["images_crc32"] = fingerprint(images)
     if stage.config.init_pop_mode == "gradient":

@@ -66,7 +66,8 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
         print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
     if arguments.set:
         print(f"for this run: {' '.join(arguments.set)}", flush=True)
-    return Stage(config, Artifacts(root_dir, config.model, config.dataset), device, dtype, global_configure.seed)
+    artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
+    return Stage(config, artifacts, device, dtype, global_configure.seed)
 
 
 def check_class(target_class: int, config: Config) -> None:

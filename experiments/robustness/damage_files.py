@@ -33,10 +33,10 @@ from faults import (
     WEAK_TRAIN,
     Finding,
     Script,
+    conclude,
     copy,
     fault_parser,
     faults_of,
-    report,
     result_of,
     run_to_end,
     stage_in,
@@ -45,7 +45,7 @@ from faults import (
 )
 
 import global_configure
-import report.figures_of_model
+import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from models.mask_search import MaskLearner, MaskSettings
 from models.modularization import load_modularization
 from models.modules_on_disk import load_kernel_mask, load_module
@@ -61,7 +61,7 @@ from utils.files import load_checkpoint, save_array, save_checkpoint
 from utils.gradient_log import load_rounds
 from utils.images import to_device
 from utils.kernel_groups import genome_layout
-from utils.recorded_settings import agree_on
+from utils.recorded_settings import agree_on, check_importance_fits
 from utils.search_log import load_end
 from utils.search_state import agree_on_settings, resume_search
 from utils.stage import Stage
@@ -147,6 +147,9 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         ),
         "training state": Kind(artifacts.training_state.path, training_state, [TRAIN]),
         "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
+        "kernel importance's settings": Kind(
+            artifacts.importance_settings, lambda: check_importance_fits(artifacts), [SENSITIVITY]
+        ),
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
         ),
@@ -307,7 +310,7 @@ def main() -> None:
             run_to_end(scripts, root)
         through_loaders = load_damaged(copy(root, "loaders"), arguments.count, arguments.seed)
         through_scripts = run_damaged(root, arguments.runs, arguments.seed)
-    report(
+    conclude(
         "damage_files",
         folder,
         [

@@ -24,12 +24,12 @@ from faults import (
     Finding,
     Running,
     Script,
+    conclude,
     copy,
     count_files,
     fault_parser,
     faults_of,
     processes_of,
-    report,
     run_to_end,
     stage_in,
     start_python,
@@ -62,7 +62,7 @@ def main() -> None:
     slowest = max(launch["seconds until all had ended"] for launch in launches)
     held = sum(launch["left behind"] == 0 and launch["one line"] for launch in launches)
     figures = f"{left} processes left behind; all had ended {slowest:.1f} s after the fault at the latest"
-    report(
+    conclude(
         "failed_launches", folder, [Finding("failed launches", len(launches), held, figures)], {"launches": launches}
     )
 
@@ -85,7 +85,7 @@ def fail(root: Path, fault: str, random: np.random.Generator) -> dict[str, Any]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     said = launcher.said()
-    complaints = [line for line in said.splitlines() if line.startswith(("error:", "interrupted:"))]
+    complaints = [line for line in said.splitlines() if line.startswith(("error:", "interrupted"))]
     # Before its first line the launcher is still being imported, and a signal is Python's to answer.
     one_line = not said.startswith("root_dir:") or ("Traceback" not in said and len(complaints) <= 1)
     return {

@@ -320,7 +320,7 @@ def faults_of(seed: int, what: str, *numbers: int) -> np.random.Generator:
     return generator(seed, f"faults: {what}", *numbers)
 
 
-def report(name: str, folder: Path, findings: list[Finding], details: dict[str, Any]) -> None:
+def conclude(name: str, folder: Path, findings: list[Finding], details: dict[str, Any]) -> None:
     """Print the rows, write `data/robustness/NAME.json` in `folder`, and end with exit code 1 where something was
     lost."""
     show_table(["what", "tried", "held", "figures"], [[row.what, row.tried, row.held, row.figures] for row in findings])

@@ -25,12 +25,12 @@ from faults import (
     Finding,
     Running,
     Script,
+    conclude,
     copy,
     count_files,
     fault_parser,
     faults_of,
     processes_of,
-    report,
     result_of,
     start_forked,
     start_python,
@@ -38,7 +38,7 @@ from faults import (
 )
 
 import global_configure
-import report.figures_of_model
+import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from utils.errors import UserError, run
 
 DISK_MIB = 512
@@ -71,7 +71,7 @@ def main() -> None:
             if what == arguments.last_stage:
                 break
             ready = copy(undisturbed, "ready")
-    report("full_disk", folder, [finding(rows, way) for way in ("full", "read-only")], {"faults": rows})
+    conclude("full_disk", folder, [finding(rows, way) for way in ("full", "read-only")], {"faults": rows})
 
 
 def finding(rows: list[dict[str, Any]], way: str) -> Finding:

@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from faults import PATIENCE, Finding, fault_parser, faults_of, report, stage_in, workshop
+from faults import PATIENCE, Finding, conclude, fault_parser, faults_of, stage_in, workshop
 from fuzz_targets import SETTING_UP, TARGETS, Target, go_offline, make_seeds
 
 import global_configure
@@ -54,7 +54,7 @@ def main() -> None:
     fine = total["accepted"] + total["refused"]
     figures = f"{len(results)} loaders; {total['accepted']} loaded, {total['refused']} refused with one line"
     tried = arguments.inputs * len(results)
-    report(
+    conclude(
         "fuzz_loaders",
         folder,
         [Finding("mutated and random inputs", tried, fine, figures)],

@@ -20,8 +20,8 @@ from faults import (
     TRAIN,
     Running,
     Script,
+    conclude,
     fault_parser,
-    report,
     run_to_end,
     start_forked,
     start_python,
@@ -51,7 +51,7 @@ def main() -> None:
         findings, details = kill_until(
             f"search, {arguments.way}", scripts, start, ready, arguments.kills, arguments.seed
         )
-    report(f"kill_search_{arguments.way}", folder, findings, details)
+    conclude(f"kill_search_{arguments.way}", folder, findings, details)
 
 
 if __name__ == "__main__":

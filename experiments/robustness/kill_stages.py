@@ -15,9 +15,9 @@ from faults import (
     SEARCH,
     STAGES,
     Finding,
+    conclude,
     copy,
     fault_parser,
-    report,
     run_to_end,
     start_forked,
     workshop,
@@ -25,7 +25,7 @@ from faults import (
 from killing import kill_until
 
 import global_configure
-import report.figures_of_model
+import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from utils.errors import run
 
 
@@ -44,7 +44,7 @@ def main() -> None:
             rows, details[what] = kill_until(what, [script], start_forked, ready, arguments.kills, arguments.seed)
             findings += rows
             ready = copy(place / "undisturbed", "ready")
-    report("kill_stages", folder, findings, details)
+    conclude("kill_stages", folder, findings, details)
 
 
 if __name__ == "__main__":
