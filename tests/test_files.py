@@ -295,7 +295,7 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
         lambda: read_text(tmp_path, MAKER),
     ]
     for read in readers:
-        with pytest.raises(UserError, match=f"cannot use {tmp_path}"):
+        with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
             read()
 
 

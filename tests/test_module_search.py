@@ -462,7 +462,8 @@ def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, re
     line = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).refused(
         f"cannot use {artifacts.fitness(2).path}: its checksum does not match"
     )
-    assert line.endswith(f"again with: python module_recorder.py {' '.join(NAMES)} --checkpoint 1")
+    again = ["python", RECORDER, *WHOLE, "--set", "chosen_generation=3", "--checkpoint", "1"]
+    assert line.endswith(f"again with: {' '.join(again)}")
     back = ["--checkpoint", 1]
     run_main(RECORDER, *WHOLE, *back, root=searched).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
     explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)

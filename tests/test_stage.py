@@ -126,7 +126,6 @@ def test_show_table(capsys: pytest.CaptureFixture[str]) -> None:
         (SettingError("no such setting"), 2, "error: no such setting"),
         (WaitedTooLong("no explorer of class 3"), 3, "error: no explorer of class 3"),
         (KeyboardInterrupt(), 130, "interrupted: the same command goes on from the last whole state"),
-        (SystemExit(143), 143, "interrupted by SIGTERM: the same command goes on from the last whole state"),
         (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; mend that and try again"),
         (OSError("odd"), 2, "error: the system: odd; mend that and try again"),
     ],

@@ -1,16 +1,14 @@
 """What a user can mend is one clear line and exit code 2, never a traceback."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from configures.base import SettingError
-from utils.signals import SIGNALLED, ended_by_signals
+from utils.signals import ended_by_signals
 
 EXIT_BAD_INPUT = 2
 EXIT_WAITED_TOO_LONG = 3
-GOES_ON = "the same command goes on from the last whole state"
 
 
 class UserError(Exception):
@@ -42,11 +40,7 @@ def run(main: Callable[[], None]) -> None:
     except WaitedTooLong as error:
         _end(f"error: {error}", EXIT_WAITED_TOO_LONG)
     except KeyboardInterrupt:
-        _end(f"interrupted: {GOES_ON}", 130)
-    except SystemExit as end:
-        if isinstance(end.code, int) and end.code > SIGNALLED:
-            _end(f"interrupted by {signal.Signals(end.code - SIGNALLED).name}: {GOES_ON}", end.code)
-        raise
+        _end("interrupted: the same command goes on from the last whole state", 130)
     except BrokenPipeError:  # the reader of a pipe left; point stdout away so that the interpreter's flush is silent
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -21,7 +21,8 @@ def agree_on(path: Path, settings: dict[str, Any], *, again: str) -> None:
     checkpoints and lost the settings; `again` is the command that sets them aside.
     """
     # Looked for first: whoever wrote one had written the settings before.
-    found = next((file for pattern in ("*.npy", "*.pth") for file in path.parent.glob(pattern)), None)
+    made = (file for pattern in ("*.npy", "*.pth") for file in path.parent.glob(pattern))
+    found = next((file for file in made if file.is_file()), None)
     if found and not path.exists():
         raise UserError(f"missing {path}: nobody knows what {found.name} was made with; set it aside with: {again}")
     settings = json.loads(json.dumps(settings))  # lists in place of tuples, as they come back

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-SIGNALLED = 128  # a process that ends at a signal exits with this and the signal's number, as shells count
 ENDING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
 
 
@@ -25,7 +24,7 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.exit(SIGNALLED + number)
+        sys.exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in heeded}
     try:

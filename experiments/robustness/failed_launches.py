@@ -85,7 +85,7 @@ def fail(root: Path, fault: str, random: np.random.Generator) -> dict[str, Any]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     said = launcher.said()
-    complaints = [line for line in said.splitlines() if line.startswith(("error:", "interrupted"))]
+    complaints = [line for line in said.splitlines() if line.startswith(("error:", "interrupted:"))]
     # Before its first line the launcher is still being imported, and a signal is Python's to answer.
     one_line = not said.startswith("root_dir:") or ("Traceback" not in said and len(complaints) <= 1)
     return {
