@@ -131,3 +131,17 @@ def test_numbers_that_overflow_stop_with_where(
         done = run_main(script, *args, *SMALL, *more, root=root)
         done.refused("a module's outputs are NaN or infinite; retrain the strong model")
     assert not list(artifacts.sensitivity_settings.parent.glob("*.npy"))
+
+
+def test_importance_of_another_strong_model_is_refused(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+) -> None:
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
+    assert run_main("preprocess/kernel_importance_analyzer.py", *args, root=root).exit_code == 0
+    model = Artifacts(root, "simcnn_x0_25", "digits_5").entire_model
+    weights = model.load()
+    model.save({**weights, "convs.0.bias": weights["convs.0.bias"] + 0.1})
+    for script, more in ((ONE, ("--target_conv", 3)), ("module_explorer.py", ("--target_class", 0))):
+        done = run_main(script, *args, *SMALL, *more, root=root)
+        done.refused("kernel_importance is of another strong model", "python preprocess/kernel_importance_analyzer.py")

@@ -38,7 +38,7 @@ def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
     if dtype != torch.bfloat16:
         return True
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere, the first with them
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
