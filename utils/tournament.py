@@ -96,9 +96,9 @@ def score_population(
     groups = _singles(output_levels(outputs, labels), order)
     num_scored = 0
     while len(groups) > 1:
-        crossed = []
+        crossed, last = [], len(groups) == 2
         for left, right in zip(groups[::2], groups[1::2], strict=False):
-            group, accuracy, fitness = _cross(left, right, distances, rules, protected, threads, device)
+            group, accuracy, fitness = _cross(left, right, distances, rules, protected, threads, device, last)
             num_scored += len(left.members) * len(right.members)
             crossed.append(group)
         groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
@@ -140,8 +140,9 @@ def _cross(
     protected: Sequence[int] | None,
     threads: int | None,
     device: torch.device | None,
+    last: bool,
 ) -> tuple[Group, np.ndarray, np.ndarray]:
-    """The surviving ensembles of two groups, by falling fitness, with their accuracy and fitness."""
+    """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels."""
     classes = left.classes + right.classes
     num_own = right.own.stop - left.own.start
     ours, theirs = _ascending(left, left, right), _ascending(right, left, right)
@@ -167,7 +168,7 @@ def _cross(
         classes=classes,
         members=members[best_first],
         own=slice(left.own.start, right.own.stop),
-        levels=_joined_levels(left, right, e[best_first], f[best_first]),
+        levels=left.levels[:0] if last else _joined_levels(left, right, e[best_first], f[best_first]),
         distance_sum=distance_sum[best_first],
     )
     return group, accuracy[best_first], fitness[best_first]
