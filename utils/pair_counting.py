@@ -14,7 +14,7 @@ from utils.device import num_cores
 
 # Columns compared at a time: a count of at most 255 x 8 fits the eight byte-wide counters of a 64-bit word.
 COLUMN_BLOCK = 255 * 8
-COMPARED_BYTES = 192 * 2**10  # of comparisons held at a time, to stay in the processor's cache
+COMPARED_BYTES = 128 * 2**10  # of comparisons held at a time, to stay in the processor's cache
 THREAD_WORK = 8 * 2**20  # comparisons that are worth a thread
 
 
