@@ -5,6 +5,7 @@ as a tree over its conv layers: modules whose masks agree up to a layer share th
 batch, so what they have in common is computed once. Of the last FC layer only the target class's row is computed.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -96,12 +97,12 @@ def default_batch_size(architecture: Architecture, dtype: torch.dtype) -> int:
 def _parts(architecture: Architecture, masks: np.ndarray, images: Tensor) -> list[list[int]]:
     """The population's rows, neighbours in the tree beside each other, cut into parts whose weights fit in memory."""
     order = np.lexsort(masks.T[::-1])
-    widths = [masks[:, layer_slice].sum(1) for layer_slice in architecture.layer_slices]
-    bytes_per_row = images.itemsize * sum(
-        num_weights(kernels, channels, side, images)
-        for channels, kernels, side in zip(widths, widths[1:], architecture.sides[1:], strict=False)
-    )
-    part = np.cumsum(bytes_per_row[order]) // WEIGHT_BYTES
+    widths = np.stack([masks[:, layer_slice].sum(1) for layer_slice in architecture.layer_slices], axis=1)
+    values = [
+        sum(map(num_weights, row[1:], row, architecture.sides[1:], itertools.repeat(images)))
+        for row in widths[order].tolist()
+    ]
+    part = np.cumsum(values) * images.itemsize // WEIGHT_BYTES
     return [order[part == number].tolist() for number in np.unique(part)]
 
 

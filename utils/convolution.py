@@ -1,7 +1,8 @@
 """A 3x3 convolution with padding 1 by fixed weights, in the way that is fastest for the size of its maps.
 
 On maps of a few pixels a convolution leaves the processor's vectors half empty. There, one row of the output is made of
-the three rows of the map around it by one matrix, which is banded, and the same for every row.
+the three rows of the map around it by one matrix, which is banded, and the same for every row. And with many
+channels, minimal filtering takes fewer multiplications; not in bfloat16, whose precision its differences would use up.
 """
 
 from collections.abc import Callable
@@ -11,29 +12,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to which side, in pixels, the matrix product is faster on the CPU, though it counts up to 1.4 times the operations:
-# `experiments/benchmark/convolution.py` measures both.
+from utils.minimal_filtering import MinimalConvolution, filtering_of
+
+# What is faster on the CPU is measured by `experiments/benchmark/convolution.py`.
+# Up to which side, in pixels, the banded matrix is, though it counts up to 1.4 times the operations.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
+# From how many channels, the harmonic mean of those read and written, minimal filtering is: its products are work per
+# pair of channels, and have to repay the making of points, which is work per channel.
+FILTERED_FROM = {4: 24}  # by side
+FILTERED_FROM_ELSE = 48
 
 
 def convolution(weight: Tensor, bias: Tensor, side: int) -> Callable[[Tensor], Tensor]:
-    """What convolves maps (n, channels, side, side), channels-last, as F.conv2d does with padding 1.
+    """What convolves maps (n, channels, side, side) as F.conv2d does with padding 1.
 
     Args:
         weight: (kernels, channels, 3, 3), channels-last.
         bias: (kernels,).
         side: of the maps, in pixels.
 
-    The function that is returned returns (n, kernels, side, side), channels-last.
+    The function that is returned takes maps in any order in memory, channels-last for the best, and returns
+    (n, kernels, side, side) in the order that suits it.
     """
-    if _is_banded(weight, side):
+    kernels, channels = weight.shape[:2]
+    if is_filtered(kernels, channels, side, weight):
+        return MinimalConvolution(weight, bias, side)
+    if is_banded(side, weight):
         return partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=bias.repeat(side))
     return partial(F.conv2d, weight=weight, bias=bias, padding=1)
 
 
 def num_weights(kernels: int, channels: int, side: int, like: Tensor) -> int:
     """How many values `convolution` holds for a layer, without its bias, of the dtype and on the device of `like`."""
-    return kernels * channels * (3 * side**2 if _is_banded(like, side) else 9)
+    per_pair = 9
+    if is_filtered(kernels, channels, side, like):
+        per_pair = filtering_of(side).points ** 2
+    elif is_banded(side, like):
+        per_pair = 3 * side**2
+    return kernels * channels * per_pair
+
+
+def is_filtered(kernels: int, channels: int, side: int, like: Tensor) -> bool:
+    """Whether minimal filtering takes a layer, for maps of the dtype and on the device of `like`."""
+    if like.device.type != "cpu" or like.dtype != torch.float32 or filtering_of(side) is None:
+        return False
+    return 2 * kernels * channels >= FILTERED_FROM.get(side, FILTERED_FROM_ELSE) * (kernels + channels)
+
+
+def is_banded(side: int, like: Tensor) -> bool:
+    """Whether the banded matrix takes a layer that minimal filtering leaves."""
+    return like.device.type == "cpu" and side <= BANDED_UP_TO.get(like.dtype, 0)
 
 
 def banded_matrix(weight: Tensor, side: int) -> Tensor:
@@ -57,7 +85,3 @@ def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         part = matrix[:, (above - row + 1) * width : (below - row + 1) * width]
         convolved.append(F.linear(rows[:, above * width : below * width], part, bias))
     return torch.cat(convolved, 1).view(images, side, side, -1).permute(0, 3, 1, 2)
-
-
-def _is_banded(weight: Tensor, side: int) -> bool:
-    return weight.device.type == "cpu" and side <= BANDED_UP_TO.get(weight.dtype, 0)
