@@ -44,7 +44,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(benchmark.stage.seed)
     rows = []
     for name, dtype in benchmark.precisions.items():
-        peak = convolution_peak(device, dtype, benchmark.repetitions)
+        peak = convolution_peak(benchmark, dtype)
         images = default_batch_size(architecture, dtype)
 
         def random(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:

@@ -90,9 +90,8 @@ def speed_rows(
     benchmark: Benchmark, timings: dict[str, Timing], flops: list[int], num_images: int
 ) -> list[dict[str, Any]]:
     """Rates of each way to evaluate; shared prefixes count as if each chromosome had computed them."""
-    device, repetitions = benchmark.stage.device, benchmark.repetitions
     peaks = {
-        dtype: (convolution_peak(device, dtype, repetitions), matmul_peak(device, dtype, repetitions))
+        dtype: (convolution_peak(benchmark, dtype), matmul_peak(benchmark, dtype))
         for dtype in benchmark.precisions.values()
     }
     rows = []

@@ -43,6 +43,7 @@ class Benchmark:
     sizes: dict[str, int]
     threads: int
     repetitions: int
+    quick: bool  # tiny sizes
     precisions: dict[str, torch.dtype]  # of the fast side: float32, and bfloat16 where the device is fast in it
 
 
@@ -81,7 +82,7 @@ def open_benchmark(arguments: Namespace, name: str, sizes: dict[str, Size]) -> B
         if arguments.bfloat16 or is_fast_in(dtype, stage.device)
     }
     repetitions = arguments.repetitions or (1 if arguments.quick else 5)
-    benchmark = Benchmark(name, stage, resolved, threads, repetitions, precisions)
+    benchmark = Benchmark(name, stage, resolved, threads, repetitions, arguments.quick, precisions)
     print(", ".join(f"{key}: {value}" for key, value in machine(benchmark).items()))
     print(", ".join(f"{key}: {value}" for key, value in resolved.items()), flush=True)
     return benchmark
@@ -179,31 +180,33 @@ def compare(what: str, unit: str, naive: Timing, fast: Timing) -> dict[str, Any]
 
 
 @torch.inference_mode()
-def matmul_peak(device: torch.device, dtype: torch.dtype, repetitions: int) -> float:
+def matmul_peak(benchmark: Benchmark, dtype: torch.dtype) -> float:
     """The best rate of a large matrix product, in GFLOP/s."""
-    matrix = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device).to(dtype)
-    return _best_rate(lambda: matrix @ matrix, 2 * MATMUL_SIDE**3, repetitions, device)
+    side = MATMUL_SIDE // 16 if benchmark.quick else MATMUL_SIDE
+    matrix = torch.randn(side, side, device=benchmark.stage.device).to(dtype)
+    return _best_rate(lambda: matrix @ matrix, 2 * side**3, benchmark)
 
 
 @torch.inference_mode()
-def convolution_peak(device: torch.device, dtype: torch.dtype, repetitions: int) -> float:
+def convolution_peak(benchmark: Benchmark, dtype: torch.dtype) -> float:
     """The best rate of 3x3 convolutions in channels-last layout, in GFLOP/s, over a few large shapes."""
     rates = []
     for images, channels, side in PEAK_CONVOLUTIONS:
+        images = 1 if benchmark.quick else images
         maps, weight = (
-            torch.randn(*shape, device=device).to(dtype, memory_format=torch.channels_last)
+            torch.randn(*shape, device=benchmark.stage.device).to(dtype, memory_format=torch.channels_last)
             for shape in ((images, channels, side, side), (channels, channels, 3, 3))
         )
 
         def convolve(maps: Tensor = maps, weight: Tensor = weight) -> Tensor:
             return F.conv2d(maps, weight, padding=1)
 
-        rates.append(_best_rate(convolve, 2 * 9 * images * (channels * side) ** 2, repetitions, device))
+        rates.append(_best_rate(convolve, 2 * 9 * images * (channels * side) ** 2, benchmark))
     return max(rates)
 
 
-def _best_rate(run: Callable[[], Any], flops: int, repetitions: int, device: torch.device) -> float:
-    timing = time_in_turns({"peak": Work(run)}, repetitions + 2, device)["peak"]
+def _best_rate(run: Callable[[], Any], flops: int, benchmark: Benchmark) -> float:
+    timing = time_in_turns({"peak": Work(run)}, benchmark.repetitions + 2, benchmark.stage.device)["peak"]
     return flops / min(timing.seconds) / 1e9
 
 
