@@ -15,10 +15,10 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @contextmanager
-def core_threads(device: torch.device) -> Iterator[Executor]:
-    """As many threads as torch may use, each of which keeps to one core; for another device than the CPU, one."""
+def core_threads(device: torch.device, workers: int | None = None) -> Iterator[Executor]:
+    """So many threads, or as many as torch may use, each of which keeps to one core; for a device but the CPU, one."""
     threads = torch.get_num_threads()
-    workers = threads if device.type == "cpu" else 1
+    workers = (workers or threads) if device.type == "cpu" else 1
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool

@@ -5,24 +5,23 @@ out, and the rest is compared as bytes.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 import numpy as np
 import torch
 
-from utils.device import num_cores
-
 # Columns compared at a time: a count of at most 255 x 8 fits the eight byte-wide counters of a 64-bit word.
 COLUMN_BLOCK = 255 * 8
-COMPARED_BYTES = 128 * 2**10  # of comparisons held at a time, to stay in the processor's cache
-THREAD_WORK = 8 * 2**20  # comparisons that are worth a thread
+COMPARED_BYTES = 2**20  # of comparisons at a time: in the cache, yet long, since threads change places between them
+ROWS_AT_ONCE = 64  # of the first array, which a thread compares with all of the second
 
 
 def count_greater(
     values: np.ndarray,
     others: np.ndarray,
     num_best: int | None = None,
-    threads: int | None = None,
+    *,
+    workers: Executor,
     device: torch.device | None = None,
 ) -> np.ndarray:
     """For each row of `values` and each row of `others`: in how many columns the first is greater.
@@ -31,7 +30,7 @@ def count_greater(
         values, others: (a, n) and (b, n) integers of one dtype; small ones are compared fastest.
         num_best: how many of the largest counts are wanted; with them all that equal the last of them. Any smaller
             count may be given as 0. None = all.
-        threads: on the CPU; None = one per core. The result does not depend on it.
+        workers: of utils.core_threads, for the CPU. The result does not depend on how many they are.
         device: a CUDA device to compare on; None = the CPU.
 
     Returns (a, b) int64.
@@ -41,11 +40,11 @@ def count_greater(
     values, of_value = _distinct(values.take(undecided, axis=1))
     others, of_other = _distinct(others.take(undecided, axis=1))
     counts = np.zeros((len(values), len(others)), np.int64)
-    rows, other_rows = _promising(values, others, num_best or counts.size)
+    rows, other_rows = _promising(values, others, num_best or counts.size, workers)
     if device is not None and device.type == "cuda":
         counted = _count_on_device(values[rows], others[other_rows], device)
     else:
-        counted = _count(values[rows], others[other_rows], threads or num_cores())
+        counted = _count(values[rows], others[other_rows], workers)
     counts[np.ix_(rows, other_rows)] = counted + always
     return counts[of_value[:, None], of_other[None, :]]
 
@@ -66,7 +65,9 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[np.unique(places, return_index=True)[1]], places
 
 
-def _promising(values: np.ndarray, others: np.ndarray, num_best: int) -> tuple[np.ndarray, np.ndarray]:
+def _promising(
+    values: np.ndarray, others: np.ndarray, num_best: int, workers: Executor
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows of both that may have a pair among the `num_best` largest counts, ties included.
 
     No pair of a row counts more than the row beside the smallest of the others in each column, or the largest. The rows
@@ -76,42 +77,40 @@ def _promising(values: np.ndarray, others: np.ndarray, num_best: int) -> tuple[n
     if 4 * some**2 > len(values) * len(others):
         return np.arange(len(values)), np.arange(len(others))
     # v > min is ~min > ~v, so that one row is compared with many.
-    bounds = _count(~others.min(0)[None], ~values, 1)[0], _count(values.max(0)[None], others, 1)[0]
+    bounds = _count(~others.min(0)[None], ~values, workers)[0], _count(values.max(0)[None], others, workers)[0]
     first, other_first = (np.argsort(-bound, kind="stable")[:some] for bound in bounds)
-    reached = _count(values[first], others[other_first], 1).ravel()
+    reached = _count(values[first], others[other_first], workers).ravel()
     least = np.partition(reached, -num_best)[-num_best] if len(reached) >= num_best else 0
     return np.flatnonzero(bounds[0] >= least), np.flatnonzero(bounds[1] >= least)
 
 
-def _count(values: np.ndarray, others: np.ndarray, threads: int) -> np.ndarray:
+def _count(values: np.ndarray, others: np.ndarray, workers: Executor) -> np.ndarray:
     counts = np.zeros((len(values), len(others)), np.int64)
-    threads = max(1, min(threads, len(values), counts.size * values.shape[1] // THREAD_WORK))
-    parts = np.array_split(np.arange(len(values)), threads)
-    if threads == 1:
-        _count_rows(values, others, counts)
-        return counts
-    with ThreadPoolExecutor(threads) as pool:  # numpy releases the interpreter lock in these loops
-        list(pool.map(lambda part: _count_rows(values[part], others, counts[part[0] : part[-1] + 1]), parts))
+    parts = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(values), ROWS_AT_ONCE)]
+    list(workers.map(lambda part: _count_rows(values[part], others, counts[part]), parts))
     return counts
 
 
 def _count_rows(values: np.ndarray, others: np.ndarray, counts: np.ndarray) -> None:
-    """Add to counts (a, b). A comparison is a byte 0 or 1; they are added eight at a time, as 64-bit words."""
+    """Add to counts (a, b). A comparison is a byte 0 or 1; they are added eight at a time, as 64-bit words.
+
+    Of the two libraries torch compares bytes faster, and NumPy adds words faster.
+    """
     for start in range(0, values.shape[1], COLUMN_BLOCK):
         columns = slice(start, start + COLUMN_BLOCK)
         width = len(values[0, columns])
-        words_per_row = -(-width // 8)
-        at_once = max(1, COMPARED_BYTES // (8 * words_per_row))
+        padded = -(-width // 8) * 8  # to whole words, with False
+        at_once = max(1, COMPARED_BYTES // padded)
+        rows = torch.from_numpy(values[:, columns])
         for first in range(0, len(others), at_once):
-            rows = slice(first, first + at_once)
-            block = np.ascontiguousarray(others[rows, columns])
-            greater = np.zeros((len(block), words_per_row * 8), bool)  # rows padded to whole words with False
-            words = greater.view(np.uint64)
+            block = torch.from_numpy(np.ascontiguousarray(others[first : first + at_once, columns]))
+            greater = torch.zeros(len(block), padded, dtype=torch.bool)
+            words, compared = greater.numpy().view(np.uint64), greater[:, :width]
             sums = np.empty((len(values), len(block)), np.uint64)
-            for row, sum_of_row in zip(values[:, columns], sums, strict=True):
-                np.greater(row, block, out=greater[:, :width])
+            for row, sum_of_row in zip(rows, sums, strict=True):
+                torch.gt(row, block, out=compared)
                 np.add.reduce(words, axis=1, out=sum_of_row)
-            counts[:, rows] += _added_bytes(sums)
+            counts[:, first : first + at_once] += _added_bytes(sums)
 
 
 def _added_bytes(words: np.ndarray) -> np.ndarray:

@@ -11,12 +11,15 @@ accuracy of every pair of partial ensembles by comparing and counting. Only of t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from utils.core_threads import core_threads
+from utils.device import num_cores
 from utils.jaccard import jaccard_distances
 from utils.output_levels import output_levels
 from utils.pair_counting import count_greater
@@ -95,13 +98,15 @@ def score_population(
     order = generator(seed, "tournament", generation).permutation(num_classes).tolist()
     groups = _singles(output_levels(outputs, labels), order)
     num_scored = 0
-    while len(groups) > 1:
-        crossed, last = [], len(groups) == 2
-        for left, right in zip(groups[::2], groups[1::2], strict=False):
-            group, accuracy, fitness = _cross(left, right, distances, rules, protected, threads, device, last)
-            num_scored += len(left.members) * len(right.members)
-            crossed.append(group)
-        groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
+    with core_threads(torch.device("cpu"), threads or num_cores()) as workers:
+        count = partial(count_greater, num_best=rules.survivors_max, workers=workers, device=device)
+        while len(groups) > 1:
+            crossed, last = [], len(groups) == 2
+            for left, right in zip(groups[::2], groups[1::2], strict=False):
+                group, accuracy, fitness = _cross(left, right, distances, rules, protected, count, last)
+                num_scored += len(left.members) * len(right.members)
+                crossed.append(group)
+            groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
     in_class_order = np.argsort(group.classes)
     ensembles = group.members[:, in_class_order]
     chromosome_fitness = np.zeros((num_classes, len(outputs[0])))
@@ -138,15 +143,14 @@ def _cross(
     distances: np.ndarray,
     rules: ScoringRules,
     protected: Sequence[int] | None,
-    threads: int | None,
-    device: torch.device | None,
+    count: Callable[[np.ndarray, np.ndarray], np.ndarray],
     last: bool,
 ) -> tuple[Group, np.ndarray, np.ndarray]:
     """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels."""
     classes = left.classes + right.classes
     num_own = right.own.stop - left.own.start
     ours, theirs = _ascending(left, left, right), _ascending(right, left, right)
-    num_right = count_greater(ours, theirs, rules.survivors_max, threads, device)
+    num_right = count(ours, theirs)
     always = None if protected is None else _find(left, right, protected)
     if always is not None:
         e, f = divmod(always, len(theirs))
