@@ -20,7 +20,7 @@ from utils.core_threads import each_on_a_core
 
 # Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew,
 # which costs more than the convolutions; large enough for the small maps of the deep layers.
-FEATURE_MAP_BYTES = 8 * 2**20  # of one batch's largest feature map
+FEATURE_MAP_VALUES = 4 * 2**20  # of one batch's largest feature map: 16 MiB in float32
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
 KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
@@ -62,7 +62,7 @@ def population_outputs(
     _keep_freed_memory()
     outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
     weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
-    batch_size = batch_size or default_batch_size(model.architecture, images.dtype)
+    batch_size = batch_size or default_batch_size(model.architecture)
     for rows in _parts(model.architecture, masks, images):
         with torch.inference_mode():
             roots = _build_tree(model.architecture, weights, masks, target_classes, rows)
@@ -88,10 +88,10 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
-def default_batch_size(architecture: Architecture, dtype: torch.dtype) -> int:
-    """As many images as keep the largest feature map within FEATURE_MAP_BYTES."""
+def default_batch_size(architecture: Architecture) -> int:
+    """As many images as keep the largest feature map within FEATURE_MAP_VALUES."""
     sizes = [conv.kernels * side**2 for conv, side in zip(architecture.convs, architecture.sides, strict=False)]
-    return max(1, FEATURE_MAP_BYTES // (max(sizes) * dtype.itemsize))
+    return max(1, FEATURE_MAP_VALUES // max(sizes))
 
 
 def _parts(architecture: Architecture, masks: np.ndarray, images: Tensor) -> list[list[int]]:

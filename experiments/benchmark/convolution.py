@@ -40,12 +40,12 @@ def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "convolution", SIZES)
     device = benchmark.stage.device
     architecture = architecture_of(benchmark.stage.config.model)
+    images = default_batch_size(architecture)
     widths = [max(1, round(kernels * benchmark.sizes["percent"] / 100)) for kernels in architecture.num_kernels]
     generator = torch.Generator().manual_seed(benchmark.stage.seed)
     rows = []
     for name, dtype in benchmark.precisions.items():
         peak = convolution_peak(benchmark, dtype)
-        images = default_batch_size(architecture, dtype)
 
         def random(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.randn(*shape, generator=generator).to(device, dtype)
