@@ -13,7 +13,7 @@ import torch
 # Columns compared at a time: a count of at most 255 x 8 fits the eight byte-wide counters of a 64-bit word.
 COLUMN_BLOCK = 255 * 8
 COMPARED_BYTES = 2**20  # of comparisons at a time: in the cache, yet long, since threads change places between them
-ROWS_AT_ONCE = 64  # of the first array, which a thread compares with all of the second
+ROWS_AT_ONCE = 64  # of the shorter array, which a thread compares with all of the longer one
 
 
 def count_greater(
@@ -85,6 +85,8 @@ def _promising(
 
 
 def _count(values: np.ndarray, others: np.ndarray, workers: Executor) -> np.ndarray:
+    if len(values) > len(others):  # few rows against many are long comparisons; v > o is ~o > ~v
+        return _count(~others, ~values, workers).T
     counts = np.zeros((len(values), len(others)), np.int64)
     parts = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(values), ROWS_AT_ONCE)]
     list(workers.map(lambda part: _count_rows(values[part], others, counts[part]), parts))
