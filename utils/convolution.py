@@ -7,6 +7,7 @@ channels, minimal filtering takes fewer multiplications; not in bfloat16, whose 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,34 +35,30 @@ def convolution(weight: Tensor, bias: Tensor, side: int) -> Callable[[Tensor], T
     The function that is returned takes maps in any order in memory, channels-last for the best, and returns
     (n, kernels, side, side) in the order that suits it.
     """
-    kernels, channels = weight.shape[:2]
-    if is_filtered(kernels, channels, side, weight):
+    way = way_of(*weight.shape[:2], side, weight)
+    if way == "filtered":
         return MinimalConvolution(weight, bias, side)
-    if is_banded(side, weight):
+    if way == "banded":
         return partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=bias.repeat(side))
     return partial(F.conv2d, weight=weight, bias=bias, padding=1)
 
 
 def num_weights(kernels: int, channels: int, side: int, like: Tensor) -> int:
     """How many values `convolution` holds for a layer, without its bias, of the dtype and on the device of `like`."""
-    per_pair = 9
-    if is_filtered(kernels, channels, side, like):
-        per_pair = filtering_of(side).points ** 2
-    elif is_banded(side, like):
-        per_pair = 3 * side**2
+    way = way_of(kernels, channels, side, like)
+    per_pair = filtering_of(side).points ** 2 if way == "filtered" else 3 * side**2 if way == "banded" else 9
     return kernels * channels * per_pair
 
 
-def is_filtered(kernels: int, channels: int, side: int, like: Tensor) -> bool:
-    """Whether minimal filtering takes a layer, for maps of the dtype and on the device of `like`."""
-    if like.device.type != "cpu" or like.dtype != torch.float32 or filtering_of(side) is None:
-        return False
-    return 2 * kernels * channels >= FILTERED_FROM.get(side, FILTERED_FROM_ELSE) * (kernels + channels)
-
-
-def is_banded(side: int, like: Tensor) -> bool:
-    """Whether the banded matrix takes a layer that minimal filtering leaves."""
-    return like.device.type == "cpu" and side <= BANDED_UP_TO.get(like.dtype, 0)
+def way_of(kernels: int, channels: int, side: int, like: Tensor) -> Literal["filtered", "banded", "conv2d"]:
+    """How `convolution` convolves a layer, for maps of the dtype and on the device of `like`."""
+    if like.device.type != "cpu":
+        return "conv2d"
+    from_channels = FILTERED_FROM.get(side, FILTERED_FROM_ELSE)
+    many = 2 * kernels * channels >= from_channels * (kernels + channels)
+    if many and like.dtype == torch.float32 and filtering_of(side):
+        return "filtered"
+    return "banded" if side <= BANDED_UP_TO.get(like.dtype, 0) else "conv2d"
 
 
 def banded_matrix(weight: Tensor, side: int) -> Tensor:

@@ -26,7 +26,7 @@ from measuring import (
 
 from models.population_outputs import default_batch_size
 from models.registry import architecture_of
-from utils.convolution import banded_matrix, convolve_by_rows, is_banded, is_filtered
+from utils.convolution import banded_matrix, convolve_by_rows, way_of
 from utils.errors import run
 from utils.minimal_filtering import MinimalConvolution, filtering_of
 
@@ -69,9 +69,7 @@ def main() -> None:
                 difference = (timing.result.float() - expected).abs().max() / expected.abs().max()
                 must_agree(bool(difference <= TOLERANCE[dtype]), f"conv {layer}, {way}, in {name}, by {difference:.1e}")
             microseconds = {way: timing.per_unit * 1e6 for way, timing in timings.items()}
-            taken = "banded" if is_banded(side, weight) else "conv2d"
-            if is_filtered(kernels, channels, side, weight):
-                taken = "filtered"
+            taken = way_of(kernels, channels, side, weight)
             rate = 2 * 9 * channels * kernels * side**2 / microseconds["conv2d"] / 1e3
             rows.append(
                 {
