@@ -5,7 +5,6 @@ as a tree over its conv layers: modules whose masks agree up to a layer share th
 batch, so what they have in common is computed once. Of the last FC layer only the target class's row is computed.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,12 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cnn import CNN, Architecture
-from utils.convolution import convolution, num_weights
+from utils.convolution import Convolutions, convolutions_for
 from utils.core_threads import each_on_a_core
 
-# Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew,
-# which costs more than the convolutions; large enough for the small maps of the deep layers.
-FEATURE_MAP_VALUES = 4 * 2**20  # of one batch's largest feature map: 16 MiB in float32
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
 KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
@@ -31,7 +27,7 @@ class Node:
 
     layer: int
     kept: np.ndarray  # indices of the kept kernels
-    convolve: Callable[[Tensor], Tensor]
+    convolve: Callable[[Tensor], Tensor]  # with ReLU and pooling
     children: list["Node"] = field(default_factory=list)
     leaves: list["Leaf"] = field(default_factory=list)
 
@@ -62,16 +58,18 @@ def population_outputs(
     _keep_freed_memory()
     outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
     weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
-    batch_size = batch_size or default_batch_size(model.architecture)
-    for rows in _parts(model.architecture, masks, images):
+    convolutions = convolutions_for(images)
+    batch_size = batch_size or default_batch_size(model.architecture, convolutions)
+    for rows in _parts(model.architecture, masks, convolutions, images.itemsize):
         with torch.inference_mode():
-            roots = _build_tree(model.architecture, weights, masks, target_classes, rows)
+            roots = _build_tree(model.architecture, convolutions, weights, masks, target_classes, rows)
 
         def run_batch(start: int, roots: list[Node] = roots) -> None:
+            batch = slice(start, start + batch_size)
             with torch.inference_mode():  # of this thread
+                maps = convolutions.place(images[batch])
                 for root in roots:
-                    batch = slice(start, start + batch_size)
-                    _run(model.architecture, root, images[batch], {}, outputs[:, batch])
+                    _run(model.architecture, convolutions, root, maps, {}, outputs[:, batch])
 
         for _ in each_on_a_core(run_batch, range(0, len(images), batch_size), images.device):
             pass  # each batch has written its outputs
@@ -88,26 +86,28 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
-def default_batch_size(architecture: Architecture) -> int:
-    """As many images as keep the largest feature map within FEATURE_MAP_VALUES."""
+def default_batch_size(architecture: Architecture, convolutions: Convolutions) -> int:
+    """How many images at a time this way to convolve is best with."""
     sizes = [conv.kernels * side**2 for conv, side in zip(architecture.convs, architecture.sides, strict=False)]
-    return max(1, FEATURE_MAP_VALUES // max(sizes))
+    return convolutions.batch_size(max(sizes))
 
 
-def _parts(architecture: Architecture, masks: np.ndarray, images: Tensor) -> list[list[int]]:
+def _parts(
+    architecture: Architecture, masks: np.ndarray, convolutions: Convolutions, value_bytes: int
+) -> list[list[int]]:
     """The population's rows, neighbours in the tree beside each other, cut into parts whose weights fit in memory."""
     order = np.lexsort(masks.T[::-1])
     widths = np.stack([masks[:, layer_slice].sum(1) for layer_slice in architecture.layer_slices], axis=1)
     values = [
-        sum(map(num_weights, row[1:], row, architecture.sides[1:], itertools.repeat(images)))
-        for row in widths[order].tolist()
+        sum(map(convolutions.num_weights, row[1:], row, architecture.sides[1:])) for row in widths[order].tolist()
     ]
-    part = np.cumsum(values) * images.itemsize // WEIGHT_BYTES
+    part = np.cumsum(values) * value_bytes // WEIGHT_BYTES
     return [order[part == number].tolist() for number in np.unique(part)]
 
 
 def _build_tree(
     architecture: Architecture,
+    convolutions: Convolutions,
     weights: dict[str, Tensor],
     masks: np.ndarray,
     target_classes: Sequence[int],
@@ -120,7 +120,7 @@ def _build_tree(
         for layer, kernels in enumerate(kept):
             node = next((n for n in siblings if np.array_equal(n.kept, kernels)), None)
             if node is None:
-                node = _make_node(architecture, weights, layer, kernels, before)
+                node = _make_node(architecture, convolutions, weights, layer, kernels, before)
                 siblings.append(node)
             siblings, before = node.children, node.kept
         node.leaves.append(_make_leaf(architecture, weights, row, kept[-1], target_classes[row]))
@@ -128,15 +128,20 @@ def _build_tree(
 
 
 def _make_node(
-    architecture: Architecture, weights: dict[str, Tensor], layer: int, kernels: np.ndarray, before: np.ndarray | None
+    architecture: Architecture,
+    convolutions: Convolutions,
+    weights: dict[str, Tensor],
+    layer: int,
+    kernels: np.ndarray,
+    before: np.ndarray | None,
 ) -> Node:
     weight = weights[f"convs.{layer}.weight"]
     index = torch.as_tensor(kernels, device=weight.device)
     weight = weight[index]
     if before is not None:
         weight = weight[:, torch.as_tensor(before, device=weight.device)]
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    return Node(layer, kernels, convolution(weight, weights[f"convs.{layer}.bias"][index], architecture.sides[layer]))
+    bias, pool = weights[f"convs.{layer}.bias"][index], architecture.convs[layer].pool
+    return Node(layer, kernels, convolutions.layer(weight, bias, architecture.sides[layer], pool=pool))
 
 
 def _make_leaf(
@@ -151,32 +156,25 @@ def _make_leaf(
     return Leaf(row, fc_weights, biases)
 
 
-def _run(architecture: Architecture, node: Node, x: Tensor, kept: dict[int, Tensor], outputs: Tensor) -> None:
-    """Run a node and everything below it on one batch; `kept` has the outputs that later additions need."""
+def _run(
+    architecture: Architecture,
+    convolutions: Convolutions,
+    node: Node,
+    maps: Tensor,
+    kept: dict[int, Tensor],
+    outputs: Tensor,
+) -> None:
+    """Run a node and everything below it on one batch; `kept` has the maps that later additions need."""
     conv = architecture.convs[node.layer]
-    x = _relu(node.convolve(x), pool=conv.pool)
+    maps = node.convolve(maps)
     if conv.add is not None:
-        x = x + kept[conv.add]
+        maps += kept[conv.add]
     if any(later.add == node.layer for later in architecture.convs):
-        kept = {**kept, node.layer: x}
+        kept = {**kept, node.layer: maps}
     for child in node.children:
-        _run(architecture, child, x, kept, outputs)
+        _run(architecture, convolutions, child, maps, kept, outputs)
     for leaf in node.leaves:
-        features = x.flatten(1)
+        features = convolutions.features(maps, outputs.shape[1])
         for weight, bias in zip(leaf.weights[:-1], leaf.biases[:-1], strict=True):
             features = F.linear(features, weight, bias).relu_()
         outputs[leaf.row] = F.linear(features, leaf.weights[-1], leaf.biases[-1])[:, 0].float()
-
-
-def _relu(x: Tensor, *, pool: bool) -> Tensor:
-    """ReLU of maps that nobody else needs, and with `pool` F.max_pool2d(_, 2) of it; their sides are even.
-
-    The maximum of ReLUs is the ReLU of the maximum, on a quarter of the values; by slices it is on the CPU five times
-    as fast as max_pool2d in float32. In bfloat16 the bits are compared as integers, two to six times as fast:
-    where they are not negative their order is the same, and negative ones are negative as integers too.
-    """
-    bits = x.view(torch.int16) if x.dtype == torch.bfloat16 else x
-    if pool:
-        rows = torch.maximum(bits[:, :, ::2], bits[:, :, 1::2])
-        bits = torch.maximum(rows[..., ::2], rows[..., 1::2])
-    return bits.relu_().view(x.dtype)

@@ -1,4 +1,4 @@
-"""A convolution by its banded matrix, and by minimal filtering, is the convolution."""
+"""torch's ways to convolve are the convolution, its ReLU and its pooling; and which way is taken."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.convolution import banded_matrix, convolution, convolve_by_rows, num_weights
-from utils.minimal_filtering import MinimalConvolution, filtering_of
+from utils.convolution import TorchConvolutions, banded_matrix, convolutions_for, convolve_by_rows, relu
+from utils.minimal_filtering import MinimalFiltering
+
+CPU = torch.device("cpu")
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -25,43 +27,46 @@ def test_rows_of_any_maps(side: int, images: int, channels: int, kernels: int):
     assert convolved.is_contiguous(memory_format=torch.channels_last)
 
 
-@given(
-    side=st.sampled_from([2, 4, 8, 12]),
-    images=st.integers(1, 3),
-    channels=st.integers(1, 5),
-    kernels=st.integers(1, 5),
-    order=st.permutations(range(4)),
-)
-@settings(max_examples=60, deadline=None)
-def test_minimal_filtering_of_maps_in_any_order(side: int, images: int, channels: int, kernels: int, order: list[int]):
-    maps, weight, bias = drawn(images, channels, side, side), drawn(kernels, channels, 3, 3), drawn(kernels)
-    back = sorted(range(4), key=order.__getitem__)
-    in_order = maps.permute(order).contiguous().permute(back)
-    convolved = MinimalConvolution(weight, bias, side)(in_order)
-    torch.testing.assert_close(convolved, F.conv2d(maps, weight, bias, padding=1))
-    assert convolved.permute(2, 3, 0, 1).is_contiguous()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [1, 2, 4, 8, 10])
+@pytest.mark.parametrize("pool", [False, True])
+def test_layers_of_torch(pool: bool, side: int, dtype: torch.dtype):
+    pool = pool and side > 1
+    maps, weight = drawn(3, 5, side, side, dtype=dtype), drawn(4, 5, 3, 3, dtype=dtype)
+    bias = drawn(4, dtype=dtype)
+    convolutions = TorchConvolutions(dtype, CPU)
+    layer = convolutions.layer(weight, bias, side, pool=pool)
+    found = convolutions.features(layer(convolutions.place(maps)), len(maps))
+    expected = F.relu(F.conv2d(maps.double(), weight.double(), bias.double(), padding=1))
+    if pool:
+        expected = F.max_pool2d(expected, 2)
+    precision = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    assert (found.double() - expected.flatten(1)).abs().max() <= precision * expected.abs().max()
+    banded = side <= {torch.float32: 2, torch.bfloat16: 4}[dtype]
+    assert convolutions.num_weights(4, 5, side) == (3 * side**2 if banded else 9) * 4 * 5
 
 
-@pytest.mark.parametrize("side", [1, 3, 6, 10])
-def test_sides_that_tiles_do_not_fill(side: int):
-    assert filtering_of(side) is None
+def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CXX", raising=False)
+    assert isinstance(convolutions_for(torch.empty(1)), MinimalFiltering)
+    assert isinstance(convolutions_for(torch.empty(1, dtype=torch.bfloat16)), TorchConvolutions)
+    assert isinstance(convolutions_for(torch.empty(1, device="meta")), TorchConvolutions)
+    monkeypatch.setenv("CXX", "")
+    assert isinstance(convolutions_for(torch.empty(1)), TorchConvolutions)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("side", [2, 4, 8, 10])
-@pytest.mark.parametrize("channels", [5, 60])
-def test_the_way_that_is_taken(channels: int, side: int, dtype: torch.dtype):
-    kernels = channels - 1
-    maps, weight = drawn(3, channels, side, side, dtype=dtype), drawn(kernels, channels, 3, 3, dtype=dtype)
-    bias = drawn(kernels, dtype=dtype)
-    taken = convolution(weight, bias, side)
-    expected = F.conv2d(maps.double(), weight.double(), bias.double(), padding=1)
-    precision = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
-    assert (taken(maps).double() - expected).abs().max() <= precision * expected.abs().max()
-    held = num_weights(kernels, channels, side, weight)
-    values = taken.weights if isinstance(taken, MinimalConvolution) else taken.keywords.get("matrix", weight)
-    assert values.numel() == held
-    filtered = dtype == torch.float32 and channels == 60 and side != 10
-    banded = not filtered and side <= {torch.float32: 2, torch.bfloat16: 4}[dtype]
-    per_pair = {2: 9, 4: 36, 8: 36}[side] if filtered else 3 * side**2 if banded else 9
-    assert held == per_pair * kernels * channels
+@pytest.mark.parametrize("pool", [False, True])
+def test_relu_of_every_kind_of_number(dtype: torch.dtype, pool: bool) -> None:
+    """All 2^16 bit patterns of bfloat16 but NaN: both zeros, subnormals, infinities, beside each other at random."""
+    patterns = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+    numbers = patterns[~patterns.isnan()].repeat(2)
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+    maps = numbers[order][: len(numbers) // 320 * 320].view(-1, 5, 8, 8).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    expected = torch.relu(maps.float())
+    if pool:
+        expected = F.max_pool2d(expected, 2)
+    found = relu(maps.clone(memory_format=torch.preserve_format), pool=pool)
+    assert found.dtype == dtype
+    assert torch.equal(found.float(), expected)

@@ -1,64 +1,99 @@
-"""A 3x3 convolution with padding 1 by fixed weights, in the way that is fastest for the size of its maps.
+"""Conv layers of fixed weights, in the way that is fastest on the device and for the dtype.
 
-On maps of a few pixels a convolution leaves the processor's vectors half empty. There, one row of the output is made of
-the three rows of the map around it by one matrix, which is banded, and the same for every row. And with many
-channels, minimal filtering takes fewer multiplications; not in bfloat16, whose precision its differences would use up.
+A way says how maps stand in memory and makes layers for such maps: 3x3 convolution with padding 1, ReLU, pooling.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.minimal_filtering import MinimalConvolution, filtering_of
+from utils.compiled import compiler
+from utils.minimal_filtering import MinimalFiltering
 
-# What is faster on the CPU is measured by `experiments/benchmark/convolution.py`.
-# Up to which side, in pixels, the banded matrix is, though it counts up to 1.4 times the operations.
+# Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
+# measured by `experiments/benchmark/convolution.py`.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
-# From how many channels, the harmonic mean of those read and written, minimal filtering is: its products are work per
-# pair of channels, and have to repay the making of points, which is work per channel.
-FILTERED_FROM = {4: 24}  # by side
-FILTERED_FROM_ELSE = 48
+# Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew, which
+# costs more than the convolutions; large enough for the small maps of the deep layers.
+FEATURE_MAP_VALUES = 4 * 2**20  # of one batch's largest feature map: 16 MiB in float32
 
 
-def convolution(weight: Tensor, bias: Tensor, side: int) -> Callable[[Tensor], Tensor]:
-    """What convolves maps (n, channels, side, side) as F.conv2d does with padding 1.
+class Convolutions(Protocol):
+    """A way to convolve."""
 
-    Args:
-        weight: (kernels, channels, 3, 3), channels-last.
-        bias: (kernels,).
-        side: of the maps, in pixels.
+    def batch_size(self, values: int) -> int:
+        """How many images at a time, whose largest feature maps have so many values each."""
 
-    The function that is returned takes maps in any order in memory, channels-last for the best, and returns
-    (n, kernels, side, side) in the order that suits it.
+    def place(self, images: Tensor) -> Tensor:
+        """Images (n, channels, side, side) as maps."""
+
+    def layer(self, weight: Tensor, bias: Tensor, side: int, *, pool: bool) -> Callable[[Tensor], Tensor]:
+        """What convolves maps of `side` pixels, a new tensor each time.
+
+        Args:
+            weight: (kernels, channels, 3, 3).
+            bias: (kernels,).
+            side: in pixels; even with `pool`.
+            pool: take the maximum of 2x2 pixels behind the ReLU.
+        """
+
+    def features(self, maps: Tensor, num_images: int) -> Tensor:
+        """Maps as (num_images, channels * side * side), in this order."""
+
+    def num_weights(self, kernels: int, channels: int, side: int) -> int:
+        """How many values a layer holds, without its bias."""
+
+
+def convolutions_for(like: Tensor) -> Convolutions:
+    """The way for maps of the dtype and on the device of `like`. Raises UserError for a compiler that does not work."""
+    if can_be_compiled(like.dtype, like.device) and (found := compiler()):
+        return MinimalFiltering(found)
+    return TorchConvolutions(like.dtype, like.device)
+
+
+def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there is a compiled way, given a compiler: minimal filtering would use up the precision of bfloat16."""
+    return dtype == torch.float32 and device.type == "cpu"
+
+
+class TorchConvolutions:
+    """Maps (n, channels, side, side), channels-last for the best, and torch's own convolution.
+
+    But on maps of a few pixels, which leave a processor's vectors half empty, one row of the output is made of the
+    three rows of the map around it by one matrix, which is banded, and the same for every row.
     """
-    way = way_of(*weight.shape[:2], side, weight)
-    if way == "filtered":
-        return MinimalConvolution(weight, bias, side)
-    if way == "banded":
-        return partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=bias.repeat(side))
-    return partial(F.conv2d, weight=weight, bias=bias, padding=1)
 
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._banded_up_to = BANDED_UP_TO.get(dtype, 0) if device.type == "cpu" else 0
 
-def num_weights(kernels: int, channels: int, side: int, like: Tensor) -> int:
-    """How many values `convolution` holds for a layer, without its bias, of the dtype and on the device of `like`."""
-    way = way_of(kernels, channels, side, like)
-    per_pair = filtering_of(side).points ** 2 if way == "filtered" else 3 * side**2 if way == "banded" else 9
-    return kernels * channels * per_pair
+    def batch_size(self, values: int) -> int:
+        """As many as keep the largest feature map within FEATURE_MAP_VALUES."""
+        return max(1, FEATURE_MAP_VALUES // values)
 
+    def place(self, images: Tensor) -> Tensor:
+        """The images themselves."""
+        return images
 
-def way_of(kernels: int, channels: int, side: int, like: Tensor) -> Literal["filtered", "banded", "conv2d"]:
-    """How `convolution` convolves a layer, for maps of the dtype and on the device of `like`."""
-    if like.device.type != "cpu":
-        return "conv2d"
-    from_channels = FILTERED_FROM.get(side, FILTERED_FROM_ELSE)
-    many = 2 * kernels * channels >= from_channels * (kernels + channels)
-    if many and like.dtype == torch.float32 and filtering_of(side):
-        return "filtered"
-    return "banded" if side <= BANDED_UP_TO.get(like.dtype, 0) else "conv2d"
+    def layer(self, weight: Tensor, bias: Tensor, side: int, *, pool: bool) -> Callable[[Tensor], Tensor]:
+        """See `Convolutions`."""
+        if side <= self._banded_up_to:
+            convolve = partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=bias.repeat(side))
+        else:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            convolve = partial(F.conv2d, weight=weight, bias=bias, padding=1)
+        return lambda maps: relu(convolve(maps), pool=pool)
+
+    def features(self, maps: Tensor, num_images: int) -> Tensor:
+        """See `Convolutions`."""
+        return maps.flatten(1)
+
+    def num_weights(self, kernels: int, channels: int, side: int) -> int:
+        """See `Convolutions`."""
+        return kernels * channels * (3 * side**2 if side <= self._banded_up_to else 9)
 
 
 def banded_matrix(weight: Tensor, side: int) -> Tensor:
@@ -82,3 +117,17 @@ def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         part = matrix[:, (above - row + 1) * width : (below - row + 1) * width]
         convolved.append(F.linear(rows[:, above * width : below * width], part, bias))
     return torch.cat(convolved, 1).view(images, side, side, -1).permute(0, 3, 1, 2)
+
+
+def relu(maps: Tensor, *, pool: bool) -> Tensor:
+    """ReLU of maps that nobody else needs, and with `pool` F.max_pool2d(_, 2) of it; their sides are even.
+
+    The maximum of ReLUs is the ReLU of the maximum, on a quarter of the values; by slices it is on the CPU five times
+    as fast as max_pool2d in float32. In bfloat16 the bits are compared as integers, two to six times as fast:
+    where they are not negative their order is the same, and negative ones are negative as integers too.
+    """
+    bits = maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps
+    if pool:
+        rows = torch.maximum(bits[:, :, ::2], bits[:, :, 1::2])
+        bits = torch.maximum(rows[..., ::2], rows[..., 1::2])
+    return bits.relu_().view(maps.dtype)

@@ -1,139 +1,103 @@
-"""A 3x3 convolution with padding 1 by minimal filtering: few multiplications, in matrix products.
+"""Conv layers on the CPU in float32 by minimal filtering: `minimal_filtering.cpp`, which says how, from Python.
 
-After Winograd (Arithmetic Complexity of Computations, 1980) as Lavin and Gray apply it to convolutional networks
-(Fast Algorithms for Convolutional Neural Networks, CVPR 2016): along one side of a tile, the convolution is
-`to_outputs` times the elementwise product of `to_points` times the map and `of_weights` times the kernel. Along both
-sides of the tile, and summed over channels, the elementwise product becomes one matrix product for every pair of
-points: 2.25 multiplications per value of a tile of 4x4 in place of 9.
-
-Maps stand in the order (side, side, images, channels) here: then points are made of pixels, and pixels of points, by a
-small matrix times a wide one.
+Beside F.conv2d, ReLU and max-pooling it takes a quarter of the multiplications, and fills the processor's vectors with
+images, not with channels, of which modules have few.
 """
 
-from dataclasses import dataclass
+import ctypes
+import itertools
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from utils.compiled import compiled
 
-@dataclass(frozen=True)
-class Filtering:
-    """Minimal filtering along one side of a tile, with three weights.
+SOURCE = Path(__file__).with_suffix(".cpp")
 
-    Attributes:
-        to_points: (points, outputs + 2); the inputs reach one pixel beyond the tile at both ends.
-        of_weights: (points, 3).
-        to_outputs: (outputs, points); its column `unit` is 1 everywhere, so a bias enters there.
-    """
+BATCH = 128  # images, of networks of any width: fewer by half or twice as many cost at most 10 % more
 
-    to_points: tuple[tuple[float, ...], ...]
-    of_weights: tuple[tuple[float, ...], ...]
-    to_outputs: tuple[tuple[float, ...], ...]
-    unit: int
-
-    @property
-    def points(self) -> int:
-        return len(self.to_points)
-
-    @property
-    def outputs(self) -> int:
-        return len(self.to_outputs)
-
-
-# A map of two pixels x, y: by (x + y) b, y (c - b) and x (a - b) it becomes xb + yc, xa + yb.
-TWO = Filtering(
-    to_points=((0, 1, 1, 0), (0, 0, 1, 0), (0, 1, 0, 0)),
-    of_weights=((0, 1, 0), (0, -1, 1), (1, -1, 0)),
-    to_outputs=((1, 1, 0), (1, 0, 1)),
-    unit=0,
-)
-# F(4, 3) of Lavin and Gray, section 4.3: a tile of four pixels, at the points 0, 1, -1, 2, -2 and infinity.
-FOUR = Filtering(
-    to_points=(
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
-    of_weights=(
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-    to_outputs=((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-    unit=1,
+# From a row of a kernel to its points, for tiles of two and of four pixels; see the source for the way back.
+OF_TWO = ((0, 1, 0), (0, -1, 1), (1, -1, 0))
+OF_FOUR = (
+    (1, 0, 0),
+    (-2 / 3, -sqrt(2) / 3, -1 / 3),
+    (-2 / 3, sqrt(2) / 3, -1 / 3),
+    (1 / 6, sqrt(2) / 6, 1 / 3),
+    (1 / 6, -sqrt(2) / 6, 1 / 3),
+    (0, 0, 1),
 )
 
 
-def filtering_of(side: int) -> Filtering | None:
-    """How maps of this side are tiled: of two pixels, or by tiles of four; None where those do not fill them."""
-    if side == 2:
-        return TWO
-    return FOUR if side % 4 == 0 else None
+class MinimalFiltering:
+    """Maps in the order of the compiled library, and layers that convolve them.
 
-
-class MinimalConvolution:
-    """A layer of fixed weights, whose points are made once.
-
-    Args:
-        weight: (kernels, channels, 3, 3), of a floating dtype of 32 bits or more: points are differences of pixels.
-        bias: (kernels,).
-        side: of the maps, in pixels, for which there is a `filtering_of`.
+    A block is as many images as fill the library's vectors; the last one is filled up with zeros.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, side: int) -> None:
-        filtering = filtering_of(side)
-        of_weights, to_outputs, to_points = (
-            weight.new_tensor(matrix) for matrix in (filtering.of_weights, filtering.to_outputs, filtering.to_points)
-        )
+    def __init__(self, compiler: tuple[str, ...]) -> None:
+        library = compiled(SOURCE, compiler)
+        library.convolve.argtypes = [*[ctypes.c_int64] * 4, ctypes.c_bool, *[ctypes.c_void_p] * 4]
+        library.place.argtypes = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2]
+        library.place.restype = None
+        library.convolve.restype = ctypes.c_bool
+        self._convolve, self._place = library.convolve, library.place
+        self._lanes: int = library.lanes()
+        self._panel: int = library.panel()
+
+    def batch_size(self, values: int) -> int:
+        """Few, for the cache; but enough for the FC layers, whose weights are read anew for every batch."""
+        return BATCH
+
+    def place(self, images: Tensor) -> Tensor:
+        """Images (n, channels, side, side) as maps (blocks, side, side, channels, lanes)."""
+        blocks = -(-len(images) // self._lanes)
+        values = images.permute(0, 2, 3, 1).contiguous()
+        maps = images.new_empty(blocks, *values.shape[1:], self._lanes)
+        self._place(len(values), values[0].numel(), values.data_ptr(), maps.data_ptr())
+        return maps
+
+    def features(self, maps: Tensor, num_images: int) -> Tensor:
+        """Maps as (num_images, channels * side * side)."""
+        return maps.permute(0, 4, 3, 1, 2).flatten(0, 1)[:num_images].flatten(1)
+
+    def layer(self, weight: Tensor, bias: Tensor, side: int, *, pool: bool) -> Callable[[Tensor], Tensor]:
+        """Convolution with padding 1, ReLU and, with `pool`, 2x2 max-pooling, of maps of this side.
+
+        Args:
+            weight: (kernels, channels, 3, 3) float32 on the CPU.
+            bias: (kernels,).
+            side: in pixels; even with `pool`.
+            pool: halve the side.
+        """
+        return partial(self._run, points=self._points(weight, side), bias=bias.contiguous(), pool=pool)
+
+    def num_weights(self, kernels: int, channels: int, side: int) -> int:
+        """How many values a layer holds, without its bias."""
+        return kernels * channels * len(_of_weights(side)) ** 2
+
+    def _points(self, weight: Tensor, side: int) -> Tensor:
+        """The points of a layer's kernels as the library reads them: panel by panel (points, channels, kernels)."""
         kernels, channels = weight.shape[:2]
-        taps = weight.permute(2, 3, 1, 0).reshape(9, channels * kernels)
-        self.weights = torch.mm(torch.kron(of_weights, of_weights), taps).view(-1, channels, kernels)
-        self.bias = bias
-        self.unit = filtering.unit * (filtering.points + 1)  # the same point along both sides
-        self.to_outputs = torch.kron(to_outputs, to_outputs)
-        spans = [_Span(start, side, to_points) for start in range(0, side, filtering.outputs)]
-        self.side, self.tile = side, filtering.outputs
-        self.tiles = [_Tile(rows, columns) for rows in spans for columns in spans]
+        of_weights = torch.tensor(_of_weights(side), dtype=torch.float64)
+        taps = weight.double().permute(2, 3, 1, 0).reshape(9, channels * kernels)
+        points = torch.mm(torch.kron(of_weights, of_weights), taps).float().unflatten(1, (channels, kernels))
+        panels = -(-kernels // self._panel)
+        ends = [kernels * panel // panels for panel in range(panels + 1)]
+        return torch.cat([points[..., start:end].flatten() for start, end in itertools.pairwise(ends)])
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        """Convolve maps (n, channels, side, side) into (n, kernels, side, side), in memory (side, side, n, kernels)."""
-        pixels = maps.permute(2, 3, 0, 1)
-        if len(self.tiles) == 1:
-            return self._convolve(pixels, self.tiles[0]).permute(2, 3, 0, 1)
-        convolved = maps.new_empty(self.side, self.side, len(maps), len(self.bias))
-        for tile in self.tiles:
-            convolved[tile.outputs] = self._convolve(pixels, tile)
-        return convolved.permute(2, 3, 0, 1)
-
-    def _convolve(self, pixels: Tensor, tile: "_Tile") -> Tensor:
-        num_points, channels, kernels = self.weights.shape
-        images = pixels.shape[2]
-        inputs = pixels[tile.inputs].reshape(-1, images * channels)
-        points = torch.mm(tile.to_points, inputs).view(num_points, images, channels)
-        products = torch.bmm(points, self.weights)
-        products[self.unit] += self.bias
-        outputs = torch.mm(self.to_outputs, products.view(num_points, images * kernels))
-        return outputs.view(self.tile, self.tile, images, kernels)
+    def _run(self, maps: Tensor, points: Tensor, bias: Tensor, *, pool: bool) -> Tensor:
+        blocks, side, _, channels, lanes = maps.shape
+        to_side = side // 2 if pool else side
+        outputs = maps.new_empty(blocks, to_side, to_side, len(bias), lanes)
+        addresses = (values.data_ptr() for values in (maps, points, bias, outputs))
+        if not self._convolve(blocks, side, channels, len(bias), pool, *addresses):
+            raise MemoryError(f"a conv layer of {channels} channels and {len(bias)} kernels")
+        return outputs
 
 
-class _Span:
-    """Which pixels a tile reads and writes along one side; padding is not read."""
-
-    def __init__(self, start: int, side: int, to_points: Tensor) -> None:
-        reach = to_points.shape[1]
-        first, last = max(0, start - 1), min(side, start - 1 + reach)
-        self.inputs, self.outputs = slice(first, last), slice(start, start - 2 + reach)
-        self.to_points = to_points[:, first - start + 1 : last - start + 1]
-
-
-class _Tile:
-    def __init__(self, rows: _Span, columns: _Span) -> None:
-        self.inputs = rows.inputs, columns.inputs
-        self.outputs = rows.outputs, columns.outputs
-        self.to_points = torch.kron(rows.to_points, columns.to_points)
+def _of_weights(side: int) -> tuple[tuple[float, ...], ...]:
+    return OF_FOUR if side > 2 else OF_TWO

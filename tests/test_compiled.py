@@ -1,0 +1,120 @@
+"""The compiler is found, used once, and its failures are one line."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, run_script
+from utils.compiled import compiled, compiler
+from utils.errors import UserError
+
+DIGITS = ("--model", "simcnn_x0_25", "--dataset", "digits")
+SOURCE = 'extern "C" int answer() { return 42; }\n'
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "answer.cpp"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> tuple[tuple[str, ...], Callable[[], int]]:
+    """A compiler that writes down its runs, and how many there were."""
+    log, script = tmp_path / "log", tmp_path / "compiler"
+    real = shutil.which(compiler()[0])
+    script.write_text(f'#!/bin/sh\necho run >> "{log}"\nexec "{real}" "$@"\n', encoding="utf-8")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return (str(script),), lambda: len(log.read_text(encoding="utf-8").split()) if log.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def no_library_of_this_process() -> None:
+    compiled.cache_clear()
+
+
+def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str, ...], Callable[[], int]]) -> None:
+    command, runs = counted
+    assert compiled(source, command).answer() == 42
+    assert runs() == 1
+    compiled.cache_clear()  # as in another process
+    assert compiled(source, command).answer() == 42
+    assert runs() == 1
+    (library,) = (source.parent / "__pycache__").iterdir()
+    content = library.read_bytes()
+    library.unlink()  # its pages are in use
+    library.write_bytes(content[: len(content) // 2])
+    compiled.cache_clear()
+    assert compiled(source, command).answer() == 42
+    assert runs() == 2
+    assert library.read_bytes() == content
+
+
+def test_a_changed_source_is_compiled_again(source: Path, counted: tuple[tuple[str, ...], Callable[[], int]]) -> None:
+    command, runs = counted
+    assert compiled(source, command).answer() == 42
+    source.write_text(SOURCE.replace("42", "43"), encoding="utf-8")
+    compiled.cache_clear()
+    assert compiled(source, command).answer() == 43
+    assert runs() == 2
+
+
+def test_a_folder_that_cannot_be_written(source: Path) -> None:
+    (source.parent / "__pycache__").touch()
+    assert compiled(source, compiler()).answer() == 42
+
+
+def test_a_source_with_an_error(source: Path) -> None:
+    source.write_text("int answer() { return nothing; }\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"answer.cpp could not be compiled by .*error: .*nothing.*set CXX= to do without"
+    ):
+        compiled(source, compiler())
+
+
+def test_which_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiler()
+    monkeypatch.setenv("CXX", "c++ -DNAME='a b'")
+    assert compiler() == ("c++", "-DNAME=a b")
+    monkeypatch.setenv("CXX", "")
+    assert compiler() is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="CXX: expected a C\\+\\+ compiler, or nothing, given 'no-such-compiler'"):
+        compiler()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiler() is None
+
+
+def analyze(root: Path, **environment: str) -> Run:
+    arguments = (
+        "--model",
+        "simcnn_x0_25",
+        "--dataset",
+        "digits",
+        "--target_conv",
+        "12",
+        "--set",
+        "sensitivity_ratios=0.5,1",
+    )
+    return run_script("preprocess/layer_sensitivity_analyzer.py", *arguments, root=root, env=environment)
+
+
+def test_a_user_without_compiler(strong_root: Path) -> None:
+    """Slower, and said so; with a compiler that fails, one line."""
+    assert run_script("preprocess/kernel_importance_analyzer.py", *DIGITS, root=strong_root).exit_code == 0
+    analyze(strong_root, CXX="no-such-compiler").refused("environment variable CXX", "'no-such-compiler'")
+    analyze(strong_root, CXX=shutil.which("false")).refused(
+        "minimal_filtering.cpp could not be compiled", "exit code 1"
+    )
+    without = analyze(strong_root, CXX="")
+    assert without.exit_code == 0, without
+    assert "no C++ compiler" in without.stdout
+    with_compiler = {name: value for name, value in os.environ.items() if name == "CXX"}
+    assert "no C++ compiler" not in analyze(strong_root, **with_compiler).stdout

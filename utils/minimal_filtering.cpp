@@ -1,0 +1,250 @@
+// A conv layer of 3x3 kernels with padding 1: convolution by minimal filtering, bias, ReLU, 2x2 max-pooling where asked.
+//
+// After Winograd (Arithmetic Complexity of Computations, 1980) as Lavin and Gray apply it to convolutional networks
+// (Fast Algorithms for Convolutional Neural Networks, CVPR 2016). A tile of the output is made of the tile of the map
+// that reaches one pixel beyond it: along rows and columns, pixels become points; at every point, channels become
+// kernels by a small matrix product; points become pixels. A tile of 4x4 takes 36 products per channel and kernel in
+// place of 144.
+//
+// Maps stand in the order (blocks, side, side, channels, LANES): the same pixel of LANES images is beside each other, so
+// that all arithmetic is on whole vectors however few the channels are, and an image's outputs do not depend on others.
+
+#include <cstdint>
+#include <cstdlib>
+
+#ifndef VECTOR_BYTES  // of the processor's registers; the tests ask for others than it has
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
+typedef float Vector __attribute__((vector_size(VECTOR_BYTES)));
+constexpr int WIDTH = VECTOR_BYTES / sizeof(float);
+constexpr int LANES = 2 * WIDTH;
+constexpr int PANEL = 6;                        // kernels whose sums over the channels fit into the registers, for LANES images
+constexpr std::int64_t POINTS_BYTES = 1 << 18;  // that stay in the cache of a core
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE Vector load(const float *from) { return *reinterpret_cast<const Vector *>(from); }
+INLINE void store(float *to, Vector values) { *reinterpret_cast<Vector *>(to) = values; }
+INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+INLINE Vector relu(Vector a) { return Vector{} > a ? Vector{} : a; }  // what is not a number stays so
+
+// A map of two pixels x, y: with a kernel a, b, c, by (x + y) b, y (c - b) and x (a - b) it becomes xb + yc, xa + yb.
+struct Two {
+    static constexpr int OUTPUTS = 2, INPUTS = 4, POINTS = 3;
+    INLINE void to_points(const Vector *pixel, Vector *point) {
+        point[0] = pixel[1] + pixel[2];
+        point[1] = pixel[2];
+        point[2] = pixel[1];
+    }
+    INLINE void to_outputs(const Vector *point, Vector *output) {
+        output[0] = point[0] + point[1];
+        output[1] = point[0] + point[2];
+    }
+};
+
+// Four outputs at the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, which round less than the usual 0, +-1, +-2.
+struct Four {
+    static constexpr int OUTPUTS = 4, INPUTS = 6, POINTS = 6;
+    static constexpr float NEAR = 0.70710678118654752f, FAR = 1.4142135623730951f;
+    INLINE void to_points(const Vector *pixel, Vector *point) {
+        Vector even_near = pixel[4] - 2.f * pixel[2], odd_near = NEAR * (pixel[3] - 2.f * pixel[1]);
+        Vector even_far = pixel[4] - .5f * pixel[2], odd_far = FAR * (pixel[3] - .5f * pixel[1]);
+        point[0] = pixel[0] - 2.5f * pixel[2] + pixel[4];
+        point[1] = even_near + odd_near;
+        point[2] = even_near - odd_near;
+        point[3] = even_far + odd_far;
+        point[4] = even_far - odd_far;
+        point[5] = pixel[1] - 2.5f * pixel[3] + pixel[5];
+    }
+    INLINE void to_outputs(const Vector *point, Vector *output) {
+        Vector even_near = point[1] + point[2], odd_near = NEAR * (point[1] - point[2]);
+        Vector even_far = point[3] + point[4], odd_far = FAR * (point[3] - point[4]);
+        output[0] = point[0] + even_near + even_far;
+        output[1] = odd_near + odd_far;
+        output[2] = .5f * even_near + 2.f * even_far;
+        output[3] = .5f * odd_near + 2.f * odd_far + point[5];
+    }
+};
+
+// A layer on its maps.
+struct Layer {
+    std::int64_t blocks, side, channels, kernels;
+    bool pool;
+    const float *maps;     // (blocks, side, side, channels, LANES)
+    const float *weights;  // for every panel (points, channels, its kernels)
+    const float *bias;     // (kernels,)
+    float *outputs;        // (blocks, side, side, kernels, LANES); pooled, half the side
+};
+
+// Where a tile lies.
+struct Place {
+    std::int64_t block, row, column;
+};
+
+template <class Filtering>
+struct Convolution {
+    static constexpr int OUTPUTS = Filtering::OUTPUTS, INPUTS = Filtering::INPUTS, POINTS = Filtering::POINTS;
+    static constexpr int ALL_POINTS = POINTS * POINTS;
+
+    const Layer &layer;
+    const std::int64_t tiles = (layer.side + OUTPUTS - 1) / OUTPUTS;  // along one side
+    // Odd, so that a pixel's points do not all want the same place in the cache.
+    const std::int64_t stride = LANES * (layer.channels | 1);  // from one point to the next
+
+    Place place_of(std::int64_t tile) const {
+        std::int64_t within = tile % (tiles * tiles);
+        return {tile / (tiles * tiles), within / tiles * OUTPUTS, within % tiles * OUTPUTS};
+    }
+
+    // How many of the outputs from here on are on the map.
+    int inside(std::int64_t start) const { return layer.side - start < OUTPUTS ? layer.side - start : OUTPUTS; }
+
+    // From the map to points (ALL_POINTS, channels, LANES).
+    void to_points(Place place, float *points) const {
+        const float *map = layer.maps + place.block * layer.side * layer.side * layer.channels * LANES;
+        for (std::int64_t lane = 0; lane < layer.channels * LANES; lane += WIDTH) {
+            Vector half[POINTS][INPUTS];
+            for (int x = 0; x < INPUTS; x++) {
+                std::int64_t column = place.column - 1 + x;
+                Vector pixel[INPUTS], point[POINTS];
+                for (int y = 0; y < INPUTS; y++) {
+                    std::int64_t row = place.row - 1 + y;
+                    bool there = 0 <= row && row < layer.side && 0 <= column && column < layer.side;
+                    const float *from = map + (row * layer.side + column) * layer.channels * LANES + lane;
+                    pixel[y] = there ? load(from) : Vector{};
+                }
+                Filtering::to_points(pixel, point);
+                for (int y = 0; y < POINTS; y++) half[y][x] = point[y];
+            }
+            for (int y = 0; y < POINTS; y++) {
+                Vector point[POINTS];
+                Filtering::to_points(half[y], point);
+                for (int x = 0; x < POINTS; x++) store(points + (y * POINTS + x) * stride + lane, point[x]);
+            }
+        }
+    }
+
+    // From points of the channels to points (ALL_POINTS, PANEL, LANES) of one panel of kernels.
+    template <int KERNELS>
+    void multiply(const float *points, const float *weights, float *products) const {
+        for (int point = 0; point < ALL_POINTS; point++) {
+            Vector sums[KERNELS][2] = {};
+            for (std::int64_t channel = 0; channel < layer.channels; channel++) {
+                Vector left = load(points + channel * LANES), right = load(points + channel * LANES + WIDTH);
+#pragma GCC unroll 6
+                for (int kernel = 0; kernel < KERNELS; kernel++) {
+                    sums[kernel][0] += weights[kernel] * left;
+                    sums[kernel][1] += weights[kernel] * right;
+                }
+                weights += KERNELS;
+            }
+            for (int kernel = 0; kernel < KERNELS; kernel++) {
+                store(products + kernel * LANES, sums[kernel][0]);
+                store(products + kernel * LANES + WIDTH, sums[kernel][1]);
+            }
+            points += stride;
+            products += PANEL * LANES;
+        }
+    }
+
+    // From the points of a panel's kernels to their outputs.
+    void to_outputs(Place place, const float *products, std::int64_t first, std::int64_t kernels) const {
+        std::int64_t side = layer.pool ? layer.side / 2 : layer.side, step = layer.kernels * LANES;
+        float *map = layer.outputs + place.block * side * side * step + first * LANES;
+        int rows = inside(place.row), columns = inside(place.column);
+        for (std::int64_t lane = 0; lane < kernels * LANES; lane += WIDTH) {
+            Vector half[OUTPUTS][POINTS], pixel[OUTPUTS][OUTPUTS];
+            for (int x = 0; x < POINTS; x++) {
+                Vector point[POINTS], output[OUTPUTS];
+                for (int y = 0; y < POINTS; y++) point[y] = load(products + (y * POINTS + x) * PANEL * LANES + lane);
+                Filtering::to_outputs(point, output);
+                for (int y = 0; y < OUTPUTS; y++) half[y][x] = output[y];
+            }
+            float bias = layer.bias[first + lane / LANES];
+            for (int y = 0; y < OUTPUTS; y++) {
+                Filtering::to_outputs(half[y], pixel[y]);
+                for (int x = 0; x < OUTPUTS; x++) pixel[y][x] = relu(pixel[y][x] + bias);
+            }
+            if (layer.pool) {
+                for (int y = 0; y < rows; y += 2)
+                    for (int x = 0; x < columns; x += 2) {
+                        Vector above = larger(pixel[y][x], pixel[y][x + 1]);
+                        Vector below = larger(pixel[y + 1][x], pixel[y + 1][x + 1]);
+                        std::int64_t at = (place.row + y) / 2 * side + (place.column + x) / 2;
+                        store(map + at * step + lane, larger(above, below));
+                    }
+                continue;
+            }
+            for (int y = 0; y < rows; y++)
+                for (int x = 0; x < columns; x++)
+                    store(map + ((place.row + y) * side + place.column + x) * step + lane, pixel[y][x]);
+        }
+    }
+
+    bool run() const {
+        std::int64_t of_tile = ALL_POINTS * stride, of_panel = ALL_POINTS * PANEL * LANES;
+        // So many tiles meet a panel one after the other: as many as stay in the cache, but more where the weights, which
+        // are read anew for them, are too many for it.
+        std::int64_t fitting = POINTS_BYTES / (of_tile * std::int64_t(sizeof(float))), wanted = layer.kernels / (2 * LANES);
+        std::int64_t at_once = fitting > wanted ? fitting : wanted, all = layer.blocks * tiles * tiles;
+        if (at_once < 1) at_once = 1;
+        void *memory = std::aligned_alloc(64, (at_once * of_tile + of_panel) * sizeof(float));  // a multiple of 64
+        if (!memory) return false;
+        float *products = static_cast<float *>(memory), *points = products + of_panel;
+        std::int64_t panels = (layer.kernels + PANEL - 1) / PANEL;
+        for (std::int64_t start = 0; start < all; start += at_once) {
+            std::int64_t count = all - start < at_once ? all - start : at_once;
+            for (std::int64_t tile = 0; tile < count; tile++) to_points(place_of(start + tile), points + tile * of_tile);
+            for (std::int64_t panel = 0; panel < panels; panel++) {
+                std::int64_t first = layer.kernels * panel / panels, kernels = layer.kernels * (panel + 1) / panels - first;
+                const float *weights = layer.weights + ALL_POINTS * layer.channels * first;
+                for (std::int64_t tile = 0; tile < count; tile++) {
+                    const float *of = points + tile * of_tile;
+                    switch (kernels) {
+                        case 1: multiply<1>(of, weights, products); break;
+                        case 2: multiply<2>(of, weights, products); break;
+                        case 3: multiply<3>(of, weights, products); break;
+                        case 4: multiply<4>(of, weights, products); break;
+                        case 5: multiply<5>(of, weights, products); break;
+                        default: multiply<PANEL>(of, weights, products);
+                    }
+                    to_outputs(place_of(start + tile), products, first, kernels);
+                }
+            }
+        }
+        std::free(memory);
+        return true;
+    }
+};
+
+extern "C" {
+
+int lanes() { return LANES; }
+
+int panel() { return PANEL; }
+
+// Images (count, values) in blocks (blocks, values, LANES), the last one filled up with zeros.
+void place(std::int64_t count, std::int64_t values, const float *images, float *maps) {
+    constexpr std::int64_t PIECE = 8192 / (LANES * sizeof(float));  // values whose lanes stay in the cache
+    for (std::int64_t block = 0; block < count; block += LANES, maps += values * LANES)
+        for (std::int64_t start = 0; start < values; start += PIECE) {
+            std::int64_t end = values - start < PIECE ? values : start + PIECE;
+            for (std::int64_t image = block; image < block + LANES; image++)
+                for (std::int64_t value = start; value < end; value++)
+                    maps[value * LANES + image - block] = image < count ? images[image * values + value] : 0.f;
+        }
+}
+
+// Whether there was the memory.
+bool convolve(std::int64_t blocks, std::int64_t side, std::int64_t channels, std::int64_t kernels, bool pool,
+              const float *maps, const float *weights, const float *bias, float *outputs) {
+    Layer layer{blocks, side, channels, kernels, pool, maps, weights, bias, outputs};
+    return side > 2 ? Convolution<Four>{layer}.run() : Convolution<Two>{layer}.run();
+}
+}
