@@ -27,7 +27,8 @@ dataset_dir = Path(os.environ.get("CNNMOD_DATASET_DIR", root_dir / "data" / "dat
 # "auto" takes CUDA where there is one; else "cpu", "cuda", "cuda:1" ...
 device = os.environ.get("CNNMOD_DEVICE", "auto")
 
-# The arithmetic of training and of module evaluation: "float32" or "bfloat16" (faster, 8 bits of precision).
+# The arithmetic of training and of module evaluation: "float32", or "bfloat16" with its 8 bits of precision, which is
+# faster on some devices; the README's section on speed says where.
 precision = os.environ.get("CNNMOD_PRECISION", "float32")
 
 # The seed of everything random, but for the train / valid split, which is fixed for comparability.

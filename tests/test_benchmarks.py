@@ -110,7 +110,7 @@ def test_mask_gradient(run_main, strong_root):
 def test_convolution(run_main, root_dir):
     run = run_main("experiments/benchmark/convolution.py", *CHOSEN, root=root_dir)
     rows = result_of(run, root_dir, "convolution")["layers"]
-    assert [row["side"] for row in rows] == [32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2] * 2
+    assert [row["side"] for row in rows] == [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2] * 2
     assert [row["banded us"] != "" for row in rows] == [row["side"] <= 4 for row in rows]
     assert [row["filtered us"] != "" for row in rows] == [row["precision"] == "float32" for row in rows]
 

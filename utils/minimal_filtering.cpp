@@ -1,4 +1,4 @@
-// A conv layer of 3x3 kernels with padding 1: convolution by minimal filtering, bias, ReLU, 2x2 max-pooling where asked.
+// A conv layer of 3x3 kernels with padding 1: convolution by minimal filtering, bias, ReLU, 2x2 max-pooling if asked.
 //
 // After Winograd (Arithmetic Complexity of Computations, 1980) as Lavin and Gray apply it to convolutional networks
 // (Fast Algorithms for Convolutional Neural Networks, CVPR 2016). A tile of the output is made of the tile of the map
@@ -6,11 +6,14 @@
 // kernels by a small matrix product; points become pixels. A tile of 4x4 takes 36 products per channel and kernel in
 // place of 144.
 //
-// Maps stand in the order (blocks, side, side, channels, LANES): the same pixel of LANES images is beside each other, so
-// that all arithmetic is on whole vectors however few the channels are, and an image's outputs do not depend on others.
+// Maps stand in the order (blocks, side, side, channels, LANES): the same pixel of LANES images is beside each other.
+// So all arithmetic is on whole vectors however few the channels are, and an image's outputs do not depend on others.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+
+using std::int64_t;
 
 #ifndef VECTOR_BYTES  // of the processor's registers; the tests ask for others than it has
 #if defined(__AVX512F__)
@@ -24,8 +27,8 @@
 typedef float Vector __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int WIDTH = VECTOR_BYTES / sizeof(float);
 constexpr int LANES = 2 * WIDTH;
-constexpr int PANEL = 6;                        // kernels whose sums over the channels fit into the registers, for LANES images
-constexpr std::int64_t POINTS_BYTES = 1 << 18;  // that stay in the cache of a core
+constexpr int PANEL = 6;  // kernels whose sums over the channels, for LANES images, fit into the registers
+constexpr int64_t POINTS_BYTES = 1 << 18;  // that stay in the cache of a core
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -74,7 +77,7 @@ struct Four {
 
 // A layer on its maps.
 struct Layer {
-    std::int64_t blocks, side, channels, kernels;
+    int64_t blocks, side, channels, kernels;
     bool pool;
     const float *maps;     // (blocks, side, side, channels, LANES)
     const float *weights;  // for every panel (points, channels, its kernels)
@@ -84,7 +87,7 @@ struct Layer {
 
 // Where a tile lies.
 struct Place {
-    std::int64_t block, row, column;
+    int64_t block, row, column;
 };
 
 template <class Filtering>
@@ -93,28 +96,28 @@ struct Convolution {
     static constexpr int ALL_POINTS = POINTS * POINTS;
 
     const Layer &layer;
-    const std::int64_t tiles = (layer.side + OUTPUTS - 1) / OUTPUTS;  // along one side
+    const int64_t tiles = (layer.side + OUTPUTS - 1) / OUTPUTS;  // along one side
     // Odd, so that a pixel's points do not all want the same place in the cache.
-    const std::int64_t stride = LANES * (layer.channels | 1);  // from one point to the next
+    const int64_t stride = LANES * (layer.channels | 1);  // from one point to the next
 
-    Place place_of(std::int64_t tile) const {
-        std::int64_t within = tile % (tiles * tiles);
+    Place place_of(int64_t tile) const {
+        int64_t within = tile % (tiles * tiles);
         return {tile / (tiles * tiles), within / tiles * OUTPUTS, within % tiles * OUTPUTS};
     }
 
     // How many of the outputs from here on are on the map.
-    int inside(std::int64_t start) const { return layer.side - start < OUTPUTS ? layer.side - start : OUTPUTS; }
+    int inside(int64_t start) const { return std::min<int64_t>(OUTPUTS, layer.side - start); }
 
     // From the map to points (ALL_POINTS, channels, LANES).
     void to_points(Place place, float *points) const {
         const float *map = layer.maps + place.block * layer.side * layer.side * layer.channels * LANES;
-        for (std::int64_t lane = 0; lane < layer.channels * LANES; lane += WIDTH) {
+        for (int64_t lane = 0; lane < layer.channels * LANES; lane += WIDTH) {
             Vector half[POINTS][INPUTS];
             for (int x = 0; x < INPUTS; x++) {
-                std::int64_t column = place.column - 1 + x;
+                int64_t column = place.column - 1 + x;
                 Vector pixel[INPUTS], point[POINTS];
                 for (int y = 0; y < INPUTS; y++) {
-                    std::int64_t row = place.row - 1 + y;
+                    int64_t row = place.row - 1 + y;
                     bool there = 0 <= row && row < layer.side && 0 <= column && column < layer.side;
                     const float *from = map + (row * layer.side + column) * layer.channels * LANES + lane;
                     pixel[y] = there ? load(from) : Vector{};
@@ -135,7 +138,7 @@ struct Convolution {
     void multiply(const float *points, const float *weights, float *products) const {
         for (int point = 0; point < ALL_POINTS; point++) {
             Vector sums[KERNELS][2] = {};
-            for (std::int64_t channel = 0; channel < layer.channels; channel++) {
+            for (int64_t channel = 0; channel < layer.channels; channel++) {
                 Vector left = load(points + channel * LANES), right = load(points + channel * LANES + WIDTH);
 #pragma GCC unroll 6
                 for (int kernel = 0; kernel < KERNELS; kernel++) {
@@ -154,11 +157,11 @@ struct Convolution {
     }
 
     // From the points of a panel's kernels to their outputs.
-    void to_outputs(Place place, const float *products, std::int64_t first, std::int64_t kernels) const {
-        std::int64_t side = layer.pool ? layer.side / 2 : layer.side, step = layer.kernels * LANES;
+    void to_outputs(Place place, const float *products, int64_t first, int64_t kernels) const {
+        int64_t side = layer.pool ? layer.side / 2 : layer.side, step = layer.kernels * LANES;
         float *map = layer.outputs + place.block * side * side * step + first * LANES;
         int rows = inside(place.row), columns = inside(place.column);
-        for (std::int64_t lane = 0; lane < kernels * LANES; lane += WIDTH) {
+        for (int64_t lane = 0; lane < kernels * LANES; lane += WIDTH) {
             Vector half[OUTPUTS][POINTS], pixel[OUTPUTS][OUTPUTS];
             for (int x = 0; x < POINTS; x++) {
                 Vector point[POINTS], output[OUTPUTS];
@@ -176,7 +179,7 @@ struct Convolution {
                     for (int x = 0; x < columns; x += 2) {
                         Vector above = larger(pixel[y][x], pixel[y][x + 1]);
                         Vector below = larger(pixel[y + 1][x], pixel[y + 1][x + 1]);
-                        std::int64_t at = (place.row + y) / 2 * side + (place.column + x) / 2;
+                        int64_t at = (place.row + y) / 2 * side + (place.column + x) / 2;
                         store(map + at * step + lane, larger(above, below));
                     }
                 continue;
@@ -188,23 +191,25 @@ struct Convolution {
     }
 
     bool run() const {
-        std::int64_t of_tile = ALL_POINTS * stride, of_panel = ALL_POINTS * PANEL * LANES;
-        // So many tiles meet a panel one after the other: as many as stay in the cache, but more where the weights, which
-        // are read anew for them, are too many for it.
-        std::int64_t fitting = POINTS_BYTES / (of_tile * std::int64_t(sizeof(float))), wanted = layer.kernels / (2 * LANES);
-        std::int64_t at_once = fitting > wanted ? fitting : wanted, all = layer.blocks * tiles * tiles;
-        if (at_once < 1) at_once = 1;
-        void *memory = std::aligned_alloc(64, (at_once * of_tile + of_panel) * sizeof(float));  // a multiple of 64
+        int64_t of_tile = ALL_POINTS * stride, of_panel = ALL_POINTS * PANEL * LANES;
+        int64_t all = layer.blocks * tiles * tiles;
+        // So many tiles meet a panel one after the other: as many as stay in the cache, but more where the weights,
+        // which are read anew for them, are too many for it.
+        int64_t fitting = POINTS_BYTES / (of_tile * int64_t(sizeof(float))), wanted = layer.kernels / (2 * LANES);
+        int64_t at_once = std::max({fitting, wanted, int64_t(1)});
+        int64_t bytes = (of_panel + at_once * of_tile) * sizeof(float);
+        void *memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
         if (!memory) return false;
         float *products = static_cast<float *>(memory), *points = products + of_panel;
-        std::int64_t panels = (layer.kernels + PANEL - 1) / PANEL;
-        for (std::int64_t start = 0; start < all; start += at_once) {
-            std::int64_t count = all - start < at_once ? all - start : at_once;
-            for (std::int64_t tile = 0; tile < count; tile++) to_points(place_of(start + tile), points + tile * of_tile);
-            for (std::int64_t panel = 0; panel < panels; panel++) {
-                std::int64_t first = layer.kernels * panel / panels, kernels = layer.kernels * (panel + 1) / panels - first;
+        int64_t panels = (layer.kernels + PANEL - 1) / PANEL;
+        for (int64_t start = 0; start < all; start += at_once) {
+            int64_t count = std::min(at_once, all - start);
+            for (int64_t tile = 0; tile < count; tile++) to_points(place_of(start + tile), points + tile * of_tile);
+            for (int64_t panel = 0; panel < panels; panel++) {
+                int64_t first = layer.kernels * panel / panels;
+                int64_t kernels = layer.kernels * (panel + 1) / panels - first;
                 const float *weights = layer.weights + ALL_POINTS * layer.channels * first;
-                for (std::int64_t tile = 0; tile < count; tile++) {
+                for (int64_t tile = 0; tile < count; tile++) {
                     const float *of = points + tile * of_tile;
                     switch (kernels) {
                         case 1: multiply<1>(of, weights, products); break;
@@ -230,19 +235,19 @@ int lanes() { return LANES; }
 int panel() { return PANEL; }
 
 // Images (count, values) in blocks (blocks, values, LANES), the last one filled up with zeros.
-void place(std::int64_t count, std::int64_t values, const float *images, float *maps) {
-    constexpr std::int64_t PIECE = 8192 / (LANES * sizeof(float));  // values whose lanes stay in the cache
-    for (std::int64_t block = 0; block < count; block += LANES, maps += values * LANES)
-        for (std::int64_t start = 0; start < values; start += PIECE) {
-            std::int64_t end = values - start < PIECE ? values : start + PIECE;
-            for (std::int64_t image = block; image < block + LANES; image++)
-                for (std::int64_t value = start; value < end; value++)
+void place(int64_t count, int64_t values, const float *images, float *maps) {
+    constexpr int64_t PIECE = 8192 / (LANES * sizeof(float));  // values whose lanes stay in the cache
+    for (int64_t block = 0; block < count; block += LANES, maps += values * LANES)
+        for (int64_t start = 0; start < values; start += PIECE) {
+            int64_t end = std::min(start + PIECE, values);
+            for (int64_t image = block; image < block + LANES; image++)
+                for (int64_t value = start; value < end; value++)
                     maps[value * LANES + image - block] = image < count ? images[image * values + value] : 0.f;
         }
 }
 
 // Whether there was the memory.
-bool convolve(std::int64_t blocks, std::int64_t side, std::int64_t channels, std::int64_t kernels, bool pool,
+bool convolve(int64_t blocks, int64_t side, int64_t channels, int64_t kernels, bool pool,
               const float *maps, const float *weights, const float *bias, float *outputs) {
     Layer layer{blocks, side, channels, kernels, pool, maps, weights, bias, outputs};
     return side > 2 ? Convolution<Four>{layer}.run() : Convolution<Two>{layer}.run();

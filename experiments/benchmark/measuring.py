@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.compiled import compiler
 from utils.device import PRECISIONS, is_fast_in, num_cores
 from utils.files import save_text
 from utils.stage import OneLineParser, Stage, open_stage, show_table, stage_parser
@@ -99,6 +100,7 @@ def machine(benchmark: Benchmark) -> dict[str, Any]:
         "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "C++ compiler": " ".join(compiler() or ["none"]),
     }
 
 
