@@ -31,4 +31,5 @@ benchmark: setup  ## fast paths against naive ones, on digits; see experiments/b
 	$(BIN)/python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset digits
 
 clean:  ## remove the virtual environment and caches; data/ stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis */__pycache__
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './data/*' -prune -exec rm -rf {} +

@@ -51,7 +51,7 @@ def population_outputs(
         masks: (modules, K) bool, True = kept; no empty layer, tied layers alike.
         target_classes: (modules,) the class whose logit each module is trusted for.
         images: (n, 3, 32, 32) normalised, channels-last, on the model's device; float32 or bfloat16.
-        batch_size: images at a time; None = by a bound on memory, the same on every machine.
+        batch_size: images at a time; None = what the way to convolve is best with, within a bound on memory.
 
     Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
     """

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from utils.compiled import compiler
 from utils.minimal_filtering import MinimalFiltering
 
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 LANES = {None: None, 16: 8, 32: 16, 64: 32}  # images of a block, by the bytes of a vector
 
 
@@ -79,12 +80,35 @@ def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -
     assert (found - expected).square().mean().sqrt() < 1e-6
 
 
+@pytest.mark.parametrize("vector_bytes", LANES)
+@pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("side", [2, 4])
-def test_what_is_not_a_number_stays_so(side: int) -> None:
+def test_what_is_not_a_number_stays_so(side: int, pool: bool, vector_bytes: int | None) -> None:
+    """One image per pixel that is NaN; the kernel reads that pixel alone, but its tile is not a number as a whole."""
+    ways = filtering(vector_bytes)
+    images = torch.ones(side**2, 1, side, side)
+    images.view(side**2, -1).fill_diagonal_(torch.nan)
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[..., 1, 1] = 1
+    found = ways.features(ways.layer(weight, torch.zeros(1), side, pool=pool)(ways.place(images)), len(images))
+    expected = images if not pool else F.max_pool2d(images, 2)
+    assert expected.isnan().any()
+    assert found.isnan()[expected.flatten(1).isnan()].all()
+
+
+def test_what_would_be_read_out_of_bounds_is_refused() -> None:
     ways = filtering(None)
-    images = torch.full((1, 1, side, side), torch.nan)
-    layer = ways.layer(torch.ones(1, 1, 3, 3), torch.zeros(1), side, pool=True)
-    assert layer(ways.place(images))[..., 0].isnan().all()
+    with pytest.raises(ValueError, match="even side, given 3"):
+        ways.layer(random(2, 1, 3, 3), random(2), 3, pool=True)
+    layer = ways.layer(random(2, 5, 3, 3), random(2), 4, pool=False)
+    for channels, side in ((5, 2), (4, 4)):
+        with pytest.raises(ValueError, match=r"\(4, 5\), given"):
+            layer(ways.place(random(1, channels, side, side)))
+
+
+@pytest.mark.parametrize(("values", "images"), [(16 * 32**2, 128), (128 * 32**2, 64), (2**30, 1)])
+def test_batches_are_bounded(values: int, images: int) -> None:
+    assert filtering(None).batch_size(values) == images
 
 
 @pytest.mark.parametrize(("side", "points"), [(2, 9), (4, 36), (32, 36)])

@@ -1,12 +1,15 @@
 """C++ beside the Python that calls it, compiled by the machine's own compiler when it is first needed."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,10 +36,13 @@ def compiler() -> tuple[str, ...] | None:
     asked = os.environ.get(VARIABLE)
     if asked is None:
         return next(((name,) for name in COMPILERS if shutil.which(name)), None)
-    command = tuple(shlex.split(asked))
-    if command and not shutil.which(command[0]):
-        raise UserError(f"environment variable {VARIABLE}: expected a C++ compiler, or nothing, given {asked!r}")
-    return command or None
+    try:
+        command = tuple(shlex.split(asked))
+        if not command or shutil.which(command[0]):
+            return command or None
+    except ValueError:  # a quotation without an end, a null byte
+        pass
+    raise UserError(f"environment variable {VARIABLE}: expected a C++ compiler, or empty for none, given {asked!r}")
 
 
 @functools.cache
@@ -47,24 +53,29 @@ def compiled(source: Path, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """
     capability = torch.backends.cpu.get_cpu_capability()
     command = [*compiler, *FLAGS, *VECTOR_FLAGS.get(capability, ()), str(source)]
-    made_of = _digest("\0".join([*command, source.read_text(encoding="utf-8")]).encode())
-    name = f"{source.stem}.{capability.lower()}.{made_of}"
+    content = source.read_text(encoding="utf-8")
+    made_of = "\0".join([sys.platform, platform.machine(), capability, *command, content])
+    name = f"{source.stem}.{_digest(os.fsencode(made_of))}"
     cache = source.parent / "__pycache__"
-    try:
-        for library in cache.glob(f"{name}.*.so"):
-            if library.name == f"{name}.{_digest(library.read_bytes())}.so":  # else damaged
+    for library in cache.glob(f"{name}.*.so"):
+        with contextlib.suppress(OSError):  # somebody else's, or just removed
+            if library.name == _name(name, library.read_bytes()):  # else damaged
                 return ctypes.CDLL(str(library))
-        with tempfile.TemporaryDirectory() as folder:
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             made = Path(folder) / "library.so"
             _compile([*command, "-o", str(made)], source)
-            library = cache / f"{name}.{_digest(made.read_bytes())}.so"
-            try:
+            library = cache / _name(name, made.read_bytes())
+            with contextlib.suppress(UserError, OSError):
                 write_whole(library, lambda file: file.write(made.read_bytes()))
-            except UserError:  # a folder of somebody else's: the next process compiles again
-                library = made
-            return ctypes.CDLL(str(library))
+                return ctypes.CDLL(str(library))
+            return ctypes.CDLL(str(made))  # the next process compiles again
     except OSError as error:
         raise _failed(source, command, reason(error)) from None
+
+
+def _name(name: str, library: bytes) -> str:
+    return f"{name}.{_digest(library)}.so"
 
 
 def _digest(content: bytes) -> str:
@@ -72,7 +83,15 @@ def _digest(content: bytes) -> str:
 
 
 def _compile(command: list[str], source: Path) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        check=False,
+    )
     if done.returncode:
         said = done.stderr.splitlines() or [f"exit code {done.returncode}"]
         raise _failed(source, command, next((line for line in said if "error:" in line), said[0]))
@@ -80,5 +99,6 @@ def _compile(command: list[str], source: Path) -> None:
 
 def _failed(source: Path, command: list[str], why: str) -> UserError:
     return UserError(
-        f"{source.name} could not be compiled by {command[0]}: {why}; mend that, or set {VARIABLE}= to do without"
+        f"{source.name} could not be compiled and loaded by {command[0]}: {why}; "
+        f"mend that, or set {VARIABLE}= to do without"
     )

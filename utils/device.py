@@ -58,5 +58,8 @@ def make_deterministic(seed: int) -> None:
     """Seed torch's global generators and ask for algorithms that give the same bits every time."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # else every new tensor is written twice, first with NaN
+    )
     torch.backends.cudnn.benchmark = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what NVIDIA asks for, before the first product

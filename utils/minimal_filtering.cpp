@@ -34,8 +34,9 @@ constexpr int64_t POINTS_BYTES = 1 << 18;  // that stay in the cache of a core
 
 INLINE Vector load(const float *from) { return *reinterpret_cast<const Vector *>(from); }
 INLINE void store(float *to, Vector values) { *reinterpret_cast<Vector *>(to) = values; }
-INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
-INLINE Vector relu(Vector a) { return Vector{} > a ? Vector{} : a; }  // what is not a number stays so
+// What is not a number stays so.
+INLINE Vector larger(Vector a, Vector b) { return (a < b) | (b != b) ? b : a; }
+INLINE Vector relu(Vector a) { return Vector{} > a ? Vector{} : a; }
 
 // A map of two pixels x, y: with a kernel a, b, c, by (x + y) b, y (c - b) and x (a - b) it becomes xb + yc, xa + yb.
 struct Two {
@@ -119,8 +120,8 @@ struct Convolution {
                 for (int y = 0; y < INPUTS; y++) {
                     int64_t row = place.row - 1 + y;
                     bool there = 0 <= row && row < layer.side && 0 <= column && column < layer.side;
-                    const float *from = map + (row * layer.side + column) * layer.channels * LANES + lane;
-                    pixel[y] = there ? load(from) : Vector{};
+                    int64_t at = (row * layer.side + column) * layer.channels * LANES + lane;
+                    pixel[y] = there ? load(map + at) : Vector{};
                 }
                 Filtering::to_points(pixel, point);
                 for (int y = 0; y < POINTS; y++) half[y][x] = point[y];
@@ -196,7 +197,7 @@ struct Convolution {
         // So many tiles meet a panel one after the other: as many as stay in the cache, but more where the weights,
         // which are read anew for them, are too many for it.
         int64_t fitting = POINTS_BYTES / (of_tile * int64_t(sizeof(float))), wanted = layer.kernels / (2 * LANES);
-        int64_t at_once = std::max({fitting, wanted, int64_t(1)});
+        int64_t at_once = std::min(all, std::max({fitting, wanted, int64_t(1)}));
         int64_t bytes = (of_panel + at_once * of_tile) * sizeof(float);
         void *memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
         if (!memory) return false;

@@ -67,7 +67,7 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
     if announce and not is_fast_in(dtype, device):
         print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
     if announce and can_be_compiled(dtype, device) and not compiler():
-        print("no C++ compiler: modules take twice as long; g++ or clang++ would do", flush=True)
+        print("no C++ compiler (see Speed in the README): modules take twice as long", flush=True)
     if arguments.set:
         print(f"for this run: {' '.join(arguments.set)}", flush=True)
     artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))

@@ -28,11 +28,11 @@ from models.cnn import IMAGE_CHANNELS
 from models.registry import architecture_of
 from utils.convolution import banded_matrix, convolutions_for, convolve_by_rows, relu
 from utils.errors import run
-from utils.minimal_filtering import MinimalFiltering
+from utils.minimal_filtering import BATCH, MinimalFiltering
 
 SIZES = {
     "percent": Size(65, 65, "of its kernels that each layer keeps"),
-    "images": Size(128, 32, "in a batch"),
+    "images": Size(BATCH, 32, "in a batch"),
 }
 LARGEST_SIDE = 4  # pixels; the banded matrix of larger maps is nearly all zeros
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest output
