@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, run_script
+from tests.conftest import Run
 from utils.compiled import compiled, compiler
 from utils.errors import UserError
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 DIGITS = ("--model", "simcnn_x0_25", "--dataset", "digits")
+ONE_POINT = ("--target_conv", "12", "--set", "sensitivity_ratios=0.5,1", "--set", "sensitivity_images=40")
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 
 
@@ -107,30 +108,23 @@ def test_which_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert compiler() is None
 
 
-def analyze(root: Path, **environment: str) -> Run:
-    arguments = (
-        "--model",
-        "simcnn_x0_25",
-        "--dataset",
-        "digits",
-        "--target_conv",
-        "12",
-        "--set",
-        "sensitivity_ratios=0.5,1",
-    )
-    return run_script("preprocess/layer_sensitivity_analyzer.py", *arguments, root=root, env=environment)
-
-
-def test_a_user_without_compiler(strong_root: Path) -> None:
+def test_a_user_without_compiler(
+    strong_root: Path, run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slower, and said so; with a compiler that fails, one line."""
-    assert run_script("preprocess/kernel_importance_analyzer.py", *DIGITS, root=strong_root).exit_code == 0
-    analyze(strong_root, CXX="no-such-compiler").refused("environment variable CXX", "'no-such-compiler'")
-    analyze(strong_root, CXX=shutil.which("false")).refused(
-        "minimal_filtering.cpp could not be compiled and loaded", "exit code 1"
-    )
-    without = analyze(strong_root, CXX="")
-    assert without.exit_code == 0, without
-    assert "no C++ compiler" in without.stdout
-    with_compiler = analyze(strong_root)
+
+    def analyze(cxx: str | None = None) -> Run:
+        if cxx is not None:
+            monkeypatch.setenv("CXX", cxx)
+        return run_main("preprocess/layer_sensitivity_analyzer.py", *DIGITS, *ONE_POINT, root=strong_root)
+
+    assert run_main("preprocess/kernel_importance_analyzer.py", *DIGITS, root=strong_root).exit_code == 0
+    with_compiler = analyze()
     assert with_compiler.exit_code == 0, with_compiler
     assert "no C++ compiler" not in with_compiler.stdout
+    analyze("no-such-compiler").refused("environment variable CXX", "'no-such-compiler'")
+    failing = shutil.which("false")
+    analyze(failing).refused("minimal_filtering.cpp could not be compiled and loaded", "exit code 1")
+    without = analyze("")
+    assert without.exit_code == 0, without
+    assert "no C++ compiler" in without.stdout
