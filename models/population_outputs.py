@@ -59,7 +59,7 @@ def population_outputs(
     outputs = torch.empty(len(masks), len(images), dtype=torch.float32, device=images.device)
     weights = {name: value.to(images.dtype) for name, value in model.state_dict().items()}
     convolutions = convolutions_for(images)
-    batch_size = batch_size or default_batch_size(model.architecture, convolutions)
+    batch_size = batch_size or _default_batch_size(model.architecture, convolutions)
     for rows in _parts(model.architecture, masks, convolutions, images.itemsize):
         with torch.inference_mode():
             roots = _build_tree(model.architecture, convolutions, weights, masks, target_classes, rows)
@@ -86,7 +86,7 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
-def default_batch_size(architecture: Architecture, convolutions: Convolutions) -> int:
+def _default_batch_size(architecture: Architecture, convolutions: Convolutions) -> int:
     """How many images at a time this way to convolve is best with."""
     sizes = [conv.kernels * side**2 for conv, side in zip(architecture.convs, architecture.sides, strict=False)]
     return convolutions.batch_size(max(sizes))
