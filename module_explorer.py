@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 import global_configure
+from dataset.datasets import load_split
+from dataset.images import normalise, to_device
 from models.cnn import CNN
-from models.known_outputs import outputs_with_known
 from models.strong_model import load_strong_model
+from modules.known_outputs import outputs_with_known
+from search.genetic.generations import agree_on_settings, check_checkpoint, scored_generations
+from search.genetic.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from search.genetic.log import load_end
+from search.genetic.populations import population_of
 from utils.artifacts import ArrayFile
-from utils.datasets import load_split
 from utils.errors import UserError, run
-from utils.images import normalise, to_device
-from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
 from utils.locks import held, state_of
-from utils.search_log import load_end
-from utils.search_population import population_of
-from utils.search_state import agree_on_settings, check_checkpoint, scored_generations
 from utils.stage import Stage, check_class, open_stage, stage_parser
 from utils.waiting import wait_until
 

@@ -17,23 +17,23 @@ from dataclasses import asdict
 
 import numpy as np
 
+from dataset.datasets import Split, load_split
+from dataset.images import normalise, to_device
 from models.cnn import CNN, total_kernels
-from models.mask_search import STEPS_PER_STATE, MaskLearner, MaskSettings
-from models.modularization import save_modularization, show_modularization
-from models.population_outputs import population_outputs
 from models.strong_model import load_strong_model
+from models.training import count_right, predict, progress_bar
+from modules.jaccard import mean_pairwise_distance
+from modules.modularization import save_modularization, show_modularization
+from modules.population_outputs import population_outputs
+from search.gradient.learner import STEPS_PER_STATE, MaskLearner, MaskSettings
+from search.gradient.log import Round, describe, load_rounds, rounds_to_do, save_rounds, smallest_within
 from utils.artifacts import CheckpointFile
 from utils.core_threads import core_threads
-from utils.datasets import Split, load_split
 from utils.errors import UserError, reason, run
 from utils.files import damaged, set_aside, sha256_of
-from utils.gradient_log import Round, describe, load_rounds, rounds_to_do, save_rounds, smallest_within
-from utils.images import normalise, to_device
-from utils.jaccard import mean_pairwise_distance
 from utils.locks import held
 from utils.recorded_settings import agree_on, fingerprint
 from utils.stage import Stage, open_stage, stage_parser
-from utils.training import count_right, predict, progress_bar
 
 MAX_LOSS = 1.0  # points, where neither option is given
 

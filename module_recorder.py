@@ -13,20 +13,20 @@ import time
 import numpy as np
 
 from configures.base import Config
-from models.modularization import save_modularization, show_modularization
+from dataset.datasets import load_split
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
+from modules.modularization import save_modularization, show_modularization
+from search.genetic.generations import agree_on_settings, check_room_for_search, resume_search, set_old_search_aside
+from search.genetic.kernel_groups import KernelGroups, genome_layout, kernel_groups
+from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
+from search.genetic.populations import population_of
+from search.genetic.scoring import places_of, scoring_rules
+from search.genetic.tournament import Scores, score_population
 from utils.artifacts import ArrayFile
-from utils.datasets import load_split
 from utils.errors import UserError, run
-from utils.kernel_groups import KernelGroups, genome_layout, kernel_groups
 from utils.locks import held, state_of
-from utils.search_log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
-from utils.search_population import population_of
-from utils.search_scoring import places_of, scoring_rules
-from utils.search_state import agree_on_settings, check_room_for_search, resume_search, set_old_search_aside
 from utils.stage import Stage, open_stage, stage_parser
-from utils.tournament import Scores, score_population
 from utils.waiting import wait_until
 
 

@@ -13,17 +13,17 @@ import time
 
 import torch
 
+from dataset.datasets import Split, load_split
 from models.cnn import CNN, count_parameters
 from models.registry import build_network
 from models.strong_model import load_strong_model, strong_model_training
-from utils.datasets import Split, load_split
+from models.training import Epoch, count_right, predict, train
+from models.training_log import save_training_log
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
 from utils.seeds import torch_seed
 from utils.stage import Stage, open_stage, stage_parser
-from utils.training import Epoch, count_right, predict, train
-from utils.training_log import save_training_log
 
 
 def main() -> None:

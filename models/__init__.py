@@ -1,1 +1,1 @@
-"""Networks (one per file), and what is made out of them: modules and patched models."""
+"""Networks, one file each; from their names and checkpoints to networks; training, evaluation and cost."""

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.datasets import Images
+from dataset.images import normalise
 from models.cnn import CNN, count_parameters
 from models.flops import count_flops
-from utils.datasets import Images
-from utils.images import normalise
-from utils.training import EVALUATION_BATCH
+from models.training import EVALUATION_BATCH
 
 
 @torch.inference_mode()

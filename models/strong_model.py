@@ -5,9 +5,9 @@ import torch
 from configures.base import Config
 from models.cnn import CNN
 from models.registry import build_network
+from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
-from utils.training import TrainingSettings
 
 
 def strong_model_training(config: Config) -> TrainingSettings:

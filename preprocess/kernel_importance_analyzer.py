@@ -9,13 +9,13 @@ so that it is not used for another strong model. Method: Qi et al., ASE 2022, se
 
 import numpy as np
 
+from dataset.datasets import load_split
+from dataset.images import to_device
 from models.strong_model import load_strong_model
+from modules.kernel_importance import kernel_importance, random_importance
 from utils.checked_text import save_json
-from utils.datasets import load_split
 from utils.errors import UserError, run
 from utils.files import sha256_of
-from utils.images import to_device
-from utils.kernel_importance import kernel_importance, random_importance
 from utils.recorded_settings import fingerprint
 from utils.stage import open_stage, show_table, stage_parser
 

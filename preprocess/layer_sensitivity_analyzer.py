@@ -7,8 +7,8 @@ and the composed model's validation accuracy. A layer tied to an earlier one is 
 scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., ASE 2022, section 3.2.
 """
 
-from models.layer_sensitivity import open_sensitivity, tied_layers
 from models.registry import architecture_of
+from modules.layer_sensitivity import open_sensitivity, tied_layers
 from utils.errors import UserError, run
 from utils.locks import held
 from utils.stage import Stage, open_stage, show_table, stage_parser

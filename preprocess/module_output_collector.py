@@ -7,12 +7,12 @@ Writes data/MODEL_DATASET/module_outputs/class_C.npy. Method: Qi et al., ASE 202
 
 import numpy as np
 
-from models.modules_on_disk import load_module
-from utils.datasets import load_split
+from dataset.datasets import load_split
+from models.training import predict
+from modules.on_disk import load_module
+from patching.data import of_class
 from utils.errors import UserError, run
-from utils.patch_data import of_class
 from utils.stage import open_stage, show_table, stage_parser
-from utils.training import predict
 
 
 def main() -> None:

@@ -6,14 +6,19 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from dataset.datasets import Split, load_split
 from models.cnn import CNN, Architecture
 from models.evaluation import cost_of, outputs_of
-from models.modularization import Modularization, load_modularization
-from models.modules_on_disk import load_kernel_mask, load_module
-from models.patched_model import LinearRule, RangeRule, Rule
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
-from models.weak_models import load_weak_model
+from models.training import Epoch
+from models.training_log import read_training_log
+from modules.modularization import Modularization, load_modularization
+from modules.on_disk import load_kernel_mask, load_module
+from patching.data import PatchData, load_patch_data
+from patching.metrics import confusion_matrix
+from patching.patched_model import LinearRule, RangeRule, Rule
+from patching.weak_models import load_weak_model
 from report.figures_of_patching import ChangedImages
 from report.patches import (
     BEFORE,
@@ -24,16 +29,11 @@ from report.patches import (
     load_patched_weak_models,
     patch_command,
 )
-from utils.classification_metrics import confusion_matrix
-from utils.datasets import Split, load_split
+from search.genetic.log import Generation, best_generation, load_log
+from search.gradient.log import Round, load_rounds
 from utils.errors import UserError
 from utils.files import damaged
-from utils.gradient_log import Round, load_rounds
-from utils.patch_data import PatchData, load_patch_data
-from utils.search_log import Generation, best_generation, load_log
 from utils.stage import Stage
-from utils.training import Epoch
-from utils.training_log import read_training_log
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
+from models.training import Epoch
+from modules.sensitivity import falls_at
 from report.figures import HEAT, MARKERS, PALETTE, Drawing, listed, new_figure, percent, styled
-from utils.sensitivity import falls_at
-from utils.training import Epoch
 
 
 @styled

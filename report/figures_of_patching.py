@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from patching.metrics import TargetClassScores
+from patching.report import METRICS, metrics_of
 from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
-from utils.classification_metrics import TargetClassScores
-from utils.patch_report import METRICS, metrics_of
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
 COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # of methods, the weak model's first

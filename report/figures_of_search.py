@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from modules.jaccard import jaccard_distances
 from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
-from utils.gradient_log import Round
-from utils.jaccard import jaccard_distances
-from utils.search_log import Generation
+from search.genetic.log import Generation
+from search.gradient.log import Round
 
 
 @styled

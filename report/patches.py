@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from patching.metrics import TargetClassScores, scores_of_target_class
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json
-from utils.classification_metrics import TargetClassScores, scores_of_target_class
 from utils.errors import UserError
 from utils.files import damaged, missing
 

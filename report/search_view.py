@@ -7,8 +7,8 @@ import numpy as np
 
 from configures.base import Config
 from report.provenance import duration
+from search.genetic.log import Generation, SearchEnd, best_generation, describe, load_end, load_log
 from utils.artifacts import Artifacts
-from utils.search_log import Generation, SearchEnd, best_generation, describe, load_end, load_log
 
 RECENT = 5  # generations that the time of the next ones is guessed from
 BAR = 30  # characters

@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from models.weak_models import weak_network_name
+from models.training_log import best_epoch, read_training_log
+from modules.jaccard import mean_pairwise_distance
+from modules.sensitivity import recommend_sensitive
+from patching.report import metrics_of
+from patching.weak_models import weak_network_name
 from report.data import ReportData
 from report.figures import percent
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
@@ -15,14 +19,10 @@ from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rou
 from report.page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
 from report.patches import BEFORE, PatchedWeakModel, common_calibrations, label_of, patch_command
 from report.provenance import StageRun, duration, machine_rows, setting_rows, stage_rows
+from search.genetic.log import load_end
 from utils.checked_text import load_json
 from utils.errors import UserError
 from utils.files import sha256_of
-from utils.jaccard import mean_pairwise_distance
-from utils.patch_report import metrics_of
-from utils.search_log import load_end
-from utils.sensitivity import recommend_sensitive
-from utils.training_log import best_epoch, read_training_log
 
 KIND_NAMES = {"weak": "overly simple", "poor": "poorly fitted"}
 METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")

@@ -16,11 +16,11 @@ import numpy as np
 
 import global_configure
 from configures.base import load
-from models.modularization import load_modularization
+from modules.modularization import load_modularization
+from patching.report import metrics_of
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.patch_report import metrics_of
 from utils.stage import show_table
 
 TOP = Path(__file__).resolve().parent.parent

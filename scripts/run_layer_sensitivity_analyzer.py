@@ -9,16 +9,16 @@ recommendation there if you agree. Layers whose file is there are not measured a
 
 import numpy as np
 
-from models.layer_sensitivity import open_sensitivity, tied_layers
 from models.registry import architecture_of
+from models.training import progress_bar
+from modules.layer_sensitivity import open_sensitivity, tied_layers
+from modules.sensitivity import falls_at, recommend_sensitive
 from report.figures import save_drawing
 from report.figures_of_model import sensitivity_figure
+from search.genetic.kernel_groups import genome_layout
 from utils.errors import run
-from utils.kernel_groups import genome_layout
 from utils.locks import held
-from utils.sensitivity import falls_at, recommend_sensitive
 from utils.stage import Stage, open_stage, show_table, stage_parser
-from utils.training import progress_bar
 
 
 def main() -> None:

@@ -20,15 +20,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 import global_configure
+from dataset.datasets import load_split
 from models.registry import architecture_of
-from utils.datasets import load_split
+from search.genetic.generations import check_room_for_search, resume_search, set_old_search_aside
+from search.genetic.kernel_groups import genome_layout
+from search.genetic.log import best_generation, describe, load_log
 from utils.device import num_cores
 from utils.errors import UserError, run
-from utils.kernel_groups import genome_layout
 from utils.locks import held
 from utils.processes import ProcessGroup
-from utils.search_log import best_generation, describe, load_log
-from utils.search_state import check_room_for_search, resume_search, set_old_search_aside
 from utils.stage import Stage, open_stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent

@@ -18,11 +18,11 @@ import torch
 
 import global_configure
 from configures.base import load
+from dataset.datasets import Images, load_split
+from dataset.images import normalise
 from models.cnn import CNN
 from models.registry import build_network
 from utils.artifacts import Artifacts
-from utils.datasets import Images, load_split
-from utils.images import normalise
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, and no deadline: the machine may be busy.

@@ -1,1 +1,1 @@
-"""One small file per idea: pure functions for the mathematics, files and processes in few places."""
+"""Plumbing that knows nothing of the method: stages, files, locks, processes, signals, errors, devices, seeds."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from dataset.datasets import Images
 from utils.artifacts import Artifacts
 from utils.checked_text import json_text, load_json
-from utils.datasets import Images
 from utils.errors import UserError
 from utils.files import create_text, sha256_of
 

@@ -10,9 +10,9 @@ import torch
 
 import global_configure
 from configures.base import Config, load
+from modules.fast.compiled import compiler
+from modules.fast.convolution import can_be_compiled
 from utils.artifacts import Artifacts
-from utils.compiled import compiler
-from utils.convolution import can_be_compiled
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from models.cnn import count_parameters, total_kernels
 from models.flops import count_flops
-from models.modules_on_disk import load_kernel_mask, load_module
-from models.patched_model import PatchedModel, RangeRule
 from models.registry import build_network
-from models.weak_models import KINDS, build_weak_network, weak_network_name
+from modules.on_disk import load_kernel_mask, load_module
+from patching.patched_model import PatchedModel, RangeRule
+from patching.report import markdown
+from patching.weak_models import KINDS, build_weak_network, weak_network_name
 from utils.errors import run
 from utils.files import save_text
-from utils.patch_report import markdown
 from utils.stage import open_stage, show_table, stage_parser
 
 

@@ -15,14 +15,10 @@ Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 from dataclasses import asdict
 from pathlib import Path
 
-from models.patched_model import PatchedModel, save_patched_model
-from models.patching import BEFORE, CALIBRATIONS, PatchCase, PatchCases, Patched, evaluate
-from models.weak_models import weak_network_name
-from utils.checked_text import save_json
-from utils.errors import UserError, run
-from utils.files import save_text
-from utils.learned_calibration import LearnedRule
-from utils.patch_report import (
+from patching.cases import BEFORE, CALIBRATIONS, PatchCase, PatchCases, Patched, evaluate
+from patching.learned import LearnedRule
+from patching.patched_model import PatchedModel, save_patched_model
+from patching.report import (
     CELL,
     METRICS,
     PatchRow,
@@ -33,6 +29,10 @@ from utils.patch_report import (
     patch_rows,
     single_table,
 )
+from patching.weak_models import weak_network_name
+from utils.checked_text import save_json
+from utils.errors import UserError, run
+from utils.files import save_text
 from utils.stage import Stage, chosen_classes, open_stage, show_table, stage_parser
 
 KINDS = {"weak": "weak", "poor_fit": "poor"}

@@ -13,21 +13,21 @@ import math
 import numpy as np
 from torch import nn
 
+from dataset.datasets import Images, load_split
 from models.cnn import CNN, total_kernels
-from models.composed_model import ComposedModel
 from models.flops import count_flops
-from models.module import extract_modules
 from models.strong_model import load_strong_model
+from models.training import count_right, predict
+from modules.composed_model import ComposedModel
+from modules.jaccard import mean_pairwise_distance
+from modules.module import extract_modules
 from report.figures import save_drawing
 from report.figures_of_trade_off import TradeOff, trade_off_figure
-from utils.datasets import Images, load_split
+from search.genetic.kernel_groups import genome_layout, kernel_groups
+from search.genetic.log import best_generation, load_log
+from search.gradient.log import load_rounds
 from utils.errors import UserError, run
-from utils.gradient_log import load_rounds
-from utils.jaccard import mean_pairwise_distance
-from utils.kernel_groups import genome_layout, kernel_groups
-from utils.search_log import best_generation, load_log
 from utils.stage import Stage, open_stage, show_table, stage_parser
-from utils.training import count_right, predict
 
 # Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
 PUBLISHED = TradeOff("published (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)

@@ -1,0 +1,83 @@
+"""How fast a step of the gradient search gets its gradient, beside ten masked networks one after the other.
+
+    python benchmarks/mask_gradient.py --model simcnn_x0_25 --dataset cifar10
+
+Writes data/benchmark/MODEL_DATASET/mask_gradient.json.
+"""
+
+import naive
+import torch
+import torch.nn.functional as F
+from measuring import (
+    Size,
+    Work,
+    benchmark_parser,
+    compare,
+    must_agree,
+    open_benchmark,
+    save_benchmark,
+    show_rows,
+    time_in_turns,
+)
+from subjects import model_to_measure
+from torch import Tensor
+
+from dataset.datasets import load_split
+from dataset.images import normalise, to_device
+from modules.masked_modules import freeze, mask_gradient
+from utils.core_threads import core_threads
+from utils.errors import run
+
+SIZES = {"images": Size(64, 8, "training images of the step"), "steps": Size(4, 1, "steps at a time")}
+TOLERANCE = 1e-2  # of the largest gradient; rounding decides which of two nearly equal values is pooled
+KEPT = 0.7  # of the kernels, at random
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__, SIZES)
+    parser.add_argument("--untrained", action="store_true", help="random weights in place of the strong model's")
+    arguments = parser.parse_args()
+    benchmark = open_benchmark(arguments, "mask_gradient", SIZES)
+    stage, steps = benchmark.stage, benchmark.sizes["steps"]
+    model = model_to_measure(stage, untrained=arguments.untrained)
+    images = load_split(stage.config).train.first(benchmark.sizes["images"])
+    pixels, labels = to_device(images, stage.device)
+    generator = torch.Generator().manual_seed(stage.seed)
+    random = torch.rand(stage.config.num_classes, sum(model.architecture.num_kernels), generator=generator)
+    masks = (random < KEPT).float().to(stage.device)
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+    with core_threads(stage.device) as workers:
+
+        def fast(dtype: torch.dtype) -> Tensor:
+            frozen = freeze(model, dtype)
+            for _ in range(steps):
+                _, gradient = mask_gradient(frozen, normalise(pixels, dtype), masks, loss, workers)
+            return gradient
+
+        def slow() -> Tensor:
+            for _ in range(steps):
+                gradient = naive.mask_gradient(model, images, masks, loss, stage.device)
+            return gradient
+
+        works = {
+            "naive": Work(slow, steps),
+            **{name: Work(lambda d=dtype: fast(d), steps) for name, dtype in benchmark.precisions.items()},
+        }
+        timings = time_in_turns(works, benchmark.repetitions, stage.device)
+    # Of a dropped kernel the naive way pools zeros and so hears of an arbitrary place; of kept ones both hear the same.
+    expected, found = (timings[side].result * masks for side in ("naive", "float32"))
+    agree = bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
+    must_agree(agree, "the gradient of the kept kernels' masks")
+    rows = [
+        compare(f"gradient of all masks, {name}", "step", timings["naive"], timings[name])
+        for name in benchmark.precisions
+    ]
+    show_rows(f"{len(images)} images a step, {len(masks)} modules", rows)
+    save_benchmark(benchmark, {"comparison": rows})
+
+
+if __name__ == "__main__":
+    run(main)

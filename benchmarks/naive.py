@@ -1,0 +1,207 @@
+"""The naive baselines: every computation of the search written the straightforward way, to be compared with.
+
+A network object per chromosome, a DataLoader that sends every image through Pillow each time, one image after the
+other where statistics are collected, and a Python loop over ensembles.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from dataset.datasets import Images
+from dataset.images import CROP_PADDING, MEAN, STD
+from models.cnn import CNN
+from models.training import TrainingSettings, learning_rate_at
+from modules.jaccard import mean_pairwise_distance
+from modules.module import extract_module
+from search.genetic.tournament import Scores, ScoringRules
+from utils.seeds import generator
+
+BATCH_SIZE = 128  # images
+
+
+class PillowImages(Dataset):
+    """Images that are made a Pillow image, transformed and normalised whenever one is asked for."""
+
+    def __init__(self, images: Images, augmentation: list[torch.nn.Module]) -> None:
+        self.images = images
+        self.transform = transforms.Compose(
+            [*augmentation, transforms.ToTensor(), transforms.Normalize(mean=MEAN, std=STD)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images.pixels[index])), int(self.images.labels[index])
+
+
+def module_outputs(model: CNN, mask: np.ndarray, target_class: int, images: Images, device: torch.device) -> np.ndarray:
+    """One chromosome's outputs (n,) float32: its module is built and run over a DataLoader."""
+    network = extract_module(model, mask, target_class).to(device)
+    outputs = []
+    with torch.no_grad():
+        for batch, _ in DataLoader(PillowImages(images, []), BATCH_SIZE):
+            outputs.append(network(batch.to(device))[:, 0].cpu())
+    return torch.cat(outputs).numpy()
+
+
+def composed_accuracy(model: CNN, masks: np.ndarray, images: Images, device: torch.device) -> float:
+    """The accuracy of the modules that masks (classes, K) give, composed."""
+    outputs = [module_outputs(model, mask, target_class, images, device) for target_class, mask in enumerate(masks)]
+    return float((np.argmax(outputs, axis=0) == images.labels).mean())
+
+
+def kernel_importance(
+    model: CNN, images: Images, num_classes: int, confidence: float, device: torch.device
+) -> np.ndarray:
+    """Importance (classes, K) float32, one image at a time."""
+    architecture = model.architecture
+    confident: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
+    of_class: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
+    with torch.no_grad():
+        for image, label in DataLoader(PillowImages(images, []), batch_size=1):
+            norms: dict[int, np.ndarray] = {}
+
+            def observe(layer: int, feature_map: Tensor, norms: dict[int, np.ndarray] = norms) -> None:
+                norms[layer] = feature_map[0].abs().sum(dim=(1, 2)).cpu().numpy()
+
+            logits = model.classify(model.convolve(image.to(device), observe))
+            probability = torch.softmax(logits[0], dim=0).cpu().numpy()
+            row = np.concatenate([norms[first] for first in architecture.tied_to])
+            target_class = int(label)
+            of_class[target_class].append(row)
+            if probability.argmax() == target_class and probability[target_class] >= confidence:
+                confident[target_class].append(row)
+    nothing = [np.zeros(sum(architecture.num_kernels))]
+    rows = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
+    return np.stack([np.mean(row, axis=0) for row in rows]).astype(np.float32)
+
+
+def train(
+    model: CNN, images: Images, settings: TrainingSettings, device: torch.device, seed: int
+) -> list[tuple[float, float]]:
+    """Train in float32 with a plain loop; each epoch's mean loss, and its seconds."""
+    augmentation: list[torch.nn.Module] = []
+    if settings.augmented:
+        augmentation.append(transforms.RandomCrop(32, padding=CROP_PADDING))
+    if settings.mirror:
+        augmentation.append(transforms.RandomHorizontalFlip())
+    torch.manual_seed(seed)
+    loader = DataLoader(PillowImages(images, augmentation), settings.batch_size, shuffle=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    model.train()
+    epochs = []
+    for number in range(settings.epochs):
+        start = time.perf_counter()
+        losses = []
+        for step, (batch, labels) in enumerate(loader):
+            optimizer.param_groups[0]["lr"] = learning_rate_at(settings, number + step / len(loader))
+            loss = F.cross_entropy(model(batch.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        epochs.append((float(np.mean(losses)), time.perf_counter() - start))
+    return epochs
+
+
+def tournament(
+    outputs: list[np.ndarray],
+    masks: list[np.ndarray],
+    labels: np.ndarray,
+    rules: ScoringRules,
+    *,
+    seed: int,
+    generation: int,
+    protected: list[int] | None = None,
+) -> Scores:
+    """What `score_population` of search.genetic.tournament gives, by its definition:
+    every ensemble's argmax over its outputs.
+
+    The arguments are the same. A group is (classes, ensembles): tuples of chromosome indices in the classes' order.
+    """
+    num_classes, population = len(outputs), len(outputs[0])
+    order = generator(seed, "tournament", generation).permutation(num_classes)
+    groups = [((int(target_class),), [(chromosome,) for chromosome in range(population)]) for target_class in order]
+    num_scored = 0
+    while len(groups) > 1:
+        crossed = []
+        for (left_classes, left), (right_classes, right) in zip(groups[::2], groups[1::2], strict=False):
+            classes = left_classes + right_classes
+            ensembles = [a + b for a in left for b in right]
+            num_scored += len(ensembles)
+            accuracies = ensemble_accuracies(outputs, labels, classes, ensembles)
+            best_first = sorted(range(len(ensembles)), key=lambda index: -accuracies[index])
+            threshold = rules.thresholds.get(len(classes), 0.0)
+            passing = sum(accuracy >= threshold for accuracy in accuracies)
+            chosen = best_first[: min(max(passing, rules.survivors_min), rules.survivors_max)]
+            if protected is not None:
+                wanted = tuple(protected[target_class] for target_class in classes)
+                if wanted in ensembles and ensembles.index(wanted) not in chosen:
+                    chosen.append(ensembles.index(wanted))
+            survivors = []
+            for index in chosen:
+                modules = [masks[c][chromosome] for c, chromosome in zip(classes, ensembles[index], strict=True)]
+                distance = mean_pairwise_distance(np.stack(modules))
+                fitness = rules.accuracy_weight * accuracies[index] + rules.distance_weight * distance
+                survivors.append((ensembles[index], accuracies[index], distance, fitness))
+            survivors.sort(key=lambda survivor: -survivor[3])
+            crossed.append((classes, [ensemble for ensemble, *_ in survivors]))
+        groups = crossed + groups[len(groups) - len(groups) % 2 :]
+    fitness_of = np.zeros((num_classes, population))
+    for ensemble, _, _, fitness in survivors:
+        for target_class, chromosome in zip(classes, ensemble, strict=True):
+            fitness_of[target_class, chromosome] = max(fitness_of[target_class, chromosome], fitness)
+    members, accuracy, distance, fitness = map(np.array, zip(*survivors, strict=True))
+    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, fitness, num_scored)
+
+
+def ensemble_accuracies(
+    outputs: list[np.ndarray], labels: np.ndarray, classes: tuple[int, ...], ensembles: list[tuple[int, ...]]
+) -> list[float]:
+    """Each ensemble's accuracy on the images of its own classes; equal outputs go to the lower class."""
+    own = np.isin(labels, classes)
+    own_labels = labels[own]
+    own_outputs = {target_class: outputs[target_class][:, own] for target_class in classes}
+    ascending = sorted(classes)
+    accuracies = []
+    for ensemble in ensembles:
+        chromosome_of = dict(zip(classes, ensemble, strict=True))
+        stacked = np.stack([own_outputs[target_class][chromosome_of[target_class]] for target_class in ascending])
+        predicted = np.array(ascending)[stacked.argmax(axis=0)]
+        accuracies.append(float((predicted == own_labels).mean()))
+    return accuracies
+
+
+def mask_gradient(
+    model: CNN, images: Images, masks: Tensor, loss: Callable[[Tensor], Tensor], device: torch.device
+) -> Tensor:
+    """The gradient of a loss in masks (classes, K): every module runs the whole network, one after the other."""
+    masks = masks.clone().requires_grad_()
+    slices = model.architecture.layer_slices
+    batch = torch.stack([image for image, _ in PillowImages(images, [])]).to(device)
+    logits = []
+    for target_class, mask in enumerate(masks):
+        maps: list[Tensor] = []
+        x = batch
+        for layer, (conv, convolution) in enumerate(zip(model.architecture.convs, model.convs, strict=True)):
+            x = F.relu(convolution(x)) * mask[slices[layer]][None, :, None, None]
+            if conv.pool:
+                x = F.max_pool2d(x, 2)
+            if conv.add is not None:
+                x = x + maps[conv.add]
+            maps.append(x)
+        logits.append(model.classify(x)[:, target_class])
+    loss(torch.stack(logits, 1)).backward()
+    model.zero_grad()
+    return masks.grad

@@ -1,0 +1,257 @@
+"""The training loop: of the strong model, and of the weak ones."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dataset.datasets import Images
+from dataset.images import augment, normalise, to_device
+from utils.artifacts import CheckpointFile
+from utils.device import precision_name
+from utils.errors import UserError, reason
+from utils.files import damaged
+from utils.recorded_settings import differences, fingerprint
+from utils.seeds import torch_seed
+
+# Images at a time: few enough for the feature maps to stay in the processor's cache, which is a fifth faster than 500.
+EVALUATION_BATCH = 50
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What one training is made of."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "step"  # or one_cycle
+    milestones: tuple[int, ...] = ()
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    augmented: bool = False
+    mirror: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave; accuracies are shares of images."""
+
+    number: int  # from 0
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    valid_accuracy: float
+    seconds: float
+
+
+@dataclass
+class Training:
+    """The state of a training between two epochs."""
+
+    history: list[Epoch]
+    best_epoch: int
+    best_weights: dict[str, Tensor]
+
+
+def learning_rate_at(settings: TrainingSettings, progress: float) -> float:
+    """The step size after `progress` epochs.
+
+    `step`: divided by ten after each milestone. `one_cycle`: linearly from 1/10 of the largest over the first fifth,
+    then a cosine down to 0 (Smith and Topin, 2017, with the cosine that torch's OneCycleLR uses).
+    """
+    if settings.schedule == "step":
+        return settings.learning_rate * 0.1 ** sum(progress >= milestone for milestone in settings.milestones)
+    share, rise = progress / settings.epochs, 0.2
+    if share < rise:
+        return settings.learning_rate * (0.1 + 0.9 * share / rise)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise)))
+
+
+def train(
+    model: nn.Module,
+    train_images: Images,
+    valid_images: Images,
+    settings: TrainingSettings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    state_file: CheckpointFile | None = None,
+    patience: int | None = None,
+    compiled: bool = False,
+    after_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, model: None,
+) -> Training:
+    """Train `model` in place with SGD and cross-entropy; return every epoch and the weights of the best one.
+
+    Args:
+        model: on the device, in channels-last layout where that helps.
+        train_images, valid_images: what to learn from, what to choose the best epoch by.
+        settings: what the training is made of.
+        device, dtype: bfloat16 runs the forward pass in autocast; weights stay float32.
+        seed: of shuffling, augmentation and dropout; each epoch has its own, so a resumed training is the same.
+        state_file: written after each epoch and taken up again where it exists.
+        patience: end after so many epochs without a better validation accuracy.
+        compiled: run the training step through torch.compile.
+        after_epoch: called with the epoch and the model, before the state is written.
+
+    Raises UserError where the loss is no longer finite, or the state is of a training with other settings or images.
+    """
+    pixels, labels = to_device(train_images, device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    training = Training([], -1, {})
+    images = [fingerprint(train_images), fingerprint(valid_images)]
+    description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
+    if state_file is not None and state_file.exists():
+        training = _resume(state_file, model, optimizer, description)
+    forward = torch.compile(model) if compiled else model
+    for number in range(len(training.history), settings.epochs):
+        if patience is not None and number - training.best_epoch > patience and training.history:
+            break
+        epoch = _train_epoch(forward, pixels, labels, settings, number, optimizer, dtype, seed)
+        logits = predict(model, valid_images, device, dtype)
+        if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
+            raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
+        valid_accuracy = accuracy(logits, valid_images.labels)
+        epoch = Epoch(**{**asdict(epoch), "valid_accuracy": valid_accuracy})
+        if not training.history or epoch.valid_accuracy > training.history[training.best_epoch].valid_accuracy:
+            training.best_epoch = number
+            training.best_weights = _copy(model.state_dict())
+        training.history.append(epoch)
+        after_epoch(epoch, model)
+        if state_file is not None:
+            _save_state(state_file, model, optimizer, training, description)
+    return training
+
+
+def _train_epoch(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    number: int,
+    optimizer: torch.optim.Optimizer,
+    dtype: torch.dtype,
+    seed: int,
+) -> Epoch:
+    start = time.perf_counter()
+    torch.manual_seed(torch_seed(seed, "dropout", number))
+    generator = torch.Generator().manual_seed(torch_seed(seed, "batches", number))
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    batches = order.split(min(settings.batch_size, len(order)))
+    model.train()
+    loss_sum = torch.zeros((), device=labels.device)
+    right = torch.zeros((), dtype=torch.long, device=labels.device)
+    for step, batch in enumerate(progress_bar(batches, f"epoch {number}")):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(settings, number + step / len(batches))
+        images = pixels[batch]
+        if settings.augmented:
+            images = augment(images, mirror=settings.mirror, generator=generator)
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = model(normalise(images))
+        loss = F.cross_entropy(logits.float(), labels[batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        right += (logits.detach().argmax(1) == labels[batch]).sum()
+    mean_loss = float(loss_sum) / len(labels)
+    if not math.isfinite(mean_loss):
+        raise UserError(f"epoch {number}: the training loss is {mean_loss}; {_lower_the_rate(settings)}")
+    rate = learning_rate_at(settings, number)
+    return Epoch(number, rate, mean_loss, int(right) / len(labels), math.nan, time.perf_counter() - start)
+
+
+def _lower_the_rate(settings: TrainingSettings) -> str:
+    return f"lower the learning rate, now {settings.learning_rate}"
+
+
+def _save_state(
+    file: CheckpointFile,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    description: dict[str, Any],
+) -> None:
+    file.save(
+        {
+            "description": description,
+            "history": [asdict(epoch) for epoch in training.history],
+            "best_epoch": training.best_epoch,
+            "best_weights": training.best_weights,
+            "weights": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+    )
+
+
+def _resume(
+    file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, description: dict[str, Any]
+) -> Training:
+    state: dict[str, Any] = file.load()
+    if not isinstance(state.get("description"), dict):
+        raise damaged(file.path, file.made_by, "expected the state of a training")
+    if different := differences(state["description"], description):
+        raise UserError(
+            f"{file.path} is of a training with other settings ({different}): "
+            "use the same, or set that folder aside with --fresh"
+        )
+    try:
+        model.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        training = Training(
+            [Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], dict(state["best_weights"])
+        )
+        last, _ = training.history[-1], training.history[training.best_epoch]
+        for weights in (state["weights"], training.best_weights):
+            if not all(torch.isfinite(value).all() for value in weights.values()):
+                raise ValueError("it holds NaN or infinity")
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
+    print(f"resuming after epoch {last.number}", flush=True)
+    return training
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+def progress_bar(items: Iterable[Any], label: str) -> Iterable[Any]:
+    """`items` with a progress bar on a terminal, and without one in a log file."""
+    return tqdm(items, label, disable=None, leave=False)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The model's outputs (n, ...) float32 on the CPU for all images, never augmented."""
+    was_training = model.training
+    model.eval()
+    outputs = []
+    for start in range(0, len(images), EVALUATION_BATCH):
+        pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs.append(model(normalise(pixels)).float().cpu())
+    model.train(was_training)
+    return torch.cat(outputs)
+
+
+def count_right(logits: Tensor, labels: Any) -> int:
+    """How many rows of logits (n, classes) are largest at their label (n,). Raises UserError for NaN and infinity."""
+    if not logits.isfinite().all():
+        where = int((~logits.isfinite()).any(1).sum())
+        raise UserError(f"a network's outputs on {where} of {len(logits)} images are NaN or infinite: train it again")
+    return int((logits.argmax(1) == torch.as_tensor(labels)).sum())
+
+
+def accuracy(logits: Tensor, labels: Any) -> float:
+    """The share of rows of logits (n, classes) that are largest at their label (n,)."""
+    return count_right(logits, labels) / len(labels)

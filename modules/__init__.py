@@ -1,0 +1,1 @@
+"""From kernel masks to modules: importance, sensitivity, cutting, files, populations' outputs, gradients."""

@@ -1,0 +1,1 @@
+"""How convolutions become fast; the only room that knows of C++."""

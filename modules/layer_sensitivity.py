@@ -1,0 +1,95 @@
+"""The accuracy of the composed model while one layer after the other loses kernels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from dataset.datasets import load_split
+from dataset.images import normalise, to_device
+from models.cnn import CNN
+from models.strong_model import load_strong_model
+from modules.population_outputs import population_outputs
+from modules.sensitivity import top_ratio_masks
+from utils.errors import UserError
+from utils.files import set_aside, sha256_of
+from utils.recorded_settings import agree_on, check_importance_fits, fingerprint
+from utils.stage import Stage
+
+
+@dataclass(frozen=True)
+class SensitivityInputs:
+    """What the curves of all layers are measured with."""
+
+    model: CNN
+    importance: np.ndarray  # (classes, K)
+    ratios: tuple[float, ...]
+    images: Tensor  # (n, 3, 32, 32) normalised, on the model's device
+    labels: np.ndarray  # (n,)
+
+    def curve(self, layer: int) -> np.ndarray:
+        """(ratios, 2) float32 of one layer: ratio, accuracy."""
+        return layer_sensitivity(self.model, self.importance, layer, self.ratios, self.images, self.labels)
+
+
+def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
+    """The strong model, importance and images; says beside the curves what they are measured with.
+
+    Raises UserError where curves are there that were measured with others; `fresh` sets those aside.
+    """
+    config, artifacts = stage.config, stage.artifacts
+    model = load_strong_model(config, artifacts, stage.device)
+    importance = artifacts.kernel_importance.load(config.num_classes, sum(model.architecture.num_kernels))
+    valid = load_split(config).valid.first(config.sensitivity_images)
+    settings = {
+        "sensitivity_ratios": config.sensitivity_ratios,
+        "images": len(valid),
+        "images_crc32": fingerprint(valid),
+        "precision": stage.precision,
+        "strong_model_sha256": check_importance_fits(artifacts),
+        "kernel_importance_sha256": sha256_of(artifacts.kernel_importance.path),
+    }
+    path = artifacts.sensitivity_settings
+    if fresh and path.parent.exists():
+        print(f"the old curves are now {set_aside(path.parent)}")
+    agree_on(path, settings, again=artifacts.command("scripts/run_layer_sensitivity_analyzer.py", "--fresh"))
+    pixels, _ = to_device(valid, stage.device)
+    images = normalise(pixels, stage.dtype)
+    return SensitivityInputs(model, importance, config.sensitivity_ratios, images, valid.labels)
+
+
+def tied_layers(model: CNN, layer: int) -> list[int]:
+    """The free layer that `layer` belongs to and all layers tied to it, in order."""
+    tied_to = model.architecture.tied_to
+    return [other for other, first in enumerate(tied_to) if first == tied_to[layer]]
+
+
+def layer_sensitivity(
+    model: CNN, importance: np.ndarray, layer: int, ratios: tuple[float, ...], images: Tensor, labels: np.ndarray
+) -> np.ndarray:
+    """Validation accuracy of the composed model for each share of a layer's kernels that all modules keep.
+
+    All ratios and classes run as one population, so everything before the layer is computed once, and at ratio 1.0 all
+    classes share the whole strong model.
+
+    Args:
+        model: the strong model.
+        importance: (classes, K).
+        layer: a conv layer; those tied to it are cut alike.
+        ratios: the shares.
+        images: (n, 3, 32, 32) normalised, on the model's device.
+        labels: (n,).
+
+    Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
+    """
+    num_classes = len(importance)
+    layers = tied_layers(model, layer)
+    slices = model.architecture.layer_slices
+    masks = np.concatenate([top_ratio_masks(importance, slices, layers, ratio) for ratio in ratios])
+    target_classes = list(range(num_classes)) * len(ratios)
+    outputs = population_outputs(model, masks, target_classes, images)
+    if not np.isfinite(outputs).all():
+        raise UserError(f"conv {layer}: a module's outputs are NaN or infinite; retrain the strong model")
+    predicted = outputs.reshape(len(ratios), num_classes, -1).argmax(1)
+    accuracy = (predicted == labels).mean(1)
+    return np.stack([np.array(ratios), accuracy], 1).astype(np.float32)

@@ -1,0 +1,188 @@
+"""One patch and its controls: what the networks say about a weak model's images, and what each rule makes of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.datasets import Images
+from models.cnn import CNN
+from models.strong_model import load_strong_model
+from models.training import predict
+from models.training_log import best_epoch, read_training_log
+from modules.on_disk import load_module
+from patching.calibration import RANGES
+from patching.data import PatchData, load_patch_data, of_class
+from patching.learned import LearnedRule, fit_learned_rule
+from patching.metrics import confusion_matrix
+from patching.patched_model import Rule, rule_of
+from patching.weak_models import check_weak_model, load_weak_model
+from utils.errors import UserError
+from utils.files import damaged, missing
+from utils.stage import Stage
+
+CALIBRATIONS = (*RANGES, "learned")
+BEFORE = "before"
+NO_MODULE = "control: learned, no module"
+WHOLE_MODEL = "control: {}, whole strong model"
+CHECKED_OUTPUTS = 10  # of the collected outputs are compared with the module on the disk
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the networks say about the images of one part."""
+
+    labels: np.ndarray  # (images,) int64, the target class last
+    weak: Tensor  # (images, classes) logits
+    module: Tensor  # (images,) the module's logit
+    strong: Tensor  # (images,) the whole strong model's logit of the target class
+
+
+@dataclass(frozen=True)
+class PatchCase:
+    """All that patching one weak model needs, every network evaluated once."""
+
+    target_class: int
+    classes: tuple[str, ...]  # the weak model's; the target class last
+    epoch: int
+    weak: CNN
+    module: CNN
+    valid: Outputs
+    test: Outputs
+    module_outputs: np.ndarray  # (validation images of the class,) float32
+    strong_outputs: np.ndarray  # the same of the whole strong model
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What one rule made of a weak model."""
+
+    confusion: np.ndarray  # (classes, classes) int64 on the test images, rows = labels
+    rule: Rule | None  # None = the weak model as it is
+    found: tuple[float, float] | LearnedRule | None  # the range or the fit behind the rule
+
+
+class PatchCases:
+    """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once."""
+
+    def __init__(self, stage: Stage, kind: str) -> None:
+        self.stage, self.kind = stage, kind
+
+    @cached_property
+    def data(self) -> PatchData:
+        """The images of all weak models."""
+        return load_patch_data(self.stage.config)
+
+    @cached_property
+    def strong(self) -> CNN:
+        """The whole strong model, for the control."""
+        return load_strong_model(self.stage.config, self.stage.artifacts, self.stage.device)
+
+    @cached_property
+    def strong_logits(self) -> dict[str, Tensor]:
+        """The strong model's logits (images, its classes) on the weak classes' images, per part."""
+        weak = self.data.weak
+        return {part: self._predict(self.strong, getattr(weak, part)) for part in ("valid", "test")}
+
+    def epoch(self, target_class: int, wanted: str) -> int:
+        """The epoch that `best`, `last` or a number means. Raises UserError where there is no such training."""
+        if wanted.isdecimal():
+            return int(wanted)
+        if wanted not in ("best", "last"):
+            raise UserError(f"--target_epoch {wanted}: expected best, last, or an epoch counted from 0")
+        command = self.stage.artifacts.weak_model_command(self.kind, target_class)
+        history = read_training_log(self.stage.artifacts.weak_model_log(self.kind, target_class), command)
+        return best_epoch(history) if wanted == "best" else history[-1].number
+
+    def check(self, target_classes: list[int], wanted_epoch: str) -> None:
+        """Raises UserError, naming the command that makes it, for the first file that is missing."""
+        artifacts = self.stage.artifacts
+        files = (artifacts.module, artifacts.module_kernels, artifacts.module_outputs)
+        needed = [artifacts.entire_model, *(file(target_class) for file in files for target_class in target_classes)]
+        absent = next((file for file in needed if not file.exists()), None)
+        if absent:
+            raise missing(absent.path, absent.made_by)
+        for target_class in target_classes:
+            check_weak_model(artifacts, self.kind, target_class, self.epoch(target_class, wanted_epoch))
+
+    def load(self, target_class: int, wanted_epoch: str) -> PatchCase:
+        """One case. Raises UserError where a file is missing, damaged, or of another module."""
+        config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
+        epoch = self.epoch(target_class, wanted_epoch)
+        weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
+        module = load_module(config, artifacts, target_class, device)
+        split = self.data.split_for(target_class)
+        images = of_class(self.data.strong.valid, target_class)
+        file = artifacts.module_outputs(target_class)
+        module_outputs = file.load(len(images))
+        first = images.take(np.arange(min(CHECKED_OUTPUTS, len(images))))
+        now = self._predict(module, first)[:, 0].numpy()
+        if not np.allclose(now, module_outputs[: len(first)], rtol=1e-2, atol=1e-2):
+            raise damaged(
+                file.path, file.made_by, f"it is of another module than {artifacts.module(target_class).path}"
+            )
+        return PatchCase(
+            target_class,
+            split.classes,
+            epoch,
+            weak,
+            module,
+            self._outputs("valid", split.valid, target_class, weak, module),
+            self._outputs("test", split.test, target_class, weak, module),
+            module_outputs,
+            self._predict(self.strong, images)[:, target_class].numpy(),
+        )
+
+    def _outputs(self, part: str, images: Images, target_class: int, weak: CNN, module: CNN) -> Outputs:
+        shared = self.strong_logits[part][:, target_class]
+        own = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
+        strong = torch.cat([shared, self._predict(self.strong, own)[:, target_class]])
+        module_output = self._predict(module, images)[:, 0]
+        outputs = Outputs(images.labels, self._predict(weak, images), module_output, strong)
+        for name, values in (("weak model", outputs.weak), ("module", outputs.module)):
+            if not torch.isfinite(values).all():
+                raise UserError(f"target class {target_class}: the {name} gives NaN or infinity; train it again")
+        return outputs
+
+    def _predict(self, model: CNN, images: Images) -> Tensor:
+        if not len(images):
+            return torch.zeros(0, model.fcs[-1].out_features)
+        return predict(model, images, self.stage.device)
+
+
+def evaluate(case: PatchCase, calibrations: list[str]) -> dict[str, Patched]:
+    """By name: the weak model before, after each calibration, and the controls; all on the test images.
+
+    The controls say what is owed to what: each calibration with the whole strong model's logit of the class in the
+    module's place (what a perfect module could give), and the learned one without any module (what recalibrating the
+    weak model alone gives).
+    """
+    results = {BEFORE: _patched(case, case.test.weak, None, None)}
+    for calibration in calibrations:
+        results[calibration] = _apply(case, calibration, "module")
+        results[WHOLE_MODEL.format(calibration)] = _apply(case, calibration, "strong")
+    results[NO_MODULE] = _apply(case, "learned", None)
+    if "learned" not in calibrations:
+        results[WHOLE_MODEL.format("learned")] = _apply(case, "learned", "strong")
+    return results
+
+
+def _apply(case: PatchCase, calibration: str, source: str | None) -> Patched:
+    """The result of one calibration; `source` is whose logit is used: `module`, `strong`, or None."""
+    found: tuple[float, float] | LearnedRule
+    if calibration == "learned":
+        fitted_on = getattr(case.valid, source) if source else None
+        found = fit_learned_rule(case.valid.weak, fitted_on, case.valid.labels)
+    else:
+        found = RANGES[calibration](getattr(case, f"{source}_outputs"))
+    output = getattr(case.test, source) if source else torch.zeros(len(case.test.labels))
+    rule = rule_of(found)
+    return _patched(case, rule(case.test.weak, output), rule, found)
+
+
+def _patched(
+    case: PatchCase, scores: Tensor, rule: Rule | None, found: tuple[float, float] | LearnedRule | None
+) -> Patched:
+    return Patched(confusion_matrix(case.test.labels, scores.argmax(1).numpy(), len(case.classes)), rule, found)

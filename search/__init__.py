@@ -1,0 +1,1 @@
+"""Module searches: each is a way to find kernel masks, in a folder of its own."""

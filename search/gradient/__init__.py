@@ -1,0 +1,1 @@
+"""The search by gradient: masks learned on training images, in rounds that keep less and less."""

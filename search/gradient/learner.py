@@ -1,0 +1,174 @@
+"""The gradient search: all modules' masks learned together on the training images, in rounds that keep less and less.
+
+Each step is a function of the state before it and its number alone, so that a search that was interrupted goes on as if
+it had not been.
+"""
+
+import copy
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dataset.images import augment, normalise
+from models.cnn import CNN
+from modules.masked_modules import freeze, mask_gradient
+from search.gradient.scores import (
+    Price,
+    free_kernels,
+    keep_target,
+    masks_of,
+    masks_within,
+    mean_similarity,
+    step_size,
+)
+from utils.errors import UserError
+from utils.seeds import torch_seed
+
+STEPS_PER_STATE = 50  # between two states on the disk
+# Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
+# first steps' noise drops no kernel.
+SCORE_LIMIT = 0.05
+# A round that keeps what the one before kept takes smaller steps, so that noise moves fewer kernels: they settle.
+SETTLING = 1 / 3
+LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """What a gradient search is made of."""
+
+    steps: int  # per round
+    batch_size: int
+    step_size: float  # Adam's, on the scores; at the beginning of a round
+    distillation: float  # the share of the loss that is the divergence from the strong model's softmax
+    overlap: float  # the weight of the modules' mean Jaccard similarity in the loss
+    mirror: bool
+
+
+class MaskLearner:
+    """The masks of all modules while they are learned.
+
+    Args:
+        model: the strong model, on the device.
+        pixels, labels: (n, 32, 32, 3) uint8 and (n,) int64 training images, on the device.
+        settings: what the search is made of.
+        dtype: of the convolutions.
+        seed: decides the batches and their augmentation.
+        workers: run the modules, one core each.
+    """
+
+    def __init__(
+        self,
+        model: CNN,
+        pixels: Tensor,
+        labels: Tensor,
+        settings: MaskSettings,
+        *,
+        dtype: torch.dtype,
+        seed: int,
+        workers: Executor,
+    ) -> None:
+        self.frozen, self.strong = freeze(model, dtype), copy.deepcopy(model).to(dtype)
+        self.pixels, self.labels = pixels, labels
+        self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
+        self.kernels = free_kernels(model.architecture.num_kernels, model.architecture.tied_to)
+        num_classes = model.fcs[-1].out_features
+        self.scores = torch.full((num_classes, len(self.kernels.size)), SCORE_LIMIT)
+        self.logit_scale = torch.ones(num_classes, requires_grad=True)
+        self.logit_bias = torch.zeros(num_classes, requires_grad=True)
+        self.price = Price()
+        self.steps_done = 0
+        # A short memory of the gradients' sizes: they change as kernels go.
+        groups = [{"params": [self.scores]}, {"params": [self.logit_scale, self.logit_bias]}]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a checkpoint holds it."""
+        return {
+            "scores": self.scores,
+            "logit_scale": self.logit_scale.detach(),
+            "logit_bias": self.logit_bias.detach(),
+            "price": self.price.level,
+            "steps_done": self.steps_done,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another search's."""
+        with torch.no_grad():
+            for name in ("scores", "logit_scale", "logit_bias"):
+                own = getattr(self, name)
+                found = state[name]
+                if (found.shape, found.dtype) != (own.shape, own.dtype) or not found.isfinite().all():
+                    raise ValueError(f"expected {name} to be {own.dtype} of shape {tuple(own.shape)}, all finite")
+                own.copy_(found)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.price, self.steps_done = Price(float(state["price"])), int(state["steps_done"])
+
+    def step(self, before: float, keep: float) -> float:
+        """One step of a round from `before` down to `keep`; returns the loss. Raises UserError if it is not finite."""
+        progress = self.steps_done % self.settings.steps / self.settings.steps
+        share = SETTLING if keep == before else 1.0
+        for group, largest in zip(self.optimizer.param_groups, (self.settings.step_size, LOGIT_STEP_SIZE), strict=True):
+            group["lr"] = step_size(share * largest, progress)
+        images, labels = self._batch()
+        teacher = self.workers.submit(self._strong_logits, images)
+
+        def loss(logits: Tensor) -> Tensor:
+            """Cross-entropy, and distillation of the strong model's softmax (Hinton et al., arXiv 1503.02531)."""
+            logits = logits * self.logit_scale.to(logits.device) + self.logit_bias.to(logits.device)
+            divergence = F.kl_div(
+                logits.log_softmax(1), teacher.result().log_softmax(1), log_target=True, reduction="batchmean"
+            )
+            share = self.settings.distillation
+            return (1 - share) * F.cross_entropy(logits, labels) + share * divergence
+
+        masks = masks_of(self.scores, self.kernels)
+        self.optimizer.zero_grad(set_to_none=True)
+        value, gradient = mask_gradient(
+            self.frozen, images, self.kernels.spread(masks.float()).to(images.device), loss, self.workers
+        )
+        if not math.isfinite(value):
+            raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
+        kept, target = self.kernels.kept_share(masks), keep_target(before, keep, progress)
+        self.scores.grad = self.kernels.gather(gradient.cpu()) + self._penalty_gradient(masks, kept, target)
+        self.optimizer.step()
+        self.scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
+        self.price = self.price.next(kept, target)
+        self.steps_done += 1
+        return float(value)
+
+    def masks(self, keep: float) -> np.ndarray:
+        """The masks (classes, K) bool of all modules, within `keep` of their kernels."""
+        return self.kernels.spread(masks_within(self.scores, self.kernels, keep)).numpy()
+
+    def logit_maps(self) -> np.ndarray:
+        """(classes, 2) float32: the scale and the bias of each module's logit."""
+        return torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
+
+    def _penalty_gradient(self, masks: Tensor, kept: float, target: float) -> Tensor:
+        """Of the price of the kept kernels and of the modules' overlap, with respect to the masks (modules, F)."""
+        gradient = self.price.now(kept, target) * self.kernels.size / len(self.kernels.of_kernel)
+        if self.settings.overlap == 0:
+            return gradient
+        values = masks.float().requires_grad_()
+        (of_overlap,) = torch.autograd.grad(mean_similarity(values, self.kernels), values)
+        return gradient + self.settings.overlap * of_overlap
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """This step's images, augmented, in the precision of the search, and their labels."""
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, "mask batch", self.steps_done))
+        size = min(self.settings.batch_size, len(self.labels))
+        chosen = torch.randperm(len(self.labels), generator=generator)[:size].to(self.labels.device)
+        images = augment(self.pixels[chosen], mirror=self.settings.mirror, generator=generator)
+        return normalise(images, self.dtype), self.labels[chosen]
+
+    @torch.no_grad()
+    def _strong_logits(self, images: Tensor) -> Tensor:
+        return self.strong(images).float()

@@ -1,0 +1,410 @@
+"""Damage every kind of file that the stages write, and see that it is found out or made again.
+
+    python tests/faults/damage_files.py --count 200 --runs 2 --seed 0
+
+Each file is cut at a random length, has a single bit flipped, is emptied or, with a checksum that fits, gets another
+shape, dtype, width or a NaN. `--count` damages of each kind of file go through the loader that the stages read it with:
+it must refuse the file with one line, or give what was there before (a decoded dataset is decoded again). `--runs` of
+them go through the script that reads the file: it must end with one line and exit code 2, or make the file again byte
+for byte and go on to what it finds with whole files.
+"""
+
+import contextlib
+import io
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faults import (
+    COLLECTOR,
+    GRADIENT,
+    IMPORTANCE,
+    LOOK_EVERY,
+    PATCH,
+    SEARCH,
+    SENSITIVITY,
+    SETTINGS,
+    TOP,
+    TRAIN,
+    WEAK_TRAIN,
+    Finding,
+    Script,
+    conclude,
+    copy,
+    fault_parser,
+    faults_of,
+    result_of,
+    run_to_end,
+    stage_in,
+    start_forked,
+    workshop,
+)
+
+import global_configure
+import report.figures_of_model  # noqa: F401  imported once here, not in every fork
+from dataset.datasets import load_split
+from dataset.images import to_device
+from models.registry import architecture_of, build_network
+from models.strong_model import load_strong_model, strong_model_training
+from models.training import train
+from models.training_log import read_training_log
+from modules.modularization import load_modularization
+from modules.on_disk import load_kernel_mask, load_module
+from patching.weak_models import kept_epochs, load_weak_model
+from report.patches import load_patched_weak_models
+from search.genetic.generations import agree_on_settings, resume_search
+from search.genetic.kernel_groups import genome_layout
+from search.genetic.log import load_end
+from search.gradient.learner import MaskLearner, MaskSettings
+from search.gradient.log import load_rounds
+from utils.checked_text import load_json
+from utils.core_threads import core_threads
+from utils.errors import UserError, run
+from utils.files import load_checkpoint, save_array, save_checkpoint
+from utils.recorded_settings import agree_on, check_importance_fits
+from utils.stage import Stage
+
+# One generation more than was searched: so the last generation's files are read.
+ONE_MORE = tuple(Script(script.path, script.arguments, (*SETTINGS, "generations=4")) for script in SEARCH)
+RELATED = 1  # the class whose files are damaged
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file: where one of it is, how it is loaded, and which scripts read it."""
+
+    path: Path
+    load: Callable[[], Any]
+    scripts: Sequence[Script]
+
+
+def kinds_in(stage: Stage) -> dict[str, Kind]:
+    """Every kind of file of the pipeline, in the root_dir of `stage`."""
+    config, artifacts, cpu = stage.config, stage.artifacts, stage.device
+    architecture = architecture_of(config.model)
+    genes = genome_layout(architecture.num_kernels, architecture.tied_to, config).num_genes
+    classes, kernels, last = config.num_classes, sum(architecture.num_kernels), config.generations
+    importance, sensitivity = artifacts.kernel_importance, artifacts.layer_sensitivity(0)
+    population, outputs = artifacts.population(last, RELATED), artifacts.outputs(last, RELATED)
+    fitness, module_outputs = artifacts.fitness(last), artifacts.module_outputs(RELATED)
+    log = artifacts.weak_model_log("weak", RELATED)
+    epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
+    valid = load_split(config).valid
+    in_class = int((valid.labels == RELATED).sum())
+    gradient_log, gradient_settings = artifacts.gradient_log, artifacts.gradient_settings
+    rounds = len(load_rounds(gradient_log, "the gradient search"))
+    masks, logit_maps = artifacts.gradient_kernels(rounds - 1), artifacts.gradient_logit_maps(rounds - 1)
+    weak_settings = artifacts.weak_model_settings("weak", RELATED)
+    decoded = artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
+    (patch_report,) = artifacts.weak_model_folder("weak", RELATED).glob("patch_*.json")
+
+    def training_state() -> list[Any]:
+        """As a training that has nothing left to do takes it up."""
+        model = build_network(config.model, classes)
+        images = load_split(config)
+        settings = strong_model_training(config)
+        options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": artifacts.training_state}
+        with contextlib.redirect_stdout(io.StringIO()):
+            training = train(model, images.train, images.valid, settings, **options)
+        return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
+
+    def gradient_state() -> dict[str, Any]:
+        """As a gradient search that has nothing left to learn takes it up."""
+        load_state = runpy.run_path(str(TOP / GRADIENT.path))["load_state"]
+        settings = MaskSettings(1, 1, step_size=0.1, distillation=0.5, overlap=0.0, mirror=False)
+        options = {"dtype": stage.dtype, "seed": stage.seed}
+        with core_threads(cpu) as workers:
+            images = to_device(load_split(config).train, cpu)
+            learner = MaskLearner(build_network(config.model, classes), *images, settings, workers=workers, **options)
+            file, keeps = artifacts.gradient_round(rounds - 1), [row.keep for row in load_rounds(gradient_log, "")]
+            if not load_state(learner, file, keeps):
+                raise UserError(f"{file.path} is of other rounds")
+        return learner.state()
+
+    def split() -> list[Any]:
+        loaded = load_split(config)
+        return [loaded.classes, *((part.pixels, part.labels) for part in (loaded.train, loaded.valid, loaded.test))]
+
+    def weak_reports() -> list[Any]:
+        return [
+            (
+                model.target_class,
+                model.classes,
+                model.epoch,
+                model.test_images,
+                *((name, result.confusion, result.rule) for name, result in model.results.items()),
+            )
+            for model in load_patched_weak_models(artifacts, "weak")
+        ]
+
+    return {
+        "strong model": Kind(
+            artifacts.entire_model.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]
+        ),
+        "training state": Kind(artifacts.training_state.path, training_state, [TRAIN]),
+        "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
+        "kernel importance's settings": Kind(
+            artifacts.importance_settings, lambda: check_importance_fits(artifacts), [SENSITIVITY]
+        ),
+        "layer sensitivity": Kind(
+            sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
+        ),
+        "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, kernels), [GRADIENT]),
+        "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
+        "gradient search's state": Kind(artifacts.gradient_round(rounds - 1).path, gradient_state, [GRADIENT]),
+        "gradient search's log": Kind(gradient_log, lambda: load_rounds(gradient_log, "the search"), [GRADIENT]),
+        "gradient search's settings": Kind(gradient_settings, agrees_as_it_is(gradient_settings), [GRADIENT]),
+        "population": Kind(population.path, lambda: population.load(config.population, genes), ONE_MORE),
+        "outputs": Kind(outputs.path, lambda: outputs.load(config.population, len(valid)), ONE_MORE),
+        "fitness": Kind(fitness.path, lambda: fitness.load(classes, config.population), ONE_MORE),
+        "search_log.csv": Kind(
+            artifacts.search_log, lambda: resume_search(stage, checkpoint=None, patience=None), ONE_MORE
+        ),
+        "settings.json": Kind(artifacts.search_settings, lambda: agree_on_settings(stage, valid), ONE_MORE),
+        "end.json": Kind(artifacts.search_end, lambda: load_end(artifacts.search_end, "the recorder"), ONE_MORE),
+        "module": Kind(
+            artifacts.module(RELATED).path,
+            lambda: load_module(config, artifacts, RELATED, cpu).state_dict(),
+            [COLLECTOR],
+        ),
+        "module's kernels": Kind(
+            artifacts.module_kernels(RELATED).path, lambda: load_kernel_mask(config, artifacts, RELATED), [COLLECTOR]
+        ),
+        "modules' report": Kind(artifacts.modules_report, lambda: load_modularization(config, artifacts), []),
+        "module outputs": Kind(module_outputs.path, lambda: module_outputs.load(in_class), [PATCH]),
+        "weak model": Kind(
+            artifacts.weak_model("weak", RELATED, epoch).path,
+            lambda: load_weak_model(config, artifacts, "weak", RELATED, epoch, cpu).state_dict(),
+            [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
+        ),
+        "weak model's log": Kind(log, lambda: read_training_log(log, "its training"), [PATCH]),
+        "weak model's settings": Kind(weak_settings, agrees_as_it_is(weak_settings), [WEAK_TRAIN]),
+        "patch report": Kind(patch_report, weak_reports, []),
+        "decoded images": Kind(decoded / "train_images.npy", split, [IMPORTANCE]),
+        "decoded labels": Kind(decoded / "train_labels.npy", split, [IMPORTANCE]),
+        "description.json": Kind(decoded / "description.json", split, [IMPORTANCE]),
+    }
+
+
+def agrees_as_it_is(settings_file: Path) -> Callable[[], None]:
+    """Compares the file with the settings that are in it now, as a stage that runs with the same."""
+    settings = load_json(settings_file, "the pipeline")
+    return lambda: agree_on(settings_file, settings, again="the pipeline")
+
+
+def damage(path: Path, random: np.random.Generator) -> str:
+    """Damage a file in place, and say how."""
+    ways = {"cut": cut, "bit flipped": flip_bit, "emptied": empty}
+    if path.suffix == ".npy":
+        ways |= {"another shape": reshape, "another dtype": retype, "another width": widen, "NaN": spoil}
+    if path.suffix == ".pth":
+        ways |= {"another shape": reshape_weights, "another dtype": retype_weights, "NaN": spoil_weights}
+    whole = path.read_bytes()
+    while True:
+        way = str(random.choice(list(ways)))
+        ways[way](path, random)
+        if path.read_bytes() != whole:
+            return way
+
+
+def cut(path: Path, random: np.random.Generator) -> None:
+    """Keep the first bytes alone."""
+    content = path.read_bytes()
+    path.write_bytes(content[: random.integers(len(content))])
+
+
+def flip_bit(path: Path, random: np.random.Generator) -> None:
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[random.integers(len(content))] ^= 1 << int(random.integers(8))
+    path.write_bytes(content)
+
+
+def empty(path: Path, random: np.random.Generator) -> None:
+    """Keep nothing."""
+    path.write_bytes(b"")
+
+
+def reshape(path: Path, random: np.random.Generator) -> None:
+    """One entry fewer along the first axis."""
+    save_array(path, np.load(path)[:-1])
+
+
+def retype(path: Path, random: np.random.Generator) -> None:
+    """The same values in another dtype."""
+    array = np.load(path)
+    save_array(path, array.astype(np.float16 if array.dtype != np.float16 else np.float32))
+
+
+def widen(path: Path, random: np.random.Generator) -> None:
+    """Twice as long along the last axis, as a file of a wider network."""
+    save_array(path, np.repeat(np.load(path), 2, axis=-1))
+
+
+def spoil(path: Path, random: np.random.Generator) -> None:
+    """A NaN at a random place; other kinds of numbers have none."""
+    array = np.load(path)
+    if array.dtype.kind == "f":
+        array.flat[random.integers(array.size)] = np.nan
+        save_array(path, array)
+
+
+def _change_weights(path: Path, random: np.random.Generator, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    state = load_checkpoint(path, "the pipeline")
+    weights = state.get("weights", state)  # a training's state has them one level down
+    tensors = [name for name, value in weights.items() if isinstance(value, torch.Tensor)]
+    name = tensors[random.integers(len(tensors))]
+    weights[name] = change(weights[name])
+    save_checkpoint(path, state)
+
+
+def reshape_weights(path: Path, random: np.random.Generator) -> None:
+    """One tensor of another width."""
+    _change_weights(path, random, lambda tensor: torch.cat([tensor, tensor]))
+
+
+def retype_weights(path: Path, random: np.random.Generator) -> None:
+    """One tensor of another dtype."""
+    _change_weights(path, random, torch.Tensor.double)
+
+
+def spoil_weights(path: Path, random: np.random.Generator) -> None:
+    """A NaN in one tensor."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor.flatten()[0] = torch.nan
+        return tensor
+
+    _change_weights(path, random, change)
+
+
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two loaded values are equal, arrays and tensors within them too."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(is_same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(is_same, first, second))
+    return bool(first == second)
+
+
+def main() -> None:
+    parser = fault_parser(
+        __doc__,
+        count=(200, "damages of each kind of file that go through its loader"),
+        runs=(2, "damages of each kind that go through the script"),
+    )
+    arguments = parser.parse_args()
+    folder = Path(global_configure.root_dir).resolve()
+    with workshop() as place:
+        root = place / "start"
+        for scripts in ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH]):
+            run_to_end(scripts, root)
+        through_loaders = load_damaged(copy(root, "loaders"), arguments.count, arguments.seed)
+        through_scripts = run_damaged(root, arguments.runs, arguments.seed)
+    conclude(
+        "damage_files",
+        folder,
+        [
+            *(
+                finding(f"damaged, {way}", rows)
+                for way, rows in (("loader", through_loaders), ("script", through_scripts))
+            ),
+        ],
+        {"loaders": through_loaders, "scripts": through_scripts},
+    )
+
+
+def finding(what: str, rows: list[dict[str, Any]]) -> Finding:
+    """The table's row over all kinds of files."""
+    total = {key: sum(row[key] for row in rows) for key in ("damaged", "refused", "same", "wrong")}
+    figures = f"{len(rows)} kinds; {total['refused']} refused with one line, {total['same']} made again or harmless"
+    return Finding(what, total["damaged"], total["damaged"] - total["wrong"], figures)
+
+
+def load_damaged(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    """Per kind: how many damaged files were refused, loaded as what was there before, and loaded as something else."""
+    stage = stage_in(root)
+    rows = []
+    for what, kind in kinds_in(stage).items():
+        random, expected = faults_of(seed, f"damage {what}"), kind.load()
+        before = {path: path.read_bytes() for path in kind.path.parent.iterdir() if path.is_file()}
+        row: dict[str, Any] = {"kind": what, "damaged": count, "refused": 0, "same": 0, "wrong": 0, "ways": {}}
+        for _ in range(count):
+            way = damage(kind.path, random)
+            verdict = verdict_of(kind, expected)
+            row[verdict] += 1
+            if verdict == "wrong":
+                row["ways"][way] = row["ways"].get(way, 0) + 1
+            for path, content in before.items():
+                if not path.exists() or path.read_bytes() != content:
+                    path.write_bytes(content)
+        rows.append(row)
+        print(", ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
+    return rows
+
+
+def verdict_of(kind: Kind, expected: Any) -> str:
+    """`refused` with a message that names a file there, `same` as before, or `wrong`."""
+    try:
+        return "same" if is_same(kind.load(), expected) else "wrong"
+    except UserError as error:
+        return "refused" if str(kind.path.parent) in str(error) else "wrong"
+
+
+def run_damaged(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    """Per kind: how many damaged files a script refused, or made again and ended as with whole files."""
+    expected: dict[tuple[Script, ...], dict[str, bytes]] = {}
+    rows = []
+    for what, kind in kinds_in(stage_in(root)).items():
+        if not kind.scripts:
+            continue
+        scripts = tuple(kind.scripts)
+        if scripts not in expected:
+            undisturbed = copy(root, "undisturbed")
+            run_to_end(scripts, undisturbed)
+            expected[scripts] = result_of(undisturbed)
+        random = faults_of(seed, f"damage {what} on disk")
+        row: dict[str, Any] = {"kind": what, "damaged": count, "refused": 0, "same": 0, "wrong": 0, "said": []}
+        for _ in range(count):
+            damaged = copy(root, "damaged")
+            file = damaged / kind.path.relative_to(root)
+            way = damage(file, random)
+            verdict, said = outcome_of(scripts, damaged, expected[scripts], file)
+            row[verdict] += 1
+            row["said"].append(f"{way}: {said}")
+        rows.append(row)
+        print(", ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
+    return rows
+
+
+def outcome_of(scripts: Sequence[Script], root: Path, expected: dict[str, bytes], file: Path) -> tuple[str, str]:
+    """What became of scripts on a damaged file: `refused`, `same` or `wrong`, and the line that they ended with.
+
+    The same without the file is `same` too: outputs that spare the next generation some work are not missed.
+    """
+    processes = [start_forked(script, root) for script in scripts]
+    while any(process.exit_code is None for process in processes) and not any(p.exit_code for p in processes):
+        processes[0].process.join(LOOK_EVERY)
+    failed = [process for process in processes if process.exit_code]
+    if not failed:
+        needed = {name: content for name, content in expected.items() if file.exists() or root / "data" / name != file}
+        return ("same" if result_of(root) == needed else "wrong"), ""
+    for process in processes:
+        process.process.kill()
+        process.wait()
+    lines = [line for line in failed[0].said().splitlines() if line]
+    one_line = failed[0].exit_code == 2 and sum(line.startswith("error:") for line in lines) == 1
+    return ("refused" if one_line and "Traceback" not in failed[0].said() else "wrong"), lines[-1]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,72 @@
+"""torch's ways to convolve are the convolution, its ReLU and its pooling; and which way is taken."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modules.fast.compiled import compiler
+from modules.fast.convolution import TorchConvolutions, banded_matrix, convolutions_for, convolve_by_rows, relu
+from modules.fast.winograd import MinimalFiltering
+
+CPU = torch.device("cpu")
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    values = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+
+
+@given(side=st.integers(1, 6), images=st.integers(1, 3), channels=st.integers(1, 5), kernels=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_rows_of_any_maps(side: int, images: int, channels: int, kernels: int):
+    maps, weight, bias = drawn(images, channels, side, side), drawn(kernels, channels, 3, 3), drawn(kernels)
+    convolved = convolve_by_rows(maps, banded_matrix(weight, side), bias.repeat(side))
+    torch.testing.assert_close(convolved, F.conv2d(maps, weight, bias, padding=1))
+    assert convolved.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [1, 2, 4, 8, 10])
+@pytest.mark.parametrize("pool", [False, True])
+def test_layers_of_torch(pool: bool, side: int, dtype: torch.dtype):
+    pool = pool and side > 1
+    maps, weight = drawn(3, 5, side, side, dtype=dtype), drawn(4, 5, 3, 3, dtype=dtype)
+    bias = drawn(4, dtype=dtype)
+    convolutions = TorchConvolutions(dtype, CPU)
+    layer = convolutions.layer(weight, bias, side, pool=pool)
+    found = convolutions.features(layer(convolutions.place(maps)), len(maps))
+    expected = F.relu(F.conv2d(maps.double(), weight.double(), bias.double(), padding=1))
+    if pool:
+        expected = F.max_pool2d(expected, 2)
+    precision = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    assert (found.double() - expected.flatten(1)).abs().max() <= precision * expected.abs().max()
+    banded = side <= {torch.float32: 2, torch.bfloat16: 4}[dtype]
+    assert convolutions.num_weights(4, 5, side) == (3 * side**2 if banded else 9) * 4 * 5
+
+
+def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch):
+    assert isinstance(convolutions_for(torch.empty(1)), MinimalFiltering if compiler() else TorchConvolutions)
+    assert isinstance(convolutions_for(torch.empty(1, dtype=torch.bfloat16)), TorchConvolutions)
+    assert isinstance(convolutions_for(torch.empty(1, device="meta")), TorchConvolutions)
+    monkeypatch.setenv("CXX", "")
+    assert isinstance(convolutions_for(torch.empty(1)), TorchConvolutions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pool", [False, True])
+def test_relu_of_every_kind_of_number(dtype: torch.dtype, pool: bool) -> None:
+    """All 2^16 bit patterns of bfloat16 but NaN: both zeros, subnormals, infinities, beside each other at random."""
+    patterns = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+    numbers = patterns[~patterns.isnan()].repeat(2)
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+    maps = numbers[order][: len(numbers) // 320 * 320].view(-1, 5, 8, 8).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    expected = torch.relu(maps.float())
+    if pool:
+        expected = F.max_pool2d(expected, 2)
+    found = relu(maps.clone(memory_format=torch.preserve_format), pool=pool)
+    assert found.dtype == dtype
+    assert torch.equal(found.float(), expected)

@@ -1,0 +1,44 @@
+"""Jaccard distances against sets, and sums of them that do not depend on their order."""
+
+import itertools
+from fractions import Fraction
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+
+from modules.jaccard import jaccard_distances, mean_pairwise_distance
+
+
+def distance(mask: np.ndarray, other: np.ndarray) -> Fraction:
+    a, b = set(np.flatnonzero(mask)), set(np.flatnonzero(other))
+    return 1 - Fraction(len(a & b), len(a | b)) if a | b else Fraction(0)
+
+
+@given(data=st.data(), kernels=st.integers(1, 30))
+def test_distances_are_those_of_the_sets(data: st.DataObject, kernels: int) -> None:
+    masks = data.draw(arrays(bool, (4, kernels)))
+    others = data.draw(arrays(bool, (3, kernels)))
+    found = jaccard_distances(masks, others)
+    assert found.shape == (4, 3)
+    assert found.dtype == np.float64
+    for (row, mask), (column, other) in itertools.product(enumerate(masks), enumerate(others)):
+        assert abs(Fraction(found[row, column]) - distance(mask, other)) <= Fraction(1, 2**41)
+        assert Fraction(found[row, column]) * 2**40 == int(Fraction(found[row, column]) * 2**40)
+    assert np.array_equal(found.T, jaccard_distances(others, masks))
+
+
+@given(data=st.data(), modules=st.integers(1, 6))
+def test_mean_over_the_pairs(data: st.DataObject, modules: int) -> None:
+    masks = data.draw(arrays(bool, (modules, 12)))
+    pairs = [distance(a, b) for a, b in itertools.combinations(masks, 2)]
+    expected = sum(pairs) / len(pairs) if pairs else 0
+    assert abs(mean_pairwise_distance(masks) - expected) < 1e-12
+
+
+def test_sums_do_not_depend_on_their_order() -> None:
+    masks = np.random.default_rng(0).random((64, 4224)) < 0.6
+    distances = jaccard_distances(masks, masks).ravel()
+    total = sum(map(Fraction, distances.tolist()))
+    assert Fraction(distances.sum()) == Fraction(np.sort(distances)[::-1].cumsum()[-1]) == total

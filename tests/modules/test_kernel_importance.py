@@ -1,0 +1,158 @@
+"""Kernel importance against a slow computation, image by image and kernel by kernel."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import even_out
+from hypothesis import given
+
+from dataset.images import normalise
+from models.cnn import CNN
+from models.registry import architecture_of
+from modules.kernel_importance import confident_images, kernel_importance, random_importance
+from utils import kernel_importance as module
+
+
+def model_and_images(name: str, num_images: int = 30) -> tuple[CNN, torch.Tensor]:
+    """A narrow network, its kernels' biases drawn so that some maps are all zero, and noise of any brightness."""
+    torch.manual_seed(1)
+    model = CNN(architecture_of(name).scaled(1 / 32), 3).eval()
+    with torch.no_grad():
+        for layer in model.convs:
+            layer.bias.normal_()
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (num_images, 32, 32, 3)) * random.random((num_images, 1, 1, 1))
+    images = torch.tensor(pixels.astype(np.uint8))
+    even_out(model, normalise(images))
+    return model, images
+
+
+def feature_maps(model: CNN, image: torch.Tensor) -> list[np.ndarray]:
+    """Per conv layer the map (kernels, h, w) whose norm counts: after ReLU, or after the addition that ties it."""
+    maps: list[np.ndarray] = []
+    outputs: list[torch.Tensor] = []
+    x = image[None]
+    for layer, conv in enumerate(model.architecture.convs):
+        x = F.relu(model.convs[layer](x))
+        maps.append(x[0].numpy())
+        if conv.pool:
+            x = F.max_pool2d(x, 2)
+        if conv.add is not None:
+            x = x + outputs[conv.add]
+            maps[layer] = maps[conv.add] = x[0].numpy()
+        outputs.append(x)
+    return maps
+
+
+@pytest.mark.parametrize("name", ["simcnn", "rescnn"])
+@pytest.mark.parametrize("batch", [7, 500])
+def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVALUATION_BATCH", batch)
+    model, pixels = model_and_images(name)
+    with torch.no_grad():
+        probability = model(normalise(pixels)).softmax(1)
+    labels = probability.argmax(1)
+    labels[::5] = (labels[::5] + 1) % 3  # so that some are wrong, with whatever confidence
+    labels[labels == 2] = 0  # class 2 has one image, which is wrong
+    labels[int(probability[:, 2].argmin())] = 2
+    threshold = float(probability.max(1).values.median())
+    found, counts = kernel_importance(model, pixels, labels, 3, threshold)
+
+    layer_slices = model.architecture.layer_slices
+    expected = np.zeros((3, sum(model.architecture.num_kernels)))
+    for target_class in range(3):
+        of_class = [image for image in range(len(labels)) if labels[image] == target_class]
+        confident = [
+            image
+            for image in of_class
+            if probability[image].argmax() == target_class and probability[image, target_class] >= threshold
+        ]
+        assert counts[target_class] == len(confident)
+        used = confident or of_class
+        for image in used:
+            with torch.no_grad():
+                maps = feature_maps(model, normalise(pixels[image : image + 1])[0])
+            for kernels, feature_map in zip(layer_slices, maps, strict=True):
+                norms = [np.abs(kernel).sum(dtype=np.float64) for kernel in feature_map]
+                expected[target_class, kernels] += np.array(norms) / len(used)
+    assert 0 < counts[0] < int((labels == 0).sum())
+    assert counts[2] == 0
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+    for layer, first in enumerate(model.architecture.tied_to):
+        assert np.array_equal(found[:, layer_slices[layer]], found[:, layer_slices[first]])
+
+
+def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
+    model, pixels = model_and_images("simcnn", 12)
+    labels = torch.arange(12) % 3
+    strict, counts = kernel_importance(model, pixels, labels, 3, 1.1)
+    assert counts == [0, 0, 0]
+    with torch.no_grad():
+        assigned = model(normalise(pixels)).argmax(1)
+    everything, counts = kernel_importance(model, pixels, assigned, 3, 0.0)
+    assert sum(counts) == 12
+    assert not np.array_equal(strict, everything)
+    for_class, _ = kernel_importance(model, pixels[labels == 1], labels[labels == 1], 3, 1.1)
+    np.testing.assert_allclose(strict[1], for_class[1], rtol=1e-5)
+
+
+def test_one_confident_image_is_enough() -> None:
+    model, pixels = model_and_images("simcnn", 12)
+    with torch.no_grad():
+        probability = model(normalise(pixels)).softmax(1)
+    assigned = probability.argmax(1)
+    surest = int(probability[:, 0].argmax())
+    threshold = float(probability[surest, 0])
+    found, counts = kernel_importance(model, pixels, assigned, 3, threshold)
+    alone, _ = kernel_importance(model, pixels[[surest]], assigned[[surest]], 3, 0.0)
+    assert counts[0] == 1 < int((assigned == 0).sum())
+    np.testing.assert_allclose(found[0], alone[0], rtol=1e-5)
+
+
+def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
+    model, pixels = model_and_images("rescnn", 4)
+    found, counts = kernel_importance(model, pixels, torch.zeros(4, dtype=torch.long), 3, 0.9)
+    assert counts[1:] == [0, 0]
+    assert (found[1:] == 0).all()
+    assert found[0].max() > 0
+
+
+@given(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+def test_confident_images(confidence: float) -> None:
+    logits = torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 9, 0], [1, 0, 0], [0, 0, 200], [200, 0, 0]])
+    labels = torch.tensor([0, 0, 0, 0, 2, 1])
+    found = confident_images(logits, labels, confidence).tolist()
+    for row, label, answer in zip(logits, labels, found, strict=True):
+        share = np.exp(row.double().numpy() - float(row.max()))
+        share /= share.sum()
+        assert answer == bool(int(share.argmax()) == label and share[label] >= confidence)
+
+
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
+    model, pixels = model_and_images("rescnn")
+    labels = torch.arange(len(pixels)) % 3
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(kernel_importance(model, pixels, labels, 3, 0.4))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for importance, counts in found[1:]:
+        assert np.array_equal(importance, found[0][0])
+        assert counts == found[0][1]
+
+
+def test_random_mode_sorts_kernels_by_index() -> None:
+    importance = random_importance(2, (3, 2))
+    assert importance.dtype == np.float32
+    assert importance.shape == (2, 5)
+    for kernels in (slice(0, 3), slice(3, 5)):
+        for row in importance[:, kernels]:
+            assert np.argsort(-row, kind="stable").tolist() == list(range(len(row)))

@@ -1,0 +1,127 @@
+"""The learned calibration: convex, shrunk towards the weak model, and better where the module knows something."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+from patching.calibration import linear_scores
+from patching.learned import (
+    FOLDS,
+    FORMS,
+    change,
+    fit,
+    fit_learned_rule,
+    fold_of_each,
+    free_directions,
+    standardise,
+    unstandardise,
+)
+
+
+def weak_and_module(n: int, seed: int = 0):
+    """An over-confident weak model that knows little of the last class, and a module that knows more."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(4, size=n)
+    logits = random.normal(size=(n, 4)) + 2.0 * (labels[:, None] == np.arange(4)) * np.array([1, 1, 1, 0.2])
+    output = 5 + 3 * random.normal(size=n) + 6 * (labels == 3)
+    return torch.tensor(4 * logits, dtype=torch.float32), torch.tensor(output, dtype=torch.float32), labels
+
+
+def target_recall(rule, logits, output, labels):
+    predictions = linear_scores(logits, output, rule.weight, rule.bias).argmax(1).numpy()
+    return (predictions[labels == 3] == 3).mean()
+
+
+def test_module_helps_on_images_that_the_fit_did_not_see():
+    logits, output, labels = weak_and_module(600)
+    rule = fit_learned_rule(logits, output, labels)
+    control = fit_learned_rule(logits, None, labels)
+    new_logits, new_output, new_labels = weak_and_module(600, seed=1)
+    without = target_recall(control, new_logits, torch.zeros(600), new_labels)
+    assert target_recall(rule, new_logits, new_output, new_labels) > without + 0.1
+    assert rule.loss_cross_validated < control.loss_cross_validated < control.loss_before
+    assert not control.weight[:, 4].any()
+
+
+def test_same_data_same_rule_and_a_useless_module_is_left_alone():
+    logits, _, labels = weak_and_module(300)
+    constant = torch.full((300,), 7.0)
+    first, again = (fit_learned_rule(logits, constant, labels) for _ in range(2))
+    assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
+    assert first.weight[:, 4].abs().max() < 1e-6
+    assert torch.isfinite(first.bias).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_module", [True, False])
+def test_gradient_vanishes_at_the_fit_and_other_points_are_worse(form, with_module):
+    logits, output, labels = weak_and_module(80)
+    logits, target = logits.double(), torch.tensor(labels)
+    features, _ = standardise(logits, output.double())
+    directions = free_directions(4, form, with_module)
+    parameters = fit(logits, features, target, directions, ridge=0.01)
+
+    def loss(parameters):
+        scores = logits + features @ change(directions, parameters).T
+        return F.cross_entropy(scores, target) + 0.005 * parameters.square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(parameters.requires_grad_()), parameters)
+    assert gradient.abs().max() < 1e-5
+    nearby = [parameters + 0.05 * torch.randn(len(parameters)) for _ in range(5)]
+    assert all(loss(other) > loss(parameters) for other in nearby)
+    changed = change(directions, torch.ones(len(directions)).double())
+    assert bool(changed[-1, 4]) is with_module and not changed[:-1, 4].any()
+
+
+def test_a_stiff_ridge_leaves_the_weak_model_as_it_is():
+    logits, output, labels = weak_and_module(80)
+    features, scale = standardise(logits.double(), output.double())
+    directions = free_directions(4, "vector", True)
+    parameters = fit(logits.double(), features, torch.tensor(labels), directions, ridge=1e9)
+    weight, bias = unstandardise(change(directions, parameters), scale)
+    torch.testing.assert_close(weight[:, :4], torch.eye(4).double(), atol=1e-6, rtol=0)
+    assert weight[:, 4].abs().max() < 1e-6 and bias.abs().max() < 1e-6
+
+
+def test_unstandardised_scores_are_the_standardised_ones():
+    logits, output, _ = weak_and_module(20)
+    features, scale = standardise(logits.double(), output.double())
+    changed = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight, bias = unstandardise(changed, scale)
+    expected = logits.double() + features @ changed.T
+    torch.testing.assert_close(linear_scores(logits.double(), output.double(), weight, bias), expected)
+
+
+def test_a_two_class_fit_equals_scikit_learns():
+    """With one other class at logit 0 the fit is a logistic regression of the module's output."""
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=200)
+    output = torch.tensor(random.normal(size=200) + labels)
+    logits = torch.zeros(200, 2, dtype=torch.float64)
+    features, scale = standardise(logits, output)
+    ridge = 0.01
+    parameters = fit(logits, features, torch.tensor(labels), free_directions(2, "few", True), ridge)
+    weight, _ = unstandardise(change(free_directions(2, "few", True), parameters), scale)
+    standardised = features[:, 2:].numpy()  # output, ones: sklearn then penalises the bias as the fit does
+    expected = LogisticRegression(C=1 / (ridge * 200), fit_intercept=False, tol=1e-10).fit(standardised, labels)
+    assert float(weight[1, 2] * scale[2]) == pytest.approx(expected.coef_[0, 0], rel=1e-4)
+
+
+def test_folds_spread_every_class_evenly():
+    labels = np.repeat([0, 1, 2], [50, 23, 5])
+    folds = fold_of_each(labels, seed=0)
+    for label in range(3):
+        counts = np.bincount(folds[labels == label], minlength=FOLDS)
+        assert counts.max() - counts.min() <= 1
+    assert not np.array_equal(folds, fold_of_each(labels, seed=1))
+
+
+def test_a_target_class_that_no_validation_image_has():
+    logits, output, labels = weak_and_module(100)
+    keep = labels != 3
+    rule = fit_learned_rule(logits[keep], output[keep], labels[keep])
+    scores = linear_scores(logits, output, rule.weight, rule.bias)
+    assert torch.isfinite(scores).all()
+    assert (scores.argmax(1) == 3).float().mean() < 0.1

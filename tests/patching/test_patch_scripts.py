@@ -1,0 +1,209 @@
+"""The patching stages as a user runs them, on digits_5, and what they say to bad input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+
+from configures.base import load
+from models.strong_model import load_strong_model
+from models.training import predict
+from modules.module import extract_module
+from patching.data import load_patch_data
+from patching.patched_model import load_patched_model
+from utils.artifacts import Artifacts
+
+COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
+COLLECT = "preprocess/module_output_collector.py"
+TRAIN_WEAK = "experiments/patch/patch_for_weak_model/train.py"
+TRAIN_POOR = "experiments/patch/patch_for_poor_model/train.py"
+APPLY = "experiments/patch/apply_patch.py"
+FLOPS = "experiments/calculate_flops/calculate_flops.py"
+CONFIG = load("simcnn_x0_25", "digits_5")
+
+
+def artifacts_of(root):
+    return Artifacts(root, CONFIG.model, CONFIG.dataset)
+
+
+@pytest.fixture(scope="module")
+def patched_root(strong_roots, tmp_path_factory):
+    """A root_dir with modules that keep two thirds of the kernels, their outputs, and weak models after two epochs."""
+    root = tmp_path_factory.mktemp("patch") / "root"
+    shutil.copytree(strong_roots(CONFIG.model, CONFIG.dataset), root)
+    artifacts = artifacts_of(root)
+    strong = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
+    for target_class in range(CONFIG.num_classes):
+        kernel_mask = np.random.default_rng(target_class).random(sum(strong.architecture.num_kernels)) < 0.67
+        artifacts.module(target_class).save(extract_module(strong, kernel_mask, target_class).state_dict())
+        artifacts.module_kernels(target_class).save(kernel_mask)
+    for script, more in ((COLLECT, ()), (TRAIN_WEAK, ("--epochs", 2))):
+        done = run_script(script, *COMMON, *more, root=root)
+        assert done.exit_code == 0, done
+    return root
+
+
+@pytest.fixture
+def own_root(patched_root, tmp_path):
+    """A copy of it that the test may change."""
+    return shutil.copytree(patched_root, tmp_path / "own_root")
+
+
+def test_outputs_are_those_of_the_modules_on_their_class(patched_root):
+    counts = [len(artifacts_of(patched_root).module_outputs(c).load(None)) for c in range(5)]
+    assert sum(counts) == 141  # all validation images of the strong model
+
+
+def test_all_classes_give_a_table_with_controls(patched_root, run_main):
+    done = run_main(APPLY, *COMMON, "--exp_type", "weak", "--calibration", "learned", root=patched_root)
+    assert done.exit_code == 0, done
+    for text in ("before", "learned", "control: learned, no module", "control: learned, whole strong model", "mean ch"):
+        assert text in done.stdout
+    table = artifacts_of(patched_root).patch_table("weak", "best", "learned")
+    assert len(table.read_text().splitlines()) == 1 + 5 * 4 + 2 * 4
+    assert "| class | name |" in table.with_suffix(".md").read_text()
+
+
+def test_one_class_all_calibrations(patched_root, run_main):
+    arguments = ("--exp_type", "weak", "--target_class", 3, "--target_epoch", "last", "--calibration", "all")
+    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
+    assert done.exit_code == 0, done
+    report = json.loads(artifacts_of(patched_root).patch_report("weak", 3, 1, "all").read_text())
+    assert {"before", "min_max", "percentile", "outlier", "norm", "learned"} < set(report["methods"])
+    assert report["classes"] == ["6", "7", "8", "9", "3"]
+    for method in report["methods"].values():
+        confusion = np.array(method["confusion_matrix"])
+        assert confusion.sum() == report["test_images"]
+        assert method["true_positives"] == confusion[4, 4]
+        assert method["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
+
+
+@pytest.mark.parametrize("calibration", ["min_max", "learned"])
+def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp_path, monkeypatch, calibration):
+    path = tmp_path / "patched.pth"
+    arguments = ("--exp_type", "weak", "--target_class", 3, "--calibration", calibration, "--save", path)
+    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
+    assert done.exit_code == 0, done
+    test = load_patch_data(CONFIG).split_for(3).test
+    predictions = predict(load_patched_model(path), test, torch.device("cpu")).argmax(1).numpy()
+    (report,) = artifacts_of(patched_root).weak_model_folder("weak", 3).glob(f"patch_*_{calibration}.json")
+    confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
+    assert (predictions == 4).sum() == confusion[:, 4].sum()
+    assert (predictions == test.labels).sum() == np.trace(confusion)
+
+
+def test_flops_table(patched_root, run_main):
+    done = run_main(FLOPS, *COMMON, root=patched_root)
+    assert done.exit_code == 0, done
+    lines = artifacts_of(patched_root).flops_table.read_text().splitlines()
+    assert len(lines) == 1 + 1 + 5 + 1 + 2 * 6
+    assert lines[1].startswith("strong model,1056,40") and ",100.0," in lines[1]
+
+
+def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root, run_main):
+    again = run_main(TRAIN_WEAK, *COMMON, "--epochs", 2, root=own_root)
+    assert again.exit_code == 0 and again.stdout.count("already trained") == 5
+    other = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, root=own_root)
+    other.refused("was made with other settings", "epochs: 2 there, 3 now", "--fresh")
+    fresh = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, "--fresh", root=own_root)
+    assert fresh.exit_code == 0 and "target_class_1.old_1" in fresh.stdout
+
+
+def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, monkeypatch):
+    artifacts = artifacts_of(own_root)
+    options = ("--target_class", 2, "--epochs", 3, "--keep_every", 1, "--fresh")
+    assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 0
+    whole = artifacts.weak_model("weak", 2, 2).load()
+    save = type(artifacts.weak_model("weak", 2, 2)).save
+
+    def interrupted(self, state):
+        save(self, state)
+        if self.path.name == "training_state.pth" and len(state["history"]) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.artifacts.CheckpointFile.save", interrupted)
+        assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 130
+    assert not artifacts.weak_model("weak", 2, 2).exists()
+    resumed = run_main(TRAIN_WEAK, *COMMON, *options[:-1], root=own_root)
+    assert resumed.exit_code == 0 and "resuming after epoch 1" in resumed.stdout
+    resumed_weights = artifacts.weak_model("weak", 2, 2).load()
+    assert all(torch.equal(value, resumed_weights[name]) for name, value in whole.items())
+    assert not artifacts.weak_model_state("weak", 2).exists()
+
+
+def test_poorly_fitted_models_early_and_late(own_root, run_main):
+    options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)
+    done = run_main(TRAIN_POOR, *COMMON, *options, root=own_root)
+    assert done.exit_code == 0, done
+    assert "kept of each: 2 epochs and the best one; at the most" in done.stdout
+    for epoch in (0, 2):
+        arguments = ("--exp_type", "poor_fit", "--target_class", 0, "--target_epoch", epoch)
+        done = run_main(APPLY, *COMMON, *arguments, root=own_root)
+        assert done.exit_code == 0 and f"weak model of epoch {epoch}" in done.stdout
+    settings = json.loads(artifacts_of(own_root).weak_model_settings("poor", 0).read_text())
+    assert (settings["momentum"], settings["weight_decay"], settings["augmented"]) == (0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("entire_model", "train.py"),
+        ("module", "module_recorder.py"),
+        ("module_kernels", "module_recorder.py"),
+        ("module_outputs", "preprocess/module_output_collector.py"),
+    ],
+)
+def test_missing_files_name_the_command(own_root, run_main, file, message):
+    found = getattr(artifacts_of(own_root), file)
+    found = found if file == "entire_model" else found(3)
+    found.path.unlink()
+    done = run_main(APPLY, *COMMON, "--exp_type", "weak", root=own_root)
+    done.refused("missing", str(found.path), "first run: python", message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target_epoch", "7"), "expected one of the epochs kept: "),
+        (("--target_epoch", "late"), "--target_epoch late: expected best, last, or an epoch"),
+        (("--target_class", "5"), "--target_class 5: expected a class from 0 to 4"),
+        (("--target_class", "three"), "--target_class three: expected all, or a class from 0 to 4"),
+        (("--calibration", "max"), "invalid choice: 'max'"),
+        (("--save", "x.pth"), "--save: expected one --target_class"),
+        (("--exp_type", "poor_fit"), "patch_for_poor_model/train.py"),
+        (("--set", "weak_model=vgg"), "unknown network vgg"),
+        (("--set", "weak_classes=6,7,8"), "of another width, class count or network"),
+    ],
+)
+def test_bad_arguments(patched_root, run_main, arguments, message):
+    exp_type = () if arguments[0] == "--exp_type" else ("--exp_type", "weak")
+    run_main(APPLY, *COMMON, *exp_type, *arguments, root=patched_root).refused(message)
+
+
+def test_outputs_of_another_module_or_with_nan_are_refused(own_root, run_main):
+    file = artifacts_of(own_root).module_outputs(3)
+    outputs = file.load(None)
+    file.save(outputs + 1)
+    arguments = ("--exp_type", "weak", "--target_class", 3)
+    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("of another module than", "module_output_collector.py")
+    file.save(np.full_like(outputs, np.nan))
+    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("NaN", "module_output_collector.py")
+    file.save(outputs[:-1])
+    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("of shape", "module_output_collector.py")
+
+
+def test_a_configuration_without_the_experiment(patched_root, run_main):
+    done = run_main(TRAIN_WEAK, "--model", "simcnn_x0_25", "--dataset", "digits", root=patched_root)
+    done.refused("configures/simcnn_x0_25_digits.py has no patching experiment")
+
+
+def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
+    usage = shutil.disk_usage(own_root)
+    monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    done = run_main(TRAIN_POOR, *COMMON, root=own_root)
+    done.refused("are needed", "1.0 MiB are free", "--keep_every")
+    assert not artifacts_of(own_root).weak_models_folder("poor").exists()

@@ -1,0 +1,55 @@
+"""What each rule makes of one weak model: the controls, and a target class that no test image has."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.registry import build_network
+from patching.cases import BEFORE, CALIBRATIONS, NO_MODULE, WHOLE_MODEL, Outputs, PatchCase, evaluate
+from patching.metrics import scores_of_target_class
+
+
+def outputs(n: int, seed: int, num_classes: int = 4) -> Outputs:
+    """A weak model that cannot see the last class; a module that can, and a strong model that can better."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(num_classes, size=n)
+    weak = random.normal(size=(n, num_classes)) + 4.0 * np.eye(num_classes)[labels]
+    weak[:, -1] -= 4.0 * (labels == num_classes - 1)
+    module = 2.0 * (labels == num_classes - 1) + random.normal(size=n)
+    strong = 6.0 * (labels == num_classes - 1) + random.normal(size=n)
+    return Outputs(labels, *(torch.tensor(values, dtype=torch.float32) for values in (weak, module, strong)))
+
+
+def case(test: Outputs) -> PatchCase:
+    valid = outputs(400, seed=0)
+    of_class = valid.labels == 3
+    network = build_network("simcnn_tiny", 4)
+    ranges = (valid.module[of_class].numpy(), valid.strong[of_class].numpy())
+    return PatchCase(0, ("a", "b", "c", "target"), 0, network, network, valid, test, *ranges)
+
+
+def test_before_is_the_weak_model_and_controls_frame_the_patch():
+    test = outputs(400, seed=1)
+    results = evaluate(case(test), ["learned"])
+    assert list(results) == [BEFORE, "learned", WHOLE_MODEL.format("learned"), NO_MODULE]
+    assert np.trace(results[BEFORE].confusion) == (test.weak.argmax(1).numpy() == test.labels).sum()
+    f1 = {method: scores_of_target_class(result.confusion, 3).f1 for method, result in results.items()}
+    assert max(f1[BEFORE], f1[NO_MODULE]) + 0.02 < f1["learned"] < f1[WHOLE_MODEL.format("learned")]
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_every_calibration_has_its_controls(calibration):
+    results = evaluate(case(outputs(50, seed=1)), [calibration])
+    expected = {BEFORE, calibration, WHOLE_MODEL.format(calibration), NO_MODULE, WHOLE_MODEL.format("learned")}
+    assert set(results) == expected
+    assert all(result.confusion.sum() == 50 for result in results.values())
+
+
+def test_a_target_class_that_no_test_image_has():
+    test = outputs(60, seed=1)
+    keep = torch.tensor(test.labels != 3)
+    others = Outputs(test.labels[keep.numpy()], test.weak[keep], test.module[keep], test.strong[keep])
+    for result in evaluate(case(others), list(CALIBRATIONS)).values():
+        scores = scores_of_target_class(result.confusion, 3)
+        assert (scores.recall, scores.true_positives, scores.false_negatives) == (0, 0, 0)
+        assert scores.others == len(others.labels)

@@ -1,0 +1,57 @@
+"""Which epochs of a weak model are kept, and what they take on the disk."""
+
+import pytest
+
+from configures.base import load
+from models.training import Epoch
+from models.training_log import best_epoch, read_training_log, save_training_log
+from patching.weak_models import build_weak_network
+from patching.weak_training import bytes_to_write, epochs_to_keep
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "chosen", "expected"),
+    [
+        (200, 100, (84, 169), [84, 99, 169, 199]),
+        (25, 10, (), [9, 19, 24]),
+        (5, 10, (2, 84), [2, 4]),
+        (1, 1, (0,), [0]),
+    ],
+)
+def test_epochs_to_keep(epochs, every, chosen, expected):
+    assert epochs_to_keep(epochs, every, chosen) == expected
+
+
+def test_disk_space_is_counted():
+    assert bytes_to_write(parameters=1000, kept=3, models=2) == 4000 * (4 * 2 + 3)
+
+
+def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
+    config = load("simcnn_x0_25", "digits_5")
+    poor, weak = build_weak_network(config, "poor"), build_weak_network(config, "weak")
+    assert poor.architecture.convs == build_weak_network(config, "poor").architecture.convs
+    assert (len(poor.convs), poor.dropout.p, poor.fcs[-1].out_features) == (13, 0.0, 5)
+    assert len(weak.convs) < len(poor.convs) and weak.fcs[-1].out_features == 5
+
+
+def test_training_log_is_read_as_it_was_written(tmp_path):
+    history = [Epoch(0, 0.1, 1.5, 0.25, 0.5, 1.0), Epoch(1, 0.1, 1.0, 0.5, 0.75, 1.0), Epoch(2, 0.01, 0.5, 1, 0.75, 2)]
+    path = tmp_path / "training_log.csv"
+    save_training_log(path, history)
+    assert read_training_log(path, "train.py") == history
+    assert best_epoch(history) == 1
+    heading, first, second, third = path.read_text().splitlines(keepends=True)
+    for text, message in (
+        (heading, "one row or more"),
+        ("", "not a training log"),
+        ("number,loss\n1,2\n", "not a training log"),
+        ("number\nx\n", "not a training log"),
+        (heading + first + second, "checksum"),
+        (heading + second + third, "epoch 0 in row 0"),
+        (heading + first + second.replace("0.75", "0.25") + third, "checksum"),
+        (heading.replace(",checksum", "") + "0,0.1,nan,0.25,0.5,1.0\n", "finite"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_training_log(path, "train.py")

@@ -1,0 +1,182 @@
+"""Figures: the numbers behind them, what they say in words, and the files that they are saved as."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from models.training import Epoch
+from patching.metrics import scores_of_target_class
+from report.figures import HEAT, Drawing, as_svg, percent, readable_on, save_drawing
+from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
+from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
+from report.figures_of_patching import ChangedImages, changed_images_figure, patch_figure, spread
+from report.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
+from search.genetic.log import Generation
+
+CLASSES = ("cat", "dog", "ship")
+SVG = "{http://www.w3.org/2000/svg}svg"
+
+
+def epoch(number: int, valid: float) -> Epoch:
+    return Epoch(number, 0.1, 2.0 / (number + 1), 0.5, valid, 3.0)
+
+
+def generation(number: int, accuracy: float) -> Generation:
+    return Generation(number, accuracy, 0.4, 0.9 * accuracy + 0.04, 0.6, 0.2, 50, 1000, (0, 1, 2), 5.0)
+
+
+def drawings() -> dict[str, Drawing]:
+    """Every figure once, of small numbers."""
+    random = np.random.default_rng(0)
+    masks = random.random((3, 12)) < 0.6
+    strong = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 10]])
+    composed = np.array([[6, 4, 0], [1, 9, 0], [0, 0, 10]])
+    before = scores_of_target_class(np.array([[5, 1], [4, 2]]), 1)
+    after = scores_of_target_class(np.array([[4, 2], [1, 5]]), 1)
+    labels, changed = np.array([0, 0, 1, 1]), (np.array([0, 0, 0, 1]), np.array([1, 0, 1, 1]))
+    images = ChangedImages(
+        "cat", ("rose", "cat"), random.integers(0, 255, (4, 32, 32, 3), np.uint8), labels, *changed, 4
+    )
+    curves = {"0": np.array([[0.1, 0.2], [0.5, 0.9], [1, 0.9]]), "1=3": np.array([[0.1, 0.88], [0.5, 0.9], [1, 0.9]])}
+    outputs = ([random.normal(2, 1, 20) for _ in CLASSES], [random.normal(0, 1, 40) for _ in CLASSES])
+    return {
+        "training": training_figure([epoch(0, 0.4), epoch(1, 0.8), epoch(2, 0.7)], 1, "t"),
+        "importance": importance_figure({"0": random.random((3, 4)), "1=3": random.random((3, 8))}, CLASSES, "t"),
+        "sensitivity": sensitivity_figure(curves, ["0"], 0.05, "t"),
+        "search": search_figure([generation(0, 0.5), generation(1, 0.75)], 1, "t"),
+        "kept": kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], CLASSES, "t"),
+        "pairs": pairs_figure(masks, CLASSES, "t"),
+        "cost": cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * 3), CLASSES, "t"),
+        "confusion": confusion_figure({"strong model": strong, "composed model": composed}, CLASSES, "t"),
+        "class_accuracy": class_accuracy_figure({"strong model": strong, "composed model": composed}, CLASSES, "t"),
+        "outputs": outputs_figure(*outputs, CLASSES, "others", "t"),
+        "patch": patch_figure({"cat": {"before": before, "min_max": after}}, "t"),
+        "changed_images": changed_images_figure([images], "min_max", "t"),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, Drawing]:
+    return drawings()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "num_rows"),
+    [
+        ("training", "Validation accuracy is best at epoch 1, 80.0 %, where training accuracy is 50.0 %", 3),
+        ("importance", "mean correlation", 3 * (4 + 8)),
+        ("sensitivity", "Conv 0 falls first: at 10.0 % of its kernels accuracy is more than 5 points down", 6),
+        ("search", "accuracy goes from 50.0 % to 75.0 %", 2),
+        ("kept", "Modules keep", 3 * 3),
+        ("pairs", "The mean distance of two modules is", 9),
+        ("cost", "50.0 % of the strong model's kernels, 50.0 % of its FLOPs and 20.0 % of its parameters", 4),
+        (
+            "confusion",
+            "composed model: 83.3 % of 30 images right; its most frequent mistake takes cat for dog (4 times)",
+            18,
+        ),
+        ("class_accuracy", "strong model 90.0 %, composed model 83.3 %. Largest loss: cat, -20.0 points", 3),
+        ("outputs", "averaged over the modules", 6),
+        ("patch", "With min_max, precision changes by +4.8 points on average, recall by +50.0, F1 by +32.5", 2),
+        ("changed_images", "of 4 answers to test images 1 turn from wrong to right and 1 from right to wrong", 2),
+    ],
+)
+def test_a_figure_says_its_finding_and_carries_its_numbers(
+    drawn: dict[str, Drawing], name: str, said: str, num_rows: int
+) -> None:
+    drawing = drawn[name]
+    assert said in drawing.finding.replace("\N{NO-BREAK SPACE}", " ")
+    lines = drawing.as_csv().splitlines()
+    assert lines[0] == ",".join(drawing.columns)
+    assert len(lines) == num_rows + 1 and all(len(row) == len(drawing.columns) for row in drawing.rows)
+
+
+def test_every_figure_is_saved_as_png_svg_and_csv(drawn: dict[str, Drawing], tmp_path: Path) -> None:
+    for name, drawing in drawn.items():
+        save_drawing(drawing, tmp_path / name)
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).tag == SVG  # noqa: S314 - our own file
+        assert "prefers-color-scheme: dark" in text and "http" not in text.replace("http://www.w3.org", "").replace(
+            "http://purl.org", ""
+        ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+        assert (tmp_path / f"{name}.csv").read_text(encoding="utf-8") == drawing.as_csv()
+    assert len(list(tmp_path.iterdir())) == 3 * len(drawn)
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    def curve(accuracy: float) -> Drawing:
+        return training_figure([epoch(0, 0.4), epoch(1, accuracy)], 1, "t")
+
+    assert as_svg(curve(0.8).figure) == as_svg(curve(0.8).figure) != as_svg(curve(0.7).figure)
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+    before = dict(matplotlib.rcParams)
+    as_svg(cost_figure((12, 40, 50), np.array([[6, 2, 1]]), ["cat"], "t").figure)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_texts_on_a_heat_map_contrast_enough_everywhere() -> None:
+    def luminance(color: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for share in np.linspace(0, 1, 256):
+        background = matplotlib.colormaps[HEAT](share)
+        text = {"black": 0.0, "white": 1.0}[readable_on(background)]
+        low, high = sorted((luminance(background), text))
+        assert (high + 0.05) / (low + 0.05) >= 4.5  # what WCAG 2.2 asks for
+
+
+values = arrays.arrays(np.float32, st.integers(1, 12), elements=st.integers(-3, 3).map(float))
+
+
+@given(values, values)
+def test_separation_is_the_share_of_pairs_in_the_right_order(own: np.ndarray, others: np.ndarray) -> None:
+    pairs = [(mine > other) + (mine == other) / 2 for mine in own for other in others]
+    assert separation(own, others) == pytest.approx(np.mean(pairs))
+
+
+@given(st.integers(0, 50), st.integers(1, 10))
+def test_spread_takes_some_of_the_places_in_their_order(length: int, count: int) -> None:
+    places = np.arange(length) * 2
+    chosen = spread(places, count)
+    assert len(chosen) == min(length, count) and set(chosen) <= set(places) and (np.diff(chosen) > 0).all()
+    if length and count > 1:
+        assert chosen[0] == places[0] and chosen[-1] == places[-1]
+
+
+def test_won_and_lost_images_are_those_whose_answer_became_right_and_wrong() -> None:
+    labels, before, after = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]), np.array([1, 0, 2, 1, 2])
+    case = ChangedImages("c", CLASSES, np.zeros((5, 32, 32, 3), np.uint8), labels, before, after, 5)
+    assert case.won.tolist() == [1, 4] and case.lost.tolist() == [0]
+
+
+def test_figures_bear_one_module_many_classes_and_nothing_won() -> None:
+    names = [f"class number {number}" for number in range(21)]
+    many = np.eye(21, dtype=np.int64)
+    for drawing in (
+        confusion_figure({"strong model": many}, names, "t"),
+        pairs_figure(many.astype(bool), names, "t"),
+        outputs_figure([np.ones(1)], [np.ones(1)], ["cat"], "others", "t"),
+        sensitivity_figure({"0": np.array([[1.0, 0.9]])}, [], 0.05, "t"),
+        importance_figure({"0": np.zeros((2, 1))}, ["a", "b"], "t"),
+        changed_images_figure(
+            [ChangedImages("cat", CLASSES, np.zeros((0, 32, 32, 3), np.uint8), *[np.zeros(0, np.int64)] * 3, 9)],
+            "m",
+            "t",
+        ),
+    ):
+        drawing.figure.draw_without_rendering()
+        assert drawing.finding.endswith(".")
+
+
+def test_a_share_is_said_in_percent() -> None:
+    assert percent(0.1234) == "12.3\N{NO-BREAK SPACE}%"

@@ -1,0 +1,330 @@
+"""The report: a page of a whole run, of an empty folder, and of damaged, mixed-up and half-written artifacts."""
+
+import itertools
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOP, Run
+
+import global_configure
+from configures.base import load
+from dataset.datasets import load_split
+from models.strong_model import load_strong_model
+from models.training import Epoch
+from models.training_log import save_training_log
+from modules.modularization import save_modularization
+from patching.weak_models import build_weak_network
+from report.data import ReportData
+from report.figures import Drawing, new_figure
+from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
+from report.provenance import duration, setting_rows
+from report.sections import (
+    accuracy_blocks,
+    answer_section,
+    changed_network_blocks,
+    genetic_blocks,
+    importance_blocks,
+    kernel_blocks,
+    patch_answer_blocks,
+    patch_blocks,
+    provenance_blocks,
+    sensitivity_blocks,
+    training_blocks,
+)
+from search.genetic.log import Generation, save_log
+from utils.artifacts import Artifacts
+from utils.checked_text import load_json, save_json
+from utils.stage import Stage
+
+MODEL, DATASET = "simcnn_x0_25", "digits_5"
+CONFIG = load(MODEL, DATASET)
+NUM_CLASSES = CONFIG.num_classes
+KERNELS = 1056
+
+
+class Page(HTMLParser):
+    """What a browser, a keyboard and a screen reader find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def check_page(text: str) -> Page:
+    """Assert what holds for every page: nothing is fetched, and it can be read without eyes or mouse."""
+    page = Page(text)
+    assert "<script" not in text and "Traceback" not in text
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("data:", "#")), attributes
+    assert page.all("html") == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    targets = [(a["href"] or "")[1:] for a in page.all("a") if (a["href"] or "").startswith("#")]
+    assert targets[0] == "content" and set(targets) <= set(ids)  # the first link skips to the content
+    assert all(len(image["alt"] or "") > 20 for image in page.all("img"))
+    assert all(heading.get("scope") in ("row", "col") for heading in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root_dir in which every stage of digits_5 has run: some for real, some as files of small numbers."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    shutil.copytree(strong_roots(MODEL, DATASET), root)
+    artifacts = Artifacts(root, MODEL, DATASET)
+    random = np.random.default_rng(0)
+    save_training_log(
+        artifacts.training_log,
+        [Epoch(n, 0.01, 2.0 - n / 2, n / 4, accuracy, 2.0) for n, accuracy in enumerate((0.5, 0.75))],
+    )
+    artifacts.kernel_importance.save(random.random((NUM_CLASSES, KERNELS)))
+    ratios = CONFIG.sensitivity_ratios
+    for layer in range(13):
+        artifacts.layer_sensitivity(layer).save(np.stack([ratios, np.minimum(0.9, np.array(ratios) + layer / 13)], 1))
+    rows = [Generation(n, 0.8 + n / 10, 0.4, 0.8, 0.6, 0.2, 9, 99, (0,) * NUM_CLASSES, 3.0) for n in range(2)]
+    save_log(artifacts.search_log, rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(global_configure, "root_dir", root)
+        split = load_split(CONFIG)
+        stage = Stage(CONFIG, artifacts, torch.device("cpu"), torch.float32, 0)
+        masks = random.random((NUM_CLASSES, KERNELS)) < 0.95
+        search = {
+            "method": "genetic",
+            "generation": 1,
+            "generations": 2,
+            "ensemble": (0,) * NUM_CLASSES,
+            "seconds": 6.0,
+        }
+        save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
+    torch.manual_seed(0)
+    for target_class in (1, 3):
+        artifacts.weak_model("weak", target_class, 0).save(build_weak_network(CONFIG, "weak").state_dict())
+    stages = [("preprocess/module_output_collector.py", [])] + [
+        (
+            "experiments/patch/apply_patch.py",
+            [
+                "--exp_type",
+                "weak",
+                "--target_class",
+                str(target_class),
+                "--target_epoch",
+                "0",
+                "--calibration",
+                "min_max",
+            ],
+        )
+        for target_class in (1, 3)
+    ]
+    for script, arguments in stages:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(global_configure, "root_dir", root)
+            patch.setattr(sys, "argv", [script, "--model", MODEL, "--dataset", DATASET, *arguments])
+            runpy.run_path(str(TOP / script), run_name="__main__")
+        torch.use_deterministic_algorithms(False)
+    return root
+
+
+@pytest.fixture
+def copied(finished_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReportData:
+    """The finished run in a folder of the test's own, to damage."""
+    root = Path(shutil.copytree(finished_root, tmp_path / "copy"))
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    return ReportData(Stage(CONFIG, Artifacts(root, MODEL, DATASET), torch.device("cpu"), torch.float32, 0))
+
+
+def notes(*builders: Callable[[], object]) -> list[str]:
+    return [block.text for block in section("a", "A", *builders).blocks if isinstance(block, Note)]  # type: ignore[arg-type]
+
+
+def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., Run]) -> None:
+    root = copied.artifacts.root_dir
+    old = copied.artifacts.report_folder / "figures" / "of_an_earlier_report.png"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", DATASET, root=root)
+    assert done.exit_code == 0, done.stderr
+    folder = copied.artifacts.report_folder
+    page = check_page((folder / "index.html").read_text(encoding="utf-8"))
+    assert len(page.all("img")) == 13
+    files = sorted(path.name for path in (folder / "figures").iterdir())
+    assert len(files) == 3 * 13
+    assert "patch_weak_images.svg" in files and "training.csv" in files
+    result = json.loads(copied.artifacts.modules_report.read_text(encoding="utf-8"))
+    share = 100 * result["test_right_composed"] / result["test_images"]
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{share:.1f} % of {result['test_images']} test images right by the composed model" in text
+    assert "decomposed into 5 modules, one for each of the classes 0, 1, 2, 3, 4" in text
+    assert "genetic search (generation 1 of 1, 6 s)" in text
+    assert "overly simple, min_max" in text
+    # The poorly fitted models are the only part that has not run.
+    assert set(re.findall("first run: (.*)", done.stdout)) == {
+        f"python experiments/patch/apply_patch.py --model {MODEL} --dataset {DATASET} --exp_type poor_fit"
+    }
+
+
+def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Callable[..., Run]) -> None:
+    done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", "digits", root=root_dir)
+    assert done.exit_code == 0, done.stderr
+    page = check_page((root_dir / "data" / f"{MODEL}_digits" / "report" / "index.html").read_text(encoding="utf-8"))
+    assert page.all("img") == []
+    for script in (
+        "train.py",
+        "preprocess/kernel_importance_analyzer.py",
+        "scripts/run_layer_sensitivity_analyzer.py",
+        "scripts/run_module_search.py",
+    ):
+        assert f"python {script} --model {MODEL} --dataset digits" in page.text
+
+
+DAMAGES: dict[str, tuple[str, Callable[[ReportData], list[Block]]]] = {
+    "training_log.csv": ("train.py", training_blocks),
+    "kernel_importance/avg_L1.npy": ("preprocess/kernel_importance_analyzer.py", importance_blocks),
+    "layer_sensitivity/layer_03.npy": ("scripts/run_layer_sensitivity_analyzer.py", sensitivity_blocks),
+    "ga/search_log.csv": ("scripts/run_module_search.py", genetic_blocks),
+    "modules/class_2_kernels.npy": ("module_recorder.py", kernel_blocks),
+    "modules/class_2.pth": ("module_recorder.py", accuracy_blocks),
+    "modules/report.json": ("scripts/run_module_search.py", changed_network_blocks),
+    "entire_model.pth": ("train.py", accuracy_blocks),
+}
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportData, name: str, damage: str) -> None:
+    path = copied.artifacts.folder / name
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "noise": b"\x93\xff{]" * 50, "empty": b""}[damage])
+    command, build = DAMAGES[name]
+    (note,) = notes(lambda: build(copied))
+    assert str(path) in note and f"python {command} --model {MODEL} --dataset {DATASET}" in note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"target_class": 1, "classes": ["a", "b"], "epoch": 0, "test_images": 3, "methods": {"before": null}}',
+        '{"target_class": 1, "classes": ["a", "b"], "epoch": 0, "test_images": 3, '
+        '"methods": {"before": {"confusion_matrix": [[1, 2]], "rule": null}}}',
+    ],
+)
+def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
+    path = copied.artifacts.patch_report("weak", 1, 0, "min_max")
+    path.write_text(text, encoding="utf-8")
+    (note,) = notes(lambda: patch_blocks(copied, "weak"), lambda: patch_answer_blocks(copied, "weak"))
+    assert str(path) in note and "apply_patch.py" in note
+    assert str(path) in "".join(block.text for block in answer_section(copied).blocks if isinstance(block, Note))
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"test_images": 0}, {"x": 1}]
+)
+def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
+    path = copied.artifacts.modules_report
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
+
+
+def test_weak_models_that_were_trained_again_are_noticed(copied: ReportData) -> None:
+    torch.manual_seed(1)
+    copied.artifacts.weak_model("weak", 3, 0).save(build_weak_network(CONFIG, "weak").state_dict())
+    assert notes(lambda: patch_blocks(copied, "weak")) == []  # the numbers of the reports stand
+    (note,) = notes(lambda: patch_answer_blocks(copied, "weak"))
+    assert "class 3 has changed since it was patched" in note and "--calibration min_max" in note
+
+
+def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) -> None:
+    copied.artifacts.search_settings.write_text(json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8")
+    (note,) = notes(lambda: genetic_blocks(copied))
+    assert "not the one that this search was made with" in note and "--fresh" in note
+
+
+def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
+    path = copied.artifacts.modules_report
+    content = load_json(path, "")
+    save_json(path, {**content, "test_right_composed": content["test_right_composed"] - 40})
+    (note,) = notes(lambda: changed_network_blocks(copied))
+    assert str(path) in note and str(content["test_right_composed"]) in note
+
+
+def test_a_search_under_way(copied: ReportData) -> None:
+    copied.artifacts.modules_report.unlink()
+    (note,) = notes(lambda: genetic_blocks(copied))
+    assert "2 generations are scored" in note and "scripts/watch_search.py" in note
+
+
+def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
+    copied.artifacts.layer_sensitivity(4).path.unlink()
+    copied.artifacts.layer_sensitivity(7).path.unlink()
+    (note,) = notes(lambda: sensitivity_blocks(copied))
+    assert "Not measured yet: conv 4, 7" in note and "run_layer_sensitivity_analyzer.py" in note
+
+
+def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
+    rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
+    found = {row[0]: row[1:] for row in rows}
+    assert found["training"][2] == "4 s" and found["module search"][2] == "6 s"
+    assert found["poorly fitted models"][1:] == ["not run yet", ""]
+    assert found["torch"] == [torch.__version__.partition("+")[0]] or found["torch"][0].startswith(
+        torch.__version__[:4]
+    )
+    assert found["seed of the search"] == ["not recorded"]
+    assert len(setting_rows(CONFIG)) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
+
+
+def test_markup_in_names_is_shown_not_obeyed() -> None:
+    hostile = "<img src=x onerror=alert(1)>\"'&`"
+    drawing = Drawing(new_figure(2, 2), f"A finding about {hostile}.", (hostile,), [(hostile,)])
+    part = Section("part", hostile, [Paragraph(hostile), Note(hostile), Table(hostile, [hostile], [[hostile]])])
+    figure = Section("figure", "Figure", [Picture("figure", drawing, hostile)])
+    page = check_page(html_page(hostile, hostile, part, [figure], hostile))
+    assert len(page.all("img")) == 1
+    assert all("onerror" not in attributes for _, attributes in page.tags)
+    assert page.text.count("<img src=x onerror=alert(1)>") >= 8
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "not recorded"), (0.4, "0 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h"), (float("nan"), "unknown")],
+)
+def test_durations(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said

@@ -1,0 +1,286 @@
+"""The gradient search as a user runs it: the contract's files, the same for the same seed, also when interrupted."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOP, Run, files_below, run_script
+
+import global_configure
+from configures.base import load
+from dataset.datasets import load_split
+from dataset.images import normalise
+from models.registry import architecture_of
+from models.strong_model import load_strong_model
+from models.training import predict
+from modules.on_disk import load_kernel_mask, load_module
+from search.genetic.kernel_groups import genome_layout, kernel_groups
+from search.gradient.learner import MaskLearner
+from search.gradient.log import load_rounds
+from utils.artifacts import Artifacts
+
+MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
+SCRIPT = "module_gradient_search.py"
+NAMES = ["--model", MODEL, "--dataset", DATASET]
+SETTINGS = ["mask_steps=4", "mask_batch_size=6", "mask_keeps=0.8,0.6,0.5", "mask_step_size=0.02"]
+SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
+Main = Callable[..., Run]
+
+
+@pytest.fixture
+def root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Path:
+    """Ready for a search."""
+    return Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "root"))
+
+
+@pytest.fixture(scope="module")
+def reference(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole search, in a process of its own."""
+    root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path_factory.mktemp("reference") / "root"))
+    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    assert done.exit_code == 0, done
+    (root / "printed.txt").write_text(done.stdout)
+    return root
+
+
+def found(root: Path) -> dict[str, bytes]:
+    """What a search finds: the masks of its rounds, and the modules."""
+    files = files_below(Artifacts(root, MODEL, DATASET).folder)
+    return {
+        name: content for name, content in files.items() if name.endswith("s.npy") or name.startswith("modules/class")
+    }
+
+
+def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(global_configure, "root_dir", reference)
+    config, artifacts = load(MODEL, DATASET), Artifacts(reference, MODEL, DATASET)
+    model = load_strong_model(config, artifacts, torch.device("cpu"))
+    rounds = load_rounds(artifacts.gradient_log, "")
+    assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
+    assert [row.steps for row in rounds] == [4, 8, 12, 16]
+    masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
+    assert rounds[-1].kernels_kept == masks.mean() <= 0.5
+    logit_maps = artifacts.gradient_logit_maps(3).load(NUM_CLASSES, 2)
+    valid = load_split(config).valid
+    images = normalise(torch.tensor(valid.pixels))
+    right = np.zeros((NUM_CLASSES, len(valid)))
+    with torch.inference_mode():
+        for c in range(NUM_CLASSES):
+            module = load_module(config, artifacts, c, torch.device("cpu"))
+            mask = torch.tensor(masks[c])
+
+            # The masked strong model, the slow way.
+            for conv, part in zip(model.convs, mask.split(model.architecture.num_kernels), strict=True):
+                conv.register_forward_hook(lambda _, __, maps, part=part: maps.where(part[:, None, None], 0))
+            expected = model(images)[:, c] * logit_maps[c, 0] + logit_maps[c, 1]
+            for conv in model.convs:
+                conv._forward_hooks.clear()
+            right[c] = module(images)[:, 0]
+            np.testing.assert_allclose(right[c], expected, rtol=1e-4, atol=1e-4)
+    report = json.loads(artifacts.modules_report.read_text())
+    assert report["search"]["method"] == "gradient"
+    assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
+    strong = predict(model, valid, torch.device("cpu")).argmax(1).numpy()
+    assert rounds[0].right_strong == (strong == valid.labels).sum()
+    assert "modules of round 3" in (reference / "printed.txt").read_text()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path, threads: str) -> None:
+    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root, env={"OMP_NUM_THREADS": threads})
+    assert done.exit_code == 0, done
+    assert found(root) == found(reference)
+
+
+def test_another_seed_gives_others(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(global_configure, "seed", 1)
+    assert run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).exit_code == 0
+    assert found(root) != found(reference)
+
+
+@pytest.mark.parametrize("last_step", [0, 2, 5, 7, 10, 14])
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
+) -> None:
+    whole_step = MaskLearner.step
+    monkeypatch.setattr("search.gradient.learner.STEPS_PER_STATE", 2)
+
+    def step(learner: MaskLearner, before: float, keep: float) -> float:
+        if learner.steps_done > last_step:
+            raise KeyboardInterrupt
+        return whole_step(learner, before, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskLearner, "step", step)
+        assert run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).exit_code == 130
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    assert done.exit_code == 0, done
+    assert ("going on after" in done.stdout) == (last_step > 0)
+    assert found(root) == found(reference)
+
+
+def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, run_main: Main) -> None:
+    first = run_main(SCRIPT, *SMALL, "--keep", "0.8", root=root)
+    assert "modules of round 1" in first.stdout
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    assert "going on after round 0" in done.stdout
+    assert found(root) == found(reference)
+    again = run_main(SCRIPT, *SMALL, "--keep", "0.6", root=root)
+    assert "modules of round 2" in again.stdout
+
+
+def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference: Path, run_main: Main) -> None:
+    shutil.copytree(
+        Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
+    )
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.7", root=root)
+    assert done.exit_code == 0, done
+    rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
+    assert [row.keep for row in rounds] == [0.8, 0.7, 0.7]
+
+
+def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
+    rounds = load_rounds(Artifacts(reference, MODEL, DATASET).gradient_log, "")[:3]  # none settles
+    done = run_main(SCRIPT, *SMALL, "--max_loss", "100", root=root)
+    assert "modules of round 2" in done.stdout
+    limit = rounds[0].points_lost
+    expected = min((row for row in rounds if row.points_lost <= limit), key=lambda row: row.kernels_kept)
+    done = run_main(SCRIPT, *SMALL, "--max_loss", str(limit), root=root)
+    assert f"modules of round {expected.number}" in done.stdout
+    before = files_below(root)
+    least = min(row.points_lost for row in rounds)
+    run_main(SCRIPT, *SMALL, "--max_loss", str(least - 1), root=root).refused("--max_loss", f"{least:.2f} points")
+    assert files_below(root) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--keep", "0"], "above 0"),
+        (["--keep", "1.5"], "up to 1"),
+        (["--keep", "nan"], "--keep nan"),
+        (["--keep", "much"], "invalid float value"),
+        (["--max_loss", "nan"], "expected points"),
+        (["--keep", "0.5", "--max_loss", "1"], "not allowed with"),
+        (["--set", "mask_keeps=0.5,0.6"], "shares in (0, 1] that do not rise"),
+        (["--set", "mask_keeps="], "shares in (0, 1]"),
+        (["--set", "mask_steps=0"], "at least 1"),
+        (["--set", "mask_step_size=nan"], "above 0"),
+        (["--set", "mask_distillation=2"], "between 0 and 1"),
+        (["--set", "mask_overlap=-1"], "0 or more"),
+    ],
+)
+def test_bad_input_is_refused(root: Path, run_main: Main, words: list[str], expected: str) -> None:
+    before = files_below(root)
+    run_main(SCRIPT, *SMALL, *words, root=root).refused(expected)
+    assert files_below(root) == before
+
+
+def test_another_search_is_not_mixed_with(root: Path, reference: Path, run_main: Main) -> None:
+    shutil.copytree(
+        Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
+    )
+    other = [*SMALL, "--set", "mask_batch_size=5", "--keep", "0.8"]
+    run_main(SCRIPT, *other, root=root).refused("batch_size: 6 there, 5 now", "--fresh")
+    done = run_main(SCRIPT, *other, "--fresh", root=root)
+    assert done.exit_code == 0, done
+    assert "the old search is now" in done.stdout
+
+
+def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.gradient.learner.mask_gradient", lambda *_: (torch.tensor(torch.nan), None))
+    run_main(SCRIPT, *SMALL, root=root).refused("step 0: the loss is nan")
+
+
+@pytest.mark.parametrize(
+    "name", ["round_03.pth", "round_03_kernels.npy", "round_03_logit_maps.npy", "search_log.csv", "settings.json"]
+)
+def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, name: str) -> None:
+    shutil.copytree(
+        Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
+    )
+    path = Artifacts(root, MODEL, DATASET).gradient_folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    (path.parent / "state.pth").unlink(missing_ok=True)
+    run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused(name, SCRIPT)
+
+
+def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_main: Main) -> None:
+    folder, mine = Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET)
+    shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
+    state = mine.gradient_round(3).load()
+    mine.gradient_round(3).save({**state, "scores": state["scores"].double()})
+    run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_03.pth", "scores to be torch.float32", SCRIPT)
+
+
+def test_the_launcher_starts_it_too(root: Path, reference: Path, run_main: Main) -> None:
+    launcher = "scripts/run_module_search.py"
+    done = run_script(launcher, *SMALL, "--method", "gradient", "--keep", "0.5", root=root, cwd=TOP / "scripts")
+    assert done.exit_code == 0, done
+    assert found(root) == found(reference)
+    for words in (["--jobs", 2], ["--early_stop"], ["--checkpoint", 0]):
+        run_main(launcher, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
+    for words in (["--keep", 0.5], ["--max_loss", 1]):
+        run_main(launcher, *SMALL, *words, root=root).refused(words[0], "--method gradient")
+
+
+def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    assert run_script("preprocess/kernel_importance_analyzer.py", *NAMES, root=root).exit_code == 0
+    genetic = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]
+    genetic += ["generations=1", "groups=500", "wide_layer=500", "init_pop_mode=gradient"]  # a gene per kernel
+    words = [*NAMES, *(word for setting in genetic for word in ("--set", setting))]
+    done = run_script("scripts/run_module_search.py", *words, "--jobs", "1", root=root, timeout=300)
+    assert done.exit_code == 0, done
+    artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
+    architecture = architecture_of(MODEL)
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    importance = artifacts.kernel_importance.load(NUM_CLASSES, sum(architecture.num_kernels))
+    masks = artifacts.gradient_kernels(3).load(NUM_CLASSES, sum(architecture.num_kernels))
+    for c in range(NUM_CLASSES):
+        population = artifacts.population(0, c).load(6, layout.num_genes)
+        decoded = kernel_groups(layout, importance[c]).decode(population)
+        assert np.array_equal(decoded[0], masks[c])
+        assert len(np.unique(decoded, axis=0)) > 1
+    artifacts.gradient_log.unlink()
+    run_script("scripts/run_module_search.py", *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
+
+
+def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    done = run_main("experiments/trade_off/trade_off.py", *NAMES, root=root)
+    assert done.exit_code == 0, done
+    folder = Artifacts(root, MODEL, DATASET).folder
+    rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["gradient"] * 4 + ["published (mean, full width)"]
+    rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
+    assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
+    assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
+    assert [row["target"] for row in rows[2:4]] == ["keep 50%", "keep 50%, settled"]
+    assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
+    assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
+    shutil.rmtree(Artifacts(root, MODEL, DATASET).gradient_folder)
+    run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
+
+
+def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    done = run_main("scripts/make_report.py", *NAMES, root=root)
+    assert done.exit_code == 0, done
+    folder = Artifacts(root, MODEL, DATASET).report_folder
+    page = (folder / "index.html").read_text()
+    assert "by a gradient search" in page
+    assert "The chosen round 3 keeps" in page
+    assert "No generation" not in page
+    assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
+    (root / Path(Artifacts(root, MODEL, DATASET).gradient_log)).write_text("number\n0\n")
+    assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0

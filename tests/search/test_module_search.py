@@ -1,0 +1,688 @@
+"""The module search as a user runs it: same seed, same files, whatever the number of processes and their order."""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOP, Run, environment, files_below, run_script
+
+import global_configure
+import modules.known_outputs
+from configures.base import load
+from dataset.datasets import load_split
+from dataset.images import normalise
+from models.cnn import CNN
+from models.registry import build_network
+from modules.module import extract_module
+from search.genetic.generations import bytes_of_search
+from search.genetic.kernel_groups import genome_layout, kernel_groups
+from search.genetic.log import SearchEnd, load_end, load_log, save_log
+from utils.artifacts import Artifacts
+from utils.files import save_array
+
+MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
+NAMES = ["--model", MODEL, "--dataset", DATASET]
+SETTINGS = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]
+SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
+WHOLE = [*SMALL, "--set", f"generations={GENERATIONS}"]
+EXPLORER, RECORDER, LAUNCHER = "module_explorer.py", "module_recorder.py", "scripts/run_module_search.py"
+PATIENCE = 300  # seconds that a test waits for processes on a busy machine
+Main = Callable[..., Run]
+
+
+def artifacts_of(root: Path) -> Artifacts:
+    return Artifacts(root, MODEL, DATASET)
+
+
+def found(root: Path) -> dict[str, bytes]:
+    """What a search finds: all its arrays, and the modules."""
+    folder = artifacts_of(root).folder
+    ends = ("ga/gen_", "modules/class_")
+    return {name: content for name, content in files_below(folder).items() if name.startswith(ends)}
+
+
+def processes_of(root: Path) -> list[int]:
+    """The running processes whose root_dir is `root`, but for this one."""
+    running = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(root).encode() in (process / "environ").read_bytes() and int(process.name) != os.getpid():
+                running.append(int(process.name))
+        except OSError:  # it is somebody else's, or has ended
+            continue
+    return running
+
+
+def start(root: Path, path: str, *args: str) -> subprocess.Popen[str]:
+    """A script in the background."""
+    return subprocess.Popen(
+        [sys.executable, str(TOP / path), *args],
+        env=environment(root, CNNMOD_WAIT_LIMIT="200"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def ready(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root_dir with a strong model and its kernels' importance, measured from the script's own folder."""
+    root = tmp_path_factory.mktemp("ready") / "root"
+    shutil.copytree(strong_roots(MODEL, DATASET), root)
+    done = run_script("preprocess/kernel_importance_analyzer.py", *NAMES, root=root, cwd=TOP / "preprocess")
+    assert done.exit_code == 0, done
+    return root
+
+
+@pytest.fixture(scope="module")
+def reference(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole search by one explorer, started from the launcher's own folder."""
+    root = tmp_path_factory.mktemp("reference") / "root"
+    shutil.copytree(ready, root)
+    done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, cwd=TOP / "scripts", timeout=PATIENCE)
+    assert done.exit_code == 0, done
+    (root / "launcher.txt").write_text(done.stdout)
+    return root
+
+
+@pytest.fixture
+def root(ready: Path, tmp_path: Path) -> Path:
+    """Ready for a search."""
+    return Path(shutil.copytree(ready, tmp_path / "root"))
+
+
+@pytest.fixture
+def searched(reference: Path, tmp_path: Path) -> Path:
+    """After a whole search."""
+    return Path(shutil.copytree(reference, tmp_path / "root"))
+
+
+@pytest.fixture(autouse=True)
+def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for anybody in this process."""
+    monkeypatch.setattr(global_configure, "wait_limit", 1)
+
+
+def explore_and_record(
+    run_main: Main, root: Path, until: int, orders: Sequence[Sequence[int]], *more: str, since: int = 0
+) -> Run:
+    """A search in this process: in each generation explorers, one after the other, then the recorder."""
+    for generation in range(since, until + 1):
+        settings = [*SMALL, "--set", f"generations={generation}"]
+        for target_class in orders[generation % len(orders)]:
+            done = run_main(EXPLORER, *settings, "--target_class", target_class, root=root)
+            assert done.exit_code == 0, done
+        recorded = run_main(RECORDER, *settings, *more, root=root)
+        assert recorded.exit_code == 0, recorded
+    return recorded
+
+
+ORDERS = ((3, 0, 4, 1, 2), (2, 1, 0, 4, 3))
+
+
+def test_the_files_of_a_search(reference: Path) -> None:
+    artifacts, config = artifacts_of(reference), load(MODEL, DATASET)
+    names = [f"gen_{g:03d}_exp_{c}_pop.npy" for g in range(4) for c in range(5)]
+    names += [f"gen_{g:03d}_exp_{c}_outputs.npy" for g in (2, 3) for c in range(5)]  # keep_outputs = 2
+    names += [f"gen_{g:03d}_fitness.npy" for g in range(4)]
+    names += ["search_log.csv", "settings.json", "end.json"]
+    assert sorted(path.name for path in artifacts.search_folder.iterdir() if path.is_file()) == sorted(names)
+    rows = load_log(artifacts.search_log, "")
+    assert [row.generation for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        fitness = np.load(artifacts.fitness(row.generation).path)
+        assert fitness.shape == (5, 6)
+        assert fitness.dtype == np.float64
+        assert row.mean_fitness == fitness.mean()
+        best = [fitness[c, chromosome] for c, chromosome in enumerate(row.ensemble)]
+        assert best == [fitness.max()] * 5
+        assert row.fitness == 0.9 * row.accuracy + (1 - 0.9) * row.distance
+    assert np.load(artifacts.outputs(3, 0).path).shape == (6, 60)
+    assert load_end(artifacts.search_end, "") == SearchEnd(3, 3, False)
+
+    best = max(rows, key=lambda row: row.fitness)
+    network = build_network(MODEL, 5)
+    network.load_state_dict(artifacts.entire_model.load())
+    layout = genome_layout(network.architecture.num_kernels, network.architecture.tied_to, config)
+    importance = np.load(artifacts.kernel_importance.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(global_configure, "root_dir", reference)
+        split = load_split(config)
+    images = normalise(torch.tensor(split.valid.pixels))
+    logits = []
+    for c, chromosome in enumerate(best.ensemble):
+        population = np.load(artifacts.population(best.generation, c).path)
+        mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
+        assert np.array_equal(np.load(artifacts.module_kernels(c).path), mask)
+        with torch.no_grad():
+            logits.append(extract_module(network, mask, c)(images)[:, 0].numpy())
+    right = np.stack(logits).argmax(0) == split.valid.labels
+    assert best.accuracy == right[:60].mean()
+    report = json.loads(artifacts.modules_report.read_text())
+    assert report["valid_right_composed"] == right.sum()
+    assert report["valid_images"] == len(right)
+    assert report["kernels_kept"] == [int(np.load(artifacts.module_kernels(c).path).sum()) for c in range(5)]
+    assert report["search"]["generation"] == best.generation
+
+    printed = (reference / "launcher.txt").read_text()
+    assert f"modules of generation {best.generation}, ensemble {' '.join(map(str, best.ensemble))}" in printed
+    assert f"({right.sum()})" in printed
+    assert "mean Jaccard distance" in printed
+    assert printed.count("\ngeneration ") == 4
+    assert processes_of(reference) == []
+
+
+def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
+    done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
+    assert done.exit_code == 0, done
+    assert "4 explorers for 5 classes" in done.stdout
+    assert len(list((artifacts_of(root).search_folder / "logs").glob("explorer_*.log"))) == 4
+    assert found(root) == found(reference)
+
+
+def test_an_explorer_per_class_finds_the_same_in_any_order(root: Path, reference: Path, run_main: Main) -> None:
+    explore_and_record(run_main, root, GENERATIONS, ORDERS)
+    assert found(root) == found(reference)
+    before = found(root)
+    again = run_main(RECORDER, *WHOLE, root=root)
+    assert "going on after generation 3" in again.stdout
+    assert found(root) == before
+
+
+def test_another_seed_finds_another(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(global_configure, "seed", 1)
+    explore_and_record(run_main, root, 0, ORDERS)
+    other, first = found(root), found(reference)
+    for target_class in range(5):
+        name = f"ga/gen_000_exp_{target_class}_pop.npy"
+        assert other[name] != first[name]
+
+
+def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) -> None:
+    artifacts = artifacts_of(root)
+    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
+    wait_for(artifacts.population(0, 3).exists)
+    others = start(root, EXPLORER, *WHOLE, "--target_class", "4", "0", "2")
+    recorder = start(root, RECORDER, *WHOLE)
+    wait_for(artifacts.fitness(0).exists)
+    for process in (recorder, explorer):
+        process.kill()
+        process.communicate()
+    running = [start(root, RECORDER, *WHOLE), others, start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")]
+    for process in running:
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
+    assert found(root) == found(reference)
+
+
+def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
+    """Also where the old search has ended: no explorer may take that for the end of this one."""
+    artifacts = artifacts_of(searched)
+    inode = artifacts.population(1, 0).path.stat().st_ino
+    args = [*WHOLE, "--jobs", "1", "--checkpoint", "0"]
+    done = run_script(LAUNCHER, *args, root=searched, env={"CNNMOD_WAIT_LIMIT": "90"}, timeout=PATIENCE)
+    assert done.exit_code == 0, done
+    assert found(searched) == found(reference)
+    assert artifacts.population(1, 0).path.stat().st_ino != inode
+    assert len(load_log(artifacts.search_log, "")) == 4
+
+
+def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(searched)
+    back = ("--checkpoint", "1")
+    waiting = run_main(EXPLORER, *WHOLE, *back, "--target_class", "0", root=searched)
+    waiting.refused("the recorder (not running) to go back to generation 1", "module_recorder.py", exit_code=3)
+    assert found(searched) == found(reference)
+    recorded = run_main(RECORDER, *WHOLE, *back, root=searched)
+    recorded.refused("generation 2 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
+    assert "going on after generation 1" in recorded.stdout
+    assert not artifacts.search_end.exists()
+    later = [name for name in found(searched) if name.startswith(("ga/gen_002", "ga/gen_003"))]
+    assert later == []
+    explored = run_main(EXPLORER, *WHOLE, *back, "--target_class", *range(5), root=searched)
+    explored.refused("the recorder's fitness of generation 2", exit_code=3)
+    explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
+    assert found(searched) == found(reference)
+
+
+def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, reference: Path, run_main: Main) -> None:
+    """What a crash can leave: the files of a generation up to any point."""
+    artifacts = artifacts_of(searched)
+    artifacts.search_end.unlink()
+    artifacts.fitness(3).path.unlink()  # the row is in the log already
+    for target_class in (1, 2):
+        artifacts.outputs(3, target_class).path.unlink()
+    artifacts.population(3, 2).path.unlink()
+    (artifacts.search_folder / ".gen_003_exp_2_pop.npy.123.partial").write_bytes(b"half")
+    artifacts.outputs(1, 0).path.write_bytes(artifacts.outputs(2, 0).path.read_bytes())  # was about to be removed
+    explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
+    assert explored.exit_code == 0, explored
+    lines = [line for line in explored.stdout.splitlines() if line.startswith("generation")]
+    assert [line.split(",")[0] for line in lines] == [f"generation 3: class {c}" for c in (1, 2)]
+    assert all(int(line.split(", ")[1].split()[0]) <= 4 for line in lines)  # two elites are known
+    assert run_main(RECORDER, *WHOLE, root=searched).exit_code == 0
+    assert found(searched) == found(reference)
+
+
+def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[np.ndarray] = []
+    evaluate = modules.known_outputs.population_outputs
+
+    def counted(model: CNN, masks: np.ndarray, *others: object) -> np.ndarray:
+        run.extend(masks)
+        return evaluate(model, masks, *others)
+
+    monkeypatch.setattr(modules.known_outputs, "population_outputs", counted)
+    explore_and_record(run_main, root, 1, [[0, 1, 2, 3, 4]])
+    assert 0 < len(run) <= 5 * 6 + 5 * 4
+    assert len({mask.tobytes() for mask in run[:6]}) == 6
+
+
+def test_the_naive_evaluator_finds_the_same(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network per chromosome: other roundings, the same populations."""
+
+    def naive(model: CNN, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
+        outputs = np.zeros((len(masks), len(images)), np.float32)
+        for row, (mask, target_class) in enumerate(zip(masks, target_classes, strict=True)):
+            module = extract_module(model, mask, target_class)
+            with torch.no_grad():
+                outputs[row] = module(images.contiguous())[:, 0]
+        return outputs
+
+    monkeypatch.setattr(modules.known_outputs, "population_outputs", naive)
+    explore_and_record(run_main, root, 1, ORDERS)
+    same = [name for name in found(root) if name.startswith("ga/gen") and not name.endswith("_outputs.npy")]
+    assert len(same) == 2 * 6
+    assert {name: found(root)[name] for name in same} == {name: found(reference)[name] for name in same}
+
+
+def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(root)
+    explore_and_record(run_main, root, 0, ORDERS)
+    (row,) = load_log(artifacts.search_log, "")
+    (best,) = [type(row)(**{**vars(row), "fitness": 9.0})]  # what no later generation reaches
+    save_log(artifacts.search_log, [best])
+    settings = [*SMALL, "--set", "generations=9", "--set", "patience=1"]
+    assert run_main(EXPLORER, *settings, "--target_class", *range(5), root=root).exit_code == 3
+    stopped = run_main(RECORDER, *settings, "--early_stop", root=root)
+    assert stopped.exit_code == 0, stopped
+    assert "modules of generation 0," in stopped.stdout
+    assert load_end(artifacts.search_end, "") == SearchEnd(1, 9, True)
+    over = run_main(EXPLORER, *settings, "--target_class", 0, root=root)
+    assert over.exit_code == 0
+    assert "class 0: nothing left to explore: the search has ended" in over.stdout
+    assert run_main(RECORDER, *settings, "--early_stop", root=root).exit_code == 0
+    # Without early stop, or with more patience, there is more to do, and the explorers see it.
+    run_main(RECORDER, *settings, root=root).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
+    assert not artifacts.search_end.exists()
+    run_main(EXPLORER, *settings, "--target_class", 0, root=root).refused("fitness of generation 2", exit_code=3)
+
+
+def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Main) -> None:
+    artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
+    importance = np.load(artifacts.kernel_importance.path)
+    architecture = build_network(MODEL, 5).architecture
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    rows = load_log(artifacts.search_log, "")
+    best = max(rows, key=lambda row: row.fitness)
+    for chosen, generation, ensemble in (
+        (["chosen_generation=0"], 0, rows[0].ensemble),
+        (["chosen_ensemble=5,4,3,2,1"], best.generation, (5, 4, 3, 2, 1)),
+        (["chosen_generation=1", "chosen_ensemble=0,5,0,5,0"], 1, (0, 5, 0, 5, 0)),
+    ):
+        done = run_main(RECORDER, *WHOLE, *(word for c in chosen for word in ("--set", c)), root=searched)
+        assert f"modules of generation {generation}, ensemble {' '.join(map(str, ensemble))}" in done.stdout, done
+        for c, chromosome in enumerate(ensemble):
+            population = np.load(artifacts.population(generation, c).path)
+            mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
+            assert np.array_equal(np.load(artifacts.module_kernels(c).path), mask)
+    before = files_below(searched)
+    for chosen, message in (
+        ("chosen_generation=4", "setting chosen_generation: expected a generation up to generations = 3, or -1"),
+        ("chosen_ensemble=0,0,0,0,6", "setting chosen_ensemble: expected 5 chromosome indices below 6"),
+        ("chosen_ensemble=0,0", "setting chosen_ensemble: expected 5 chromosome indices below 6"),
+    ):
+        run_main(RECORDER, *WHOLE, "--set", chosen, root=searched).refused(message)
+    assert files_below(searched) == before
+
+
+def test_fresh_sets_the_old_search_aside(searched: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(searched)
+    old = files_below(artifacts.search_folder)
+    other = [*WHOLE, "--set", "population=8"]
+    fresh = run_main(RECORDER, *other, "--fresh", root=searched)
+    fresh.refused("generation 0 of class 0, 1, 2, 3, 4", exit_code=3)
+    aside = artifacts.search_folder.with_name("ga.old_1")
+    assert str(aside) in fresh.stdout
+    assert files_below(aside) == old
+    assert sorted(path.name for path in artifacts.search_folder.iterdir()) == ["settings.json"]
+    run_main(EXPLORER, *other, "--target_class", 0, root=searched).refused("fitness of generation 0", exit_code=3)
+    for script in (RECORDER, LAUNCHER):
+        before = files_below(searched)
+        run_main(script, *other, "--fresh", "--checkpoint", 0, root=searched).refused("--fresh", "--checkpoint")
+        assert files_below(searched) == before
+
+
+def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_below(searched)
+    for script, more in ((RECORDER, []), (EXPLORER, ["--target_class", 0])):
+        line = run_main(script, *WHOLE, *more, "--set", "parents=3", "--set", "alpha=0.8", root=searched).refused(
+            "ga was made with other settings", "run_module_search.py", "--fresh"
+        )
+        assert "(parents: 4 there, 3 now; alpha: 0.9 there, 0.8 now)" in line
+    monkeypatch.setattr(global_configure, "seed", 3)
+    monkeypatch.setattr(global_configure, "precision", "bfloat16")
+    line = run_main(RECORDER, *WHOLE, root=searched).refused("(seed: 0 there, 3 now; precision: float32 there")
+    assert files_below(searched) == before
+    monkeypatch.setattr(global_configure, "seed", 0)
+    monkeypatch.setattr(global_configure, "precision", "float32")
+    file = artifacts_of(searched).kernel_importance
+    save_array(file.path, np.load(file.path) + 1)
+    run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
+
+
+def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(searched)
+    for path, content in (
+        (artifacts.search_settings, b"[]"),
+        (artifacts.search_settings, b"{"),
+        (artifacts.search_end, b"{}"),
+        (artifacts.search_log, b"generation\n0\n"),
+        (artifacts.search_log, artifacts.search_log.read_bytes().replace(b"\n3,", b"\n4,")),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        run_main(RECORDER, *WHOLE, root=searched).refused(str(path))
+        path.write_bytes(whole)
+    rows = load_log(artifacts.search_log, "")
+    for ensemble in ((0, 1, 2), (0, 1, 2, 3, 6), (-1, 0, 0, 0, 0)):
+        save_log(artifacts.search_log, [rows[0], replace(rows[1], ensemble=ensemble), *rows[2:]])
+        run_main(RECORDER, *WHOLE, root=searched).refused("expected 5 chromosomes below 6")
+    save_log(artifacts.search_log, rows[:2])
+    run_main(RECORDER, *WHOLE, root=searched).refused("has 2 generations, 4 are scored")
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, reference: Path, run_main: Main) -> None:
+    """By the same commands: the explorer's files by it, the fitness by the recorder."""
+    artifacts = artifacts_of(searched)
+    artifacts.search_end.unlink()
+    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.population(3, 1), artifacts.outputs(3, 1)):
+        damage(file.path)
+    recorded = run_main(RECORDER, *WHOLE, root=searched)
+    recorded.refused("generation 3 of class 0, 1 (not running)", exit_code=3)
+    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.outputs(3, 1)):
+        assert f"damaged, so removed and made again: {file.path}\n" in recorded.stdout
+    explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
+    assert f"damaged, so removed and made again: {artifacts.population(3, 1).path}\n" in explored.stdout
+    assert run_main(RECORDER, *WHOLE, root=searched).exit_code == 0
+    assert found(searched) == found(reference)
+
+
+def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, reference: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(searched)
+    for generation in range(4):
+        damage(artifacts.population(generation, 2).path)
+        damage(artifacts.population(generation, 4).path)
+    assert run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).exit_code == 0
+    populations = [name for name in found(reference) if name.endswith("_pop.npy")]
+    assert {name: found(searched)[name] for name in populations} == {
+        name: found(reference)[name] for name in populations
+    }
+    damage(artifacts.population(3, 2).path)
+    damage(artifacts.fitness(2).path)
+    line = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).refused(
+        f"cannot use {artifacts.fitness(2).path}: its checksum does not match"
+    )
+    again = ["python", RECORDER, *WHOLE, "--set", "chosen_generation=3", "--checkpoint", "1"]
+    assert line.endswith(f"again with: {' '.join(again)}")
+    back = ["--checkpoint", 1]
+    run_main(RECORDER, *WHOLE, *back, root=searched).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
+    explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
+    assert found(searched) == found(reference)
+
+
+def test_a_damaged_file_is_made_again_while_the_search_runs(root: Path, reference: Path) -> None:
+    """The recorder sends it back to an explorer that waits."""
+    artifacts = artifacts_of(root)
+    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "0", "1", "2", "3", "4")
+    wait_for(artifacts.outputs(0, 4).exists)
+    damage(artifacts.outputs(0, 1).path)
+    recorder = start(root, RECORDER, *WHOLE)
+    for process in (recorder, explorer):
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, output
+    assert "the recorder took files back: on with generation 0" in output
+    assert found(root) == found(reference)
+
+
+def test_who_is_missing(root: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(root)
+    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
+    try:
+        wait_for(artifacts.outputs(0, 3).exists)
+        done = run_main(RECORDER, *WHOLE, root=root)
+        line = done.refused("waited 1 s for generation 0 of class 0, 2, 4 (not running): python", exit_code=3)
+        assert "class 1" not in line
+        artifacts.outputs(0, 3).path.unlink()
+        explorer.send_signal(signal.SIGSTOP)
+        artifacts.outputs(0, 3).path.unlink(missing_ok=True)
+        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid})"
+        run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
+        refused = run_main(EXPLORER, *WHOLE, "--target_class", 2, 3, root=root)
+        refused.refused("the explorer of class 3 of", "already running", f"{platform.node()}, pid {explorer.pid}")
+        other = [*WHOLE, "--set", "alpha=0.8"]
+        before = files_below(artifacts.search_folder)
+        run_main(RECORDER, *other, "--fresh", root=root).refused("--fresh sets the search aside", f"pid {explorer.pid}")
+        assert files_below(artifacts.search_folder) == before
+    finally:
+        explorer.kill()
+        explorer.communicate()
+    state = f"class 3 (died on {platform.node()}, pid {explorer.pid})"
+    run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
+    missing = run_main(EXPLORER, *WHOLE, "--target_class", 3, root=root)
+    missing.refused("the recorder's fitness of generation 0 (not running): python module_recorder.py", exit_code=3)
+    recorder = start(root, RECORDER, *WHOLE)
+    lock = artifacts.recorder_role.lock
+    wait_for(lock.exists)
+    recorder.kill()
+    recorder.wait()
+    line = run_main(EXPLORER, *WHOLE, "--target_class", 3, root=root)
+    line.refused(f"(died on {platform.node()}, pid {recorder.pid})", exit_code=3)
+    recorder.communicate()
+
+
+def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> None:
+    artifacts = artifacts_of(root)
+    launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
+    wait_for(artifacts.explorer_role(4).lock.exists)
+    wait_for(artifacts.recorder_role.lock.exists)
+    for script, more, who in (
+        (LAUNCHER, (), "the module search"),
+        (LAUNCHER, ("--fresh",), "the module search"),
+        (RECORDER, (), "the recorder"),
+        (RECORDER, ("--fresh",), "the recorder"),
+        (EXPLORER, ("--target_class", 2), "the explorer of class 2"),
+    ):
+        run_main(script, *SMALL, *more, root=root).refused(f"{who} of simcnn_x0_25_digits_5 is already running: python")
+    # Killed, and typed again at once: the children that it left behind are waited for.
+    launcher.kill()
+    launcher.communicate()
+    again = run_script(LAUNCHER, *WHOLE, "--set", "generations=1", "--jobs", "1", root=root, timeout=PATIENCE)
+    assert again.exit_code == 0, again
+    assert processes_of(root) == []
+    assert not artifacts.locks_folder.exists() or list(artifacts.locks_folder.iterdir()) == []
+
+
+def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(root)
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
+    for script in (RECORDER, LAUNCHER):
+        done = run_main(script, *WHOLE, root=root)
+        done.refused("ga: 45 KiB are needed, 20 KiB are free: lower generations, population or search_images, or")
+        assert "the search takes at the most 45 KiB below" in done.stdout
+    assert files_below(root) == before
+
+
+def test_what_a_search_takes(searched: Path) -> None:
+    """Never less than what is there, and not much more."""
+    config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
+    architecture = build_network(MODEL, 5).architecture
+    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    there = sum(path.stat().st_size for path in artifacts_of(searched).search_folder.glob("gen_*"))
+    estimated = bytes_of_search(config, layout.num_genes, 60)
+    outputs = 5 * artifacts_of(searched).outputs(3, 0).path.stat().st_size  # a new generation's before the oldest goes
+    assert there <= estimated <= there + outputs + 1000
+
+
+FULL = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, reference: Path, run_main: Main) -> None:
+    """The limit on a file's size stands in for it: locks and settings fit, arrays do not."""
+    explored = [EXPLORER, *SMALL, "--set", "generations=0", "--target_class", "0", "1", "2", "3", "4"]
+    recorded = [RECORDER, *SMALL, "--set", "generations=0"]
+    for command, limit, file in (
+        (explored, 1550, "gen_000_exp_0_outputs.npy"),
+        (explored, None, ""),
+        (recorded, 100_000, "modules/class_0.pth"),
+        (recorded, None, ""),
+    ):
+        before = files_below(root)
+        words = ["-c", FULL, str(limit), str(TOP / command[0])] if limit else [str(TOP / command[0])]
+        done = subprocess.run(
+            [sys.executable, *words, *command[1:]],
+            env=environment(root, CNNMOD_WAIT_LIMIT="1"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if limit:
+            Run(done.returncode, done.stdout, done.stderr).refused(f"{file}: File too large; make room or mend")
+            new = {name for name in files_below(root) if name not in before}
+            assert not any(name.endswith(file) for name in new)
+            assert not [name for name in new if "partial" in name or name.endswith(".lock")], new
+    for name, content in found(root).items():
+        if name.startswith("ga/gen_000") and not name.endswith("outputs.npy"):
+            assert found(reference)[name] == content
+
+
+def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_below(ready)
+    zero = ["--target_class", 0]
+    for script, args, expected in (
+        (EXPLORER, [*WHOLE, "--target_class", 5], "--target_class 5: expected a class from 0 to 4"),
+        (EXPLORER, [*WHOLE, "--target_class", -1], "--target_class -1: expected a class from 0 to 4"),
+        (EXPLORER, [*WHOLE, "--target_class", "x"], "argument --target_class: invalid int value: 'x'"),
+        (EXPLORER, WHOLE, "the following arguments are required: --target_class"),
+        (EXPLORER, [*WHOLE, *zero, "--set", "sensitive_layers=13"], "sensitive_layers 13: expected conv layers from 0"),
+        (EXPLORER, [*WHOLE, *zero, "--set", "popul=3"], "unknown setting popul: expected one of accuracy_thresholds"),
+        (EXPLORER, ["--model", "x", *WHOLE[2:], *zero], "no configuration x_digits_5: expected one of "),
+        (LAUNCHER, [*WHOLE, "--jobs", 0], "--jobs 0: expected at least 1"),
+        (LAUNCHER, [*WHOLE, "--jobs", -2], "--jobs -2: expected at least 1"),
+        (LAUNCHER, [*WHOLE, "--set", "elites=7"], "setting elites: expected between 1 and population = 6"),
+        (LAUNCHER, [*WHOLE, "--checkpoint", 0], "--checkpoint 0: expected a scored generation; no generation is there"),
+        ("preprocess/layer_sensitivity_analyzer.py", [*NAMES, "--target_conv", 13], "expected a conv layer from 0 to"),
+        ("preprocess/layer_sensitivity_analyzer.py", [*NAMES, "--target_conv", -1], "expected a conv layer from 0 to"),
+        ("scripts/run_layer_sensitivity_analyzer.py", [*NAMES, "--set", "sensitive_layers=99"], "sensitive_layers 99"),
+    ):
+        run_main(script, *args, root=ready).refused(expected)
+    monkeypatch.setattr(global_configure, "explorer_threads", 0)
+    run_main(EXPLORER, *WHOLE, *zero, root=ready).refused("explorer_threads 0: expected at least 1")
+    assert files_below(ready) == before
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(searched: Path, run_main: Main) -> None:
+    before = files_below(searched)
+    for script, more in ((RECORDER, []), (EXPLORER, ["--target_class", 0]), (LAUNCHER, [])):
+        for checkpoint in (-1, 4):
+            done = run_main(script, *WHOLE, *more, "--checkpoint", checkpoint, root=searched)
+            done.refused(f"--checkpoint {checkpoint}: expected a scored generation; generations 0 to 3 are there")
+    assert files_below(searched) == before
+
+
+def test_a_stage_before_the_one_it_needs_names_the_command(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Main
+) -> None:
+    without_importance = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "strong"))
+    for root, command in (
+        (tmp_path, "python train.py"),
+        (without_importance, "python preprocess/kernel_importance_analyzer.py"),
+    ):
+        before = files_below(root)
+        for script, more in (
+            (EXPLORER, [*WHOLE, "--target_class", 0]),
+            (RECORDER, [*WHOLE, "--fresh"]),
+            (LAUNCHER, [*WHOLE, "--fresh"]),
+            ("preprocess/layer_sensitivity_analyzer.py", [*NAMES, "--target_conv", 0]),
+            ("scripts/run_layer_sensitivity_analyzer.py", NAMES),
+        ):
+            run_main(script, *more, root=root).refused("missing", f"first run: {command} {' '.join(NAMES)}")
+        assert files_below(root) == before
+    run_main("preprocess/kernel_importance_analyzer.py", *NAMES, root=tmp_path).refused("python train.py")
+
+
+def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path) -> None:
+    done = run_script(RECORDER, *WHOLE, root=root, env={"CNNMOD_WAIT_LIMIT": "1"})
+    done.refused("waited 1 s for generation 0 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
+
+
+def test_an_explorer_that_fails_ends_all(root: Path) -> None:
+    file = artifacts_of(root).population(0, 4)
+    file.path.mkdir(parents=True)  # what no explorer can mend
+    done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
+    done.refused("explorer_0 ended with exit code 2", f"{file.path}: ", "explorer_0.log")
+    assert processes_of(root) == []
+
+
+@pytest.mark.parametrize("again", [0, 3])
+def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
+    """Nor where it is terminated once more, and once more, while it ends its children."""
+    launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
+    wait_for(artifacts_of(root).fitness(0).exists)
+    assert len(processes_of(root)) == 3
+    launcher.send_signal(signal.SIGTERM)
+    for _ in range(again):
+        time.sleep(0.02)
+        launcher.send_signal(signal.SIGTERM)
+        launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 143, output
+    assert "Traceback" not in output
+    assert processes_of(root) == []

@@ -1,0 +1,109 @@
+"""The search's log: exact numbers, the best generation, when a search is over."""
+
+import re
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from search.genetic.log import (
+    Generation,
+    SearchEnd,
+    best_generation,
+    describe,
+    is_over,
+    load_end,
+    load_log,
+    save_end,
+    save_log,
+)
+from utils.errors import UserError
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+generations = st.builds(
+    Generation,
+    generation=st.just(0),
+    accuracy=finite,
+    distance=finite,
+    fitness=finite,
+    kernels_kept=finite,
+    mean_fitness=finite,
+    final_ensembles=st.integers(0, 10**9),
+    ensembles_scored=st.integers(0, 10**9),
+    ensemble=st.lists(st.integers(0, 500), min_size=2).map(tuple),
+    seconds=finite,
+)
+
+
+def rows_of(*fitness: float) -> list[Generation]:
+    return [Generation(n, 0.5, 0.25, value, 0.6, 0.1, 9, 99, (0, 3), 1.5) for n, value in enumerate(fitness)]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(generations, min_size=1, max_size=4))
+def test_numbers_come_back_exactly(tmp_path: Path, drawn: list[Generation]) -> None:
+    rows = [Generation(**{**vars(row), "generation": number}) for number, row in enumerate(drawn)]
+    save_log(tmp_path / "search_log.csv", rows)
+    assert load_log(tmp_path / "search_log.csv", "the recorder") == rows
+
+
+def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
+    save_log(tmp_path / "search_log.csv", rows_of(0.5))
+    heading, row = (tmp_path / "search_log.csv").read_text().splitlines()
+    assert heading == (
+        "generation,accuracy,distance,fitness,kernels_kept,mean_fitness,"
+        "final_ensembles,ensembles_scored,ensemble,seconds,checksum"
+    )
+    assert re.fullmatch(r"0,0\.5,0\.25,0\.5,0\.6,0\.1,9,99,0 3,1\.5,[0-9a-f]{8}", row)
+    assert describe(rows_of(0.5)[0]).startswith("generation   0  accuracy 50.00%  distance 0.2500")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("accuracy", "precision", 1),
+        lambda text: text.replace("0.25", "a quarter", 1),
+        lambda text: text.replace(",0 3,", ",0 x,", 1),
+        lambda text: text.replace("\n1,", "\n2,"),
+        lambda text: text.rsplit(",", 2)[0],
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace("0.25", "0.75", 1),
+        lambda text: text.rsplit("\n", 2)[0] + "\n",
+        lambda text: "".join(line.rsplit(",", 1)[0] + "\n" for line in text.splitlines()).replace("1.5", "nan"),
+    ],
+)
+def test_a_damaged_log_is_refused(tmp_path: Path, change) -> None:
+    path = tmp_path / "search_log.csv"
+    save_log(path, rows_of(0.5, 0.6))
+    changed = change(path.read_text())
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(UserError, match=r"cannot use .*search_log\.csv: .*again with: the recorder"):
+        load_log(path, "the recorder")
+
+
+def test_the_earliest_of_the_best_generations() -> None:
+    assert best_generation(rows_of(0.1, 0.5, 0.5, 0.3)).generation == 1
+    assert best_generation(rows_of(0.1)).generation == 0
+
+
+def test_when_a_search_is_over() -> None:
+    assert not is_over([], 0, 1)
+    assert is_over(rows_of(0.1), 0, None)
+    assert not is_over(rows_of(0.1, 0.2), 2, None)
+    assert is_over(rows_of(0.1, 0.2, 0.3), 2, None)
+    assert not is_over(rows_of(0.5, 0.5), 9, 2)  # one generation brought nothing better
+    assert is_over(rows_of(0.5, 0.5, 0.4), 9, 2)
+    assert not is_over(rows_of(0.5, 0.4, 0.6), 9, 2)
+    assert not is_over(rows_of(0.5, 0.5, 0.4), 9, None)
+
+
+def test_the_end_of_a_search(tmp_path: Path) -> None:
+    path = tmp_path / "end.json"
+    assert load_end(path, "the recorder") is None
+    save_end(path, SearchEnd(7, 20, True))
+    assert load_end(path, "the recorder") == SearchEnd(7, 20, True)
+    for text in ("", "[]", "{}", '{"generation": "7", "generations": 20, "early_stop": true}', "[" * 9999):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"cannot use .*end\.json"):
+            load_end(path, "the recorder")

@@ -1,0 +1,228 @@
+"""The tournament against its definition, written with loops over ensembles and images: equal to the last bit."""
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from modules.jaccard import RESOLUTION
+from search.genetic.tournament import ScoringRules, accuracy_weight, most_accurate, score_population
+from utils.seeds import generator
+
+Ensemble = dict[int, int]  # class -> chromosome
+
+
+class Definition:
+    """What DESIGN.md says, one ensemble and one image at a time."""
+
+    def __init__(self, outputs: list, masks: list, labels: np.ndarray, rules: ScoringRules) -> None:
+        self.outputs, self.masks, self.labels, self.rules = outputs, masks, labels.tolist(), rules
+
+    def accuracy(self, ensemble: Ensemble) -> float:
+        """Over the images of the ensemble's own classes; of equal outputs the lower class's is the answer."""
+        right = own = 0
+        for image, label in enumerate(self.labels):
+            if label not in ensemble:
+                continue
+            own += 1
+            answers = {c: float(self.outputs[c][ensemble[c]][image]) for c in sorted(ensemble)}
+            right += max(answers, key=lambda c: answers[c]) == label  # max takes the first of equal ones
+        return right / own if own else 0.0
+
+    def distance(self, ensemble: Ensemble) -> float:
+        total, pairs = Fraction(0), 0
+        for a, b in itertools.combinations(sorted(ensemble), 2):
+            kept_a, kept_b = (set(np.flatnonzero(self.masks[c][ensemble[c]])) for c in (a, b))
+            jaccard = len(kept_a & kept_b) / len(kept_a | kept_b)
+            total += Fraction(round((1 - jaccard) * RESOLUTION)) / Fraction(RESOLUTION)
+            pairs += 1
+        return float(total) / pairs
+
+    def fitness(self, ensemble: Ensemble) -> float:
+        accuracy, distance = self.accuracy(ensemble), self.distance(ensemble)
+        return self.rules.accuracy_weight * accuracy + self.rules.distance_weight * distance
+
+    def survivors(self, ensembles: list[Ensemble], protected: list[int] | None) -> list[Ensemble]:
+        """By accuracy as many as reach the threshold, within the bounds, and the protected one; then by fitness."""
+        accuracies = [self.accuracy(ensemble) for ensemble in ensembles]
+        threshold = self.rules.thresholds.get(len(ensembles[0]), 0.0)
+        reach_it = sum(accuracy >= threshold for accuracy in accuracies)
+        number = min(max(reach_it, self.rules.survivors_min), self.rules.survivors_max)
+        by_accuracy = sorted(range(len(ensembles)), key=lambda e: -accuracies[e])
+        chosen = [ensembles[e] for e in by_accuracy[:number]]
+        chosen += [
+            ensembles[e]
+            for e in by_accuracy[number:]
+            if protected and all(protected[c] == chromosome for c, chromosome in ensembles[e].items())
+        ]
+        return sorted(chosen, key=lambda ensemble: -self.fitness(ensemble))
+
+    def tournament(self, order: list[int], protected: list[int] | None) -> tuple[list[Ensemble], int]:
+        """The final ensembles, best first, and how many were scored."""
+        groups = [[{c: chromosome} for chromosome in range(len(self.outputs[c]))] for c in order]
+        num_scored = 0
+        while len(groups) > 1:
+            crossed = []
+            while len(groups) >= 2:
+                left, right, *groups = groups
+                ensembles = [{**a, **b} for a in left for b in right]
+                num_scored += len(ensembles)
+                crossed.append(self.survivors(ensembles, protected))
+            groups = crossed + groups  # an odd one out waits a round, and stays last
+        return groups[0], num_scored
+
+
+def check(
+    outputs: list, masks: list, labels: np.ndarray, rules: ScoringRules, protected: list[int] | None, generation: int
+) -> None:
+    num_classes = len(outputs)
+    definition = Definition(outputs, masks, labels, rules)
+    order = generator(5, "tournament", generation).permutation(num_classes).tolist()
+    finals, num_scored = definition.tournament(order, protected)
+    kwargs: dict[str, Any] = {"seed": 5, "generation": generation, "protected": protected}
+    scores = score_population(outputs, masks, labels, rules, threads=1, **kwargs)
+    assert scores.ensembles.tolist() == [[e[c] for c in range(num_classes)] for e in finals]
+    assert scores.ensemble_accuracy.tolist() == [definition.accuracy(e) for e in finals]
+    assert scores.ensemble_distance.tolist() == [definition.distance(e) for e in finals]
+    assert scores.ensemble_fitness.tolist() == [definition.fitness(e) for e in finals]
+    assert scores.num_scored == num_scored
+    for c, population in enumerate(outputs):
+        expected = [
+            max([definition.fitness(e) for e in finals if e[c] == chromosome], default=0.0)
+            for chromosome in range(len(population))
+        ]
+        assert scores.fitness[c].tolist() == expected
+    if protected:
+        assert protected in scores.ensembles.tolist()
+    more_threads = score_population(outputs, masks, labels, rules, threads=3, **kwargs)
+    for name, value in vars(scores).items():
+        assert np.array_equal(value, getattr(more_threads, name)), name
+
+
+@st.composite
+def instances(draw: st.DrawFn, num_classes: int, largest_population: int) -> tuple:
+    """Outputs of few distinct values, with both zeros; few kernels; few images, so that nearly everything ties."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    population = draw(st.integers(1, largest_population))
+    num_images, kernels = draw(st.integers(1, 14)), draw(st.integers(1, 6))
+    labels = random.integers(num_classes, size=num_images)  # some classes may have no image
+    values = np.array(draw(st.sampled_from([[0, 1], [-0.0, 0.0, 1], [-2, -1, 0, 1, 2], [0.1, 0.2, 0.3, 0.7]])))
+    outputs, masks = [], []
+    lift = draw(st.booleans())
+    for c in range(num_classes):
+        drawn = values[random.integers(len(values), size=(population, num_images))]
+        outputs.append((drawn + lift * (labels == c)).astype(np.float32))  # half of them are better than chance
+        mask = random.random((population, kernels)) < 0.6
+        mask[:, 0] = True
+        masks.append(mask)
+    sizes = range(2, num_classes + 1)
+    share = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+    survivors_min = draw(st.integers(1, 4))
+    rules = ScoringRules(
+        thresholds={size: draw(share) for size in sizes if draw(st.booleans())},
+        survivors_min=survivors_min,
+        survivors_max=draw(st.integers(survivors_min, 8)),
+        accuracy_weight=draw(st.sampled_from([0.9, 1.1, 0.0])),
+        distance_weight=draw(st.sampled_from([1 - 0.9, 0.0])),
+    )
+    protected = random.integers(population, size=num_classes).tolist() if draw(st.booleans()) else None
+    return outputs, masks, labels, rules, protected, draw(st.integers(0, 3))
+
+
+@pytest.mark.parametrize(("num_classes", "population"), [(2, 6), (3, 5), (4, 4), (5, 4)])
+def test_the_tournament_is_its_definition(num_classes: int, population: int) -> None:
+    @settings(max_examples=100)
+    @given(instances(num_classes, population))
+    def checked(instance: tuple) -> None:
+        check(*instance)
+
+    checked()
+
+
+@settings(max_examples=30)
+@given(instances(10, 3))
+def test_the_tournament_of_ten_classes(instance: tuple) -> None:
+    check(*instance)
+
+
+def test_the_protected_ensemble_survives_although_it_is_the_worst() -> None:
+    """All others are right everywhere; it never is."""
+    labels = np.array([0, 1, 2, 3, 4])
+    outputs = [np.where(labels == c, 1.0, 0.0)[None].repeat(4, 0).astype(np.float32) for c in range(5)]
+    for c in range(5):
+        outputs[c][3] = np.where(labels == (c + 1) % 5, 3, -1)
+    masks = [np.eye(4, dtype=bool)] * 5
+    rules = ScoringRules({2: 0.5, 4: 0.5, 5: 0.5}, 1, 2, 0.9, 0.0)
+    kept = score_population(outputs, masks, labels, rules, seed=0, generation=0, protected=[3] * 5)
+    assert len(kept.ensembles) == 3
+    assert kept.ensembles[-1].tolist() == [3] * 5
+    assert kept.ensemble_accuracy.tolist() == [1, 1, 0]
+    pruned = score_population(outputs, masks, labels, rules, seed=0, generation=0)
+    assert [3] * 5 not in pruned.ensembles.tolist()
+
+
+@settings(max_examples=60)
+@given(instances(4, 4), st.lists(st.integers(0, 3), min_size=4, max_size=4))
+def test_duplicates_are_ensembles_of_their_own(instance: tuple, copy_of: list[int]) -> None:
+    """Chromosomes that are there twice, as in an old population: each keeps its place in the order."""
+    outputs, masks, labels, rules, protected, generation = instance
+    places = [place % len(outputs[0]) for place in copy_of]
+    outputs, masks = [rows[places] for rows in outputs], [rows[places] for rows in masks]
+    protected = [0, 1, 2, 3] if protected else None
+    check(outputs, masks, labels, rules, protected, generation)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.1])  # reached by all, by none
+def test_more_chromosomes_than_a_byte_counts(threshold: float) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(12) % 2
+    outputs = [random.integers(300, size=(256, 12)).astype(np.float32) for _ in range(2)]
+    masks = [random.random((256, 5)) < 0.5 for _ in range(2)]
+    rules = ScoringRules({2: threshold}, 3, 40, 0.9, 0.1)
+    scores = score_population(outputs, masks, labels, rules, seed=0, generation=0)
+    right = np.zeros((256, 256))
+    for image, label in enumerate(labels):
+        first, second = outputs[0][:, None, image], outputs[1][None, :, image]
+        right += (first >= second) if label == 0 else (second > first)
+    assert len(scores.ensembles) == (40 if threshold == 0 else 3)
+    found = sorted(scores.ensemble_accuracy, reverse=True)
+    assert found == (np.sort(right.ravel())[::-1][: len(found)] / 12).tolist()
+    assert (scores.ensemble_accuracy == right[tuple(scores.ensembles.T)] / 12).all()
+
+
+def test_survivors() -> None:
+    num_right = np.array([5, 9, 9, 7, 9, 1])
+
+    def survivors(threshold: float, least: int, most: int, always: int | None = None) -> list[int]:
+        rules = ScoringRules({}, least, most, 0.9, 0.1)
+        return most_accurate(num_right, 10, threshold, rules, always).tolist()
+
+    assert survivors(0.9, 1, 9) == [1, 2, 4]  # the threshold itself reaches it
+    assert survivors(0.9, 4, 9) == [1, 2, 4, 3]
+    assert survivors(0.0, 1, 2) == [1, 2]  # of equal accuracies the first ones
+    assert survivors(0.0, 9, 9) == [1, 2, 4, 3, 0, 5]
+    assert survivors(1.0, 1, 9) == [1]  # none reaches it
+    assert survivors(0.9, 1, 9, always=0) == [1, 2, 4, 0]
+    assert survivors(0.9, 1, 9, always=4) == [1, 2, 4]
+
+
+@given(
+    num_right=st.lists(st.integers(0, 7), min_size=1, max_size=20),
+    threshold=st.sampled_from([0.0, 3 / 7, 0.5, 6 / 7, 1.0]),
+    bounds=st.tuples(st.integers(1, 25), st.integers(1, 25)).map(sorted),
+)
+def test_survivors_are_the_first_of_a_stable_sort(num_right: list[int], threshold: float, bounds: list[int]) -> None:
+    number = min(max(sum(count / 7 >= threshold for count in num_right), bounds[0]), bounds[1])
+    expected = sorted(range(len(num_right)), key=lambda index: -num_right[index])[:number]
+    rules = ScoringRules({}, *bounds, 0.9, 0.1)
+    assert most_accurate(np.array(num_right), 7, threshold, rules, None).tolist() == expected
+
+
+def test_weight_of_accuracy() -> None:
+    assert accuracy_weight(0.9, 0.9, None) == 0.9
+    assert accuracy_weight(0.9, 0.9, 0.95) == 0.9
+    assert accuracy_weight(0.9, 0.9, 0.5) == 0.9 + (0.9 - 0.5)
