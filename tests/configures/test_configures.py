@@ -230,7 +230,7 @@ def test_train_on_images_and_a_configuration_of_the_users_own(
     own_configuration: Any, root_dir: Path, run_main: Any
 ) -> None:
     """What the README promises: a tree of images and one file in configures/."""
-    from test_class_folders import write_tree
+    from image_trees import write_tree
 
     own_configuration(
         "simcnn_x0_0625_own",

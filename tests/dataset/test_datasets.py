@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 import torchvision
 from conftest import files_below
+from image_trees import write_tree, zip_tree
 from sklearn.datasets import load_digits
-from test_class_folders import write_tree, zip_tree
 
 import global_configure
 from configures.base import Config, load

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, run_script
-from test_class_folders import write_tree
+from image_trees import write_tree
 
 from utils.artifacts import Artifacts
 from utils.locks import held

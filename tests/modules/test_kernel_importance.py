@@ -11,8 +11,8 @@ from hypothesis import given
 from dataset.images import normalise
 from models.cnn import CNN
 from models.registry import architecture_of
+from modules import kernel_importance as module
 from modules.kernel_importance import confident_images, kernel_importance, random_importance
-from utils import kernel_importance as module
 
 
 def model_and_images(name: str, num_images: int = 30) -> tuple[CNN, torch.Tensor]:

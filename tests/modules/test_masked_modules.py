@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from test_module import kernel_masks, random_model
+from random_modules import kernel_masks, random_model
 from torch import Tensor
 
 from models.cnn import Architecture, Conv

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from random_modules import kernel_masks, random_model
 
 from models.cnn import CNN, Architecture, Conv
 from models.rescnn import ARCHITECTURE as RESCNN
@@ -36,28 +37,6 @@ def masked_logits(model: CNN, kernel_mask: np.ndarray, images: np.ndarray) -> np
         if fc < len(model.fcs) - 1:
             x = np.maximum(x, 0)
     return x
-
-
-def random_model(architecture: Architecture, num_classes: int, seed: int) -> CNN:
-    """In float64, with biases, so that nothing hides behind a zero."""
-    torch.manual_seed(seed)
-    model = CNN(architecture, num_classes).double().eval()
-    with torch.no_grad():
-        for layer in [*model.convs, *model.fcs]:
-            layer.bias.normal_()
-    return model
-
-
-@st.composite
-def kernel_masks(draw: st.DrawFn, architecture: Architecture) -> np.ndarray:
-    """Masks that keep one kernel per layer or more, tied layers alike; often all kernels or one alone."""
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    kept: dict[int, np.ndarray] = {}
-    for layer in architecture.free_layers:
-        width = architecture.num_kernels[layer]
-        count = draw(st.sampled_from([1, width, max(1, width // 2), max(1, width - 1)]))
-        kept[layer] = np.isin(np.arange(width), random.choice(width, count, replace=False))
-    return np.concatenate([kept[first] for first in architecture.tied_to])
 
 
 @st.composite
