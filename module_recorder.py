@@ -14,19 +14,18 @@ import numpy as np
 
 from configures.base import Config
 from dataset.datasets import load_split
-from models.registry import architecture_of
 from models.strong_model import load_strong_model
-from modules.modularization import save_modularization, show_modularization
-from search.genetic.generations import agree_on_settings, check_room_for_search, resume_search, set_old_search_aside
-from search.genetic.kernel_groups import KernelGroups, genome_layout, kernel_groups
-from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over, save_end, save_log
-from search.genetic.populations import population_of
-from search.genetic.scoring import places_of, scoring_rules
-from search.genetic.tournament import Scores, score_population
+from modules import files as module_files
+from modules.modularization import show_modularization
+from modules.on_disk import save_modularization
+from search.genetic import files as genetic_files
+from search.genetic.generations import GeneticSearch, open_search
+from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
+from search.genetic.scoring import ensemble_masks, row_of, score_generation
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import open_stage, stage_parser
 from utils.waiting import wait_until
 
 
@@ -42,80 +41,71 @@ def main() -> None:
     if arguments.fresh and arguments.checkpoint is not None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     patience = stage.config.patience if arguments.early_stop else None
-    with held(stage.artifacts.recorder_role):
-        record(stage, fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+    with held(genetic_files.recorder_role(stage.artifacts)):
+        record(open_search(stage), fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
 
 
-def record(stage: Stage, *, fresh: bool, checkpoint: int | None, patience: int | None) -> None:
+def record(search: GeneticSearch, *, fresh: bool, checkpoint: int | None, patience: int | None) -> None:
     """Score generation after generation as the explorers deliver them, then cut the modules out."""
-    config, artifacts = stage.config, stage.artifacts
-    architecture = architecture_of(config.model)
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    model = load_strong_model(config, artifacts, stage.device)
-    importance = artifacts.kernel_importance.load(config.num_classes, sum(architecture.num_kernels))
-    groups = [kernel_groups(layout, row) for row in importance]
-    split = load_split(config)
-    images = split.valid.first(config.search_images)
+    config, artifacts = search.config, search.stage.artifacts
+    model = load_strong_model(config, artifacts, search.stage.device)
     if fresh:
-        set_old_search_aside(stage)
-    check_room_for_search(stage, layout.num_genes, len(images))
-    agree_on_settings(stage, images)
+        search.set_old_aside()
+    search.check_room()
+    search.record_settings()
 
-    rows = resume_search(stage, checkpoint=checkpoint, patience=patience)
+    rows = search.resume(checkpoint=checkpoint, patience=patience)
     if rows:
         print(f"going on after generation {rows[-1].generation}", flush=True)
     last_look = time.monotonic()
     while not is_over(rows, config.generations, patience):
         generation = len(rows)
-        scores, masks = score(stage, groups, outputs_of_explorers(stage, generation, len(images)), images.labels, rows)
+        scores = score_generation(search, outputs_of_explorers(search, generation), rows)
         now = time.monotonic()
-        rows.append(row_of(generation, scores, masks, config, now - last_look))
+        rows.append(row_of(search, generation, scores, now - last_look))
         last_look = now
         # The row first: a generation counts as scored when its fitness is there.
-        save_log(artifacts.search_log, rows)
-        artifacts.fitness(generation).save(scores.fitness)
+        genetic_files.log(artifacts).save(rows)
+        genetic_files.fitness(artifacts, generation).save(scores.fitness)
         show_generation(rows, config)
     end = SearchEnd(rows[-1].generation, config.generations, rows[-1].generation < config.generations)
-    save_end(artifacts.search_end, end)
+    genetic_files.end(artifacts).save(end)
 
     generation, ensemble = chosen_ensemble(config, rows)
     print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
-    search = {
+    seconds = sum(row.seconds for row in rows)
+    found = {
         "method": "genetic",
         "generation": generation,
         "generations": len(rows),
         "ensemble": ensemble,
-        "seconds": sum(row.seconds for row in rows),
+        "seconds": seconds,
     }
-    masks = np.stack(
-        [
-            decoded(stage, groups[target_class], generation, target_class)[chromosome]
-            for target_class, chromosome in enumerate(ensemble)
-        ]
-    )
-    show_modularization(save_modularization(model, masks, split, stage, search))
-    print(f"generations: {len(rows)}; seconds: {search['seconds']:.0f}; modules in {artifacts.module(0).path.parent}")
+    masks = ensemble_masks(search, generation, ensemble)
+    show_modularization(save_modularization(model, masks, load_split(config), search.stage, found))
+    folder = module_files.module(artifacts, 0).path.parent
+    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 
 
-def outputs_of_explorers(stage: Stage, generation: int, num_images: int) -> list[np.ndarray]:
+def outputs_of_explorers(search: GeneticSearch, generation: int) -> list[np.ndarray]:
     """Every class's outputs (population, images) of the generation, once they are there; damaged ones are sent back."""
-    size = (stage.config.population, num_images)
+    classes, size = range(search.config.num_classes), (search.config.population, len(search.images))
     while True:
-        wait_for_explorers(stage, generation)
-        files = [stage.artifacts.outputs(generation, target_class) for target_class in range(stage.config.num_classes)]
+        wait_for_explorers(search, generation)
+        files = [genetic_files.outputs(search.stage.artifacts, generation, target_class) for target_class in classes]
         outputs = [found for file in files if (found := file.load_if_whole(*size)) is not None]
         if len(outputs) == len(files):
             return outputs
 
 
-def wait_for_explorers(stage: Stage, generation: int) -> None:
+def wait_for_explorers(search: GeneticSearch, generation: int) -> None:
     """Return when every class's population and outputs of the generation are there."""
+    artifacts = search.stage.artifacts
     needed = {
-        target_class: (
-            stage.artifacts.population(generation, target_class),
-            stage.artifacts.outputs(generation, target_class),
-        )
-        for target_class in range(stage.config.num_classes)
+        target_class: [
+            file(artifacts, generation, target_class) for file in (genetic_files.population, genetic_files.outputs)
+        ]
+        for target_class in range(search.config.num_classes)
     }
 
     def awaited_classes() -> list[int]:
@@ -124,55 +114,12 @@ def wait_for_explorers(stage: Stage, generation: int) -> None:
     def awaited() -> str:
         of_state: dict[str, list[str]] = {}
         for target_class in awaited_classes():
-            state = state_of(stage.artifacts.explorer_role(target_class).lock)
+            state = state_of(genetic_files.explorer_role(artifacts, target_class).lock)
             of_state.setdefault(state, []).append(str(target_class))
         classes = "; ".join(f"class {', '.join(several)} ({state})" for state, several in of_state.items())
-        return f"generation {generation} of {classes}: {stage.artifacts.command('module_explorer.py --target_class C')}"
+        return f"generation {generation} of {classes}: {artifacts.command('module_explorer.py --target_class C')}"
 
     wait_until(lambda: not awaited_classes(), awaited)
-
-
-def score(
-    stage: Stage, groups: list[KernelGroups], outputs: list[np.ndarray], labels: np.ndarray, rows: list[Generation]
-) -> tuple[Scores, list[np.ndarray]]:
-    """The tournament of the generation after `rows`, and all classes' masks."""
-    config, generation = stage.config, len(rows)
-    masks = [decoded(stage, groups[c], generation, c) for c in range(config.num_classes)]
-    rules = scoring_rules(config, rows[-1].accuracy if rows else None)
-    protected = None
-    if rows:
-        last_masks = [
-            decoded(stage, groups[c], generation - 1, c)[rows[-1].ensemble[c]] for c in range(config.num_classes)
-        ]
-        protected = places_of(last_masks, masks)
-    device = stage.device if stage.device.type == "cuda" else None
-    scores = score_population(
-        outputs, masks, labels, rules, seed=stage.seed, generation=generation, protected=protected, device=device
-    )
-    return scores, masks
-
-
-def decoded(stage: Stage, groups: KernelGroups, generation: int, target_class: int) -> np.ndarray:
-    """The kernel masks (population, K) of a class's generation."""
-    return groups.decode(population_of(stage, groups, target_class, generation))
-
-
-def row_of(generation: int, scores: Scores, masks: list[np.ndarray], config: Config, seconds: float) -> Generation:
-    """The log's row of a scored generation."""
-    ensemble = tuple(int(chromosome) for chromosome in scores.ensembles[0])
-    accuracy, distance = float(scores.ensemble_accuracy[0]), float(scores.ensemble_distance[0])
-    return Generation(
-        generation=generation,
-        accuracy=accuracy,
-        distance=distance,
-        fitness=config.alpha * accuracy + (1 - config.alpha) * distance,
-        kernels_kept=float(np.mean([masks[c][chromosome].mean() for c, chromosome in enumerate(ensemble)])),
-        mean_fitness=float(scores.fitness.mean()),
-        final_ensembles=len(scores.ensembles),
-        ensembles_scored=scores.num_scored,
-        ensemble=ensemble,
-        seconds=seconds,
-    )
 
 
 def show_generation(rows: list[Generation], config: Config) -> None:

@@ -14,11 +14,11 @@ import time
 import torch
 
 from dataset.datasets import Split, load_split
+from models import files as model_files
 from models.cnn import CNN, count_parameters
 from models.registry import build_network
 from models.strong_model import load_strong_model, strong_model_training
 from models.training import Epoch, count_right, predict, train
-from models.training_log import save_training_log
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
@@ -48,7 +48,7 @@ def main() -> None:
     if arguments.evaluation:
         report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
         return
-    with held(stage.artifacts.training_role):
+    with held(model_files.training_role(stage.artifacts)):
         train_strong_model(stage, split, arguments)
 
 
@@ -56,14 +56,13 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     """Train from the first epoch, or from where an earlier run ended, and write the best epoch's weights."""
     if arguments.fresh and stage.artifacts.folder.exists():
         others = stage.artifacts.locks_folder.glob("*.lock")
-        mine = stage.artifacts.training_role.lock
+        mine = model_files.training_role(stage.artifacts).lock
         check_nobody_holds((lock for lock in others if lock != mine), "--fresh sets the folder aside")
         print(f"the old folder is now {set_aside(stage.artifacts.folder)}")
     check_writable(stage.artifacts.folder)
-    if stage.artifacts.entire_model.exists() and not stage.artifacts.training_state.exists():
-        raise UserError(
-            f"{stage.artifacts.entire_model.path} was not trained here: --fresh sets it aside and trains anew"
-        )
+    trained = model_files.entire_model(stage.artifacts)
+    if trained.exists() and not model_files.training_state(stage.artifacts).exists():
+        raise UserError(f"{trained.path} was not trained here: --fresh sets it aside and trains anew")
 
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_network(stage.config.model, stage.config.num_classes)
@@ -89,16 +88,16 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         device=stage.device,
         dtype=stage.dtype,
         seed=stage.seed,
-        state_file=stage.artifacts.training_state,
+        state_file=model_files.training_state(stage.artifacts),
         patience=stage.config.patience if arguments.early_stop else None,
         compiled=arguments.compile,
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
-    stage.artifacts.entire_model.save(training.best_weights)
-    save_training_log(stage.artifacts.training_log, training.history)
+    model_files.entire_model(stage.artifacts).save(training.best_weights)
+    model_files.training_log(stage.artifacts).save(training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
-    print(f"saved {stage.artifacts.entire_model.path}")
+    print(f"saved {model_files.entire_model(stage.artifacts).path}")
 
 
 def report(model: CNN, split: Split, stage: Stage) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from explorer_process import evaluate_share, prepare
 from measuring import Benchmark, Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
 
+from models import files as model_files
 from utils.errors import run
 
 SIZES = {
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = benchmark_parser(__doc__, SIZES).parse_args()
     benchmark = open_benchmark(arguments, "cores", SIZES)
     stage, sizes, cores = benchmark.stage, benchmark.sizes, benchmark.threads
-    stage.artifacts.entire_model.check_is_there()
+    model_files.entire_model(stage.artifacts).check_is_there()
     rows: list[dict[str, Any]] = []
     arrangements = tuple(dict.fromkeys(((cores, 1), (1, cores), (cores, cores))))
     measured = {arrangement: measure(benchmark, arguments.set, *arrangement) for arrangement in arrangements}

@@ -28,14 +28,11 @@ from measuring import (
 )
 from subjects import resident
 
-from dataset.datasets import load_split
 from models.cnn import CNN
 from models.strong_model import load_strong_model
-from modules.known_outputs import outputs_with_known
-from modules.population_outputs import population_outputs
-from search.genetic.generations import scored_generations
-from search.genetic.kernel_groups import genome_layout, kernel_groups
-from search.genetic.log import load_log
+from modules.population_outputs import outputs_with_known, population_outputs
+from search.genetic import files as genetic_files
+from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.scoring import places_of, scoring_rules
 from search.genetic.tournament import Scores, score_population
 from utils.errors import UserError, run
@@ -51,12 +48,12 @@ def main() -> None:
     arguments = parser.parse_args()
     benchmark = open_benchmark(arguments, "generation", SIZES)
     stage, config = benchmark.stage, benchmark.stage.config
-    generation = chosen_generation(stage, arguments.generation)
+    search = open_search(stage)
+    generation = chosen_generation(search, arguments.generation)
     model = load_strong_model(config, stage.artifacts, stage.device)
-    images = load_split(config).valid.first(config.search_images)
-    last_masks, masks = (recorded_masks(stage, model, number) for number in (generation - 1, generation))
-    classes = range(config.num_classes)
-    row = load_log(stage.artifacts.search_log, stage.artifacts.command("module_recorder.py"))[generation - 1]
+    images, classes = search.images, range(config.num_classes)
+    last_masks, masks = ([search.masks(number, c) for c in classes] for number in (generation - 1, generation))
+    row = genetic_files.log(stage.artifacts).load()[generation - 1]
     protected = places_of([last_masks[c][row.ensemble[c]] for c in classes], masks)
     rules = scoring_rules(config, row.accuracy)
 
@@ -135,33 +132,22 @@ def main() -> None:
     save_benchmark(benchmark, {"generation": life, "comparison": rows})
 
 
-def chosen_generation(stage: Stage, asked: int | None) -> int:
+def chosen_generation(search: GeneticSearch, asked: int | None) -> int:
     """The generation to measure: scored, and not the first. Raises UserError where there is none."""
-    last = scored_generations(stage) - 1
+    last, stage = search.num_scored() - 1, search.stage
     generation = last if asked is None else asked
     if not 1 <= generation <= last:
         wanted = f"a scored generation from 1 to {last}" if last >= 1 else "a search of two generations at least"
         command = stage.artifacts.command("scripts/run_module_search.py")
-        raise UserError(f"generation {generation}: expected {wanted} in {stage.artifacts.search_folder}; run {command}")
-    return generation
-
-
-def recorded_masks(stage: Stage, model: CNN, generation: int) -> list[np.ndarray]:
-    """Per class the kernel masks (population, K) of a generation on disk."""
-    config, architecture = stage.config, model.architecture
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    importance = stage.artifacts.kernel_importance.load(config.num_classes, sum(architecture.num_kernels))
-    return [
-        kernel_groups(layout, row).decode(
-            stage.artifacts.population(generation, c).load(config.population, layout.num_genes)
+        raise UserError(
+            f"generation {generation}: expected {wanted} in {genetic_files.folder(stage.artifacts)}; run {command}"
         )
-        for c, row in enumerate(importance)
-    ]
+    return generation
 
 
 def recorded_fitness(stage: Stage, generation: int) -> np.ndarray:
     """(classes, population), as the search found it."""
-    return stage.artifacts.fitness(generation).load(stage.config.num_classes, stage.config.population)
+    return genetic_files.fitness(stage.artifacts, generation).load(stage.config.num_classes, stage.config.population)
 
 
 def known_of(

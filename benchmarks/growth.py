@@ -24,7 +24,6 @@ from measuring import (
 from subjects import first_masks, resident, scoring_instance, untrained_model
 
 from dataset.datasets import load_split
-from models.cnn import total_kernels
 from models.registry import architecture_of
 from modules.population_outputs import population_outputs
 from search.genetic.tournament import score_population
@@ -98,7 +97,7 @@ def evaluate(benchmark: Benchmark, point: dict[str, int], dtype: torch.dtype) ->
 def score(benchmark: Benchmark, point: dict[str, int]) -> Work:
     """The scoring of a made-up generation."""
     stage = benchmark.stage
-    num_kernels = total_kernels(architecture_of(stage.config.model))
+    num_kernels = architecture_of(stage.config.model).total_kernels
     instance = scoring_instance(point["classes"], point["population"], point["images"], num_kernels, stage.seed)
     return Work(
         lambda: score_population(

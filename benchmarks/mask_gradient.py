@@ -43,7 +43,7 @@ def main() -> None:
     images = load_split(stage.config).train.first(benchmark.sizes["images"])
     pixels, labels = to_device(images, stage.device)
     generator = torch.Generator().manual_seed(stage.seed)
-    random = torch.rand(stage.config.num_classes, sum(model.architecture.num_kernels), generator=generator)
+    random = torch.rand(stage.config.num_classes, model.architecture.total_kernels, generator=generator)
     masks = (random < KEPT).float().to(stage.device)
 
     def loss(logits: Tensor) -> Tensor:

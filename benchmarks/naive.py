@@ -80,7 +80,7 @@ def kernel_importance(
             of_class[target_class].append(row)
             if probability.argmax() == target_class and probability[target_class] >= confidence:
                 confident[target_class].append(row)
-    nothing = [np.zeros(sum(architecture.num_kernels))]
+    nothing = [np.zeros(architecture.total_kernels)]
     rows = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
     return np.stack([np.mean(row, axis=0) for row in rows]).astype(np.float32)
 

@@ -27,7 +27,6 @@ from measuring import (
 from scoring_memory import score_alone
 from subjects import Instance, searched_instance
 
-from models.cnn import total_kernels
 from models.registry import architecture_of
 from search.genetic.tournament import Scores, score_population
 from utils.errors import run
@@ -44,7 +43,7 @@ SIZES = {
 def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "scoring", SIZES)
     stage, sizes = benchmark.stage, benchmark.sizes
-    num_kernels = total_kernels(architecture_of(stage.config.model))
+    num_kernels = architecture_of(stage.config.model).total_kernels
     small = searched_instance(stage, sizes["naive_population"], sizes["naive_images"])
 
     def fast() -> Scores:

@@ -10,6 +10,7 @@ from dataset.images import normalise, to_device
 from models.cnn import CNN, Architecture
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
+from modules import files as module_files
 from modules.kernel_importance import kernel_importance
 from modules.population_outputs import population_outputs
 from search.genetic.kernel_groups import genome_layout, kernel_groups
@@ -43,13 +44,13 @@ def resident(images: Images, stage: Stage, dtype: torch.dtype) -> torch.Tensor:
 def first_masks(stage: Stage, model: CNN, images: Images, count: int) -> np.ndarray:
     """Masks (classes, count, K) bool of first populations, by the importance on disk or measured on a few images."""
     config, architecture = stage.config, model.architecture
-    file = stage.artifacts.kernel_importance
+    file = module_files.kernel_importance(stage.artifacts)
     if file.exists() and architecture == architecture_of(config.model):
-        importance = file.load(config.num_classes, sum(architecture.num_kernels))
+        importance = file.load(config.num_classes, architecture.total_kernels)
     else:
         pixels, labels = to_device(images.first(IMPORTANCE_IMAGES), stage.device)
         importance, _ = kernel_importance(model, pixels, labels, config.num_classes, config.importance_confidence)
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    layout = genome_layout(architecture, config)
     enough = dataclasses.replace(config, population=max(count, config.population))
     return np.stack(
         [

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,11 @@ class Images:
     def first(self, count: int) -> "Images":
         """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
         return Images(self.pixels[:count], self.labels[:count]) if count else self
+
+
+def fingerprint(images: Images) -> int:
+    """A checksum (CRC-32) of images and labels."""
+    return zlib.crc32(images.labels.tobytes(), zlib.crc32(np.ascontiguousarray(images.pixels)))
 
 
 @dataclass(frozen=True)

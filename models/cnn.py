@@ -66,6 +66,11 @@ class Architecture:
         return tuple(conv.kernels for conv in self.convs)
 
     @property
+    def total_kernels(self) -> int:
+        """K: the kernels of all conv layers."""
+        return sum(self.num_kernels)
+
+    @property
     def layer_slices(self) -> tuple[slice, ...]:
         """Where each conv layer's kernels stand in an array over all K kernels."""
         ends = tuple(itertools.accumulate(self.num_kernels))
@@ -178,11 +183,6 @@ class CNN(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable values."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def total_kernels(architecture: Architecture) -> int:
-    """K: the kernels of all conv layers."""
-    return sum(architecture.num_kernels)
 
 
 def cpu_state(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import torch
 
 from configures.base import Config
+from models import files as model_files
 from models.cnn import CNN
 from models.registry import build_network
 from models.training import TrainingSettings
@@ -31,7 +32,7 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
     Raises UserError where it is missing, damaged, or of another width or class count.
     """
     model = build_network(config.model, config.num_classes)
-    load_weights(model, artifacts.entire_model)
+    load_weights(model, model_files.entire_model(artifacts))
     return model.to(device, memory_format=torch.channels_last).eval()
 
 

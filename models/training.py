@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataset.datasets import Images
+from dataset.datasets import Images, fingerprint
 from dataset.images import augment, normalise, to_device
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name
 from utils.errors import UserError, reason
 from utils.files import damaged
-from utils.recorded_settings import differences, fingerprint
+from utils.recorded_settings import differences
 from utils.seeds import torch_seed
 
 # Images at a time: few enough for the feature maps to stay in the processor's cache, which is a fifth faster than 500.
@@ -49,6 +49,11 @@ class Epoch:
     train_accuracy: float
     valid_accuracy: float
     seconds: float
+
+
+def best_epoch(history: list[Epoch]) -> int:
+    """The first epoch of the best validation accuracy."""
+    return max(history, key=lambda epoch: epoch.valid_accuracy).number
 
 
 @dataclass

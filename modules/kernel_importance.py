@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.images import normalise
+from models import files as model_files
 from models.training import EVALUATION_BATCH, progress_bar
+from modules import files as module_files
+from utils.artifacts import Artifacts
 from utils.core_threads import each_on_a_core
+from utils.errors import UserError
+from utils.files import sha256_of
 
 Observe = Callable[[int, Tensor], None]
 
@@ -52,7 +57,7 @@ def kernel_importance(
             return chosen @ norms.double(), chosen.sum(2)
 
     starts = range(0, len(labels), EVALUATION_BATCH)
-    sums = torch.zeros(2, num_classes, sum(architecture.num_kernels), dtype=torch.float64, device=labels.device)
+    sums = torch.zeros(2, num_classes, architecture.total_kernels, dtype=torch.float64, device=labels.device)
     counts = torch.zeros(2, num_classes, dtype=torch.float64, device=labels.device)
     measured = each_on_a_core(measure, starts, labels.device)
     for _, (batch_sums, batch_counts) in zip(progress_bar(starts, "importance"), measured, strict=True):
@@ -66,7 +71,7 @@ def kernel_importance(
 
 def _norm_collector(num_images: int, architecture: nn.Module, device: torch.device) -> tuple[Tensor, Observe]:
     """An array (images, K) float32 and a function that enters a layer's feature map into it."""
-    norms = torch.zeros(num_images, sum(architecture.num_kernels), device=device)
+    norms = torch.zeros(num_images, architecture.total_kernels, device=device)
 
     def observe(layer: int, feature_map: Tensor) -> None:
         l1 = feature_map.float().sum((2, 3))  # after ReLU nothing is negative
@@ -75,6 +80,18 @@ def _norm_collector(num_images: int, architecture: nn.Module, device: torch.devi
                 norms[:, architecture.layer_slices[tied]] = l1
 
     return norms, observe
+
+
+def check_importance_fits(artifacts: Artifacts) -> str:
+    """The strong model's SHA-256. Raises UserError where the kernels' importance is known to be another one's."""
+    file = module_files.importance_settings(artifacts)
+    now = sha256_of(model_files.entire_model(artifacts).path)
+    if file.exists() and (there := file.load().get("strong_model_sha256")) != now:
+        raise UserError(
+            f"{file.path.parent} is of another strong model (SHA-256 {there} there, {now} now): "
+            f"make it again with: {file.made_by}"
+        )
+    return now
 
 
 def random_importance(num_classes: int, num_kernels: tuple[int, ...]) -> np.ndarray:

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dataset.datasets import load_split
+from dataset.datasets import fingerprint, load_split
 from dataset.images import normalise, to_device
 from models.cnn import CNN
 from models.strong_model import load_strong_model
+from modules import files as module_files
+from modules.kernel_importance import check_importance_fits
 from modules.population_outputs import population_outputs
 from modules.sensitivity import top_ratio_masks
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
-from utils.recorded_settings import agree_on, check_importance_fits, fingerprint
+from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
 
@@ -39,7 +41,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     """
     config, artifacts = stage.config, stage.artifacts
     model = load_strong_model(config, artifacts, stage.device)
-    importance = artifacts.kernel_importance.load(config.num_classes, sum(model.architecture.num_kernels))
+    importance = module_files.kernel_importance(artifacts).load(config.num_classes, model.architecture.total_kernels)
     valid = load_split(config).valid.first(config.sensitivity_images)
     settings = {
         "sensitivity_ratios": config.sensitivity_ratios,
@@ -47,12 +49,12 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
         "images_crc32": fingerprint(valid),
         "precision": stage.precision,
         "strong_model_sha256": check_importance_fits(artifacts),
-        "kernel_importance_sha256": sha256_of(artifacts.kernel_importance.path),
+        "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
     }
-    path = artifacts.sensitivity_settings
-    if fresh and path.parent.exists():
-        print(f"the old curves are now {set_aside(path.parent)}")
-    agree_on(path, settings, again=artifacts.command("scripts/run_layer_sensitivity_analyzer.py", "--fresh"))
+    file = module_files.sensitivity_settings(artifacts)
+    if fresh and file.path.parent.exists():
+        print(f"the old curves are now {set_aside(file.path.parent)}")
+    record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, stage.dtype)
     return SensitivityInputs(model, importance, config.sensitivity_ratios, images, valid.labels)

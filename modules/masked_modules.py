@@ -123,7 +123,7 @@ def run_module(model: FrozenModel, first_maps: Tensor, mask: Tensor, target_clas
 def gradient_of_run(model: FrozenModel, run: ModuleRun, of_logit: Tensor) -> Tensor:
     """The gradient (K,) with respect to a run's mask, dropped kernels' too, from that of its logit (batch,)."""
     architecture = model.architecture
-    gradient = torch.empty(sum(architecture.num_kernels), dtype=of_logit.dtype, device=of_logit.device)
+    gradient = torch.empty(architecture.total_kernels, dtype=of_logit.dtype, device=of_logit.device)
     (of_output,) = torch.autograd.grad(run.logit, run.features, of_logit)
     of_added: dict[int, Tensor] = {}  # what comes back to earlier layers through additions
     for layer in reversed(range(len(architecture.convs))):

@@ -19,8 +19,8 @@ def kept_kernels(architecture: Architecture, kernel_mask: np.ndarray) -> list[np
     Raises ValueError for a mask of another shape, a layer without kernels, or tied layers that differ.
     """
     (num_kernels,) = kernel_mask.shape
-    if num_kernels != sum(architecture.num_kernels):
-        raise ValueError(f"expected a mask over {sum(architecture.num_kernels)} kernels, given one over {num_kernels}")
+    if num_kernels != architecture.total_kernels:
+        raise ValueError(f"expected a mask over {architecture.total_kernels} kernels, given one over {num_kernels}")
     kept = [np.flatnonzero(kernel_mask[layer_slice]) for layer_slice in architecture.layer_slices]
     for layer, first in enumerate(architecture.tied_to):
         if len(kept[layer]) == 0:

@@ -1,25 +1,91 @@
-"""The modules that the search left on the disk, checked: one number, the class's logit, for each image."""
+"""Modules on the disk: written at the end of a search, whichever way it searched, and read checked."""
+
+from typing import Any
 
 import numpy as np
 import torch
 
 from configures.base import Config
+from dataset.datasets import Split
 from models.cnn import CNN
 from models.registry import architecture_of
-from modules.module import kept_kernels, module_of_weights
+from models.training import count_right, predict
+from modules import files as module_files
+from modules.composed_model import ComposedModel
+from modules.jaccard import mean_pairwise_distance
+from modules.modularization import Modularization
+from modules.module import extract_modules, kept_kernels, module_of_weights
 from utils.artifacts import Artifacts
-from utils.files import damaged
+from utils.stage import Stage
+
+
+def save_modularization(
+    model: CNN,
+    masks: np.ndarray,
+    split: Split,
+    stage: Stage,
+    search: dict[str, Any],
+    logit_maps: np.ndarray | None = None,
+) -> Modularization:
+    """Extract and write every class's module, evaluate them composed, write report.json.
+
+    Args:
+        model: the strong model.
+        masks: (classes, K) bool, True = kept.
+        split: the images to evaluate on.
+        stage: where to write.
+        search: how the masks were found.
+        logit_maps: (classes, 2) the scale and bias that go into each module's last layer; None = none.
+    """
+    modules = extract_modules(model, masks, logit_maps)
+    for target_class, module in enumerate(modules):
+        module_files.module(stage.artifacts, target_class).save(
+            {name: value.cpu() for name, value in module.state_dict().items()}
+        )
+        module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])
+    composed = ComposedModel(modules)
+    right = {
+        (part, name): count_right(predict(network, images, stage.device), images.labels)
+        for part, images in (("valid", split.valid), ("test", split.test))
+        for name, network in (("strong", model), ("composed", composed))
+    }
+    result = Modularization(
+        classes=split.classes,
+        kernels=masks.shape[1],
+        kernels_kept=tuple(int(kept) for kept in masks.sum(1)),
+        jaccard_distance=mean_pairwise_distance(masks),
+        valid_images=len(split.valid),
+        valid_right_strong=right["valid", "strong"],
+        valid_right_composed=right["valid", "composed"],
+        test_images=len(split.test),
+        test_right_strong=right["test", "strong"],
+        test_right_composed=right["test", "composed"],
+        search=search,
+    )
+    module_files.report(stage.artifacts).save(result)
+    return result
+
+
+def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
+    """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
+    file = module_files.report(artifacts)
+    result = file.load()
+    if not len(result.classes) == len(result.kernels_kept) == config.num_classes:
+        raise file.damaged(f"expected {config.num_classes} classes")
+    if min(result.kernels, result.valid_images, result.test_images) < 1:
+        raise file.damaged("expected kernels and images")
+    return result
 
 
 def load_kernel_mask(config: Config, artifacts: Artifacts, target_class: int) -> np.ndarray:
     """(K,) bool, True = kept, of one module. Raises UserError where it is missing or fits no module."""
-    file = artifacts.module_kernels(target_class)
+    file = module_files.module_kernels(artifacts, target_class)
     architecture = architecture_of(config.model)
-    kernel_mask = file.load(sum(architecture.num_kernels))
+    kernel_mask = file.load(architecture.total_kernels)
     try:
         kept_kernels(architecture, kernel_mask)
     except ValueError as error:
-        raise damaged(file.path, file.made_by, str(error)) from None
+        raise file.damaged(str(error)) from None
     return kernel_mask
 
 
@@ -29,22 +95,22 @@ def load_module(config: Config, artifacts: Artifacts, target_class: int, device:
     Its forward: normalised images (batch, 3, 32, 32) -> the class's logit (batch, 1). Raises UserError where its
     checkpoint or kernel mask is missing or damaged, or they are of different modules.
     """
-    file = artifacts.module(target_class)
+    file = module_files.module(artifacts, target_class)
     weights = file.load()
     kernel_mask = load_kernel_mask(config, artifacts, target_class)
     architecture = architecture_of(config.model)
     if any(getattr(value, "dtype", None) != torch.float32 for value in weights.values()):
-        raise damaged(file.path, file.made_by, f"not a module of {config.model}: expected float32 weights")
+        raise file.damaged(f"not a module of {config.model}: expected float32 weights")
     try:
         module = module_of_weights(architecture, weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise damaged(file.path, file.made_by, f"not a module of {config.model}: {error}") from None
+        raise file.damaged(f"not a module of {config.model}: {error}") from None
     widths = tuple(len(kernels) for kernels in kept_kernels(architecture, kernel_mask))
     found = tuple(convolution.out_channels for convolution in module.convs)
     num_outputs = module.fcs[-1].out_features
     if (found, num_outputs) != (widths, 1):
         reason = f"expected kernels {widths} and 1 output as its mask says, found {found} and {num_outputs}"
-        raise damaged(file.path, file.made_by, reason)
+        raise file.damaged(reason)
     if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise damaged(file.path, file.made_by, "it holds NaN or infinity")
+        raise file.damaged("it holds NaN or infinity")
     return module.to(device, memory_format=torch.channels_last)

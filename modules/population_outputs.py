@@ -76,6 +76,28 @@ def population_outputs(
     return outputs.cpu().numpy()
 
 
+def outputs_with_known(
+    model: CNN, masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, int]:
+    """The target class's logits (population, n) float32 of all masks, and how many modules had to run.
+
+    Args:
+        model: the strong model.
+        masks: (population, K) bool, True = kept.
+        target_class: whose logit the modules are trusted for.
+        images: (n, 3, 32, 32) normalised, on the model's device.
+        known: masks (m, K) and their outputs (m, n), or None.
+    """
+    outputs_of = {}
+    if known is not None:
+        outputs_of = {mask.tobytes(): outputs for mask, outputs in zip(*known, strict=True)}
+    new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in outputs_of}
+    if new:
+        fresh = population_outputs(model, np.stack(list(new.values())), [target_class] * len(new), images)
+        outputs_of.update(zip(new, fresh, strict=True))
+    return np.stack([outputs_of[mask.tobytes()] for mask in masks]), len(new)
+
+
 def _keep_freed_memory() -> None:
     """Let the C library use the memory of one batch's feature maps again for the next one's.
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from dataset.datasets import Images
+from models import files as model_files
 from models.cnn import CNN
 from models.strong_model import load_strong_model
-from models.training import predict
-from models.training_log import best_epoch, read_training_log
+from models.training import best_epoch, predict
+from modules import files as module_files
 from modules.on_disk import load_module
+from patching import files as patch_files
 from patching.calibration import RANGES
 from patching.data import PatchData, load_patch_data, of_class
 from patching.learned import LearnedRule, fit_learned_rule
@@ -92,15 +94,17 @@ class PatchCases:
             return int(wanted)
         if wanted not in ("best", "last"):
             raise UserError(f"--target_epoch {wanted}: expected best, last, or an epoch counted from 0")
-        command = self.stage.artifacts.weak_model_command(self.kind, target_class)
-        history = read_training_log(self.stage.artifacts.weak_model_log(self.kind, target_class), command)
+        history = patch_files.weak_model_log(self.stage.artifacts, self.kind, target_class).load()
         return best_epoch(history) if wanted == "best" else history[-1].number
 
     def check(self, target_classes: list[int], wanted_epoch: str) -> None:
         """Raises UserError, naming the command that makes it, for the first file that is missing."""
         artifacts = self.stage.artifacts
-        files = (artifacts.module, artifacts.module_kernels, artifacts.module_outputs)
-        needed = [artifacts.entire_model, *(file(target_class) for file in files for target_class in target_classes)]
+        files = (module_files.module, module_files.module_kernels, module_files.module_outputs)
+        needed = [
+            model_files.entire_model(artifacts),
+            *(file(artifacts, target_class) for file in files for target_class in target_classes),
+        ]
         absent = next((file for file in needed if not file.exists()), None)
         if absent:
             raise missing(absent.path, absent.made_by)
@@ -115,13 +119,15 @@ class PatchCases:
         module = load_module(config, artifacts, target_class, device)
         split = self.data.split_for(target_class)
         images = of_class(self.data.strong.valid, target_class)
-        file = artifacts.module_outputs(target_class)
+        file = module_files.module_outputs(artifacts, target_class)
         module_outputs = file.load(len(images))
         first = images.take(np.arange(min(CHECKED_OUTPUTS, len(images))))
         now = self._predict(module, first)[:, 0].numpy()
         if not np.allclose(now, module_outputs[: len(first)], rtol=1e-2, atol=1e-2):
             raise damaged(
-                file.path, file.made_by, f"it is of another module than {artifacts.module(target_class).path}"
+                file.path,
+                file.made_by,
+                f"it is of another module than {module_files.module(artifacts, target_class).path}",
             )
         return PatchCase(
             target_class,

@@ -6,6 +6,7 @@ from configures.base import Config
 from models.cnn import CNN
 from models.registry import build_network
 from models.strong_model import load_weights
+from patching import files as patch_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.files import missing
@@ -26,14 +27,14 @@ def build_weak_network(config: Config, kind: str) -> CNN:
 
 def kept_epochs(artifacts: Artifacts, kind: str, target_class: int) -> list[int]:
     """The epochs of a weak model whose checkpoints are there, ascending."""
-    folder = artifacts.weak_model_folder(kind, target_class)
+    folder = patch_files.weak_model_folder(artifacts, kind, target_class)
     numbers = [path.stem.removeprefix("epoch_") for path in folder.glob("epoch_*.pth")]
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def check_weak_model(artifacts: Artifacts, kind: str, target_class: int, epoch: int) -> None:
     """Raises UserError where a weak model's epoch is not there, naming the epochs that are, or the command."""
-    file = artifacts.weak_model(kind, target_class, epoch)
+    file = patch_files.weak_model(artifacts, kind, target_class, epoch)
     if file.exists():
         return
     epochs = kept_epochs(artifacts, kind, target_class)
@@ -54,5 +55,5 @@ def load_weak_model(
     """
     check_weak_model(artifacts, kind, target_class, epoch)
     model = build_weak_network(config, kind)
-    load_weights(model, artifacts.weak_model(kind, target_class, epoch))
+    load_weights(model, patch_files.weak_model(artifacts, kind, target_class, epoch))
     return model.to(device, memory_format=torch.channels_last).eval()

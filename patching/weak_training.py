@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dataset.datasets import Split
-from models.training import Epoch, TrainingSettings, count_right, predict, train
-from models.training_log import best_epoch, read_training_log, save_training_log
+from dataset.datasets import Split, fingerprint
+from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
+from patching import files as patch_files
 from patching.data import PatchData
 from utils.disk import check_room, readable
 from utils.files import set_aside
 from utils.locks import held
-from utils.recorded_settings import agree_on, fingerprint
+from utils.recorded_settings import record_or_compare
 from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
 
@@ -73,19 +73,19 @@ def train_weak_models(
     keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build().parameters())
-    logs = [stage.artifacts.weak_model_log(kind, target_class) for target_class in target_classes]
+    logs = [patch_files.weak_model_log(stage.artifacts, kind, target_class) for target_class in target_classes]
     to_train = len(logs) if fresh else sum(not log.exists() for log in logs)
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
     print(
         f"{to_train} of {len(target_classes)} weak models to train, {settings.epochs} epochs, {parameters:,} "
         f"parameters each; kept of each: {len(keep)} epochs and the best one; at the most {readable(needed)} below "
-        f"{stage.artifacts.weak_models_folder(kind)}",
+        f"{patch_files.weak_models_folder(stage.artifacts, kind)}",
         flush=True,
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
-    check_room(stage.artifacts.weak_models_folder(kind), needed, advice)
+    check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
     for target_class in target_classes:
-        with held(stage.artifacts.weak_training_role(kind, target_class)):
+        with held(patch_files.weak_training_role(stage.artifacts, kind, target_class)):
             _train_weak_model(stage, kind, target_class, data.split_for(target_class), build, settings, keep, fresh)
 
 
@@ -100,11 +100,10 @@ def _train_weak_model(
     fresh: bool,
 ) -> None:
     name = f"target class {target_class} ({split.classes[-1]})"
-    folder = stage.artifacts.weak_model_folder(kind, target_class)
+    folder = patch_files.weak_model_folder(stage.artifacts, kind, target_class)
     if fresh and folder.exists():
         print(f"{name}: the old folder is now {set_aside(folder)}")
-    log = stage.artifacts.weak_model_log(kind, target_class)
-    command = stage.artifacts.weak_model_command(kind, target_class)
+    log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
     torch.manual_seed(torch_seed(stage.seed, f"{kind} model", target_class))
     model = build().to(stage.device, memory_format=torch.channels_last)
     described = {
@@ -117,17 +116,19 @@ def _train_weak_model(
         "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
         **dataclasses.asdict(settings),
     }
-    agree_on(stage.artifacts.weak_model_settings(kind, target_class), described, again=f"{command} --fresh")
+    record_or_compare(patch_files.weak_model_settings(stage.artifacts, kind, target_class), described)
     if log.exists():
-        best = best_epoch(read_training_log(log, command))
+        best = best_epoch(log.load())
         print(f"{name}: already trained; best: epoch {best}", flush=True)
         return
 
     def keep_epoch(epoch: Epoch, trained: nn.Module) -> None:
         if epoch.number in keep:
-            stage.artifacts.weak_model(kind, target_class, epoch.number).save(cpu_copy(trained.state_dict()))
+            patch_files.weak_model(stage.artifacts, kind, target_class, epoch.number).save(
+                cpu_copy(trained.state_dict())
+            )
 
-    state = stage.artifacts.weak_model_state(kind, target_class)
+    state = patch_files.weak_model_state(stage.artifacts, kind, target_class)
     training = train(
         model,
         split.train,
@@ -139,8 +140,8 @@ def _train_weak_model(
         state_file=state,
         after_epoch=keep_epoch,
     )
-    stage.artifacts.weak_model(kind, target_class, training.best_epoch).save(training.best_weights)
-    save_training_log(log, training.history)
+    patch_files.weak_model(stage.artifacts, kind, target_class, training.best_epoch).save(training.best_weights)
+    log.save(training.history)
     state.path.unlink(missing_ok=True)
     right = count_right(predict(model, split.test, stage.device), split.test.labels)
     last, best = training.history[-1], training.history[training.best_epoch]

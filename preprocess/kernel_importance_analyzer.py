@@ -9,14 +9,14 @@ so that it is not used for another strong model. Method: Qi et al., ASE 2022, se
 
 import numpy as np
 
-from dataset.datasets import load_split
+from dataset.datasets import fingerprint, load_split
 from dataset.images import to_device
+from models import files as model_files
 from models.strong_model import load_strong_model
+from modules import files as module_files
 from modules.kernel_importance import kernel_importance, random_importance
-from utils.checked_text import save_json
 from utils.errors import UserError, run
 from utils.files import sha256_of
-from utils.recorded_settings import fingerprint
 from utils.stage import open_stage, show_table, stage_parser
 
 
@@ -42,17 +42,19 @@ def main() -> None:
     if not np.isfinite(importance).all():
         raise UserError(
             f"the importance of {np.count_nonzero(~np.isfinite(importance))} kernels is NaN or infinite: "
-            f"train the strong model again with: {stage.artifacts.entire_model.made_by} --fresh"
+            f"train the strong model again with: {model_files.entire_model(stage.artifacts).made_by} --fresh"
         )
-    file = stage.artifacts.kernel_importance
+    file = module_files.kernel_importance(stage.artifacts)
     file.save(importance)
     made_with = {
         "importance_mode": config.importance_mode,
         "importance_confidence": config.importance_confidence,
-        "strong_model_sha256": sha256_of(stage.artifacts.entire_model.path),
+        "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
         "images_crc32": fingerprint(split.valid),
     }
-    save_json(stage.artifacts.importance_settings, made_with)  # last: an interrupted analysis is of no strong model
+    module_files.importance_settings(stage.artifacts).save(
+        made_with
+    )  # last: an interrupted analysis is of no strong model
     print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")
 
 

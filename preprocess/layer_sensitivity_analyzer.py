@@ -8,6 +8,7 @@ scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., AS
 """
 
 from models.registry import architecture_of
+from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity, tied_layers
 from utils.errors import UserError, run
 from utils.locks import held
@@ -22,7 +23,7 @@ def main() -> None:
     num_layers = len(architecture_of(stage.config.model).convs)
     if not 0 <= arguments.target_conv < num_layers:
         raise UserError(f"--target_conv {arguments.target_conv}: expected a conv layer from 0 to {num_layers - 1}")
-    with held(stage.artifacts.sensitivity_role):
+    with held(module_files.sensitivity_role(stage.artifacts)):
         measure(stage, arguments.target_conv)
 
 
@@ -35,7 +36,7 @@ def measure(stage: Stage, target_conv: int) -> None:
     curve, count = inputs.curve(layers[0]), len(inputs.labels)
     rows = [[f"{ratio:.1f}", f"{accuracy:.2%}", round(accuracy * count)] for ratio, accuracy in curve.tolist()]
     show_table(["kept", "accuracy", f"of {count} images"], rows)
-    file = stage.artifacts.layer_sensitivity(layers[0])
+    file = module_files.layer_sensitivity(stage.artifacts, layers[0])
     file.save(curve)
     print(f"saved {file.path}")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset.datasets import load_split
 from models.training import predict
+from modules import files as module_files
 from modules.on_disk import load_module
 from patching.data import of_class
 from utils.errors import UserError, run
@@ -29,20 +30,20 @@ def main() -> None:
                 f"add training images of it to dataset {stage.config.image_source}"
             )
         outputs = predict(module, images, stage.device)[:, 0].numpy()
-        file = stage.artifacts.module_outputs(target_class)
         if not np.isfinite(outputs).all():
+            made_of = module_files.module(stage.artifacts, target_class)
             raise UserError(
-                f"module {stage.artifacts.module(target_class).path} gives NaN or infinity on images of its class: "
-                f"make it again with: {stage.artifacts.module(target_class).made_by}"
+                f"module {made_of.path} gives NaN or infinity on images of its class: make it again with: "
+                f"{made_of.made_by}"
             )
-        file.save(outputs)
+        module_files.module_outputs(stage.artifacts, target_class).save(outputs)
         rows.append(
             [target_class, split.classes[target_class], len(outputs)]
             + [f"{value:.3f}" for value in (outputs.min(), outputs.mean(), outputs.max())]
         )
 
     show_table(["module", "class", "valid images", "min", "mean", "max"], rows)
-    print(f"saved {stage.artifacts.module_outputs(0).path.parent}")
+    print(f"saved {module_files.module_outputs(stage.artifacts, 0).path.parent}")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ import numpy as np
 import torch
 
 from dataset.datasets import Split, load_split
+from models import files as model_files
 from models.cnn import CNN, Architecture
 from models.evaluation import cost_of, outputs_of
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from models.training import Epoch
-from models.training_log import read_training_log
-from modules.modularization import Modularization, load_modularization
-from modules.on_disk import load_kernel_mask, load_module
+from modules import files as module_files
+from modules.modularization import Modularization
+from modules.on_disk import load_kernel_mask, load_modularization, load_module
+from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
 from patching.patched_model import LinearRule, RangeRule, Rule
@@ -29,10 +31,11 @@ from report.patches import (
     load_patched_weak_models,
     patch_command,
 )
-from search.genetic.log import Generation, best_generation, load_log
-from search.gradient.log import Round, load_rounds
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation, best_generation
+from search.gradient import files as gradient_files
+from search.gradient.log import Round
 from utils.errors import UserError
-from utils.files import damaged
 from utils.stage import Stage
 
 
@@ -91,20 +94,20 @@ class ReportData:
     @cached_property
     def history(self) -> list[Epoch]:
         """The training of the strong model."""
-        return read_training_log(self.artifacts.training_log, self.artifacts.entire_model.made_by)
+        return model_files.training_log(self.artifacts).load()
 
     @cached_property
     def importance(self) -> dict[str, np.ndarray]:
         """Free layer's name -> importance (classes, kernels)."""
-        shape = (self.config.num_classes, sum(self.architecture.num_kernels))
-        importance = self.artifacts.kernel_importance.load(*shape)
+        shape = (self.config.num_classes, self.architecture.total_kernels)
+        importance = module_files.kernel_importance(self.artifacts).load(*shape)
         slices = self.architecture.layer_slices
         return {name: importance[:, slices[layer]] for layer, name in self.layer_names.items()}
 
     @cached_property
     def sensitivity(self) -> dict[int, np.ndarray]:
         """Free layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one."""
-        files = {layer: self.artifacts.layer_sensitivity(layer) for layer in self.layer_names}
+        files = {layer: module_files.layer_sensitivity(self.artifacts, layer) for layer in self.layer_names}
         measured = {layer: file for layer, file in files.items() if file.exists()}
         if not measured:
             next(iter(files.values())).check_is_there()
@@ -113,16 +116,12 @@ class ReportData:
     @cached_property
     def generations(self) -> list[Generation]:
         """The genetic search's log, at least one row."""
-        command = self.artifacts.command("scripts/run_module_search.py")
-        rows = load_log(self.artifacts.search_log, command)
-        if not rows:
-            raise damaged(self.artifacts.search_log, command, "no generation is scored yet")
-        return rows
+        return genetic_files.log(self.artifacts).load()
 
     @cached_property
     def rounds(self) -> list[Round]:
         """The gradient search's log; empty where there was none."""
-        return load_rounds(self.artifacts.gradient_log, self.artifacts.command("module_gradient_search.py"))
+        return gradient_files.log(self.artifacts).load_if_there()
 
     @cached_property
     def chosen_round(self) -> int:
@@ -200,9 +199,10 @@ class ReportData:
         models = load_patched_weak_models(self.artifacts, kind)
         out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
         if out_of_range:
+            folder = patch_files.weak_models_folder(self.artifacts, kind)
             raise UserError(
-                f"{self.artifacts.weak_models_folder(kind)}: target class {out_of_range[0].target_class} is not one of "
-                f"the {self.config.num_classes} classes of {self.config.name}; set it aside"
+                f"{folder}: target class {out_of_range[0].target_class} is not one of the {self.config.num_classes} "
+                f"classes of {self.config.name}; set it aside"
             )
         return models
 
@@ -221,7 +221,7 @@ class ReportData:
             )
             weak_logits, module_outputs = outputs_of([weak, self.modules[model.target_class]], test, self.stage.device)
             result = model.results[method]
-            rule = rule_from_report(result, self.artifacts.weak_model_folder(kind, model.target_class))
+            rule = rule_from_report(result, patch_files.weak_model_folder(self.artifacts, kind, model.target_class))
             try:
                 scores = rule(torch.tensor(weak_logits), torch.tensor(module_outputs[:, 0]))
             except RuntimeError:  # a rule of another number of classes

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from patching import files as patch_files
 from patching.metrics import TargetClassScores, scores_of_target_class
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json
@@ -56,7 +57,7 @@ def load_patched_weak_models(artifacts: Artifacts, kind: str) -> list[PatchedWea
     Raises UserError where there is none, or a report is damaged.
     """
     command = patch_command(artifacts, kind)
-    folder = artifacts.weak_models_folder(kind)
+    folder = patch_files.weak_models_folder(artifacts, kind)
     found: dict[tuple[int, int], PatchedWeakModel] = {}
     for path in sorted(folder.glob("target_class_*/patch_epoch_*_*.json")):
         if not path.parent.name.removeprefix("target_class_").isdecimal():  # a folder that was set aside

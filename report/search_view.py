@@ -7,7 +7,8 @@ import numpy as np
 
 from configures.base import Config
 from report.provenance import duration
-from search.genetic.log import Generation, SearchEnd, best_generation, describe, load_end, load_log
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation, SearchEnd, best_generation, describe
 from utils.artifacts import Artifacts
 
 RECENT = 5  # generations that the time of the next ones is guessed from
@@ -37,12 +38,11 @@ class SearchView:
 
 def look(config: Config, artifacts: Artifacts) -> SearchView:
     """What the search's files say now. Raises UserError where the log is damaged."""
-    command = artifacts.command("module_recorder.py")
-    rows = load_log(artifacts.search_log, command) if artifacts.search_log.exists() else []
+    rows = genetic_files.log(artifacts).load_if_there()
     generation, classes = len(rows), range(config.num_classes)
-    end = load_end(artifacts.search_end, command)
+    end = genetic_files.end(artifacts).load_if_there()
     times = []
-    for path in artifacts.search_folder.glob("*") if artifacts.search_folder.is_dir() else ():
+    for path in genetic_files.folder(artifacts).glob("*") if genetic_files.folder(artifacts).is_dir() else ():
         try:
             times.append(path.stat().st_mtime)
         except FileNotFoundError:  # an explorer removed or renamed it meanwhile
@@ -51,8 +51,8 @@ def look(config: Config, artifacts: Artifacts) -> SearchView:
         rows=rows,
         generations=end.generation if end else config.generations,
         end=end,
-        populations=[c for c in classes if artifacts.population(generation, c).exists()],
-        outputs=[c for c in classes if artifacts.outputs(generation, c).exists()],
+        populations=[c for c in classes if genetic_files.population(artifacts, generation, c).exists()],
+        outputs=[c for c in classes if genetic_files.outputs(artifacts, generation, c).exists()],
         num_classes=config.num_classes,
         seconds_since_change=max(0.0, time.time() - max(times)) if times else None,
     )

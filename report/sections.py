@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from models.training_log import best_epoch, read_training_log
+from models import files as model_files
+from models.training import best_epoch
+from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
 from modules.sensitivity import recommend_sensitive
+from patching import files as patch_files
 from patching.report import metrics_of
 from patching.weak_models import weak_network_name
 from report.data import ReportData
@@ -19,8 +22,8 @@ from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rou
 from report.page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
 from report.patches import BEFORE, PatchedWeakModel, common_calibrations, label_of, patch_command
 from report.provenance import StageRun, duration, machine_rows, setting_rows, stage_rows
-from search.genetic.log import load_end
-from utils.checked_text import load_json
+from search.genetic import files as genetic_files
+from search.gradient import files as gradient_files
 from utils.errors import UserError
 from utils.files import sha256_of
 
@@ -209,7 +212,7 @@ def sensitivity_blocks(data: ReportData) -> list[Block]:
     )
     blocks: list[Block] = [Picture("sensitivity", drawing, reading)]
     if absent := [name for layer, name in data.layer_names.items() if layer not in curves]:
-        command = data.artifacts.layer_sensitivity(0).made_by
+        command = module_files.layer_sensitivity(data.artifacts, 0).made_by
         blocks.append(Note(f"Not measured yet: conv {', '.join(absent)}; first run: {command}"))
     return blocks
 
@@ -218,9 +221,11 @@ def search_section(data: ReportData) -> Section:
     """The genetic search, the gradient search, or both, as far as they were made."""
     artifacts = data.artifacts
     parts = (
-        [lambda: genetic_blocks(data)] if artifacts.search_log.exists() or not artifacts.gradient_log.exists() else []
+        [lambda: genetic_blocks(data)]
+        if genetic_files.log(artifacts).exists() or not gradient_files.log(artifacts).exists()
+        else []
     )
-    parts += [lambda: gradient_blocks(data)] if artifacts.gradient_log.exists() else []
+    parts += [lambda: gradient_blocks(data)] if gradient_files.log(artifacts).exists() else []
     return section("search", "The search", *parts)
 
 
@@ -248,13 +253,13 @@ def genetic_blocks(data: ReportData) -> list[Block]:
             "chromosome that is in no surviving ensemble counts 0. The modules are taken from the dashed generation.",
         )
     ]
-    if load_end(artifacts.search_end, artifacts.command("module_recorder.py")) is None and not _has_modules(data):
+    if genetic_files.end(artifacts).load_if_there() is None and not _has_modules(data):
         command = artifacts.command("scripts/watch_search.py")
         blocks.append(Note(f"The search is not over: {len(rows)} generations are scored. Watch it with: {command}"))
     settings = search_settings(data)
-    if settings and artifacts.entire_model.exists():
+    if settings and model_files.entire_model(artifacts).exists():
         expected = settings.get("strong_model_sha256")
-        if isinstance(expected, str) and sha256_of(artifacts.entire_model.path) != expected:
+        if isinstance(expected, str) and sha256_of(model_files.entire_model(artifacts).path) != expected:
             blocks.append(
                 Note(
                     "The strong model on the disk is not the one that this search was made with; search again with: "
@@ -266,8 +271,8 @@ def genetic_blocks(data: ReportData) -> list[Block]:
 
 def search_settings(data: ReportData) -> dict[str, Any]:
     """What the search wrote down of its settings; nothing where it wrote nothing. Raises UserError where damaged."""
-    path, command = data.artifacts.search_settings, data.artifacts.command("scripts/run_module_search.py", "--fresh")
-    return load_json(path, command) if path.exists() else {}
+    file = genetic_files.settings(data.artifacts)
+    return file.load() if file.exists() else {}
 
 
 def kernel_blocks(data: ReportData) -> list[Block]:
@@ -331,8 +336,8 @@ def changed_network_blocks(data: ReportData) -> list[Block]:
     if any(abs(one - other) > allowed for one, other in zip(now, said, strict=True)):
         return [
             Note(
-                f"{data.artifacts.modules_report} says {said[0]} and {said[1]} right, the networks on the disk give "
-                f"{now[0]} and {now[1]}: one of them has changed since; search again to be sure."
+                f"{module_files.report(data.artifacts).path} says {said[0]} and {said[1]} right, the networks on the "
+                f"disk give {now[0]} and {now[1]}: one of them has changed since; search again to be sure."
             )
         ]
     return []
@@ -451,23 +456,33 @@ def stage_runs(data: ReportData) -> list[StageRun]:
     """All stages of the configuration in order."""
     files, config = data.artifacts, data.config
     seconds = _optional(lambda: sum(epoch.seconds for epoch in data.history))
-    last_layer = files.layer_sensitivity(list(data.layer_names)[-1])
+    last_layer = module_files.layer_sensitivity(files, list(data.layer_names)[-1])
     search = _optional(lambda: sum(row.seconds for row in data.generations))
     runs = [
-        StageRun("training", files.entire_model.made_by, files.entire_model.path, seconds),
-        StageRun("kernel importance", files.kernel_importance.made_by, files.kernel_importance.path),
+        StageRun("training", model_files.entire_model(files).made_by, model_files.entire_model(files).path, seconds),
+        StageRun(
+            "kernel importance",
+            module_files.kernel_importance(files).made_by,
+            module_files.kernel_importance(files).path,
+        ),
         StageRun("layer sensitivity", last_layer.made_by, last_layer.path),
-        StageRun("module search", files.command("scripts/run_module_search.py"), files.modules_report, search),
-        StageRun("module outputs", files.module_outputs(0).made_by, files.module_outputs(config.num_classes - 1).path),
+        StageRun(
+            "module search", files.command("scripts/run_module_search.py"), module_files.report(files).path, search
+        ),
+        StageRun(
+            "module outputs",
+            module_files.module_outputs(files, 0).made_by,
+            module_files.module_outputs(files, config.num_classes - 1).path,
+        ),
     ]
     for kind, name in KIND_NAMES.items() if config.weak_classes else ():
-        command = files.weak_model_command(kind, 0).replace("--target_class 0", "--target_class all")
-        logs = [files.weak_model_log(kind, target_class) for target_class in range(config.num_classes)]
+        command = patch_files.weak_model_command(files, kind, 0).replace("--target_class 0", "--target_class all")
+        logs = [patch_files.weak_model_log(files, kind, target_class) for target_class in range(config.num_classes)]
         there = [log for log in logs if log.exists()]
-        took = _optional(lambda there=there: sum(e.seconds for log in there for e in read_training_log(log, "")))
-        runs.append(StageRun(f"{name} models", command, (there or logs)[-1], took if there else None))
-        reports = sorted(files.weak_models_folder(kind).glob("target_class_*/patch_epoch_*.json"))
-        absent = files.weak_models_folder(kind) / "target_class_0"
+        took = _optional(lambda there=there: sum(e.seconds for log in there for e in log.load()))
+        runs.append(StageRun(f"{name} models", command, (there or logs)[-1].path, took if there else None))
+        reports = sorted(patch_files.weak_models_folder(files, kind).glob("target_class_*/patch_epoch_*.json"))
+        absent = patch_files.weak_models_folder(files, kind) / "target_class_0"
         newest = max(reports, key=lambda path: path.stat().st_mtime, default=absent / "patch.json")
         runs.append(StageRun(f"patching {name} models", patch_command(files, kind), newest))
     return runs
@@ -481,7 +496,7 @@ def _optional(read: Callable[[], float]) -> float | None:
 
 
 def _has_modules(data: ReportData) -> bool:
-    return data.artifacts.modules_report.exists()
+    return module_files.report(data.artifacts).exists()
 
 
 def _counts(search: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import time
 from datetime import datetime, timezone
 
+from report import files as report_files
 from report.data import ReportData
 from report.figures import save_drawing
 from report.page import Note, html_page
@@ -34,7 +35,7 @@ def main() -> None:
         "page, as PNG, SVG and CSV, in the folder `figures`. Method: Qi et al., Patching Weak Convolutional Neural "
         "Network Models through Modularization and Composition, ASE 2022 (arXiv 2209.06116).",
     )
-    folder = stage.artifacts.report_folder
+    folder = report_files.folder(stage.artifacts)
     if (folder / "figures").exists():
         shutil.rmtree(folder / "figures")  # a figure of an earlier report must not pass for one of this
     pictures = [picture for part in sections for picture in part.pictures]

@@ -16,8 +16,9 @@ import numpy as np
 
 import global_configure
 from configures.base import load
-from modules.modularization import load_modularization
+from modules.on_disk import load_modularization
 from patching.report import metrics_of
+from report import files as report_files
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
@@ -54,8 +55,9 @@ def main() -> None:
     show_modules(digits)
     print("\nWeak models of 6 to 9 and one other digit, patched with that digit's module; mean over the five:\n")
     show_patches(digits_5)
-    print(f"\nfigure:  {digits.report_folder / 'figures' / 'kernels_kept.png'}")
-    print(f"reports: {digits.report_folder / 'index.html'}\n         {digits_5.report_folder / 'index.html'}")
+    folder, other_folder = map(report_files.folder, (digits, digits_5))
+    print(f"\nfigure:  {folder / 'figures' / 'kernels_kept.png'}")
+    print(f"reports: {folder / 'index.html'}\n         {other_folder / 'index.html'}")
 
 
 def run_stage(script: str, *arguments: str) -> None:

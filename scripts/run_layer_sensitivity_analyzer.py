@@ -11,6 +11,7 @@ import numpy as np
 
 from models.registry import architecture_of
 from models.training import progress_bar
+from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity, tied_layers
 from modules.sensitivity import falls_at, recommend_sensitive
 from report.figures import save_drawing
@@ -27,8 +28,8 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     architecture = architecture_of(stage.config.model)
-    configured = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config).sensitive
-    with held(stage.artifacts.sensitivity_role):
+    configured = genome_layout(architecture, stage.config).sensitive
+    with held(module_files.sensitivity_role(stage.artifacts)):
         measure(stage, configured, fresh=arguments.fresh)
 
 
@@ -38,7 +39,7 @@ def measure(stage: Stage, configured: frozenset[int], *, fresh: bool) -> None:
     inputs = open_sensitivity(stage, fresh=fresh)
     curves: dict[int, np.ndarray] = {}
     for layer in progress_bar(inputs.model.architecture.free_layers, "sensitivity"):
-        file = stage.artifacts.layer_sensitivity(layer)
+        file = module_files.layer_sensitivity(stage.artifacts, layer)
         curve = file.load_if_whole(len(inputs.ratios), 2)
         if curve is None:
             file.save(inputs.curve(layer))
@@ -59,7 +60,7 @@ def measure(stage: Stage, configured: frozenset[int], *, fresh: bool) -> None:
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
     print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(configured)) or 'none'}")
 
-    path = stage.artifacts.layer_sensitivity(0).path.with_name("layer_sensitivity")
+    path = module_files.layer_sensitivity(stage.artifacts, 0).path.with_name("layer_sensitivity")
     named = {names[layer]: curve for layer, curve in curves.items()}
     title = f"{config.name}: the composed model on {len(inputs.labels)} validation images"
     marked = [names[layer] for layer in recommended]

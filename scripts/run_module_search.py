@@ -20,11 +20,11 @@ from typing import NoReturn
 from tqdm import tqdm
 
 import global_configure
-from dataset.datasets import load_split
-from models.registry import architecture_of
-from search.genetic.generations import check_room_for_search, resume_search, set_old_search_aside
-from search.genetic.kernel_groups import genome_layout
-from search.genetic.log import best_generation, describe, load_log
+from models import files as model_files
+from modules import files as module_files
+from search.genetic import files as genetic_files
+from search.genetic.generations import open_search
+from search.genetic.log import best_generation, describe
 from utils.device import num_cores
 from utils.errors import UserError, run
 from utils.locks import held
@@ -55,11 +55,11 @@ def main() -> None:
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
-    for needed in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
+    for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
         needed.check_is_there()
-    with held(stage.artifacts.launcher_role):
+    with held(genetic_files.launcher_role(stage.artifacts)):
         # Before any explorer looks: one that saw the end of the old search would be off.
-        with held(stage.artifacts.recorder_role):
+        with held(genetic_files.recorder_role(stage.artifacts)):
             prepare(stage, arguments)
         print(search(stage, arguments, jobs))
 
@@ -92,20 +92,18 @@ def common_words(arguments: argparse.Namespace) -> list[str]:
 
 def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
     """Bring the search's files to where it starts or goes on."""
+    search = open_search(stage)
     if arguments.fresh:
-        set_old_search_aside(stage)
-    architecture = architecture_of(stage.config.model)
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, stage.config)
-    images = load_split(stage.config).valid.first(stage.config.search_images)
-    check_room_for_search(stage, layout.num_genes, len(images))
+        search.set_old_aside()
+    search.check_room()
     patience = stage.config.patience if arguments.early_stop else None
-    resume_search(stage, checkpoint=arguments.checkpoint, patience=patience)
+    search.resume(checkpoint=arguments.checkpoint, patience=patience)
 
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
     common = common_words(arguments)
-    logs = stage.artifacts.search_folder / "logs"
+    logs = genetic_files.folder(stage.artifacts) / "logs"
     print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
     with ProcessGroup(logs) as group, Progress(stage) as progress:
         group.start(
@@ -150,11 +148,8 @@ class Progress:
 
     def update(self) -> None:
         """Show the generations that were scored since the last time."""
-        path = self.stage.artifacts.search_log
-        if not path.exists():
-            return
-        rows = load_log(path, self.stage.artifacts.command("module_recorder.py"))
-        if len(rows) == self.shown:
+        rows = genetic_files.log(self.stage.artifacts).load_if_there()
+        if not rows or len(rows) == self.shown:
             return
         best = best_generation(rows)
         self.bar.update(len(rows) - self.bar.n)

@@ -20,6 +20,7 @@ import global_configure
 from configures.base import load
 from dataset.datasets import Images, load_split
 from dataset.images import normalise
+from models import files as model_files
 from models.cnn import CNN
 from models.registry import build_network
 from utils.artifacts import Artifacts
@@ -154,7 +155,7 @@ def strong_roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
             torch.manual_seed(0)
             network = build_network(model, config.num_classes)
             fit_last_layer(network, split.train, config.num_classes)
-            Artifacts(root, model, dataset).entire_model.save(network.state_dict())
+            model_files.entire_model(Artifacts(root, model, dataset)).save(network.state_dict())
             made[model, dataset] = root
         return made[model, dataset]
 

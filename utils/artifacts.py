@@ -1,23 +1,34 @@
-"""The files that the stages hand to each other: their names, types and makers, in one place."""
+"""The kinds of files that stages hand to each other, and the folder of one model and dataset that they lie in.
 
+Which files there are stands in each room's `files.py`: a function of `Artifacts` per file, which names its path, its
+content and the command that makes it.
+"""
+
+import dataclasses
+import math
 import shlex
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from configures.base import is_of_kind
 from utils import files
-from utils.errors import DamagedFile
+from utils.checked_text import load_json, load_table, save_json, save_table
+from utils.errors import DamagedFile, UserError
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class ArrayFile:
-    """A `.npy` file of the contract."""
+class ArtifactFile:
+    """A file of the contract: its presence means that it is whole."""
 
     path: Path
-    dtype: str
-    made_by: str
+    made_by: str  # the command that makes it, for error messages
 
     def exists(self) -> bool:
         """Whether it is there, and so whole."""
@@ -27,6 +38,21 @@ class ArrayFile:
         """Raises UserError, naming the command that makes it, where it is not."""
         if not self.exists():
             raise files.missing(self.path, self.made_by)
+
+    def remove(self) -> None:
+        """Remove it if it is there."""
+        self.path.unlink(missing_ok=True)
+
+    def damaged(self, reason: str) -> UserError:
+        """The error for content that its stage would not write."""
+        return files.damaged(self.path, self.made_by, reason)
+
+
+@dataclass(frozen=True)
+class ArrayFile(ArtifactFile):
+    """A `.npy` file."""
+
+    dtype: str
 
     def save(self, array: np.ndarray) -> None:
         """Write it whole; the dtype is the contract's."""
@@ -43,26 +69,14 @@ class ArrayFile:
         try:
             return self.load(*shape)
         except DamagedFile:
-            self.path.unlink(missing_ok=True)
+            self.remove()
             print(f"damaged, so removed and made again: {self.path}", flush=True)
             return None
 
 
 @dataclass(frozen=True)
-class CheckpointFile:
-    """A `.pth` file of the contract."""
-
-    path: Path
-    made_by: str
-
-    def exists(self) -> bool:
-        """Whether it is there, and so whole."""
-        return self.path.exists()
-
-    def check_is_there(self) -> None:
-        """Raises UserError, naming the command that makes it, where it is not."""
-        if not self.exists():
-            raise files.missing(self.path, self.made_by)
+class CheckpointFile(ArtifactFile):
+    """A `.pth` file: a dict of tensors and plain values that loads with `weights_only=True`."""
 
     def save(self, state: dict[str, Any]) -> None:
         """Write it whole."""
@@ -71,6 +85,90 @@ class CheckpointFile:
     def load(self) -> dict[str, Any]:
         """Its checked content, on the CPU."""
         return files.load_checkpoint(self.path, self.made_by)
+
+
+@dataclass(frozen=True)
+class TableFile(ArtifactFile, Generic[Row]):
+    """A `.csv` log: one row per dataclass instance, numbered 0, 1, 2 ... by the dataclass's first field."""
+
+    row: type[Row]
+
+    def save(self, rows: Sequence[Row]) -> None:
+        """Write it whole; a float comes back exactly."""
+        names = [field.name for field in dataclasses.fields(self.row)]
+        save_table(self.path, names, [{name: _cell(getattr(row, name)) for name in names} for row in rows])
+
+    def load(self) -> list[Row]:
+        """Its rows, one or more. Raises UserError where it is missing, damaged, or holds no finite, numbered rows."""
+        kinds = typing.get_type_hints(self.row)
+        rows = []
+        try:
+            for number, texts in enumerate(load_table(self.path, list(kinds), self.made_by)):
+                row = self.row(**{name: _value(texts[name], kind) for name, kind in kinds.items()})
+                first, *_ = values = [getattr(row, name) for name in kinds]
+                if first != number or not all(math.isfinite(value) for value in values if isinstance(value, float)):
+                    raise ValueError(f"expected finite values of number {number} in row {number}")
+                rows.append(row)
+        except (ValueError, OverflowError) as error:
+            raise self.damaged(f"not a table of {self.path.stem}: {error}") from None
+        return rows
+
+    def load_if_there(self) -> list[Row]:
+        """Its rows; none where it is not there yet."""
+        return self.load() if self.exists() else []
+
+
+def _cell(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(text: str, kind: Any) -> Any:
+    """A cell's value of the annotation `kind`: int, float, or a tuple of ints."""
+    return kind(text) if isinstance(kind, type) else tuple(map(int, text.split()))
+
+
+@dataclass(frozen=True)
+class JsonFile(ArtifactFile):
+    """A `.json` file: plain values by name."""
+
+    def save(self, content: Mapping[str, Any]) -> None:
+        """Write it whole; tuples become lists."""
+        save_json(self.path, content)
+
+    def load(self) -> dict[str, Any]:
+        """Its checked content."""
+        return load_json(self.path, self.made_by)
+
+
+@dataclass(frozen=True)
+class RecordFile(ArtifactFile, Generic[Row]):
+    """A `.json` file that holds one dataclass instance."""
+
+    kind: type[Row]
+
+    def save(self, record: Row) -> None:
+        """Write it whole."""
+        save_json(self.path, dataclasses.asdict(record))
+
+    def load(self) -> Row:
+        """What it says. Raises UserError where it is missing, damaged, or holds other values."""
+        content = load_json(self.path, self.made_by)
+        kinds = typing.get_type_hints(self.kind)
+        if content.keys() != kinds.keys():
+            raise self.damaged(f"expected {', '.join(kinds)}, found {', '.join(content)}")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        wrong = [name for name, kind in kinds.items() if not _is_of_kind(values[name], kind)]
+        if wrong:
+            raise self.damaged(f"expected other values of {', '.join(wrong)}")
+        return self.kind(**values)
+
+    def load_if_there(self) -> Row | None:
+        """What it says, or None where it is not there yet."""
+        return self.load() if self.exists() else None
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    return isinstance(value, dict) if typing.get_origin(kind) is dict else is_of_kind(value, kind)
 
 
 @dataclass(frozen=True)
@@ -84,7 +182,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """All files of one model and dataset below `root_dir/data`."""
+    """Where the files of one model and dataset lie below `root_dir/data`, and the commands that make them."""
 
     root_dir: Path
     model: str
@@ -96,237 +194,16 @@ class Artifacts:
         """`data/MODEL_DATASET`."""
         return self.root_dir / "data" / f"{self.model}_{self.dataset}"
 
+    @property
+    def locks_folder(self) -> Path:
+        """The locks of all stages, beside the folder, which may be set aside as a whole."""
+        return self.root_dir / "data" / "locks" / f"{self.model}_{self.dataset}"
+
     def command(self, script: str, *more: str) -> str:
         """The command line of a stage for this model and dataset, with the settings of this run."""
         sets = [f"--set {shlex.quote(assignment)}" for assignment in self.assignments]
         return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *sets, *more])
 
-    # Who may write: one process each. Beside the folder, which is set aside as a whole.
-    @property
-    def locks_folder(self) -> Path:
-        """The locks of all stages of this model and dataset."""
-        return self.root_dir / "data" / "locks" / f"{self.model}_{self.dataset}"
-
-    def _role(self, name: str, lock: str, *writes: Path) -> Role:
+    def role(self, name: str, lock: str, *writes: Path) -> Role:
+        """The role `name` of this model and dataset, with the lock file `lock`."""
         return Role(f"{name} of {self.model}_{self.dataset}", self.locks_folder / f"{lock}.lock", writes)
-
-    @property
-    def training_role(self) -> Role:
-        """Training the strong model."""
-        names = ("entire_model.pth", "training_state.pth", "training_log.csv")
-        return self._role("the training", "training", *(self.folder / name for name in names))
-
-    @property
-    def sensitivity_role(self) -> Role:
-        """Measuring the layers' sensitivity."""
-        return self._role("the layer sensitivity", "sensitivity", self.folder / "layer_sensitivity" / "layer_*")
-
-    @property
-    def launcher_role(self) -> Role:
-        """Starting a recorder and its explorers."""
-        return self._role("the module search", "module_search")
-
-    @property
-    def recorder_role(self) -> Role:
-        """Scoring the generations, and writing the modules."""
-        names = ("gen_*_fitness.npy", "search_log.csv", "end.json")
-        return self._role(
-            "the recorder", "recorder", *(self.search_folder / name for name in names), self.folder / "modules" / "*"
-        )
-
-    def explorer_role(self, target_class: int) -> Role:
-        """Evolving one class's population."""
-        pattern = self.search_folder / f"gen_*_exp_{target_class}_*"
-        return self._role(f"the explorer of class {target_class}", f"explorer_{target_class}", pattern)
-
-    @property
-    def gradient_role(self) -> Role:
-        """Learning the kernel masks by gradient."""
-        return self._role("the gradient search", "gradient_search", self.gradient_folder / "*")
-
-    def weak_training_role(self, kind: str, target_class: int) -> Role:
-        """Training one weak model."""
-        name = f"the training of the {kind} model of target class {target_class}"
-        return self._role(name, f"{kind}_{target_class}", self.weak_model_folder(kind, target_class) / "*")
-
-    # The strong model
-    @property
-    def entire_model(self) -> CheckpointFile:
-        """The strong model's state_dict."""
-        return CheckpointFile(self.folder / "entire_model.pth", self.command("train.py"))
-
-    @property
-    def training_state(self) -> CheckpointFile:
-        """Everything that lets an interrupted training go on."""
-        return CheckpointFile(self.folder / "training_state.pth", self.command("train.py"))
-
-    @property
-    def training_log(self) -> Path:
-        """One row an epoch."""
-        return self.folder / "training_log.csv"
-
-    # What is measured on it
-    @property
-    def kernel_importance(self) -> ArrayFile:
-        """(classes, K) float32."""
-        script = "preprocess/kernel_importance_analyzer.py"
-        return ArrayFile(self.folder / "kernel_importance" / "avg_L1.npy", "float32", self.command(script))
-
-    def layer_sensitivity(self, layer: int) -> ArrayFile:
-        """(ratios, 2) float32: ratio, accuracy of the composed model."""
-        path = self.folder / "layer_sensitivity" / f"layer_{layer:02d}.npy"
-        return ArrayFile(path, "float32", self.command("scripts/run_layer_sensitivity_analyzer.py"))
-
-    @property
-    def importance_settings(self) -> Path:
-        """What the importance was measured with."""
-        return self.kernel_importance.path.with_name("settings.json")
-
-    @property
-    def sensitivity_settings(self) -> Path:
-        """The strong model, importance and images that the curves were measured with."""
-        return self.folder / "layer_sensitivity" / "settings.json"
-
-    # The module search
-    @property
-    def search_folder(self) -> Path:
-        """`ga`: what the recorder and the explorers write to each other."""
-        return self.folder / "ga"
-
-    @property
-    def search_settings(self) -> Path:
-        """Settings, seed and strong model that the search's files were made with."""
-        return self.search_folder / "settings.json"
-
-    @property
-    def search_end(self) -> Path:
-        """Written by the recorder when the search is over: its last generation."""
-        return self.search_folder / "end.json"
-
-    @property
-    def search_log(self) -> Path:
-        """One row a generation."""
-        return self.search_folder / "search_log.csv"
-
-    def population(self, generation: int, target_class: int) -> ArrayFile:
-        """(population, genes) uint8."""
-        path = self.search_folder / f"gen_{generation:03d}_exp_{target_class}_pop.npy"
-        return ArrayFile(path, "uint8", self.command("module_explorer.py", "--target_class", str(target_class)))
-
-    def outputs(self, generation: int, target_class: int) -> ArrayFile:
-        """(population, valid images) float32."""
-        path = self.search_folder / f"gen_{generation:03d}_exp_{target_class}_outputs.npy"
-        return ArrayFile(path, "float32", self.command("module_explorer.py", "--target_class", str(target_class)))
-
-    def fitness(self, generation: int) -> ArrayFile:
-        """(classes, population) float64."""
-        path = self.search_folder / f"gen_{generation:03d}_fitness.npy"
-        back = ("--fresh",) if generation == 0 else ("--checkpoint", str(generation - 1))
-        return ArrayFile(path, "float64", self.command("module_recorder.py", *back))
-
-    # The gradient search
-    @property
-    def gradient_folder(self) -> Path:
-        """`gradient`: what the gradient search goes on from."""
-        return self.folder / "gradient"
-
-    @property
-    def gradient_settings(self) -> Path:
-        """Settings, seed and strong model that the search's files were made with."""
-        return self.gradient_folder / "settings.json"
-
-    @property
-    def gradient_log(self) -> Path:
-        """One row a round."""
-        return self.gradient_folder / "search_log.csv"
-
-    @property
-    def gradient_state(self) -> CheckpointFile:
-        """Everything that lets an interrupted round go on."""
-        return CheckpointFile(self.gradient_folder / "state.pth", self.command("module_gradient_search.py"))
-
-    def gradient_round(self, number: int) -> CheckpointFile:
-        """The search's state after a round."""
-        path = self.gradient_folder / f"round_{number:02d}.pth"
-        return CheckpointFile(path, self.command("module_gradient_search.py"))
-
-    def gradient_kernels(self, number: int) -> ArrayFile:
-        """(classes, K) bool, True = kept, of all modules after a round."""
-        path = self.gradient_folder / f"round_{number:02d}_kernels.npy"
-        return ArrayFile(path, "bool", self.command("module_gradient_search.py"))
-
-    def gradient_logit_maps(self, number: int) -> ArrayFile:
-        """(classes, 2) float32: scale and bias of each module's logit after a round."""
-        path = self.gradient_folder / f"round_{number:02d}_logit_maps.npy"
-        return ArrayFile(path, "float32", self.command("module_gradient_search.py"))
-
-    # The modules
-    def module(self, target_class: int) -> CheckpointFile:
-        """The extracted module's state_dict."""
-        path = self.folder / "modules" / f"class_{target_class}.pth"
-        return CheckpointFile(path, self.command("module_recorder.py"))
-
-    def module_kernels(self, target_class: int) -> ArrayFile:
-        """(K,) bool, True = kept."""
-        path = self.folder / "modules" / f"class_{target_class}_kernels.npy"
-        return ArrayFile(path, "bool", self.command("module_recorder.py"))
-
-    @property
-    def modules_report(self) -> Path:
-        """What the recorder found, as JSON."""
-        return self.folder / "modules" / "report.json"
-
-    def module_outputs(self, target_class: int) -> ArrayFile:
-        """(valid images of the class,) float32."""
-        path = self.folder / "module_outputs" / f"class_{target_class}.npy"
-        return ArrayFile(path, "float32", self.command("preprocess/module_output_collector.py"))
-
-    @property
-    def flops_table(self) -> Path:
-        """What every network costs, as CSV; a Markdown file of the same name stands beside it."""
-        return self.folder / "flops.csv"
-
-    @property
-    def report_folder(self) -> Path:
-        """`report`: index.html, and the figures beside it."""
-        return self.folder / "report"
-
-    # The weak models; `kind` is `weak` (overly simple) or `poor` (poorly fitted)
-    def weak_models_folder(self, kind: str) -> Path:
-        """One folder per target class, and the tables over all of them."""
-        return self.root_dir / "data" / "patch" / kind / f"{self.model}_{self.dataset}"
-
-    def weak_model_folder(self, kind: str, target_class: int) -> Path:
-        """The checkpoints and reports of one weak model."""
-        return self.weak_models_folder(kind) / f"target_class_{target_class}"
-
-    def weak_model_command(self, kind: str, target_class: int) -> str:
-        """What trains one weak model."""
-        script = f"experiments/patch/patch_for_{kind}_model/train.py"
-        return self.command(script, "--target_class", str(target_class))
-
-    def weak_model(self, kind: str, target_class: int, epoch: int) -> CheckpointFile:
-        """A weak model's state_dict after an epoch, counted from 0."""
-        path = self.weak_model_folder(kind, target_class) / f"epoch_{epoch}.pth"
-        return CheckpointFile(path, self.weak_model_command(kind, target_class))
-
-    def weak_model_state(self, kind: str, target_class: int) -> CheckpointFile:
-        """Everything that lets an interrupted training go on; removed when the training is over."""
-        path = self.weak_model_folder(kind, target_class) / "training_state.pth"
-        return CheckpointFile(path, self.weak_model_command(kind, target_class))
-
-    def weak_model_settings(self, kind: str, target_class: int) -> Path:
-        """What a weak model is trained with, as JSON."""
-        return self.weak_model_folder(kind, target_class) / "settings.json"
-
-    def weak_model_log(self, kind: str, target_class: int) -> Path:
-        """One row an epoch; written when the training is over."""
-        return self.weak_model_folder(kind, target_class) / "training_log.csv"
-
-    def patch_report(self, kind: str, target_class: int, epoch: int, calibration: str) -> Path:
-        """Every metric before and after one patch, as JSON."""
-        return self.weak_model_folder(kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
-
-    def patch_table(self, kind: str, epoch: str, calibration: str) -> Path:
-        """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
-        return self.weak_models_folder(kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"

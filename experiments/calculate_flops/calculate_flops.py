@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.cnn import count_parameters, total_kernels
+from models.cnn import count_parameters
 from models.flops import count_flops
 from models.registry import build_network
 from modules.on_disk import load_kernel_mask, load_module
 from patching.patched_model import PatchedModel, RangeRule
 from patching.report import markdown
 from patching.weak_models import KINDS, build_weak_network, weak_network_name
+from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
 from utils.stage import open_stage, show_table, stage_parser
@@ -29,7 +30,7 @@ def main() -> None:
     config = stage.config
     device = torch.device("cpu")
     strong = build_network(config.model, config.num_classes).to(device)
-    num_kernels = total_kernels(strong.architecture)
+    num_kernels = strong.architecture.total_kernels
     strong_flops, strong_parameters = count_flops(strong), count_parameters(strong)
     rows: list[list[object]] = []
 
@@ -58,7 +59,7 @@ def main() -> None:
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])
-    file = stage.artifacts.flops_table
+    file = report_files.flops_table(stage.artifacts)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"])

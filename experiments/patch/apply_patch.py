@@ -15,6 +15,7 @@ Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 from dataclasses import asdict
 from pathlib import Path
 
+from patching import files as patch_files
 from patching.cases import BEFORE, CALIBRATIONS, PatchCase, PatchCases, Patched, evaluate
 from patching.learned import LearnedRule
 from patching.patched_model import PatchedModel, save_patched_model
@@ -71,7 +72,7 @@ def main() -> None:
         confusions = {method: result.confusion for method, result in results.items()}
         rows_of_case = patch_rows(target_class, case.classes, case.epoch, confusions)
         rows += rows_of_case
-        report = stage.artifacts.patch_report(kind, target_class, case.epoch, arguments.calibration)
+        report = patch_files.report(stage.artifacts, kind, target_class, case.epoch, arguments.calibration)
         save_json(report, describe(case, rows_of_case, results, stage, kind))
         if len(target_classes) == 1:
             show_case(case, rows_of_case, results, calibrations)
@@ -86,7 +87,7 @@ def main() -> None:
         headings, table = overview_table(rows)
         print(CELL)
         show_table(headings, table)
-        file = stage.artifacts.patch_table(kind, arguments.target_epoch, arguments.calibration)
+        file = patch_files.table(stage.artifacts, kind, arguments.target_epoch, arguments.calibration)
         title = (
             f"{stage.config.name}, {arguments.exp_type} models, epoch {arguments.target_epoch}: {CELL} (test images)"
         )

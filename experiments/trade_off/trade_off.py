@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from dataset.datasets import Images, load_split
-from models.cnn import CNN, total_kernels
+from models.cnn import CNN
 from models.flops import count_flops
 from models.strong_model import load_strong_model
 from models.training import count_right, predict
@@ -23,10 +23,13 @@ from modules.jaccard import mean_pairwise_distance
 from modules.module import extract_modules
 from report.figures import save_drawing
 from report.figures_of_trade_off import TradeOff, trade_off_figure
-from search.genetic.kernel_groups import genome_layout, kernel_groups
-from search.genetic.log import best_generation, load_log
-from search.gradient.log import load_rounds
-from utils.errors import UserError, run
+from search.genetic import files as genetic_files
+from search.genetic.generations import open_search
+from search.genetic.log import best_generation
+from search.genetic.scoring import ensemble_masks
+from search.gradient import files as gradient_files
+from utils.errors import run
+from utils.files import missing
 from utils.stage import Stage, open_stage, show_table, stage_parser
 
 # Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
@@ -66,41 +69,32 @@ def main() -> None:
 
 def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     """One per round. Raises UserError where no round is done."""
-    rounds = load_rounds(stage.artifacts.gradient_log, stage.artifacts.command("module_gradient_search.py"))
+    artifacts = stage.artifacts
+    rounds = gradient_files.log(artifacts).load_if_there()
     if not rounds:
-        raise UserError(
-            f"missing {stage.artifacts.gradient_log}; first run: "
-            f"{stage.artifacts.command('module_gradient_search.py', '--keep', '0.3')}"
-        )
+        command = artifacts.command("module_gradient_search.py", "--keep", "0.3")
+        raise missing(gradient_files.log(artifacts).path, command)
     points, seconds, before = [], 0.0, 1.0
     for row in rounds:
         seconds += row.seconds
         target = f"keep {100 * row.keep:g}%" + (", settled" if row.keep == before else "")
         before = row.keep
-        masks = stage.artifacts.gradient_kernels(row.number).load(stage.config.num_classes, measure.kernels)
-        logit_maps = stage.artifacts.gradient_logit_maps(row.number).load(len(masks), 2)
+        masks = gradient_files.round_kernels(artifacts, row.number).load(stage.config.num_classes, measure.kernels)
+        logit_maps = gradient_files.round_logit_maps(artifacts, row.number).load(len(masks), 2)
         points.append(measure("gradient", target, masks, logit_maps, seconds))
     return points
 
 
 def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     """The best ensemble of the genetic search, where there is one."""
-    config, artifacts = stage.config, stage.artifacts
-    if not artifacts.search_log.exists():
+    rows = genetic_files.log(stage.artifacts).load_if_there()
+    if not rows:
         return []
-    rows = load_log(artifacts.search_log, artifacts.command("module_recorder.py"))
     row = best_generation(rows)
-    importance = artifacts.kernel_importance.load(config.num_classes, measure.kernels)
-    architecture = measure.model.architecture
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    masks = []
-    for target_class, chromosome in enumerate(row.ensemble):
-        groups = kernel_groups(layout, importance[target_class])
-        population = artifacts.population(row.generation, target_class).load(config.population, layout.num_genes)
-        masks.append(groups.decode(population[chromosome, None])[0])
+    masks = ensemble_masks(open_search(stage), row.generation, row.ensemble)
     seconds = sum(earlier.seconds for earlier in rows)
     target = f"generation {row.generation} of {len(rows) - 1}"
-    return [measure("genetic", target, np.stack(masks), None, seconds)]
+    return [measure("genetic", target, masks, None, seconds)]
 
 
 class Measure:
@@ -108,7 +102,7 @@ class Measure:
 
     def __init__(self, stage: Stage, model: CNN, images: Images) -> None:
         self.model, self.images, self.device = model, images, stage.device
-        self.kernels = total_kernels(model.architecture)
+        self.kernels = model.architecture.total_kernels
         self.flops, self.right = count_flops(model), self._count_right(model)
 
     def __call__(

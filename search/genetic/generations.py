@@ -1,17 +1,28 @@
-"""What recorder and explorers must agree on: settings, seed, strong model, images; and the generation they are at."""
+"""A genetic search as its files tell it: populations, masks, and the generation that it is at.
 
-from dataclasses import asdict
-from typing import Any
+No process holds a state that the files do not: recorder, explorers and whoever looks on open the same search, on any
+number of machines, and go on from it at any time.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from configures.base import Config
-from dataset.datasets import Images
-from search.genetic.log import Generation, is_over, load_end, load_log, save_log
-from search.genetic.populations import last_gradient_round
+from dataset.datasets import Images, fingerprint, load_split
+from models.registry import architecture_of
+from modules import files as module_files
+from modules.kernel_importance import check_importance_fits
+from search.genetic import files
+from search.genetic.kernel_groups import GenomeLayout, KernelGroups, genome_layout, kernel_groups
+from search.genetic.log import Generation, is_over
+from search.genetic.operators import first_population, next_generation
+from search.gradient.files import last_round_kernels
 from utils.disk import check_room, readable
 from utils.errors import UserError
-from utils.files import damaged, set_aside, sha256_of
+from utils.files import set_aside, sha256_of
 from utils.locks import check_nobody_holds
-from utils.recorded_settings import agree_on, check_importance_fits, fingerprint
+from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
 FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
@@ -39,122 +50,171 @@ SEARCH_SETTINGS = (
 )
 
 
-def agree_on_settings(stage: Stage, images: Images) -> None:
-    """Write the search's settings beside its files, or compare with those that are there.
+@dataclass(frozen=True)
+class GeneticSearch:
+    """The search of one model and dataset."""
 
-    Raises UserError listing the differences where the files were made with others.
-    """
-    config = asdict(stage.config)
-    settings: dict[str, Any] = {name: config[name] for name in SEARCH_SETTINGS}
-    settings["seed"] = stage.seed
-    settings["precision"] = stage.precision
-    settings["strong_model_sha256"] = check_importance_fits(stage.artifacts)
-    settings["kernel_importance_sha256"] = sha256_of(stage.artifacts.kernel_importance.path)
-    settings["images_crc32"] = fingerprint(images)
-    if stage.config.init_pop_mode == "gradient":
-        settings["gradient_kernels_sha256"] = sha256_of(last_gradient_round(stage).path)
-    again = stage.artifacts.command("scripts/run_module_search.py", "--fresh")
-    agree_on(stage.artifacts.search_settings, settings, again=again)
+    stage: Stage
+    layout: GenomeLayout
+    groups: tuple[KernelGroups, ...]  # each class's
+    images: Images  # the validation images that it scores on
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.stage.config
+
+    # The populations
+    def population(self, generation: int, target_class: int) -> np.ndarray:
+        """One class's population (population, genes) uint8, which is in its file afterwards.
+
+        It follows from the population and the fitness of the generation before, so a damaged file is simply made again.
+        Raises UserError where that fitness is missing or damaged.
+        """
+        config, seed = self.config, self.stage.seed
+        file = files.population(self.stage.artifacts, generation, target_class)
+        population = file.load_if_whole(config.population, self.layout.num_genes)
+        if population is not None:
+            return population
+        if generation == 0:
+            solution = self._gradient_solution(target_class) if config.init_pop_mode == "gradient" else None
+            population = first_population(self.layout, config, seed, target_class, solution)
+        else:
+            parents = self.population(generation - 1, target_class)
+            fitness = files.fitness(self.stage.artifacts, generation - 1).load(config.num_classes, config.population)
+            population = next_generation(parents, fitness[target_class], config, seed, target_class, generation)
+        file.save(population)
+        return population
+
+    def masks(self, generation: int, target_class: int) -> np.ndarray:
+        """The kernel masks (population, K) bool of one class's population, True = kept."""
+        return self.groups[target_class].decode(self.population(generation, target_class))
+
+    def _gradient_solution(self, target_class: int) -> np.ndarray:
+        """The genome (genes,) nearest to what the gradient search found. Raises UserError where it found nothing."""
+        shape = (self.config.num_classes, self.layout.architecture.total_kernels)
+        return self.groups[target_class].encode(last_round_kernels(self.stage.artifacts).load(*shape)[target_class])
+
+    # Where it is
+    def num_scored(self) -> int:
+        """How many generations, from 0 on, have their fitness file."""
+        generation = 0
+        while files.fitness(self.stage.artifacts, generation).exists():
+            generation += 1
+        return generation
+
+    def has_ended(self) -> bool:
+        """Whether the recorder has ended a search of at least as many generations as are asked for now."""
+        end = files.end(self.stage.artifacts).load_if_there()
+        return end is not None and end.generations >= self.config.generations
+
+    def check_checkpoint(self, checkpoint: int) -> None:
+        """Raises UserError for a generation that is not there to go back to."""
+        scored = self.num_scored()
+        if not 0 <= checkpoint < scored:
+            there = f"generations 0 to {scored - 1} are there" if scored else "no generation is there yet"
+            raise UserError(f"--checkpoint {checkpoint}: expected a scored generation; {there}")
+
+    # Starting and going on
+    def record_settings(self) -> None:
+        """Write the settings beside the files, or compare them with those that are there.
+
+        Raises UserError listing the differences where the files were made with others.
+        """
+        artifacts, settings = self.stage.artifacts, asdict(self.config)
+        made_with = {
+            **{name: settings[name] for name in SEARCH_SETTINGS},
+            "seed": self.stage.seed,
+            "precision": self.stage.precision,
+            "strong_model_sha256": check_importance_fits(artifacts),
+            "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
+            "images_crc32": fingerprint(self.images),
+        }
+        if self.config.init_pop_mode == "gradient":
+            made_with["gradient_kernels_sha256"] = sha256_of(last_round_kernels(self.stage.artifacts).path)
+        record_or_compare(files.settings(artifacts), made_with)
+
+    def set_old_aside(self) -> None:
+        """Rename the folder of an earlier search, if there is one. Raises UserError while explorers work in it."""
+        artifacts, folder = self.stage.artifacts, files.folder(self.stage.artifacts)
+        if folder.exists():
+            roles = [files.explorer_role(artifacts, target_class) for target_class in range(self.config.num_classes)]
+            check_nobody_holds([role.lock for role in roles], "--fresh sets the search aside")
+            print(f"the old search is now {set_aside(folder)}", flush=True)
+
+    def check_room(self) -> None:
+        """Say what a search takes on the disk. Raises UserError where neither that much is free nor taken by it."""
+        folder = files.folder(self.stage.artifacts)
+        needed = bytes_of_search(self.config, self.layout.num_genes, len(self.images))
+        print(f"the search takes at the most {readable(needed)} below {folder}", flush=True)
+        there = sum(path.stat().st_size for path in folder.glob("gen_*")) if folder.is_dir() else 0
+        check_room(folder, max(0, needed - there), "lower generations, population or search_images")
+
+    def resume(self, *, checkpoint: int | None, patience: int | None) -> list[Generation]:
+        """The log's rows of the generations that are scored, and so where the search goes on.
+
+        Forgets what came after `checkpoint`, where one is given, and an earlier end where there is more to do now: the
+        explorers, which look at the files alone, follow. Raises UserError for a checkpoint that is not there, and for a
+        log that lacks a generation.
+        """
+        if checkpoint is not None:
+            self.check_checkpoint(checkpoint)
+            self._forget_after(checkpoint)
+        if scored := self.num_scored():  # a damaged last one is removed, and scored again from its outputs
+            files.fitness(self.stage.artifacts, scored - 1).load_if_whole(
+                self.config.num_classes, self.config.population
+            )
+        rows = self._scored_rows()
+        end = files.end(self.stage.artifacts)
+        if end.load_if_there() is not None and not is_over(rows, self.config.generations, patience):
+            end.remove()
+        return rows
+
+    def _scored_rows(self) -> list[Generation]:
+        scored, log = self.num_scored(), files.log(self.stage.artifacts)
+        if scored == 0:
+            return []
+        rows = log.load()
+        if len(rows) < scored:
+            raise UserError(
+                f"{log.path} has {len(rows)} generations, {scored} are scored: "
+                f"set the search aside and start anew with: {log.made_by}"
+            )
+        size, classes = self.config.population, self.config.num_classes
+        for row in rows:
+            if len(row.ensemble) != classes or not all(0 <= chromosome < size for chromosome in row.ensemble):
+                raise log.damaged(f"generation {row.generation}: expected {classes} chromosomes below {size}")
+        return rows[:scored]
+
+    def _forget_after(self, checkpoint: int) -> None:
+        """Remove the later generations: their fitness before the rest, so that no explorer takes them for scored
+        meanwhile, and from the last one on, so that no gap is left if this is interrupted."""
+        artifacts = self.stage.artifacts
+        files.end(artifacts).remove()
+        later = range(self.num_scored(), checkpoint, -1)  # the last one is bred, not scored
+        for generation in later:
+            files.fitness(artifacts, generation).remove()
+        for generation in later:
+            for target_class in range(self.config.num_classes):
+                files.outputs(artifacts, generation, target_class).remove()
+                files.population(artifacts, generation, target_class).remove()
+        log = files.log(artifacts)
+        if log.exists():
+            log.save(log.load()[: checkpoint + 1])
 
 
-def set_old_search_aside(stage: Stage) -> None:
-    """Rename the folder of an earlier search, if there is one. Raises UserError while explorers work in it."""
-    artifacts = stage.artifacts
-    if artifacts.search_folder.exists():
-        explorers = [artifacts.explorer_role(target_class) for target_class in range(stage.config.num_classes)]
-        check_nobody_holds([role.lock for role in explorers], "--fresh sets the search aside")
-        print(f"the old search is now {set_aside(artifacts.search_folder)}", flush=True)
+def open_search(stage: Stage) -> GeneticSearch:
+    """The search of a stage's model and dataset. Raises UserError where importance, dataset or a layer is not there."""
+    config, architecture = stage.config, architecture_of(stage.config.model)
+    layout = genome_layout(architecture, config)
+    file = module_files.kernel_importance(stage.artifacts)
+    groups = tuple(kernel_groups(layout, row) for row in file.load(config.num_classes, architecture.total_kernels))
+    return GeneticSearch(stage, layout, groups, load_split(config).valid.first(config.search_images))
 
 
 def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:
     """What all files of a search take that goes on to its last generation."""
     chromosomes, generations = config.num_classes * config.population, config.generations + 1
     outputs = chromosomes * num_images * 4 * min(config.keep_outputs + 1, generations)  # the new one before the oldest
-    files = (2 * config.num_classes + 1) * generations * FILE_OVERHEAD
-    return generations * chromosomes * (num_genes + 8) + outputs + files
-
-
-def check_room_for_search(stage: Stage, num_genes: int, num_images: int) -> None:
-    """Say what a search takes on the disk. Raises UserError where that much is not free, or taken by it already."""
-    folder = stage.artifacts.search_folder
-    needed = bytes_of_search(stage.config, num_genes, num_images)
-    print(f"the search takes at the most {readable(needed)} below {folder}", flush=True)
-    there = sum(path.stat().st_size for path in folder.glob("gen_*")) if folder.is_dir() else 0
-    check_room(folder, max(0, needed - there), "lower generations, population or search_images")
-
-
-def scored_generations(stage: Stage) -> int:
-    """How many generations, from 0 on, have their fitness file."""
-    generation = 0
-    while stage.artifacts.fitness(generation).exists():
-        generation += 1
-    return generation
-
-
-def check_checkpoint(stage: Stage, checkpoint: int) -> None:
-    """Raises UserError for a generation that is not there to go back to."""
-    scored = scored_generations(stage)
-    if not 0 <= checkpoint < scored:
-        there = f"generations 0 to {scored - 1} are there" if scored else "no generation is there yet"
-        raise UserError(f"--checkpoint {checkpoint}: expected a scored generation; {there}")
-
-
-def resume_search(stage: Stage, *, checkpoint: int | None, patience: int | None) -> list[Generation]:
-    """The log's rows of the generations that are scored, and so where the search goes on.
-
-    Forgets what came after `checkpoint`, where one is given, and an earlier end where there is more to do now: the
-    explorers, which look at the files alone, follow. Raises UserError for a checkpoint that is not there, and for a log
-    that lacks a generation.
-    """
-    if checkpoint is not None:
-        check_checkpoint(stage, checkpoint)
-        _forget_after(stage, checkpoint)
-    _check_last_fitness(stage)
-    rows = _scored_rows(stage)
-    end = load_end(stage.artifacts.search_end, stage.artifacts.command("module_recorder.py"))
-    if end is not None and not is_over(rows, stage.config.generations, patience):
-        stage.artifacts.search_end.unlink(missing_ok=True)
-    return rows
-
-
-def _check_last_fitness(stage: Stage) -> None:
-    """Remove the fitness of the last generation if it is damaged: it is scored again from its outputs."""
-    scored = scored_generations(stage)
-    if scored:
-        stage.artifacts.fitness(scored - 1).load_if_whole(stage.config.num_classes, stage.config.population)
-
-
-def _scored_rows(stage: Stage) -> list[Generation]:
-    config, artifacts = stage.config, stage.artifacts
-    scored = scored_generations(stage)
-    if scored == 0:
-        return []
-    again = artifacts.command("scripts/run_module_search.py", "--fresh")
-    rows = load_log(artifacts.search_log, again)
-    if len(rows) < scored:
-        raise UserError(
-            f"{artifacts.search_log} has {len(rows)} generations, {scored} are scored: "
-            f"set the search aside and start anew with: {again}"
-        )
-    for row in rows:
-        if len(row.ensemble) != config.num_classes or not all(0 <= c < config.population for c in row.ensemble):
-            expected = f"{config.num_classes} chromosomes below {config.population}"
-            raise damaged(artifacts.search_log, again, f"generation {row.generation}: expected {expected}")
-    return rows[:scored]
-
-
-def _forget_after(stage: Stage, checkpoint: int) -> None:
-    """Remove the later generations: their fitness before the rest, so that no explorer takes them for scored meanwhile,
-    and from the last one on, so that no gap is left if this is interrupted."""
-    artifacts = stage.artifacts
-    artifacts.search_end.unlink(missing_ok=True)
-    later = range(scored_generations(stage), checkpoint, -1)  # the last one is bred, not scored
-    for generation in later:
-        artifacts.fitness(generation).path.unlink(missing_ok=True)
-    for generation in later:
-        for target_class in range(stage.config.num_classes):
-            artifacts.outputs(generation, target_class).path.unlink(missing_ok=True)
-            artifacts.population(generation, target_class).path.unlink(missing_ok=True)
-    if artifacts.search_log.exists():
-        rows = load_log(artifacts.search_log, artifacts.command("scripts/run_module_search.py", "--fresh"))
-        save_log(artifacts.search_log, rows[: checkpoint + 1])
+    array_files = (2 * config.num_classes + 1) * generations * FILE_OVERHEAD
+    return generations * chromosomes * (num_genes + 8) + outputs + array_files

@@ -4,12 +4,12 @@ Per class and layer the kernels are sorted by importance, most important first, 
 as possible. A gene that is 1 keeps all kernels of its group. Layers tied by a residual addition share their genes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from configures.base import Config
+from models.cnn import Architecture
 from utils.errors import UserError
 
 
@@ -17,8 +17,7 @@ from utils.errors import UserError
 class GenomeLayout:
     """Which layers a network has and how many genes each has; the same for all classes."""
 
-    num_kernels: tuple[int, ...]  # per conv layer
-    tied_to: tuple[int, ...]  # per conv layer: the first layer whose kernels it shares, or itself
+    architecture: Architecture
     groups: dict[int, int]  # genes of each free layer, by the layer's index
     sensitive: frozenset[int]  # the free layers that are sensitive
 
@@ -36,27 +35,21 @@ class GenomeLayout:
             start += groups
         return slices
 
-    @property
-    def layer_slices(self) -> tuple[slice, ...]:
-        """Where each conv layer's kernels stand in a mask (K,)."""
-        ends = np.cumsum(self.num_kernels)
-        return tuple(slice(int(end) - width, int(end)) for end, width in zip(ends, self.num_kernels, strict=True))
 
-
-def genome_layout(num_kernels: Sequence[int], tied_to: Sequence[int], config: Config) -> GenomeLayout:
+def genome_layout(architecture: Architecture, config: Config) -> GenomeLayout:
     """`groups` genes for a layer of fewer than `wide_layer` kernels, else `groups_wide`; never more than kernels.
 
     Raises UserError where `sensitive_layers` names a layer that the network does not have.
     """
     for layer in config.sensitive_layers:
-        if layer >= len(num_kernels):
-            raise UserError(f"sensitive_layers {layer}: expected conv layers from 0 to {len(num_kernels) - 1}")
+        if layer >= len(architecture.convs):
+            raise UserError(f"sensitive_layers {layer}: expected conv layers from 0 to {len(architecture.convs) - 1}")
     groups = {}
-    for layer, width in enumerate(num_kernels):
-        if tied_to[layer] == layer:
-            groups[layer] = min(width, config.groups if width < config.wide_layer else config.groups_wide)
-    sensitive = frozenset(tied_to[layer] for layer in config.sensitive_layers)
-    return GenomeLayout(tuple(num_kernels), tuple(tied_to), groups, sensitive)
+    for layer in architecture.free_layers:
+        width = architecture.num_kernels[layer]
+        groups[layer] = min(width, config.groups if width < config.wide_layer else config.groups_wide)
+    sensitive = frozenset(architecture.tied_to[layer] for layer in config.sensitive_layers)
+    return GenomeLayout(architecture, groups, sensitive)
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class KernelGroups:
         A layer whose genes are all 0 keeps its most important kernel, so that a module is never cut through.
         """
         masks = population.astype(bool)[:, self.gene_of_kernel]
-        for layer_slice, kernel in zip(self.layout.layer_slices, self.most_important, strict=True):
+        for layer_slice, kernel in zip(self.layout.architecture.layer_slices, self.most_important, strict=True):
             empty = ~masks[:, layer_slice].any(axis=1)
             masks[empty, kernel] = True
         return masks
@@ -87,11 +80,11 @@ class KernelGroups:
 
 def kernel_groups(layout: GenomeLayout, importance: np.ndarray) -> KernelGroups:
     """One class's groups from its kernels' importance (K,); equal importance goes by index."""
-    gene_of_kernel = np.zeros(sum(layout.num_kernels), np.int64)
+    slices = layout.architecture.layer_slices
+    gene_of_kernel = np.zeros(layout.architecture.total_kernels, np.int64)
     most_important = []
-    for layer, layer_slice in enumerate(layout.layer_slices):
-        first = layout.tied_to[layer]
-        order = np.argsort(-importance[layout.layer_slices[first]], kind="stable")
+    for layer_slice, first in zip(slices, layout.architecture.tied_to, strict=True):
+        order = np.argsort(-importance[slices[first]], kind="stable")
         genes = layout.gene_slices[first]
         for gene, members in enumerate(np.array_split(order, layout.groups[first]), start=genes.start):
             gene_of_kernel[layer_slice.start + members] = gene

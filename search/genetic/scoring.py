@@ -1,9 +1,33 @@
-"""What a generation is scored by: the configuration's rules, and the last best ensemble, which is never pruned."""
+"""How a generation is scored: all classes' populations together, by their outputs; and what the log says of it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from configures.base import Config
-from search.genetic.tournament import ScoringRules, accuracy_weight
+from search.genetic.generations import GeneticSearch
+from search.genetic.log import Generation
+from search.genetic.tournament import Scores, ScoringRules, accuracy_weight, score_population
+
+
+def score_generation(search: GeneticSearch, outputs: Sequence[np.ndarray], rows: list[Generation]) -> Scores:
+    """The tournament of the generation after `rows`; outputs: per class (population, images) float32."""
+    classes, generation = range(search.config.num_classes), len(rows)
+    masks = [search.masks(generation, target_class) for target_class in classes]
+    protected = None
+    if rows:
+        best = [search.masks(generation - 1, c)[rows[-1].ensemble[c]] for c in classes]
+        protected = places_of(best, masks)
+    return score_population(
+        outputs,
+        masks,
+        search.images.labels,
+        scoring_rules(search.config, rows[-1].accuracy if rows else None),
+        seed=search.stage.seed,
+        generation=generation,
+        protected=protected,
+        device=search.stage.device if search.stage.device.type == "cuda" else None,
+    )
 
 
 def scoring_rules(config: Config, last_best_accuracy: float | None) -> ScoringRules:
@@ -26,3 +50,26 @@ def places_of(wanted: list[np.ndarray], masks: list[np.ndarray]) -> list[int] | 
             return None
         places.append(int(found[0]))
     return places
+
+
+def row_of(search: GeneticSearch, generation: int, scores: Scores, seconds: float) -> Generation:
+    """The log's row of a scored generation: its best ensemble, by the fitness of every generation's same alpha."""
+    ensemble = tuple(int(chromosome) for chromosome in scores.ensembles[0])
+    accuracy, distance = float(scores.ensemble_accuracy[0]), float(scores.ensemble_distance[0])
+    return Generation(
+        generation=generation,
+        accuracy=accuracy,
+        distance=distance,
+        fitness=search.config.alpha * accuracy + (1 - search.config.alpha) * distance,
+        kernels_kept=float(np.mean([mask.mean() for mask in ensemble_masks(search, generation, ensemble)])),
+        mean_fitness=float(scores.fitness.mean()),
+        final_ensembles=len(scores.ensembles),
+        ensembles_scored=scores.num_scored,
+        ensemble=ensemble,
+        seconds=seconds,
+    )
+
+
+def ensemble_masks(search: GeneticSearch, generation: int, ensemble: Sequence[int]) -> np.ndarray:
+    """The masks (classes, K) bool of an ensemble: one chromosome index per class."""
+    return np.stack([search.masks(generation, c)[chromosome] for c, chromosome in enumerate(ensemble)])

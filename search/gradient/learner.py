@@ -77,7 +77,7 @@ class MaskLearner:
         self.frozen, self.strong = freeze(model, dtype), copy.deepcopy(model).to(dtype)
         self.pixels, self.labels = pixels, labels
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
-        self.kernels = free_kernels(model.architecture.num_kernels, model.architecture.tied_to)
+        self.kernels = free_kernels(model.architecture)
         num_classes = model.fcs[-1].out_features
         self.scores = torch.full((num_classes, len(self.kernels.size)), SCORE_LIMIT)
         self.logit_scale = torch.ones(num_classes, requires_grad=True)

@@ -1,13 +1,9 @@
 """What the gradient search remembers of its rounds: one row each, with the composed model as it is after the round."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
-from utils.checked_text import load_table, save_table
 from utils.errors import UserError
-from utils.files import damaged
 
 
 @dataclass(frozen=True)
@@ -24,34 +20,14 @@ class Round:
     steps: int  # since the start of the search
     seconds: float  # of the round; of its last run, where it was interrupted
 
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"round {self.number}: expected one image or more")
+
     @property
     def points_lost(self) -> float:
         """The composed model's accuracy below the strong model's, in percentage points."""
         return 100 * (self.right_strong - self.right_composed) / self.images
-
-
-COLUMNS = tuple(field.name for field in fields(Round))
-
-
-def save_rounds(path: Path, rounds: Sequence[Round]) -> None:
-    """Write search_log.csv whole."""
-    save_table(path, COLUMNS, list(map(asdict, rounds)))
-
-
-def load_rounds(path: Path, made_by: str) -> list[Round]:
-    """The rows of search_log.csv, round by round; none where it is not there yet. Raises UserError for another file."""
-    if not path.exists():
-        return []
-    try:
-        table = load_table(path, COLUMNS, made_by)
-        rounds = [Round(**{field.name: field.type(row[field.name]) for field in fields(Round)}) for row in table]
-        if not all(math.isfinite(value) for row in rounds for value in astuple(row)):
-            raise ValueError("it holds NaN or infinity")
-        if [row.number for row in rounds] != list(range(len(rounds))) or any(row.images < 1 for row in rounds):
-            raise ValueError("expected rounds 0, 1, 2 ... on one image or more")
-    except (ValueError, OverflowError) as error:
-        raise damaged(path, made_by, f"not a log of rounds: {error}") from None
-    return rounds
 
 
 def describe(row: Round) -> str:
@@ -61,16 +37,6 @@ def describe(row: Round) -> str:
         f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)  "
         f"distance {row.distance:.4f}  {row.seconds:.1f} s"
     )
-
-
-def rounds_to_do(keeps: Sequence[float], keep: float | None) -> list[float]:
-    """The shares that the rounds go down to: the configuration's, or only those above `keep`, and `keep` itself twice.
-
-    A round that keeps what the one before kept lets the masks settle.
-    """
-    if keep is None:
-        return list(keeps)
-    return [*(share for share in keeps if share > keep), keep, keep]
 
 
 def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:

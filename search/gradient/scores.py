@@ -6,11 +6,12 @@ GradSplitter, arXiv 2311.04438), so that dropped kernels hear what they would be
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from models.cnn import Architecture
 
 PRICE_STEP = 0.05  # by how much the price of kernels rises per step and share of kernels above the target
 PRICE_SLOPE = 5.0  # and by how much it stands higher at once, so that the share does not swing around the target
@@ -39,8 +40,9 @@ class FreeKernels:
         return float((masks * self.size).sum()) / (len(masks) * len(self.of_kernel))
 
 
-def free_kernels(num_kernels: Sequence[int], tied_to: Sequence[int]) -> FreeKernels:
-    """From the kernels per conv layer, and the first layer that each is tied to."""
+def free_kernels(architecture: Architecture) -> FreeKernels:
+    """The kernels of a network that are decided over."""
+    num_kernels, tied_to = architecture.num_kernels, architecture.tied_to
     starts: dict[int, int] = {}
     total = 0
     for layer, (width, first) in enumerate(zip(num_kernels, tied_to, strict=True)):

@@ -48,24 +48,25 @@ import global_configure
 import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from dataset.datasets import load_split
 from dataset.images import to_device
+from models import files as model_files
 from models.registry import architecture_of, build_network
 from models.strong_model import load_strong_model, strong_model_training
 from models.training import train
-from models.training_log import read_training_log
-from modules.modularization import load_modularization
-from modules.on_disk import load_kernel_mask, load_module
+from modules import files as module_files
+from modules.kernel_importance import check_importance_fits
+from modules.on_disk import load_kernel_mask, load_modularization, load_module
+from patching import files as patch_files
 from patching.weak_models import kept_epochs, load_weak_model
 from report.patches import load_patched_weak_models
+from search.genetic import files as genetic_files
 from search.genetic.generations import agree_on_settings, resume_search
 from search.genetic.kernel_groups import genome_layout
-from search.genetic.log import load_end
+from search.gradient import files as gradient_files
 from search.gradient.learner import MaskLearner, MaskSettings
-from search.gradient.log import load_rounds
 from utils.checked_text import load_json
 from utils.core_threads import core_threads
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
-from utils.recorded_settings import agree_on, check_importance_fits
 from utils.stage import Stage
 
 # One generation more than was searched: so the last generation's files are read.
@@ -88,26 +89,37 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
     architecture = architecture_of(config.model)
     genes = genome_layout(architecture.num_kernels, architecture.tied_to, config).num_genes
     classes, kernels, last = config.num_classes, sum(architecture.num_kernels), config.generations
-    importance, sensitivity = artifacts.kernel_importance, artifacts.layer_sensitivity(0)
-    population, outputs = artifacts.population(last, RELATED), artifacts.outputs(last, RELATED)
-    fitness, module_outputs = artifacts.fitness(last), artifacts.module_outputs(RELATED)
-    log = artifacts.weak_model_log("weak", RELATED)
+    importance, sensitivity = module_files.kernel_importance(artifacts), module_files.layer_sensitivity(artifacts, 0)
+    population, outputs = (
+        genetic_files.population(artifacts, last, RELATED),
+        genetic_files.outputs(artifacts, last, RELATED),
+    )
+    fitness, module_outputs = genetic_files.fitness(artifacts, last), module_files.module_outputs(artifacts, RELATED)
+    log = patch_files.weak_model_log(artifacts, "weak", RELATED)
     epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
     valid = load_split(config).valid
     in_class = int((valid.labels == RELATED).sum())
-    gradient_log, gradient_settings = artifacts.gradient_log, artifacts.gradient_settings
+    gradient_log, gradient_settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
     rounds = len(load_rounds(gradient_log, "the gradient search"))
-    masks, logit_maps = artifacts.gradient_kernels(rounds - 1), artifacts.gradient_logit_maps(rounds - 1)
-    weak_settings = artifacts.weak_model_settings("weak", RELATED)
+    masks, logit_maps = (
+        gradient_files.round_kernels(artifacts, rounds - 1),
+        gradient_files.round_logit_maps(artifacts, rounds - 1),
+    )
+    weak_settings = patch_files.weak_model_settings(artifacts, "weak", RELATED)
     decoded = artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
-    (patch_report,) = artifacts.weak_model_folder("weak", RELATED).glob("patch_*.json")
+    (patch_report,) = patch_files.weak_model_folder(artifacts, "weak", RELATED).glob("patch_*.json")
 
     def training_state() -> list[Any]:
         """As a training that has nothing left to do takes it up."""
         model = build_network(config.model, classes)
         images = load_split(config)
         settings = strong_model_training(config)
-        options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": artifacts.training_state}
+        options = {
+            "device": cpu,
+            "dtype": stage.dtype,
+            "seed": stage.seed,
+            "state_file": model_files.training_state(artifacts),
+        }
         with contextlib.redirect_stdout(io.StringIO()):
             training = train(model, images.train, images.valid, settings, **options)
         return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
@@ -120,7 +132,10 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
         with core_threads(cpu) as workers:
             images = to_device(load_split(config).train, cpu)
             learner = MaskLearner(build_network(config.model, classes), *images, settings, workers=workers, **options)
-            file, keeps = artifacts.gradient_round(rounds - 1), [row.keep for row in load_rounds(gradient_log, "")]
+            file, keeps = (
+                gradient_files.round_state(artifacts, rounds - 1),
+                [row.keep for row in load_rounds(gradient_log, "")],
+            )
             if not load_state(learner, file, keeps):
                 raise UserError(f"{file.path} is of other rounds")
         return learner.state()
@@ -143,41 +158,47 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
 
     return {
         "strong model": Kind(
-            artifacts.entire_model.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]
+            model_files.entire_model(artifacts).path,
+            lambda: load_strong_model(config, artifacts, cpu).state_dict(),
+            [IMPORTANCE],
         ),
-        "training state": Kind(artifacts.training_state.path, training_state, [TRAIN]),
+        "training state": Kind(model_files.training_state(artifacts).path, training_state, [TRAIN]),
         "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
         "kernel importance's settings": Kind(
-            artifacts.importance_settings, lambda: check_importance_fits(artifacts), [SENSITIVITY]
+            module_files.importance_settings(artifacts), lambda: check_importance_fits(artifacts), [SENSITIVITY]
         ),
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
         ),
         "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, kernels), [GRADIENT]),
         "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
-        "gradient search's state": Kind(artifacts.gradient_round(rounds - 1).path, gradient_state, [GRADIENT]),
+        "gradient search's state": Kind(
+            gradient_files.round_state(artifacts, rounds - 1).path, gradient_state, [GRADIENT]
+        ),
         "gradient search's log": Kind(gradient_log, lambda: load_rounds(gradient_log, "the search"), [GRADIENT]),
         "gradient search's settings": Kind(gradient_settings, agrees_as_it_is(gradient_settings), [GRADIENT]),
         "population": Kind(population.path, lambda: population.load(config.population, genes), ONE_MORE),
         "outputs": Kind(outputs.path, lambda: outputs.load(config.population, len(valid)), ONE_MORE),
         "fitness": Kind(fitness.path, lambda: fitness.load(classes, config.population), ONE_MORE),
         "search_log.csv": Kind(
-            artifacts.search_log, lambda: resume_search(stage, checkpoint=None, patience=None), ONE_MORE
+            genetic_files.log(artifacts), lambda: resume_search(stage, checkpoint=None, patience=None), ONE_MORE
         ),
-        "settings.json": Kind(artifacts.search_settings, lambda: agree_on_settings(stage, valid), ONE_MORE),
-        "end.json": Kind(artifacts.search_end, lambda: load_end(artifacts.search_end, "the recorder"), ONE_MORE),
+        "settings.json": Kind(genetic_files.settings(artifacts), lambda: agree_on_settings(stage, valid), ONE_MORE),
+        "end.json": Kind(genetic_files.end(artifacts), lambda: genetic_files.end(artifacts).load_if_there(), ONE_MORE),
         "module": Kind(
-            artifacts.module(RELATED).path,
+            module_files.module(artifacts, RELATED).path,
             lambda: load_module(config, artifacts, RELATED, cpu).state_dict(),
             [COLLECTOR],
         ),
         "module's kernels": Kind(
-            artifacts.module_kernels(RELATED).path, lambda: load_kernel_mask(config, artifacts, RELATED), [COLLECTOR]
+            module_files.module_kernels(artifacts, RELATED).path,
+            lambda: load_kernel_mask(config, artifacts, RELATED),
+            [COLLECTOR],
         ),
-        "modules' report": Kind(artifacts.modules_report, lambda: load_modularization(config, artifacts), []),
+        "modules' report": Kind(module_files.report(artifacts), lambda: load_modularization(config, artifacts), []),
         "module outputs": Kind(module_outputs.path, lambda: module_outputs.load(in_class), [PATCH]),
         "weak model": Kind(
-            artifacts.weak_model("weak", RELATED, epoch).path,
+            patch_files.weak_model(artifacts, "weak", RELATED, epoch).path,
             lambda: load_weak_model(config, artifacts, "weak", RELATED, epoch, cpu).state_dict(),
             [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
         ),

@@ -37,6 +37,7 @@ from faults import (
 )
 
 import global_configure
+from modules import files as module_files
 from utils.errors import run
 
 FAULTS = ("a child fails", "kill -9 of a child", "SIGTERM", "Ctrl-C", "SIGINT", "kill -9 of the launcher")
@@ -70,7 +71,7 @@ def main() -> None:
 def fail(root: Path, fault: str, random: np.random.Generator) -> dict[str, Any]:
     """Launch a search, let it fail, and say what was left of it."""
     if fault == "a child fails":
-        importance = stage_in(root).artifacts.kernel_importance.path
+        importance = module_files.kernel_importance(stage_in(root).artifacts).path
         importance.write_bytes(importance.read_bytes()[:-1])
     launcher = start_python(ENDLESS, root)
     if fault != "a child fails":

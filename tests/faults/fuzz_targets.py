@@ -28,17 +28,21 @@ import global_configure
 from configures.base import Config, load, override
 from dataset.class_folders import SIDE, _decode_named, decode, find_class_folders
 from dataset.datasets import Images, load_dataset
+from models import files as model_files
 from models.cnn import CNN, Architecture, Conv
 from models.registry import build_network
 from models.strong_model import load_weights
 from models.training import Epoch
-from models.training_log import read_training_log, save_training_log
-from modules.modularization import Modularization, load_modularization
+from modules import files as module_files
+from modules.modularization import Modularization
+from modules.on_disk import load_modularization
+from patching import files as patch_files
 from patching.patched_model import PatchedModel, RangeRule, load_patched_model, save_patched_model
 from report.patches import load_patched_weak_models
+from search.genetic import files as genetic_files
 from search.genetic.generations import agree_on_settings
-from search.genetic.log import Generation, SearchEnd, load_end, load_log, save_end, save_log
-from search.gradient.log import Round, load_rounds, save_rounds
+from search.genetic.log import Generation, SearchEnd
+from search.gradient.log import Round
 from utils.artifacts import CheckpointFile
 from utils.device import resolve_device, resolve_precision
 from utils.files import load_array, save_array, save_checkpoint
@@ -464,14 +468,14 @@ def search_end(stage: Stage, content: bytes) -> None:
 def _settings_seeds(root: Path) -> list[bytes]:
     stage = _searchable(stage_in(root))
     agree_on_settings(stage, Images(PIXELS, LABELS))
-    return [stage.artifacts.search_settings.read_bytes()]
+    return [genetic_files.settings(stage.artifacts).path.read_bytes()]
 
 
 PIXELS, LABELS = np.zeros((2, SIDE, SIDE, 3), np.uint8), np.zeros(2, np.int64)
 
 
 def _searchable(stage: Stage) -> Stage:
-    for file in (stage.artifacts.entire_model, stage.artifacts.kernel_importance):
+    for file in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
         _file(stage, str(file.path), b"")
     return stage
 
@@ -479,7 +483,7 @@ def _searchable(stage: Stage) -> Stage:
 @target(_settings_seeds, _changed_json)
 def search_settings(stage: Stage, content: bytes) -> None:
     """What a search was made with."""
-    _file(stage, str(stage.artifacts.search_settings), content)
+    _file(stage, str(genetic_files.settings(stage.artifacts)), content)
     agree_on_settings(_searchable(stage), Images(PIXELS, LABELS))
 
 
@@ -493,7 +497,7 @@ def _report_seeds(root: Path) -> list[bytes]:
 @target(_report_seeds, _changed_json)
 def modules_report(stage: Stage, content: bytes) -> None:
     """What the recorder found."""
-    _file(stage, str(stage.artifacts.modules_report), content)
+    _file(stage, str(module_files.report(stage.artifacts)), content)
     result = load_modularization(stage.config, stage.artifacts)
     must(len(result.classes) == stage.config.num_classes)
 
@@ -507,7 +511,7 @@ def _patch_seeds(root: Path) -> list[bytes]:
 @target(_patch_seeds, _changed_json)
 def patch_report(stage: Stage, content: bytes) -> None:
     """Metrics before and after a patch."""
-    _file(stage, str(stage.artifacts.patch_report("weak", 1, 2, "min_max")), content)
+    _file(stage, str(patch_files.report(stage.artifacts, "weak", 1, 2, "min_max")), content)
     for model in load_patched_weak_models(stage.artifacts, "weak"):
         must(all(result.confusion.dtype == np.int64 for result in model.results.values()))
 

@@ -11,7 +11,7 @@ import torchvision
 from hypothesis import given
 from torch import nn
 
-from models.cnn import CNN, Architecture, Conv, count_parameters, cpu_state, total_kernels
+from models.cnn import CNN, Architecture, Conv, count_parameters, cpu_state
 from models.registry import architecture_of, known_networks
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN
@@ -36,7 +36,7 @@ def multiply_accumulates(model: nn.Module) -> int:
 def test_published_cost(name: str, millions: float, kernels: int) -> None:
     architecture = architecture_of(name)
     assert round(multiply_accumulates(CNN(architecture, 10)) / 1e6, 2) == millions
-    assert total_kernels(architecture) == sum(architecture.num_kernels) == kernels
+    assert architecture.total_kernels == sum(architecture.num_kernels) == kernels
 
 
 def test_simcnn_has_the_conv_layers_of_vgg16() -> None:
@@ -75,7 +75,7 @@ def test_any_width(width: float, name: str) -> None:
         assert after == max(1, round(before * width))
     assert scaled.tied_to == full.tied_to
     covered = [k for layer_slice in scaled.layer_slices for k in range(layer_slice.start, layer_slice.stop)]
-    assert covered == list(range(total_kernels(scaled)))
+    assert covered == list(range(scaled.total_kernels))
 
 
 @pytest.mark.parametrize("name", known_networks())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from configures.base import Config
+from models import files as model_files
 from models.registry import build_network
 from models.strong_model import load_strong_model
 from utils.artifacts import Artifacts
@@ -19,7 +20,7 @@ def save_model(root_dir: Path, name: str = CONFIG.model, num_classes: int = 4, *
     artifacts = Artifacts(root_dir, CONFIG.model, CONFIG.dataset)
     torch.manual_seed(0)
     state = {**build_network(name, num_classes).state_dict(), **changes}
-    artifacts.entire_model.save({name: value for name, value in state.items() if value is not None})
+    model_files.entire_model(artifacts).save({name: value for name, value in state.items() if value is not None})
     return artifacts
 
 
@@ -28,7 +29,7 @@ def test_it_is_the_saved_one(root_dir: Path) -> None:
     model = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
     assert not model.training
     assert model.convs[3].weight.is_contiguous(memory_format=torch.channels_last)
-    for name, value in artifacts.entire_model.load().items():
+    for name, value in model_files.entire_model(artifacts).load().items():
         assert torch.equal(model.state_dict()[name], value)
 
 
@@ -57,5 +58,5 @@ def test_another_checkpoint_is_refused_with_the_first_difference(root_dir: Path,
     artifacts = save_model(root_dir, **saved)
     with pytest.raises(UserError, match=message) as error:
         load_strong_model(CONFIG, artifacts, torch.device("cpu"))
-    assert str(artifacts.entire_model.path) in str(error.value)
+    assert str(model_files.entire_model(artifacts).path) in str(error.value)
     assert "make it again with: python train.py --model simcnn_x0_0625" in str(error.value)

@@ -15,6 +15,7 @@ import torch
 from conftest import TOP, Run, environment, files_below, run_script
 from image_trees import write_tree
 
+from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.locks import held
 
@@ -157,7 +158,7 @@ def test_one_training_at_a_time(tiny_root: Path, train: Any) -> None:
 
 
 def test_fresh_does_not_take_the_folder_from_a_search(strong_root: Path, train: Any) -> None:
-    role = Artifacts(strong_root, "simcnn_x0_25", "digits").explorer_role(3)
+    role = genetic_files.explorer_role(Artifacts(strong_root, "simcnn_x0_25", "digits"), 3)
     with held(role):
         before = files_below(strong_root / "data" / "simcnn_x0_25_digits")
         train(*MODEL, "--fresh", root=strong_root).refused("--fresh sets the folder aside", f"pid {os.getpid()} works")

@@ -6,6 +6,7 @@ import torch
 
 from configures.base import load
 from models.registry import build_network
+from modules import files as module_files
 from modules.module import extract_module
 from modules.on_disk import load_kernel_mask, load_module
 from utils.artifacts import Artifacts
@@ -29,8 +30,8 @@ def saved(config, root_dir):
     for layer, first in enumerate(architecture.tied_to):
         kernel_mask[architecture.layer_slices[layer]] = kernel_mask[architecture.layer_slices[first]]
     module = extract_module(strong, kernel_mask, 2)
-    artifacts.module(2).save(module.state_dict())
-    artifacts.module_kernels(2).save(kernel_mask)
+    module_files.module(artifacts, 2).save(module.state_dict())
+    module_files.module_kernels(artifacts, 2).save(kernel_mask)
     return artifacts, module, kernel_mask
 
 
@@ -50,21 +51,21 @@ def test_missing_files_name_the_command(config, saved):
         UserError, match=r"missing .*class_3\.pth; first run: python module_recorder\.py --model rescnn"
     ):
         load_module(config, artifacts, 3, CPU)
-    artifacts.module_kernels(2).path.unlink()
+    module_files.module_kernels(artifacts, 2).path.unlink()
     with pytest.raises(UserError, match=r"missing .*class_2_kernels\.npy"):
         load_module(config, artifacts, 2, CPU)
 
 
 def test_mask_and_checkpoint_of_different_modules(config, saved):
     artifacts, _, kernel_mask = saved
-    artifacts.module_kernels(2).save(np.ones_like(kernel_mask))
+    module_files.module_kernels(artifacts, 2).save(np.ones_like(kernel_mask))
     with pytest.raises(UserError, match=r"class_2\.pth: expected kernels \(16, 32"):
         load_module(config, artifacts, 2, CPU)
 
 
 def test_a_mask_that_empties_a_layer(config, saved):
     artifacts, _, kernel_mask = saved
-    artifacts.module_kernels(2).save(np.zeros_like(kernel_mask))
+    module_files.module_kernels(artifacts, 2).save(np.zeros_like(kernel_mask))
     with pytest.raises(UserError, match="at least one kept kernel"):
         load_module(config, artifacts, 2, CPU)
 
@@ -95,6 +96,6 @@ def test_damaged_checkpoints(config, saved, damage):
     artifacts, module, _ = saved
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     damage(weights)
-    artifacts.module(2).save(weights)
+    module_files.module(artifacts, 2).save(weights)
     with pytest.raises(UserError, match=r"(?s)cannot use .*class_2\.pth: .* module_recorder\.py"):
         load_module(config, artifacts, 2, CPU)

@@ -13,8 +13,10 @@ import global_configure
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
+from models import files as model_files
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
+from modules import files as module_files
 from modules.kernel_importance import random_importance
 from utils.artifacts import Artifacts
 
@@ -30,7 +32,7 @@ def prepared(
     root = Path(shutil.copytree(strong_roots(request.param, "digits_5"), tmp_path / "root"))
     artifacts, config = Artifacts(root, request.param, "digits_5"), load(request.param, "digits_5")
     model = load_strong_model(config, artifacts, torch.device("cpu"))
-    artifacts.kernel_importance.save(random_importance(5, model.architecture.num_kernels))
+    module_files.kernel_importance(artifacts).save(random_importance(5, model.architecture.num_kernels))
     return request.param, root
 
 
@@ -44,7 +46,7 @@ def test_one_layer_as_all_layers(
     model = load_strong_model(config, artifacts, torch.device("cpu"))
     done = run_main(ALL, *args, root=root)
     assert done.exit_code == 0, done
-    folder = artifacts.layer_sensitivity(0).path.parent
+    folder = module_files.layer_sensitivity(artifacts, 0).path.parent
     written = files_below(folder)
     free = model.architecture.free_layers
     names = [f"layer_{layer:02d}.npy" for layer in free]
@@ -57,20 +59,20 @@ def test_one_layer_as_all_layers(
     with torch.no_grad():
         right = model(normalise(torch.tensor(valid.pixels))).argmax(1).numpy() == valid.labels
     for layer in free:
-        curve = np.load(artifacts.layer_sensitivity(layer).path)
+        curve = np.load(module_files.layer_sensitivity(artifacts, layer).path)
         assert curve.dtype == np.float32
         assert curve[:, 0].tolist() == np.array([0.3, 1.0], np.float32).tolist()
         assert curve[1, 1] == np.float32(right.mean())  # the strong model itself
 
     for layer, filed_as in ((4, 4), (3, model.architecture.tied_to[3])):
-        file = artifacts.layer_sensitivity(filed_as).path
+        file = module_files.layer_sensitivity(artifacts, filed_as).path
         file.unlink()
         single = run_main(ONE, *args, "--target_conv", layer, root=root)
         assert single.exit_code == 0, single
         assert ("are tied: measured together, as conv 1" in single.stdout) == (layer != filed_as)
         assert files_below(folder) == written
     # What is there is not measured again, unless it is asked for.
-    file = artifacts.layer_sensitivity(0)
+    file = module_files.layer_sensitivity(artifacts, 0)
     file.save(np.array([[0.3, 0.0], [1.0, 1.0]]))
     run_main(ALL, *args, root=root)
     assert file.load(2, 2)[0, 1] == 0
@@ -83,14 +85,14 @@ def test_one_layer_as_all_layers(
     again = run_main(ALL, *args, root=root)
     assert f"damaged, so removed and made again: {file.path}" in again.stdout
     assert files_below(folder) == written
-    weights = artifacts.entire_model.path.read_bytes()
+    weights = model_files.entire_model(artifacts).path.read_bytes()
     with torch.no_grad():
         model.fcs[-1].bias += 1
-    artifacts.entire_model.save(model.state_dict())
+    model_files.entire_model(artifacts).save(model.state_dict())
     for script, more in ((ALL, ()), (ONE, ("--target_conv", 4))):
         run_main(script, *args, *more, root=root).refused("other settings (strong_model_sha256: ", "--fresh")
     assert files_below(folder) == written
-    artifacts.entire_model.path.write_bytes(weights)
+    model_files.entire_model(artifacts).path.write_bytes(weights)
     fresh = run_main(ALL, *args, "--fresh", root=root)
     old = folder.with_name("layer_sensitivity.old_1")
     assert f"the old curves are now {old}\n" in fresh.stdout
@@ -106,7 +108,7 @@ def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_pa
     assert "importance_mode random: kernels in index order, nothing measured" in done.stdout
     single = run_script(ONE, *args, *SMALL, "--target_conv", 12, root=root, cwd=TOP / "preprocess")
     assert single.exit_code == 0, single
-    folder = Artifacts(root, "simcnn_x0_25", "digits_5").layer_sensitivity(0).path.parent
+    folder = module_files.layer_sensitivity(Artifacts(root, "simcnn_x0_25", "digits_5"), 0).path.parent
     (written,) = [item for item in files_below(folder).items() if item[0] != "settings.json"]
     done = run_script(ALL, *args, *SMALL, root=root, cwd=TOP / "scripts")
     assert done.exit_code == 0, done
@@ -120,17 +122,17 @@ def test_numbers_that_overflow_stop_with_where(
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
-    weights = artifacts.entire_model.load()
-    artifacts.kernel_importance.save(random_importance(5, architecture_of("simcnn_x0_25").num_kernels))
-    importance = artifacts.kernel_importance.path.read_bytes()
-    artifacts.entire_model.save({**weights, "convs.0.weight": weights["convs.0.weight"] * 1e38})
+    weights = model_files.entire_model(artifacts).load()
+    module_files.kernel_importance(artifacts).save(random_importance(5, architecture_of("simcnn_x0_25").num_kernels))
+    importance = module_files.kernel_importance(artifacts).path.read_bytes()
+    model_files.entire_model(artifacts).save({**weights, "convs.0.weight": weights["convs.0.weight"] * 1e38})
     done = run_main("preprocess/kernel_importance_analyzer.py", *args, root=root)
     done.refused("kernels is NaN or infinite: train the strong model again with: python train.py", "--fresh")
-    assert artifacts.kernel_importance.path.read_bytes() == importance
+    assert module_files.kernel_importance(artifacts).path.read_bytes() == importance
     for script, more in ((ALL, ()), (ONE, ("--target_conv", 3))):
         done = run_main(script, *args, *SMALL, *more, root=root)
         done.refused("a module's outputs are NaN or infinite; retrain the strong model")
-    assert not list(artifacts.sensitivity_settings.parent.glob("*.npy"))
+    assert not list(module_files.sensitivity_settings(artifacts).path.parent.glob("*.npy"))
 
 
 def test_importance_of_another_strong_model_is_refused(
@@ -139,7 +141,7 @@ def test_importance_of_another_strong_model_is_refused(
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     assert run_main("preprocess/kernel_importance_analyzer.py", *args, root=root).exit_code == 0
-    model = Artifacts(root, "simcnn_x0_25", "digits_5").entire_model
+    model = model_files.entire_model(Artifacts(root, "simcnn_x0_25", "digits_5"))
     weights = model.load()
     model.save({**weights, "convs.0.bias": weights["convs.0.bias"] + 0.1})
     for script, more in ((ONE, ("--target_conv", 3)), ("module_explorer.py", ("--target_class", 0))):

@@ -11,9 +11,12 @@ from conftest import run_script
 from configures.base import load
 from models.strong_model import load_strong_model
 from models.training import predict
+from modules import files as module_files
 from modules.module import extract_module
+from patching import files as patch_files
 from patching.data import load_patch_data
 from patching.patched_model import load_patched_model
+from report import files as report_files
 from utils.artifacts import Artifacts
 
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
@@ -38,8 +41,10 @@ def patched_root(strong_roots, tmp_path_factory):
     strong = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
     for target_class in range(CONFIG.num_classes):
         kernel_mask = np.random.default_rng(target_class).random(sum(strong.architecture.num_kernels)) < 0.67
-        artifacts.module(target_class).save(extract_module(strong, kernel_mask, target_class).state_dict())
-        artifacts.module_kernels(target_class).save(kernel_mask)
+        module_files.module(artifacts, target_class).save(
+            extract_module(strong, kernel_mask, target_class).state_dict()
+        )
+        module_files.module_kernels(artifacts, target_class).save(kernel_mask)
     for script, more in ((COLLECT, ()), (TRAIN_WEAK, ("--epochs", 2))):
         done = run_script(script, *COMMON, *more, root=root)
         assert done.exit_code == 0, done
@@ -53,7 +58,7 @@ def own_root(patched_root, tmp_path):
 
 
 def test_outputs_are_those_of_the_modules_on_their_class(patched_root):
-    counts = [len(artifacts_of(patched_root).module_outputs(c).load(None)) for c in range(5)]
+    counts = [len(module_files.module_outputs(artifacts_of(patched_root), c).load(None)) for c in range(5)]
     assert sum(counts) == 141  # all validation images of the strong model
 
 
@@ -62,7 +67,7 @@ def test_all_classes_give_a_table_with_controls(patched_root, run_main):
     assert done.exit_code == 0, done
     for text in ("before", "learned", "control: learned, no module", "control: learned, whole strong model", "mean ch"):
         assert text in done.stdout
-    table = artifacts_of(patched_root).patch_table("weak", "best", "learned")
+    table = patch_files.table(artifacts_of(patched_root), "weak", "best", "learned")
     assert len(table.read_text().splitlines()) == 1 + 5 * 4 + 2 * 4
     assert "| class | name |" in table.with_suffix(".md").read_text()
 
@@ -71,7 +76,7 @@ def test_one_class_all_calibrations(patched_root, run_main):
     arguments = ("--exp_type", "weak", "--target_class", 3, "--target_epoch", "last", "--calibration", "all")
     done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
     assert done.exit_code == 0, done
-    report = json.loads(artifacts_of(patched_root).patch_report("weak", 3, 1, "all").read_text())
+    report = json.loads(patch_files.report(artifacts_of(patched_root), "weak", 3, 1, "all").read_text())
     assert {"before", "min_max", "percentile", "outlier", "norm", "learned"} < set(report["methods"])
     assert report["classes"] == ["6", "7", "8", "9", "3"]
     for method in report["methods"].values():
@@ -89,7 +94,7 @@ def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp
     assert done.exit_code == 0, done
     test = load_patch_data(CONFIG).split_for(3).test
     predictions = predict(load_patched_model(path), test, torch.device("cpu")).argmax(1).numpy()
-    (report,) = artifacts_of(patched_root).weak_model_folder("weak", 3).glob(f"patch_*_{calibration}.json")
+    (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), "weak", 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
     assert (predictions == 4).sum() == confusion[:, 4].sum()
     assert (predictions == test.labels).sum() == np.trace(confusion)
@@ -98,7 +103,7 @@ def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp
 def test_flops_table(patched_root, run_main):
     done = run_main(FLOPS, *COMMON, root=patched_root)
     assert done.exit_code == 0, done
-    lines = artifacts_of(patched_root).flops_table.read_text().splitlines()
+    lines = report_files.flops_table(artifacts_of(patched_root)).read_text().splitlines()
     assert len(lines) == 1 + 1 + 5 + 1 + 2 * 6
     assert lines[1].startswith("strong model,1056,40") and ",100.0," in lines[1]
 
@@ -116,8 +121,8 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     artifacts = artifacts_of(own_root)
     options = ("--target_class", 2, "--epochs", 3, "--keep_every", 1, "--fresh")
     assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 0
-    whole = artifacts.weak_model("weak", 2, 2).load()
-    save = type(artifacts.weak_model("weak", 2, 2)).save
+    whole = patch_files.weak_model(artifacts, "weak", 2, 2).load()
+    save = type(patch_files.weak_model(artifacts, "weak", 2, 2)).save
 
     def interrupted(self, state):
         save(self, state)
@@ -127,12 +132,12 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     with monkeypatch.context() as patch:
         patch.setattr("utils.artifacts.CheckpointFile.save", interrupted)
         assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 130
-    assert not artifacts.weak_model("weak", 2, 2).exists()
+    assert not patch_files.weak_model(artifacts, "weak", 2, 2).exists()
     resumed = run_main(TRAIN_WEAK, *COMMON, *options[:-1], root=own_root)
     assert resumed.exit_code == 0 and "resuming after epoch 1" in resumed.stdout
-    resumed_weights = artifacts.weak_model("weak", 2, 2).load()
+    resumed_weights = patch_files.weak_model(artifacts, "weak", 2, 2).load()
     assert all(torch.equal(value, resumed_weights[name]) for name, value in whole.items())
-    assert not artifacts.weak_model_state("weak", 2).exists()
+    assert not patch_files.weak_model_state(artifacts, "weak", 2).exists()
 
 
 def test_poorly_fitted_models_early_and_late(own_root, run_main):
@@ -144,7 +149,7 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
         arguments = ("--exp_type", "poor_fit", "--target_class", 0, "--target_epoch", epoch)
         done = run_main(APPLY, *COMMON, *arguments, root=own_root)
         assert done.exit_code == 0 and f"weak model of epoch {epoch}" in done.stdout
-    settings = json.loads(artifacts_of(own_root).weak_model_settings("poor", 0).read_text())
+    settings = json.loads(patch_files.weak_model_settings(artifacts_of(own_root), "poor", 0).path.read_text())
     assert (settings["momentum"], settings["weight_decay"], settings["augmented"]) == (0, 0, False)
 
 
@@ -185,7 +190,7 @@ def test_bad_arguments(patched_root, run_main, arguments, message):
 
 
 def test_outputs_of_another_module_or_with_nan_are_refused(own_root, run_main):
-    file = artifacts_of(own_root).module_outputs(3)
+    file = module_files.module_outputs(artifacts_of(own_root), 3)
     outputs = file.load(None)
     file.save(outputs + 1)
     arguments = ("--exp_type", "weak", "--target_class", 3)
@@ -206,4 +211,4 @@ def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
     done.refused("are needed", "1.0 MiB are free", "--keep_every")
-    assert not artifacts_of(own_root).weak_models_folder("poor").exists()
+    assert not patch_files.weak_models_folder(artifacts_of(own_root), "poor").exists()

@@ -3,8 +3,7 @@
 import pytest
 
 from configures.base import load
-from models.training import Epoch
-from models.training_log import best_epoch, read_training_log, save_training_log
+from models.training import Epoch, best_epoch
 from patching.weak_models import build_weak_network
 from patching.weak_training import bytes_to_write, epochs_to_keep
 from utils.errors import UserError

@@ -18,11 +18,14 @@ from conftest import TOP, Run
 import global_configure
 from configures.base import load
 from dataset.datasets import load_split
+from models import files as model_files
 from models.strong_model import load_strong_model
 from models.training import Epoch
-from models.training_log import save_training_log
-from modules.modularization import save_modularization
+from modules import files as module_files
+from modules.on_disk import save_modularization
+from patching import files as patch_files
 from patching.weak_models import build_weak_network
+from report import files as report_files
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
@@ -40,7 +43,8 @@ from report.sections import (
     sensitivity_blocks,
     training_blocks,
 )
-from search.genetic.log import Generation, save_log
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.stage import Stage
@@ -110,16 +114,17 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
     shutil.copytree(strong_roots(MODEL, DATASET), root)
     artifacts = Artifacts(root, MODEL, DATASET)
     random = np.random.default_rng(0)
-    save_training_log(
-        artifacts.training_log,
-        [Epoch(n, 0.01, 2.0 - n / 2, n / 4, accuracy, 2.0) for n, accuracy in enumerate((0.5, 0.75))],
+    model_files.training_log(artifacts).save(
+        [Epoch(n, 0.01, 2.0 - n / 2, n / 4, accuracy, 2.0) for n, accuracy in enumerate((0.5, 0.75))]
     )
-    artifacts.kernel_importance.save(random.random((NUM_CLASSES, KERNELS)))
+    module_files.kernel_importance(artifacts).save(random.random((NUM_CLASSES, KERNELS)))
     ratios = CONFIG.sensitivity_ratios
     for layer in range(13):
-        artifacts.layer_sensitivity(layer).save(np.stack([ratios, np.minimum(0.9, np.array(ratios) + layer / 13)], 1))
+        module_files.layer_sensitivity(artifacts, layer).save(
+            np.stack([ratios, np.minimum(0.9, np.array(ratios) + layer / 13)], 1)
+        )
     rows = [Generation(n, 0.8 + n / 10, 0.4, 0.8, 0.6, 0.2, 9, 99, (0,) * NUM_CLASSES, 3.0) for n in range(2)]
-    save_log(artifacts.search_log, rows)
+    genetic_files.log(artifacts).save(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", root)
         split = load_split(CONFIG)
@@ -135,7 +140,7 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
         save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
     torch.manual_seed(0)
     for target_class in (1, 3):
-        artifacts.weak_model("weak", target_class, 0).save(build_weak_network(CONFIG, "weak").state_dict())
+        patch_files.weak_model(artifacts, "weak", target_class, 0).save(build_weak_network(CONFIG, "weak").state_dict())
     stages = [("preprocess/module_output_collector.py", [])] + [
         (
             "experiments/patch/apply_patch.py",
@@ -175,18 +180,18 @@ def notes(*builders: Callable[[], object]) -> list[str]:
 
 def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., Run]) -> None:
     root = copied.artifacts.root_dir
-    old = copied.artifacts.report_folder / "figures" / "of_an_earlier_report.png"
+    old = report_files.folder(copied.artifacts) / "figures" / "of_an_earlier_report.png"
     old.parent.mkdir(parents=True)
     old.touch()
     done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", DATASET, root=root)
     assert done.exit_code == 0, done.stderr
-    folder = copied.artifacts.report_folder
+    folder = report_files.folder(copied.artifacts)
     page = check_page((folder / "index.html").read_text(encoding="utf-8"))
     assert len(page.all("img")) == 13
     files = sorted(path.name for path in (folder / "figures").iterdir())
     assert len(files) == 3 * 13
     assert "patch_weak_images.svg" in files and "training.csv" in files
-    result = json.loads(copied.artifacts.modules_report.read_text(encoding="utf-8"))
+    result = json.loads(module_files.report(copied.artifacts).path.read_text(encoding="utf-8"))
     share = 100 * result["test_right_composed"] / result["test_images"]
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert f"{share:.1f} % of {result['test_images']} test images right by the composed model" in text
@@ -248,7 +253,7 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportDa
     ],
 )
 def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
-    path = copied.artifacts.patch_report("weak", 1, 0, "min_max")
+    path = patch_files.report(copied.artifacts, "weak", 1, 0, "min_max")
     path.write_text(text, encoding="utf-8")
     (note,) = notes(lambda: patch_blocks(copied, "weak"), lambda: patch_answer_blocks(copied, "weak"))
     assert str(path) in note and "apply_patch.py" in note
@@ -259,27 +264,29 @@ def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str
     "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"test_images": 0}, {"x": 1}]
 )
 def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
-    path = copied.artifacts.modules_report
+    path = module_files.report(copied.artifacts)
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
 
 
 def test_weak_models_that_were_trained_again_are_noticed(copied: ReportData) -> None:
     torch.manual_seed(1)
-    copied.artifacts.weak_model("weak", 3, 0).save(build_weak_network(CONFIG, "weak").state_dict())
+    patch_files.weak_model(copied.artifacts, "weak", 3, 0).save(build_weak_network(CONFIG, "weak").state_dict())
     assert notes(lambda: patch_blocks(copied, "weak")) == []  # the numbers of the reports stand
     (note,) = notes(lambda: patch_answer_blocks(copied, "weak"))
     assert "class 3 has changed since it was patched" in note and "--calibration min_max" in note
 
 
 def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) -> None:
-    copied.artifacts.search_settings.write_text(json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8")
+    genetic_files.settings(copied.artifacts).path.write_text(
+        json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8"
+    )
     (note,) = notes(lambda: genetic_blocks(copied))
     assert "not the one that this search was made with" in note and "--fresh" in note
 
 
 def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
-    path = copied.artifacts.modules_report
+    path = module_files.report(copied.artifacts)
     content = load_json(path, "")
     save_json(path, {**content, "test_right_composed": content["test_right_composed"] - 40})
     (note,) = notes(lambda: changed_network_blocks(copied))
@@ -287,14 +294,14 @@ def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: Repor
 
 
 def test_a_search_under_way(copied: ReportData) -> None:
-    copied.artifacts.modules_report.unlink()
+    module_files.report(copied.artifacts).path.unlink()
     (note,) = notes(lambda: genetic_blocks(copied))
     assert "2 generations are scored" in note and "scripts/watch_search.py" in note
 
 
 def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
-    copied.artifacts.layer_sensitivity(4).path.unlink()
-    copied.artifacts.layer_sensitivity(7).path.unlink()
+    module_files.layer_sensitivity(copied.artifacts, 4).path.unlink()
+    module_files.layer_sensitivity(copied.artifacts, 7).path.unlink()
     (note,) = notes(lambda: sensitivity_blocks(copied))
     assert "Not measured yet: conv 4, 7" in note and "run_layer_sensitivity_analyzer.py" in note
 

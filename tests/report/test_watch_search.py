@@ -11,7 +11,8 @@ from conftest import Run
 
 from configures.base import load
 from report.search_view import SearchView, look, view_lines
-from search.genetic.log import Generation, SearchEnd, save_end, save_log
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation, SearchEnd
 from utils.artifacts import Artifacts
 
 MODEL, DATASET = "simcnn_x0_25", "digits"
@@ -31,11 +32,11 @@ def artifacts(root_dir: Path) -> Artifacts:
 def start(artifacts: Artifacts, *rows: Generation, populations: int = 0, outputs: int = 0) -> SearchView:
     """Files of a search with these generations scored and so many classes' files of the next one."""
     if rows:
-        save_log(artifacts.search_log, list(rows))
+        genetic_files.log(artifacts).save(list(rows))
     for target_class in range(populations):
-        artifacts.population(len(rows), target_class).save(np.zeros((2, 3)))
+        genetic_files.population(artifacts, len(rows), target_class).save(np.zeros((2, 3)))
     for target_class in range(outputs):
-        artifacts.outputs(len(rows), target_class).save(np.zeros((2, 3)))
+        genetic_files.outputs(artifacts, len(rows), target_class).save(np.zeros((2, 3)))
     return look(CONFIG, artifacts)
 
 
@@ -67,7 +68,7 @@ def test_a_search_under_way(artifacts: Artifacts) -> None:
 
 def test_a_search_that_has_gone_quiet_shows_it(artifacts: Artifacts) -> None:
     start(artifacts, generation(0, 0.5))
-    for path in artifacts.search_folder.iterdir():
+    for path in genetic_files.folder(artifacts).iterdir():
         os.utime(path, (1e9, 1e9))
     assert look(CONFIG, artifacts).seconds_since_change > 1e8  # type: ignore[operator]
 
@@ -77,7 +78,7 @@ def test_the_end_ends_the_watch(
     artifacts: Artifacts, run_main: Callable[..., Run], early_stop: bool, words: str
 ) -> None:
     start(artifacts, generation(0, 0.5), generation(1, 0.75))
-    save_end(artifacts.search_end, SearchEnd(1, 15, early_stop))
+    genetic_files.end(artifacts).save(SearchEnd(1, 15, early_stop))
     done = run_main(*SCRIPT, root=artifacts.root_dir)  # without --once: it must end by itself
     assert done.exit_code == 0
     lines = done.stdout.splitlines()[1:]
@@ -95,10 +96,10 @@ def test_one_look_at_a_running_search(artifacts: Artifacts, run_main: Callable[.
 
 def test_damaged_files_are_named(artifacts: Artifacts, run_main: Callable[..., Run]) -> None:
     start(artifacts, generation(0, 0.5))
-    artifacts.search_log.write_text("generation,accuracy\n0,much\n", encoding="utf-8")
+    genetic_files.log(artifacts).path.write_text("generation,accuracy\n0,much\n", encoding="utf-8")
     run_main(*SCRIPT, "--once", root=artifacts.root_dir).refused("search_log.csv", "not a search log")
     start(artifacts, generation(0, 0.5))
-    artifacts.search_end.write_text(json.dumps([1]), encoding="utf-8")
+    genetic_files.end(artifacts).path.write_text(json.dumps([1]), encoding="utf-8")
     run_main(*SCRIPT, "--once", root=artifacts.root_dir).refused("end.json")
 
 

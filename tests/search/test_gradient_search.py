@@ -18,10 +18,13 @@ from dataset.images import normalise
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from models.training import predict
+from modules import files as module_files
 from modules.on_disk import load_kernel_mask, load_module
+from report import files as report_files
+from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
+from search.gradient import files as gradient_files
 from search.gradient.learner import MaskLearner
-from search.gradient.log import load_rounds
 from utils.artifacts import Artifacts
 
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
@@ -60,12 +63,12 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     monkeypatch.setattr(global_configure, "root_dir", reference)
     config, artifacts = load(MODEL, DATASET), Artifacts(reference, MODEL, DATASET)
     model = load_strong_model(config, artifacts, torch.device("cpu"))
-    rounds = load_rounds(artifacts.gradient_log, "")
+    rounds = gradient_files.log(artifacts).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
     assert [row.steps for row in rounds] == [4, 8, 12, 16]
     masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
-    logit_maps = artifacts.gradient_logit_maps(3).load(NUM_CLASSES, 2)
+    logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
     valid = load_split(config).valid
     images = normalise(torch.tensor(valid.pixels))
     right = np.zeros((NUM_CLASSES, len(valid)))
@@ -82,7 +85,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
                 conv._forward_hooks.clear()
             right[c] = module(images)[:, 0]
             np.testing.assert_allclose(right[c], expected, rtol=1e-4, atol=1e-4)
-    report = json.loads(artifacts.modules_report.read_text())
+    report = json.loads(module_files.report(artifacts).path.read_text())
     assert report["search"]["method"] == "gradient"
     assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
     strong = predict(model, valid, torch.device("cpu")).argmax(1).numpy()
@@ -142,12 +145,12 @@ def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference
     )
     done = run_main(SCRIPT, *SMALL, "--keep", "0.7", root=root)
     assert done.exit_code == 0, done
-    rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
+    rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.7, 0.7]
 
 
 def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
-    rounds = load_rounds(Artifacts(reference, MODEL, DATASET).gradient_log, "")[:3]  # none settles
+    rounds = gradient_files.log(Artifacts(reference, MODEL, DATASET)).load_if_there()[:3]  # none settles
     done = run_main(SCRIPT, *SMALL, "--max_loss", "100", root=root)
     assert "modules of round 2" in done.stdout
     limit = rounds[0].points_lost
@@ -206,7 +209,7 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     shutil.copytree(
         Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
     )
-    path = Artifacts(root, MODEL, DATASET).gradient_folder / name
+    path = gradient_files.folder(Artifacts(root, MODEL, DATASET)) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -244,14 +247,14 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> 
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
     architecture = architecture_of(MODEL)
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    importance = artifacts.kernel_importance.load(NUM_CLASSES, sum(architecture.num_kernels))
-    masks = artifacts.gradient_kernels(3).load(NUM_CLASSES, sum(architecture.num_kernels))
+    importance = module_files.kernel_importance(artifacts).load(NUM_CLASSES, sum(architecture.num_kernels))
+    masks = gradient_files.round_kernels(artifacts, 3).load(NUM_CLASSES, sum(architecture.num_kernels))
     for c in range(NUM_CLASSES):
-        population = artifacts.population(0, c).load(6, layout.num_genes)
+        population = genetic_files.population(artifacts, 0, c).load(6, layout.num_genes)
         decoded = kernel_groups(layout, importance[c]).decode(population)
         assert np.array_equal(decoded[0], masks[c])
         assert len(np.unique(decoded, axis=0)) > 1
-    artifacts.gradient_log.unlink()
+    gradient_files.log(artifacts).path.unlink()
     run_script("scripts/run_module_search.py", *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
 
 
@@ -262,13 +265,13 @@ def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, 
     folder = Artifacts(root, MODEL, DATASET).folder
     rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["gradient"] * 4 + ["published (mean, full width)"]
-    rounds = load_rounds(Artifacts(root, MODEL, DATASET).gradient_log, "")
+    rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
     assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
     assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
     assert [row["target"] for row in rows[2:4]] == ["keep 50%", "keep 50%, settled"]
     assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
-    shutil.rmtree(Artifacts(root, MODEL, DATASET).gradient_folder)
+    shutil.rmtree(gradient_files.folder(Artifacts(root, MODEL, DATASET)))
     run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
 
 
@@ -276,11 +279,11 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     done = run_main("scripts/make_report.py", *NAMES, root=root)
     assert done.exit_code == 0, done
-    folder = Artifacts(root, MODEL, DATASET).report_folder
+    folder = report_files.folder(Artifacts(root, MODEL, DATASET))
     page = (folder / "index.html").read_text()
     assert "by a gradient search" in page
     assert "The chosen round 3 keeps" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
-    (root / Path(Artifacts(root, MODEL, DATASET).gradient_log)).write_text("number\n0\n")
+    (root / Path(gradient_files.log(Artifacts(root, MODEL, DATASET)))).write_text("number\n0\n")
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0

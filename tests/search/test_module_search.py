@@ -22,12 +22,15 @@ import modules.known_outputs
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
+from models import files as model_files
 from models.cnn import CNN
 from models.registry import build_network
+from modules import files as module_files
 from modules.module import extract_module
+from search.genetic import files as genetic_files
 from search.genetic.generations import bytes_of_search
 from search.genetic.kernel_groups import genome_layout, kernel_groups
-from search.genetic.log import SearchEnd, load_end, load_log, save_log
+from search.genetic.log import SearchEnd
 from utils.artifacts import Artifacts
 from utils.files import save_array
 
@@ -144,42 +147,44 @@ def test_the_files_of_a_search(reference: Path) -> None:
     names += [f"gen_{g:03d}_exp_{c}_outputs.npy" for g in (2, 3) for c in range(5)]  # keep_outputs = 2
     names += [f"gen_{g:03d}_fitness.npy" for g in range(4)]
     names += ["search_log.csv", "settings.json", "end.json"]
-    assert sorted(path.name for path in artifacts.search_folder.iterdir() if path.is_file()) == sorted(names)
-    rows = load_log(artifacts.search_log, "")
+    assert sorted(path.name for path in genetic_files.folder(artifacts).iterdir() if path.is_file()) == sorted(names)
+    rows = genetic_files.log(artifacts).load()
     assert [row.generation for row in rows] == [0, 1, 2, 3]
     for row in rows:
-        fitness = np.load(artifacts.fitness(row.generation).path)
+        fitness = np.load(genetic_files.fitness(artifacts, row.generation).path)
         assert fitness.shape == (5, 6)
         assert fitness.dtype == np.float64
         assert row.mean_fitness == fitness.mean()
         best = [fitness[c, chromosome] for c, chromosome in enumerate(row.ensemble)]
         assert best == [fitness.max()] * 5
         assert row.fitness == 0.9 * row.accuracy + (1 - 0.9) * row.distance
-    assert np.load(artifacts.outputs(3, 0).path).shape == (6, 60)
-    assert load_end(artifacts.search_end, "") == SearchEnd(3, 3, False)
+    assert np.load(genetic_files.outputs(artifacts, 3, 0).path).shape == (6, 60)
+    assert genetic_files.end(artifacts).load_if_there() == SearchEnd(3, 3, False)
 
     best = max(rows, key=lambda row: row.fitness)
     network = build_network(MODEL, 5)
-    network.load_state_dict(artifacts.entire_model.load())
+    network.load_state_dict(model_files.entire_model(artifacts).load())
     layout = genome_layout(network.architecture.num_kernels, network.architecture.tied_to, config)
-    importance = np.load(artifacts.kernel_importance.path)
+    importance = np.load(module_files.kernel_importance(artifacts).path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", reference)
         split = load_split(config)
     images = normalise(torch.tensor(split.valid.pixels))
     logits = []
     for c, chromosome in enumerate(best.ensemble):
-        population = np.load(artifacts.population(best.generation, c).path)
+        population = np.load(genetic_files.population(artifacts, best.generation, c).path)
         mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
-        assert np.array_equal(np.load(artifacts.module_kernels(c).path), mask)
+        assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
         with torch.no_grad():
             logits.append(extract_module(network, mask, c)(images)[:, 0].numpy())
     right = np.stack(logits).argmax(0) == split.valid.labels
     assert best.accuracy == right[:60].mean()
-    report = json.loads(artifacts.modules_report.read_text())
+    report = json.loads(module_files.report(artifacts).path.read_text())
     assert report["valid_right_composed"] == right.sum()
     assert report["valid_images"] == len(right)
-    assert report["kernels_kept"] == [int(np.load(artifacts.module_kernels(c).path).sum()) for c in range(5)]
+    assert report["kernels_kept"] == [
+        int(np.load(module_files.module_kernels(artifacts, c).path).sum()) for c in range(5)
+    ]
     assert report["search"]["generation"] == best.generation
 
     printed = (reference / "launcher.txt").read_text()
@@ -194,7 +199,7 @@ def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
     assert done.exit_code == 0, done
     assert "4 explorers for 5 classes" in done.stdout
-    assert len(list((artifacts_of(root).search_folder / "logs").glob("explorer_*.log"))) == 4
+    assert len(list((genetic_files.folder(artifacts_of(root)) / "logs").glob("explorer_*.log"))) == 4
     assert found(root) == found(reference)
 
 
@@ -221,10 +226,10 @@ def test_another_seed_finds_another(
 def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) -> None:
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
-    wait_for(artifacts.population(0, 3).exists)
+    wait_for(genetic_files.population(artifacts, 0, 3).exists)
     others = start(root, EXPLORER, *WHOLE, "--target_class", "4", "0", "2")
     recorder = start(root, RECORDER, *WHOLE)
-    wait_for(artifacts.fitness(0).exists)
+    wait_for(genetic_files.fitness(artifacts, 0).exists)
     for process in (recorder, explorer):
         process.kill()
         process.communicate()
@@ -238,13 +243,13 @@ def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) ->
 def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
     """Also where the old search has ended: no explorer may take that for the end of this one."""
     artifacts = artifacts_of(searched)
-    inode = artifacts.population(1, 0).path.stat().st_ino
+    inode = genetic_files.population(artifacts, 1, 0).path.stat().st_ino
     args = [*WHOLE, "--jobs", "1", "--checkpoint", "0"]
     done = run_script(LAUNCHER, *args, root=searched, env={"CNNMOD_WAIT_LIMIT": "90"}, timeout=PATIENCE)
     assert done.exit_code == 0, done
     assert found(searched) == found(reference)
-    assert artifacts.population(1, 0).path.stat().st_ino != inode
-    assert len(load_log(artifacts.search_log, "")) == 4
+    assert genetic_files.population(artifacts, 1, 0).path.stat().st_ino != inode
+    assert len(genetic_files.log(artifacts).load()) == 4
 
 
 def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_main: Main) -> None:
@@ -256,7 +261,7 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     recorded = run_main(RECORDER, *WHOLE, *back, root=searched)
     recorded.refused("generation 2 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
     assert "going on after generation 1" in recorded.stdout
-    assert not artifacts.search_end.exists()
+    assert not genetic_files.end(artifacts).exists()
     later = [name for name in found(searched) if name.startswith(("ga/gen_002", "ga/gen_003"))]
     assert later == []
     explored = run_main(EXPLORER, *WHOLE, *back, "--target_class", *range(5), root=searched)
@@ -268,13 +273,15 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
 def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, reference: Path, run_main: Main) -> None:
     """What a crash can leave: the files of a generation up to any point."""
     artifacts = artifacts_of(searched)
-    artifacts.search_end.unlink()
-    artifacts.fitness(3).path.unlink()  # the row is in the log already
+    genetic_files.end(artifacts).path.unlink()
+    genetic_files.fitness(artifacts, 3).path.unlink()  # the row is in the log already
     for target_class in (1, 2):
-        artifacts.outputs(3, target_class).path.unlink()
-    artifacts.population(3, 2).path.unlink()
-    (artifacts.search_folder / ".gen_003_exp_2_pop.npy.123.partial").write_bytes(b"half")
-    artifacts.outputs(1, 0).path.write_bytes(artifacts.outputs(2, 0).path.read_bytes())  # was about to be removed
+        genetic_files.outputs(artifacts, 3, target_class).path.unlink()
+    genetic_files.population(artifacts, 3, 2).path.unlink()
+    (genetic_files.folder(artifacts) / ".gen_003_exp_2_pop.npy.123.partial").write_bytes(b"half")
+    genetic_files.outputs(artifacts, 1, 0).path.write_bytes(
+        genetic_files.outputs(artifacts, 2, 0).path.read_bytes()
+    )  # was about to be removed
     explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
     assert explored.exit_code == 0, explored
     lines = [line for line in explored.stdout.splitlines() if line.startswith("generation")]
@@ -321,31 +328,31 @@ def test_the_naive_evaluator_finds_the_same(
 def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     explore_and_record(run_main, root, 0, ORDERS)
-    (row,) = load_log(artifacts.search_log, "")
+    (row,) = genetic_files.log(artifacts).load()
     (best,) = [type(row)(**{**vars(row), "fitness": 9.0})]  # what no later generation reaches
-    save_log(artifacts.search_log, [best])
+    genetic_files.log(artifacts).save([best])
     settings = [*SMALL, "--set", "generations=9", "--set", "patience=1"]
     assert run_main(EXPLORER, *settings, "--target_class", *range(5), root=root).exit_code == 3
     stopped = run_main(RECORDER, *settings, "--early_stop", root=root)
     assert stopped.exit_code == 0, stopped
     assert "modules of generation 0," in stopped.stdout
-    assert load_end(artifacts.search_end, "") == SearchEnd(1, 9, True)
+    assert genetic_files.end(artifacts).load_if_there() == SearchEnd(1, 9, True)
     over = run_main(EXPLORER, *settings, "--target_class", 0, root=root)
     assert over.exit_code == 0
     assert "class 0: nothing left to explore: the search has ended" in over.stdout
     assert run_main(RECORDER, *settings, "--early_stop", root=root).exit_code == 0
     # Without early stop, or with more patience, there is more to do, and the explorers see it.
     run_main(RECORDER, *settings, root=root).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
-    assert not artifacts.search_end.exists()
+    assert not genetic_files.end(artifacts).exists()
     run_main(EXPLORER, *settings, "--target_class", 0, root=root).refused("fitness of generation 2", exit_code=3)
 
 
 def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Main) -> None:
     artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
-    importance = np.load(artifacts.kernel_importance.path)
+    importance = np.load(module_files.kernel_importance(artifacts).path)
     architecture = build_network(MODEL, 5).architecture
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    rows = load_log(artifacts.search_log, "")
+    rows = genetic_files.log(artifacts).load()
     best = max(rows, key=lambda row: row.fitness)
     for chosen, generation, ensemble in (
         (["chosen_generation=0"], 0, rows[0].ensemble),
@@ -355,9 +362,9 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
         done = run_main(RECORDER, *WHOLE, *(word for c in chosen for word in ("--set", c)), root=searched)
         assert f"modules of generation {generation}, ensemble {' '.join(map(str, ensemble))}" in done.stdout, done
         for c, chromosome in enumerate(ensemble):
-            population = np.load(artifacts.population(generation, c).path)
+            population = np.load(genetic_files.population(artifacts, generation, c).path)
             mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
-            assert np.array_equal(np.load(artifacts.module_kernels(c).path), mask)
+            assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
     before = files_below(searched)
     for chosen, message in (
         ("chosen_generation=4", "setting chosen_generation: expected a generation up to generations = 3, or -1"),
@@ -370,14 +377,14 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
 
 def test_fresh_sets_the_old_search_aside(searched: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
-    old = files_below(artifacts.search_folder)
+    old = files_below(genetic_files.folder(artifacts))
     other = [*WHOLE, "--set", "population=8"]
     fresh = run_main(RECORDER, *other, "--fresh", root=searched)
     fresh.refused("generation 0 of class 0, 1, 2, 3, 4", exit_code=3)
-    aside = artifacts.search_folder.with_name("ga.old_1")
+    aside = genetic_files.folder(artifacts).with_name("ga.old_1")
     assert str(aside) in fresh.stdout
     assert files_below(aside) == old
-    assert sorted(path.name for path in artifacts.search_folder.iterdir()) == ["settings.json"]
+    assert sorted(path.name for path in genetic_files.folder(artifacts).iterdir()) == ["settings.json"]
     run_main(EXPLORER, *other, "--target_class", 0, root=searched).refused("fitness of generation 0", exit_code=3)
     for script in (RECORDER, LAUNCHER):
         before = files_below(searched)
@@ -398,7 +405,7 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
     assert files_below(searched) == before
     monkeypatch.setattr(global_configure, "seed", 0)
     monkeypatch.setattr(global_configure, "precision", "float32")
-    file = artifacts_of(searched).kernel_importance
+    file = module_files.kernel_importance(artifacts_of(searched))
     save_array(file.path, np.load(file.path) + 1)
     run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
 
@@ -406,21 +413,21 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
 def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
     for path, content in (
-        (artifacts.search_settings, b"[]"),
-        (artifacts.search_settings, b"{"),
-        (artifacts.search_end, b"{}"),
-        (artifacts.search_log, b"generation\n0\n"),
-        (artifacts.search_log, artifacts.search_log.read_bytes().replace(b"\n3,", b"\n4,")),
+        (genetic_files.settings(artifacts), b"[]"),
+        (genetic_files.settings(artifacts), b"{"),
+        (genetic_files.end(artifacts), b"{}"),
+        (genetic_files.log(artifacts), b"generation\n0\n"),
+        (genetic_files.log(artifacts), genetic_files.log(artifacts).path.read_bytes().replace(b"\n3,", b"\n4,")),
     ):
         whole = path.read_bytes()
         path.write_bytes(content)
         run_main(RECORDER, *WHOLE, root=searched).refused(str(path))
         path.write_bytes(whole)
-    rows = load_log(artifacts.search_log, "")
+    rows = genetic_files.log(artifacts).load()
     for ensemble in ((0, 1, 2), (0, 1, 2, 3, 6), (-1, 0, 0, 0, 0)):
-        save_log(artifacts.search_log, [rows[0], replace(rows[1], ensemble=ensemble), *rows[2:]])
+        genetic_files.log(artifacts).save([rows[0], replace(rows[1], ensemble=ensemble), *rows[2:]])
         run_main(RECORDER, *WHOLE, root=searched).refused("expected 5 chromosomes below 6")
-    save_log(artifacts.search_log, rows[:2])
+    genetic_files.log(artifacts).save(rows[:2])
     run_main(RECORDER, *WHOLE, root=searched).refused("has 2 generations, 4 are scored")
 
 
@@ -434,15 +441,24 @@ def damage(path: Path) -> None:
 def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, reference: Path, run_main: Main) -> None:
     """By the same commands: the explorer's files by it, the fitness by the recorder."""
     artifacts = artifacts_of(searched)
-    artifacts.search_end.unlink()
-    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.population(3, 1), artifacts.outputs(3, 1)):
+    genetic_files.end(artifacts).path.unlink()
+    for file in (
+        genetic_files.fitness(artifacts, 3),
+        genetic_files.outputs(artifacts, 3, 0),
+        genetic_files.population(artifacts, 3, 1),
+        genetic_files.outputs(artifacts, 3, 1),
+    ):
         damage(file.path)
     recorded = run_main(RECORDER, *WHOLE, root=searched)
     recorded.refused("generation 3 of class 0, 1 (not running)", exit_code=3)
-    for file in (artifacts.fitness(3), artifacts.outputs(3, 0), artifacts.outputs(3, 1)):
+    for file in (
+        genetic_files.fitness(artifacts, 3),
+        genetic_files.outputs(artifacts, 3, 0),
+        genetic_files.outputs(artifacts, 3, 1),
+    ):
         assert f"damaged, so removed and made again: {file.path}\n" in recorded.stdout
     explored = run_main(EXPLORER, *WHOLE, "--target_class", *range(5), root=searched)
-    assert f"damaged, so removed and made again: {artifacts.population(3, 1).path}\n" in explored.stdout
+    assert f"damaged, so removed and made again: {genetic_files.population(artifacts, 3, 1).path}\n" in explored.stdout
     assert run_main(RECORDER, *WHOLE, root=searched).exit_code == 0
     assert found(searched) == found(reference)
 
@@ -450,17 +466,17 @@ def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, ref
 def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, reference: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
     for generation in range(4):
-        damage(artifacts.population(generation, 2).path)
-        damage(artifacts.population(generation, 4).path)
+        damage(genetic_files.population(artifacts, generation, 2).path)
+        damage(genetic_files.population(artifacts, generation, 4).path)
     assert run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).exit_code == 0
     populations = [name for name in found(reference) if name.endswith("_pop.npy")]
     assert {name: found(searched)[name] for name in populations} == {
         name: found(reference)[name] for name in populations
     }
-    damage(artifacts.population(3, 2).path)
-    damage(artifacts.fitness(2).path)
+    damage(genetic_files.population(artifacts, 3, 2).path)
+    damage(genetic_files.fitness(artifacts, 2).path)
     line = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).refused(
-        f"cannot use {artifacts.fitness(2).path}: its checksum does not match"
+        f"cannot use {genetic_files.fitness(artifacts, 2).path}: its checksum does not match"
     )
     again = ["python", RECORDER, *WHOLE, "--set", "chosen_generation=3", "--checkpoint", "1"]
     assert line.endswith(f"again with: {' '.join(again)}")
@@ -474,8 +490,8 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(root: Path, referenc
     """The recorder sends it back to an explorer that waits."""
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "0", "1", "2", "3", "4")
-    wait_for(artifacts.outputs(0, 4).exists)
-    damage(artifacts.outputs(0, 1).path)
+    wait_for(genetic_files.outputs(artifacts, 0, 4).exists)
+    damage(genetic_files.outputs(artifacts, 0, 1).path)
     recorder = start(root, RECORDER, *WHOLE)
     for process in (recorder, explorer):
         output, _ = process.communicate(timeout=PATIENCE)
@@ -488,21 +504,21 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
     try:
-        wait_for(artifacts.outputs(0, 3).exists)
+        wait_for(genetic_files.outputs(artifacts, 0, 3).exists)
         done = run_main(RECORDER, *WHOLE, root=root)
         line = done.refused("waited 1 s for generation 0 of class 0, 2, 4 (not running): python", exit_code=3)
         assert "class 1" not in line
-        artifacts.outputs(0, 3).path.unlink()
+        genetic_files.outputs(artifacts, 0, 3).path.unlink()
         explorer.send_signal(signal.SIGSTOP)
-        artifacts.outputs(0, 3).path.unlink(missing_ok=True)
+        genetic_files.outputs(artifacts, 0, 3).path.unlink(missing_ok=True)
         state = f"class 3 (alive on {platform.node()}, pid {explorer.pid})"
         run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
         refused = run_main(EXPLORER, *WHOLE, "--target_class", 2, 3, root=root)
         refused.refused("the explorer of class 3 of", "already running", f"{platform.node()}, pid {explorer.pid}")
         other = [*WHOLE, "--set", "alpha=0.8"]
-        before = files_below(artifacts.search_folder)
+        before = files_below(genetic_files.folder(artifacts))
         run_main(RECORDER, *other, "--fresh", root=root).refused("--fresh sets the search aside", f"pid {explorer.pid}")
-        assert files_below(artifacts.search_folder) == before
+        assert files_below(genetic_files.folder(artifacts)) == before
     finally:
         explorer.kill()
         explorer.communicate()
@@ -511,7 +527,7 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
     missing = run_main(EXPLORER, *WHOLE, "--target_class", 3, root=root)
     missing.refused("the recorder's fitness of generation 0 (not running): python module_recorder.py", exit_code=3)
     recorder = start(root, RECORDER, *WHOLE)
-    lock = artifacts.recorder_role.lock
+    lock = genetic_files.recorder_role(artifacts).lock
     wait_for(lock.exists)
     recorder.kill()
     recorder.wait()
@@ -523,8 +539,8 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
 def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
-    wait_for(artifacts.explorer_role(4).lock.exists)
-    wait_for(artifacts.recorder_role.lock.exists)
+    wait_for(genetic_files.explorer_role(artifacts, 4).lock.exists)
+    wait_for(genetic_files.recorder_role(artifacts).lock.exists)
     for script, more, who in (
         (LAUNCHER, (), "the module search"),
         (LAUNCHER, ("--fresh",), "the module search"),
@@ -560,9 +576,11 @@ def test_what_a_search_takes(searched: Path) -> None:
     config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
     architecture = build_network(MODEL, 5).architecture
     layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
-    there = sum(path.stat().st_size for path in artifacts_of(searched).search_folder.glob("gen_*"))
+    there = sum(path.stat().st_size for path in genetic_files.folder(artifacts_of(searched)).glob("gen_*"))
     estimated = bytes_of_search(config, layout.num_genes, 60)
-    outputs = 5 * artifacts_of(searched).outputs(3, 0).path.stat().st_size  # a new generation's before the oldest goes
+    outputs = (
+        5 * genetic_files.outputs(artifacts_of(searched), 3, 0).path.stat().st_size
+    )  # a new generation's before the oldest goes
     assert there <= estimated <= there + outputs + 1000
 
 
@@ -664,7 +682,7 @@ def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path) -> None:
 
 
 def test_an_explorer_that_fails_ends_all(root: Path) -> None:
-    file = artifacts_of(root).population(0, 4)
+    file = genetic_files.population(artifacts_of(root), 0, 4)
     file.path.mkdir(parents=True)  # what no explorer can mend
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
     done.refused("explorer_0 ended with exit code 2", f"{file.path}: ", "explorer_0.log")
@@ -675,7 +693,7 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
 def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
     """Nor where it is terminated once more, and once more, while it ends its children."""
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
-    wait_for(artifacts_of(root).fitness(0).exists)
+    wait_for(genetic_files.fitness(artifacts_of(root), 0).exists)
     assert len(processes_of(root)) == 3
     launcher.send_signal(signal.SIGTERM)
     for _ in range(again):

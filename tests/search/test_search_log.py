@@ -7,17 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from search.genetic.log import (
-    Generation,
-    SearchEnd,
-    best_generation,
-    describe,
-    is_over,
-    load_end,
-    load_log,
-    save_end,
-    save_log,
-)
+from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
 from utils.errors import UserError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

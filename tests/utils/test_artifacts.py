@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import files as model_files
+from modules import files as module_files
+from patching import files as patch_files
+from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -14,20 +18,30 @@ ARTIFACTS = Artifacts(Path("/root_dir"), "simcnn", "cifar10")
 @pytest.mark.parametrize(
     ("file", "name", "dtype", "maker"),
     [
-        (ARTIFACTS.entire_model, "entire_model.pth", None, "train.py"),
+        (model_files.entire_model(ARTIFACTS), "entire_model.pth", None, "train.py"),
         (
-            ARTIFACTS.kernel_importance,
+            module_files.kernel_importance(ARTIFACTS),
             "kernel_importance/avg_L1.npy",
             "float32",
             "preprocess/kernel_importance_analyzer.py",
         ),
-        (ARTIFACTS.layer_sensitivity(7), "layer_sensitivity/layer_07.npy", "float32", "run_layer_sensitivity_analyzer"),
-        (ARTIFACTS.population(3, 9), "ga/gen_003_exp_9_pop.npy", "uint8", "module_explorer.py"),
-        (ARTIFACTS.outputs(12, 0), "ga/gen_012_exp_0_outputs.npy", "float32", "module_explorer.py"),
-        (ARTIFACTS.fitness(199), "ga/gen_199_fitness.npy", "float64", "module_recorder.py"),
-        (ARTIFACTS.module(4), "modules/class_4.pth", None, "module_recorder.py"),
-        (ARTIFACTS.module_kernels(4), "modules/class_4_kernels.npy", "bool", "module_recorder.py"),
-        (ARTIFACTS.module_outputs(4), "module_outputs/class_4.npy", "float32", "preprocess/module_output_collector.py"),
+        (
+            module_files.layer_sensitivity(ARTIFACTS, 7),
+            "layer_sensitivity/layer_07.npy",
+            "float32",
+            "run_layer_sensitivity_analyzer",
+        ),
+        (genetic_files.population(ARTIFACTS, 3, 9), "ga/gen_003_exp_9_pop.npy", "uint8", "module_explorer.py"),
+        (genetic_files.outputs(ARTIFACTS, 12, 0), "ga/gen_012_exp_0_outputs.npy", "float32", "module_explorer.py"),
+        (genetic_files.fitness(ARTIFACTS, 199), "ga/gen_199_fitness.npy", "float64", "module_recorder.py"),
+        (module_files.module(ARTIFACTS, 4), "modules/class_4.pth", None, "module_recorder.py"),
+        (module_files.module_kernels(ARTIFACTS, 4), "modules/class_4_kernels.npy", "bool", "module_recorder.py"),
+        (
+            module_files.module_outputs(ARTIFACTS, 4),
+            "module_outputs/class_4.npy",
+            "float32",
+            "preprocess/module_output_collector.py",
+        ),
     ],
     ids=str,
 )
@@ -44,12 +58,12 @@ def test_the_contract(file, name: str, dtype: str | None, maker: str) -> None:
 
 def test_weak_models_stand_beside() -> None:
     expected = Path("/root_dir/data/patch/weak/simcnn_cifar10/target_class_3/epoch_84.pth")
-    assert ARTIFACTS.weak_model("weak", 3, 84).path == expected
-    assert ARTIFACTS.search_log == Path("/root_dir/data/simcnn_cifar10/ga/search_log.csv")
+    assert patch_files.weak_model(ARTIFACTS, "weak", 3, 84).path == expected
+    assert genetic_files.log(ARTIFACTS) == Path("/root_dir/data/simcnn_cifar10/ga/search_log.csv")
 
 
 def test_an_array_is_saved_in_the_contracts_type(tmp_path: Path) -> None:
-    file = Artifacts(tmp_path, "simcnn", "cifar10").module_kernels(0)
+    file = module_files.module_kernels(Artifacts(tmp_path, "simcnn", "cifar10"), 0)
     file.save(np.array([1, 0, 1]))
     file.check_is_there()
     assert file.load(3).tolist() == [True, False, True]
@@ -67,7 +81,7 @@ def test_hints_repeat_this_runs_settings() -> None:
 def test_what_is_damaged_is_made_again_and_what_cannot_be_read_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = Artifacts(tmp_path, "simcnn", "cifar10").module_kernels(0)
+    file = module_files.module_kernels(Artifacts(tmp_path, "simcnn", "cifar10"), 0)
     file.save(np.array([True, False]))
 
     def fail(*_: object) -> None:

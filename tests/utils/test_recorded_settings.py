@@ -7,11 +7,14 @@ import pytest
 import torch
 from conftest import random_images
 
+from dataset.datasets import fingerprint
+from models import files as model_files
+from modules import files as module_files
+from modules.kernel_importance import check_importance_fits
 from utils.artifacts import Artifacts
-from utils.checked_text import save_json
 from utils.errors import UserError
 from utils.files import create_text, sha256_of
-from utils.recorded_settings import agree_on, check_importance_fits, differences, fingerprint
+from utils.recorded_settings import differences
 
 
 def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
@@ -72,11 +75,15 @@ def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_importance_is_of_one_strong_model(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path, "simcnn", "digits")
-    artifacts.entire_model.save({"weight": torch.zeros(1)})
-    assert check_importance_fits(artifacts) == sha256_of(artifacts.entire_model.path)  # nobody knows, so it may
-    save_json(artifacts.importance_settings, {"strong_model_sha256": sha256_of(artifacts.entire_model.path)})
-    assert check_importance_fits(artifacts) == sha256_of(artifacts.entire_model.path)
-    artifacts.entire_model.save({"weight": torch.ones(1)})
+    model_files.entire_model(artifacts).save({"weight": torch.zeros(1)})
+    assert check_importance_fits(artifacts) == sha256_of(
+        model_files.entire_model(artifacts).path
+    )  # nobody knows, so it may
+    module_files.importance_settings(artifacts).save(
+        {"strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path)}
+    )
+    assert check_importance_fits(artifacts) == sha256_of(model_files.entire_model(artifacts).path)
+    model_files.entire_model(artifacts).save({"weight": torch.ones(1)})
     with pytest.raises(UserError, match=r"kernel_importance is of another strong model .*kernel_importance_analyzer"):
         check_importance_fits(artifacts)
 

@@ -1,0 +1,25 @@
+"""The strong model's files."""
+
+from models.training import Epoch
+from utils.artifacts import Artifacts, CheckpointFile, Role, TableFile
+
+
+def training_role(artifacts: Artifacts) -> Role:
+    """Training the strong model."""
+    names = ("entire_model.pth", "training_state.pth", "training_log.csv")
+    return artifacts.role("the training", "training", *(artifacts.folder / name for name in names))
+
+
+def entire_model(artifacts: Artifacts) -> CheckpointFile:
+    """The strong model's state_dict."""
+    return CheckpointFile(artifacts.folder / "entire_model.pth", artifacts.command("train.py"))
+
+
+def training_state(artifacts: Artifacts) -> CheckpointFile:
+    """Everything that lets an interrupted training go on."""
+    return CheckpointFile(artifacts.folder / "training_state.pth", artifacts.command("train.py"))
+
+
+def training_log(artifacts: Artifacts) -> TableFile[Epoch]:
+    """One row an epoch."""
+    return TableFile(artifacts.folder / "training_log.csv", artifacts.command("train.py"), Epoch)

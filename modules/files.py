@@ -1,0 +1,57 @@
+"""What is measured on the strong model, and the modules that a search leaves."""
+
+from modules.modularization import Modularization
+from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, RecordFile, Role
+
+
+def kernel_importance(artifacts: Artifacts) -> ArrayFile:
+    """(classes, K) float32."""
+    path = artifacts.folder / "kernel_importance" / "avg_L1.npy"
+    return ArrayFile(path, artifacts.command("preprocess/kernel_importance_analyzer.py"), "float32")
+
+
+def importance_settings(artifacts: Artifacts) -> JsonFile:
+    """What the importance was measured with."""
+    importance = kernel_importance(artifacts)
+    return JsonFile(importance.path.with_name("settings.json"), importance.made_by)
+
+
+def sensitivity_role(artifacts: Artifacts) -> Role:
+    """Measuring the layers' sensitivity."""
+    return artifacts.role("the layer sensitivity", "sensitivity", artifacts.folder / "layer_sensitivity" / "layer_*")
+
+
+def layer_sensitivity(artifacts: Artifacts, layer: int) -> ArrayFile:
+    """(ratios, 2) float32: ratio, accuracy of the composed model."""
+    path = artifacts.folder / "layer_sensitivity" / f"layer_{layer:02d}.npy"
+    return ArrayFile(path, artifacts.command("scripts/run_layer_sensitivity_analyzer.py"), "float32")
+
+
+def sensitivity_settings(artifacts: Artifacts) -> JsonFile:
+    """The strong model, importance and images that the curves were measured with."""
+    path = artifacts.folder / "layer_sensitivity" / "settings.json"
+    return JsonFile(path, artifacts.command("scripts/run_layer_sensitivity_analyzer.py", "--fresh"))
+
+
+def module(artifacts: Artifacts, target_class: int) -> CheckpointFile:
+    """The extracted module's state_dict."""
+    path = artifacts.folder / "modules" / f"class_{target_class}.pth"
+    return CheckpointFile(path, artifacts.command("module_recorder.py"))
+
+
+def module_kernels(artifacts: Artifacts, target_class: int) -> ArrayFile:
+    """(K,) bool, True = kept."""
+    path = artifacts.folder / "modules" / f"class_{target_class}_kernels.npy"
+    return ArrayFile(path, artifacts.command("module_recorder.py"), "bool")
+
+
+def report(artifacts: Artifacts) -> RecordFile[Modularization]:
+    """What is known of the modules."""
+    path = artifacts.folder / "modules" / "report.json"
+    return RecordFile(path, artifacts.command("scripts/run_module_search.py"), Modularization)
+
+
+def module_outputs(artifacts: Artifacts, target_class: int) -> ArrayFile:
+    """(valid images of the class,) float32."""
+    path = artifacts.folder / "module_outputs" / f"class_{target_class}.npy"
+    return ArrayFile(path, artifacts.command("preprocess/module_output_collector.py"), "float32")

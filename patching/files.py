@@ -1,0 +1,62 @@
+"""The weak models' files, below `data/patch`; `kind` is `weak` (overly simple) or `poor` (poorly fitted)."""
+
+from pathlib import Path
+
+from models.training import Epoch
+from utils.artifacts import Artifacts, CheckpointFile, JsonFile, Role, TableFile
+
+
+def weak_models_folder(artifacts: Artifacts, kind: str) -> Path:
+    """One folder per target class, and the tables over all of them."""
+    return artifacts.root_dir / "data" / "patch" / kind / artifacts.folder.name
+
+
+def weak_model_folder(artifacts: Artifacts, kind: str, target_class: int) -> Path:
+    """The checkpoints and reports of one weak model."""
+    return weak_models_folder(artifacts, kind) / f"target_class_{target_class}"
+
+
+def weak_training_role(artifacts: Artifacts, kind: str, target_class: int) -> Role:
+    """Training one weak model."""
+    name = f"the training of the {kind} model of target class {target_class}"
+    return artifacts.role(name, f"{kind}_{target_class}", weak_model_folder(artifacts, kind, target_class) / "*")
+
+
+def weak_model_command(artifacts: Artifacts, kind: str, target_class: int) -> str:
+    """What trains one weak model."""
+    script = f"experiments/patch/patch_for_{kind}_model/train.py"
+    return artifacts.command(script, "--target_class", str(target_class))
+
+
+def weak_model(artifacts: Artifacts, kind: str, target_class: int, epoch: int) -> CheckpointFile:
+    """A weak model's state_dict after an epoch, counted from 0."""
+    path = weak_model_folder(artifacts, kind, target_class) / f"epoch_{epoch}.pth"
+    return CheckpointFile(path, weak_model_command(artifacts, kind, target_class))
+
+
+def weak_model_state(artifacts: Artifacts, kind: str, target_class: int) -> CheckpointFile:
+    """Everything that lets an interrupted training go on; removed when the training is over."""
+    path = weak_model_folder(artifacts, kind, target_class) / "training_state.pth"
+    return CheckpointFile(path, weak_model_command(artifacts, kind, target_class))
+
+
+def weak_model_settings(artifacts: Artifacts, kind: str, target_class: int) -> JsonFile:
+    """What a weak model is trained with."""
+    path = weak_model_folder(artifacts, kind, target_class) / "settings.json"
+    return JsonFile(path, f"{weak_model_command(artifacts, kind, target_class)} --fresh")
+
+
+def weak_model_log(artifacts: Artifacts, kind: str, target_class: int) -> TableFile[Epoch]:
+    """One row an epoch; written when the training is over."""
+    path = weak_model_folder(artifacts, kind, target_class) / "training_log.csv"
+    return TableFile(path, weak_model_command(artifacts, kind, target_class), Epoch)
+
+
+def report(artifacts: Artifacts, kind: str, target_class: int, epoch: int, calibration: str) -> Path:
+    """Every metric before and after one patch, as JSON."""
+    return weak_model_folder(artifacts, kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
+
+
+def table(artifacts: Artifacts, kind: str, epoch: str, calibration: str) -> Path:
+    """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
+    return weak_models_folder(artifacts, kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"
