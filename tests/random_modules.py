@@ -1,10 +1,12 @@
 """Random networks, and random masks of them that hypothesis draws."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from models.cnn import CNN, Architecture
+from models.cnn import CNN, Architecture, Conv
 
 
 def random_model(architecture: Architecture, num_classes: int, seed: int) -> CNN:
@@ -27,3 +29,13 @@ def kernel_masks(draw: st.DrawFn, architecture: Architecture) -> np.ndarray:
         count = draw(st.sampled_from([1, width, max(1, width // 2), max(1, width - 1)]))
         kept[layer] = np.isin(np.arange(width), random.choice(width, count, replace=False))
     return np.concatenate([kept[first] for first in architecture.tied_to])
+
+
+def tied_architecture(num_kernels: Sequence[int], tied_to: Sequence[int]) -> Architecture:
+    """A network without pools, whose layers are added to the first of those that they are tied to."""
+    return Architecture(
+        tuple(
+            Conv(width, add=first if first != layer else None)
+            for layer, (width, first) in enumerate(zip(num_kernels, tied_to, strict=True))
+        )
+    )

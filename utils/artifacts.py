@@ -107,10 +107,10 @@ class TableFile(ArtifactFile, Generic[Row]):
                 row = self.row(**{name: _value(texts[name], kind) for name, kind in kinds.items()})
                 first, *_ = values = [getattr(row, name) for name in kinds]
                 if first != number or not all(math.isfinite(value) for value in values if isinstance(value, float)):
-                    raise ValueError(f"expected finite values of number {number} in row {number}")
+                    raise ValueError(f"expected finite values of {self.row.__name__.lower()} {number} in row {number}")
                 rows.append(row)
         except (ValueError, OverflowError) as error:
-            raise self.damaged(f"not a table of {self.path.stem}: {error}") from None
+            raise self.damaged(f"not a {self.path.stem.replace('_', ' ')}: {error}") from None
         return rows
 
     def load_if_there(self) -> list[Row]:

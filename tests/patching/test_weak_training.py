@@ -6,6 +6,7 @@ from configures.base import load
 from models.training import Epoch, best_epoch
 from patching.weak_models import build_weak_network
 from patching.weak_training import bytes_to_write, epochs_to_keep
+from utils.artifacts import TableFile
 from utils.errors import UserError
 
 
@@ -37,8 +38,9 @@ def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
 def test_training_log_is_read_as_it_was_written(tmp_path):
     history = [Epoch(0, 0.1, 1.5, 0.25, 0.5, 1.0), Epoch(1, 0.1, 1.0, 0.5, 0.75, 1.0), Epoch(2, 0.01, 0.5, 1, 0.75, 2)]
     path = tmp_path / "training_log.csv"
-    save_training_log(path, history)
-    assert read_training_log(path, "train.py") == history
+    file = TableFile(path, "train.py", Epoch)
+    file.save(history)
+    assert file.load() == history
     assert best_epoch(history) == 1
     heading, first, second, third = path.read_text().splitlines(keepends=True)
     for text, message in (
@@ -53,4 +55,4 @@ def test_training_log_is_read_as_it_was_written(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            read_training_log(path, "train.py")
+            file.load()

@@ -246,7 +246,7 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> 
     assert done.exit_code == 0, done
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
     architecture = architecture_of(MODEL)
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    layout = genome_layout(architecture, config)
     importance = module_files.kernel_importance(artifacts).load(NUM_CLASSES, sum(architecture.num_kernels))
     masks = gradient_files.round_kernels(artifacts, 3).load(NUM_CLASSES, sum(architecture.num_kernels))
     for c in range(NUM_CLASSES):

@@ -18,7 +18,7 @@ import torch
 from conftest import TOP, Run, environment, files_below, run_script
 
 import global_configure
-import modules.known_outputs
+import modules.population_outputs
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
@@ -164,7 +164,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     best = max(rows, key=lambda row: row.fitness)
     network = build_network(MODEL, 5)
     network.load_state_dict(model_files.entire_model(artifacts).load())
-    layout = genome_layout(network.architecture.num_kernels, network.architecture.tied_to, config)
+    layout = genome_layout(network.architecture, config)
     importance = np.load(module_files.kernel_importance(artifacts).path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", reference)
@@ -293,13 +293,13 @@ def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, r
 
 def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[np.ndarray] = []
-    evaluate = modules.known_outputs.population_outputs
+    evaluate = modules.population_outputs.population_outputs
 
     def counted(model: CNN, masks: np.ndarray, *others: object) -> np.ndarray:
         run.extend(masks)
         return evaluate(model, masks, *others)
 
-    monkeypatch.setattr(modules.known_outputs, "population_outputs", counted)
+    monkeypatch.setattr(modules.population_outputs, "population_outputs", counted)
     explore_and_record(run_main, root, 1, [[0, 1, 2, 3, 4]])
     assert 0 < len(run) <= 5 * 6 + 5 * 4
     assert len({mask.tobytes() for mask in run[:6]}) == 6
@@ -318,7 +318,7 @@ def test_the_naive_evaluator_finds_the_same(
                 outputs[row] = module(images.contiguous())[:, 0]
         return outputs
 
-    monkeypatch.setattr(modules.known_outputs, "population_outputs", naive)
+    monkeypatch.setattr(modules.population_outputs, "population_outputs", naive)
     explore_and_record(run_main, root, 1, ORDERS)
     same = [name for name in found(root) if name.startswith("ga/gen") and not name.endswith("_outputs.npy")]
     assert len(same) == 2 * 6
@@ -351,7 +351,7 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
     artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
     importance = np.load(module_files.kernel_importance(artifacts).path)
     architecture = build_network(MODEL, 5).architecture
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    layout = genome_layout(architecture, config)
     rows = genetic_files.log(artifacts).load()
     best = max(rows, key=lambda row: row.fitness)
     for chosen, generation, ensemble in (
@@ -575,7 +575,7 @@ def test_what_a_search_takes(searched: Path) -> None:
     """Never less than what is there, and not much more."""
     config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
     architecture = build_network(MODEL, 5).architecture
-    layout = genome_layout(architecture.num_kernels, architecture.tied_to, config)
+    layout = genome_layout(architecture, config)
     there = sum(path.stat().st_size for path in genetic_files.folder(artifacts_of(searched)).glob("gen_*"))
     estimated = bytes_of_search(config, layout.num_genes, 60)
     outputs = (

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
+from random_modules import tied_architecture
 
 from configures.base import Config
 from search.genetic.kernel_groups import genome_layout
@@ -15,7 +16,7 @@ from search.genetic.operators import crossover, first_population, mutate, next_g
 from utils.errors import UserError
 
 CONFIG = Config("simcnn", "digits", 10, population=400, sensitive_layers=(1,), rank_scale=2.0)
-LAYOUT = genome_layout((10, 20, 10, 300), (0, 1, 0, 3), CONFIG)
+LAYOUT = genome_layout(tied_architecture((10, 20, 10, 300), (0, 1, 0, 3)), CONFIG)
 
 
 def replaced(**changes: Any) -> Config:
@@ -35,7 +36,7 @@ def test_first_population_has_the_asked_numbers_of_active_genes() -> None:
 
 
 def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant() -> None:
-    layout = genome_layout((300,), (0,), replaced(sensitive_layers=()))
+    layout = genome_layout(tied_architecture((300,), (0,)), replaced(sensitive_layers=()))
     for ratio, active in ((0.29, 29), (0.57, 57), (0.58, 58), (0.999, 99), (0.009, 0)):
         population = first_population(layout, replaced(active_ratios=(ratio,), sensitive_layers=()), 0, 0)
         assert set(population.sum(1).tolist()) == {active}
@@ -44,7 +45,7 @@ def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant() 
 def test_important_groups_are_drawn_by_the_published_weights() -> None:
     """One of ten genes: its chance is exp((9 - rank) / rank_scale) over the sum of these."""
     config = replaced(active_ratios=(0.1,), sensitive_layers=(), population=4000)
-    layout = genome_layout((10,), (0,), config)
+    layout = genome_layout(tied_architecture((10,), (0,)), config)
     found = first_population(layout, config, 0, 0).mean(0)
     weights = np.exp((9 - np.arange(10)) / 2.0)
     expected = weights / weights.sum()

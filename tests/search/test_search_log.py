@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
+from utils.artifacts import RecordFile, TableFile
 from utils.errors import UserError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,6 +27,14 @@ generations = st.builds(
 )
 
 
+def log_at(path: Path) -> TableFile[Generation]:
+    return TableFile(path, "the recorder", Generation)
+
+
+def end_at(path: Path) -> RecordFile[SearchEnd]:
+    return RecordFile(path, "the recorder", SearchEnd)
+
+
 def rows_of(*fitness: float) -> list[Generation]:
     return [Generation(n, 0.5, 0.25, value, 0.6, 0.1, 9, 99, (0, 3), 1.5) for n, value in enumerate(fitness)]
 
@@ -34,12 +43,12 @@ def rows_of(*fitness: float) -> list[Generation]:
 @given(st.lists(generations, min_size=1, max_size=4))
 def test_numbers_come_back_exactly(tmp_path: Path, drawn: list[Generation]) -> None:
     rows = [Generation(**{**vars(row), "generation": number}) for number, row in enumerate(drawn)]
-    save_log(tmp_path / "search_log.csv", rows)
-    assert load_log(tmp_path / "search_log.csv", "the recorder") == rows
+    log_at(tmp_path / "search_log.csv").save(rows)
+    assert log_at(tmp_path / "search_log.csv").load() == rows
 
 
 def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
-    save_log(tmp_path / "search_log.csv", rows_of(0.5))
+    log_at(tmp_path / "search_log.csv").save(rows_of(0.5))
     heading, row = (tmp_path / "search_log.csv").read_text().splitlines()
     assert heading == (
         "generation,accuracy,distance,fitness,kernels_kept,mean_fitness,"
@@ -65,11 +74,11 @@ def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
 )
 def test_a_damaged_log_is_refused(tmp_path: Path, change) -> None:
     path = tmp_path / "search_log.csv"
-    save_log(path, rows_of(0.5, 0.6))
+    log_at(path).save(rows_of(0.5, 0.6))
     changed = change(path.read_text())
     path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
     with pytest.raises(UserError, match=r"cannot use .*search_log\.csv: .*again with: the recorder"):
-        load_log(path, "the recorder")
+        log_at(path).load()
 
 
 def test_the_earliest_of_the_best_generations() -> None:
@@ -90,10 +99,10 @@ def test_when_a_search_is_over() -> None:
 
 def test_the_end_of_a_search(tmp_path: Path) -> None:
     path = tmp_path / "end.json"
-    assert load_end(path, "the recorder") is None
-    save_end(path, SearchEnd(7, 20, True))
-    assert load_end(path, "the recorder") == SearchEnd(7, 20, True)
+    assert end_at(path).load_if_there() is None
+    end_at(path).save(SearchEnd(7, 20, True))
+    assert end_at(path).load() == SearchEnd(7, 20, True)
     for text in ("", "[]", "{}", '{"generation": "7", "generations": 20, "early_stop": true}', "[" * 9999):
         path.write_text(text)
         with pytest.raises(UserError, match=r"cannot use .*end\.json"):
-            load_end(path, "the recorder")
+            end_at(path).load()

@@ -59,7 +59,7 @@ def test_the_contract(file, name: str, dtype: str | None, maker: str) -> None:
 def test_weak_models_stand_beside() -> None:
     expected = Path("/root_dir/data/patch/weak/simcnn_cifar10/target_class_3/epoch_84.pth")
     assert patch_files.weak_model(ARTIFACTS, "weak", 3, 84).path == expected
-    assert genetic_files.log(ARTIFACTS) == Path("/root_dir/data/simcnn_cifar10/ga/search_log.csv")
+    assert genetic_files.log(ARTIFACTS).path == Path("/root_dir/data/simcnn_cifar10/ga/search_log.csv")
 
 
 def test_an_array_is_saved_in_the_contracts_type(tmp_path: Path) -> None:

@@ -11,25 +11,25 @@ from dataset.datasets import fingerprint
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError
 from utils.files import create_text, sha256_of
-from utils.recorded_settings import differences
+from utils.recorded_settings import differences, record_or_compare
 
 
 def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
     settings = {"ratios": (0.3, 1.0), "seed": 0, "pairs": ((2, 0.5),)}
     for _ in range(2):
-        agree_on(tmp_path / "new" / "settings.json", settings, again="anew")
+        record_or_compare(JsonFile(tmp_path / "new" / "settings.json", "anew"), settings)
     with pytest.raises(UserError, match=r"new was made with other settings \(seed: 0 there, 1 now\): .* with: anew"):
-        agree_on(tmp_path / "new" / "settings.json", {**settings, "seed": 1}, again="anew")
+        record_or_compare(JsonFile(tmp_path / "new" / "settings.json", "anew"), {**settings, "seed": 1})
 
 
 @pytest.mark.parametrize("name", ["gen_000_exp_0_pop.npy", "round_00.pth"])
 def test_files_that_lost_their_settings_are_not_gone_on_with(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=rf"missing .*settings\.json: nobody knows what {name} was made with; .*: anew"):
-        agree_on(tmp_path / "settings.json", {"seed": 0}, again="anew")
+        record_or_compare(JsonFile(tmp_path / "settings.json", "anew"), {"seed": 0})
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -49,7 +49,7 @@ def test_of_many_that_start_together_with_other_settings_one_goes_on(tmp_path: P
         def try_it(seed: int, start: threading.Barrier = start, agreed: list[int] = agreed) -> None:
             start.wait()
             try:
-                agree_on(path, {"seed": seed}, again="anew")
+                record_or_compare(JsonFile(path, "anew"), {"seed": seed})
             except UserError:
                 return
             agreed.append(seed)

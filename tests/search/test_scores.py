@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from random_modules import tied_architecture
 from torch import Tensor
 
 from modules.jaccard import mean_pairwise_distance
@@ -22,7 +23,7 @@ from search.gradient.scores import (
 )
 
 NUM_KERNELS, TIED_TO = (4, 6, 5, 6, 6), (0, 1, 2, 1, 4)  # layer 3 is tied to layer 1
-KERNELS = free_kernels(NUM_KERNELS, TIED_TO)
+KERNELS = free_kernels(tied_architecture(NUM_KERNELS, TIED_TO))
 K = sum(NUM_KERNELS)
 
 scores = st.integers(0, 2**32 - 1).map(
