@@ -4,7 +4,7 @@ import importlib
 import re
 from pathlib import Path
 
-from configures.base import SettingError
+from configures.setting import SettingError
 from models.cnn import CNN, Architecture
 
 WIDTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_x(?P<whole>\d+)_(?P<fraction>\d+)$")

@@ -44,7 +44,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     importance = module_files.kernel_importance(artifacts).load(config.num_classes, model.architecture.total_kernels)
     valid = load_split(config).valid.first(config.sensitivity_images)
     settings = {
-        "sensitivity_ratios": config.sensitivity_ratios,
+        **config.part_of("sensitivity"),
         "images": len(valid),
         "images_crc32": fingerprint(valid),
         "precision": stage.precision,

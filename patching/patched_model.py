@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configures.base import SettingError
+from configures.setting import SettingError
 from models.cnn import CNN, cpu_state
 from models.registry import architecture_of
 from modules.module import module_of_weights

@@ -47,14 +47,12 @@ def main() -> None:
     file = module_files.kernel_importance(stage.artifacts)
     file.save(importance)
     made_with = {
-        "importance_mode": config.importance_mode,
-        "importance_confidence": config.importance_confidence,
+        **config.part_of("importance"),
         "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
         "images_crc32": fingerprint(split.valid),
     }
-    module_files.importance_settings(stage.artifacts).save(
-        made_with
-    )  # last: an interrupted analysis is of no strong model
+    # Last: an interrupted analysis is of no strong model.
+    module_files.importance_settings(stage.artifacts).save(made_with)
     print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from configures.base import is_of_kind
+from configures.setting import is_of_kind
 from utils import files
 from utils.checked_text import load_json, load_table, save_json, save_table
 from utils.errors import DamagedFile, UserError

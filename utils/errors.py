@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from configures.base import SettingError
+from configures.setting import SettingError
 from utils.signals import ended_by_signals
 
 EXIT_BAD_INPUT = 2

@@ -4,7 +4,7 @@ No process holds a state that the files do not: recorder, explorers and whoever 
 number of machines, and go on from it at any time.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,28 +26,6 @@ from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
 FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
-
-# The settings that change what a search finds. How long it runs, and what is made of it, may change on the way.
-SEARCH_SETTINGS = (
-    "groups",
-    "groups_wide",
-    "wide_layer",
-    "init_pop_mode",
-    "active_ratios_sensitive",
-    "active_ratios",
-    "rank_scale",
-    "sensitive_layers",
-    "population",
-    "parents",
-    "elites",
-    "mutation",
-    "search_images",
-    "accuracy_thresholds",
-    "survivors_min",
-    "survivors_max",
-    "alpha",
-    "gamma",
-)
 
 
 @dataclass(frozen=True)
@@ -121,9 +99,9 @@ class GeneticSearch:
 
         Raises UserError listing the differences where the files were made with others.
         """
-        artifacts, settings = self.stage.artifacts, asdict(self.config)
+        artifacts = self.stage.artifacts
         made_with = {
-            **{name: settings[name] for name in SEARCH_SETTINGS},
+            **self.config.part_of("genetic search"),
             "seed": self.stage.seed,
             "precision": self.stage.precision,
             "strong_model_sha256": check_importance_fits(artifacts),

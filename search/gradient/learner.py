@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from configures.base import Config
 from dataset.images import augment, normalise
 from models.cnn import CNN
 from modules.masked_modules import freeze, mask_gradient
@@ -49,6 +50,18 @@ class MaskSettings:
     distillation: float  # the share of the loss that is the divergence from the strong model's softmax
     overlap: float  # the weight of the modules' mean Jaccard similarity in the loss
     mirror: bool
+
+
+def mask_settings(config: Config) -> MaskSettings:
+    """The gradient search's part of the configuration."""
+    return MaskSettings(
+        steps=config.mask_steps,
+        batch_size=config.mask_batch_size,
+        step_size=config.mask_step_size,
+        distillation=config.mask_distillation,
+        overlap=config.mask_overlap,
+        mirror=config.mirror,
+    )
 
 
 class MaskLearner:

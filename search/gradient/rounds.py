@@ -19,7 +19,7 @@ from models.training import count_right, predict, progress_bar
 from modules.jaccard import mean_pairwise_distance
 from modules.population_outputs import population_outputs
 from search.gradient import files
-from search.gradient.learner import STEPS_PER_STATE, MaskLearner, MaskSettings
+from search.gradient.learner import STEPS_PER_STATE, MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round
 from utils.artifacts import CheckpointFile
 from utils.core_threads import core_threads
@@ -41,15 +41,7 @@ class GradientSearch:
     @property
     def settings(self) -> MaskSettings:
         """What the learner is made of."""
-        config = self.stage.config
-        return MaskSettings(
-            steps=config.mask_steps,
-            batch_size=config.mask_batch_size,
-            step_size=config.mask_step_size,
-            distillation=config.mask_distillation,
-            overlap=config.mask_overlap,
-            mirror=config.mirror,
-        )
+        return mask_settings(self.stage.config)
 
     # Starting and going on
     def record_settings(self) -> None:

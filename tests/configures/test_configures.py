@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from hypothesis import example, given, settings
 
 import configures
 from configures import base
-from configures.base import Config, SettingError, known_configurations, load, override, parse_value
+from configures.base import Config, known_configurations, load, override
+from configures.setting import SettingError, parse_value
 from models.registry import architecture_of
+from models.strong_model import strong_model_training
+from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
 SETTINGS = sorted(field.name for field in dataclasses.fields(Config) if field.name not in ("model", "dataset"))
@@ -50,9 +54,39 @@ def test_published_settings(model: str, dataset: str) -> None:
         assert (config.population, config.parents, config.elites, config.generations) == (100, 50, 20, 200)
 
 
-def test_every_setting_has_a_sentence() -> None:
+def test_every_setting_has_a_sentence_and_says_what_it_is_part_of() -> None:
     for field in dataclasses.fields(Config)[3:]:
         assert field.metadata["sentence"].endswith("."), field.name
+        stages = field.metadata["part_of"]
+        assert len(stages) > 0, field.name
+        assert stages == ("none",) or "none" not in stages, field.name
+
+
+def with_another_value(name: str) -> Config:
+    """The plain configuration, but for one setting."""
+    for value in (*typing.get_args(base.KINDS[name]), True, False, 1, 2, 0.5, 0.25):
+        try:
+            config = override(PLAIN, [f"{name}={value}"])
+        except SettingError:
+            continue
+        if config != PLAIN:
+            return config
+    raise AssertionError(f"no other value of {name} is known")
+
+
+@pytest.mark.parametrize(
+    ("stage", "recorded"), [("training", strong_model_training), ("gradient search", mask_settings)]
+)
+def test_every_setting_of_a_stage_changes_what_the_stage_records(stage: str, recorded: Any) -> None:
+    """These two stages record their settings by names of their own."""
+    for name in PLAIN.part_of(stage):
+        assert recorded(with_another_value(name)) != recorded(PLAIN), name
+
+
+def test_a_stage_without_settings_is_a_mistake() -> None:
+    assert list(PLAIN.part_of("importance")) == ["importance_mode", "importance_confidence"]
+    with pytest.raises(ValueError, match="no setting is part of genetic serach"):
+        PLAIN.part_of("genetic serach")
 
 
 def test_an_override_counts_and_is_read_by_its_type() -> None:

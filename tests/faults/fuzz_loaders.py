@@ -27,7 +27,7 @@ from faults import PATIENCE, Finding, conclude, fault_parser, faults_of, stage_i
 from fuzz_targets import SETTING_UP, TARGETS, Target, go_offline, make_seeds
 
 import global_configure
-from configures.base import SettingError
+from configures.setting import SettingError
 from utils.errors import UserError, run
 
 MORE_MEMORY = 2**30  # bytes of address space beyond what the process has when it starts

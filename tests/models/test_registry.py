@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configures.base import SettingError
+from configures.setting import SettingError
 from models.registry import architecture_of, build_network, known_networks
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN

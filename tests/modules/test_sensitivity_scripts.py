@@ -1,5 +1,6 @@
 """The two layer sensitivity scripts write the same files, from wherever they are run."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_one_layer_as_all_layers(
         [*(f"layer_sensitivity.{kind}" for kind in ("csv", "png", "svg")), *names, "settings.json"]
     )
     assert written["layer_sensitivity.png"].startswith(b"\x89PNG")
+    settings, made_with = json.loads(written["settings.json"]), load(name, "digits_5", SMALL[1::2])
+    assert settings == {**settings, **json.loads(json.dumps(made_with.part_of("sensitivity")))}
 
     valid = load_split(config).valid.first(40)
     with torch.no_grad():

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from report import files as report_files
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
-from search.gradient.learner import MaskLearner
+from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
 
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
@@ -91,6 +92,11 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     strong = predict(model, valid, torch.device("cpu")).argmax(1).numpy()
     assert rounds[0].right_strong == (strong == valid.labels).sum()
     assert "modules of round 3" in (reference / "printed.txt").read_text()
+
+
+def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) -> None:
+    settings = gradient_files.settings(Artifacts(reference, MODEL, DATASET)).load()
+    assert settings == {**settings, **asdict(mask_settings(load(MODEL, DATASET, SETTINGS)))}
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])

@@ -141,6 +141,17 @@ def explore_and_record(
 ORDERS = ((3, 0, 4, 1, 2), (2, 1, 0, 4, 3))
 
 
+def test_every_setting_of_a_stage_stands_beside_its_files(reference: Path) -> None:
+    artifacts, config = artifacts_of(reference), load(MODEL, DATASET, SETTINGS)
+    recorded = {
+        "genetic search": genetic_files.settings(artifacts),
+        "importance": module_files.importance_settings(artifacts),
+    }
+    for stage, file in recorded.items():
+        settings, made_with = file.load(), json.loads(json.dumps(config.part_of(stage)))
+        assert settings == {**settings, **made_with}
+
+
 def test_the_files_of_a_search(reference: Path) -> None:
     artifacts, config = artifacts_of(reference), load(MODEL, DATASET)
     names = [f"gen_{g:03d}_exp_{c}_pop.npy" for g in range(4) for c in range(5)]

@@ -11,7 +11,8 @@ from conftest import TOP, run_script
 from hypothesis import HealthCheck, given, settings
 
 import global_configure
-from configures.base import SettingError, load
+from configures.base import load
+from configures.setting import SettingError
 from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
 from utils.errors import UserError, WaitedTooLong, run
 from utils.stage import check_class, chosen_classes, open_stage, show_table, stage_parser
