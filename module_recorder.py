@@ -42,21 +42,17 @@ def main() -> None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     patience = stage.config.patience if arguments.early_stop else None
     with held(genetic_files.recorder_role(stage.artifacts)):
-        record(open_search(stage), fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+        search = open_search(stage)
+        rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+        if rows:
+            print(f"going on after generation {rows[-1].generation}", flush=True)
+        record(search, rows, patience)
+        write_modules(search, rows)
 
 
-def record(search: GeneticSearch, *, fresh: bool, checkpoint: int | None, patience: int | None) -> None:
-    """Score generation after generation as the explorers deliver them, then cut the modules out."""
+def record(search: GeneticSearch, rows: list[Generation], patience: int | None) -> None:
+    """Score generation after generation as the explorers deliver them; `rows` has those before, and all in the end."""
     config, artifacts = search.config, search.stage.artifacts
-    model = load_strong_model(config, artifacts, search.stage.device)
-    if fresh:
-        search.set_old_aside()
-    search.check_room()
-    search.record_settings()
-
-    rows = search.resume(checkpoint=checkpoint, patience=patience)
-    if rows:
-        print(f"going on after generation {rows[-1].generation}", flush=True)
     last_look = time.monotonic()
     while not is_over(rows, config.generations, patience):
         generation = len(rows)
@@ -67,24 +63,10 @@ def record(search: GeneticSearch, *, fresh: bool, checkpoint: int | None, patien
         # The row first: a generation counts as scored when its fitness is there.
         genetic_files.log(artifacts).save(rows)
         genetic_files.fitness(artifacts, generation).save(scores.fitness)
-        show_generation(rows, config)
+        best = best_generation(rows).generation
+        print(f"{describe(rows[-1])}  best so far: {best} of {config.generations}", flush=True)
     end = SearchEnd(rows[-1].generation, config.generations, rows[-1].generation < config.generations)
     genetic_files.end(artifacts).save(end)
-
-    generation, ensemble = chosen_ensemble(config, rows)
-    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
-    seconds = sum(row.seconds for row in rows)
-    found = {
-        "method": "genetic",
-        "generation": generation,
-        "generations": len(rows),
-        "ensemble": ensemble,
-        "seconds": seconds,
-    }
-    masks = ensemble_masks(search, generation, ensemble)
-    show_modularization(save_modularization(model, masks, load_split(config), search.stage, found))
-    folder = module_files.module(artifacts, 0).path.parent
-    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 
 
 def outputs_of_explorers(search: GeneticSearch, generation: int) -> list[np.ndarray]:
@@ -122,10 +104,23 @@ def wait_for_explorers(search: GeneticSearch, generation: int) -> None:
     wait_until(lambda: not awaited_classes(), awaited)
 
 
-def show_generation(rows: list[Generation], config: Config) -> None:
-    """Print one line on the generation that was just scored."""
-    row = rows[-1]
-    print(f"{describe(row)}  best so far: {best_generation(rows).generation} of {config.generations}", flush=True)
+def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
+    """Cut the modules of the chosen ensemble out, write them and say how good they are."""
+    stage, seconds = search.stage, sum(row.seconds for row in rows)
+    generation, ensemble = chosen_ensemble(search.config, rows)
+    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
+    found = {
+        "method": "genetic",
+        "generation": generation,
+        "generations": len(rows),
+        "ensemble": ensemble,
+        "seconds": seconds,
+    }
+    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    masks = ensemble_masks(search, generation, ensemble)
+    show_modularization(save_modularization(model, masks, load_split(stage.config), stage, found))
+    folder = module_files.module(stage.artifacts, 0).path.parent
+    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 
 
 def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:

@@ -92,12 +92,8 @@ def common_words(arguments: argparse.Namespace) -> list[str]:
 
 def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
     """Bring the search's files to where it starts or goes on."""
-    search = open_search(stage)
-    if arguments.fresh:
-        search.set_old_aside()
-    search.check_room()
     patience = stage.config.patience if arguments.early_stop else None
-    search.resume(checkpoint=arguments.checkpoint, patience=patience)
+    open_search(stage).start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
 
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:

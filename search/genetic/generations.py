@@ -94,6 +94,22 @@ class GeneticSearch:
             raise UserError(f"--checkpoint {checkpoint}: expected a scored generation; {there}")
 
     # Starting and going on
+    def start(self, *, fresh: bool, checkpoint: int | None, patience: int | None) -> list[Generation]:
+        """The log's rows of what is scored: bring the files to where the search starts or goes on.
+
+        Args:
+            fresh: set an earlier search aside.
+            checkpoint: forget what came after this generation.
+            patience: see `is_over`.
+
+        Raises UserError where there is no room, or what is there was made with other settings.
+        """
+        if fresh:
+            self.set_old_aside()
+        self.check_room()
+        self.record_settings()
+        return self.resume(checkpoint=checkpoint, patience=patience)
+
     def record_settings(self) -> None:
         """Write the settings beside the files, or compare them with those that are there.
 
