@@ -77,7 +77,7 @@ def evolve(search: GeneticSearch, model: CNN, images: Tensor, target_class: int,
     """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
     config, artifacts = search.config, search.stage.artifacts
     size = (config.population, len(images))
-    masks = search.masks(generation, target_class)
+    masks = search.breed(generation, target_class)
     outputs_file = genetic_files.outputs(artifacts, generation, target_class)
     # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
     genetic_files.outputs(artifacts, generation - config.keep_outputs, target_class).remove()
@@ -86,7 +86,7 @@ def evolve(search: GeneticSearch, model: CNN, images: Tensor, target_class: int,
     known = None
     if generation > 0:
         last = genetic_files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
-        known = None if last is None else (search.masks(generation - 1, target_class), last)
+        known = None if last is None else (search.breed(generation - 1, target_class), last)
     outputs, num_run = outputs_with_known(model, masks, target_class, images, known)
     if not np.isfinite(outputs).all():
         raise UserError(

@@ -43,12 +43,23 @@ class GeneticSearch:
         return self.stage.config
 
     # The populations
-    def population(self, generation: int, target_class: int) -> np.ndarray:
-        """One class's population (population, genes) uint8, which is in its file afterwards.
+    def masks(self, generation: int, target_class: int) -> np.ndarray:
+        """The kernel masks (population, K) bool of one class's population, True = kept, as they are on the disk.
+
+        Raises UserError where the population is missing or damaged; changes nothing.
+        """
+        file = files.population(self.stage.artifacts, generation, target_class)
+        return self.groups[target_class].decode(file.load(self.config.population, self.layout.num_genes))
+
+    def breed(self, generation: int, target_class: int) -> np.ndarray:
+        """The masks of one class's population, which is in its file afterwards, for the processes that search.
 
         It follows from the population and the fitness of the generation before, so a damaged file is simply made again.
         Raises UserError where that fitness is missing or damaged.
         """
+        return self.groups[target_class].decode(self._population(generation, target_class))
+
+    def _population(self, generation: int, target_class: int) -> np.ndarray:
         config, seed = self.config, self.stage.seed
         file = files.population(self.stage.artifacts, generation, target_class)
         population = file.load_if_whole(config.population, self.layout.num_genes)
@@ -58,15 +69,11 @@ class GeneticSearch:
             solution = self._gradient_solution(target_class) if config.init_pop_mode == "gradient" else None
             population = first_population(self.layout, config, seed, target_class, solution)
         else:
-            parents = self.population(generation - 1, target_class)
+            parents = self._population(generation - 1, target_class)
             fitness = files.fitness(self.stage.artifacts, generation - 1).load(config.num_classes, config.population)
             population = next_generation(parents, fitness[target_class], config, seed, target_class, generation)
         file.save(population)
         return population
-
-    def masks(self, generation: int, target_class: int) -> np.ndarray:
-        """The kernel masks (population, K) bool of one class's population, True = kept."""
-        return self.groups[target_class].decode(self.population(generation, target_class))
 
     def _gradient_solution(self, target_class: int) -> np.ndarray:
         """The genome (genes,) nearest to what the gradient search found. Raises UserError where it found nothing."""

@@ -13,10 +13,10 @@ from search.genetic.tournament import Scores, ScoringRules, accuracy_weight, sco
 def score_generation(search: GeneticSearch, outputs: Sequence[np.ndarray], rows: list[Generation]) -> Scores:
     """The tournament of the generation after `rows`; outputs: per class (population, images) float32."""
     classes, generation = range(search.config.num_classes), len(rows)
-    masks = [search.masks(generation, target_class) for target_class in classes]
+    masks = [search.breed(generation, target_class) for target_class in classes]
     protected = None
     if rows:
-        best = [search.masks(generation - 1, c)[rows[-1].ensemble[c]] for c in classes]
+        best = [search.breed(generation - 1, c)[rows[-1].ensemble[c]] for c in classes]
         protected = places_of(best, masks)
     return score_population(
         outputs,
