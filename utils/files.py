@@ -245,12 +245,12 @@ def missing(path: Path, made_by: str) -> UserError:
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """The error for a file that may be whole, and cannot be read now."""
+    """The error for a file that cannot be read now, and may be whole."""
     return UserError(f"cannot read {path}: {reason(error)}; mend that and try again")
 
 
 def damaged(path: Path, made_by: str, reason: str) -> DamagedFile:
-    """The error for a file that is not what its stage writes."""
+    """The error for a file whose content is not what its stage writes."""
     return DamagedFile(f"cannot use {path}: {reason}; set it aside and make it again with: {made_by}")
 
 
