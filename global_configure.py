@@ -7,22 +7,37 @@ in `configures/`.
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+
+def _refuse(variable: str, wanted: str) -> NoReturn:
+    given = os.environ[variable]
+    print(f"error: environment variable {variable}: expected {wanted}, given {given!r}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _whole_number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal() or len(text) > 9:
-        wanted = "a whole number of at most nine digits"
-        print(f"error: environment variable {variable}: expected {wanted}, given {text!r}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(variable, "a whole number of at most nine digits")
     return int(text)
 
 
+def _folder(variable: str, default: Path) -> Path:
+    text = os.environ.get(variable, str(default))
+    if not text:
+        _refuse(variable, "the path of a folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user
+        _refuse(variable, "a home folder that is known")
+
+
 # The folder whose `data/` holds every checkpoint and array. Default: this repository.
-root_dir = Path(os.environ.get("CNNMOD_ROOT_DIR", Path(__file__).resolve().parent))
+root_dir = _folder("CNNMOD_ROOT_DIR", Path(__file__).resolve().parent)
 
 # Where datasets are looked for, and downloaded to.
-dataset_dir = Path(os.environ.get("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset"))
+dataset_dir = _folder("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset")
 
 # "auto" takes CUDA where there is one; else "cpu", "cuda", "cuda:1" ...
 device = os.environ.get("CNNMOD_DEVICE", "auto")

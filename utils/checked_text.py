@@ -1,8 +1,8 @@
-"""JSON and CSV files between stages, with a checksum that other programs may pass over.
+"""JSON and CSV files between stages, with a checksum that other programs can ignore.
 
-A JSON object has it as its last entry, `sha256`. A CSV table has it as its last column, `checksum`: the CRC-32 of the
-row and of all rows after it, so that a lost row is found as a changed digit is. Files without one are read all the
-same: people write them by hand.
+A JSON object's last entry, `sha256`, is the checksum of the others. A CSV table's last column, `checksum`, is the
+CRC-32 of the row and of all rows after it, so that changed digits and lost rows are both found. Files without a
+checksum are read too, because people write them by hand.
 """
 
 import csv
@@ -25,13 +25,13 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """What `save_json` writes."""
+    """The text that `save_json` writes."""
     plain = json.loads(json.dumps(content))
     return json.dumps({**plain, "sha256": _sha256(plain)}, indent=1) + "\n"
 
 
 def load_json(path: Path, made_by: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError where it is missing, is none, or was changed."""
+    """The object in a JSON file. Raises UserError where the file is missing, was changed or holds no object."""
     try:
         content = json.loads(read_text(path, made_by))
     except (ValueError, RecursionError) as error:
@@ -58,9 +58,10 @@ def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
-    """The rows of a CSV table: one or more, since a table that was cut behind its heading has none.
+    """The rows of a CSV table.
 
-    Raises UserError where it is missing or not text, ValueError where it has other columns, no row, or was changed.
+    Raises UserError where it is missing or not text; ValueError where it has other columns, no row (as a table that
+    was cut off after its heading), or was changed.
     """
     try:
         heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]

@@ -1,4 +1,4 @@
-"""The device and the arithmetic that `global_configure.py` asks for."""
+"""The device and the arithmetic that `global_configure.py` names, and the cores of this machine."""
 
 import os
 
@@ -34,7 +34,7 @@ def resolve_precision(name: str) -> torch.dtype:
 
 
 def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the device computes in `dtype` itself: without the instructions, bfloat16 takes ten times as long."""
+    """Whether the device has instructions for `dtype`: without them, bfloat16 takes ten times as long."""
     if dtype != torch.bfloat16:
         return True
     if device.type == "cuda":
@@ -43,7 +43,7 @@ def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """What `resolve_precision` gives this dtype for."""
+    """The name of this dtype, as `resolve_precision` takes it."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -58,8 +58,6 @@ def make_deterministic(seed: int) -> None:
     """Seed torch's global generators and ask for algorithms that give the same bits every time."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # else every new tensor is written twice, first with NaN
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # else new tensors are written twice, first with NaN
     torch.backends.cudnn.benchmark = False
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what NVIDIA asks for, before the first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before the first product

@@ -1,4 +1,4 @@
-"""Room on the disk: said and asked for before work is spent on what would not fit."""
+"""Room on the disk, checked before work is spent on files that would not fit."""
 
 import shutil
 from pathlib import Path

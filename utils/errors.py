@@ -1,8 +1,12 @@
-"""What a user can mend is one clear line and exit code 2, never a traceback."""
+"""Errors that a user can mend: one clear line and exit code 2, never a traceback."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 from configures.setting import SettingError
 from utils.signals import ended_by_signals
@@ -31,6 +35,7 @@ def reason(error: BaseException) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
+    _prepare_streams()
     try:
         with ended_by_signals():
             main()
@@ -41,16 +46,29 @@ def run(main: Callable[[], None]) -> None:
         _end(f"error: {error}", EXIT_WAITED_TOO_LONG)
     except KeyboardInterrupt:
         _end("interrupted: the same command goes on from the last whole state", 130)
-    except BrokenPipeError:  # the reader of a pipe left; point stdout away so that the interpreter's flush is silent
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe left
+        _end("", 1)
     except OSError as error:  # a lost permission, a name too long, a disk that went away: wherever a path is touched
-        _end(
-            f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again",
-            EXIT_BAD_INPUT,
-        )
+        _end(f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again", EXIT_BAD_INPUT)
 
 
-def _end(line: str, exit_code: int) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+def _prepare_streams() -> None:
+    """Escape what a stream's encoding lacks, for example in a path, and let a closed stream lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It takes the closed stream's number: else a file of results could get that, and a library's messages.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (stays open)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end(line: str, exit_code: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        print(" ".join(line.split()), end="\n" if line else "", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the interpreter flushes once more when it ends, and would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(exit_code)

@@ -1,8 +1,8 @@
-"""Reading and writing files between stages: written whole or not at all, checked when read, never pickled.
+"""Files between stages: written whole or not at all, checked when they are read, never pickled.
 
-Every file is written beside its place and renamed into it, so a file's presence means that it is whole. An array file
-is a plain `.npy` with a SHA-256 of its bytes behind it, which `np.load` passes over and `load_array` checks; in a
-checkpoint, which is a zip file, it is the archive's comment, which `torch.load` passes over.
+Every file is written beside its place and renamed, so a file that is there is whole. A `.npy` file ends with a SHA-256
+of the bytes before, which `np.load` ignores. A checkpoint, which is a zip file, has it as the archive's comment, which
+`torch.load` ignores.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ import torch
 from utils.errors import DamagedFile, UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
-PIECE_BYTES = 2**20  # that are hashed at a time
-NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
-ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # a zip file's last record; its last two bytes are its comment's length
+PIECE_BYTES = 2**20  # hashed at a time
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors of file systems without them
+ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # a zip file's last record, which ends with the length of its comment
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -36,7 +36,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Write a text file whole where there is none yet; of many that try at once, one gets True.
+    """Write a text file whole and return True; False where it is there already.
 
     Raises UserError where it cannot be written.
     """
@@ -48,27 +48,18 @@ def create_text(path: Path, text: str) -> bool:
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            return _create_without_link(path, text)
-    return True
-
-
-def _create_without_link(path: Path, text: str) -> bool:
-    """`create_text` where there are no hard links: exclusive too, but a reader may see the file half written."""
-    try:
-        with path.open("xb") as file:
-            file.write(text.encode())
-    except FileExistsError:
-        return False
+            try:  # exclusive too, but a reader may see the file half written
+                with path.open("xb") as file:
+                    file.write(text.encode())
+            except FileExistsError:
+                return False
     return True
 
 
 @contextlib.contextmanager
 def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-    """A whole file beside `path`, for the caller to put in its place; gone at the end of the block.
-
-    Raises UserError where it, or what the block does with it, fails.
-    """
-    # A name of its own: processes on two machines, or in two containers, may have the same number.
+    """A whole file beside `path`, which the block renames or links; removed afterwards. Raises UserError on failure."""
+    # A random name: processes on two machines, or in two containers, may have the same number.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +78,9 @@ def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Pa
 
 
 def remove_leftovers(pattern: Path) -> None:
-    """Remove what killed writers left of the files whose names match `pattern`, as in `ga/gen_*_exp_3_*`.
+    """Remove half-written files of killed processes, of names that match `pattern`, for example `ga/gen_*_exp_3_*`.
 
-    For the one process that may write them: another's half-written file would be gone, too.
+    Only the one process that may write these files may call this.
     """
     for leftover in pattern.parent.glob(f".{pattern.name}.*.partial"):
         with contextlib.suppress(OSError):
@@ -97,7 +88,7 @@ def remove_leftovers(pattern: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder. Raises UserError where nothing can be written there, before work is spent on what to write."""
+    """Make a folder. Raises UserError where nothing can be written in it."""
     write_whole(folder / ".writable", lambda file: file.write(b"yes"))
     (folder / ".writable").unlink(missing_ok=True)
 
@@ -154,13 +145,13 @@ def load_array(
                     f"expected {np.dtype(dtype).name} of shape {wanted}, "
                     f"found {found_dtype.name} of shape {found_shape}"
                 )
-            offset, size = file.tell(), path.stat().st_size
+            offset = file.tell()
             num_bytes = math.prod(found_shape) * found_dtype.itemsize
+            num_more = path.stat().st_size - offset - num_bytes
             # Checked before anything is allocated: an absurd header must not exhaust memory.
-            if size - offset not in (num_bytes, num_bytes + DIGEST_BYTES):
-                raise ValueError(f"{num_bytes} bytes of values announced, {size - offset} there")
-            has_digest = size - offset == num_bytes + DIGEST_BYTES
-            if not has_digest and None in shape:  # a changed length in the header could take the checksum for values
+            if num_more not in (0, DIGEST_BYTES):
+                raise ValueError(f"{num_bytes} bytes of values announced, {num_bytes + num_more} there")
+            if not num_more and None in shape:  # a changed length in the header could take the checksum for values
                 raise ValueError("it has no checksum")
             file.seek(0)
             if memory_map:
@@ -168,7 +159,7 @@ def load_array(
             else:
                 content = file.read(offset + num_bytes)
                 digest = hashlib.sha256(content).digest()
-            if has_digest and file.read() != digest:
+            if num_more and file.read() != digest:
                 raise ValueError("its checksum does not match")
             if memory_map:
                 return np.memmap(path, found_dtype, "r", offset, found_shape)
@@ -223,16 +214,20 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     Raises UserError where it is missing or damaged.
     """
     try:
-        _check_digest_of_zip(path)
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+        # torch's own files have no comment, and so no digest.
+        has_digest = content[-ZIP_END_BYTES:][: len(ZIP_END)] != ZIP_END
+        if has_digest and hashlib.sha256(memoryview(content)[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+            raise ValueError("its checksum does not match")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             # torch.save does not compress; a file that announces more than it holds would exhaust memory.
-            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            if sum(info.file_size for info in archive.infolist()) > len(content):
                 raise ValueError("it announces more bytes than it holds")
             if archive.testzip() is not None:  # torch itself does not compare the checksums
                 raise ValueError("its checksum does not match")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on what a hostile file asks of it
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except OSError as error:
@@ -244,31 +239,18 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     return state
 
 
-def _check_digest_of_zip(path: Path) -> None:
-    """Raises ValueError where the checksum in the comment does not match; torch's own files have no comment."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - ZIP_END_BYTES))
-        if file.read(len(ZIP_END)) == ZIP_END:
-            return
-        file.seek(0)
-        digest = _digest_of(file, max(0, size - DIGEST_BYTES))
-        if file.read() != digest:
-            raise ValueError("its checksum does not match")
-
-
 def missing(path: Path, made_by: str) -> UserError:
     """The error for a file that an earlier stage has not made yet."""
     return UserError(f"missing {path}; first run: {made_by}")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """The error for a file that may be whole, and cannot be read now."""
+    """The error for a file that cannot be read now, and may be whole."""
     return UserError(f"cannot read {path}: {reason(error)}; mend that and try again")
 
 
 def damaged(path: Path, made_by: str, reason: str) -> DamagedFile:
-    """The error for a file that is not what its stage writes."""
+    """The error for a file whose content is not what its stage writes."""
     return DamagedFile(f"cannot use {path}: {reason}; set it aside and make it again with: {made_by}")
 
 

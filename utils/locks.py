@@ -1,9 +1,12 @@
-"""One at a time: who writes some files holds their lock, and the lock says on which machine, and that it still lives.
+"""Locks, so that one process at a time writes certain files, on one machine or on several that share a disk.
 
-A lock is a small file that names its holder. On the holder's own machine the process itself is looked for, so the lock
-of one that was killed never stands in the way. From another machine its heartbeat counts: the holder touches the file
-every few seconds. That is compared with the time of a file touched now, by the clock of the disk that both share; the
-machines' own clocks may differ, and jump.
+A lock is a small file that names its holder. On the holder's own machine the process itself is looked for, so a killed
+process's lock is free at once. From another machine the heartbeat counts: the holder touches the file every few
+seconds, and its time is compared with that of a file touched now. Both times are of the shared disk's clock, so the
+machines' own clocks do not matter.
+
+filelock's SoftFileLease does not replace this: it makes every newcomer wait for a dead machine's whole lease, takes a
+killed process that nobody has collected for alive, and cannot say at once for a screen whether a holder lives.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -27,7 +30,7 @@ from utils.files import create_text, remove_leftovers
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE_LIMIT = 120.0  # seconds without one after which a process of another machine counts as dead
-ORPHAN_PATIENCE = 30.0  # seconds that a process whose launcher is gone has to notice it
+PATIENCE = 30.0  # seconds that a process which will end soon has to do so
 PAUSE = 0.1  # seconds between two looks
 LAUNCHER_VARIABLE = "CNNMOD_LAUNCHER_PID"  # in the environment of a launcher's children
 
@@ -58,20 +61,21 @@ def held(*roles: Role) -> Iterator[None]:
     taken: list[Path] = []
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(taken, text, ended), daemon=True)
+    heart.start()
     try:
         for role in roles:
             _take(role.lock, text, role.name)
             taken.append(role.lock)
             for pattern in role.writes:
                 remove_leftovers(pattern)
-        heart.start()
         yield
     finally:
         ended.set()
-        if heart.ident is not None:
-            heart.join()
+        heart.join()
         for lock in taken:
-            _give_back(lock, text)
+            with contextlib.suppress(OSError):
+                if lock.read_text(encoding="utf-8") == text:
+                    lock.unlink(missing_ok=True)
 
 
 def state_of(lock: Path) -> str:
@@ -84,61 +88,48 @@ def state_of(lock: Path) -> str:
 
 def check_nobody_holds(locks: Iterable[Path], doing: str) -> None:
     """Raises UserError, naming the first living holder of one of the locks, which `doing` would disturb."""
-    deadline = time.monotonic() + ORPHAN_PATIENCE
     for lock in locks:
-        while (holder := _read(lock)) and _lives(holder, lock):
-            if not _is_orphan(holder) or time.monotonic() > deadline:
-                raise UserError(f"{doing}: {_description(holder)} works on these files; end it, then try again")
-            time.sleep(PAUSE)
+        if holder := _living_holder(lock, _is_orphan):
+            raise UserError(f"{doing}: {holder.command} on {holder} works on these files; end it, then try again")
 
 
 def _take(lock: Path, text: str, name: str) -> None:
-    deadline = time.monotonic() + ORPHAN_PATIENCE
     while not create_text(lock, text):
-        holder = _read(lock)
-        if holder is None:  # given back since
-            continue
-        if not _lives(holder, lock):
-            _remove_dead(lock, text, holder)
-        elif _is_orphan(holder) and time.monotonic() < deadline:
-            time.sleep(PAUSE)
-        else:
+        if holder := _living_holder(lock, _is_orphan):
             raise UserError(
-                f"{name} is already running: {_description(holder)}; end it, or wait until it ends ({lock})"
+                f"{name} is already running: {holder.command} on {holder}; end it, or wait until it ends ({lock})"
             )
+        _remove_dead(lock, text)
 
 
-def _remove_dead(lock: Path, text: str, dead: Holder) -> None:
-    """Remove a dead process's lock: of several that see it at once, none removes the lock of one that was faster."""
-    guard = lock.with_name(f"{lock.name}.takeover")  # a lock itself, so that a process that dies here is no matter
-    deadline = time.monotonic() + ORPHAN_PATIENCE
+def _living_holder(lock: Path, will_end_soon: Callable[[Holder], bool]) -> Holder | None:
+    """Who holds a lock and lives, after some patience with one that will end soon; None where nobody does."""
+    deadline = time.monotonic() + PATIENCE
+    while (holder := _read(lock)) and _lives(holder, lock):
+        if not will_end_soon(holder) or time.monotonic() > deadline:
+            return holder
+        time.sleep(PAUSE)
+    return None
+
+
+def _remove_dead(lock: Path, text: str) -> None:
+    """Remove a dead process's lock, under a second lock: else a slow process could remove a faster one's new lock."""
+    guard = lock.with_name(f"{lock.name}.takeover")
     while not create_text(guard, text):
-        other = _read(guard)
-        if other is not None and not _lives(other, guard):
-            _remove_dead(guard, text, other)
-        elif time.monotonic() > deadline:
+        if other := _living_holder(guard, lambda _: True):
             raise UserError(f"{guard} stands in the way: {other} is taking over; remove that file if it is not")
-        else:
-            time.sleep(PAUSE / 10)
+        _remove_dead(guard, text)
     try:
-        if _read(lock) == dead:
+        if (holder := _read(lock)) and not _lives(holder, lock):
             lock.unlink(missing_ok=True)
     finally:
         guard.unlink(missing_ok=True)
 
 
-def _give_back(lock: Path, text: str) -> None:
-    with contextlib.suppress(OSError):
-        if lock.read_text(encoding="utf-8") == text:
-            lock.unlink(missing_ok=True)
-
-
 def _beat(locks: list[Path], text: str, ended: threading.Event) -> None:
     launcher = _launcher()
     while not ended.wait(BEAT):
-        lost = None
-        if launcher and os.getppid() != launcher:
-            lost = "the launcher is gone"
+        lost = "the launcher is gone" if launcher and os.getppid() != launcher else None
         for lock in locks:
             try:
                 os.utime(lock)  # the disk's time, where it is another machine's
@@ -181,22 +172,14 @@ def _lives(holder: Holder, lock: Path) -> bool:
 
 
 def _time_of_disk(folder: Path) -> float:
-    handle, name = tempfile.mkstemp(prefix=".clock.", dir=folder)
-    os.close(handle)
-    try:
-        os.utime(name)
-        return Path(name).stat().st_mtime
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".clock.", dir=folder) as file:
+        os.utime(file.name)
+        return Path(file.name).stat().st_mtime
 
 
 def _is_orphan(holder: Holder) -> bool:
     """Whether its launcher is gone, so that it will end as soon as it notices."""
     return holder.launcher != 0 and holder.machine == _machine() and _started(holder.launcher) is None
-
-
-def _description(holder: Holder) -> str:
-    return f"{holder.command} on {holder}"
 
 
 def _this_process() -> Holder:
@@ -220,7 +203,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did: "" = unknown, None = none of this number runs."""
+    """When a process started, in ticks since the machine did; "" = unknown, None = no process of this number runs."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:  # it has ended; or this is not Linux, or hides other users' processes
@@ -230,6 +213,8 @@ def _started(pid: int) -> str | None:
 
 
 def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # where os.kill would interrupt it; its heartbeat tells whether it runs
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""Several processes that work together: they fail together, and none is left behind."""
+"""Processes that work together: when one fails all are ended, and none is left behind."""
 
 import os
 import signal
@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from utils.errors import UserError
 from utils.locks import LAUNCHER_VARIABLE
 from utils.signals import signals_held_back
 
-GRACE = 10.0  # seconds between asking a process to end and ending it
-LAST_LINES = 5  # of a failed process's log
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LAST_LINES = 5  # quoted from a failed process's log
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
-    log_start: int  # bytes of earlier runs in it
+    log_start: int  # bytes that earlier runs left in the log
 
 
 class ProcessGroup:
@@ -39,22 +38,17 @@ class ProcessGroup:
     def __enter__(self) -> "ProcessGroup":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with signals_held_back():
-            self._end_all()
-
-    def _end_all(self) -> None:
-        for child in self.children:
-            child.process.terminate()
-        deadline = time.monotonic() + GRACE
-        for child in self.children:
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+            for child in self.children:
+                child.process.terminate()
+            deadline = time.monotonic() + GRACE
+            for child in self.children:
+                try:
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.process.kill()
+                    child.process.wait()
 
     def start(self, name: str, script: Path, arguments: Sequence[str]) -> None:
         """Start a script with this Python; what it prints goes to NAME.log."""
@@ -63,7 +57,8 @@ class ProcessGroup:
         try:
             self.log_folder.mkdir(parents=True, exist_ok=True)
             log_start = log.stat().st_size if log.exists() else 0
-            with log.open("ab") as output, signals_held_back():  # or one would be started and not be in the list
+            # Signals wait, so that no process is started and missing in the list.
+            with log.open("ab") as output, signals_held_back():
                 command = [sys.executable, str(script), *arguments]
                 process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
                 self.children.append(Child(name, process, log, log_start))
@@ -71,7 +66,7 @@ class ProcessGroup:
             raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
 
     def wait(self, while_waiting: Callable[[], None]) -> None:
-        """Return when all have ended well. Raises UserError with a failed one's last lines as soon as one fails."""
+        """Return when all have ended well. Raises UserError, with the last lines of its log, as soon as one fails."""
         running = list(self.children)
         while running:
             for child in running:
@@ -84,7 +79,7 @@ class ProcessGroup:
 
 
 def how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    """For people: the exit code of a process that has ended, or the signal that ended it."""
+    """The exit code of a process that has ended, or the signal that ended it, in words."""
     if process.returncode >= 0:
         return f"ended with exit code {process.returncode}"
     return f"was ended by {signal.Signals(-process.returncode).name}"

@@ -1,4 +1,4 @@
-"""Waiting for files that other processes write: never in silence, never without an end."""
+"""Waiting for other processes' files: it says what it waits for, and it ends."""
 
 import time
 from collections.abc import Callable
@@ -12,9 +12,9 @@ LONGEST_PAUSE = 0.5  # seconds between two looks
 
 
 def wait_until(is_there: Callable[[], bool], awaited: Callable[[], str]) -> None:
-    """Return once `is_there()`.
+    """Return once `is_there()`. Meanwhile print what is `awaited()` and for how long.
 
-    Says what is `awaited()` and for how long. Raises WaitedTooLong after `global_configure.wait_limit` seconds.
+    Raises WaitedTooLong after `global_configure.wait_limit` seconds.
     """
     start = time.monotonic()  # not the wall clock, which may jump
     pause, next_report = 0.005, FIRST_REPORT

@@ -282,3 +282,13 @@ def test_a_folder_that_cannot_be_written(role: Role, tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("not a folder")
     with pytest.raises(UserError, match=r"cannot write .*work\.lock: "), held(role):
         pass
+
+
+def test_windows_processes_are_not_signalled(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There `os.kill(pid, 0)` would send Ctrl-C: the heartbeat tells whether a process lives."""
+    write_lock(role, machine=locks._machine(), pid=2**22 + 1)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
+    assert state_of(role.lock) == f"alive on elsewhere, pid {2**22 + 1}"
+    os.utime(role.lock, (1, 1))
+    assert state_of(role.lock) == f"died on elsewhere, pid {2**22 + 1}"
