@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TOP, Run, run_script
 
+pytestmark = pytest.mark.slow
 FOLDER = TOP / "benchmarks"
 CHOSEN = ("--model", "simcnn_x0_25", "--dataset", "digits", "--quick", "--bfloat16", "--threads", 1)
 TINY_SEARCH = [
@@ -120,9 +121,9 @@ def test_cores(strong_root):
 
 def test_generation(run_main, strong_root):
     command = "benchmarks/generation.py"
+    run_main("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=strong_root)
     missing = run_main(command, *CHOSEN, *TINY_SEARCH, root=strong_root)
     missing.refused("expected a search of two generations", "run python scripts/run_module_search.py")
-    run_main("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=strong_root)
     for generations in ("generations=0", "generations=1"):  # one after the other, so that nobody waits
         search = (*CHOSEN[:4], *TINY_SEARCH, "--set", generations)
         for script, more in (("module_explorer.py", ("--target_class", *range(10))), ("module_recorder.py", ())):

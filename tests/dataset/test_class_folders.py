@@ -135,7 +135,7 @@ IMAGES = [
 ]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(near_bytes(IMAGES))
 def test_a_damaged_image_is_decoded_or_refused(tmp_path: Path, content: bytes) -> None:
     """Any one exception of Pillow becomes the message that names the file; no other way out."""
