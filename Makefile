@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format benchmark clean
+.PHONY: help setup demo test check lint format benchmark clean
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
 
@@ -20,6 +20,9 @@ demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no G
 test: setup  ## all tests
 	$(BIN)/python -m pytest
 
+check: lint  ## style, formatting and the quick tests: a minute and a half on two cores
+	$(BIN)/python -m pytest -m "not faults and not slow"
+
 lint: setup  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,8 +30,8 @@ lint: setup  ## style and formatting
 format: setup  ## mend formatting
 	$(BIN)/ruff format .
 
-benchmark: setup  ## fast paths against naive ones, on digits; see experiments/benchmark
-	$(BIN)/python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset digits
+benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
+	$(BIN)/python benchmarks/run_all.py --model simcnn_x0_25 --dataset digits
 
 clean:  ## remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis

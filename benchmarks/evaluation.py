@@ -59,7 +59,10 @@ def main() -> None:
         pixels = resident(images, stage, dtype)
         return Work(lambda: population_outputs(model, masks[:count], [target_class] * count, pixels), count)
 
-    works = {"naive": Work(lambda: naive.module_outputs(model, masks[0], target_class, images, stage.device))}
+    def evaluate_naively() -> np.ndarray:
+        return naive.module_outputs(model, masks[0], target_class, naive.batches(images, stage.device))
+
+    works = {"naive": Work(evaluate_naively)}
     for name, dtype in benchmark.precisions.items():
         works[f"prepare {name}"] = Work(lambda d=dtype: resident(images, stage, d))
         works[f"one {name}"] = evaluate(dtype, 1)

@@ -72,7 +72,7 @@ def main() -> None:
 
     def evaluate_naively() -> np.ndarray:
         outputs = [
-            naive.module_outputs(model, masks[c][chromosome], c, images, stage.device)
+            naive.module_outputs(model, masks[c][chromosome], c, naive.batches(images, stage.device))
             for c in classes
             for chromosome in range(config.population - count, config.population)  # elites stand in front
         ]
@@ -96,8 +96,7 @@ def main() -> None:
         {"naive": Work(lambda: score(outputs["float32"], fast=False))}, 1, stage.device, warm_up=False
     )["naive"]
     scores, others = slow_scoring.result, fast_scoring["float32"].result
-    same = np.array_equal(scores.fitness, others.fitness) and np.array_equal(scores.ensembles, others.ensembles)
-    must_agree(same, "fitness of the chromosomes, to the last bit")
+    must_agree(naive.same_scores(scores, others), "scores, to the last bit")
 
     naive_evaluation = scaled(timings["naive"], 1 / naive_share)
     rows = []

@@ -99,17 +99,8 @@ def score(benchmark: Benchmark, point: dict[str, int]) -> Work:
     stage = benchmark.stage
     num_kernels = architecture_of(stage.config.model).total_kernels
     instance = scoring_instance(point["classes"], point["population"], point["images"], num_kernels, stage.seed)
-    return Work(
-        lambda: score_population(
-            instance.outputs,
-            instance.masks,
-            instance.labels,
-            instance.rules,
-            seed=stage.seed,
-            generation=0,
-            threads=benchmark.threads,
-        )
-    )
+    options = {"seed": stage.seed, "generation": 0, "threads": benchmark.threads}
+    return Work(lambda: score_population(**vars(instance), **options))
 
 
 if __name__ == "__main__":

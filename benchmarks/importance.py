@@ -44,7 +44,8 @@ def main() -> None:
         return kernel_importance(model, pixels, labels, config.num_classes, config.importance_confidence)[0]
 
     def slow() -> np.ndarray:
-        return naive.kernel_importance(model, part, config.num_classes, config.importance_confidence, stage.device)
+        single = naive.batches(part, stage.device, batch_size=1)
+        return naive.kernel_importance(model, single, part.labels, config.num_classes, config.importance_confidence)[0]
 
     works = {"naive": Work(slow, len(part)), "fast": Work(lambda: fast(images), len(images))}
     timings = time_in_turns(works, benchmark.repetitions, stage.device)

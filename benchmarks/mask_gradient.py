@@ -59,7 +59,8 @@ def main() -> None:
 
         def slow() -> Tensor:
             for _ in range(steps):
-                gradient = naive.mask_gradient(model, images, masks, loss, stage.device)
+                (batch,) = naive.batches(images, stage.device, len(images))
+                gradient = naive.mask_gradient(model, batch, masks, loss)
             return gradient
 
         works = {

@@ -1,11 +1,12 @@
-"""The naive baselines: every computation of the search written the straightforward way, to be compared with.
+"""The reference: every computation of the search written the straightforward way, for benchmarks and tests to compare.
 
 A network object per chromosome, a DataLoader that sends every image through Pillow each time, one image after the
-other where statistics are collected, and a Python loop over ensembles.
+other where statistics are collected, and a Python loop over ensembles. Each works in the precision of the model that it
+is given.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,46 +44,65 @@ class PillowImages(Dataset):
         return self.transform(Image.fromarray(self.images.pixels[index])), int(self.images.labels[index])
 
 
-def module_outputs(model: CNN, mask: np.ndarray, target_class: int, images: Images, device: torch.device) -> np.ndarray:
-    """One chromosome's outputs (n,) float32: its module is built and run over a DataLoader."""
-    network = extract_module(model, mask, target_class).to(device)
-    outputs = []
+def batches(images: Images, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
+    """Normalised images (b, 3, 32, 32) on the device, by a DataLoader."""
+    for batch, _ in DataLoader(PillowImages(images, []), batch_size):
+        yield batch.to(device)
+
+
+def module_outputs(model: CNN, mask: np.ndarray, target_class: int, batches: Iterable[Tensor]) -> np.ndarray:
+    """One chromosome's outputs (n,): its module is built and run over the batches."""
+    network = extract_module(model, mask, target_class)
     with torch.no_grad():
-        for batch, _ in DataLoader(PillowImages(images, []), BATCH_SIZE):
-            outputs.append(network(batch.to(device))[:, 0].cpu())
-    return torch.cat(outputs).numpy()
+        return torch.cat([network(batch)[:, 0].cpu() for batch in batches]).numpy()
 
 
 def composed_accuracy(model: CNN, masks: np.ndarray, images: Images, device: torch.device) -> float:
     """The accuracy of the modules that masks (classes, K) give, composed."""
-    outputs = [module_outputs(model, mask, target_class, images, device) for target_class, mask in enumerate(masks)]
+    outputs = [module_outputs(model, mask, c, batches(images, device)) for c, mask in enumerate(masks)]
     return float((np.argmax(outputs, axis=0) == images.labels).mean())
 
 
+def feature_maps(model: CNN, images: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+    """Every conv layer's map (n, kernels, h, w) whose norm counts, and the last layer's as it goes on.
+
+    What counts is after the ReLU or, in layers that an addition ties, after the addition. With a mask (K,) each
+    kernel's map is multiplied by its value in it.
+    """
+    counted: list[Tensor] = []
+    outputs: list[Tensor] = []
+    x = images
+    for layer, conv in enumerate(model.architecture.convs):
+        x = F.relu(model.convs[layer](x))
+        if mask is not None:
+            x = x * mask[model.architecture.layer_slices[layer]][:, None, None]
+        counted.append(x)
+        if conv.pool:
+            x = F.max_pool2d(x, 2)
+        if conv.add is not None:
+            x = x + outputs[conv.add]
+            counted[layer] = counted[conv.add] = x
+        outputs.append(x)
+    return counted, x
+
+
 def kernel_importance(
-    model: CNN, images: Images, num_classes: int, confidence: float, device: torch.device
-) -> np.ndarray:
-    """Importance (classes, K) float32, one image at a time."""
-    architecture = model.architecture
+    model: CNN, images: Iterable[Tensor], labels: Sequence[int], num_classes: int, confidence: float
+) -> tuple[np.ndarray, list[int]]:
+    """Importance (classes, K) float32 and confident images per class, from one image (1, 3, 32, 32) after the other."""
     confident: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     of_class: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
-    with torch.no_grad():
-        for image, label in DataLoader(PillowImages(images, []), batch_size=1):
-            norms: dict[int, np.ndarray] = {}
-
-            def observe(layer: int, feature_map: Tensor, norms: dict[int, np.ndarray] = norms) -> None:
-                norms[layer] = feature_map[0].abs().sum(dim=(1, 2)).cpu().numpy()
-
-            logits = model.classify(model.convolve(image.to(device), observe))
-            probability = torch.softmax(logits[0], dim=0).cpu().numpy()
-            row = np.concatenate([norms[first] for first in architecture.tied_to])
-            target_class = int(label)
-            of_class[target_class].append(row)
-            if probability.argmax() == target_class and probability[target_class] >= confidence:
-                confident[target_class].append(row)
-    nothing = [np.zeros(architecture.total_kernels)]
-    rows = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
-    return np.stack([np.mean(row, axis=0) for row in rows]).astype(np.float32)
+    for image, label in zip(images, labels, strict=True):
+        with torch.no_grad():
+            maps, features = feature_maps(model, image)
+            probability = torch.softmax(model.classify(features)[0], dim=0).cpu().numpy()
+        row = np.concatenate([feature_map[0].double().abs().sum((1, 2)).cpu().numpy() for feature_map in maps])
+        of_class[label].append(row)
+        if probability.argmax() == label and probability[label] >= confidence:
+            confident[label].append(row)
+    nothing = [np.zeros(model.architecture.total_kernels)]
+    used = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
+    return np.stack([np.mean(rows, axis=0) for rows in used]).astype(np.float32), [len(rows) for rows in confident]
 
 
 def train(
@@ -125,10 +145,9 @@ def tournament(
     generation: int,
     protected: list[int] | None = None,
 ) -> Scores:
-    """What `score_population` of search.genetic.tournament gives, by its definition:
-    every ensemble's argmax over its outputs.
+    """What `score_population` of search.genetic.tournament gives for the same arguments, ensemble by ensemble.
 
-    The arguments are the same. A group is (classes, ensembles): tuples of chromosome indices in the classes' order.
+    A group is (classes, ensembles): tuples of chromosome indices in the classes' order.
     """
     num_classes, population = len(outputs), len(outputs[0])
     order = generator(seed, "tournament", generation).permutation(num_classes)
@@ -169,7 +188,7 @@ def tournament(
 def ensemble_accuracies(
     outputs: list[np.ndarray], labels: np.ndarray, classes: tuple[int, ...], ensembles: list[tuple[int, ...]]
 ) -> list[float]:
-    """Each ensemble's accuracy on the images of its own classes; equal outputs go to the lower class."""
+    """Each ensemble's accuracy on the images of its own classes; equal outputs go to the lower class. 0 of none."""
     own = np.isin(labels, classes)
     own_labels = labels[own]
     own_outputs = {target_class: outputs[target_class][:, own] for target_class in classes}
@@ -179,29 +198,20 @@ def ensemble_accuracies(
         chromosome_of = dict(zip(classes, ensemble, strict=True))
         stacked = np.stack([own_outputs[target_class][chromosome_of[target_class]] for target_class in ascending])
         predicted = np.array(ascending)[stacked.argmax(axis=0)]
-        accuracies.append(float((predicted == own_labels).mean()))
+        accuracies.append(np.count_nonzero(predicted == own_labels) / max(1, len(own_labels)))
     return accuracies
 
 
-def mask_gradient(
-    model: CNN, images: Images, masks: Tensor, loss: Callable[[Tensor], Tensor], device: torch.device
-) -> Tensor:
-    """The gradient of a loss in masks (classes, K): every module runs the whole network, one after the other."""
+def same_scores(scores: Scores, others: Scores) -> bool:
+    """Whether two tournaments found the same ensembles, accuracies and fitness, to the last bit."""
+    return all(np.array_equal(value, getattr(others, name)) for name, value in vars(scores).items())
+
+
+def mask_gradient(model: CNN, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient of a loss of logits (n, classes) in masks (classes, K): one module after the other is run whole."""
     masks = masks.clone().requires_grad_()
-    slices = model.architecture.layer_slices
-    batch = torch.stack([image for image, _ in PillowImages(images, [])]).to(device)
-    logits = []
-    for target_class, mask in enumerate(masks):
-        maps: list[Tensor] = []
-        x = batch
-        for layer, (conv, convolution) in enumerate(zip(model.architecture.convs, model.convs, strict=True)):
-            x = F.relu(convolution(x)) * mask[slices[layer]][None, :, None, None]
-            if conv.pool:
-                x = F.max_pool2d(x, 2)
-            if conv.add is not None:
-                x = x + maps[conv.add]
-            maps.append(x)
-        logits.append(model.classify(x)[:, target_class])
-    loss(torch.stack(logits, 1)).backward()
-    model.zero_grad()
-    return masks.grad
+    logits = [
+        model.classify(feature_maps(model, images, mask)[1])[:, target_class] for target_class, mask in enumerate(masks)
+    ]
+    (gradient,) = torch.autograd.grad(loss(torch.stack(logits, 1)), masks)
+    return gradient

@@ -11,7 +11,6 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import naive
-import numpy as np
 from explorer_process import end_with_parent
 from measuring import (
     Size,
@@ -25,7 +24,7 @@ from measuring import (
     time_in_turns,
 )
 from scoring_memory import score_alone
-from subjects import Instance, searched_instance
+from subjects import searched_instance
 
 from models.registry import architecture_of
 from search.genetic.tournament import Scores, score_population
@@ -47,16 +46,16 @@ def main() -> None:
     small = searched_instance(stage, sizes["naive_population"], sizes["naive_images"])
 
     def fast() -> Scores:
-        return score_population(**_arguments(small), seed=stage.seed, generation=0, threads=benchmark.threads)
+        return score_population(**vars(small), seed=stage.seed, generation=0, threads=benchmark.threads)
 
     def slow() -> Scores:
-        return naive.tournament(**_arguments(small), seed=stage.seed, generation=0)
+        return naive.tournament(**vars(small), seed=stage.seed, generation=0)
 
     fast()
     num_scored = fast().num_scored
     works = {"naive": Work(slow, num_scored), "fast": Work(fast, num_scored)}
     timings = time_in_turns(works, min(3, benchmark.repetitions), stage.device, warm_up=False)
-    must_agree(equal(timings["naive"].result, timings["fast"].result), "scores, to the last bit")
+    must_agree(naive.same_scores(timings["naive"].result, timings["fast"].result), "scores, to the last bit")
     comparison = [compare("scoring", "ensemble", timings["naive"], timings["fast"])]
 
     full = (sizes["classes"], sizes["population"], sizes["images"], num_kernels, stage.seed)
@@ -80,23 +79,6 @@ def main() -> None:
         [row],
     )
     save_benchmark(benchmark, {"comparison": comparison, "alone": [row]})
-
-
-def _arguments(instance: Instance) -> dict[str, object]:
-    return {
-        "outputs": instance.outputs,
-        "masks": instance.masks,
-        "labels": instance.labels,
-        "rules": instance.rules,
-    }
-
-
-def equal(scores: Scores, others: Scores) -> bool:
-    """Whether two tournaments found the same ensembles, accuracies and fitness, to the last bit."""
-    return scores.num_scored == others.num_scored and all(
-        np.array_equal(getattr(scores, name), getattr(others, name))
-        for name in ("fitness", "ensembles", "ensemble_accuracy", "ensemble_distance", "ensemble_fitness")
-    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ def score_alone(
     instance = scoring_instance(num_classes, population, num_images, num_kernels, seed)
     before = _peak_gib()
     start = time.perf_counter()
-    scores = score_population(
-        instance.outputs, instance.masks, instance.labels, instance.rules, seed=seed, generation=0, threads=threads
-    )
+    scores = score_population(**vars(instance), seed=seed, generation=0, threads=threads)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,

@@ -22,7 +22,7 @@ from report import files as report_files
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.stage import show_table
+from utils.stage import OneLineParser, show_table
 
 TOP = Path(__file__).resolve().parent.parent
 MODEL = "simcnn_x0_25"
@@ -45,6 +45,7 @@ REPORT = (("scripts/make_report.py",),)
 
 
 def main() -> None:
+    OneLineParser(__doc__).parse_args()
     start = time.monotonic()
     for dataset, stages in (("digits", (*MODULARIZE, *REPORT)), ("digits_5", (*PATCH, *REPORT))):
         for script, *arguments in stages:

@@ -26,8 +26,9 @@ from models.registry import build_network
 from utils.artifacts import Artifacts
 
 TOP = Path(__file__).resolve().parents[1]
-# The same examples every time, and no deadline: the machine may be busy.
+# The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("thorough", deadline=None, database=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
 

@@ -34,7 +34,12 @@ class Stage:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line."""
+    """An ArgumentParser whose complaints are one line, and whose help is the script's docstring."""
+
+    def __init__(self, documentation: str | None) -> None:
+        super().__init__(
+            description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.split())
@@ -43,10 +48,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def stage_parser(documentation: str | None) -> OneLineParser:
-    """A parser with what all stages take; the script's docstring is its help."""
-    parser = OneLineParser(
-        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """A parser with what all stages take."""
+    parser = OneLineParser(documentation)
     parser.add_argument("--model", required=True, help="the network: simcnn, rescnn, simcnn_x0_25 ...")
     parser.add_argument("--dataset", required=True, help="the dataset: cifar10, svhn, svhn_5, digits ...")
     parser.add_argument(

@@ -1,45 +1,22 @@
-"""The benchmark commands: each runs, and the naive side computes what the fast side computes. Nothing is timed."""
+"""The benchmark commands: each runs, tiny, and both of its sides compute the same. Nothing is timed."""
 
-import importlib
 import json
 import runpy
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
+import measuring
 import pytest
 import torch
-from conftest import TOP, Run, fit_last_layer, random_images, run_script
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import TOP, Run, run_script
 
-from configures.base import load
-from dataset.datasets import Images
-from dataset.images import normalise
-from models.cnn import CNN, Architecture, Conv
-from modules.population_outputs import population_outputs
-from search.genetic.kernel_groups import genome_layout, kernel_groups
-from search.genetic.operators import first_population, next_generation
-from search.genetic.scoring import scoring_rules
-from search.genetic.tournament import ScoringRules, score_population
-
-FOLDER = TOP / "experiments" / "benchmark"
+pytestmark = pytest.mark.slow
+FOLDER = TOP / "benchmarks"
 CHOSEN = ("--model", "simcnn_x0_25", "--dataset", "digits", "--quick", "--bfloat16", "--threads", 1)
 TINY_SEARCH = [
     word
     for assignment in ("population=4", "parents=2", "elites=2", "generations=1", "search_images=30")
     for word in ("--set", assignment)
 ]
-
-
-@pytest.fixture(autouse=True)
-def siblings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark's scripts import their neighbours."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-
-def neighbour(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 def result_of(run: Run, root: Path, name: str) -> dict:
@@ -144,9 +121,9 @@ def test_cores(strong_root):
 
 def test_generation(run_main, strong_root):
     command = "benchmarks/generation.py"
+    run_main("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=strong_root)
     missing = run_main(command, *CHOSEN, *TINY_SEARCH, root=strong_root)
     missing.refused("expected a search of two generations", "run python scripts/run_module_search.py")
-    run_main("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=strong_root)
     for generations in ("generations=0", "generations=1"):  # one after the other, so that nobody waits
         search = (*CHOSEN[:4], *TINY_SEARCH, "--set", generations)
         for script, more in (("module_explorer.py", ("--target_class", *range(10))), ("module_recorder.py", ())):
@@ -170,95 +147,12 @@ def test_wrong_options_are_refused(run_main, root_dir, option):
 
 
 def test_run_all_names_every_command():
-    defined = {path.stem for path in FOLDER.glob("*.py") if "run(main)" in path.read_text(encoding="utf-8")}
+    defined = {path.stem for path in FOLDER.glob("*.py") if path.read_text().endswith("    run(main)\n")}
     commands = runpy.run_path(str(FOLDER / "run_all.py"), run_name="run_all")["COMMANDS"]
     assert set(commands) == defined - {"run_all"}
 
 
-def small_network() -> tuple[CNN, Images]:
-    """Three classes, a tied layer, a pool; looks trained on noise with colours."""
-    torch.manual_seed(0)
-    architecture = Architecture((Conv(6, pool=True), Conv(6, add=0), Conv(8, pool=True)), hidden=(10,))
-    model, images = CNN(architecture, 3), random_images(90, 3)
-    fit_last_layer(model, images, 3)
-    return model, images
-
-
-def test_naive_outputs_are_the_populations():
-    model, images = small_network()
-    random = np.random.default_rng(0)
-    tied = random.random((4, 6)) < 0.6
-    masks = np.concatenate([tied, tied, random.random((4, 8)) < 0.6], axis=1)
-    masks[:, [0, 6, 12]] = True
-    fast = population_outputs(model, masks, [0, 1, 2, 0], normalise(torch.tensor(images.pixels)))
-    slow = [
-        neighbour("naive").module_outputs(model, mask, c, images, torch.device("cpu"))
-        for mask, c in zip(masks, [0, 1, 2, 0], strict=True)
-    ]
-    assert np.abs(fast).max() > 1
-    np.testing.assert_allclose(fast, slow, atol=1e-4)
-
-
-@settings(max_examples=30)
-@given(
-    num_classes=st.integers(2, 6),
-    population=st.integers(1, 4),
-    images=st.integers(1, 30),
-    levels=st.sampled_from([2, 5, 1000]),  # few levels: many ties
-    survivors=st.integers(1, 12),
-    threshold=st.floats(0, 1),
-    protect=st.booleans(),
-    seed=st.integers(0, 1000),
-)
-def test_naive_tournament_is_the_tournament(
-    num_classes, population, images, levels, survivors, threshold, protect, seed
-):
-    random = np.random.default_rng(seed)
-    labels = random.integers(num_classes, size=images)
-    outputs = [random.integers(levels, size=(population, images)).astype(np.float32) for _ in range(num_classes)]
-    masks = [random.random((population, 12)) < 0.5 for _ in range(num_classes)]
-    rules = ScoringRules({2: threshold, 4: threshold / 2}, min(2, survivors), survivors, 0.9, 0.1)
-    protected = random.integers(population, size=num_classes).tolist() if protect else None
-    arguments = (outputs, masks, labels, rules)
-    if not all((labels == target_class).any() for target_class in range(num_classes)):
-        return  # an accuracy over no images is nobody's
-    fast = score_population(*arguments, seed=seed, generation=1, protected=protected, threads=1)
-    slow = neighbour("naive").tournament(*arguments, seed=seed, generation=1, protected=protected)
-    assert neighbour("scoring").equal(fast, slow)
-
-
-def test_a_search_finds_the_same_populations_naively():
-    model, images = small_network()
-    classes = range(3)
-    config = load("simcnn_x0_25", "digits", ["population=6", "parents=3", "elites=2", "sensitive_layers=1"])
-    layout = genome_layout(model.architecture.num_kernels, model.architecture.tied_to, config)
-    groups = [kernel_groups(layout, np.random.default_rng(c).random(20)) for c in classes]
-    pixels = normalise(torch.tensor(images.pixels))
-    naive, cpu = neighbour("naive"), torch.device("cpu")
-    ways = {
-        "naive": (
-            lambda masks, c: np.stack([naive.module_outputs(model, mask, c, images, cpu) for mask in masks]),
-            naive.tournament,
-        ),
-        "fast": (lambda masks, c: population_outputs(model, masks, [c] * len(masks), pixels), score_population),
-    }
-    found = {}
-    for name, (evaluate, score) in ways.items():
-        populations = [first_population(layout, config, 0, c) for c in classes]
-        for generation in range(3):
-            masks = [groups[c].decode(populations[c]) for c in classes]
-            outputs = [evaluate(masks[c], c) for c in classes]
-            scores = score(outputs, masks, images.labels, scoring_rules(config, None), seed=0, generation=generation)
-            populations = [
-                next_generation(populations[c], scores.fitness[c], config, 0, c, generation + 1) for c in classes
-            ]
-        found[name] = np.stack(populations)
-    assert len(np.unique(found["fast"].reshape(18, -1), axis=0)) > 6
-    np.testing.assert_array_equal(found["naive"], found["fast"])
-
-
 def test_turns_are_taken_and_ratios_are_per_unit():
-    measuring = neighbour("measuring")
     order = []
     works = {name: measuring.Work(lambda n=name: order.append(n), units) for name, units in (("a", 2), ("b", 1))}
     measuring.time_in_turns(works, 2, torch.device("cpu"))
@@ -271,4 +165,4 @@ def test_turns_are_taken_and_ratios_are_per_unit():
 
 def test_sides_that_disagree_end_the_benchmark():
     with pytest.raises(RuntimeError, match="disagree: outputs by 3"):
-        neighbour("measuring").must_agree(False, "outputs by 3")
+        measuring.must_agree(False, "outputs by 3")

@@ -1,5 +1,6 @@
 """Trees of images from anybody: decoded right, or refused with the file's name; nothing outside of them is touched."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from confined import confined
 from hypothesis import HealthCheck, given, settings
 from image_trees import image_bytes, random_pixels, write_tree, zip_tree
+from near_valid import near_bytes
 from PIL import Image, UnidentifiedImageError
 
 from dataset import class_folders
@@ -123,17 +126,23 @@ def test_a_broken_image_is_named(tmp_path: Path, zipped: bool, content: bytes) -
         decode(find_class_folders(tmp_path, "own"), "train")
 
 
-@settings(max_examples=300)
-@given(data=st.data(), format=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]))
-def test_a_damaged_image_is_decoded_or_refused(data: st.DataObject, format: str) -> None:
+GREY = np.random.default_rng(0).integers(0, 2**16, (5, 5), dtype=np.uint16)
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "TGA", "EPS")
+IMAGES = [
+    *(image_bytes(random_pixels(9, 7, 3), name) for name in FORMATS),
+    image_bytes(GREY),
+    image_bytes(GREY, "TIFF"),
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(near_bytes(IMAGES))
+def test_a_damaged_image_is_decoded_or_refused(tmp_path: Path, content: bytes) -> None:
     """Any one exception of Pillow becomes the message that names the file; no other way out."""
-    content = bytearray(image_bytes(random_pixels(9, 7, 3), format))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), confined(tmp_path):
         warnings.simplefilter("ignore")
         try:
-            pixels = class_folders._decode_named(Path("own"), "train/a/1.png", lambda name: bytes(content))
+            pixels = class_folders._decode_named(Path("own"), "train/a/1.png", lambda name: content)
         except UserError as error:
             assert "train/a/1.png" in str(error)
         else:
@@ -304,16 +313,31 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
+def check_tree(folder: Path) -> None:
+    """What is found as `own` is a dataset, or is refused by its name; nothing else of the system is touched."""
+    with warnings.catch_warnings(), confined(folder):
+        warnings.simplefilter("ignore")
+        try:
+            tree = find_class_folders(folder, "own")
+            assert tree is not None
+            for part in ("train", "test"):
+                pixels, labels = decode(tree, part)
+                assert pixels.shape == (len(labels), 32, 32, 3)
+                assert set(labels.tolist()) == set(range(len(tree.classes)))
+        except UserError as error:
+            assert "own" in str(error)
+
+
+WHOLE = [(part, name, "1.png") for part in ("train", "test") for name in "ab"]
+ODD_NAMES = ["train", "test", "a", "b", "1.png", ".hidden", "__MACOSX", "x" * 255, "\u00e9\n", "0", "\u00b2", " "]
 NAMES = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="/\0"), min_size=1, max_size=6)
+SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@SAME_FOLDER
 @given(
-    entries=st.lists(
-        st.one_of(
-            st.tuples(st.sampled_from(["train", "test"]), st.sampled_from("ab"), st.sampled_from(["1.png", "2.png"])),
-            st.lists(NAMES | st.sampled_from(["train", "test", "..", ".", "a"]), min_size=1, max_size=4),
-        ),
+    st.lists(
+        st.sampled_from(WHOLE) | st.lists(NAMES | st.sampled_from([*ODD_NAMES, "..", "."]), min_size=1, max_size=4),
         max_size=8,
     )
 )
@@ -323,11 +347,50 @@ def test_any_tree_of_names_is_a_dataset_or_a_user_error(tmp_path: Path, entries:
         with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
             for entry in entries:
                 archive.writestr("/".join(entry), PNG)
-    try:
-        tree = find_class_folders(tmp_path, "own")
-    except UserError as error:
-        assert "own.zip" in str(error)
-    else:
-        for part in ("train", "test"):
-            assert {label for _, label in tree.images[part]} == set(range(len(tree.classes)))
-            assert len(decode(tree, part)[0]) == len(tree.images[part])
+    check_tree(tmp_path)
+
+
+@SAME_FOLDER
+@given(st.data())
+def test_any_bytes_near_a_zip_file_are_a_dataset_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    archives = []
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "own.zip", "w", compression) as archive:
+            for name in WHOLE:
+                archive.writestr("/".join(name), PNG)
+        archives.append((tmp_path / "own.zip").read_bytes())
+    words = [b"../../outside.png", b"/train/a/1.png", b"train\\a", b"PK\3\4", b"PK\1\2", b"PK\5\6"]
+    (tmp_path / "own.zip").write_bytes(data.draw(near_bytes(archives, words)))
+    check_tree(tmp_path)
+
+
+@SAME_FOLDER
+@given(
+    without=st.sampled_from([None, *WHOLE]),
+    entries=st.lists(
+        st.tuples(
+            st.sampled_from(["image", "broken", "empty", "folder", "link", "pipe"]),
+            st.lists(st.sampled_from(ODD_NAMES), min_size=1, max_size=4),
+            st.sampled_from(["../../../outside", "/etc/passwd", "../a", "1.png", "absent", ".", "/dev/zero"]),
+        ),
+        max_size=5,
+    ),
+)
+def test_any_folder_is_a_dataset_or_a_user_error(
+    tmp_path: Path, without: tuple[str, ...] | None, entries: list[tuple[str, list[str], str]]
+) -> None:
+    shutil.rmtree(tmp_path / "own", ignore_errors=True)
+    whole = [("image", [*names], "") for names in WHOLE if names != without]
+    for kind, names, place in [*whole, *entries]:
+        path = tmp_path.joinpath("own", *names)
+        with contextlib.suppress(OSError):  # a file stands where a folder should, or a name is too long
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "folder":
+                path.mkdir()
+            elif kind == "link":
+                path.symlink_to(place)
+            elif kind == "pipe":
+                os.mkfifo(path)
+            elif not path.is_symlink() and not path.exists():
+                path.write_bytes({"image": PNG, "broken": PNG[:40], "empty": b""}[kind])
+    check_tree(tmp_path)

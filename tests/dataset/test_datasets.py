@@ -261,12 +261,18 @@ def test_torchvisions_own_cifar_files(dataset_dir: Path, name: str, monkeypatch:
     assert_same(load_dataset(name), dataset)  # decoded once
 
 
-def test_a_changed_cifar_file_is_not_unpickled(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = torchvision.datasets.CIFAR10
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("cifar10", "data_batch_3"), ("cifar10", "batches.meta"), ("cifar100", "test"), ("cifar100", "meta")],
+)
+def test_a_changed_cifar_file_is_not_unpickled(
+    dataset_dir: Path, name: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     write_cifar(dataset_dir, kind, "labels", list(datasets.CIFAR10_CLASSES), monkeypatch)
-    (dataset_dir / kind.base_folder / "data_batch_3").write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
-    with pytest.raises(UserError, match=r"torchvision cannot read .*cifar-10-batches-py: .*corrupted.*remove it"):
-        load_dataset("cifar10")
+    (dataset_dir / kind.base_folder / file).write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
+    with pytest.raises(UserError, match=rf"torchvision cannot read .*{kind.base_folder}: .*corrupted.*remove it"):
+        load_dataset(name)
 
 
 def test_torchvisions_own_svhn_files(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,10 +294,12 @@ def test_torchvisions_own_svhn_files(dataset_dir: Path, monkeypatch: pytest.Monk
     five = load_split(load("simcnn", "svhn_5"))
     assert five.classes == ("0", "1", "2", "3", "4")
     assert sorted(five.test.labels.tolist()) == [0, 0, 1, 1, 2, 3, 4]
-    (dataset_dir / "test_32x32.mat").unlink()
     shutil.rmtree(global_configure.root_dir / "data" / "decoded_dataset")
-    with pytest.raises(UserError, match=r"torchvision cannot read .*train_32x32\.mat: .*not found or corrupted"):
-        load_dataset("svhn")
+    test_file = dataset_dir / "test_32x32.mat"
+    for damage in (lambda: test_file.write_bytes(test_file.read_bytes()[:-1]), test_file.unlink):
+        damage()
+        with pytest.raises(UserError, match=r"torchvision cannot read .*train_32x32\.mat: .*not found or corrupted"):
+            load_dataset("svhn")
 
 
 def test_digits_are_scikit_learns(root_dir: Path) -> None:

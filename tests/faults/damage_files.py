@@ -10,8 +10,8 @@ for byte and go on to what it finds with whole files.
 """
 
 import contextlib
+import dataclasses
 import io
-import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,6 @@ from faults import (
     SEARCH,
     SENSITIVITY,
     SETTINGS,
-    TOP,
     TRAIN,
     WEAK_TRAIN,
     Finding,
@@ -47,7 +46,6 @@ from faults import (
 import global_configure
 import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from dataset.datasets import load_split
-from dataset.images import to_device
 from models import files as model_files
 from models.registry import architecture_of, build_network
 from models.strong_model import load_strong_model, strong_model_training
@@ -59,14 +57,12 @@ from patching import files as patch_files
 from patching.weak_models import kept_epochs, load_weak_model
 from report.patches import load_patched_weak_models
 from search.genetic import files as genetic_files
-from search.genetic.generations import agree_on_settings, resume_search
-from search.genetic.kernel_groups import genome_layout
+from search.genetic import generations
 from search.gradient import files as gradient_files
-from search.gradient.learner import MaskLearner, MaskSettings
-from utils.checked_text import load_json
-from utils.core_threads import core_threads
+from search.gradient import rounds
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
+from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
 # One generation more than was searched: so the last generation's files are read.
@@ -85,136 +81,113 @@ class Kind:
 
 def kinds_in(stage: Stage) -> dict[str, Kind]:
     """Every kind of file of the pipeline, in the root_dir of `stage`."""
+    return {**kinds_of_networks(stage), **kinds_of_searches(stage), **kinds_of_patches(stage), **kinds_of_data(stage)}
+
+
+def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
+    """Those of the strong model, what is measured on it, and its modules."""
     config, artifacts, cpu = stage.config, stage.artifacts, stage.device
-    architecture = architecture_of(config.model)
-    genes = genome_layout(architecture.num_kernels, architecture.tied_to, config).num_genes
-    classes, kernels, last = config.num_classes, sum(architecture.num_kernels), config.generations
-    importance, sensitivity = module_files.kernel_importance(artifacts), module_files.layer_sensitivity(artifacts, 0)
-    population, outputs = (
-        genetic_files.population(artifacts, last, RELATED),
-        genetic_files.outputs(artifacts, last, RELATED),
-    )
-    fitness, module_outputs = genetic_files.fitness(artifacts, last), module_files.module_outputs(artifacts, RELATED)
-    log = patch_files.weak_model_log(artifacts, "weak", RELATED)
-    epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
-    valid = load_split(config).valid
-    in_class = int((valid.labels == RELATED).sum())
-    gradient_log, gradient_settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
-    rounds = len(load_rounds(gradient_log, "the gradient search"))
-    masks, logit_maps = (
-        gradient_files.round_kernels(artifacts, rounds - 1),
-        gradient_files.round_logit_maps(artifacts, rounds - 1),
-    )
-    weak_settings = patch_files.weak_model_settings(artifacts, "weak", RELATED)
-    decoded = artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
-    (patch_report,) = patch_files.weak_model_folder(artifacts, "weak", RELATED).glob("patch_*.json")
+    classes, kernels = config.num_classes, architecture_of(config.model).total_kernels
+    strong, state = model_files.entire_model(artifacts), model_files.training_state(artifacts)
+    importance, settings = module_files.kernel_importance(artifacts), module_files.importance_settings(artifacts)
+    sensitivity = module_files.layer_sensitivity(artifacts, 0)
+    module, mask = module_files.module(artifacts, RELATED), module_files.module_kernels(artifacts, RELATED)
+    outputs, in_class = module_files.module_outputs(artifacts, RELATED), load_split(config).valid.labels == RELATED
 
     def training_state() -> list[Any]:
         """As a training that has nothing left to do takes it up."""
-        model = build_network(config.model, classes)
-        images = load_split(config)
-        settings = strong_model_training(config)
-        options = {
-            "device": cpu,
-            "dtype": stage.dtype,
-            "seed": stage.seed,
-            "state_file": model_files.training_state(artifacts),
-        }
+        model, images = build_network(config.model, classes), load_split(config)
+        options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": state}
         with contextlib.redirect_stdout(io.StringIO()):
-            training = train(model, images.train, images.valid, settings, **options)
+            training = train(model, images.train, images.valid, strong_model_training(config), **options)
         return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
 
-    def gradient_state() -> dict[str, Any]:
-        """As a gradient search that has nothing left to learn takes it up."""
-        load_state = runpy.run_path(str(TOP / GRADIENT.path))["load_state"]
-        settings = MaskSettings(1, 1, step_size=0.1, distillation=0.5, overlap=0.0, mirror=False)
-        options = {"dtype": stage.dtype, "seed": stage.seed}
-        with core_threads(cpu) as workers:
-            images = to_device(load_split(config).train, cpu)
-            learner = MaskLearner(build_network(config.model, classes), *images, settings, workers=workers, **options)
-            file, keeps = (
-                gradient_files.round_state(artifacts, rounds - 1),
-                [row.keep for row in load_rounds(gradient_log, "")],
-            )
-            if not load_state(learner, file, keeps):
-                raise UserError(f"{file.path} is of other rounds")
-        return learner.state()
-
-    def split() -> list[Any]:
-        loaded = load_split(config)
-        return [loaded.classes, *((part.pixels, part.labels) for part in (loaded.train, loaded.valid, loaded.test))]
-
-    def weak_reports() -> list[Any]:
-        return [
-            (
-                model.target_class,
-                model.classes,
-                model.epoch,
-                model.test_images,
-                *((name, result.confusion, result.rule) for name, result in model.results.items()),
-            )
-            for model in load_patched_weak_models(artifacts, "weak")
-        ]
-
     return {
-        "strong model": Kind(
-            model_files.entire_model(artifacts).path,
-            lambda: load_strong_model(config, artifacts, cpu).state_dict(),
-            [IMPORTANCE],
-        ),
-        "training state": Kind(model_files.training_state(artifacts).path, training_state, [TRAIN]),
+        "strong model": Kind(strong.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]),
+        "training state": Kind(state.path, training_state, [TRAIN]),
         "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
-        "kernel importance's settings": Kind(
-            module_files.importance_settings(artifacts), lambda: check_importance_fits(artifacts), [SENSITIVITY]
-        ),
+        "kernel importance's settings": Kind(settings.path, lambda: check_importance_fits(artifacts), [SENSITIVITY]),
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
         ),
-        "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, kernels), [GRADIENT]),
-        "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
-        "gradient search's state": Kind(
-            gradient_files.round_state(artifacts, rounds - 1).path, gradient_state, [GRADIENT]
+        "module": Kind(module.path, lambda: load_module(config, artifacts, RELATED, cpu).state_dict(), [COLLECTOR]),
+        "module's kernels": Kind(mask.path, lambda: load_kernel_mask(config, artifacts, RELATED), [COLLECTOR]),
+        "modules' report": Kind(
+            module_files.report(artifacts).path, lambda: load_modularization(config, artifacts), []
         ),
-        "gradient search's log": Kind(gradient_log, lambda: load_rounds(gradient_log, "the search"), [GRADIENT]),
-        "gradient search's settings": Kind(gradient_settings, agrees_as_it_is(gradient_settings), [GRADIENT]),
-        "population": Kind(population.path, lambda: population.load(config.population, genes), ONE_MORE),
-        "outputs": Kind(outputs.path, lambda: outputs.load(config.population, len(valid)), ONE_MORE),
-        "fitness": Kind(fitness.path, lambda: fitness.load(classes, config.population), ONE_MORE),
-        "search_log.csv": Kind(
-            genetic_files.log(artifacts), lambda: resume_search(stage, checkpoint=None, patience=None), ONE_MORE
-        ),
-        "settings.json": Kind(genetic_files.settings(artifacts), lambda: agree_on_settings(stage, valid), ONE_MORE),
-        "end.json": Kind(genetic_files.end(artifacts), lambda: genetic_files.end(artifacts).load_if_there(), ONE_MORE),
-        "module": Kind(
-            module_files.module(artifacts, RELATED).path,
-            lambda: load_module(config, artifacts, RELATED, cpu).state_dict(),
-            [COLLECTOR],
-        ),
-        "module's kernels": Kind(
-            module_files.module_kernels(artifacts, RELATED).path,
-            lambda: load_kernel_mask(config, artifacts, RELATED),
-            [COLLECTOR],
-        ),
-        "modules' report": Kind(module_files.report(artifacts), lambda: load_modularization(config, artifacts), []),
-        "module outputs": Kind(module_outputs.path, lambda: module_outputs.load(in_class), [PATCH]),
-        "weak model": Kind(
-            patch_files.weak_model(artifacts, "weak", RELATED, epoch).path,
-            lambda: load_weak_model(config, artifacts, "weak", RELATED, epoch, cpu).state_dict(),
-            [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
-        ),
-        "weak model's log": Kind(log, lambda: read_training_log(log, "its training"), [PATCH]),
-        "weak model's settings": Kind(weak_settings, agrees_as_it_is(weak_settings), [WEAK_TRAIN]),
-        "patch report": Kind(patch_report, weak_reports, []),
-        "decoded images": Kind(decoded / "train_images.npy", split, [IMPORTANCE]),
-        "decoded labels": Kind(decoded / "train_labels.npy", split, [IMPORTANCE]),
-        "description.json": Kind(decoded / "description.json", split, [IMPORTANCE]),
+        "module outputs": Kind(outputs.path, lambda: outputs.load(int(in_class.sum())), [PATCH]),
     }
 
 
-def agrees_as_it_is(settings_file: Path) -> Callable[[], None]:
-    """Compares the file with the settings that are in it now, as a stage that runs with the same."""
-    settings = load_json(settings_file, "the pipeline")
-    return lambda: agree_on(settings_file, settings, again="the pipeline")
+def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
+    """Those of the genetic and of the gradient search."""
+    config, artifacts = stage.config, stage.artifacts
+    classes, last = config.num_classes, config.generations
+    search = generations.open_search(stage)
+    population, outputs = (file(artifacts, last, RELATED) for file in (genetic_files.population, genetic_files.outputs))
+    fitness, end = genetic_files.fitness(artifacts, last), genetic_files.end(artifacts)
+    gradient = rounds.open_search(stage, float(GRADIENT.arguments[-1]))
+    log, settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
+    num_rounds = len(log.load())
+    masks, logit_maps, state = (
+        file(artifacts, num_rounds - 1)
+        for file in (gradient_files.round_kernels, gradient_files.round_logit_maps, gradient_files.round_state)
+    )
+
+    def gradient_state() -> dict[str, Any]:
+        """As a search that has nothing left to learn takes it up."""
+        with contextlib.redirect_stdout(io.StringIO()), gradient.learner(num_rounds) as learner:
+            return learner.state()
+
+    return {
+        "gradient search's masks": Kind(
+            masks.path, lambda: masks.load(classes, gradient.model.architecture.total_kernels), [GRADIENT]
+        ),
+        "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
+        "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),
+        "gradient search's log": Kind(log.path, log.load, [GRADIENT]),
+        "gradient search's settings": Kind(settings.path, gradient.record_settings, [GRADIENT]),
+        "population": Kind(
+            population.path, lambda: population.load(config.population, search.layout.num_genes), ONE_MORE
+        ),
+        "outputs": Kind(outputs.path, lambda: outputs.load(config.population, len(search.images)), ONE_MORE),
+        "fitness": Kind(fitness.path, lambda: fitness.load(classes, config.population), ONE_MORE),
+        "search_log.csv": Kind(
+            genetic_files.log(artifacts).path, lambda: search.resume(checkpoint=None, patience=None), ONE_MORE
+        ),
+        "settings.json": Kind(genetic_files.settings(artifacts).path, search.record_settings, ONE_MORE),
+        "end.json": Kind(end.path, end.load_if_there, ONE_MORE),
+    }
+
+
+def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
+    """Those of the weak models."""
+    config, artifacts = stage.config, stage.artifacts
+    epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
+    log = patch_files.weak_model_log(artifacts, "weak", RELATED)
+    settings = patch_files.weak_model_settings(artifacts, "weak", RELATED)
+    made_with = settings.load()
+    (report,) = patch_files.weak_model_folder(artifacts, "weak", RELATED).glob("patch_*.json")
+    return {
+        "weak model": Kind(
+            patch_files.weak_model(artifacts, "weak", RELATED, epoch).path,
+            lambda: load_weak_model(config, artifacts, "weak", RELATED, epoch, stage.device).state_dict(),
+            [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
+        ),
+        "weak model's log": Kind(log.path, log.load, [PATCH]),
+        "weak model's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [WEAK_TRAIN]),
+        "patch report": Kind(report, lambda: load_patched_weak_models(artifacts, "weak"), []),
+    }
+
+
+def kinds_of_data(stage: Stage) -> dict[str, Kind]:
+    """Those of a decoded dataset, whose source is still there."""
+    folder = stage.artifacts.root_dir / "data" / "decoded_dataset" / "tiny"
+    names = {"images": "train_images.npy", "labels": "train_labels.npy", "description": "description.json"}
+    return {
+        f"decoded {what}": Kind(folder / name, lambda: load_split(stage.config), [IMPORTANCE])
+        for what, name in names.items()
+    }
 
 
 def damage(path: Path, random: np.random.Generator) -> str:
@@ -306,6 +279,8 @@ def spoil_weights(path: Path, random: np.random.Generator) -> None:
 
 def is_same(first: Any, second: Any) -> bool:
     """Whether two loaded values are equal, arrays and tensors within them too."""
+    if dataclasses.is_dataclass(first):
+        return type(first) is type(second) and is_same(vars(first), vars(second))
     if isinstance(first, torch.Tensor):
         return first.dtype == second.dtype and torch.equal(first, second)
     if isinstance(first, np.ndarray):
@@ -334,12 +309,7 @@ def main() -> None:
     conclude(
         "damage_files",
         folder,
-        [
-            *(
-                finding(f"damaged, {way}", rows)
-                for way, rows in (("loader", through_loaders), ("script", through_scripts))
-            ),
-        ],
+        [finding("damaged, loader", through_loaders), finding("damaged, script", through_scripts)],
         {"loaders": through_loaders, "scripts": through_scripts},
     )
 

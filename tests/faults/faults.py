@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
@@ -302,7 +302,7 @@ class Finding:
 
 def fault_parser(documentation: str | None, **counts: tuple[int, str]) -> OneLineParser:
     """The command line of all robustness commands: `--seed`, and one option per count with its default and sentence."""
-    parser = OneLineParser(description=documentation, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OneLineParser(documentation)
     parser.add_argument("--seed", type=_whole_number, default=0, help="of the faults; default 0")
     for name, (default, sentence) in counts.items():
         parser.add_argument(f"--{name}", type=_whole_number, default=default, help=f"{sentence}; default {default}")

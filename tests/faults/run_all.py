@@ -34,7 +34,6 @@ COMMANDS = (
         ["damage_files.py", "--count", "200", "--runs", "5"],
         ["damage_files.py", "--count", "3", "--runs", "0"],
     ),
-    ("fuzz_loaders", ["fuzz_loaders.py", "--inputs", "10000"], ["fuzz_loaders.py", "--inputs", "20"]),
     ("full_disk", ["full_disk.py", "--times", "5"], ["full_disk.py", "--times", "1", "--last_stage", "importance"]),
     ("failed_launches", ["failed_launches.py", "--launches", "20"], ["failed_launches.py", "--launches", "1"]),
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -321,15 +322,11 @@ def test_the_naive_evaluator_finds_the_same(
 ) -> None:
     """A network per chromosome: other roundings, the same populations."""
 
-    def naive(model: CNN, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
-        outputs = np.zeros((len(masks), len(images)), np.float32)
-        for row, (mask, target_class) in enumerate(zip(masks, target_classes, strict=True)):
-            module = extract_module(model, mask, target_class)
-            with torch.no_grad():
-                outputs[row] = module(images.contiguous())[:, 0]
-        return outputs
+    def one_by_one(model: CNN, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
+        pairs = zip(masks, target_classes, strict=True)
+        return np.stack([naive.module_outputs(model, mask, c, [images.contiguous()]) for mask, c in pairs])
 
-    monkeypatch.setattr(modules.population_outputs, "population_outputs", naive)
+    monkeypatch.setattr(modules.population_outputs, "population_outputs", one_by_one)
     explore_and_record(run_main, root, 1, ORDERS)
     same = [name for name in found(root) if name.startswith("ga/gen") and not name.endswith("_outputs.npy")]
     assert len(same) == 2 * 6

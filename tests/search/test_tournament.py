@@ -1,106 +1,25 @@
-"""The tournament against its definition, written with loops over ensembles and images: equal to the last bit."""
+"""The tournament against a loop over its ensembles: equal to the last bit."""
 
-import itertools
-from fractions import Fraction
 from typing import Any
 
 import hypothesis.strategies as st
+import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from modules.jaccard import RESOLUTION
 from search.genetic.tournament import ScoringRules, accuracy_weight, most_accurate, score_population
-from utils.seeds import generator
-
-Ensemble = dict[int, int]  # class -> chromosome
-
-
-class Definition:
-    """What DESIGN.md says, one ensemble and one image at a time."""
-
-    def __init__(self, outputs: list, masks: list, labels: np.ndarray, rules: ScoringRules) -> None:
-        self.outputs, self.masks, self.labels, self.rules = outputs, masks, labels.tolist(), rules
-
-    def accuracy(self, ensemble: Ensemble) -> float:
-        """Over the images of the ensemble's own classes; of equal outputs the lower class's is the answer."""
-        right = own = 0
-        for image, label in enumerate(self.labels):
-            if label not in ensemble:
-                continue
-            own += 1
-            answers = {c: float(self.outputs[c][ensemble[c]][image]) for c in sorted(ensemble)}
-            right += max(answers, key=lambda c: answers[c]) == label  # max takes the first of equal ones
-        return right / own if own else 0.0
-
-    def distance(self, ensemble: Ensemble) -> float:
-        total, pairs = Fraction(0), 0
-        for a, b in itertools.combinations(sorted(ensemble), 2):
-            kept_a, kept_b = (set(np.flatnonzero(self.masks[c][ensemble[c]])) for c in (a, b))
-            jaccard = len(kept_a & kept_b) / len(kept_a | kept_b)
-            total += Fraction(round((1 - jaccard) * RESOLUTION)) / Fraction(RESOLUTION)
-            pairs += 1
-        return float(total) / pairs
-
-    def fitness(self, ensemble: Ensemble) -> float:
-        accuracy, distance = self.accuracy(ensemble), self.distance(ensemble)
-        return self.rules.accuracy_weight * accuracy + self.rules.distance_weight * distance
-
-    def survivors(self, ensembles: list[Ensemble], protected: list[int] | None) -> list[Ensemble]:
-        """By accuracy as many as reach the threshold, within the bounds, and the protected one; then by fitness."""
-        accuracies = [self.accuracy(ensemble) for ensemble in ensembles]
-        threshold = self.rules.thresholds.get(len(ensembles[0]), 0.0)
-        reach_it = sum(accuracy >= threshold for accuracy in accuracies)
-        number = min(max(reach_it, self.rules.survivors_min), self.rules.survivors_max)
-        by_accuracy = sorted(range(len(ensembles)), key=lambda e: -accuracies[e])
-        chosen = [ensembles[e] for e in by_accuracy[:number]]
-        chosen += [
-            ensembles[e]
-            for e in by_accuracy[number:]
-            if protected and all(protected[c] == chromosome for c, chromosome in ensembles[e].items())
-        ]
-        return sorted(chosen, key=lambda ensemble: -self.fitness(ensemble))
-
-    def tournament(self, order: list[int], protected: list[int] | None) -> tuple[list[Ensemble], int]:
-        """The final ensembles, best first, and how many were scored."""
-        groups = [[{c: chromosome} for chromosome in range(len(self.outputs[c]))] for c in order]
-        num_scored = 0
-        while len(groups) > 1:
-            crossed = []
-            while len(groups) >= 2:
-                left, right, *groups = groups
-                ensembles = [{**a, **b} for a in left for b in right]
-                num_scored += len(ensembles)
-                crossed.append(self.survivors(ensembles, protected))
-            groups = crossed + groups  # an odd one out waits a round, and stays last
-        return groups[0], num_scored
 
 
 def check(
     outputs: list, masks: list, labels: np.ndarray, rules: ScoringRules, protected: list[int] | None, generation: int
 ) -> None:
-    num_classes = len(outputs)
-    definition = Definition(outputs, masks, labels, rules)
-    order = generator(5, "tournament", generation).permutation(num_classes).tolist()
-    finals, num_scored = definition.tournament(order, protected)
-    kwargs: dict[str, Any] = {"seed": 5, "generation": generation, "protected": protected}
-    scores = score_population(outputs, masks, labels, rules, threads=1, **kwargs)
-    assert scores.ensembles.tolist() == [[e[c] for c in range(num_classes)] for e in finals]
-    assert scores.ensemble_accuracy.tolist() == [definition.accuracy(e) for e in finals]
-    assert scores.ensemble_distance.tolist() == [definition.distance(e) for e in finals]
-    assert scores.ensemble_fitness.tolist() == [definition.fitness(e) for e in finals]
-    assert scores.num_scored == num_scored
-    for c, population in enumerate(outputs):
-        expected = [
-            max([definition.fitness(e) for e in finals if e[c] == chromosome], default=0.0)
-            for chromosome in range(len(population))
-        ]
-        assert scores.fitness[c].tolist() == expected
+    arguments: dict[str, Any] = {"seed": 5, "generation": generation, "protected": protected}
+    scores = score_population(outputs, masks, labels, rules, threads=1, **arguments)
+    assert naive.same_scores(naive.tournament(outputs, masks, labels, rules, **arguments), scores)
+    assert naive.same_scores(score_population(outputs, masks, labels, rules, threads=3, **arguments), scores)
     if protected:
         assert protected in scores.ensembles.tolist()
-    more_threads = score_population(outputs, masks, labels, rules, threads=3, **kwargs)
-    for name, value in vars(scores).items():
-        assert np.array_equal(value, getattr(more_threads, name)), name
 
 
 @st.composite
