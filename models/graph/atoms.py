@@ -46,7 +46,9 @@ def overload(node: fx.Node) -> str:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether every element of the result depends on one element of each operand (after broadcasting)."""
-    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or kind(node) in ALSO_POINTWISE
+    if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return True
+    return kind(node) in ALSO_POINTWISE or overload(node) in ("aten.max.other", "aten.min.other")
 
 
 def is_in_place(node: fx.Node) -> bool:

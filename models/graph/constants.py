@@ -42,7 +42,8 @@ def fold_constants(
                 constant = graph.create_node("get_attr", name)
             constant.meta = {**node.meta, "shape": shapes(values[node])}
             node.replace_all_uses_with(constant, delete_user_cb=lambda user: user not in values)
-    return still_read, frozenset(still_learned)
+    in_order = [*(name for name in constants if name in still_read), *still_read]
+    return {name: still_read[name] for name in in_order}, frozenset(still_learned)
 
 
 def _is_foldable(node: fx.Node, values: dict[fx.Node, Tensor]) -> bool:

@@ -106,10 +106,11 @@ class Cut:
         """A constant made of one of the graph's, under its name."""
         name = constant.target
         if (name, key) not in self._made:
-            value = compute(self.constants[name])
+            whole = self.constants[name]
+            value = compute(whole).detach()
             while name in self._tensors:  # of a weight that two operators cut in different ways
                 name += "_again"
-            self._tensors[name] = value.detach().clone()
+            self._tensors[name] = value.clone() if value.data_ptr() == whole.data_ptr() else value
             self._made[constant.target, key] = self._graph.create_node("get_attr", name)
         return self._made[constant.target, key]
 
@@ -175,7 +176,9 @@ class Cut:
 
     def _network(self, learned: frozenset[str], buffers: frozenset[str]) -> GraphNetwork:
         parameters, persistent, others = {}, {}, {}
-        for name in dict.fromkeys(node.target for node in self._graph.nodes if is_constant(node)):
+        order = {name: number for number, name in enumerate(self.constants)}
+        names = {node.target for node in self._graph.nodes if is_constant(node)}
+        for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
             value, own_name = self._tensors[name], name.removesuffix("_again")
             if name.startswith("gains.") or own_name in learned & buffers:
                 persistent[name] = value

@@ -36,6 +36,7 @@ class Graph:
         buffers: names of the constants that are buffers of the network.
         channels: what was found out about channels.
         units: the units.
+        fewest_units: see `trace`.
     """
 
     nodes: fx.Graph
@@ -44,6 +45,7 @@ class Graph:
     buffers: frozenset[str]
     channels: Propagation
     units: Units
+    fewest_units: int = FEWEST_UNITS
 
     @property
     def num_units(self) -> int:
@@ -192,7 +194,7 @@ def graph_of(
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:
-            return Graph(nodes, constants, learned, buffers, channels, units)
+            return Graph(nodes, constants, learned, buffers, channels, units, fewest_units)
         freed |= too_few
 
 

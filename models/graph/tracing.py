@@ -5,10 +5,11 @@ what follows knows few forms: operators that write in place become their functio
 does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from models.graph.atoms import CASTS, IDENTITIES, VIEWS, hint, is_constant, is_in_place, kind, shapes
 from models.graph.constants import fold_constants
-from models.graph.errors import NetworkRefused, refused
+from models.graph.errors import NetworkRefused, refused, where
 
 aten = torch.ops.aten
 PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
@@ -70,19 +71,19 @@ def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
         program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
         return program.run_decompositions({}) if _writes_into_shared(program.graph) else program
     except Exception as error:
-        what = "the network cannot be traced"
         if "data-dependent" in str(error):
-            what = "the network's code decides by the values of its maps, so it cannot be traced"
-        raise refused(what, error) from error
+            place = where(error)
+            raise NetworkRefused(f"the network's code decides by what its maps hold: no one graph{place}") from error
+        raise refused("the network cannot be traced", error) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the pages that the exporter logs and warns about what is then said in one line."""
+    """Without the pages that the exporter logs, prints and warns about what is then said in one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -143,7 +144,8 @@ def _plain(program: ExportedProgram) -> Plain:
         if "shape" not in new[node].meta:
             new[node].meta = _meta(node)
     names = {node.target for node in graph.nodes if is_constant(node)}
-    constants = {name: tensors[name].detach() for name in names}
+    # In the order of the network's own state_dict; constants of the code, which it does not have, behind.
+    constants = {name: value.detach() for name, value in tensors.items() if name in names}
     learned = frozenset(names & set(program.state_dict))
     erase_unused(graph)
     constants, learned = fold_constants(graph, constants, learned)
