@@ -27,12 +27,13 @@ def randomise(network: nn.Module, image_side: int, channels: int = 3, seed: int 
             elif isinstance(module, nn.Conv2d | nn.Linear) and parameter.dim() > 1:
                 fan_in = parameter[0].numel()
                 values = torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
-            elif bool((parameter == parameter.flatten()[:1]).all()):
+            elif _is_norm(module) or bool((parameter == parameter.flatten()[:1]).all()):
                 values = torch.rand(parameter.shape, generator=generator) + 0.5
             else:
                 continue
             parameter.copy_(values)
-    batch_norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    batch_norms = [module for module in norms if module.running_mean is not None]
     momenta = [module.momentum for module in batch_norms]
     for module in batch_norms:
         module.reset_running_stats()
