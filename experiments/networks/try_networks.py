@@ -4,9 +4,9 @@ Run:
     python experiments/networks/try_networks.py
     python experiments/networks/try_networks.py --side 224 --only torchvision:resnet18 timm:convnext_atto
 
-Every network gets random weights and batch norm statistics such that its logits depend on the images. In float64, on two
-random images, for two random masks that keep about 60 % of the units, the masked network is compared with the smaller
-one; with the second mask one class is cut out.
+Every network gets random weights and batch norm statistics such that its logits depend on the images. In float64, on
+two random images, for two random masks that keep about 60 % of the units, the masked network is compared with the
+smaller one; with the second mask one class is cut out.
 
 A network is a line of the CSV file, written when it is done. Lines that are there are not made again, so the same
 command goes on where it was stopped; take a line out to have it made again. The table is written from the CSV file.
@@ -37,20 +37,7 @@ SIDE = 64
 LEAST_SIDES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "nasnetalarge": 96}
 TRANSFORMERS = ("vit_", "swin_", "maxvit")  # torchvision's classifiers that are no CNNs
 MOST_PARAMETERS = 200_000_000  # in float64 1.6 GB; larger networks are not tried
-TIMM = (
-    "resnet18 resnet26d resnet50 resnet10t resnetv2_50 resnetrs50 seresnet50 ecaresnet26t ecaresnet50d_pruned "
-    "gcresnext26ts resnest14d resnext26ts seresnext26d_32x4d skresnet18 skresnext50_32x4d resnetaa50 resnetblur50 "
-    "bat_resnext26ts efficientnet_b0 efficientnet_lite0 efficientnet_es efficientnetv2_rw_t tf_efficientnetv2_b0 "
-    "mobilenetv1_100 mobilenetv2_100 mobilenetv3_small_100 mobilenetv3_large_100 mobilenetv4_conv_small "
-    "mobilenetv4_conv_medium mnasnet_100 semnasnet_100 fbnetc_100 fbnetv3_b spnasnet_100 mixnet_s hardcorenas_a "
-    "tinynet_a lcnet_050 ghostnet_100 ghostnetv2_100 repvgg_a0 repghostnet_050 mobileone_s0 dla34 dla46x_c "
-    "hrnet_w18_small res2net50_26w_4s res2next50 nf_resnet50 nf_regnet_b0 eca_nfnet_l0 convnext_atto convnextv2_atto "
-    "densenet121 xception41 legacy_xception tresnet_m dpn68 dpn68b cspresnet50 cspresnext50 cspdarknet53 darknet53 "
-    "darknetaa53 vovnet39a ese_vovnet19b_dw selecsls42b inception_v3 inception_v4 inception_resnet_v2 "
-    "inception_next_atto regnetx_002 regnety_002 regnetz_b16 regnetv_040 fastvit_t8 rexnet_100 starnet_s1 hgnet_tiny "
-    "hgnetv2_b0 rdnet_tiny vgg11_bn gernet_s repvit_m0_9 poolformer_s12 poolformerv2_s12 mambaout_femto test_resnet "
-    "test_convnext test_efficientnet edgenext_xx_small nasnetalarge"
-).split()
+TIMM_NETWORKS = HERE / "timm_networks.txt"  # CNNs of every family
 
 
 @dataclass
@@ -77,7 +64,7 @@ def default_networks() -> list[str]:
     """All of torchvision's CNN classifiers and many of timm's."""
     names = torchvision.models.list_models(module=torchvision.models)
     cnns = [name for name in names if not name.startswith(TRANSFORMERS)]
-    return [*(f"torchvision:{name}" for name in cnns), *(f"timm:{name}" for name in TIMM)]
+    return [*(f"torchvision:{name}" for name in cnns), *(f"timm:{name}" for name in TIMM_NETWORKS.read_text().split())]
 
 
 def build(network: str) -> nn.Module:
@@ -148,7 +135,9 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [Row(**{field.name: field.type(line[field.name]) for field in fields(Row)}) for line in csv.DictReader(file)]
+        return [
+            Row(**{field.name: field.type(line[field.name]) for field in fields(Row)}) for line in csv.DictReader(file)
+        ]
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -197,7 +186,9 @@ def main() -> None:
     """Try the networks and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="LIBRARY:NAME", help="these networks; default: all")
-    parser.add_argument("--side", type=int, default=SIDE, help=f"pixels; default: {SIDE}, more where a network needs it")
+    parser.add_argument(
+        "--side", type=int, default=SIDE, help=f"pixels; default: {SIDE}, more where a network needs it"
+    )
     parser.add_argument("--csv", type=Path, default=HERE / "networks.csv", help="what is added to")
     parser.add_argument("--markdown", type=Path, default=HERE / "NETWORKS.md", help="the table of all its lines")
     args = parser.parse_args()

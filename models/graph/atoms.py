@@ -9,21 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-VIEWS = frozenset(
-    "view reshape _unsafe_view flatten unflatten permute transpose t movedim swapaxes squeeze unsqueeze expand expand_as "
-    "slice select narrow chunk split split_with_sizes tensor_split unbind alias detach contiguous to view_as "
-    "getitem".split()
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+VIEWS = words(
+    "view reshape _unsafe_view flatten unflatten permute transpose t movedim swapaxes squeeze unsqueeze expand "
+    "expand_as slice select narrow chunk split split_with_sizes tensor_split unbind alias detach contiguous to view_as "
+    "getitem"
 )  # what may share memory with its first operand
 # Without effect in evaluation mode, or on anything but memory.
-IDENTITIES = frozenset(
+IDENTITIES = words(
     "dropout feature_dropout alpha_dropout feature_alpha_dropout clone contiguous alias detach lift_fresh_copy "
-    "lift_fresh detach_".split()
+    "lift_fresh detach_"
 )
 CASTS = frozenset({"to", "_to_copy", "type_as"})
 # Pointwise, but some versions of torch do not tag them.
-ALSO_POINTWISE = frozenset(
+ALSO_POINTWISE = words(
     "hardsigmoid hardswish softplus mish relu6 elu selu celu hardtanh leaky_relu silu gelu logsigmoid softshrink "
-    "hardshrink rrelu to _to_copy type_as".split()
+    "hardshrink rrelu to _to_copy type_as"
 )
 
 

@@ -32,7 +32,9 @@ class Cut:
         constants: the graph's.
     """
 
-    def __init__(self, graph: "Graph", unit_mask: np.ndarray, target_class: int | None, gains: np.ndarray | None):
+    def __init__(
+        self, graph: "Graph", unit_mask: np.ndarray, target_class: int | None, gains: np.ndarray | None
+    ) -> None:
         self.channels: Propagation = graph.channels
         self.constants = graph.constants
         self.new: dict[fx.Node, fx.Node] = {}
@@ -140,9 +142,7 @@ class Cut:
                 continue
             if node.op == "output":
                 self._output(node)
-            elif node.op == "placeholder" or node not in self.channels.layouts:
-                self.new[node] = self.copy(node)
-            elif self._is_as_it_was(node):
+            elif node.op == "placeholder" or node not in self.channels.layouts or self._is_as_it_was(node):
                 self.new[node] = self.copy(node)
             else:
                 rule = rule_of(node)
@@ -161,9 +161,8 @@ class Cut:
     def _is_whole(self, node: fx.Node) -> bool:
         found = self.channels.layouts[node]
         for layout in found if isinstance(found, list) else [found]:
-            if layout.is_scattered:
-                layout = self.layout(layout.origin.node)  # noqa: PLW2901
-            if layout.is_row and len(self.kept(layout.channels)) < len(layout.channels):
+            row = self.layout(layout.origin.node) if layout.is_scattered else layout
+            if row.is_row and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
 
@@ -171,8 +170,7 @@ class Cut:
         logits = self.new[node.args[0]]
         if self._target_class is not None and self._is_whole(node.args[0]):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
-        for_shape = self._graph.output(logits)
-        for_shape.meta = dict(node.meta)
+        self._graph.output(logits)
 
     def _network(self, learned: frozenset[str], buffers: frozenset[str]) -> GraphNetwork:
         parameters, persistent, others = {}, {}, {}

@@ -1,6 +1,7 @@
 """Networks that cannot be used, in one line that a user can act on."""
 
-import sys
+import os
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import torch
 
 from utils.errors import UserError, reason
 
-# Frames in these folders are not the user's: what counts is the innermost line of the network's own code.
-OTHERS_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parent), sys.prefix + "/lib/python", "<")
-LIBRARIES = "site-packages"
+# Frames in these folders are not the network's: what counts is the innermost line of its own code.
+TORCH, HERE = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}"
+STANDARD_LIBRARY = f"{sysconfig.get_path('stdlib')}{os.sep}"
 
 
 class NetworkRefused(UserError, ValueError):
@@ -20,8 +21,8 @@ class NetworkRefused(UserError, ValueError):
 def where(error: BaseException) -> str:
     """' (FILE:LINE: code)' of the innermost line of the network's code in an error's traceback; '' without one."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        is_library = LIBRARIES in frame.filename and not frame.filename.startswith(OTHERS_CODE[0])
-        if is_library or not frame.filename.startswith(OTHERS_CODE):
+        is_standard = frame.filename.startswith(STANDARD_LIBRARY) and "site-packages" not in frame.filename
+        if not is_standard and not frame.filename.startswith((TORCH, HERE, "<")):
             return f" ({frame.filename}:{frame.lineno}: {frame.line})"
     return ""
 

@@ -122,8 +122,8 @@ class Graph:
             unit_mask: (units,) bool, True = kept.
             target_class: keep only this class's logit; None keeps all.
             gains: (units,) positive: the kept units' factors, which are moved into the weights of what reads them.
-                Readers without weights (layer norm, group norm, means over channels) get a multiplication, whose factors are in
-                the state_dict under "gains."; whatever loads it must have been cut with gains as well.
+                Readers without such weights (layer norm, group norm, means over channels) get a multiplication, whose
+                factors are in the state_dict under "gains."; what loads it must have been cut with gains as well.
 
         Returns a module of its own, in evaluation mode: images (n, channels, side, side) -> logits (n, 1 or classes).
         Raises ValueError for a mask, class or gains that do not fit.
@@ -149,7 +149,7 @@ class Graph:
 
     def with_constants(self, constants: Mapping[str, Tensor]) -> "Graph":
         """The same graph with other weights of the same names and shapes."""
-        return replace(self, constants=constants, channels=replace_constants(self.channels, constants))
+        return replace(self, constants=constants)
 
     @property
     def device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
@@ -181,16 +181,18 @@ def graph_of(
     fewest_units: int = FEWEST_UNITS,
 ) -> Graph:
     """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
+    shapes_of_constants = {name: tuple(value.shape) for name, value in constants.items()}
     freed: frozenset[str] = frozenset()
     while True:
-        channels = Propagation(nodes, constants, freed)
+        channels = Propagation(nodes, shapes_of_constants, freed)
         if not any(layer.has_kernels for layer in channels.layers):
             raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
         units = units_of(channels, logits_of(nodes))
         too_few = frozenset(
             layer.name
             for layer in channels.layers
-            if layer.groups > 1 and channels.shape_of_constant(layer.node.args[1])[1] > 1
+            if layer.groups > 1
+            and channels.shape_of_constant(layer.node.args[1])[1] > 1
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:
@@ -202,13 +204,6 @@ def logits_of(nodes: fx.Graph) -> fx.Node:
     """The node whose value is the logits."""
     (output,) = (node for node in nodes.nodes if node.op == "output")
     return output.args[0]
-
-
-def replace_constants(channels: Propagation, constants: Mapping[str, Tensor]) -> Propagation:
-    """The same channels beside other weights."""
-    other = object.__new__(Propagation)
-    other.__dict__.update(channels.__dict__, constants=constants)
-    return other
 
 
 def _without_precision(args: Any) -> str:

@@ -82,9 +82,7 @@ def observed_values(graph: Graph) -> list[Observed]:
     return chosen
 
 
-def _maps_of(
-    channels: Propagation, source: fx.Node, units: np.ndarray, unit_of_channel: np.ndarray
-) -> list[Observed]:
+def _maps_of(channels: Propagation, source: fx.Node, units: np.ndarray, unit_of_channel: np.ndarray) -> list[Observed]:
     """The maps that a value has of units, before pooling."""
     while kind(source) in HANDED_ON:
         before = channels.layouts.get(source.args[0])

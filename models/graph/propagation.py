@@ -1,17 +1,17 @@
 """Channels followed from operator to operator through a plain graph.
 
 Every convolution makes new channels, and operators that work channel by channel hand them on. An operator that mixes
-channels reads them: only there must a dropped channel be zero, and only there does a mask stand. Whatever lies between a
-kernel and its readers (batch norm, any activation, pooling, gates, depthwise convolution) works channel by channel, so
-that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
+channels reads them: only there must a dropped channel be zero, and only there does a mask stand. Whatever lies between
+a kernel and its readers (batch norm, any activation, pooling, gates, depthwise convolution) works channel by channel,
+so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, fx
+from torch import fx
 
 from models.graph.atoms import is_constant, is_pointwise, kind
 from models.graph.channel_classes import KEPT, ChannelClasses
@@ -70,12 +70,12 @@ class Propagation:
 
     Args:
         nodes: the plain graph.
-        constants: its constants by name.
+        shapes_of_constants: of its constants, by name.
         freed: names of grouped convolutions whose kernels are dropped one by one, not group by group.
     """
 
     nodes: fx.Graph
-    constants: dict[str, Tensor]
+    shapes_of_constants: Mapping[str, tuple[int, ...]]
     freed: frozenset[str] = frozenset()
     classes: ChannelClasses = field(default_factory=ChannelClasses)
     layouts: dict[fx.Node, Layout | list[Layout]] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Propagation:
 
     def shape_of_constant(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a constant."""
-        return tuple(self.constants[node.target].shape)
+        return self.shapes_of_constants[node.target]
 
     def whole(self, node: fx.Node, because: str | None = None) -> Layout | list[Layout]:
         """An operator that is not known here: it reads all channels, and its result has none."""

@@ -69,8 +69,8 @@ class Program:
         Args:
             images: of the constants' dtype and device.
             constants: the values of `self.constants`, in that order.
-            factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they are
-                read, 0 = dropped.
+            factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
+                are read, 0 = dropped.
             layers: by node names, what is called in place of the operator, with its arguments. A reader's is given
                 its source as it is, and the factors that belong in front of it (1 or n, channels) or None as `factors`.
             observe: by node names, what is called with the node's value.

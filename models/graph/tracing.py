@@ -43,7 +43,7 @@ class Plain:
 def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
     """The plain graph of a network that is given images (n, channels, image_side, image_side).
 
-    Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no logits (n, classes).
+    Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no (n, classes).
     """
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
@@ -220,5 +220,3 @@ def erase_unused(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
-
-

@@ -105,8 +105,8 @@ class Units:
             return f"{layer}: kernel {number} is always kept, given a mask that drops it"
         other, other_number = self._named(int(np.flatnonzero((self.unit_of_kernel == unit) & kernel_mask)[0]))
         return (
-            f"{layer} is tied to {other}: expected the same for kernel {number} of the one and kernel {other_number} of "
-            "the other, given a mask that drops the first and keeps the second"
+            f"{layer} is tied to {other}: expected the same for kernel {number} of the one and kernel {other_number} "
+            "of the other, given a mask that drops the first and keeps the second"
         )
 
     def _named(self, kernel: int) -> tuple[str, int]:

@@ -3,6 +3,8 @@
 Activations need no list, and what they make of zero does not matter: the mask stands behind them, at the readers.
 """
 
+import math
+
 import numpy as np
 from torch import fx
 
@@ -78,7 +80,7 @@ def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
         return Layout(shape, pooled=source.pooled)
     if not is_constant(weight) or source.is_scattered:
         return channels.whole(node)
-    if channels.constants[weight.target].numel() > 1:
+    if math.prod(channels.shape_of_constant(weight)) > 1:
         if source.dim != 1:
             return channels.whole(node)
         channels.slice_constant(weight, 0, source.channels)

@@ -2,15 +2,16 @@
 
 from torch import fx
 
-from models.graph.atoms import argument
+from models.graph.atoms import argument, words
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
 
-SPATIAL = (
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices lp_pool2d upsample_nearest2d "
-    "upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa _adaptive_avg_pool2d"
-).split()  # on (n, channels, height, width)
+SPATIAL = words(
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices lp_pool2d "
+    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d "
+    "_upsample_bilinear2d_aa _adaptive_avg_pool2d"
+)  # on (n, channels, height, width)
 POOLS = frozenset(name for name in SPATIAL if "pool" in name)
 SOFTMAX = ("softmax", "log_softmax", "_softmax", "_log_softmax")
 
@@ -19,7 +20,9 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     """Channels along dimension 1 are handed on."""
     source, shape = channels.layout(node.args[0]), node.meta["shape"]
     shapes = shape if isinstance(shape, list) else [shape]
-    pooled = source.pooled or (shapes[0][-2:] == (1, 1) and source.shape[-2:] != (1, 1) and "adaptive" in str(node.target))
+    pooled = source.pooled or (
+        shapes[0][-2:] == (1, 1) and source.shape[-2:] != (1, 1) and "adaptive" in str(node.target)
+    )
     if source.is_plain:
         results = [Layout(part, pooled=pooled) for part in shapes]
     elif source.dim == 1 and len(source.shape) == 4:

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import hint, kind
+from models.graph.atoms import hint, kind, words
 from models.graph.cutting import Cut, aten
 from models.graph.layouts import Layout, Origin, places_along, resized
 from models.graph.propagation import RULES, Propagation, Rule
 
-MOVES = (
-    "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes tensor_split "
-    "unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow expand_as repeat roll "
-    "rot90 getitem"
-).split()
+MOVES = words(
+    "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
+    "tensor_split unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow "
+    "expand_as repeat roll rot90 getitem"
+)
 SIZED = frozenset({"reshape", "expand"})  # with the result's sizes as second argument
 WHOLE = "its channels are spread over several dimensions"
 

@@ -73,7 +73,9 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
         if not reads_channels(node):
             return channels.whole(node)
         channels.read(node, source.dim, folds=False)
-        return [Layout(part, pooled=pooled) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
+        return (
+            [Layout(part, pooled=pooled) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
+        )
     keeps_dims = bool(argument(node, REDUCTIONS[kind(node)][1], False))
     dim = source.dim if keeps_dims else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).

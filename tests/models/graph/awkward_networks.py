@@ -272,7 +272,7 @@ class Standardised(nn.Module):
         self.conv1, self.conv2, self.conv3 = conv(3, 16), conv(16, 16, groups=2), conv(16, 24)
         self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
         self.register_buffer("blur", torch.ones(16, 1, 3, 3) / 9, persistent=False)
-        self.fc, self.extra = nn.Linear(24, 10), nn.Linear(24, 4)
+        self.fc, self.other = nn.Linear(24, 10), nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = (x - self.mean) / torch.tensor([0.2, 0.25, 0.3]).to(x).view(3, 1, 1)
@@ -284,7 +284,7 @@ class Standardised(nn.Module):
         images, channels, height, width = x.shape
         x = x.view(images, 2, channels // 2, height, width).transpose(1, 2).contiguous()
         x = F.relu(self.conv3(x.view(images, channels, height, width))).flatten(2).mean(-1)
-        return self.fc(x), self.extra(x)
+        return self.fc(x), self.other(x)
 
 
 TRACEABLE = (

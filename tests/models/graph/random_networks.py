@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = (4, 6, 8, 12)
+KINDS = ["conv"] * 3 + ["act"] * 2 + ["add"] * 2 + ["grouped", "depthwise", "batch_norm", "group_norm", "layer_norm"]
+KINDS += ["pool", "cat", "chunk", "shuffle", "gate", "glu"]
 
 
 class RandomNetwork(nn.Module):
@@ -33,8 +35,7 @@ class RandomNetwork(nn.Module):
         source = self._pick(list(range(1, number)))
         width = self.widths[source]
         kernels = int(self.random.choice(CHANNELS))
-        kinds = "conv conv conv grouped depthwise batch_norm group_norm layer_norm act act pool add add cat chunk shuffle gate glu"
-        kind = str(self.random.choice(kinds.split()))
+        kind = str(self.random.choice(KINDS))
         step: tuple = (kind, source)
         if kind == "conv":
             self.layers[str(number)] = nn.Conv2d(width, kernels, int(self.random.choice([1, 3])), padding="same")
@@ -56,7 +57,9 @@ class RandomNetwork(nn.Module):
                 "batch_norm": lambda: nn.BatchNorm2d(width),
                 "group_norm": lambda: nn.GroupNorm(2, width),
                 "layer_norm": lambda: nn.LayerNorm(width),
-                "act": lambda: [nn.ReLU(inplace=True), nn.Sigmoid(), nn.SiLU(), nn.PReLU(width)][self.random.integers(4)],
+                "act": lambda: [nn.ReLU(inplace=True), nn.Sigmoid(), nn.SiLU(), nn.PReLU(width)][
+                    self.random.integers(4)
+                ],
                 "pool": lambda: [nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)][self.random.integers(2)],
                 "gate": lambda: nn.Sequential(nn.Linear(width, 3), nn.ReLU(), nn.Linear(3, width), nn.Sigmoid()),
             }.get(kind)
@@ -72,7 +75,7 @@ class RandomNetwork(nn.Module):
         maps = [images]
         for number, (kind, source, *others) in enumerate(self.steps, start=1):
             x = maps[source]
-            layer = self.layers[str(number)] if str(number) in self.layers else None
+            layer = dict(self.layers.items()).get(str(number))
             if kind == "add":
                 x = x + maps[others[0]]
             elif kind == "cat":

@@ -14,10 +14,8 @@ from awkward_networks import (
     Standardised,
     UpAndDown,
 )
-from exactness import check_exact, random_images, random_network
+from exactness import check_exact, random_images, traced
 from torch import nn
-
-from models.graph import trace
 
 SIDE = 16
 PROBABILITIES = (PreActivation, UpAndDown)  # end in a softmax, which a module does not have
@@ -30,9 +28,9 @@ def test_cut_is_exact(network: type[nn.Module]) -> None:
 
 
 def test_a_softmax_at_the_end_is_taken_off() -> None:
-    network = random_network(PreActivation(), SIDE)
+    network, graph = traced(PreActivation)
     images = random_images(SIDE)
-    logits = trace(network, SIDE).forward(images)
+    logits = graph.forward(images)
     assert (F.log_softmax(logits, 1) - network(images)).abs().max() <= 1e-12
 
 
@@ -50,13 +48,13 @@ def test_a_softmax_at_the_end_is_taken_off() -> None:
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_what_can_be_dropped(network: type[nn.Module], cuttable: int, units: int) -> None:
-    graph = trace(network(), SIDE)
+    _, graph = traced(network)
     assert sum(layer.is_cuttable for layer in graph.units.layers) == cuttable
     assert graph.num_units == units
 
 
 def test_layers_say_why_they_stay_whole() -> None:
-    reasons = {layer.name: layer.reason for layer in trace(UpAndDown(), SIDE).units.layers}
+    reasons = {layer.name: layer.reason for layer in traced(UpAndDown)[1].units.layers}
     assert reasons["logits"] == "its kernels are the logits"
     assert reasons["down2"] == "conv_transpose2d reads it whole"
     assert reasons["down1"] is None
