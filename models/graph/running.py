@@ -72,7 +72,8 @@ class Program:
             factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
                 are read, 0 = dropped.
             layers: by node names, what is called in place of the operator, with its arguments. A reader's is given
-                its source as it is, and the factors that belong in front of it (1 or n, channels) or None as `factors`.
+                its source as it is and, as `factors`, those that belong in front of it (1 or n, channels), or None.
+                Operators that read no units (the first layer) are given no `factors`.
             observe: by node names, what is called with the node's value.
         """
         layers, observe = layers or {}, observe or {}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from random_networks import RandomNetwork
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1))
 def test_cut_is_exact(seed: int) -> None:
     check_exact(RandomNetwork(seed), 8, shares=(0.6, 0.1), is_lively=False)
