@@ -15,11 +15,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-VIEWS = words(
-    "view reshape _unsafe_view flatten unflatten permute transpose t movedim swapaxes squeeze unsqueeze expand "
-    "expand_as slice select narrow chunk split split_with_sizes tensor_split unbind alias detach contiguous to view_as "
-    "getitem"
-)  # what may share memory with its first operand
+# May give their first operand itself, though torch's schemas do not say so.
+HIDDEN_VIEWS = words("getitem dropout feature_dropout alpha_dropout feature_alpha_dropout type_as reshape _unsafe_view")
 # Without effect in evaluation mode, or on anything but memory.
 IDENTITIES = words(
     "dropout feature_dropout alpha_dropout feature_alpha_dropout clone contiguous alias detach lift_fresh_copy "
@@ -60,6 +57,14 @@ def is_pointwise(node: fx.Node) -> bool:
 def is_in_place(node: fx.Node) -> bool:
     """Whether the operator writes into its first operand."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def shares_memory(node: fx.Node) -> bool:
+    """Whether the result may be in the memory of the first operand."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return kind(node) in HIDDEN_VIEWS
+    is_alias = any(result.alias_info is not None for result in node.target._schema.returns)
+    return is_alias or kind(node).removesuffix("_") in HIDDEN_VIEWS
 
 
 def is_constant(node: Any) -> bool:

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from models.graph.atoms import CASTS, IDENTITIES, VIEWS, hint, is_constant, is_in_place, kind, shapes
+from models.graph.atoms import CASTS, IDENTITIES, hint, is_constant, is_in_place, kind, overload, shapes, shares_memory
 from models.graph.constants import fold_constants
 from models.graph.errors import NetworkRefused, refused, where
 
 aten = torch.ops.aten
 PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
 CHECKS = ("_assert", "sym_constrain", "_functional_assert")
 
 
@@ -69,7 +70,7 @@ def _try(network: nn.Module, images: Tensor) -> None:
 def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
     try:
         program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
-        return program.run_decompositions({}) if _writes_into_shared(program.graph) else program
+        return program.run_decompositions({}) if _writes_too_much(program.graph) else program
     except Exception as error:
         if "data-dependent" in str(error):
             place = where(error)
@@ -90,15 +91,18 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _writes_into_shared(graph: fx.Graph) -> bool:
-    """Whether something is written in place into memory that is read later under another name."""
+def _writes_too_much(graph: fx.Graph) -> bool:
+    """Whether something is written in place into memory that is read later under another name, or in a rare way.
+
+    torch then makes the whole graph functional, which takes as long as tracing it.
+    """
     order = {node: place for place, node in enumerate(graph.nodes)}
     names: dict[fx.Node, list[fx.Node]] = {}  # of a value's memory, by each of its names
     for node in graph.nodes:
         operand = node.args[0] if node.op == "call_function" and node.args else None
-        shares = isinstance(operand, fx.Node) and (kind(node) in VIEWS or is_in_place(node))
-        if shares and is_in_place(node):
-            if operand.op == "placeholder":
+        shares = isinstance(operand, fx.Node) and (shares_memory(node) or is_in_place(node))
+        if is_in_place(node):
+            if not shares or operand.op == "placeholder" or _functional(node.target) is None:
                 return True
             others = [name for name in names[operand] if name is not operand]
             if any(order[user] > order[node] for name in others for user in name.users if user is not node):
@@ -157,10 +161,7 @@ def _meta(node: fx.Node) -> dict[str, Any]:
     value = node.meta.get("val")
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     meta = {"shape": shapes(value), "path": stack[-1][0] if stack else ""}
-    if isinstance(value, Tensor):
-        # Of a size that depends on the number of images no more is known than that.
-        meta["batched"] = bool(value.dim()) and not isinstance(value.shape[0], int)
-    elif isinstance(value, torch.SymInt | int):
+    if isinstance(value, torch.SymInt | int):
         meta["size"] = hint(value)
     return meta
 
@@ -183,24 +184,25 @@ def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
         made = graph.call_function(
             aten.batch_norm.default, (images, weight, bias, mean, variance, False, momentum, eps, False)
         )
-        made.meta = {**_meta(node), "shape": shapes(value[0]), "batched": True}
+        made.meta = {**_meta(node), "shape": shapes(value[0])}
         return made
-    if name in ("view", "_unsafe_view", "reshape", "unflatten", "view_as"):
-        target, args, kwargs = aten.reshape.default, (args[0], _reshape_sizes(value, name, args)), {}
+    if name in RESHAPES and overload(node) != "aten.view.dtype":
+        target, args, kwargs = aten.reshape.default, (args[0], _reshape_sizes(value, args)), {}
     elif is_in_place(node):
         target = _functional(target)
     return graph.create_node("call_function", target, args, kwargs, name=node.name)
 
 
-def _reshape_sizes(value: Tensor, name: str, args: tuple) -> list[Any]:
+def _reshape_sizes(value: Tensor, args: tuple) -> list[Any]:
     """The sizes of a reshape: numbers, and -1 where the number of images decides, if that is one place only."""
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in value.shape]
     return sizes if sizes.count(-1) <= 1 else list(args[1])
 
 
 def _functional(target: Any) -> Any:
-    packet = getattr(aten, target._schema.name.split("::")[1].removesuffix("_"))
-    return getattr(packet, target._overloadname)
+    """The operator that gives what an in-place one writes; None if there is none by this name."""
+    packet = getattr(aten, target._schema.name.split("::")[1].removesuffix("_"), None)
+    return getattr(packet, target._overloadname, None)
 
 
 def _logits(outputs: list[fx.Node]) -> fx.Node:

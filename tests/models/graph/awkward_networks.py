@@ -260,8 +260,10 @@ class SelectedKernels(nn.Module):
         gates = gates.view(-1, 2, 16).softmax(1)[:, :, :, None, None]
         y = torch.stack([small, large], 1).mul_(gates).sum(1)
         y += x
-        y.clamp_(min=-0.1)
-        return self.fc(self.last(y).relu_().amax((2, 3)))
+        before = y.clone()
+        same = F.dropout(y, training=self.training)
+        same.clamp_(min=-0.1)  # writes into y as well, but not into the copy
+        return self.fc((self.last(y) + self.last(before)).relu_().amax((2, 3)))
 
 
 class Standardised(nn.Module):
