@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 CHANNELS = (4, 6, 8, 12)
 KINDS = ["conv"] * 3 + ["act"] * 2 + ["add"] * 2 + ["grouped", "depthwise", "batch_norm", "group_norm", "layer_norm"]
-KINDS += ["pool", "cat", "chunk", "shuffle", "gate", "glu"]
+KINDS += ["pool", "cat", "chunk", "shuffle", "gate", "glu", "spatial", "padded", "reversed"]
 
 
 class RandomNetwork(nn.Module):
@@ -50,9 +50,12 @@ class RandomNetwork(nn.Module):
             step, kernels = (kind, source, other), width + self.widths[other]
         elif kind in ("chunk", "glu"):
             kernels = width // 2
+        elif kind == "padded":
+            kernels = width + 2
         else:
             kernels = width
             made = {
+                "spatial": lambda: nn.Conv2d(2, 1, 3, padding=1),
                 "depthwise": lambda: nn.Conv2d(width, width, 3, padding=1, groups=width),
                 "batch_norm": lambda: nn.BatchNorm2d(width),
                 "group_norm": lambda: nn.GroupNorm(2, width),
@@ -88,6 +91,12 @@ class RandomNetwork(nn.Module):
             elif kind == "shuffle":
                 n, c, h, w = x.shape
                 x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+            elif kind == "padded":
+                x = F.pad(x, (0, 0, 0, 0, 1, 1))
+            elif kind == "reversed":
+                x = torch.cat([x[:, 1:].flip(1), x[:, :1]], 1)
+            elif kind == "spatial":
+                x = x * torch.sigmoid(layer(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
             elif kind == "gate":
                 x = x * layer(x.mean((2, 3)))[:, :, None, None]
             elif kind == "layer_norm":
