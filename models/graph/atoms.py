@@ -1,0 +1,96 @@
+"""The operators of a traced graph by name: aten's, without overloads.
+
+`conv2d` is the name of aten.conv2d.default and of aten.conv2d.padding; `getitem` that of a place in a tuple.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+# May give their first operand itself, though torch's schemas do not say so.
+HIDDEN_VIEWS = words("getitem dropout feature_dropout alpha_dropout feature_alpha_dropout type_as reshape _unsafe_view")
+# Without effect in evaluation mode, or on anything but memory.
+IDENTITIES = words(
+    "dropout feature_dropout alpha_dropout feature_alpha_dropout clone contiguous alias detach lift_fresh_copy "
+    "lift_fresh detach_"
+)
+CASTS = frozenset({"to", "_to_copy", "type_as"})
+# Pointwise, but some versions of torch do not tag them.
+ALSO_POINTWISE = words(
+    "hardsigmoid hardswish softplus mish relu6 elu selu celu hardtanh leaky_relu silu gelu logsigmoid softshrink "
+    "hardshrink rrelu to _to_copy type_as"
+)
+
+
+def kind(node: fx.Node) -> str:
+    """The operator's name; of nodes that are no operators what they are ('placeholder', 'get_attr', 'output')."""
+    if node.op != "call_function":
+        return node.op
+    if node.target is operator.getitem:
+        return "getitem"
+    if isinstance(node.target, torch._ops.OpOverload):
+        namespace, name = node.target._schema.name.split("::")
+        return name if namespace == "aten" else f"{namespace}.{name}"
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def overload(node: fx.Node) -> str:
+    """The operator with its overload, as torch writes it: 'aten.conv2d.default'."""
+    return str(node.target)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether every element of the result depends on one element of each operand (after broadcasting)."""
+    if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return True
+    return kind(node) in ALSO_POINTWISE or overload(node) in ("aten.max.other", "aten.min.other")
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether the operator writes into its first operand."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def shares_memory(node: fx.Node) -> bool:
+    """Whether the result may be in the memory of the first operand."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return kind(node) in HIDDEN_VIEWS
+    is_alias = any(result.alias_info is not None for result in node.target._schema.returns)
+    return is_alias or kind(node).removesuffix("_") in HIDDEN_VIEWS
+
+
+def is_constant(node: Any) -> bool:
+    """Whether it is a weight, or was made of weights alone."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def argument(node: fx.Node, place: int, default: Any = None) -> Any:
+    """An argument that may have been left out, or given by the name that the operator's schema has for it."""
+    if len(node.args) > place:
+        return node.args[place]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or len(schema.arguments) <= place:
+        return default
+    return node.kwargs.get(schema.arguments[place].name, default)
+
+
+def hint(size: Any) -> Any:
+    """A size as a number: where it depends on the number of images, as it was for two."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def shapes(value: Any) -> Any:
+    """The shape of a tensor as numbers, of several a list of shapes; None of what is no tensor."""
+    if isinstance(value, Tensor):
+        return tuple(hint(size) for size in value.shape)
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        return [shapes(part) for part in value]
+    return None

@@ -1,0 +1,17 @@
+"""What a network costs: floating-point operations, by torch's own counter."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_flops(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Floating-point operations of a forward on images (n, channels, side, side); a multiply-accumulate counts 2.
+
+    Give it one image for the cost of an image. Convolutions and matrix products count, and nothing else.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward(images)
+    return int(counter.get_total_flops())

@@ -1,0 +1,214 @@
+"""A traced CNN classifier: its graph, its units, and what can be done with them."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from models.graph import operators  # noqa: F401 (fills the rules)
+from models.graph.atoms import is_constant, overload
+from models.graph.cutting import Cut
+from models.graph.errors import NetworkRefused
+from models.graph.network import GraphNetwork, device_and_dtype
+from models.graph.propagation import Propagation
+from models.graph.running import Program, program_of
+from models.graph.tracing import trace_plain
+from models.graph.units import Units, units_of
+
+FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels dropped one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A CNN classifier as a graph of operators, with the units of its kernels.
+
+    Its constants share memory with the network's weights, except those that were computed from weights.
+
+    Attributes:
+        nodes: the plain graph; nodes are known by their names.
+        constants: weights and other constants by name.
+        learned: names of the constants that a state_dict holds.
+        buffers: names of the constants that are buffers of the network.
+        channels: what was found out about channels.
+        units: the units.
+        fewest_units: see `trace`.
+    """
+
+    nodes: fx.Graph
+    constants: Mapping[str, Tensor]
+    learned: frozenset[str]
+    buffers: frozenset[str]
+    channels: Propagation
+    units: Units
+    fewest_units: int = FEWEST_UNITS
+
+    @property
+    def num_units(self) -> int:
+        """U: how many units can be kept or dropped."""
+        return self.units.num_units
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits the network has."""
+        return self._logits.meta["shape"][1]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        (images,) = (node for node in self.nodes.nodes if node.op == "placeholder")
+        return images.meta["shape"][1:]
+
+    @property
+    def _logits(self) -> fx.Node:
+        return logits_of(self.nodes)
+
+    @cached_property
+    def digest(self) -> str:
+        """A number (hexadecimal) of the graph's structure: operators, arguments, shapes and names of weights.
+
+        The same for the same code and image size under the same version of torch, whatever the weights, their
+        precision and their device.
+        """
+        number_of = {node: number for number, node in enumerate(self.nodes.nodes)}
+        lines = []
+        for node in self.nodes.nodes:
+            args = fx.map_arg((node.args, node.kwargs), lambda given: f"%{number_of[given]}")
+            target = overload(node) if node.op == "call_function" else f"{node.op} {node.target}"
+            shape = tuple(self.constants[node.target].shape) if is_constant(node) else node.meta.get("shape")
+            lines.append(f"{target} {_without_precision(args)} {shape}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def program(self) -> Program:
+        """The graph as it is run, with its readers."""
+        readers = []
+        for reader in self.channels.readers:
+            units = self.units.unit_of_channel[reader.channels]
+            if (units >= 0).any():
+                readers.append((reader.node, reader.source, reader.dim, units))
+        return program_of(self.nodes, readers)
+
+    def forward(
+        self,
+        images: Tensor,
+        factors: Tensor | None = None,
+        *,
+        layers: Mapping[str, Callable[..., Any]] | None = None,
+        observe: Mapping[str, Callable[[Any], None]] | None = None,
+    ) -> Tensor:
+        """Logits (n, classes) of images (n, channels, side, side), with units' maps times factors where they are read.
+
+        Args:
+            images: normalised, of the constants' dtype and device.
+            factors: (units,) or one row for each image (n, units), of the images' dtype; 0 = dropped. Differentiable.
+            layers, observe: see `Program.run`.
+        """
+        constants = [self.constants[name] for _, name in self.program.constants]
+        return self.program.run(images, constants, factors=factors, layers=layers, observe=observe)
+
+    def cut(
+        self, unit_mask: np.ndarray, target_class: int | None = None, gains: np.ndarray | None = None
+    ) -> GraphNetwork:
+        """The smaller network that computes what `forward` computes with the dropped units' factors at zero.
+
+        Its state_dict has the network's own names. A network that was cut alike loads it.
+
+        Args:
+            unit_mask: (units,) bool, True = kept.
+            target_class: keep only this class's logit; None keeps all.
+            gains: (units,) positive: the kept units' factors, which are moved into the weights of what reads them.
+                Readers without such weights (layer norm, group norm, means over channels) get a multiplication, whose
+                factors are in the state_dict under "gains."; what loads it must have been cut with gains as well.
+
+        Returns a module of its own, in evaluation mode: images (n, channels, side, side) -> logits (n, 1 or classes).
+        Raises ValueError for a mask, class or gains that do not fit.
+        """
+        unit_mask = np.asarray(unit_mask)
+        self.units.check(unit_mask)
+        if target_class is not None and not 0 <= target_class < self.num_classes:
+            raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
+        if gains is not None:
+            gains = np.asarray(gains, np.float64)
+            if gains.shape != unit_mask.shape or not (gains > 0).all():
+                raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
+        with torch.no_grad():
+            return Cut(self, unit_mask.astype(bool), target_class, gains).run(self.learned, self.buffers)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Graph":
+        """The same graph with its weights on another device or in another precision."""
+        cast = {
+            name: value.to(device or value.device, dtype if value.is_floating_point() and dtype else value.dtype)
+            for name, value in self.constants.items()
+        }
+        return self.with_constants(cast)
+
+    def with_constants(self, constants: Mapping[str, Tensor]) -> "Graph":
+        """The same graph with other weights of the same names and shapes."""
+        return replace(self, constants=constants)
+
+    @property
+    def device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Those of the weights."""
+        return device_and_dtype(self.constants)
+
+
+def trace(network: nn.Module, image_side: int, channels: int = 3, fewest_units: int = FEWEST_UNITS) -> Graph:
+    """Follow a CNN classifier's code once and return its graph.
+
+    Args:
+        network: images (n, channels, image_side, image_side) -> logits (n, classes); or several outputs, of which the
+            first is that. It is read in evaluation mode and left as it was.
+        image_side: in pixels.
+        channels: of an image.
+        fewest_units: a grouped convolution with fewer units has its kernels dropped one by one, not group by group.
+
+    Raises NetworkRefused, a ValueError of one line, where that does not work.
+    """
+    plain = trace_plain(network, image_side, channels)
+    return graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
+
+
+def graph_of(
+    nodes: fx.Graph,
+    constants: Mapping[str, Tensor],
+    learned: frozenset[str],
+    buffers: frozenset[str],
+    fewest_units: int = FEWEST_UNITS,
+) -> Graph:
+    """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
+    shapes_of_constants = {name: tuple(value.shape) for name, value in constants.items()}
+    freed: frozenset[str] = frozenset()
+    while True:
+        channels = Propagation(nodes, shapes_of_constants, freed)
+        if not any(layer.has_kernels for layer in channels.layers):
+            raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
+        units = units_of(channels, logits_of(nodes))
+        too_few = frozenset(
+            layer.name
+            for layer in channels.layers
+            if layer.groups > 1
+            and channels.shape_of_constant(layer.node.args[1])[1] > 1
+            and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
+        )
+        if too_few <= freed:
+            return Graph(nodes, constants, learned, buffers, channels, units, fewest_units)
+        freed |= too_few
+
+
+def logits_of(nodes: fx.Graph) -> fx.Node:
+    """The node whose value is the logits."""
+    (output,) = (node for node in nodes.nodes if node.op == "output")
+    return output.args[0]
+
+
+def _without_precision(args: Any) -> str:
+    if isinstance(args, dict):
+        return str({name: _without_precision(arg) for name, arg in args.items() if name not in ("dtype", "device")})
+    if isinstance(args, list | tuple):
+        return str([_without_precision(arg) for arg in args])
+    return str(args)

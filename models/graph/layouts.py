@@ -1,0 +1,65 @@
+"""Where the channels of a value stand.
+
+A value is one of three: it has no channels that could be dropped ("plain"); one of its dimensions is a row of channels,
+one or several places each ("row"); or channels are scattered over several dimensions, on the way to a row again
+("scattered"), as between the two reshapes of a channel shuffle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of a rearranged value: the value, a row, whose elements it has."""
+
+    node: fx.Node
+    index: np.ndarray | None = None  # of a row: at each of its places, the place in the origin's row
+    places: Tensor | None = None  # of a scattered value: at each of its elements, the place in the origin's row
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A value's shape (of two images), and where its channels stand."""
+
+    shape: tuple[int, ...]
+    dim: int | None = None  # of a row
+    channels: np.ndarray | None = None  # (shape[dim],) int64: the channel at each place of the row
+    # Behind global pooling channels are no maps any more: layers there make gates or neurons, which have no kernels.
+    pooled: bool = False
+    origin: Origin | None = None
+
+    @property
+    def is_row(self) -> bool:
+        """Whether one dimension is a row of channels."""
+        return self.channels is not None
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether channels are spread over several dimensions."""
+        return self.channels is None and self.origin is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is no channel that could be dropped."""
+        return self.channels is None and self.origin is None
+
+    def row(self, shape: tuple[int, ...], dim: int | None = None, pooled: bool | None = None) -> "Layout":
+        """The layout of what an operator makes channel by channel."""
+        pooled = self.pooled if pooled is None else pooled
+        return Layout(shape, self.dim if dim is None else dim, self.channels, pooled)
+
+
+def places_along(shape: tuple[int, ...], dim: int, labels: np.ndarray) -> Tensor:
+    """A tensor of that shape that has at each element the label of its place along `dim`."""
+    view = [1] * len(shape)
+    view[dim] = len(labels)
+    return torch.as_tensor(labels, dtype=torch.int32).view(view).expand(shape)
+
+
+def resized(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    """The shape with another size at `dim`."""
+    return (*shape[:dim], size, *shape[dim + 1 :])

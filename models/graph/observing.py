@@ -1,0 +1,97 @@
+"""How large each unit's maps are, for kernel importance: the L1 norm of what the unit's first reader is given.
+
+For layers that are added it is the first reader behind the last addition, so that the sum counts. A map is taken before
+it is pooled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from models.graph.atoms import kind
+from models.graph.graph import Graph
+from models.graph.operators.pooling import POOLS
+from models.graph.operators.rearrangement import MOVES
+from models.graph.propagation import Propagation
+
+HANDED_ON = frozenset({*POOLS, *MOVES, "mean"} - {"getitem"})  # what is looked through on the way back to the map
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Units whose maps are in one value."""
+
+    node: str
+    dim: int  # of the value: its row of channels
+    places: np.ndarray  # (m,) in that row
+    units: np.ndarray  # (m,) at these places
+
+
+def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes), and each unit's L1 norm on each image (n, units) float32.
+
+    A unit of several channels has the sum of their norms.
+
+    Args:
+        graph: whose units.
+        images: (n, channels, side, side), as of `Graph.forward`.
+        factors: likewise.
+    """
+    norms = torch.zeros(len(images), graph.num_units, device=images.device)
+
+    def observe(observed: list[Observed]) -> Callable[[Tensor], None]:
+        def enter(value: Tensor) -> None:
+            for part in observed:
+                pixels = [dim for dim in range(1, value.dim()) if dim != part.dim]
+                sums = value.abs().float()
+                sums = sums.sum(pixels) if pixels else sums
+                places, units = (torch.as_tensor(index, device=value.device) for index in (part.places, part.units))
+                norms.index_add_(1, units, sums.index_select(1, places))
+
+        return enter
+
+    by_node: dict[str, list[Observed]] = {}
+    for part in observed_values(graph):
+        by_node.setdefault(part.node, []).append(part)
+    logits = graph.forward(images, factors, observe={node: observe(parts) for node, parts in by_node.items()})
+    return logits, norms
+
+
+def observed_values(graph: Graph) -> list[Observed]:
+    """Where each unit's maps are looked at; every unit is in exactly one of them, unless nothing reads it."""
+    channels, unit_of_channel = graph.channels, graph.units.unit_of_channel
+    order = {node: number for number, node in enumerate(graph.nodes.nodes)}
+    last_join = np.full(graph.num_units + 1, -1)  # the last place is that of what is always kept
+    for node, row in channels.joins:
+        last_join[unit_of_channel[row]] = order[node]
+    chosen: list[Observed] = []
+    is_open = np.append(np.ones(graph.num_units, bool), False)
+    # Behind the last join, in order; what is only read before it, by its last reader.
+    in_order = sorted(channels.readers, key=lambda reader: order[reader.node])
+    for readers, before_join in ((in_order, False), (in_order[::-1], True)):
+        for reader in readers:
+            units = unit_of_channel[reader.channels]
+            wanted = is_open[units] & (before_join | (last_join[units] < order[reader.node]))
+            if wanted.any():
+                found = np.unique(units[wanted])
+                chosen.extend(_maps_of(channels, reader.source, found, unit_of_channel))
+                is_open[found] = False
+    return chosen
+
+
+def _maps_of(channels: Propagation, source: fx.Node, units: np.ndarray, unit_of_channel: np.ndarray) -> list[Observed]:
+    """The maps that a value has of units, before pooling."""
+    while kind(source) in HANDED_ON:
+        before = channels.layouts.get(source.args[0])
+        if isinstance(before, list) or before is None or not before.is_row:
+            break
+        if not np.isin(units, unit_of_channel[before.channels]).all():
+            break
+        source = source.args[0]
+    layout = channels.layout(source)
+    of_place = unit_of_channel[layout.channels]
+    places = np.flatnonzero(np.isin(of_place, units))
+    return [Observed(source.name, layout.dim, places, of_place[places])]

@@ -1,0 +1,189 @@
+"""Operators that only move elements: reshape, permute, flatten, chunk, slice, channel shuffle, and so on.
+
+Run on a tensor that has at each element the place of its channel, such an operator says itself where channels go. For
+fewer channels it is the same operator with other sizes, if that puts all channels where they belong; else channels are
+taken out of what they came from, or, at worst, element by element.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from models.graph.atoms import hint, kind, words
+from models.graph.cutting import Cut, aten
+from models.graph.layouts import Layout, Origin, places_along, resized
+from models.graph.propagation import RULES, Propagation, Rule
+
+MOVES = words(
+    "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
+    "tensor_split unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow "
+    "expand_as repeat roll rot90 getitem"
+)
+SIZED = frozenset({"reshape", "expand"})  # with the result's sizes as second argument
+WHOLE = "its channels are spread over several dimensions"
+
+
+def run_on(node: fx.Node, places: Tensor, args: tuple | None = None) -> Any:
+    """The operator on other values than the network's."""
+
+    def operand(given: fx.Node) -> Any:
+        return places if given is node.args[0] else _size(given)
+
+    given = node.args if args is None else args
+    return node.target(*fx.map_arg(given, operand), **fx.map_arg(node.kwargs, operand))
+
+
+def _size(node: fx.Node) -> Any:
+    if "size" in node.meta:
+        return hint(node.meta["size"])
+    return torch.zeros(node.meta["shape"])
+
+
+def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+    """Where the operator puts its operand's channels."""
+    source = channels.layouts[node.args[0]]
+    shape = node.meta["shape"]
+    if isinstance(source, list):
+        return source[node.args[1]]
+    if source.is_plain:
+        if isinstance(shape, list):
+            return [Layout(part, pooled=source.pooled) for part in shape]
+        return Layout(shape, pooled=source.pooled)
+    if any(operand in channels.layouts for operand in node.all_input_nodes[1:]) and kind(node) != "expand_as":
+        return channels.whole(node)
+    if source.is_scattered:
+        origin, places = source.origin.node, source.origin.places
+    else:
+        origin = node.args[0]
+        places = places_along(source.shape, source.dim, np.arange(len(source.channels)))
+    moved = run_on(node, places)
+    if isinstance(moved, Tensor):
+        return _layout(channels, origin, moved, source)
+    parts = [_layout(channels, origin, part, source) for part in moved]
+    if any(part.is_plain for part in parts):
+        channels.classes.keep(channels.layout(origin).channels, "it is taken apart into single channels")
+    return parts
+
+
+def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layout) -> Layout:
+    """The layout of a value that has the origin's channels at these places."""
+    whole, shape = channels.layout(origin), tuple(places.shape)
+    if len(whole.channels) == 1:
+        return _layout_of_one(channels, whole, shape)
+    varying = [dim for dim, size in enumerate(shape) if size > 1 and bool((places != places.narrow(dim, 0, 1)).any())]
+    if not varying:  # one of several channels was taken out
+        taken = whole.channels if source.is_scattered else whole.channels[np.unique(places.numpy())]
+        channels.classes.keep(taken, "it is taken out of its maps alone")
+        return Layout(shape, pooled=source.pooled)
+    if len(varying) > 1 or varying == [0]:
+        return Layout(shape, pooled=source.pooled, origin=Origin(origin, places=places))
+    (dim,) = varying
+    index = places[tuple(slice(None) if d == dim else 0 for d in range(len(shape)))].numpy().astype(np.int64)
+    same_place = dim == whole.dim and resized(shape, dim, 0) == resized(whole.shape, dim, 0)
+    if source.is_scattered and not same_place:
+        channels.classes.keep(whole.channels, WHOLE)
+        return Layout(shape, pooled=source.pooled)
+    return Layout(shape, dim, whole.channels[index], source.pooled, Origin(origin, index))
+
+
+def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...]) -> Layout:
+    """Of a single channel nothing says where it went, except that it fills the row behind a flattening."""
+    if whole.dim == 1 and shape == (whole.shape[0], int(np.prod(whole.shape[1:]))):
+        return Layout(shape, 1, np.repeat(whole.channels, shape[1]), whole.pooled)
+    channels.classes.keep(whole.channels, "it is the only channel of a map that is rearranged")
+    return Layout(shape, pooled=whole.pooled)
+
+
+def cut(part: Cut, node: fx.Node) -> fx.Node | None:
+    """The rearrangement of the channels that are kept; None on the way to a row, whose channels are taken then."""
+    source, result = part.channels.layouts[node.args[0]], part.channels.layouts[node]
+    if isinstance(source, list):  # of a split
+        if node.args[0] in part.new:
+            return part.copy(node)
+        return _take(part, result) if result.is_row else None
+    if isinstance(result, list):
+        return part.copy(node) if _stays_right(part, node, result) else None
+    if source.is_scattered:
+        return _take(part, result) if result.is_row else None
+    if result.is_scattered:
+        return None
+    if result.is_plain:  # one channel, which is kept, of several
+        return _by_element(part, node)
+    args = _with_sizes(part, node, result)
+    if _stays_right(part, node, [result], args):
+        return part.call(node.target, *fx.map_arg(args, part.operand), **fx.map_arg(node.kwargs, part.operand))
+    whole = part.layout(result.origin.node)
+    if result.dim == whole.dim and resized(result.shape, result.dim, 0) == resized(whole.shape, whole.dim, 0):
+        return _take(part, result)
+    return _by_element(part, node)
+
+
+def _with_sizes(part: Cut, node: fx.Node, result: Layout) -> tuple:
+    """The operator's arguments with the number of channels that are kept."""
+    args = list(node.args)
+    if kind(node) in SIZED:
+        sizes = list(args[1])
+        if isinstance(sizes[result.dim], int) and sizes[result.dim] != -1:
+            sizes[result.dim] = len(part.kept(result.channels))
+        args[1] = sizes
+    return tuple(args)
+
+
+def _stays_right(part: Cut, node: fx.Node, results: list[Layout], args: tuple | None = None) -> bool:
+    """Whether the operator, given what is kept, puts all channels where they belong."""
+    source = part.layout(node.args[0])
+    if source.is_scattered or any(not result.is_row or result.origin is None for result in results):
+        return False
+    kept = part.kept(source.channels)
+    try:
+        moved = run_on(node, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), args)
+    except RuntimeError:
+        return False
+    moved = [moved] if isinstance(moved, Tensor) else list(moved)
+    if len(moved) != len(results):
+        return False
+    for places, result in zip(moved, results, strict=True):
+        out = part.kept(result.channels)
+        expected = places_along(resized(result.shape, result.dim, len(out)), result.dim, result.origin.index[out])
+        if places.shape != expected.shape or not bool((places == expected).all()):
+            return False
+    return True
+
+
+def _take(part: Cut, result: Layout) -> fx.Node:
+    """A row's kept channels out of its origin's kept channels."""
+    origin = result.origin.node
+    whole = part.layout(origin)
+    own = part.kept(whole.channels)
+    at = np.searchsorted(own, result.origin.index[part.kept(result.channels)])
+    if len(at) and (np.diff(at) == 1).all():
+        if len(at) == len(own):
+            return part.new[origin]
+        return part.call(aten.slice.Tensor, part.new[origin], whole.dim, int(at[0]), int(at[-1]) + 1)
+    index = part.buffer(torch.as_tensor(at), "order")
+    return part.call(aten.index_select.default, part.new[origin], whole.dim, index)
+
+
+def _by_element(part: Cut, node: fx.Node) -> fx.Node:
+    """The kept elements of an image one by one, as the operator moves them."""
+    source, result = part.layout(node.args[0]), part.layout(node)
+    count = int(np.prod(source.shape[1:]))
+    elements = torch.arange(source.shape[0] * count).view(source.shape)
+    kept_elements = elements[0]
+    if source.is_row:
+        kept_elements = kept_elements.index_select(source.dim - 1, torch.as_tensor(part.kept(source.channels)))
+    moved = run_on(node, elements)[0]
+    if result.is_row:
+        moved = moved.index_select(result.dim - 1, torch.as_tensor(part.kept(result.channels)))
+    place = torch.full((count,), -1)
+    place[kept_elements.flatten()] = torch.arange(kept_elements.numel())
+    index = part.buffer(place[moved.flatten()], "order")
+    flat = part.call(aten.reshape.default, part.new[node.args[0]], [-1, kept_elements.numel()])
+    taken = part.call(aten.index_select.default, flat, 1, index)
+    return part.call(aten.reshape.default, taken, [-1, *moved.shape])
+
+
+for name in MOVES:
+    RULES[name] = Rule(follow, cut)

@@ -1,0 +1,125 @@
+"""Means, sums and extremes: over pixels they hand channels on; over channels they read them.
+
+Behind a mask a dropped channel is zero, so a mean over fewer channels divides by how many they were, and a maximum over
+fewer channels is at least zero.
+"""
+
+import math
+
+import torch
+from torch import Tensor, fx
+
+from models.graph.atoms import argument, kind, overload
+from models.graph.cutting import Cut, aten
+from models.graph.layouts import Layout
+from models.graph.propagation import RULES, Propagation, Rule
+
+# By name the places of the dimensions and of `keepdim` among the arguments.
+REDUCTIONS = {
+    "mean": (1, 2),
+    "sum": (1, 2),
+    "amax": (1, 2),
+    "amin": (1, 2),
+    "max": (1, 2),
+    "min": (1, 2),
+    "prod": (1, 2),
+    "logsumexp": (1, 2),
+    "std": (1, 3),
+    "var": (1, 3),
+    "linalg_vector_norm": (2, 3),
+    "norm": (2, 3),
+}
+SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
+EXTREMES = ("amax", "amin", "max", "min")
+
+
+def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
+    """The dimensions over which the operator goes; None if that is not said."""
+    given = argument(node, REDUCTIONS[kind(node)][0])
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = [given]
+    if not isinstance(given, list | tuple) or not given:
+        return None
+    return [dim % num_dims for dim in given]
+
+
+def reads_channels(node: fx.Node) -> bool:
+    """Whether it is known what zeros are in it: a sum or mean in its operand's own precision, or a maximum's value."""
+    if kind(node) in ("max", "min"):
+        return all(kind(user) == "getitem" and user.args[1] == 0 for user in node.users)
+    return kind(node) in EXTREMES or (
+        overload(node) in SUMS and node.kwargs.get("dtype") is None and len(node.args) < 4
+    )
+
+
+def is_known(node: fx.Node) -> bool:
+    """Whether it goes over dimensions: not so the larger of two tensors."""
+    return not overload(node).endswith(".other")
+
+
+def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+    """See above; deviations and norms over channels are not known."""
+    source, shape = channels.layout(node.args[0]), node.meta["shape"]
+    if isinstance(source, list) or source.is_scattered:
+        return channels.whole(node)
+    dims = dims_of(node, len(source.shape))
+    all_pixels = dims is not None and len(source.shape) == 4 and set(dims) in ({2, 3}, {1, 2})
+    pooled = source.pooled or (all_pixels and source.dim not in dims)
+    if source.is_plain:
+        return [Layout(part) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
+    if dims is None:
+        return channels.whole(node)
+    if source.dim in dims:
+        if not reads_channels(node):
+            return channels.whole(node)
+        channels.read(node, source.dim, folds=False)
+        return (
+            [Layout(part, pooled=pooled) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
+        )
+    keeps_dims = bool(argument(node, REDUCTIONS[kind(node)][1], False))
+    dim = source.dim if keeps_dims else source.dim - sum(d < source.dim for d in dims)
+    # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
+    pooled = pooled or set(range(1, len(source.shape))) - set(dims) == {source.dim}
+    if isinstance(shape, list):
+        return [source.row(part, dim, pooled) for part in shape]
+    return source.row(shape, dim, pooled)
+
+
+def cut(part: Cut, node: fx.Node) -> fx.Node:
+    """On fewer channels it is the same but for the zeros."""
+    source = part.layout(node.args[0])
+    dims = dims_of(node, len(source.shape))
+    if source.dim not in dims:
+        return part.copy(node)
+    keeps_dims = bool(argument(node, 2, False))
+    if kind(node) in EXTREMES:
+        is_whole = len(part.kept(source.channels)) == len(source.channels)
+        values = part.with_factors(node)
+        return part.call(extreme_with_zero, values, kind(node), dims, keeps_dims, not is_whole)
+    total = part.call(aten.sum.dim_IntList, part.with_factors(node), dims, keeps_dims)
+    if kind(node) == "sum":
+        return total
+    return part.call(aten.div.Tensor, total, math.prod(source.shape[dim] for dim in dims))
+
+
+def extreme_with_zero(
+    values: Tensor, name: str, dims: list[int], keeps_dims: bool, with_zero: bool
+) -> Tensor | tuple[Tensor]:
+    """The largest (or smallest) values over dimensions, and over a zero if one is to count.
+
+    Args:
+        values: any.
+        name: amax or amin; max and min give a tuple.
+        dims: the dimensions.
+        keeps_dims: whether they stay with size 1.
+        with_zero: whether there were channels that are zero.
+    """
+    is_largest = name.endswith("max")
+    found = (torch.amax if is_largest else torch.amin)(values, dims, keeps_dims)
+    if with_zero:
+        found = found.clamp(min=0) if is_largest else found.clamp(max=0)
+    return found if name.startswith("a") else (found,)
+
+
+for name in REDUCTIONS:
+    RULES[name] = Rule(follow, cut, is_known)

@@ -1,0 +1,165 @@
+"""Channels followed from operator to operator through a plain graph.
+
+Every convolution makes new channels, and operators that work channel by channel hand them on. An operator that mixes
+channels reads them: only there must a dropped channel be zero, and only there does a mask stand. Whatever lies between
+a kernel and its readers (batch norm, any activation, pooling, gates, depthwise convolution) works channel by channel,
+so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import fx
+
+from models.graph.atoms import is_constant, is_pointwise, kind
+from models.graph.channel_classes import KEPT, ChannelClasses
+from models.graph.layouts import Layout
+
+if TYPE_CHECKING:
+    from models.graph.cutting import Cut
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is known of an operator."""
+
+    follow: Callable[["Propagation", fx.Node], "Layout | list[Layout]"]  # where the channels of its result stand
+    cut: Callable[["Cut", fx.Node], "fx.Node | None"]  # the operator on the channels that are kept
+    is_known: Callable[[fx.Node], bool] = lambda node: True
+
+
+RULES: dict[str, Rule] = {}  # by the operator's name
+POINTWISE = "pointwise"  # the name under which the rule of all pointwise operators stands
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """The rule of an operator; None of one that is not known."""
+    found = RULES.get(kind(node))
+    if found is not None and found.is_known(node):
+        return found
+    return RULES[POINTWISE] if is_pointwise(node) else None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An operator that mixes the channels of its first operand: where the mask stands."""
+
+    node: fx.Node
+    source: fx.Node
+    dim: int  # of the source: its row of channels
+    channels: np.ndarray  # at each place of that row
+    folds: bool  # whether a factor of a channel can be moved into the operator's weight
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose output channels are its own."""
+
+    name: str
+    node: fx.Node
+    channels: np.ndarray  # (K,) of its kernels
+    has_kernels: bool  # whether it makes maps; else gates or neurons, which are always whole
+    groups: int = 1
+
+
+@dataclass
+class Propagation:
+    """What is found out about a plain graph's channels.
+
+    Args:
+        nodes: the plain graph.
+        shapes_of_constants: of its constants, by name.
+        freed: names of grouped convolutions whose kernels are dropped one by one, not group by group.
+    """
+
+    nodes: fx.Graph
+    shapes_of_constants: Mapping[str, tuple[int, ...]]
+    freed: frozenset[str] = frozenset()
+    classes: ChannelClasses = field(default_factory=ChannelClasses)
+    layouts: dict[fx.Node, Layout | list[Layout]] = field(default_factory=dict)
+    readers: list[Reader] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
+    joins: list[tuple[fx.Node, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
+    _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes.nodes:
+            if node.op == "placeholder":
+                self.layouts[node] = Layout(node.meta["shape"])
+            elif node.op == "call_function" and node.meta.get("shape") is not None:
+                rule = rule_of(node)
+                self.layouts[node] = self.whole(node) if rule is None else rule.follow(self, node)
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        """The operator's operands that depend on the images."""
+        return [operand for operand in node.all_input_nodes if operand in self.layouts]
+
+    def layout(self, node: fx.Node) -> Layout:
+        """The layout of a value that is one tensor."""
+        return self.layouts[node]
+
+    def shape_of_constant(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a constant."""
+        return self.shapes_of_constants[node.target]
+
+    def whole(self, node: fx.Node, because: str | None = None) -> Layout | list[Layout]:
+        """An operator that is not known here: it reads all channels, and its result has none."""
+        layouts = []
+        for operand in self.operands(node):
+            found = self.layouts[operand]
+            layouts.extend(found if isinstance(found, list) else [found])
+        for layout in layouts:
+            self.keep(layout, because or f"{kind(node)} reads it whole")
+        pooled = bool(layouts) and all(layout.pooled for layout in layouts)
+        shape = node.meta["shape"]
+        if isinstance(shape, list):
+            return [Layout(part or (), pooled=pooled) for part in shape]
+        return Layout(shape, pooled=pooled)
+
+    def keep(self, layout: Layout, because: str) -> None:
+        """Never drop a channel of a value."""
+        if layout.is_scattered:
+            layout = self.layout(layout.origin.node)
+        if layout.is_row:
+            self.classes.keep(layout.channels, because)
+
+    def read(self, node: fx.Node, dim: int, *, folds: bool) -> np.ndarray | None:
+        """Let an operator mix the channels that its first operand has along `dim`.
+
+        Returns them, or None where the operand's row of channels is another dimension.
+        """
+        source = node.args[0]
+        layout = self.layout(source)
+        if layout.is_plain:
+            return np.full(layout.shape[dim], KEPT)
+        if layout.dim != dim:
+            return None
+        self.readers.append(Reader(node, source, dim, layout.channels, folds))
+        return layout.channels
+
+    def slice_constant(self, constant: fx.Node | None, dim: int, channels: np.ndarray) -> np.ndarray:
+        """Note that a constant is cut along `dim` as these channels are; if it is used twice, both go together.
+
+        Returns the channels.
+        """
+        if not is_constant(constant):
+            return channels
+        before = self._sliced.setdefault((constant.target, dim), channels)
+        if before is not channels and len(before) == len(channels):
+            self.classes.join(before, channels, f"it shares {constant.target}")
+        return channels
+
+    def made_by(self, weight: fx.Node, count: int) -> np.ndarray:
+        """The output channels of a weight's layer: new ones, unless the layer was there before."""
+        before = self._sliced.get((weight.target, 0))
+        if before is None:
+            before = self._sliced[weight.target, 0] = self.classes.new(count)
+        return before
+
+    def add_layer(self, layer: Layer) -> None:
+        """Note a layer, if it was not there before."""
+        if all(layer.name != other.name for other in self.layers):
+            self.layers.append(layer)

@@ -1,0 +1,224 @@
+"""From a network to a plain graph: aten operators in order, nothing in place, weights by name.
+
+torch.export is the way in, in evaluation mode and for any number of images. Behind it the graph is made plain, so that
+what follows knows few forms: operators that write in place become their functional ones, views become reshapes, what
+does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from models.graph.atoms import CASTS, IDENTITIES, hint, is_constant, is_in_place, kind, overload, shapes, shares_memory
+from models.graph.constants import fold_constants
+from models.graph.errors import NetworkRefused, refused, where
+
+aten = torch.ops.aten
+PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
+CHECKS = ("_assert", "sym_constrain", "_functional_assert")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A plain graph: one placeholder, get_attr nodes for constants, aten operators, the logits.
+
+    A node's meta has `shape` (of two images; a list for several results), `size` if it is a number, and `path`, the
+    module that it stands in.
+    """
+
+    nodes: fx.Graph
+    constants: dict[str, Tensor]
+    learned: frozenset[str]  # the constants that depend on what the network's state_dict holds
+    buffers: frozenset[str]  # the constants that are buffers of the network
+
+
+def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
+    """The plain graph of a network that is given images (n, channels, image_side, image_side).
+
+    Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no (n, classes).
+    """
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
+    was_training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        with torch.no_grad(), _quiet():
+            _try(network, images)
+            return _plain(_export(network, images))
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def _try(network: nn.Module, images: Tensor) -> None:
+    """Run the network as it is: its own errors say more than those of its export."""
+    try:
+        network(images)
+    except Exception as error:
+        raise refused(f"the network does not run on images {tuple(images.shape)}", error) from error
+
+
+def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
+    try:
+        program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        return program.run_decompositions({}) if _writes_too_much(program.graph) else program
+    except Exception as error:
+        if "data-dependent" in str(error):
+            place = where(error)
+            raise NetworkRefused(f"the network's code decides by what its maps hold: no one graph{place}") from error
+        raise refused("the network cannot be traced", error) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the pages that the exporter logs, prints and warns about what is then said in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _writes_too_much(graph: fx.Graph) -> bool:
+    """Whether something is written in place into memory that is read later under another name, or in a rare way.
+
+    torch then makes the whole graph functional, which takes as long as tracing it.
+    """
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    names: dict[fx.Node, list[fx.Node]] = {}  # of a value's memory, by each of its names
+    for node in graph.nodes:
+        operand = node.args[0] if node.op == "call_function" and node.args else None
+        shares = isinstance(operand, fx.Node) and (shares_memory(node) or is_in_place(node))
+        if is_in_place(node):
+            if not shares or operand.op == "placeholder" or _functional(node.target) is None:
+                return True
+            others = [name for name in names[operand] if name is not operand]
+            if any(order[user] > order[node] for name in others for user in name.users if user is not node):
+                return True
+        names[node] = names[operand] if shares else []
+        names[node].append(node)
+    return False
+
+
+def _plain(program: ExportedProgram) -> Plain:
+    signature = program.graph_signature
+    name_of = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    tensors = {**program.state_dict, **program.constants}
+    graph, new = fx.Graph(), {}
+    written: dict[fx.Node, fx.Node] = {}  # what a value has become that was written into
+
+    def latest(node: fx.Node) -> fx.Node:
+        while node in written:
+            node = written[node]
+        return new[node]
+
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in name_of:
+            new[node] = graph.create_node("get_attr", name_of[node.name])
+        elif node.op == "placeholder":
+            new[node] = graph.placeholder("images")
+        elif node.op == "output":
+            graph.output(_logits([latest(value) for value in node.args[0] if isinstance(value, fx.Node)]))
+            continue
+        elif kind(node).startswith(CHECKS):
+            continue
+        else:
+            new[node] = _plain_operator(graph, node, latest)
+            if is_in_place(node):
+                before = node.args[0]
+                while before in written:
+                    before = written[before]
+                written[before] = node
+        if "shape" not in new[node].meta:
+            new[node].meta = _meta(node)
+    names = {node.target for node in graph.nodes if is_constant(node)}
+    # In the order of the network's own state_dict; constants of the code, which it does not have, behind.
+    constants = {name: value.detach() for name, value in tensors.items() if name in names}
+    learned = frozenset(names & set(program.state_dict))
+    erase_unused(graph)
+    constants, learned = fold_constants(graph, constants, learned)
+    erase_unused(graph)
+    return Plain(graph, constants, learned, frozenset(constants) & frozenset(signature.buffers))
+
+
+def _meta(node: fx.Node) -> dict[str, Any]:
+    value = node.meta.get("val")
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    meta = {"shape": shapes(value), "path": stack[-1][0] if stack else ""}
+    if isinstance(value, torch.SymInt | int):
+        meta["size"] = hint(value)
+    return meta
+
+
+def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
+    """The node's operator in its plain form, or its operand, if the operator does nothing."""
+    name = kind(node)
+    source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    value = node.meta.get("val")
+    if name.removesuffix("_") in IDENTITIES and source is not None:
+        return latest(source)
+    if name in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
+        return latest(source)
+    if name == "getitem" and kind(source).startswith("_native_batch_norm_legit") and node.args[1] == 0:
+        return latest(source)
+    args, kwargs = fx.map_arg(node.args, latest), fx.map_arg(node.kwargs, latest)
+    target = node.target
+    if name == "_native_batch_norm_legit_no_training":
+        images, weight, bias, mean, variance, momentum, eps = args
+        made = graph.call_function(
+            aten.batch_norm.default, (images, weight, bias, mean, variance, False, momentum, eps, False)
+        )
+        made.meta = {**_meta(node), "shape": shapes(value[0])}
+        return made
+    if name in RESHAPES and overload(node) != "aten.view.dtype":
+        target, args, kwargs = aten.reshape.default, (args[0], _reshape_sizes(value, args)), {}
+    elif is_in_place(node):
+        target = _functional(target)
+    return graph.create_node("call_function", target, args, kwargs, name=node.name)
+
+
+def _reshape_sizes(value: Tensor, args: tuple) -> list[Any]:
+    """The sizes of a reshape: numbers, and -1 where the number of images decides, if that is one place only."""
+    sizes = [-1 if isinstance(size, torch.SymInt) else size for size in value.shape]
+    return sizes if sizes.count(-1) <= 1 else list(args[1])
+
+
+def _functional(target: Any) -> Any:
+    """The operator that gives what an in-place one writes; None if there is none by this name."""
+    packet = getattr(aten, target._schema.name.split("::")[1].removesuffix("_"), None)
+    return getattr(packet, target._overloadname, None)
+
+
+def _logits(outputs: list[fx.Node]) -> fx.Node:
+    """The first output that is (n, classes), without the softmax at its end: a logit depends on its own class alone."""
+    found = [node for node in outputs if len(node.meta.get("shape") or ()) == 2]
+    if not found:
+        given = ", ".join(str(("n", *(node.meta.get("shape") or ())[1:])) for node in outputs)
+        raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
+    node = found[0]
+    while kind(node) in PROBABILITIES and node.args[1] in (1, -1):
+        node = node.args[0]
+    return node
+
+
+def erase_unused(graph: fx.Graph) -> None:
+    """Take out what nothing depends on."""
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)

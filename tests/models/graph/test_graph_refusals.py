@@ -1,0 +1,89 @@
+"""What cannot be used is refused in one line that says what and where."""
+
+from pathlib import Path
+
+import awkward_networks
+import pytest
+import torch
+from awkward_networks import DecidesByPixels, FixedSizes, conv
+from torch import Tensor, nn
+
+from models.graph import NetworkRefused, trace
+from utils.errors import UserError
+
+FILE = awkward_networks.__file__
+
+
+def line_of(code: str) -> int:
+    """The number of the line of the networks' file that has this code."""
+    return Path(FILE).read_text().splitlines().index(code) + 1
+
+
+def refusal(network: nn.Module, side: int = 16) -> str:
+    """The message, which is one line."""
+    with pytest.raises(NetworkRefused) as refused:
+        trace(network, side)
+    assert isinstance(refused.value, ValueError)
+    assert isinstance(refused.value, UserError)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_control_flow_on_pixels() -> None:
+    message = refusal(DecidesByPixels())
+    line = line_of("        if x.mean() > 0:")
+    assert message == (
+        f"the network's code decides by what its maps hold: no one graph ({FILE}:{line}: if x.mean() > 0:)"
+    )
+
+
+def test_images_of_the_wrong_size() -> None:
+    message = refusal(FixedSizes(), side=20)
+    line = line_of("        return self.fc(F.max_pool2d(F.relu(self.conv2(x)), 2).view(-1, 128))")
+    assert message.startswith("the network does not run on images (2, 3, 20, 20): ")
+    assert f"({FILE}:{line}: return self.fc(" in message
+
+
+def test_images_of_the_wrong_channels() -> None:
+    with pytest.raises(NetworkRefused, match=r"does not run on images \(2, 1, 16, 16\)"):
+        trace(FixedSizes(), 16, channels=1)
+
+
+def test_no_convolution() -> None:
+    message = refusal(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)))
+    assert message == "the network has no convolution: there are no kernels to choose from"
+
+
+def test_no_logits() -> None:
+    message = refusal(nn.Sequential(conv(3, 8), nn.ReLU()))
+    assert message == "expected logits (n, classes), the network gives ('n', 8, 16, 16)"
+
+
+class FixedBatch(nn.Module):
+    """The number of images written into the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = conv(3, 4), nn.Linear(4 * 256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).view(2, -1))
+
+
+def test_a_fixed_number_of_images() -> None:
+    assert refusal(FixedBatch()).startswith("the network cannot be traced: ")
+
+
+@pytest.mark.filterwarnings("error")
+def test_tracing_says_nothing_and_leaves_the_network_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    network = FixedSizes().train()
+    network.conv2.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trace(network, 16)
+    refusal(DecidesByPixels())
+    assert network.training
+    assert network.conv1.training
+    assert not network.conv2.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert capfd.readouterr() == ("", "")
