@@ -4,7 +4,6 @@ A figure is a function of numbers alone and is drawn without a screen. Its colou
 readers and its marks by their shapes in print; saved as SVG it turns its ink light where the page is dark.
 """
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.files import save_text, write_whole
+from utils.tables import csv_table
 
 PALETTE = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^Dv<>pP*hX"
@@ -74,11 +74,7 @@ class Drawing:
 
     def as_csv(self) -> str:
         """The numbers as CSV, under the names of their columns."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_table(self.columns, self.rows)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -22,7 +22,7 @@ from report import files as report_files
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.stage import show_table
+from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parent.parent
 MODEL = "simcnn_x0_25"
