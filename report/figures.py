@@ -144,13 +144,3 @@ def readable_on(background: Sequence[float]) -> str:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if luminance > 0.179 else "white"
-
-
-def percent(share: float) -> str:
-    """A share as people read it; number and sign stay on one line."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

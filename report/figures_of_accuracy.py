@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.words import percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 

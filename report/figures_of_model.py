@@ -9,7 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from models.training import Epoch
 from modules.sensitivity import falls_at
-from report.figures import HEAT, MARKERS, PALETTE, Drawing, listed, new_figure, percent, styled
+from report.figures import HEAT, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.words import listed, percent
 
 
 @styled

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.words import percent
 from search.genetic.log import Generation
 from search.gradient.log import Round
 
