@@ -19,7 +19,8 @@ from torch import Tensor
 from modules.fast.compiled import compiler
 from utils.device import PRECISIONS, is_fast_in, num_cores
 from utils.files import save_text
-from utils.stage import OneLineParser, Stage, open_stage, show_table, stage_parser
+from utils.stage import OneLineParser, Stage, open_stage, stage_parser
+from utils.tables import show_table
 
 MATMUL_SIDE = 2048
 # (images, channels, side): 3x3 convolutions that convolution libraries are good at.

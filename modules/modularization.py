@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.stage import show_table
+from utils.tables import show_table
 
 
 @dataclass(frozen=True)

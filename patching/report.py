@@ -1,7 +1,5 @@
 """Patches as tables: for people on the screen and in Markdown, for machines in CSV and JSON."""
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,28 +78,19 @@ def _cell(values: Any, *, signed: bool = False) -> str:
     return f"{' / '.join(texts[:3])} | {texts[3]}"
 
 
-def markdown(title: str, headings: list[str], table: list[list[Any]]) -> str:
-    """A Markdown page with one table."""
-    lines = [headings, ["---"] * len(headings), *table]
-    texts = ["| " + " | ".join(str(value).replace("|", "\\|") for value in line) + " |" for line in lines]
-    return "\n".join([title, "", *texts, ""])
-
-
-def as_csv(rows: list[PatchRow]) -> str:
-    """One line per target class and method, then the means and the mean changes over the classes."""
+def exact_table(rows: list[PatchRow]) -> tuple[list[str], list[list[Any]]]:
+    """Headings and rows, one per target class and method, then the means and the mean changes over the classes."""
     count_names = list(asdict(rows[0].scores))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["target_class", "name", "epoch", "method", *METRICS, *count_names])
+    table: list[list[Any]] = []
     for row in rows:
         shares = [f"{value:.6f}" for value in metrics_of(row.scores)]
         counts = asdict(row.scores).values()
-        writer.writerow([row.target_class, row.name, row.epoch, row.method, *shares, *counts])
+        table.append([row.target_class, row.name, row.epoch, row.method, *shares, *counts])
     methods = list(dict.fromkeys(row.method for row in rows))
     before = mean_metrics(rows, methods[0])
     for method in methods:
         mean = mean_metrics(rows, method)
         empty = [""] * len(count_names)
-        writer.writerow(["mean", "", "", method, *(f"{value:.6f}" for value in mean), *empty])
-        writer.writerow(["mean change", "", "", method, *(f"{value:.6f}" for value in mean - before), *empty])
-    return text.getvalue()
+        table.append(["mean", "", "", method, *(f"{value:.6f}" for value in mean), *empty])
+        table.append(["mean change", "", "", method, *(f"{value:.6f}" for value in mean - before), *empty])
+    return ["target_class", "name", "epoch", "method", *METRICS, *count_names], table

@@ -17,7 +17,8 @@ from modules import files as module_files
 from modules.kernel_importance import kernel_importance, random_importance
 from utils.errors import UserError, run
 from utils.files import sha256_of
-from utils.stage import open_stage, show_table, stage_parser
+from utils.stage import open_stage, stage_parser
+from utils.tables import show_table
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity, tied_layers
 from utils.errors import UserError, run
 from utils.locks import held
-from utils.stage import Stage, open_stage, show_table, stage_parser
+from utils.stage import Stage, open_stage, stage_parser
+from utils.tables import show_table
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from modules import files as module_files
 from modules.on_disk import load_module
 from patching.data import of_class
 from utils.errors import UserError, run
-from utils.stage import open_stage, show_table, stage_parser
+from utils.stage import open_stage, stage_parser
+from utils.tables import show_table
 
 
 def main() -> None:

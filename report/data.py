@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,12 @@ from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
 from patching.patched_model import LinearRule, RangeRule, Rule
 from patching.weak_models import load_weak_model
-from report.figures_of_patching import ChangedImages
+from report.figures_of_patching import PatchAnswers
 from report.patches import (
     BEFORE,
     PatchedWeakModel,
     PatchResult,
     common_calibrations,
-    label_of,
     load_patched_weak_models,
     patch_command,
 )
@@ -38,6 +38,8 @@ from search.gradient.log import Round
 from utils.errors import UserError
 from utils.stage import Stage
 
+MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -46,16 +48,6 @@ class Answers:
     labels: np.ndarray  # (images,) int64
     strong: np.ndarray  # (images, classes) float32 logits
     composed: np.ndarray  # (images, classes) float32: column c is the module of class c
-
-
-@dataclass(frozen=True)
-class PatchAnswers:
-    """What weak models, modules and patched models say about the weak models' test images."""
-
-    method: str  # the calibration
-    changed: list[ChangedImages]  # per weak model
-    own_outputs: list[np.ndarray]  # per weak model: the module's outputs on images of the target class
-    other_outputs: list[np.ndarray]  # and on those of the weak model's other classes
 
 
 class ReportData:
@@ -123,25 +115,28 @@ class ReportData:
         """The gradient search's log; empty where there was none."""
         return gradient_files.log(self.artifacts).load_if_there()
 
-    @cached_property
+    @property
     def chosen_round(self) -> int:
         """The round that the modules are of, or the last one where they are of none."""
+        return self._chosen("round", len(self.rounds), len(self.rounds) - 1)
+
+    @property
+    def chosen_generation(self) -> int:
+        """The generation that the modules are of, or the best one where they are of none."""
+        return self._chosen("generation", len(self.generations), best_generation(self.generations).generation)
+
+    def _chosen(self, name: str, count: int, otherwise: int) -> int:
         try:
-            chosen = self.modularization.search.get("round")
-        except UserError:
-            chosen = None
-        return chosen if isinstance(chosen, int) and 0 <= chosen < len(self.rounds) else len(self.rounds) - 1
+            chosen = self.modularization.search.get(name)
+        except UserError:  # its own section says so
+            return otherwise
+        return chosen if isinstance(chosen, int) and 0 <= chosen < count else otherwise
 
     @cached_property
-    def chosen_generation(self) -> int:
-        """The generation that the modules are of, or the best one while there are no modules."""
-        try:
-            chosen = self.modularization.search.get("generation")
-        except UserError:
-            chosen = None
-        if isinstance(chosen, int) and 0 <= chosen < len(self.generations):
-            return chosen
-        return best_generation(self.generations).generation
+    def search_settings(self) -> dict[str, Any]:
+        """What the genetic search wrote down of its settings; nothing where it wrote nothing."""
+        file = genetic_files.settings(self.artifacts)
+        return file.load() if file.exists() else {}
 
     @cached_property
     def modularization(self) -> Modularization:
@@ -206,51 +201,34 @@ class ReportData:
             )
         return models
 
-    def patch_answers(self, kind: str) -> PatchAnswers:
-        """What the last reported epoch of each weak model of a kind, and the best calibration tried, say.
+    def patch_answers(self, kind: str) -> tuple[str, list[PatchAnswers]]:
+        """The best calibration tried, and what the last reported epoch of each weak model of a kind says by it.
 
         Raises UserError where the networks on the disk do not answer as the reports say.
         """
         models = list({model.target_class: model for model in self.patched(kind)}.values())
-        method = best_calibration(models)
-        answers = PatchAnswers(method, [], [], [])
-        for model in models:
-            test = self.patch_data.split_for(model.target_class).test
-            weak = load_weak_model(
-                self.config, self.artifacts, kind, model.target_class, model.epoch, self.stage.device
-            )
-            weak_logits, module_outputs = outputs_of([weak, self.modules[model.target_class]], test, self.stage.device)
-            result = model.results[method]
-            rule = rule_from_report(result, patch_files.weak_model_folder(self.artifacts, kind, model.target_class))
-            try:
-                scores = rule(torch.tensor(weak_logits), torch.tensor(module_outputs[:, 0]))
-            except RuntimeError:  # a rule of another number of classes
-                scores = torch.zeros(weak_logits.shape)
-            before, after = weak_logits.argmax(1), scores.argmax(1).numpy()
-            for predictions, reported in ((before, model.results[BEFORE]), (after, result)):
-                found = confusion_matrix(test.labels, predictions, len(model.classes))
-                if np.abs(found - reported.confusion).sum() > MAX_OTHER_ANSWERS:
-                    raise UserError(
-                        f"the weak model or the module of class {model.target_class} has changed since it was patched; "
-                        f"patch again with: {patch_command(self.artifacts, kind)} --calibration {method}"
-                    )
-            answers.changed.append(
-                ChangedImages(
-                    label_of(model, models), model.classes, test.pixels, test.labels, before, after, len(test)
+        method = max(common_calibrations(models), key=lambda method: sum(model.scores(method).f1 for model in models))
+        return method, [self._answers_of(model, kind, method) for model in models]
+
+    def _answers_of(self, model: PatchedWeakModel, kind: str, method: str) -> PatchAnswers:
+        test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
+        weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
+        logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
+        result = model.results[method]
+        rule = rule_from_report(result, patch_files.weak_model_folder(self.artifacts, kind, target_class))
+        before = logits.argmax(1)
+        try:
+            after = rule(torch.tensor(logits), torch.tensor(module_outputs[:, 0])).argmax(1).numpy()
+        except RuntimeError:  # a rule of another number of classes
+            after = np.zeros_like(before)
+        for predictions, reported in ((before, model.results[BEFORE]), (after, result)):
+            found = confusion_matrix(test.labels, predictions, len(model.classes))
+            if np.abs(found - reported.confusion).sum() > MAX_OTHER_ANSWERS:
+                raise UserError(
+                    f"the weak model or the module of class {target_class} has changed since it was patched; "
+                    f"patch again with: {patch_command(self.artifacts, kind)} --calibration {method}"
                 )
-            )
-            own = test.labels == len(model.classes) - 1
-            answers.own_outputs.append(module_outputs[own, 0])
-            answers.other_outputs.append(module_outputs[~own, 0])
-        return answers
-
-
-MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
-
-
-def best_calibration(models: list[PatchedWeakModel]) -> str:
-    """The calibration tried on all weak models whose mean F1 of the target class is the highest."""
-    return max(common_calibrations(models), key=lambda method: sum(model.scores(method).f1 for model in models))
+        return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0])
 
 
 def rule_from_report(result: PatchResult, folder: object) -> Rule:

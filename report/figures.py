@@ -4,7 +4,6 @@ A figure is a function of numbers alone and is drawn without a screen. Its colou
 readers and its marks by their shapes in print; saved as SVG it turns its ink light where the page is dark.
 """
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.files import save_text, write_whole
+from utils.tables import csv_table
 
 PALETTE = seaborn.color_palette("colorblind").as_hex()
 MARKERS = "os^Dv<>pP*hX"
@@ -74,11 +74,7 @@ class Drawing:
 
     def as_csv(self) -> str:
         """The numbers as CSV, under the names of their columns."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_table(self.columns, self.rows)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -148,13 +144,3 @@ def readable_on(background: Sequence[float]) -> str:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if luminance > 0.179 else "white"
-
-
-def percent(share: float) -> str:
-    """A share as people read it; number and sign stay on one line."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.words import percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -18,9 +19,8 @@ def confusion_figure(confusions: dict[str, np.ndarray], classes: Sequence[str], 
     size = 0.42 * len(classes) + 2
     figure = new_figure((size + 0.8) * len(confusions), size)
     rows, findings = [], []
-    for axes, (name, confusion) in zip(
-        np.atleast_1d(figure.subplots(1, len(confusions))), confusions.items(), strict=True
-    ):
+    all_axes = figure.subplots(1, len(confusions), squeeze=False)[0]
+    for axes, (name, confusion) in zip(all_axes, confusions.items(), strict=True):
         shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
         texts = np.where(confusion > 0, confusion.astype(str), "")
         heat_map(axes, shares, classes, classes, label="% of the true class", texts=texts, high=100)
@@ -28,19 +28,11 @@ def confusion_figure(confusions: dict[str, np.ndarray], classes: Sequence[str], 
         axes.set(xlabel="predicted class", ylabel="true class", title=f"{name}: {right:,} of {images:,} right")
         wrong = confusion - np.diag(np.diagonal(confusion))
         true, taken = np.unravel_index(wrong.argmax(), wrong.shape)
+        mistake = f"; its most frequent mistake takes {classes[true]} for {classes[taken]} ({wrong[true, taken]} times)"
         findings.append(
-            f"{name}: {percent(right / max(images, 1))} of {images:,} images right"
-            + (
-                f"; its most frequent mistake takes {classes[true]} for {classes[taken]} ({wrong[true, taken]} times)."
-                if wrong.any()
-                else "."
-            )
+            f"{name}: {percent(right / max(images, 1))} of {images:,} images right{mistake if wrong.any() else ''}."
         )
-        rows += [
-            (name, classes[i], classes[j], int(confusion[i, j]))
-            for i in range(len(classes))
-            for j in range(len(classes))
-        ]
+        rows += [(name, classes[i], classes[j], int(count)) for (i, j), count in np.ndenumerate(confusion)]
     figure.suptitle(title)
     return Drawing(figure, " ".join(findings), ("model", "true_class", "predicted_class", "images"), rows)
 
@@ -108,23 +100,12 @@ def outputs_figure(
         places = np.arange(len(classes)) + shift
         axes.hlines(places, quantiles[:, 0], quantiles[:, 4], color=color, linewidth=1.2)
         axes.hlines(places, quantiles[:, 1], quantiles[:, 3], color=color, linewidth=6)
-        axes.plot(
-            quantiles[:, 2],
-            places,
-            marker,
-            color=color,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            markersize=7,
-            label=label,
-        )
-        rows += [
-            (name, label, len(values), *row)
-            for name, values, row in zip(classes, outputs, quantiles.tolist(), strict=True)
-        ]
-    axes.set_yticks(
-        range(len(classes)), [f"{name} ({value:.3f})" for name, value in zip(classes, separations, strict=True)]
-    )
+        style = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "markersize": 7}
+        axes.plot(quantiles[:, 2], places, marker, label=label, **style)
+        counts = map(len, outputs)
+        rows += [(n, label, count, *row) for n, count, row in zip(classes, counts, quantiles.tolist(), strict=True)]
+    names = [f"{name} ({value:.3f})" for name, value in zip(classes, separations, strict=True)]
+    axes.set_yticks(range(len(classes)), names)
     axes.invert_yaxis()
     axes.set(
         xlabel="module's output: the logit of its class (thin: all; thick: 10 % to 90 %; mark: median)",
@@ -138,16 +119,13 @@ def outputs_figure(
         f"A module's output on an image of its class is above that on another image in {percent(np.mean(separations))} "
         "of all pairs"
     )
-    finding += (
-        "."
-        if len(classes) == 1
-        else (
+    if len(classes) > 1:
+        finding += (
             f", averaged over the modules: least for {classes[worst]} ({percent(separations[worst])}), most for "
-            f"{classes[best]} ({percent(separations[best])})."
+            f"{classes[best]} ({percent(separations[best])})"
         )
-    )
     columns = ("module", "images", "count", "min", "quantile_10", "median", "quantile_90", "max")
-    return Drawing(figure, finding, columns, rows)
+    return Drawing(figure, f"{finding}.", columns, rows)
 
 
 def separation(own: np.ndarray, others: np.ndarray) -> float:

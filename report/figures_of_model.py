@@ -9,7 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from models.training import Epoch
 from modules.sensitivity import falls_at
-from report.figures import HEAT, MARKERS, PALETTE, Drawing, listed, new_figure, percent, styled
+from report.figures import HEAT, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.words import listed, percent
 
 
 @styled
@@ -55,7 +56,7 @@ def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], tit
     In each map the kernels are sorted by their mean over the classes, so that what all classes share stands left.
     """
     figure = new_figure(max(7.0, 0.9 * len(layers) + 2), 0.27 * len(classes) + 1.9)
-    all_axes = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
+    all_axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     rows, agreement = [], {}
     scale = PowerNorm(0.5, 0, 1)  # few kernels are far ahead of the others
     for axes, (name, importance) in zip(all_axes, layers.items(), strict=True):
@@ -67,16 +68,10 @@ def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], tit
         axes.get_xticklabels()[0].set_horizontalalignment("left")
         axes.get_xticklabels()[-1].set_horizontalalignment("right")
         axes.tick_params(length=0)
-        for side in axes.spines.values():
-            side.set_visible(False)
-        agreement[name] = (
-            float(np.corrcoef(importance)[np.triu_indices(len(classes), 1)].mean()) if _varies(importance) else 1.0
-        )
-        rows += [
-            (name, number, label, kernel, importance[number, kernel])
-            for number, label in enumerate(classes)
-            for kernel in range(importance.shape[1])
-        ]
+        axes.spines[:].set_visible(False)
+        varies = importance.shape[1] > 1 and (importance.std(1) > 0).all()
+        agreement[name] = np.corrcoef(importance)[np.triu_indices(len(classes), 1)].mean() if varies else 1.0
+        rows += [(name, c, classes[c], kernel, value) for (c, kernel), value in np.ndenumerate(importance)]
     all_axes[0].set_yticks(range(len(classes)), classes)
     all_axes[0].set_ylabel("class")
     figure.supxlabel("kernels of the layer, sorted by their mean over the classes", fontsize="medium")
@@ -90,10 +85,6 @@ def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], tit
         f"least in conv {apart} ({agreement[apart]:.2f})."
     )
     return Drawing(figure, finding, ("layer", "class", "name", "kernel", "importance"), rows)
-
-
-def _varies(importance: np.ndarray) -> bool:
-    return importance.shape[1] > 1 and bool((importance.std(1) > 0).all())
 
 
 @styled
@@ -132,9 +123,5 @@ def sensitivity_figure(
         )
     if never:
         finding += f"Never that far down: {listed(never)}."
-    rows = [
-        (name, name in sensitive, ratio, accuracy)
-        for name, curve in curves.items()
-        for ratio, accuracy in curve.tolist()
-    ]
+    rows = [(name, name in sensitive, *point) for name, curve in curves.items() for point in curve.tolist()]
     return Drawing(figure, finding.strip(), ("layer", "sensitive", "ratio", "accuracy"), rows)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from patching.metrics import TargetClassScores
@@ -63,16 +62,25 @@ def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: st
 
 
 @dataclass(frozen=True)
-class ChangedImages:
-    """The test images of one weak model whose answer a patch changed from wrong to right, or from right to wrong."""
+class PatchAnswers:
+    """What a weak model, the patched model and the module say about the weak model's test images."""
 
-    label: str  # of the weak model
     classes: tuple[str, ...]  # of the weak model; the target class last
     pixels: np.ndarray  # (images, 32, 32, 3) uint8
     labels: np.ndarray  # (images,) int64
     before: np.ndarray  # (images,) int64: the weak model's answers
     after: np.ndarray  # (images,) int64: the patched model's
-    test_images: int  # all that were asked about
+    module_outputs: np.ndarray  # (images,) float32
+
+    @property
+    def target_name(self) -> str:
+        """The target class's name."""
+        return self.classes[-1]
+
+    @property
+    def of_target_class(self) -> np.ndarray:
+        """(images,) bool: the images of the target class."""
+        return self.labels == len(self.classes) - 1
 
     @property
     def won(self) -> np.ndarray:
@@ -84,42 +92,37 @@ class ChangedImages:
         """The places of the images that are wrong only after the patch."""
         return np.flatnonzero((self.before == self.labels) & (self.after != self.labels))
 
+    def names(self, place: int) -> tuple[str, str, str]:
+        """An image's true class, and the answers before and after the patch."""
+        true, before, after = (self.classes[answers[place]] for answers in (self.labels, self.before, self.after))
+        return true, before, after
+
 
 @styled
-def changed_images_figure(cases: Sequence[ChangedImages], method: str, title: str) -> Drawing:
+def changed_images_figure(cases: Sequence[PatchAnswers], method: str, title: str) -> Drawing:
     """For every weak model some of the images that the patch won (left) and lost (right), and how many there are."""
     height = ROW_INCHES * len(cases) + 0.5
     figure = Figure(figsize=(2 * IMAGES_PER_ROW * 0.95 + 0.6, height))  # its own layout: the rows are all alike
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.1 / height, top=1 - 1.1 / height, wspace=0.18, hspace=0.75)
-    grid = figure.subplots(
-        len(cases),
-        2 * IMAGES_PER_ROW + 1,
-        squeeze=False,
-        width_ratios=[1] * IMAGES_PER_ROW + [0.25] + [1] * IMAGES_PER_ROW,
-    )
-    rows = []
+    widths = [1] * IMAGES_PER_ROW + [0.25] + [1] * IMAGES_PER_ROW
+    grid = figure.subplots(len(cases), len(widths), squeeze=False, width_ratios=widths)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    rows: list[tuple[str, ...]] = []
     for case, row in zip(cases, grid, strict=True):
-        for axes in row:
-            axes.set_axis_off()
         for places, first, word in ((case.won, 0, "won"), (case.lost, IMAGES_PER_ROW + 1, "lost")):
-            count = f"{case.label}: {word} {len(places)} of {case.test_images}"
+            count = f"{case.target_name}: {word} {len(places)} of {len(case.labels)}"
             row[first].text(0, 1.42, count, transform=row[first].transAxes, fontweight="bold")
             for axes, place in zip(row[first:], spread(places, IMAGES_PER_ROW), strict=False):
-                _show(axes, case, int(place))
-            rows += [
-                (
-                    case.label,
-                    word,
-                    *(case.classes[int(array[place])] for array in (case.labels, case.before, case.after)),
-                )
-                for place in places
-            ]
+                axes.imshow(case.pixels[place], interpolation="nearest")
+                true, before, after = case.names(place)
+                axes.set_title(f"{true}:\n{before} → {after}", fontsize=6, pad=2)
+            rows += [(case.target_name, word, *case.names(place)) for place in places]
     figure.suptitle(title, y=1 - 0.12 / height, va="top")
-    won, lost = (sum(len(getattr(case, word)) for case in cases) for word in ("won", "lost"))
-    images = sum(case.test_images for case in cases)
+    won, lost = sum(len(case.won) for case in cases), sum(len(case.lost) for case in cases)
     finding = (
-        f"With {method}, of {images:,} answers to test images {won} turn from wrong to right and {lost} from right to "
-        f"wrong."
+        f"With {method}, of {sum(len(case.labels) for case in cases):,} answers to test images {won} turn from wrong "
+        f"to right and {lost} from right to wrong."
     )
     return Drawing(figure, finding, ("weak_model", "change", "true_class", "before", "after"), rows)
 
@@ -129,9 +132,3 @@ def spread(places: np.ndarray, count: int) -> np.ndarray:
     if len(places) <= count:
         return places
     return places[np.linspace(0, len(places) - 1, count).round().astype(int)]
-
-
-def _show(axes: Axes, case: ChangedImages, place: int) -> None:
-    true, before, after = (case.classes[int(array[place])] for array in (case.labels, case.before, case.after))
-    axes.imshow(case.pixels[place], interpolation="nearest")
-    axes.set_title(f"{true}:\n{before} → {after}", fontsize=6, pad=2)

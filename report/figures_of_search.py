@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, heat_map, new_figure, percent, styled
+from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.words import percent
 from search.genetic.log import Generation
 from search.gradient.log import Round
 
@@ -86,9 +87,10 @@ def kept_figure(
         title: above the figure.
     """
     counts = np.stack([masks[:, layer].sum(1) for layer in slices], 1)
-    widths = np.array([layer.stop - layer.start for layer in slices])
     counts = np.concatenate([counts, counts.sum(1, keepdims=True)], 1)
-    shares = 100 * counts / np.append(widths, widths.sum())
+    widths = [layer.stop - layer.start for layer in slices]
+    widths.append(sum(widths))
+    shares = 100 * counts / np.array(widths)
     table = np.concatenate([shares, shares.mean(0, keepdims=True)])
     figure = new_figure(0.5 * len(layers) + 3, 0.32 * len(classes) + 1.9)
     axes = figure.subplots()
@@ -106,11 +108,7 @@ def kept_figure(
         f"({classes[smallest]}) to {shares[largest, -1]:.1f} % ({classes[largest]}); most in conv {layers[most]} "
         f"({mean[most]:.0f} %), least in conv {layers[least]} ({mean[least]:.0f} %)."
     )
-    rows = [
-        (name, layer, int(counts[row, column]), int(np.append(widths, widths.sum())[column]))
-        for row, name in enumerate(classes)
-        for column, layer in enumerate(columns)
-    ]
+    rows = [(classes[c], columns[layer], int(kept), widths[layer]) for (c, layer), kept in np.ndenumerate(counts)]
     return Drawing(figure, finding, ("class", "layer", "kernels_kept", "kernels"), rows)
 
 
@@ -136,11 +134,7 @@ def pairs_figure(masks: np.ndarray, classes: Sequence[str], title: str) -> Drawi
         f"{classes[second[near]]} ({of_pairs[near]:.3f}); most different: {classes[first[far]]} and "
         f"{classes[second[far]]} ({of_pairs[far]:.3f})."
     )
-    rows = [
-        (one, other, distances[i, j], int(shared[i, j]))
-        for i, one in enumerate(classes)
-        for j, other in enumerate(classes)
-    ]
+    rows = [(classes[i], classes[j], distance, int(shared[i, j])) for (i, j), distance in np.ndenumerate(distances)]
     return Drawing(figure, finding, ("class", "other_class", "jaccard_distance", "shared_kernels"), rows)
 
 

@@ -1,57 +1,108 @@
-"""Where a report's numbers come from: settings, seeds, versions, machine, commands and times."""
+"""Where a report's numbers come from: commands and times, seeds, versions, machine, settings."""
 
 import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from configures.base import Config
+from models import files as model_files
+from models.training import Epoch
+from modules import files as module_files
+from patching import files as patch_files
+from report.data import ReportData
+from report.page import Block, Note, Table
+from report.patches import patch_command
+from report.words import KIND_NAMES, duration
+from search.genetic.log import Generation
+from utils.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
+SEARCH_SETTINGS = {
+    "seed of the search": "seed",
+    "precision of the search": "precision",
+    "strong model of the search, SHA-256": "strong_model_sha256",
+}
+
+StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long it took
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """One stage: the command that runs it, and a file that is there once it has."""
+def provenance_blocks(data: ReportData) -> Iterator[Block]:
+    """Settings, seeds, versions, machine, commands and times."""
+    yield Table(
+        "Stages: the command of each, when it ended and how long it took, as far as its log tells.",
+        ("stage", "command", "ended", "took"),
+        [*stage_rows(data), *(weak_rows(data) if data.config.weak_classes else ())],
+    )
+    rows = [
+        ("seed now", str(data.stage.seed)),
+        ("device and precision now", f"{data.stage.device}, {data.stage.precision}"),
+    ]
+    damage = []
+    try:
+        settings = data.search_settings
+        rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
+    except UserError as error:
+        damage.append(Note(str(error)))
+    caption = "Seeds, and the versions and machine that made this report."
+    yield Table(caption, ("what", "value"), [*rows, *machine_rows()])
+    yield from damage
+    yield Table(
+        f"All settings of `configures/{data.config.name}.py`, with `--set` as given to the report.",
+        ("setting", "value", "default, where it differs", "what it does"),
+        setting_rows(data.config),
+        folded=True,
+    )
 
-    name: str
-    command: str
-    file: Path
-    seconds: float | None = None  # where its log tells
+
+def stage_rows(data: ReportData) -> list[StageRow]:
+    """The stages from the strong model to the modules' outputs."""
+    artifacts = data.artifacts
+    last_layer, last_class = list(data.layer_names)[-1], data.config.num_classes - 1
+    stages = (
+        ("training", model_files.entire_model(artifacts), lambda: data.history),
+        ("kernel importance", module_files.kernel_importance(artifacts), None),
+        ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), None),
+        ("module search", module_files.report(artifacts), lambda: data.generations),
+        ("module outputs", module_files.module_outputs(artifacts, last_class), None),
+    )
+    return [_row(name, file.made_by, file.path, log) for name, file, log in stages]
 
 
-def stage_rows(stages: Sequence[StageRun]) -> list[tuple[str, str, str, str]]:
-    """Stage, command, when it ended, how long it took."""
-    rows = []
-    for stage in stages:
-        took = duration(stage.seconds) if stage.file.exists() or stage.seconds is not None else ""
-        rows.append((stage.name, f"`{stage.command}`", ended(stage.file), took))
-    return rows
+def weak_rows(data: ReportData) -> Iterator[StageRow]:
+    """Training and patching of either kind of weak model."""
+    artifacts = data.artifacts
+    for kind, name in KIND_NAMES.items():
+        command = patch_files.weak_model_command(artifacts, kind, 0).replace("--target_class 0", "--target_class all")
+        logs = [patch_files.weak_model_log(artifacts, kind, c) for c in range(data.config.num_classes)]
+        there = [log for log in logs if log.exists()]
+        epochs = (lambda there=there: [epoch for log in there for epoch in log.load()]) if there else None
+        yield _row(f"{name} models", command, (there or logs)[-1].path, epochs)
+        folder = patch_files.weak_models_folder(artifacts, kind)
+        reports = folder.glob("target_class_*/patch_epoch_*.json")
+        newest = max(reports, key=lambda path: path.stat().st_mtime, default=folder / "no_report")
+        yield _row(f"patching {name} models", patch_command(artifacts, kind), newest, None)
 
 
-def ended(file: Path) -> str:
-    """When a file was written, or that it is not there."""
+def _row(name: str, command: str, file: Path, log: Callable[[], Sequence[Epoch | Generation]] | None) -> StageRow:
+    try:
+        seconds = sum(row.seconds for row in log()) if log else None
+    except UserError:
+        seconds = None
+    took = duration(seconds) if file.exists() or seconds is not None else ""
+    return name, f"`{command}`", _ended(file), took
+
+
+def _ended(file: Path) -> str:
     try:
         written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
     except (OSError, ValueError, OverflowError):
         return "not run yet"
     return f"{written:%Y-%m-%d %H:%M} UTC"
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it."""
-    if seconds is None:
-        return "not recorded"
-    if not 0 <= seconds < 1e9:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def setting_rows(config: Config) -> list[tuple[str, str, str, str]]:
@@ -72,18 +123,16 @@ def _said(value: Any) -> str:
 
 def machine_rows() -> list[tuple[str, str]]:
     """The machine and the versions that this process runs with."""
-    rows = [
+    return [
         ("Python", platform.python_version()),
         *((package, importlib.metadata.version(package)) for package in PACKAGES),
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("processor", processor()),
+        ("processor", _processor()),
         ("cores", str(os.cpu_count())),
     ]
-    return rows
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

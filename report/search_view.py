@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
-from report.provenance import duration
+from report.words import duration
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, SearchEnd, best_generation, describe
 from utils.artifacts import Artifacts

@@ -11,10 +11,11 @@ import time
 from datetime import datetime, timezone
 
 from report import files as report_files
+from report.answer import answer_section
 from report.data import ReportData
 from report.figures import save_drawing
 from report.page import Note, html_page
-from report.sections import answer_section, report_sections
+from report.sections import report_sections
 from utils.errors import run
 from utils.files import save_text
 from utils.stage import open_stage, stage_parser

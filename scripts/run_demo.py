@@ -22,7 +22,8 @@ from report import files as report_files
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.stage import OneLineParser, show_table
+from utils.stage import OneLineParser
+from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parent.parent
 MODEL = "simcnn_x0_25"

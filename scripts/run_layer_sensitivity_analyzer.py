@@ -19,7 +19,8 @@ from report.figures_of_model import sensitivity_figure
 from search.genetic.kernel_groups import genome_layout
 from utils.errors import run
 from utils.locks import held
-from utils.stage import Stage, open_stage, show_table, stage_parser
+from utils.stage import Stage, open_stage, stage_parser
+from utils.tables import show_table
 
 
 def main() -> None:

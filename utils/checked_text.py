@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import damaged, read_text, save_text
+from utils.tables import csv_table
 
 CHECKSUM = "checksum"
 
@@ -49,12 +50,9 @@ def _sha256(content: Mapping[str, Any]) -> str:
 
 def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV table whole; a float64 comes back exactly (repr)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, CHECKSUM])
     cells = [[str(row[name]) for name in columns] for row in rows]
-    writer.writerows([*row, checksum] for row, checksum in zip(cells, _checksums(cells), strict=True))
-    save_text(path, text.getvalue())
+    checked = [[*row, checksum] for row, checksum in zip(cells, _checksums(cells), strict=True)]
+    save_text(path, csv_table([*columns, CHECKSUM], checked))
 
 
 def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:

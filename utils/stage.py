@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -91,11 +91,3 @@ def chosen_classes(target_class: str, config: Config) -> list[int]:
         raise UserError(f"--target_class {target_class}: expected all, or a class from 0 to {config.num_classes - 1}")
     check_class(int(target_class), config)
     return [int(target_class)]
-
-
-def show_table(headings: list[str], rows: list[list[Any]]) -> None:
-    """Print a table, its columns as wide as they must be."""
-    texts = [headings, *[[str(value) for value in row] for row in rows]]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(headings))]
-    for row in texts:
-        print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -5,9 +5,6 @@
 FLOPs are those of one image, a multiply-accumulate counting 2. Writes data/MODEL_DATASET/flops.csv and flops.md.
 """
 
-import csv
-import io
-
 import numpy as np
 import torch
 from torch import nn
@@ -17,12 +14,12 @@ from models.flops import count_flops
 from models.registry import build_network
 from modules.on_disk import load_kernel_mask, load_module
 from patching.patched_model import PatchedModel, RangeRule
-from patching.report import markdown
 from patching.weak_models import KINDS, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
-from utils.stage import open_stage, show_table, stage_parser
+from utils.stage import open_stage, stage_parser
+from utils.tables import csv_table, markdown_table, show_table
 
 
 def main() -> None:
@@ -60,12 +57,9 @@ def main() -> None:
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])
     file = report_files.flops_table(stage.artifacts)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"])
-    writer.writerows(rows)
-    save_text(file, text.getvalue())
-    save_text(file.with_suffix(".md"), markdown(f"{config.name}: FLOPs of one image", headings, rows))
+    columns = ["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"]
+    save_text(file, csv_table(columns, rows))
+    save_text(file.with_suffix(".md"), f"{config.name}: FLOPs of one image\n\n{markdown_table(headings, rows)}")
     print(f"saved {file} and .md")
 
 

@@ -23,8 +23,7 @@ from patching.report import (
     CELL,
     METRICS,
     PatchRow,
-    as_csv,
-    markdown,
+    exact_table,
     metrics_of,
     overview_table,
     patch_rows,
@@ -34,7 +33,8 @@ from patching.weak_models import weak_network_name
 from utils.checked_text import save_json
 from utils.errors import UserError, run
 from utils.files import save_text
-from utils.stage import Stage, chosen_classes, open_stage, show_table, stage_parser
+from utils.stage import Stage, chosen_classes, open_stage, stage_parser
+from utils.tables import csv_table, markdown_table, show_table
 
 KINDS = {"weak": "weak", "poor_fit": "poor"}
 
@@ -91,8 +91,8 @@ def main() -> None:
         title = (
             f"{stage.config.name}, {arguments.exp_type} models, epoch {arguments.target_epoch}: {CELL} (test images)"
         )
-        save_text(file, as_csv(rows))
-        save_text(file.with_suffix(".md"), markdown(title, headings, table))
+        save_text(file, csv_table(*exact_table(rows)))
+        save_text(file.with_suffix(".md"), f"{title}\n\n{markdown_table(headings, table)}")
         print(f"saved {file} and .md")
 
 

@@ -30,7 +30,8 @@ from search.genetic.scoring import ensemble_masks
 from search.gradient import files as gradient_files
 from utils.errors import run
 from utils.files import missing
-from utils.stage import Stage, open_stage, show_table, stage_parser
+from utils.stage import Stage, open_stage, stage_parser
+from utils.tables import show_table
 
 # Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
 PUBLISHED = TradeOff("published (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)

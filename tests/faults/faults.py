@@ -37,7 +37,8 @@ from utils.artifacts import Artifacts
 from utils.device import num_cores
 from utils.files import save_text
 from utils.seeds import generator
-from utils.stage import OneLineParser, Stage, show_table
+from utils.stage import OneLineParser, Stage
+from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parents[2]
 MODEL, DATASET = "rescnn_x0_25", "digits_5"

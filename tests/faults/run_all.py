@@ -18,6 +18,7 @@ from faults import fault_parser
 import global_configure
 from utils.errors import run
 from utils.files import save_text
+from utils.tables import markdown_table
 
 FOLDER = Path(__file__).resolve().parent
 # Per command: the name of its JSON, its words, and what --quick says instead.
@@ -68,9 +69,8 @@ def main() -> None:
 
 def table(rows: list[list[object]], machine: str) -> str:
     """The rows as Markdown."""
-    lines = [["what", "tried", "held", "figures", "command"], ["---"] * 5, *rows]
-    body = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-    return f"{body}\n\nCommands in `tests/faults`. {machine}.\n"
+    body = markdown_table(["what", "tried", "held", "figures", "command"], rows)
+    return f"{body}\nCommands in `tests/faults`. {machine}.\n"
 
 
 if __name__ == "__main__":

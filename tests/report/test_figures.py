@@ -12,11 +12,12 @@ from hypothesis.extra import numpy as arrays
 
 from models.training import Epoch
 from patching.metrics import scores_of_target_class
-from report.figures import HEAT, Drawing, as_svg, percent, readable_on, save_drawing
+from report.figures import HEAT, Drawing, as_svg, readable_on, save_drawing
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
-from report.figures_of_patching import ChangedImages, changed_images_figure, patch_figure, spread
+from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
+from report.words import percent
 from search.genetic.log import Generation
 
 CLASSES = ("cat", "dog", "ship")
@@ -40,9 +41,8 @@ def drawings() -> dict[str, Drawing]:
     before = scores_of_target_class(np.array([[5, 1], [4, 2]]), 1)
     after = scores_of_target_class(np.array([[4, 2], [1, 5]]), 1)
     labels, changed = np.array([0, 0, 1, 1]), (np.array([0, 0, 0, 1]), np.array([1, 0, 1, 1]))
-    images = ChangedImages(
-        "cat", ("rose", "cat"), random.integers(0, 255, (4, 32, 32, 3), np.uint8), labels, *changed, 4
-    )
+    images = random.integers(0, 255, (4, 32, 32, 3), np.uint8)
+    answers = PatchAnswers(("rose", "cat"), images, labels, *changed, np.zeros(4, np.float32))
     curves = {"0": np.array([[0.1, 0.2], [0.5, 0.9], [1, 0.9]]), "1=3": np.array([[0.1, 0.88], [0.5, 0.9], [1, 0.9]])}
     outputs = ([random.normal(2, 1, 20) for _ in CLASSES], [random.normal(0, 1, 40) for _ in CLASSES])
     return {
@@ -57,7 +57,7 @@ def drawings() -> dict[str, Drawing]:
         "class_accuracy": class_accuracy_figure({"strong model": strong, "composed model": composed}, CLASSES, "t"),
         "outputs": outputs_figure(*outputs, CLASSES, "others", "t"),
         "patch": patch_figure({"cat": {"before": before, "min_max": after}}, "t"),
-        "changed_images": changed_images_figure([images], "min_max", "t"),
+        "changed_images": changed_images_figure([answers], "min_max", "t"),
     }
 
 
@@ -155,24 +155,22 @@ def test_spread_takes_some_of_the_places_in_their_order(length: int, count: int)
 
 def test_won_and_lost_images_are_those_whose_answer_became_right_and_wrong() -> None:
     labels, before, after = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]), np.array([1, 0, 2, 1, 2])
-    case = ChangedImages("c", CLASSES, np.zeros((5, 32, 32, 3), np.uint8), labels, before, after, 5)
+    images, outputs = np.zeros((5, 32, 32, 3), np.uint8), np.zeros(5, np.float32)
+    case = PatchAnswers(CLASSES, images, labels, before, after, outputs)
     assert case.won.tolist() == [1, 4] and case.lost.tolist() == [0]
 
 
 def test_figures_bear_one_module_many_classes_and_nothing_won() -> None:
     names = [f"class number {number}" for number in range(21)]
     many = np.eye(21, dtype=np.int64)
+    images = np.zeros((9, 32, 32, 3), np.uint8)
     for drawing in (
         confusion_figure({"strong model": many}, names, "t"),
         pairs_figure(many.astype(bool), names, "t"),
         outputs_figure([np.ones(1)], [np.ones(1)], ["cat"], "others", "t"),
         sensitivity_figure({"0": np.array([[1.0, 0.9]])}, [], 0.05, "t"),
         importance_figure({"0": np.zeros((2, 1))}, ["a", "b"], "t"),
-        changed_images_figure(
-            [ChangedImages("cat", CLASSES, np.zeros((0, 32, 32, 3), np.uint8), *[np.zeros(0, np.int64)] * 3, 9)],
-            "m",
-            "t",
-        ),
+        changed_images_figure([PatchAnswers(CLASSES, images, *[np.zeros(9, np.int64)] * 3, np.zeros(9))], "m", "t"),
     ):
         drawing.figure.draw_without_rendering()
         assert drawing.finding.endswith(".")

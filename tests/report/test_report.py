@@ -6,7 +6,7 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,23 +26,23 @@ from modules.on_disk import save_modularization
 from patching import files as patch_files
 from patching.weak_models import build_weak_network
 from report import files as report_files
+from report.answer import answer_section
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
-from report.provenance import duration, setting_rows
+from report.provenance import provenance_blocks, setting_rows
 from report.sections import (
     accuracy_blocks,
-    answer_section,
     changed_network_blocks,
     genetic_blocks,
     importance_blocks,
     kernel_blocks,
     patch_answer_blocks,
     patch_blocks,
-    provenance_blocks,
     sensitivity_blocks,
     training_blocks,
 )
+from report.words import duration
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation
 from utils.artifacts import Artifacts
@@ -218,7 +218,7 @@ def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Call
         assert f"python {script} --model {MODEL} --dataset digits" in page.text
 
 
-DAMAGES: dict[str, tuple[str, Callable[[ReportData], list[Block]]]] = {
+DAMAGES: dict[str, tuple[str, Callable[[ReportData], Iterable[Block]]]] = {
     "training_log.csv": ("train.py", training_blocks),
     "kernel_importance/avg_L1.npy": ("preprocess/kernel_importance_analyzer.py", importance_blocks),
     "layer_sensitivity/layer_03.npy": ("scripts/run_layer_sensitivity_analyzer.py", sensitivity_blocks),

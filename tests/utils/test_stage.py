@@ -15,7 +15,7 @@ from configures.base import load
 from configures.setting import SettingError
 from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
 from utils.errors import UserError, WaitedTooLong, run
-from utils.stage import check_class, chosen_classes, open_stage, show_table, stage_parser
+from utils.stage import check_class, chosen_classes, open_stage, stage_parser
 
 CONFIG = load("simcnn_x0_25", "digits")
 
@@ -113,11 +113,6 @@ def test_classes_of_a_command_line() -> None:
     for text in ("10", "-1", "x", "", "1.0"):
         with pytest.raises(UserError, match="from 0 to 9"):
             chosen_classes(text, CONFIG)
-
-
-def test_show_table(capsys: pytest.CaptureFixture[str]) -> None:
-    show_table(["class", "n"], [["a", 1], ["long one", 20]])
-    assert capsys.readouterr().out == "   class   n\n       a   1\nlong one  20\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""How a report says things: shares, times, lists, and the names of models and metrics."""
+
+from collections.abc import Sequence
+
+KIND_NAMES = {"weak": "overly simple", "poor": "poorly fitted"}  # of weak models
+METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")
+
+
+def percent(share: float) -> str:
+    """A share as people read it; number and sign stay on one line."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def duration(seconds: float | None) -> str:
+    """A time as people say it."""
+    if seconds is None:
+        return "not recorded"
+    if not 0 <= seconds < 1e9:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

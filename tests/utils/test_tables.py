@@ -1,0 +1,39 @@
+"""Tables: what stands on the screen, in Markdown and in CSV."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.tables import csv_table, markdown_table, show_table
+
+
+def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(["class", "n"], [["a", 1], ["long one", 20]])
+    assert capsys.readouterr().out == "   class   n\n       a   1\nlong one  20\n"
+
+
+def test_no_empty_cell_leaves_blanks_at_the_end_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(["a", "b"], [[1, ""]])
+    assert capsys.readouterr().out == "a  b\n1\n"
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        show_table(["a", "b"], [[1]])
+
+
+def test_markdown_cells_do_not_break_the_table() -> None:
+    assert markdown_table(["a | b", "c"], [["x", 1.5]]) == "| a \\| b | c |\n| --- | --- |\n| x | 1.5 |\n"
+
+
+names = st.text(st.characters(exclude_characters="\r\0", codec="utf-8"))
+
+
+@given(st.lists(st.tuples(names, st.floats(allow_nan=False))))
+def test_csv_comes_back_exactly(rows: list[tuple[str, float]]) -> None:
+    headings, *lines = csv.reader(io.StringIO(csv_table(["name", "value"], rows), newline=""))
+    assert headings == ["name", "value"]
+    assert [(name, float(value)) for name, value in lines] == rows
