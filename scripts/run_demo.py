@@ -7,6 +7,7 @@ of the digits 6 to 9 and one of 0 to 4, with that one's module out of a strong m
 that is printed before it runs: type it yourself, or change it. Typed again, the demo goes on where it was.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from report import files as report_files
 from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.stage import show_table
+from utils.stage import OneLineParser, show_table
 
 TOP = Path(__file__).resolve().parent.parent
 MODEL = "simcnn_x0_25"
@@ -45,6 +46,7 @@ REPORT = (("scripts/make_report.py",),)
 
 
 def main() -> None:
+    OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     start = time.monotonic()
     for dataset, stages in (("digits", (*MODULARIZE, *REPORT)), ("digits_5", (*PATCH, *REPORT))):
         for script, *arguments in stages:
