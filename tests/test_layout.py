@@ -107,9 +107,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in PACKAGES:
         (folder / package).mkdir()
         (folder / package / "__init__.py").write_text(f"raise RuntimeError('a stranger called {package}')\n")
-    (folder / "run.py").write_text(
-        "import subprocess, sys\nsys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)\n"
-    )
+    (folder / "run.py").write_text("import os, sys\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n")
     return folder
 
 
@@ -120,4 +118,4 @@ def test_packages_of_the_same_names_in_the_users_folder_are_not_taken(strangers,
         command, cwd=strangers, env=environment(root_dir), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert re.match(r"usage: |Train|The whole", done.stdout), done.stdout
+    assert done.stdout.startswith("usage: "), done.stdout
