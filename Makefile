@@ -27,8 +27,8 @@ lint: setup  ## style and formatting
 format: setup  ## mend formatting
 	$(BIN)/ruff format .
 
-benchmark: setup  ## fast paths against naive ones, on digits; see experiments/benchmark
-	$(BIN)/python experiments/benchmark/run_all.py --model simcnn_x0_25 --dataset digits
+benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
+	$(BIN)/python benchmarks/run_all.py --model simcnn_x0_25 --dataset digits
 
 clean:  ## remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
