@@ -10,6 +10,7 @@ from dataset.images import normalise, to_device
 from models.cnn import CNN
 from models.strong_model import load_strong_model
 from modules import files as module_files
+from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from modules.population_outputs import population_outputs
 from modules.sensitivity import top_ratio_masks
@@ -39,6 +40,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
 
     Raises UserError where curves are there that were measured with others; `fresh` sets those aside.
     """
+    say_if_without_compiler(stage.dtype, stage.device)
     config, artifacts = stage.config, stage.artifacts
     model = load_strong_model(config, artifacts, stage.device)
     importance = module_files.kernel_importance(artifacts).load(config.num_classes, model.architecture.total_kernels)

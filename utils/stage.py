@@ -10,8 +10,6 @@ import torch
 
 import global_configure
 from configures.base import Config, load
-from modules.fast.compiled import compiler
-from modules.fast.convolution import can_be_compiled
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
@@ -69,8 +67,6 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
         print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
     if announce and not is_fast_in(dtype, device):
         print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
-    if announce and can_be_compiled(dtype, device) and not compiler():
-        print("no C++ compiler (see Speed in the README): modules take twice as long", flush=True)
     if arguments.set:
         print(f"for this run: {' '.join(arguments.set)}", flush=True)
     artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))

@@ -60,6 +60,12 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.float32 and device.type == "cpu"
 
 
+def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
+    """Print that modules take longer, where only a compiler is missing. Raises UserError where CXX names none."""
+    if can_be_compiled(dtype, device) and not compiler():
+        print("no C++ compiler (see Speed in the README): modules take twice as long", flush=True)
+
+
 class TorchConvolutions:
     """Maps (n, channels, side, side), channels-last for the best, and torch's own convolution.
 

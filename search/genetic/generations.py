@@ -12,6 +12,7 @@ from configures.base import Config
 from dataset.datasets import Images, fingerprint, load_split
 from models.registry import architecture_of
 from modules import files as module_files
+from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from search.genetic import files
 from search.genetic.kernel_groups import GenomeLayout, KernelGroups, genome_layout, kernel_groups
@@ -206,6 +207,7 @@ class GeneticSearch:
 
 def open_search(stage: Stage) -> GeneticSearch:
     """The search of a stage's model and dataset. Raises UserError where importance, dataset or a layer is not there."""
+    say_if_without_compiler(stage.dtype, stage.device)
     config, architecture = stage.config, architecture_of(stage.config.model)
     layout = genome_layout(architecture, config)
     file = module_files.kernel_importance(stage.artifacts)

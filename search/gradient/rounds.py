@@ -16,6 +16,7 @@ from models import files as model_files
 from models.cnn import CNN
 from models.strong_model import load_strong_model
 from models.training import count_right, predict, progress_bar
+from modules.fast.convolution import say_if_without_compiler
 from modules.jaccard import mean_pairwise_distance
 from modules.population_outputs import population_outputs
 from search.gradient import files
@@ -143,6 +144,7 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Gra
 
     Raises UserError where the strong model or the dataset is not there.
     """
+    say_if_without_compiler(stage.dtype, stage.device)
     folder = files.folder(stage.artifacts)
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)

@@ -1,0 +1,121 @@
+"""DESIGN.md's list of rooms holds: imports go one way along it, and a user's packages of the same names do no harm."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOP, environment
+
+# `name/` and `name.py` at the start of a line of the list, in the order in which they may import each other.
+ROOM_LIST = (TOP / "DESIGN.md").read_text(encoding="utf-8").split("```")[3]
+ROOMS = [line.split()[0].removesuffix(".py").strip("/").replace("/", ".") for line in ROOM_LIST.strip().splitlines()]
+PACKAGES = sorted({room.split(".")[0] for room in ROOMS} - {"global_configure"})
+
+
+def python_files() -> list[Path]:
+    """All Python files of the project, relative to its top."""
+    files = (path.relative_to(TOP) for path in TOP.rglob("*.py"))
+    return sorted(file for file in files if file.parts[0] not in ("data", "build") and not str(file).startswith("."))
+
+
+def imported_modules(source: str) -> set[str]:
+    """The modules that a file may import: `from a import b` may mean `a`, or `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import in line {node.lineno}"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def room_of(module: str) -> str | None:
+    """The innermost room of the list that a module lies in; None where it lies in none."""
+    inside = [room for room in ROOMS if f"{module}.".startswith(f"{room}.")]
+    return max(inside, key=len, default=None)
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    """What a file of a room imports from rooms further down the list."""
+    own = ROOMS.index(str(room_of(module)))
+    rooms = {imported: room_of(imported) for imported in imported_modules(source)}
+    return sorted(imported for imported, room in rooms.items() if room and ROOMS.index(room) > own)
+
+
+def dotted(file: Path) -> str:
+    """The name under which a file is imported."""
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = python_files()
+SOURCES = {file: (TOP / file).read_text(encoding="utf-8") for file in FILES}
+SCRIPTS = [file for file in FILES if '\nif __name__ == "__main__":' in SOURCES[file]]
+STAGES = [script for script in SCRIPTS if script.parts[0] not in ("benchmarks", "tests")]
+
+
+def test_the_list_is_read_and_an_import_upwards_is_found():
+    assert ROOMS[:3] == ["global_configure", "configures", "utils"] and ROOMS[-1] == "report"
+    assert room_of("modules.fast.compiled") == "modules.fast" and room_of("modules.files") == "modules"
+    assert wrong_imports("modules.module", "from patching import rules\nimport utils.files") == [
+        "patching",
+        "patching.rules",
+    ]
+    assert wrong_imports("report.data", "from patching import rules") == []
+    assert len(STAGES) > 10
+
+
+def test_the_list_names_every_package():
+    named = {room for room in ROOMS if room != "global_configure"}
+    packages = {dotted(file) for file in FILES if file.name == "__init__.py"}
+    # `search` is the folder of the searches, and has no file of its own.
+    assert packages - {"search"} == named
+    # An editable installation finds these, and no others.
+    installed = (TOP / "pyproject.toml").read_text(encoding="utf-8").split("\npackages = [")[1].split("]")[0]
+    assert set(re.findall(r'"([\w.]+)"', installed)) == packages
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_the_rooms_before_it_alone(room):
+    wrong = {str(file): wrong_imports(dotted(file), SOURCES[file]) for file in FILES if room_of(dotted(file)) == room}
+    assert wrong and not {file: imports for file, imports in wrong.items() if imports}
+
+
+def test_the_genetic_search_reads_only_files_of_the_gradient_search():
+    for file in FILES:
+        if room_of(dotted(file)) == "search.genetic":
+            other = {m for m in imported_modules(SOURCES[file]) if room_of(m) == "search.gradient"}
+            assert {m for m in other if not m.startswith("search.gradient.files")} <= {"search.gradient"}, file
+
+
+def test_no_script_is_imported():
+    for file in FILES:
+        imported = imported_modules(SOURCES[file])
+        for script in SCRIPTS:
+            # Beside each other, the files of benchmarks/ and tests/faults/ go by their last name.
+            names = {dotted(script), script.stem} if script.parent == file.parent else {dotted(script)}
+            assert not names & imported, f"{file} imports the script {script}"
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: packages called like the rooms, none of which can be imported, and a script of the user's."""
+    folder = tmp_path_factory.mktemp("strangers")
+    for package in PACKAGES:
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text(f"raise RuntimeError('a stranger called {package}')\n")
+    (folder / "run.py").write_text("import os, sys\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n")
+    return folder
+
+
+@pytest.mark.parametrize("script", STAGES, ids=str)
+def test_packages_of_the_same_names_in_the_users_folder_are_not_taken(strangers, root_dir, script):
+    command = [sys.executable, "run.py", str(TOP / script), "--help"]
+    done = subprocess.run(
+        command, cwd=strangers, env=environment(root_dir), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: "), done.stdout
