@@ -177,7 +177,8 @@ def markdown(rows: list[Row], note: str = "") -> str:
         "Made by `python experiments/networks/try_networks.py`, which says what the columns mean.",
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {processor()}.",
         "",
-        f"{len(worked)} of {len(tried)} tried networks work; {len(exact)} of these are exact (at most 1e-10 apart).",
+        f"{len({row.network for row in tried})} networks were tried. Of their {len(tried)} lines {len(worked)} work; "
+        f"{len(exact)} of these are exact (at most 1e-10 apart).",
         "",
         "| network | side | works | masked - cut | logits up to | conv layers cuttable | kernels | units | groups "
         f"| FLOPs kept at {SHARE:.0%} | trace s | cut s | remarks |",
