@@ -27,6 +27,7 @@ import torchvision
 from torch import nn
 
 from models.graph import Graph, count_flops, trace
+from models.graph.errors import where
 from utils.errors import reason
 from utils.random_weights import randomise
 
@@ -34,7 +35,13 @@ HERE = Path(__file__).parent
 NUM_CLASSES = 10
 SHARE = 0.6  # of the units that are kept
 SIDE = 64
-LEAST_SIDES = {"inception_v3": 96, "inception_v4": 96, "inception_resnet_v2": 96, "nasnetalarge": 96}
+LEAST_SIDES = {
+    "inception_v3": 96,
+    "inception_v4": 96,
+    "inception_resnet_v2": 96,
+    "nasnetalarge": 96,
+    "bat_resnext26ts": 256,
+}
 TRANSFORMERS = ("vit_", "swin_", "maxvit")  # torchvision's classifiers that are no CNNs
 MOST_PARAMETERS = 200_000_000  # in float64 1.6 GB; larger networks are not tried
 TIMM_NETWORKS = HERE / "timm_networks.txt"  # CNNs of every family
@@ -86,12 +93,13 @@ def try_network(network: str, side: int) -> Row:
         model = build(network)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         if num_parameters > MOST_PARAMETERS:
-            raise MemoryError(f"not tried: {num_parameters / 1e6:.0f} M parameters")
+            row.works, row.reason = "not tried", f"{num_parameters / 1e6:.0f} M parameters"
+            return row
         randomise(model, side)
         measure(model.double(), row)
         row.works = "yes"
     except Exception as error:  # whatever a network does, the next one is tried
-        row.reason = " ".join(f"{type(error).__name__}: {reason(error)}".split())
+        row.reason = " ".join(f"{type(error).__name__}: {reason(error)}{where(error)}".split())
     return row
 
 
@@ -158,8 +166,9 @@ def processor() -> str:
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread"
 
 
-def markdown(rows: list[Row]) -> str:
-    """The table, and what it was made with."""
+def markdown(rows: list[Row], note: str = "") -> str:
+    """The table, and what it was made with; a note stands under it."""
+    tried = [row for row in rows if row.works != "not tried"]
     worked = [row for row in rows if row.works == "yes"]
     exact = [row for row in worked if float(row.exact) <= 1e-10]
     lines = [
@@ -168,7 +177,8 @@ def markdown(rows: list[Row]) -> str:
         "Made by `python experiments/networks/try_networks.py`, which says what the columns mean.",
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {processor()}.",
         "",
-        f"{len(worked)} of {len(rows)} work; {len(exact)} of these are exact (largest difference at most 1e-10).",
+        f"{len({row.network for row in tried})} networks were tried. Of their {len(tried)} lines {len(worked)} work; "
+        f"{len(exact)} of these are exact (at most 1e-10 apart).",
         "",
         "| network | side | works | masked - cut | logits up to | conv layers cuttable | kernels | units | groups "
         f"| FLOPs kept at {SHARE:.0%} | trace s | cut s | remarks |",
@@ -179,6 +189,7 @@ def markdown(rows: list[Row]) -> str:
         cells = [row.network, row.side, row.works, row.exact, row.logits, layers, row.kernels, row.units, row.groups]
         cells += [row.kept_flops, row.trace_seconds, row.cut_seconds, row.reason.replace("|", "/")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", note] if note else []
     return "\n".join(lines) + "\n"
 
 
@@ -191,6 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--csv", type=Path, default=HERE / "networks.csv", help="what is added to")
     parser.add_argument("--markdown", type=Path, default=HERE / "NETWORKS.md", help="the table of all its lines")
+    parser.add_argument("--note", default="", help="a sentence to stand under the table")
     args = parser.parse_args()
     torch.set_num_threads(1)
     done = {(row.network, row.side) for row in read_rows(args.csv)}
@@ -201,7 +213,7 @@ def main() -> None:
         row = try_network(network, side)
         append_row(args.csv, row)
         print(f"{network} at {side}: works {row.works}, masked - cut {row.exact} {row.reason}", flush=True)
-    args.markdown.write_text(markdown(read_rows(args.csv)))
+    args.markdown.write_text(markdown(read_rows(args.csv), args.note))
 
 
 if __name__ == "__main__":
