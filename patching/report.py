@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from patching.metrics import METRICS, TargetClassScores, metrics_of, scores_of_target_class
 from patching.rules import RULES, Rule
@@ -48,8 +49,12 @@ class PatchedWeakModel:
         return [method for method in self.methods if method in RULES]
 
     def rule(self, calibration: str) -> Rule:
-        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none."""
-        return RULES[calibration].from_json(self.methods[calibration]["rule"])
+        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none for the classes."""
+        rule = RULES[calibration].from_json(self.methods[calibration]["rule"])
+        scores = rule(torch.zeros(1, len(self.classes)), torch.zeros(1))
+        if scores.shape != (1, len(self.classes)):
+            raise ValueError(f"the rule of {calibration} is not one of {len(self.classes)} classes")
+        return rule
 
 
 def method_entry(confusion: np.ndarray, rule: Rule | None) -> dict[str, Any]:

@@ -207,17 +207,16 @@ class ReportData:
         test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
         logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
-        before = logits.argmax(1)
-        try:
-            scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs[:, 0]))
-            after = scores.argmax(1).numpy()
-        except RuntimeError:  # a rule of another number of classes
-            after = np.zeros_like(before)
+        changed = UserError(
+            f"the weak model or the module of class {target_class} has changed since it was patched; "
+            f"patch again with: {patch_files.patch_command(self.artifacts, kind)} --calibration {method}"
+        )
+        if logits.shape[1] != len(model.classes):
+            raise changed
+        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs[:, 0]))
+        before, after = logits.argmax(1), scores.argmax(1).numpy()
         for predictions, reported in ((before, BEFORE), (after, method)):
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
-                raise UserError(
-                    f"the weak model or the module of class {target_class} has changed since it was patched; "
-                    f"patch again with: {patch_files.patch_command(self.artifacts, kind)} --calibration {method}"
-                )
+                raise changed
         return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from patching.report import PatchedWeakModel, mean_metrics, method_entry
-from patching.rules import RangeRule
+from patching.rules import Learned, RangeRule
 from patching.tables import exact_table, overview_table, single_table
 
 BEFORE = np.array([[8, 2], [5, 5]])  # precision 5/7, recall 5/10, others 8/10
@@ -17,6 +17,15 @@ def patched(target_class: int, name: str, epoch: int, before: np.ndarray) -> Pat
 
 
 MODELS = [patched(0, "x", 3, BEFORE), patched(1, "y", 4, AFTER)]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_rule_of_another_number_of_classes_is_refused(classes):
+    confusion = np.eye(3, dtype=np.int64)
+    entry = method_entry(confusion, Learned(np.zeros((classes, 4)), np.zeros(classes)))
+    model = PatchedWeakModel("simcnn_x", 0, ("a", "b", "x"), "simcnn", "weak", 3, 3, 3, {"learned": entry})
+    with pytest.raises(ValueError, match="the rule of learned is not one of 3 classes"):
+        model.rule("learned")
 
 
 def test_mean_change():
