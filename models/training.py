@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dataset.datasets import Images, fingerprint
 from dataset.images import augment, normalise, to_device
+from models.cnn import cpu_state
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name
 from utils.errors import UserError, reason
@@ -129,7 +130,7 @@ def train(
         epoch = Epoch(**{**asdict(epoch), "valid_accuracy": valid_accuracy})
         if not training.history or epoch.valid_accuracy > training.history[training.best_epoch].valid_accuracy:
             training.best_epoch = number
-            training.best_weights = _copy(model.state_dict())
+            training.best_weights = cpu_state(model)
         training.history.append(epoch)
         after_epoch(epoch, model)
         if state_file is not None:
@@ -224,10 +225,6 @@ def _resume(
         raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
     print(f"resuming after epoch {last.number}", flush=True)
     return training
-
-
-def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
 def progress_bar(items: Iterable[Any], label: str) -> Iterable[Any]:

@@ -7,7 +7,7 @@ import torch
 
 from configures.base import Config
 from dataset.datasets import Split
-from models.cnn import CNN
+from models.cnn import CNN, cpu_state
 from models.registry import architecture_of
 from models.training import count_right, predict
 from modules import files as module_files
@@ -39,9 +39,7 @@ def save_modularization(
     """
     modules = extract_modules(model, masks, logit_maps)
     for target_class, module in enumerate(modules):
-        module_files.module(stage.artifacts, target_class).save(
-            {name: value.cpu() for name, value in module.state_dict().items()}
-        )
+        module_files.module(stage.artifacts, target_class).save(cpu_state(module))
         module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])
     composed = ComposedModel(modules)
     right = {

@@ -15,20 +15,16 @@ from models.training import best_epoch, predict
 from modules import files as module_files
 from modules.on_disk import load_module
 from patching import files as patch_files
-from patching.calibration import RANGES
 from patching.data import PatchData, load_patch_data, of_class
-from patching.learned import LearnedRule, fit_learned_rule
 from patching.metrics import confusion_matrix
-from patching.patched_model import Rule, rule_of
-from patching.weak_models import check_weak_model, load_weak_model
+from patching.on_disk import check_weak_model, load_weak_model
+from patching.patched_model import PatchedModel
+from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, method_entry
+from patching.rules import RULES, Rule
+from patching.weak_models import WeakKind, weak_network_name
 from utils.errors import UserError
-from utils.files import damaged, missing
 from utils.stage import Stage
 
-CALIBRATIONS = (*RANGES, "learned")
-BEFORE = "before"
-NO_MODULE = "control: learned, no module"
-WHOLE_MODEL = "control: {}, whole strong model"
 CHECKED_OUTPUTS = 10  # of the collected outputs are compared with the module on the disk
 
 
@@ -63,13 +59,12 @@ class Patched:
 
     confusion: np.ndarray  # (classes, classes) int64 on the test images, rows = labels
     rule: Rule | None  # None = the weak model as it is
-    found: tuple[float, float] | LearnedRule | None  # the range or the fit behind the rule
 
 
 class PatchCases:
     """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once."""
 
-    def __init__(self, stage: Stage, kind: str) -> None:
+    def __init__(self, stage: Stage, kind: WeakKind) -> None:
         self.stage, self.kind = stage, kind
 
     @cached_property
@@ -101,13 +96,9 @@ class PatchCases:
         """Raises UserError, naming the command that makes it, for the first file that is missing."""
         artifacts = self.stage.artifacts
         files = (module_files.module, module_files.module_kernels, module_files.module_outputs)
-        needed = [
-            model_files.entire_model(artifacts),
-            *(file(artifacts, target_class) for file in files for target_class in target_classes),
-        ]
-        absent = next((file for file in needed if not file.exists()), None)
-        if absent:
-            raise missing(absent.path, absent.made_by)
+        needed = [file(artifacts, target_class) for file in files for target_class in target_classes]
+        for file in (model_files.entire_model(artifacts), *needed):
+            file.check_is_there()
         for target_class in target_classes:
             check_weak_model(artifacts, self.kind, target_class, self.epoch(target_class, wanted_epoch))
 
@@ -124,11 +115,7 @@ class PatchCases:
         first = images.take(np.arange(min(CHECKED_OUTPUTS, len(images))))
         now = self._predict(module, first)[:, 0].numpy()
         if not np.allclose(now, module_outputs[: len(first)], rtol=1e-2, atol=1e-2):
-            raise damaged(
-                file.path,
-                file.made_by,
-                f"it is of another module than {module_files.module(artifacts, target_class).path}",
-            )
+            raise file.damaged(f"it is of another module than {module_files.module(artifacts, target_class).path}")
         return PatchCase(
             target_class,
             split.classes,
@@ -140,6 +127,25 @@ class PatchCases:
             module_outputs,
             self._predict(self.strong, images)[:, target_class].numpy(),
         )
+
+    def report(self, case: PatchCase, results: dict[str, Patched]) -> PatchedWeakModel:
+        """What `evaluate` made of a case, as it is written down."""
+        return PatchedWeakModel(
+            configuration=self.stage.config.name,
+            target_class=case.target_class,
+            classes=case.classes,
+            weak_model=weak_network_name(self.stage.config, self.kind),
+            kind=self.kind.folder,
+            epoch=case.epoch,
+            validation_images=len(case.valid.labels),
+            test_images=len(case.test.labels),
+            methods={method: method_entry(result.confusion, result.rule) for method, result in results.items()},
+        )
+
+    def patched_model(self, case: PatchCase, rule: Rule) -> PatchedModel:
+        """The case's networks and a rule as one network."""
+        networks = (weak_network_name(self.stage.config, self.kind), self.stage.config.model)
+        return PatchedModel(case.weak, case.module, rule, case.classes, *networks)
 
     def _outputs(self, part: str, images: Images, target_class: int, weak: CNN, module: CNN) -> Outputs:
         shared = self.strong_logits[part][:, target_class]
@@ -165,30 +171,24 @@ def evaluate(case: PatchCase, calibrations: list[str]) -> dict[str, Patched]:
     module's place (what a perfect module could give), and the learned one without any module (what recalibrating the
     weak model alone gives).
     """
-    results = {BEFORE: _patched(case, case.test.weak, None, None)}
+    valid, test = case.valid, case.test
+
+    def answers(scores: Tensor, rule: Rule | None = None) -> Patched:
+        return Patched(confusion_matrix(test.labels, scores.argmax(1).numpy(), len(case.classes)), rule)
+
+    def patch(
+        calibration: str, valid_output: Tensor | None, class_outputs: np.ndarray | None, test_output: Tensor
+    ) -> Patched:
+        rule = RULES[calibration].fit(valid.weak, valid_output, valid.labels, class_outputs)
+        return answers(rule(test.weak, test_output), rule)
+
+    module = (valid.module, case.module_outputs, test.module)
+    whole_model = (valid.strong, case.strong_outputs, test.strong)
+    results = {BEFORE: answers(test.weak)}
     for calibration in calibrations:
-        results[calibration] = _apply(case, calibration, "module")
-        results[WHOLE_MODEL.format(calibration)] = _apply(case, calibration, "strong")
-    results[NO_MODULE] = _apply(case, "learned", None)
+        results[calibration] = patch(calibration, *module)
+        results[WHOLE_MODEL.format(calibration)] = patch(calibration, *whole_model)
+    results[NO_MODULE] = patch("learned", None, None, torch.zeros(len(test.labels)))
     if "learned" not in calibrations:
-        results[WHOLE_MODEL.format("learned")] = _apply(case, "learned", "strong")
+        results[WHOLE_MODEL.format("learned")] = patch("learned", *whole_model)
     return results
-
-
-def _apply(case: PatchCase, calibration: str, source: str | None) -> Patched:
-    """The result of one calibration; `source` is whose logit is used: `module`, `strong`, or None."""
-    found: tuple[float, float] | LearnedRule
-    if calibration == "learned":
-        fitted_on = getattr(case.valid, source) if source else None
-        found = fit_learned_rule(case.valid.weak, fitted_on, case.valid.labels)
-    else:
-        found = RANGES[calibration](getattr(case, f"{source}_outputs"))
-    output = getattr(case.test, source) if source else torch.zeros(len(case.test.labels))
-    rule = rule_of(found)
-    return _patched(case, rule(case.test.weak, output), rule, found)
-
-
-def _patched(
-    case: PatchCase, scores: Tensor, rule: Rule | None, found: tuple[float, float] | LearnedRule | None
-) -> Patched:
-    return Patched(confusion_matrix(case.test.labels, scores.argmax(1).numpy(), len(case.classes)), rule, found)

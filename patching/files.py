@@ -1,62 +1,79 @@
-"""The weak models' files, below `data/patch`; `kind` is `weak` (overly simple) or `poor` (poorly fitted)."""
+"""The weak models' files, and the reports on their patches, below `data/patch`."""
 
 from pathlib import Path
 
 from models.training import Epoch
-from utils.artifacts import Artifacts, CheckpointFile, JsonFile, Role, TableFile
+from patching.report import PatchedWeakModel
+from patching.weak_models import WeakKind
+from utils.artifacts import Artifacts, CheckpointFile, JsonFile, RecordFile, Role, TableFile
 
 
-def weak_models_folder(artifacts: Artifacts, kind: str) -> Path:
+def weak_models_folder(artifacts: Artifacts, kind: WeakKind) -> Path:
     """One folder per target class, and the tables over all of them."""
-    return artifacts.root_dir / "data" / "patch" / kind / artifacts.folder.name
+    return artifacts.root_dir / "data" / "patch" / kind.folder / artifacts.folder.name
 
 
-def weak_model_folder(artifacts: Artifacts, kind: str, target_class: int) -> Path:
+def weak_model_folder(artifacts: Artifacts, kind: WeakKind, target_class: int) -> Path:
     """The checkpoints and reports of one weak model."""
     return weak_models_folder(artifacts, kind) / f"target_class_{target_class}"
 
 
-def weak_training_role(artifacts: Artifacts, kind: str, target_class: int) -> Role:
+def weak_training_role(artifacts: Artifacts, kind: WeakKind, target_class: int) -> Role:
     """Training one weak model."""
     name = f"the training of the {kind} model of target class {target_class}"
     return artifacts.role(name, f"{kind}_{target_class}", weak_model_folder(artifacts, kind, target_class) / "*")
 
 
-def weak_model_command(artifacts: Artifacts, kind: str, target_class: int) -> str:
+def weak_model_command(artifacts: Artifacts, kind: WeakKind, target_class: int) -> str:
     """What trains one weak model."""
     script = f"experiments/patch/patch_for_{kind}_model/train.py"
     return artifacts.command(script, "--target_class", str(target_class))
 
 
-def weak_model(artifacts: Artifacts, kind: str, target_class: int, epoch: int) -> CheckpointFile:
+def weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int) -> CheckpointFile:
     """A weak model's state_dict after an epoch, counted from 0."""
     path = weak_model_folder(artifacts, kind, target_class) / f"epoch_{epoch}.pth"
     return CheckpointFile(path, weak_model_command(artifacts, kind, target_class))
 
 
-def weak_model_state(artifacts: Artifacts, kind: str, target_class: int) -> CheckpointFile:
+def weak_model_state(artifacts: Artifacts, kind: WeakKind, target_class: int) -> CheckpointFile:
     """Everything that lets an interrupted training go on; removed when the training is over."""
     path = weak_model_folder(artifacts, kind, target_class) / "training_state.pth"
     return CheckpointFile(path, weak_model_command(artifacts, kind, target_class))
 
 
-def weak_model_settings(artifacts: Artifacts, kind: str, target_class: int) -> JsonFile:
+def weak_model_settings(artifacts: Artifacts, kind: WeakKind, target_class: int) -> JsonFile:
     """What a weak model is trained with."""
     path = weak_model_folder(artifacts, kind, target_class) / "settings.json"
     return JsonFile(path, f"{weak_model_command(artifacts, kind, target_class)} --fresh")
 
 
-def weak_model_log(artifacts: Artifacts, kind: str, target_class: int) -> TableFile[Epoch]:
+def weak_model_log(artifacts: Artifacts, kind: WeakKind, target_class: int) -> TableFile[Epoch]:
     """One row an epoch; written when the training is over."""
     path = weak_model_folder(artifacts, kind, target_class) / "training_log.csv"
     return TableFile(path, weak_model_command(artifacts, kind, target_class), Epoch)
 
 
-def report(artifacts: Artifacts, kind: str, target_class: int, epoch: int, calibration: str) -> Path:
-    """Every metric before and after one patch, as JSON."""
-    return weak_model_folder(artifacts, kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
+def patch_command(artifacts: Artifacts, kind: WeakKind) -> str:
+    """What patches all weak models of a kind."""
+    return artifacts.command("experiments/patch/apply_patch.py", "--exp_type", kind.option)
 
 
-def table(artifacts: Artifacts, kind: str, epoch: str, calibration: str) -> Path:
+def report(
+    artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int, calibration: str
+) -> RecordFile[PatchedWeakModel]:
+    """Every metric before and after one patch."""
+    path = weak_model_folder(artifacts, kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
+    return RecordFile(path, patch_command(artifacts, kind), PatchedWeakModel)
+
+
+def reports(artifacts: Artifacts, kind: WeakKind) -> list[RecordFile[PatchedWeakModel]]:
+    """The reports that are there, by path; none of a folder that was set aside."""
+    paths = sorted(weak_models_folder(artifacts, kind).glob("target_class_*/patch_epoch_*_*.json"))
+    numbered = [path for path in paths if path.parent.name.removeprefix("target_class_").isdecimal()]
+    return [RecordFile(path, patch_command(artifacts, kind), PatchedWeakModel) for path in numbered]
+
+
+def table(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
     """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
     return weak_models_folder(artifacts, kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"

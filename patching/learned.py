@@ -19,10 +19,12 @@ FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
 
+Array = np.ndarray | Tensor
+
 
 @dataclass(frozen=True)
-class LearnedRule:
-    """A fitted linear map, for `linear_scores`, and how it was found."""
+class LinearFit:
+    """A fitted linear map, and how it was found."""
 
     weight: Tensor  # (classes, classes + 1) float32; the last column weighs the module's output
     bias: Tensor  # (classes,) float32
@@ -58,10 +60,8 @@ def free_directions(num_classes: int, form: str, with_module: bool) -> Tensor:
     return directions
 
 
-def fit_learned_rule(
-    weak_logits: Tensor, module_output: Tensor | None, labels: np.ndarray, seed: int = 0
-) -> LearnedRule:
-    """The rule with the least cross-entropy on validation images, its form and ridge chosen by cross-validation.
+def fit_linear_map(weak_logits: Array, module_output: Array | None, labels: Array, seed: int = 0) -> LinearFit:
+    """The map with the least cross-entropy on validation images, its form and ridge chosen by cross-validation.
 
     Args:
         weak_logits: (images, classes) float; the last class is the target class.
@@ -70,10 +70,10 @@ def fit_learned_rule(
         seed: of the assignment of images to folds.
     """
     with_module, num_classes = module_output is not None, weak_logits.shape[1]
-    output = torch.zeros(len(labels)) if module_output is None else module_output
-    logits, target = weak_logits.double(), torch.as_tensor(labels)
+    output = torch.zeros(len(labels)) if module_output is None else torch.as_tensor(module_output)
+    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
     features, scale = standardise(logits, output.double())
-    folds = torch.as_tensor(fold_of_each(labels, seed))
+    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
     losses = {}
     for form in FORMS:
         directions = free_directions(num_classes, form, with_module)
@@ -83,7 +83,7 @@ def fit_learned_rule(
     directions = free_directions(num_classes, form, with_module)
     weight, bias = unstandardise(change(directions, fit(logits, features, target, directions, ridge)), scale)
     before = float(F.cross_entropy(logits, target))
-    return LearnedRule(weight.float(), bias.float(), form, ridge, before, losses[form, ridge])
+    return LinearFit(weight.float(), bias.float(), form, ridge, before, losses[form, ridge])
 
 
 def held_out_losses(logits: Tensor, features: Tensor, labels: Tensor, directions: Tensor, folds: Tensor) -> list[float]:

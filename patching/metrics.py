@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+METRICS = ("precision", "recall", "f1", "others_accuracy")
+
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """(num_classes, num_classes) int64: how many images of a row's class were taken for a column's class."""
@@ -39,6 +41,11 @@ class TargetClassScores:
     def others_accuracy(self) -> float:
         """The share of the other classes' images that are taken for their own class."""
         return _share(self.others_right, self.others)
+
+
+def metrics_of(scores: TargetClassScores) -> list[float]:
+    """The values of METRICS, shares from 0 to 1."""
+    return [getattr(scores, name) for name in METRICS]
 
 
 def _share(count: int, total: int) -> float:

@@ -11,58 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configures.setting import SettingError
 from models.cnn import CNN, cpu_state
 from models.registry import architecture_of
 from modules.module import module_of_weights
-from patching.calibration import linear_scores, replace_target_entry
-from patching.learned import LearnedRule
+from patching.rules import Rule, rule_saved_as
 from utils.errors import UserError
 from utils.files import damaged, load_checkpoint, save_checkpoint
 
 MADE_BY = "python experiments/patch/apply_patch.py --save PATH (with the options that --help lists)"
-
-
-class RangeRule(nn.Module):
-    """The published rule: the scaled module output in place of the target class's softmax entry."""
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
-        super().__init__()
-        self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
-        self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
-
-    def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        """Scores (batch, classes) of weak logits (batch, classes) and module outputs (batch,)."""
-        return replace_target_entry(weak_logits, module_output, self.low, self.high)
-
-
-class LinearRule(nn.Module):
-    """The learned rule: a linear map of the weak model's logits and the module's output."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.clone())
-        self.register_buffer("bias", bias.clone())
-
-    def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        """Scores (batch, classes), which are logits, of weak logits (batch, classes) and module outputs (batch,)."""
-        return linear_scores(weak_logits, module_output, self.weight, self.bias)
-
-
-Rule = RangeRule | LinearRule
-
-
-def rule_of(found: tuple[float, float] | LearnedRule) -> Rule:
-    """The rule as a part of a network: from a range (low, high), or as it was fitted."""
-    if isinstance(found, LearnedRule):
-        return LinearRule(found.weight, found.bias)
-    return RangeRule(*found)
 
 
 class PatchedModel(nn.Module):
@@ -94,7 +50,7 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
     state: dict[str, Any] = {
         "weak_network": model.weak_network,
         "strong_network": model.strong_network,
-        "rule": "range" if isinstance(model.rule, RangeRule) else "linear",
+        "rule": model.rule.saved_as,
         "classes": list(model.classes),
         "weights": cpu_state(model),
     }
@@ -110,11 +66,11 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         parts = {name: part_of(weights, name) for name in ("weak", "module", "rule")}
         weak = module_of_weights(architecture_of(state["weak_network"]), parts["weak"])
         module = module_of_weights(architecture_of(state["strong_network"]), parts["module"])
-        rule = RangeRule() if state["rule"] == "range" else LinearRule(parts["rule"]["weight"], parts["rule"]["bias"])
+        rule = rule_saved_as(state["rule"]).from_json(parts["rule"])
         names = (tuple(state["classes"]), state["weak_network"], state["strong_network"])
         model = PatchedModel(weak, module, rule, *names)
         model.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError, SettingError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise damaged(path, MADE_BY, f"not a patched model: {error!r}") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(f"{path} holds NaN or infinity; make it again with: {MADE_BY}")

@@ -1,96 +1,81 @@
-"""Patches as tables: for people on the screen and in Markdown, for machines in CSV and JSON."""
+"""What `patch_epoch_E_CALIBRATION.json` says of a weak model: what each method makes of it, on test images.
+
+A method is the weak model as it is, a rule of `patching.rules`, or a control.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from patching.metrics import TargetClassScores, scores_of_target_class
+from patching.metrics import METRICS, TargetClassScores, metrics_of, scores_of_target_class
+from patching.rules import RULES, Rule
+from utils.errors import UserError
 
-METRICS = ("precision", "recall", "f1", "others_accuracy")
-CELL = "precision / recall / F1 of the target class | accuracy of the others, in percent"
+BEFORE = "before"
+NO_MODULE = "control: learned, no module"
+WHOLE_MODEL = "control: {}, whole strong model"
 
 
 @dataclass(frozen=True)
-class PatchRow:
-    """One weak model by one method."""
+class PatchedWeakModel:
+    """One weak model at one epoch, and every method that was tried on it."""
 
+    configuration: str
     target_class: int
-    name: str  # of the target class
-    epoch: int  # of the weak model
-    method: str
-    scores: TargetClassScores
+    classes: tuple[str, ...]  # the target class last
+    weak_model: str  # its network
+    kind: str  # `weak` or `poor`
+    epoch: int
+    validation_images: int
+    test_images: int
+    methods: dict[str, Any]  # method -> `method_entry`
+
+    def confusion(self, method: str) -> np.ndarray:
+        """(classes, classes) int64 on the test images, rows = labels. Raises ValueError where it is none."""
+        confusion = np.array(self.methods[method]["confusion_matrix"])
+        if confusion.shape != (len(self.classes), len(self.classes)) or confusion.dtype.kind != "i":
+            raise ValueError(f"the confusion matrix of {method} is not one of {len(self.classes)} classes")
+        return confusion.astype(np.int64)
+
+    def scores(self, method: str) -> TargetClassScores:
+        """The target class's and the others' scores by one method."""
+        return scores_of_target_class(self.confusion(method), len(self.classes) - 1)
+
+    @property
+    def calibrations(self) -> list[str]:
+        """The methods that patch: neither the weak model as it was nor a control."""
+        return [method for method in self.methods if method in RULES]
+
+    def rule(self, calibration: str) -> Rule:
+        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none for the classes."""
+        rule = RULES[calibration].from_json(self.methods[calibration]["rule"])
+        scores = rule(torch.zeros(1, len(self.classes)), torch.zeros(1))
+        if scores.shape != (1, len(self.classes)):
+            raise ValueError(f"the rule of {calibration} is not one of {len(self.classes)} classes")
+        return rule
 
 
-def metrics_of(scores: TargetClassScores) -> list[float]:
-    """The values of METRICS, shares from 0 to 1."""
-    return [getattr(scores, name) for name in METRICS]
+def method_entry(confusion: np.ndarray, rule: Rule | None) -> dict[str, Any]:
+    """What the file says of one method: metrics, the counts behind them, confusion matrix and rule."""
+    scores = scores_of_target_class(confusion, len(confusion) - 1)
+    return {
+        **dict(zip(METRICS, metrics_of(scores), strict=True)),
+        **asdict(scores),
+        "confusion_matrix": confusion.tolist(),
+        "rule": rule.to_json() if rule else None,
+    }
 
 
-def patch_rows(
-    target_class: int, classes: tuple[str, ...], epoch: int, confusions: dict[str, np.ndarray]
-) -> list[PatchRow]:
-    """One row per method from the confusion matrices of the test images; the target class is the last class."""
-    last = len(classes) - 1
-    return [
-        PatchRow(target_class, classes[-1], epoch, method, scores_of_target_class(confusion, last))
-        for method, confusion in confusions.items()
-    ]
+def common_calibrations(models: list[PatchedWeakModel]) -> list[str]:
+    """The calibrations that were tried on every one of the weak models. Raises UserError where there is none."""
+    common = [name for name in models[0].calibrations if all(name in model.methods for model in models)]
+    if not common or not all(BEFORE in model.methods for model in models):
+        raise UserError("the weak models were patched with different calibrations; patch all with the same one")
+    return common
 
 
-def mean_metrics(rows: list[PatchRow], method: str) -> np.ndarray:
-    """(METRICS,) float64: the mean of a method over the target classes."""
-    return np.mean([metrics_of(row.scores) for row in rows if row.method == method], axis=0)
-
-
-def single_table(rows: list[PatchRow]) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows, one per method of one weak model, with the counts behind the shares."""
-    headings = ["", "precision", "recall", "F1", "others' accuracy", "TP", "FP", "FN", "others right"]
-    table = []
-    for row in rows:
-        scores = row.scores
-        counts = [scores.true_positives, scores.false_positives, scores.false_negatives]
-        right = f"{scores.others_right} of {scores.others}"
-        table.append([row.method, *(f"{100 * value:.2f}" for value in metrics_of(scores)), *counts, right])
-    return headings, table
-
-
-def overview_table(rows: list[PatchRow]) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows, one per target class with a cell per method, then the mean and the mean change."""
-    methods = list(dict.fromkeys(row.method for row in rows))
-    by_class: dict[int, dict[str, PatchRow]] = {}
-    for row in rows:
-        by_class.setdefault(row.target_class, {})[row.method] = row
-    table: list[list[Any]] = []
-    for target_class, found in by_class.items():
-        first = next(iter(found.values()))
-        cells = [_cell(metrics_of(found[method].scores)) for method in methods]
-        table.append([target_class, first.name, first.epoch, *cells])
-    means = {method: mean_metrics(rows, method) for method in methods}
-    table.append(["", "mean", "", *(_cell(means[method]) for method in methods)])
-    changes = [_cell(means[method] - means[methods[0]], signed=True) for method in methods[1:]]
-    table.append(["", "mean change", "", "", *changes])
-    return ["class", "name", "epoch", *methods], table
-
-
-def _cell(values: Any, *, signed: bool = False) -> str:
-    texts = [f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}" for value in values]
-    return f"{' / '.join(texts[:3])} | {texts[3]}"
-
-
-def exact_table(rows: list[PatchRow]) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows, one per target class and method, then the means and the mean changes over the classes."""
-    count_names = list(asdict(rows[0].scores))
-    table: list[list[Any]] = []
-    for row in rows:
-        shares = [f"{value:.6f}" for value in metrics_of(row.scores)]
-        counts = asdict(row.scores).values()
-        table.append([row.target_class, row.name, row.epoch, row.method, *shares, *counts])
-    methods = list(dict.fromkeys(row.method for row in rows))
-    before = mean_metrics(rows, methods[0])
-    for method in methods:
-        mean = mean_metrics(rows, method)
-        empty = [""] * len(count_names)
-        table.append(["mean", "", "", method, *(f"{value:.6f}" for value in mean), *empty])
-        table.append(["mean change", "", "", method, *(f"{value:.6f}" for value in mean - before), *empty])
-    return ["target_class", "name", "epoch", "method", *METRICS, *count_names], table
+def mean_metrics(models: list[PatchedWeakModel], method: str) -> np.ndarray:
+    """(METRICS,) float64: the mean of a method over weak models."""
+    return np.mean([metrics_of(model.scores(method)) for model in models], axis=0)

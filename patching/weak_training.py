@@ -2,15 +2,16 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from dataset.datasets import Split, fingerprint
+from models.cnn import count_parameters, cpu_state
 from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
 from patching import files as patch_files
 from patching.data import PatchData
+from patching.weak_models import WeakKind, build_weak_network
 from utils.disk import check_room, readable
 from utils.files import set_aside
 from utils.locks import held
@@ -21,7 +22,7 @@ from utils.stage import Stage, stage_parser
 BYTES_PER_PARAMETER = 4
 
 
-def weak_training_arguments(documentation: str | None, kind: str) -> argparse.Namespace:
+def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     """The command line of a script that trains weak models; its options stand as overrides in `set`."""
     parser = stage_parser(documentation)
     parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
@@ -49,10 +50,9 @@ def bytes_to_write(parameters: int, kept: int, models: int) -> int:
 
 def train_weak_models(
     stage: Stage,
-    kind: str,
+    kind: WeakKind,
     target_classes: list[int],
     data: PatchData,
-    build: Callable[[], nn.Module],
     settings: TrainingSettings,
     *,
     fresh: bool = False,
@@ -61,10 +61,9 @@ def train_weak_models(
 
     Args:
         stage: configuration, files, device and seed.
-        kind: `weak` or `poor`.
+        kind: of the weak models.
         target_classes: which ones.
         data: the images of all of them.
-        build: makes an untrained weak model.
         settings: what the training is made of.
         fresh: set what is there aside, in place of going on or refusing.
 
@@ -72,7 +71,7 @@ def train_weak_models(
     """
     keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build().parameters())
+        parameters = count_parameters(build_weak_network(stage.config, kind))
     logs = [patch_files.weak_model_log(stage.artifacts, kind, target_class) for target_class in target_classes]
     to_train = len(logs) if fresh else sum(not log.exists() for log in logs)
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
@@ -86,15 +85,14 @@ def train_weak_models(
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
     for target_class in target_classes:
         with held(patch_files.weak_training_role(stage.artifacts, kind, target_class)):
-            _train_weak_model(stage, kind, target_class, data.split_for(target_class), build, settings, keep, fresh)
+            _train_weak_model(stage, kind, target_class, data.split_for(target_class), settings, keep, fresh)
 
 
 def _train_weak_model(
     stage: Stage,
-    kind: str,
+    kind: WeakKind,
     target_class: int,
     split: Split,
-    build: Callable[[], nn.Module],
     settings: TrainingSettings,
     keep: list[int],
     fresh: bool,
@@ -105,7 +103,7 @@ def _train_weak_model(
         print(f"{name}: the old folder is now {set_aside(folder)}")
     log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
     torch.manual_seed(torch_seed(stage.seed, f"{kind} model", target_class))
-    model = build().to(stage.device, memory_format=torch.channels_last)
+    model = build_weak_network(stage.config, kind).to(stage.device, memory_format=torch.channels_last)
     described = {
         "classes": list(split.classes),
         "images": [len(split.train), len(split.valid), len(split.test)],
@@ -124,9 +122,7 @@ def _train_weak_model(
 
     def keep_epoch(epoch: Epoch, trained: nn.Module) -> None:
         if epoch.number in keep:
-            patch_files.weak_model(stage.artifacts, kind, target_class, epoch.number).save(
-                cpu_copy(trained.state_dict())
-            )
+            patch_files.weak_model(stage.artifacts, kind, target_class, epoch.number).save(cpu_state(trained))
 
     state = patch_files.weak_model_state(stage.artifacts, kind, target_class)
     training = train(
@@ -152,8 +148,3 @@ def _train_weak_model(
         f"{sum(epoch.seconds for epoch in training.history):.0f} s",
         flush=True,
     )
-
-
-def cpu_copy(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights on the CPU, as checkpoints hold them."""
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}

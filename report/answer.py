@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from patching.report import metrics_of
+from patching.report import BEFORE, common_calibrations, mean_metrics
+from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
-from report.patches import BEFORE, PatchedWeakModel, common_calibrations
-from report.words import KIND_NAMES, METRIC_NAMES, duration, percent
+from report.words import METRIC_NAMES, duration, percent
 from utils.errors import UserError
 
 
@@ -82,12 +82,12 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
     """The mean change by every calibration, of every kind of weak model that was patched."""
     rows: list[Sequence[Any]] = []
     absent = []
-    for kind, name in KIND_NAMES.items() if data.config.weak_classes else ():
+    for kind in WeakKind if data.config.weak_classes else ():
         try:
             models = data.patched(kind)
             methods = (BEFORE, *common_calibrations(models))
         except UserError as error:
-            absent.append(Note(f"No {name} model was patched here: {error}"))
+            absent.append(Note(f"No {kind.words} model was patched here: {error}"))
             continue
         before = mean_metrics(models, BEFORE)
         for method in methods:
@@ -95,15 +95,10 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
                 percent(value) + (f" ({100 * (value - old):+.1f})" if method != BEFORE else "")
                 for value, old in zip(mean_metrics(models, method), before, strict=True)
             ]
-            rows.append((f"{name}, {method}", len(models), *cells))
+            rows.append((f"{kind.words}, {method}", len(models), *cells))
     caption = (
         "What patching did: means over the weak models, on test images, and in brackets the change in points. "
         "Precision, recall and F1 are those of the target class."
     )
     yield from [Table(caption, ("weak models, method", "models", *METRIC_NAMES), rows)] if rows else []
     yield from absent
-
-
-def mean_metrics(models: Sequence[PatchedWeakModel], method: str) -> np.ndarray:
-    """(metrics,) float64: the mean of a method over weak models."""
-    return np.mean([metrics_of(model.scores(method)) for model in models], axis=0)

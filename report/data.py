@@ -20,17 +20,10 @@ from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
-from patching.patched_model import LinearRule, RangeRule, Rule
-from patching.weak_models import load_weak_model
+from patching.on_disk import load_patched_weak_models, load_weak_model
+from patching.report import BEFORE, PatchedWeakModel, common_calibrations
+from patching.weak_models import WeakKind
 from report.figures_of_patching import PatchAnswers
-from report.patches import (
-    BEFORE,
-    PatchedWeakModel,
-    PatchResult,
-    common_calibrations,
-    load_patched_weak_models,
-    patch_command,
-)
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
 from search.gradient import files as gradient_files
@@ -189,7 +182,7 @@ class ReportData:
         """The images of the weak models."""
         return load_patch_data(self.config)
 
-    def patched(self, kind: str) -> list[PatchedWeakModel]:
+    def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched."""
         models = load_patched_weak_models(self.artifacts, kind)
         out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
@@ -201,7 +194,7 @@ class ReportData:
             )
         return models
 
-    def patch_answers(self, kind: str) -> tuple[str, list[PatchAnswers]]:
+    def patch_answers(self, kind: WeakKind) -> tuple[str, list[PatchAnswers]]:
         """The best calibration tried, and what the last reported epoch of each weak model of a kind says by it.
 
         Raises UserError where the networks on the disk do not answer as the reports say.
@@ -210,33 +203,20 @@ class ReportData:
         method = max(common_calibrations(models), key=lambda method: sum(model.scores(method).f1 for model in models))
         return method, [self._answers_of(model, kind, method) for model in models]
 
-    def _answers_of(self, model: PatchedWeakModel, kind: str, method: str) -> PatchAnswers:
+    def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> PatchAnswers:
         test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
         logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
-        result = model.results[method]
-        rule = rule_from_report(result, patch_files.weak_model_folder(self.artifacts, kind, target_class))
-        before = logits.argmax(1)
-        try:
-            after = rule(torch.tensor(logits), torch.tensor(module_outputs[:, 0])).argmax(1).numpy()
-        except RuntimeError:  # a rule of another number of classes
-            after = np.zeros_like(before)
-        for predictions, reported in ((before, model.results[BEFORE]), (after, result)):
+        changed = UserError(
+            f"the weak model or the module of class {target_class} has changed since it was patched; "
+            f"patch again with: {patch_files.patch_command(self.artifacts, kind)} --calibration {method}"
+        )
+        if logits.shape[1] != len(model.classes):
+            raise changed
+        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs[:, 0]))
+        before, after = logits.argmax(1), scores.argmax(1).numpy()
+        for predictions, reported in ((before, BEFORE), (after, method)):
             found = confusion_matrix(test.labels, predictions, len(model.classes))
-            if np.abs(found - reported.confusion).sum() > MAX_OTHER_ANSWERS:
-                raise UserError(
-                    f"the weak model or the module of class {target_class} has changed since it was patched; "
-                    f"patch again with: {patch_command(self.artifacts, kind)} --calibration {method}"
-                )
+            if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
+                raise changed
         return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0])
-
-
-def rule_from_report(result: PatchResult, folder: object) -> Rule:
-    """The rule of a report, as a part of a network. Raises UserError where it is none."""
-    try:
-        rule = dict(result.rule or {})
-        if "low" in rule:
-            return RangeRule(float(rule["low"]), float(rule["high"]))
-        return LinearRule(torch.tensor(rule["weight"]), torch.tensor(rule["bias"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: a report's rule cannot be read ({error}); patch again") from None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from patching.metrics import TargetClassScores
-from patching.report import METRICS, metrics_of
+from patching.metrics import METRICS, TargetClassScores, metrics_of
 from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")

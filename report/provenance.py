@@ -14,10 +14,10 @@ from models import files as model_files
 from models.training import Epoch
 from modules import files as module_files
 from patching import files as patch_files
+from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Table
-from report.patches import patch_command
-from report.words import KIND_NAMES, duration
+from report.words import duration
 from search.genetic.log import Generation
 from utils.errors import UserError
 
@@ -76,16 +76,16 @@ def stage_rows(data: ReportData) -> list[StageRow]:
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
     """Training and patching of either kind of weak model."""
     artifacts = data.artifacts
-    for kind, name in KIND_NAMES.items():
+    for kind in WeakKind:
         command = patch_files.weak_model_command(artifacts, kind, 0).replace("--target_class 0", "--target_class all")
         logs = [patch_files.weak_model_log(artifacts, kind, c) for c in range(data.config.num_classes)]
         there = [log for log in logs if log.exists()]
         epochs = (lambda there=there: [epoch for log in there for epoch in log.load()]) if there else None
-        yield _row(f"{name} models", command, (there or logs)[-1].path, epochs)
+        yield _row(f"{kind.words} models", command, (there or logs)[-1].path, epochs)
         folder = patch_files.weak_models_folder(artifacts, kind)
-        reports = folder.glob("target_class_*/patch_epoch_*.json")
+        reports = [file.path for file in patch_files.reports(artifacts, kind)]
         newest = max(reports, key=lambda path: path.stat().st_mtime, default=folder / "no_report")
-        yield _row(f"patching {name} models", patch_command(artifacts, kind), newest, None)
+        yield _row(f"patching {kind.words} models", patch_files.patch_command(artifacts, kind), newest, None)
 
 
 def _row(name: str, command: str, file: Path, log: Callable[[], Sequence[Epoch | Generation]] | None) -> StageRow:

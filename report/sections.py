@@ -10,17 +10,16 @@ from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
 from modules.sensitivity import recommend_sensitive
-from patching.weak_models import weak_network_name
-from report.answer import mean_metrics
+from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
+from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from report.page import Block, Note, Picture, Section, Table, section
-from report.patches import BEFORE, common_calibrations, label_of
 from report.provenance import provenance_blocks
-from report.words import KIND_NAMES, METRIC_NAMES, percent
+from report.words import METRIC_NAMES, percent
 from search.genetic import files as genetic_files
 from search.gradient import files as gradient_files
 from utils.files import sha256_of
@@ -31,11 +30,11 @@ def report_sections(data: ReportData) -> list[Section]:
     patching = [
         (
             f"patch-{kind}",
-            f"Patching {name} models",
+            f"Patching {kind.words} models",
             partial(patch_blocks, kind=kind),
             partial(patch_answer_blocks, kind=kind),
         )
-        for kind, name in KIND_NAMES.items()
+        for kind in WeakKind
     ]
     parts = (
         ("training", "The strong model", training_blocks),
@@ -209,7 +208,7 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
     )
 
 
-def patch_blocks(data: ReportData, kind: str) -> Iterator[Block]:
+def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     """Every weak model before and after, and all methods as a table."""
     models = data.patched(kind)
     methods = [BEFORE, *common_calibrations(models)]
@@ -217,16 +216,16 @@ def patch_blocks(data: ReportData, kind: str) -> Iterator[Block]:
     yield Picture(
         f"patch_{kind}",
         patch_figure(
-            {label_of(model, models): {method: model.scores(method) for method in methods} for model in models},
-            f"{data.config.name}: {len(models)} {KIND_NAMES[kind]} models ({name}), test images",
+            {_label(model, models): {method: model.scores(method) for method in methods} for model in models},
+            f"{data.config.name}: {len(models)} {kind.words} models ({name}), test images",
         ),
         "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
         "marks are what each calibration of the module's output makes of it; to the right is better.",
     )
     before = mean_metrics(models, BEFORE)
     rows = []
-    for method in models[0].results:
-        if all(method in model.results for model in models):
+    for method in models[0].methods:
+        if all(method in model.methods for model in models):
             mean = mean_metrics(models, method)
             changes = ["0" if method == BEFORE else f"{100 * change:+.1f}" for change in mean - before]
             rows.append((method, *map(percent, mean), *changes))
@@ -238,10 +237,16 @@ def patch_blocks(data: ReportData, kind: str) -> Iterator[Block]:
     )
 
 
-def patch_answer_blocks(data: ReportData, kind: str) -> Iterator[Block]:
+def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:
+    """The target class's name, and the epoch where it is not the only one."""
+    epochs = sum(other.target_class == model.target_class for other in models)
+    return f"{model.classes[-1]}, epoch {model.epoch}" if epochs > 1 else model.classes[-1]
+
+
+def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     """The images that the patch won and lost, and what the modules say about the weak models' images."""
     method, answers = data.patch_answers(kind)
-    name = f"{data.config.name}, {KIND_NAMES[kind]} models, {method}"
+    name = f"{data.config.name}, {kind.words} models, {method}"
     yield Picture(
         f"patch_{kind}_images",
         changed_images_figure(answers, method, f"{name}: test images won (left) and lost (right)"),
@@ -255,7 +260,7 @@ def patch_answer_blocks(data: ReportData, kind: str) -> Iterator[Block]:
             [answer.module_outputs[~answer.of_target_class] for answer in answers],
             [answer.target_name for answer in answers],
             "images of the weak model's other classes",
-            f"{data.config.name}: modules' outputs on test images of the {KIND_NAMES[kind]} models",
+            f"{data.config.name}: modules' outputs on test images of the {kind.words} models",
         ),
         "The same on the images that the weak model meets, whose other classes the module may never have seen: where "
         "the bars overlap, a patch must lose images.",

@@ -1,8 +1,7 @@
-"""How a report says things: shares, times, lists, and the names of models and metrics."""
+"""How a report says things: shares, times, lists, and the names of metrics."""
 
 from collections.abc import Sequence
 
-KIND_NAMES = {"weak": "overly simple", "poor": "poorly fitted"}  # of weak models
 METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")
 
 

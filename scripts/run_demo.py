@@ -12,14 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 import global_configure
 from configures.base import load
 from modules.on_disk import load_modularization
-from patching.report import metrics_of
+from patching.on_disk import load_patched_weak_models
+from patching.report import BEFORE, common_calibrations, mean_metrics
+from patching.weak_models import WeakKind
 from report import files as report_files
-from report.patches import BEFORE, common_calibrations, load_patched_weak_models
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
 from utils.stage import OneLineParser
@@ -84,11 +83,10 @@ def show_modules(artifacts: Artifacts) -> None:
 
 def show_patches(artifacts: Artifacts) -> None:
     """Print the weak models before and after, on average over the target classes."""
-    models = load_patched_weak_models(artifacts, "weak")
+    models = load_patched_weak_models(artifacts, WeakKind.SIMPLE)
     rows = []
     for method in (BEFORE, *common_calibrations(models)):
-        mean = np.mean([metrics_of(model.scores(method)) for model in models], axis=0)
-        rows.append([method, *(f"{100 * value:.1f}" for value in mean)])
+        rows.append([method, *(f"{100 * value:.1f}" for value in mean_metrics(models, method))])
     show_table(["in percent", "precision", "recall", "F1", "accuracy of the others"], rows)
 
 

@@ -35,8 +35,11 @@ from modules import files as module_files
 from modules.modularization import Modularization
 from modules.on_disk import load_modularization
 from patching import files as patch_files
-from patching.patched_model import PatchedModel, RangeRule, load_patched_model, save_patched_model
-from report.patches import load_patched_weak_models
+from patching.on_disk import load_patched_weak_models
+from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
+from patching.report import PatchedWeakModel, method_entry
+from patching.rules import RangeRule, Rule
+from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, SearchEnd
 from search.gradient import files as gradient_files
@@ -209,17 +212,19 @@ def test_recorded_settings(tmp_path: Path, content: bytes) -> None:
         assert json.loads(content) == made_with
 
 
-SCORES = {"confusion_matrix": [[3, 1], [0, 4]], "rule": None}
-PATCH = {"target_class": 1, "classes": ["6", "1"], "epoch": 2, "test_images": 8, "methods": {"before": SCORES}}
+CONFUSION = np.array([[3, 1], [0, 4]])
+METHODS = {"before": method_entry(CONFUSION, None), "min_max": method_entry(CONFUSION, RangeRule(0, 1))}
+PATCHED = PatchedWeakModel("simcnn_digits", 1, ("6", "1"), "simcnn_tiny", "weak", 2, 2, 8, METHODS)
 
 
 @SAME_FOLDER
-@given(near_json(json.dumps(PATCH).encode()))
+@given(near_json(json.dumps(asdict(PATCHED)).encode()))
 def test_patch_reports(tmp_path: Path, content: bytes) -> None:
     artifacts = Artifacts(tmp_path, MODEL, DATASET)
-    path = patch_files.report(artifacts, "weak", 1, 2, "min_max")
-    for model in taken_or_refused(path, content, lambda: load_patched_weak_models(artifacts, "weak")) or []:
-        assert all(result.confusion.dtype == np.int64 for result in model.results.values())
+    path = patch_files.report(artifacts, WeakKind.SIMPLE, 1, 2, "min_max").path
+    for model in taken_or_refused(path, content, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE)) or []:
+        assert all(model.confusion(method).dtype == np.int64 for method in model.methods)
+        assert all(isinstance(model.rule(calibration), Rule) for calibration in model.calibrations)
 
 
 @SAME_FOLDER

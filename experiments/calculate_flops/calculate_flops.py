@@ -13,8 +13,9 @@ from models.cnn import count_parameters
 from models.flops import count_flops
 from models.registry import build_network
 from modules.on_disk import load_kernel_mask, load_module
-from patching.patched_model import PatchedModel, RangeRule
-from patching.weak_models import KINDS, build_weak_network, weak_network_name
+from patching.patched_model import PatchedModel
+from patching.rules import RangeRule
+from patching.weak_models import WeakKind, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
@@ -44,15 +45,12 @@ def main() -> None:
     mean_flops, mean_parameters = np.mean(costs, axis=0)
     shares = (f"{100 * mean_flops / strong_flops:.1f}", f"{100 * mean_parameters / strong_parameters:.1f}")
     rows.append(["mean module", round(np.mean(kept)), round(mean_flops), shares[0], round(mean_parameters), shares[1]])
-    for kind in KINDS if config.weak_classes else ():
+    for kind in WeakKind if config.weak_classes else ():
         weak = build_weak_network(config, kind)
-        name = (
-            f"{'overly simple' if kind == 'weak' else 'poorly fitted'} weak model ({weak_network_name(config, kind)})"
-        )
-        add(name, weak)
+        add(f"{kind.words} weak model ({weak_network_name(config, kind)})", weak)
         names = (tuple(str(label) for label in range(len(config.weak_classes) + 1)), "", "")
         for number, module in enumerate(modules):
-            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(), *names))
+            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), *names))
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])

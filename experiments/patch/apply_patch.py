@@ -12,31 +12,21 @@ patch_epoch_E_CALIBRATION.json beside the weak model and, for all target classes
 Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 from patching import files as patch_files
-from patching.cases import BEFORE, CALIBRATIONS, PatchCase, PatchCases, Patched, evaluate
-from patching.learned import LearnedRule
-from patching.patched_model import PatchedModel, save_patched_model
-from patching.report import (
-    CELL,
-    METRICS,
-    PatchRow,
-    exact_table,
-    metrics_of,
-    overview_table,
-    patch_rows,
-    single_table,
-)
-from patching.weak_models import weak_network_name
-from utils.checked_text import save_json
+from patching.cases import PatchCases, evaluate
+from patching.patched_model import save_patched_model
+from patching.report import BEFORE, PatchedWeakModel
+from patching.rules import RULES
+from patching.tables import CELL, exact_table, overview_table, single_table
+from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
-from utils.stage import Stage, chosen_classes, open_stage, stage_parser
+from utils.stage import chosen_classes, open_stage, stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
-KINDS = {"weak": "weak", "poor_fit": "poor"}
+KINDS = {kind.option: kind for kind in WeakKind}
 
 
 def main() -> None:
@@ -49,100 +39,55 @@ def main() -> None:
         "--target_epoch", default="best", help="of the weak model: an epoch counted from 0, best (default) or last"
     )
     parser.add_argument(
-        "--calibration",
-        default="min_max",
-        choices=[*CALIBRATIONS, "all"],
-        help="min_max, the published one, by default",
+        "--calibration", default="min_max", choices=[*RULES, "all"], help="min_max, the published one, by default"
     )
     parser.add_argument("--save", type=Path, metavar="PATH", help="write the patched model there")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    kind = KINDS[arguments.exp_type]
+    kind, epoch, calibration = KINDS[arguments.exp_type], arguments.target_epoch, arguments.calibration
     target_classes = chosen_classes(arguments.target_class, stage.config)
-    if arguments.save and (arguments.target_class == "all" or arguments.calibration == "all"):
+    if arguments.save and "all" in (arguments.target_class, calibration):
         raise UserError("--save: expected one --target_class and one --calibration, given all")
-    calibrations = list(CALIBRATIONS) if arguments.calibration == "all" else [arguments.calibration]
+    calibrations = list(RULES) if calibration == "all" else [calibration]
     cases = PatchCases(stage, kind)
-    cases.check(target_classes, arguments.target_epoch)
+    cases.check(target_classes, epoch)
 
-    rows: list[PatchRow] = []
+    models = []
     for target_class in target_classes:
-        case = cases.load(target_class, arguments.target_epoch)
+        case = cases.load(target_class, epoch)
         results = evaluate(case, calibrations)
-        confusions = {method: result.confusion for method, result in results.items()}
-        rows_of_case = patch_rows(target_class, case.classes, case.epoch, confusions)
-        rows += rows_of_case
-        report = patch_files.report(stage.artifacts, kind, target_class, case.epoch, arguments.calibration)
-        save_json(report, describe(case, rows_of_case, results, stage, kind))
+        model = cases.report(case, results)
+        models.append(model)
+        report = patch_files.report(stage.artifacts, kind, target_class, case.epoch, calibration)
+        report.save(model)
         if len(target_classes) == 1:
-            show_case(case, rows_of_case, results, calibrations)
-            print(f"saved {report}")
+            show_model(model, calibrations)
+            print(f"saved {report.path}")
         if arguments.save:
-            networks = (weak_network_name(stage.config, kind), stage.config.model)
-            rule = results[arguments.calibration].rule
-            patched = PatchedModel(case.weak, case.module, rule, case.classes, *networks)
-            save_patched_model(patched, arguments.save)
+            save_patched_model(cases.patched_model(case, results[calibration].rule), arguments.save)
             print(f"saved {arguments.save}")
     if arguments.target_class == "all":
-        headings, table = overview_table(rows)
+        headings, table = overview_table(models)
         print(CELL)
         show_table(headings, table)
-        file = patch_files.table(stage.artifacts, kind, arguments.target_epoch, arguments.calibration)
-        title = (
-            f"{stage.config.name}, {arguments.exp_type} models, epoch {arguments.target_epoch}: {CELL} (test images)"
-        )
-        save_text(file, csv_table(*exact_table(rows)))
+        file = patch_files.table(stage.artifacts, kind, epoch, calibration)
+        title = f"{stage.config.name}, {kind.option} models, epoch {epoch}: {CELL} (test images)"
+        save_text(file, csv_table(*exact_table(models)))
         save_text(file.with_suffix(".md"), f"{title}\n\n{markdown_table(headings, table)}")
         print(f"saved {file} and .md")
 
 
-def show_case(case: PatchCase, rows: list[PatchRow], results: dict[str, Patched], calibrations: list[str]) -> None:
+def show_model(model: PatchedWeakModel, calibrations: list[str]) -> None:
     """Print one weak model's patch with all counts."""
     print(
-        f"target class {case.target_class} ({case.classes[-1]}), weak model of epoch {case.epoch}, "
-        f"{len(case.test.labels)} test images; in percent:"
+        f"target class {model.target_class} ({model.classes[-1]}), weak model of epoch {model.epoch}, "
+        f"{model.test_images} test images; in percent:"
     )
-    show_table(*single_table(rows))
+    show_table(*single_table(model))
     for method in (BEFORE, *calibrations):
         print(f"confusion matrix, {method} (rows: true class; columns: predicted):")
-        counts = results[method].confusion.tolist()
-        show_table(["", *case.classes], [[name, *row] for name, row in zip(case.classes, counts, strict=True)])
-
-
-def describe(
-    case: PatchCase, rows: list[PatchRow], results: dict[str, Patched], stage: Stage, kind: str
-) -> dict[str, object]:
-    """Everything about one weak model's patch, as JSON takes it."""
-    methods = {}
-    for row in rows:
-        result = results[row.method]
-        methods[row.method] = {
-            **dict(zip(METRICS, metrics_of(row.scores), strict=True)),
-            **asdict(row.scores),
-            "confusion_matrix": result.confusion.tolist(),
-            "rule": describe_rule(result.found),
-        }
-    return {
-        "configuration": stage.config.name,
-        "target_class": case.target_class,
-        "classes": list(case.classes),
-        "weak_model": weak_network_name(stage.config, kind),
-        "kind": kind,
-        "epoch": case.epoch,
-        "validation_images": len(case.valid.labels),
-        "test_images": len(case.test.labels),
-        "methods": methods,
-    }
-
-
-def describe_rule(found: tuple[float, float] | LearnedRule | None) -> dict[str, object] | None:
-    """The range or the fit behind a rule."""
-    if found is None:
-        return None
-    if isinstance(found, LearnedRule):
-        return {**asdict(found), "weight": found.weight.tolist(), "bias": found.bias.tolist()}
-    low, high = found
-    return {"low": low, "high": high}
+        counts = model.confusion(method).tolist()
+        show_table(["", *model.classes], [[name, *row] for name, row in zip(model.classes, counts, strict=True)])
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
 from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from patching import files as patch_files
-from patching.weak_models import kept_epochs, load_weak_model
-from report.patches import load_patched_weak_models
+from patching.on_disk import kept_epochs, load_patched_weak_models, load_weak_model
+from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
 from search.genetic import generations
 from search.gradient import files as gradient_files
@@ -163,20 +163,20 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
 def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
     """Those of the weak models."""
     config, artifacts = stage.config, stage.artifacts
-    epoch = kept_epochs(artifacts, "weak", RELATED)[-1]
-    log = patch_files.weak_model_log(artifacts, "weak", RELATED)
-    settings = patch_files.weak_model_settings(artifacts, "weak", RELATED)
+    epoch = kept_epochs(artifacts, WeakKind.SIMPLE, RELATED)[-1]
+    log = patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, RELATED)
+    settings = patch_files.weak_model_settings(artifacts, WeakKind.SIMPLE, RELATED)
     made_with = settings.load()
-    (report,) = patch_files.weak_model_folder(artifacts, "weak", RELATED).glob("patch_*.json")
+    (report,) = patch_files.weak_model_folder(artifacts, WeakKind.SIMPLE, RELATED).glob("patch_*.json")
     return {
         "weak model": Kind(
-            patch_files.weak_model(artifacts, "weak", RELATED, epoch).path,
-            lambda: load_weak_model(config, artifacts, "weak", RELATED, epoch, stage.device).state_dict(),
+            patch_files.weak_model(artifacts, WeakKind.SIMPLE, RELATED, epoch).path,
+            lambda: load_weak_model(config, artifacts, WeakKind.SIMPLE, RELATED, epoch, stage.device).state_dict(),
             [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
         ),
         "weak model's log": Kind(log.path, log.load, [PATCH]),
         "weak model's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [WEAK_TRAIN]),
-        "patch report": Kind(report, lambda: load_patched_weak_models(artifacts, "weak"), []),
+        "patch report": Kind(report, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE), []),
     }
 
 

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from patching.calibration import linear_scores
 from patching.learned import (
     FOLDS,
     FORMS,
     change,
     fit,
-    fit_learned_rule,
+    fit_linear_map,
     fold_of_each,
     free_directions,
     standardise,
     unstandardise,
 )
+from patching.rules import Learned
 
 
 def weak_and_module(n: int, seed: int = 0):
@@ -30,25 +30,25 @@ def weak_and_module(n: int, seed: int = 0):
 
 
 def target_recall(rule, logits, output, labels):
-    predictions = linear_scores(logits, output, rule.weight, rule.bias).argmax(1).numpy()
+    predictions = rule(logits, output).argmax(1).numpy()
     return (predictions[labels == 3] == 3).mean()
 
 
 def test_module_helps_on_images_that_the_fit_did_not_see():
     logits, output, labels = weak_and_module(600)
-    rule = fit_learned_rule(logits, output, labels)
-    control = fit_learned_rule(logits, None, labels)
+    rule, control = Learned.fit(logits, output, labels), Learned.fit(logits, None, labels)
     new_logits, new_output, new_labels = weak_and_module(600, seed=1)
     without = target_recall(control, new_logits, torch.zeros(600), new_labels)
     assert target_recall(rule, new_logits, new_output, new_labels) > without + 0.1
-    assert rule.loss_cross_validated < control.loss_cross_validated < control.loss_before
+    losses = [fitted.found_by["loss_cross_validated"] for fitted in (rule, control)]
+    assert losses[0] < losses[1] < control.found_by["loss_before"]
     assert not control.weight[:, 4].any()
 
 
 def test_same_data_same_rule_and_a_useless_module_is_left_alone():
     logits, _, labels = weak_and_module(300)
     constant = torch.full((300,), 7.0)
-    first, again = (fit_learned_rule(logits, constant, labels) for _ in range(2))
+    first, again = (fit_linear_map(logits, constant, labels) for _ in range(2))
     assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
     assert first.weight[:, 4].abs().max() < 1e-6
     assert torch.isfinite(first.bias).all()
@@ -91,7 +91,8 @@ def test_unstandardised_scores_are_the_standardised_ones():
     changed = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight, bias = unstandardise(changed, scale)
     expected = logits.double() + features @ changed.T
-    torch.testing.assert_close(linear_scores(logits.double(), output.double(), weight, bias), expected)
+    scores = F.linear(torch.cat([logits.double(), output.double()[:, None]], 1), weight, bias)
+    torch.testing.assert_close(scores, expected)
 
 
 def test_a_two_class_fit_equals_scikit_learns():
@@ -121,7 +122,6 @@ def test_folds_spread_every_class_evenly():
 def test_a_target_class_that_no_validation_image_has():
     logits, output, labels = weak_and_module(100)
     keep = labels != 3
-    rule = fit_learned_rule(logits[keep], output[keep], labels[keep])
-    scores = linear_scores(logits, output, rule.weight, rule.bias)
+    scores = Learned.fit(logits[keep], output[keep], labels[keep])(logits, output)
     assert torch.isfinite(scores).all()
     assert (scores.argmax(1) == 3).float().mean() < 0.1

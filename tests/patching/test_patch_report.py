@@ -3,29 +3,42 @@
 import numpy as np
 import pytest
 
-from patching.report import exact_table, mean_metrics, overview_table, patch_rows, single_table
+from patching.report import PatchedWeakModel, mean_metrics, method_entry
+from patching.rules import Learned, RangeRule
+from patching.tables import exact_table, overview_table, single_table
 
 BEFORE = np.array([[8, 2], [5, 5]])  # precision 5/7, recall 5/10, others 8/10
 AFTER = np.array([[9, 1], [2, 8]])  # precision 8/9, recall 8/10, others 9/10
 
 
-@pytest.fixture
-def rows():
-    first = patch_rows(0, ("a", "x"), 3, {"before": BEFORE, "min_max": AFTER})
-    return first + patch_rows(1, ("a", "y"), 4, {"before": AFTER, "min_max": AFTER})
+def patched(target_class: int, name: str, epoch: int, before: np.ndarray) -> PatchedWeakModel:
+    methods = {"before": method_entry(before, None), "min_max": method_entry(AFTER, RangeRule(0, 1))}
+    return PatchedWeakModel("simcnn_x", target_class, ("a", name), "simcnn", "weak", epoch, 8, 20, methods)
 
 
-def test_mean_change(rows):
-    change = mean_metrics(rows, "min_max") - mean_metrics(rows, "before")
+MODELS = [patched(0, "x", 3, BEFORE), patched(1, "y", 4, AFTER)]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_rule_of_another_number_of_classes_is_refused(classes):
+    confusion = np.eye(3, dtype=np.int64)
+    entry = method_entry(confusion, Learned(np.zeros((classes, 4)), np.zeros(classes)))
+    model = PatchedWeakModel("simcnn_x", 0, ("a", "b", "x"), "simcnn", "weak", 3, 3, 3, {"learned": entry})
+    with pytest.raises(ValueError, match="the rule of learned is not one of 3 classes"):
+        model.rule("learned")
+
+
+def test_mean_change():
+    change = mean_metrics(MODELS, "min_max") - mean_metrics(MODELS, "before")
     np.testing.assert_allclose(change[[0, 1, 3]], [(8 / 9 - 5 / 7) / 2, 0.15, 0.05])
-    headings, table = overview_table(rows)
+    headings, table = overview_table(MODELS)
     assert headings == ["class", "name", "epoch", "before", "min_max"]
     assert table[0] == [0, "x", 3, "71.4 / 50.0 / 58.8 | 80.0", "88.9 / 80.0 / 84.2 | 90.0"]
     assert table[-1][-1] == "+8.7 / +15.0 / +12.7 | +5.0"
 
 
-def test_csv_holds_every_class_method_and_mean(rows):
-    headings, table = exact_table(rows)
+def test_csv_holds_every_class_method_and_mean():
+    headings, table = exact_table(MODELS)
     lines = [dict(zip(headings, row, strict=True)) for row in table]
     assert [(line["target_class"], line["method"]) for line in lines] == [
         (0, "before"),
@@ -42,7 +55,7 @@ def test_csv_holds_every_class_method_and_mean(rows):
     assert {lines[5][name] for name in ("precision", "recall", "f1", "others_accuracy")} == {"0.000000"}
 
 
-def test_single_table_shows_the_counts(rows):
-    headings, table = single_table(rows[:2])
+def test_single_table_shows_the_counts():
+    headings, table = single_table(MODELS[0])
     assert dict(zip(headings, table[1], strict=True))["FP"] == 1
     assert table[1][-1] == "9 of 10"

@@ -1,5 +1,6 @@
 """The patching stages as a user runs them, on digits_5, and what they say to bad input."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,9 +16,13 @@ from modules import files as module_files
 from modules.module import extract_module
 from patching import files as patch_files
 from patching.data import load_patch_data
+from patching.on_disk import load_patched_weak_models
 from patching.patched_model import load_patched_model
+from patching.rules import RULES, MinMax, Rule
+from patching.weak_models import WeakKind
 from report import files as report_files
 from utils.artifacts import Artifacts
+from utils.errors import UserError
 
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
 COLLECT = "preprocess/module_output_collector.py"
@@ -26,6 +31,7 @@ TRAIN_POOR = "experiments/patch/patch_for_poor_model/train.py"
 APPLY = "experiments/patch/apply_patch.py"
 FLOPS = "experiments/calculate_flops/calculate_flops.py"
 CONFIG = load("simcnn_x0_25", "digits_5")
+SIMPLE = WeakKind.SIMPLE
 
 
 def artifacts_of(root):
@@ -67,7 +73,7 @@ def test_all_classes_give_a_table_with_controls(patched_root, run_main):
     assert done.exit_code == 0, done
     for text in ("before", "learned", "control: learned, no module", "control: learned, whole strong model", "mean ch"):
         assert text in done.stdout
-    table = patch_files.table(artifacts_of(patched_root), "weak", "best", "learned")
+    table = patch_files.table(artifacts_of(patched_root), SIMPLE, "best", "learned")
     assert len(table.read_text().splitlines()) == 1 + 5 * 4 + 2 * 4
     assert "| class | name |" in table.with_suffix(".md").read_text()
 
@@ -76,7 +82,7 @@ def test_one_class_all_calibrations(patched_root, run_main):
     arguments = ("--exp_type", "weak", "--target_class", 3, "--target_epoch", "last", "--calibration", "all")
     done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
     assert done.exit_code == 0, done
-    report = json.loads(patch_files.report(artifacts_of(patched_root), "weak", 3, 1, "all").read_text())
+    report = json.loads(patch_files.report(artifacts_of(patched_root), SIMPLE, 3, 1, "all").path.read_text())
     assert {"before", "min_max", "percentile", "outlier", "norm", "learned"} < set(report["methods"])
     assert report["classes"] == ["6", "7", "8", "9", "3"]
     for method in report["methods"].values():
@@ -94,10 +100,65 @@ def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp
     assert done.exit_code == 0, done
     test = load_patch_data(CONFIG).split_for(3).test
     predictions = predict(load_patched_model(path), test, torch.device("cpu")).argmax(1).numpy()
-    (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), "weak", 3).glob(f"patch_*_{calibration}.json")
+    (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), SIMPLE, 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
     assert (predictions == 4).sum() == confusion[:, 4].sum()
     assert (predictions == test.labels).sum() == np.trace(confusion)
+
+
+class MostlyWeak(Rule):
+    """A rule of one's own: the module's output, less a threshold, is added to the target class's logit."""
+
+    saved_as = "mostly_weak"
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.register_buffer("threshold", torch.as_tensor(threshold))
+
+    @classmethod
+    def fit(cls, weak_logits, module_output, labels, class_outputs=None):
+        return cls(class_outputs.min())
+
+    def forward(self, weak_logits, module_output):
+        return torch.cat([weak_logits[:, :-1], weak_logits[:, -1:] + (module_output - self.threshold)[:, None]], 1)
+
+    def to_json(self):
+        return {"threshold": float(self.threshold)}
+
+
+def test_a_new_rule_is_a_class_in_the_table(patched_root, run_main, tmp_path, monkeypatch):
+    monkeypatch.setitem(RULES, "mostly_weak", MostlyWeak)
+    path, artifacts = tmp_path / "patched.pth", artifacts_of(patched_root)
+    arguments = ("--exp_type", "weak", "--target_class", 1, "--calibration", "mostly_weak", "--save", path)
+    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
+    assert done.exit_code == 0, done
+    assert "control: mostly_weak, whole strong model" in done.stdout
+    (model,) = [model for model in load_patched_weak_models(artifacts, SIMPLE) if model.target_class == 1]
+    lowest = module_files.module_outputs(artifacts, 1).load(None).min()
+    assert model.calibrations == ["mostly_weak"] and float(model.rule("mostly_weak").threshold) == lowest
+    loaded = load_patched_model(path)
+    assert isinstance(loaded.rule, MostlyWeak) and float(loaded.rule.threshold) == lowest
+
+
+def test_reports_of_several_runs_are_joined(own_root, run_main):
+    arguments = ("--exp_type", "weak", "--target_class", 4, "--calibration")
+    for calibration in ("norm", "min_max"):
+        assert run_main(APPLY, *COMMON, *arguments, calibration, root=own_root).exit_code == 0
+    (model,) = load_patched_weak_models(artifacts_of(own_root), SIMPLE)
+    assert set(model.calibrations) == {"min_max", "norm"} and isinstance(model.rule("min_max"), MinMax)
+    assert model.confusion("norm").sum() == model.confusion("before").sum() == model.test_images
+    report = patch_files.report(artifacts_of(own_root), SIMPLE, 4, model.epoch, "norm")
+    written = report.load()
+    for damage, reason in (
+        ({"rule": {"low": "x", "high": 1}}, "could not convert"),
+        ({"confusion_matrix": [[1]]}, "the confusion matrix of norm is not one of 5 classes"),
+    ):
+        report.save(dataclasses.replace(written, methods={"norm": {**written.methods["norm"], **damage}}))
+        with pytest.raises(UserError, match=f"{report.path.name}.*{reason}.*apply_patch.py"):
+            load_patched_weak_models(artifacts_of(own_root), SIMPLE)
+    report.save(dataclasses.replace(written, classes=("6", "7", "8", "9", "x")))
+    with pytest.raises(UserError, match="classes are not those of the other reports"):
+        load_patched_weak_models(artifacts_of(own_root), SIMPLE)
 
 
 def test_flops_table(patched_root, run_main):
@@ -121,8 +182,8 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     artifacts = artifacts_of(own_root)
     options = ("--target_class", 2, "--epochs", 3, "--keep_every", 1, "--fresh")
     assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 0
-    whole = patch_files.weak_model(artifacts, "weak", 2, 2).load()
-    save = type(patch_files.weak_model(artifacts, "weak", 2, 2)).save
+    whole = patch_files.weak_model(artifacts, SIMPLE, 2, 2).load()
+    save = type(patch_files.weak_model(artifacts, SIMPLE, 2, 2)).save
 
     def interrupted(self, state):
         save(self, state)
@@ -132,12 +193,12 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     with monkeypatch.context() as patch:
         patch.setattr("utils.artifacts.CheckpointFile.save", interrupted)
         assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 130
-    assert not patch_files.weak_model(artifacts, "weak", 2, 2).exists()
+    assert not patch_files.weak_model(artifacts, SIMPLE, 2, 2).exists()
     resumed = run_main(TRAIN_WEAK, *COMMON, *options[:-1], root=own_root)
     assert resumed.exit_code == 0 and "resuming after epoch 1" in resumed.stdout
-    resumed_weights = patch_files.weak_model(artifacts, "weak", 2, 2).load()
+    resumed_weights = patch_files.weak_model(artifacts, SIMPLE, 2, 2).load()
     assert all(torch.equal(value, resumed_weights[name]) for name, value in whole.items())
-    assert not patch_files.weak_model_state(artifacts, "weak", 2).exists()
+    assert not patch_files.weak_model_state(artifacts, SIMPLE, 2).exists()
 
 
 def test_poorly_fitted_models_early_and_late(own_root, run_main):
@@ -149,7 +210,7 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
         arguments = ("--exp_type", "poor_fit", "--target_class", 0, "--target_epoch", epoch)
         done = run_main(APPLY, *COMMON, *arguments, root=own_root)
         assert done.exit_code == 0 and f"weak model of epoch {epoch}" in done.stdout
-    settings = json.loads(patch_files.weak_model_settings(artifacts_of(own_root), "poor", 0).path.read_text())
+    settings = json.loads(patch_files.weak_model_settings(artifacts_of(own_root), WeakKind.POOR, 0).path.read_text())
     assert (settings["momentum"], settings["weight_decay"], settings["augmented"]) == (0, 0, False)
 
 
@@ -211,4 +272,4 @@ def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
     done.refused("are needed", "1.0 MiB are free", "--keep_every")
-    assert not patch_files.weak_models_folder(artifacts_of(own_root), "poor").exists()
+    assert not patch_files.weak_models_folder(artifacts_of(own_root), WeakKind.POOR).exists()

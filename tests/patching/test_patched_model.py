@@ -8,7 +8,8 @@ import torch
 
 from models.registry import build_network
 from modules.module import extract_module
-from patching.patched_model import LinearRule, PatchedModel, RangeRule, load_patched_model, save_patched_model
+from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
+from patching.rules import Learned, MinMax
 from utils.errors import UserError
 
 CLASSES = ("6", "7", "8", "9", "2")
@@ -23,10 +24,10 @@ def patched_model(weak_network: str = "simcnn_tiny", strong_network: str = "simc
     for layer, first in enumerate(architecture.tied_to):
         kernel_mask[architecture.layer_slices[layer]] = kernel_mask[architecture.layer_slices[first]]
     module = extract_module(strong, kernel_mask, target_class=2)
-    outputs = module(images())[:, 0].detach()
-    joined = RangeRule(float(outputs.min()), float(outputs.max()))
+    with torch.inference_mode():
+        joined = MinMax.fit(weak(images()), None, None, module(images())[:, 0])
     if rule == "linear":
-        joined = LinearRule(torch.randn(5, 6), torch.randn(5))
+        joined = Learned(torch.randn(5, 6), torch.randn(5))
     return PatchedModel(weak, module, joined, CLASSES, weak_network, strong_network)
 
 
@@ -55,7 +56,11 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     model = patched_model(weak_network, strong_network, rule)
     path = tmp_path / "patched.pth"
     save_patched_model(model, path)
-    torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True)
+    assert list(state) == ["weak_network", "strong_network", "rule", "classes", "weights"]
+    assert state["rule"] == rule
+    buffers = {"range": ["rule.low", "rule.high"], "linear": ["rule.weight", "rule.bias"]}[rule]
+    assert [name for name in state["weights"] if name.startswith("rule.")] == buffers
     loaded = load_patched_model(path)
     assert loaded.classes == CLASSES and not loaded.training
     with torch.inference_mode():
@@ -105,11 +110,15 @@ def damage_shape(state):
     state["strong_network"] = "rescnn"
 
 
+def damage_rule(state):
+    state["rule"] = "circle"
+
+
 def damage_value(state):
     state["weights"]["rule.low"] = torch.tensor(float("nan"))
 
 
-@pytest.mark.parametrize("damage", [damage_network, damage_weights, damage_shape, damage_value])
+@pytest.mark.parametrize("damage", [damage_network, damage_weights, damage_shape, damage_rule, damage_value])
 def test_a_file_that_is_no_patched_model_is_refused(tmp_path, damage):
     path = tmp_path / "patched.pth"
     save_patched_model(patched_model(), path)
@@ -123,3 +132,9 @@ def test_a_file_that_is_no_patched_model_is_refused(tmp_path, damage):
 def test_a_missing_file_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"missing .*none\.pth.*apply_patch\.py --save"):
         load_patched_model(tmp_path / "none.pth")
+
+
+def test_the_old_name_gives_the_same():
+    from models.patched_model import load_patched_model as by_the_old_name
+
+    assert by_the_old_name is load_patched_model

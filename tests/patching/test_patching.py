@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from models.registry import build_network
-from patching.cases import BEFORE, CALIBRATIONS, NO_MODULE, WHOLE_MODEL, Outputs, PatchCase, evaluate
+from patching.cases import Outputs, PatchCase, evaluate
 from patching.metrics import scores_of_target_class
+from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL
+from patching.rules import RULES
 
 
 def outputs(n: int, seed: int, num_classes: int = 4) -> Outputs:
@@ -37,7 +39,7 @@ def test_before_is_the_weak_model_and_controls_frame_the_patch():
     assert max(f1[BEFORE], f1[NO_MODULE]) + 0.02 < f1["learned"] < f1[WHOLE_MODEL.format("learned")]
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", RULES)
 def test_every_calibration_has_its_controls(calibration):
     results = evaluate(case(outputs(50, seed=1)), [calibration])
     expected = {BEFORE, calibration, WHOLE_MODEL.format(calibration), NO_MODULE, WHOLE_MODEL.format("learned")}
@@ -49,7 +51,7 @@ def test_a_target_class_that_no_test_image_has():
     test = outputs(60, seed=1)
     keep = torch.tensor(test.labels != 3)
     others = Outputs(test.labels[keep.numpy()], test.weak[keep], test.module[keep], test.strong[keep])
-    for result in evaluate(case(others), list(CALIBRATIONS)).values():
+    for result in evaluate(case(others), list(RULES)).values():
         scores = scores_of_target_class(result.confusion, 3)
         assert (scores.recall, scores.true_positives, scores.false_negatives) == (0, 0, 0)
         assert scores.others == len(others.labels)

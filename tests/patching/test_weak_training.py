@@ -4,7 +4,7 @@ import pytest
 
 from configures.base import load
 from models.training import Epoch, best_epoch
-from patching.weak_models import build_weak_network
+from patching.weak_models import WeakKind, build_weak_network
 from patching.weak_training import bytes_to_write, epochs_to_keep
 from utils.artifacts import TableFile
 from utils.errors import UserError
@@ -29,8 +29,8 @@ def test_disk_space_is_counted():
 
 def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
     config = load("simcnn_x0_25", "digits_5")
-    poor, weak = build_weak_network(config, "poor"), build_weak_network(config, "weak")
-    assert poor.architecture.convs == build_weak_network(config, "poor").architecture.convs
+    poor, weak = (build_weak_network(config, kind) for kind in (WeakKind.POOR, WeakKind.SIMPLE))
+    assert poor.architecture.convs == build_weak_network(config, WeakKind.POOR).architecture.convs
     assert (len(poor.convs), poor.dropout.p, poor.fcs[-1].out_features) == (13, 0.0, 5)
     assert len(weak.convs) < len(poor.convs) and weak.fcs[-1].out_features == 5
 

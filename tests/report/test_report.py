@@ -24,7 +24,7 @@ from models.training import Epoch
 from modules import files as module_files
 from modules.on_disk import save_modularization
 from patching import files as patch_files
-from patching.weak_models import build_weak_network
+from patching.weak_models import WeakKind, build_weak_network
 from report import files as report_files
 from report.answer import answer_section
 from report.data import ReportData
@@ -51,6 +51,7 @@ from utils.stage import Stage
 
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
 CONFIG = load(MODEL, DATASET)
+SIMPLE = WeakKind.SIMPLE
 NUM_CLASSES = CONFIG.num_classes
 KERNELS = 1056
 
@@ -140,7 +141,7 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
         save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
     torch.manual_seed(0)
     for target_class in (1, 3):
-        patch_files.weak_model(artifacts, "weak", target_class, 0).save(build_weak_network(CONFIG, "weak").state_dict())
+        patch_files.weak_model(artifacts, SIMPLE, target_class, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
     stages = [("preprocess/module_output_collector.py", [])] + [
         (
             "experiments/patch/apply_patch.py",
@@ -253,9 +254,9 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportDa
     ],
 )
 def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
-    path = patch_files.report(copied.artifacts, "weak", 1, 0, "min_max")
+    path = patch_files.report(copied.artifacts, SIMPLE, 1, 0, "min_max").path
     path.write_text(text, encoding="utf-8")
-    (note,) = notes(lambda: patch_blocks(copied, "weak"), lambda: patch_answer_blocks(copied, "weak"))
+    (note,) = notes(lambda: patch_blocks(copied, SIMPLE), lambda: patch_answer_blocks(copied, SIMPLE))
     assert str(path) in note and "apply_patch.py" in note
     assert str(path) in "".join(block.text for block in answer_section(copied).blocks if isinstance(block, Note))
 
@@ -271,9 +272,9 @@ def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, chan
 
 def test_weak_models_that_were_trained_again_are_noticed(copied: ReportData) -> None:
     torch.manual_seed(1)
-    patch_files.weak_model(copied.artifacts, "weak", 3, 0).save(build_weak_network(CONFIG, "weak").state_dict())
-    assert notes(lambda: patch_blocks(copied, "weak")) == []  # the numbers of the reports stand
-    (note,) = notes(lambda: patch_answer_blocks(copied, "weak"))
+    patch_files.weak_model(copied.artifacts, SIMPLE, 3, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
+    assert notes(lambda: patch_blocks(copied, SIMPLE)) == []  # the numbers of the reports stand
+    (note,) = notes(lambda: patch_answer_blocks(copied, SIMPLE))
     assert "class 3 has changed since it was patched" in note and "--calibration min_max" in note
 
 

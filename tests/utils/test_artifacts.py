@@ -8,6 +8,7 @@ import pytest
 from models import files as model_files
 from modules import files as module_files
 from patching import files as patch_files
+from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError
@@ -58,7 +59,7 @@ def test_the_contract(file, name: str, dtype: str | None, maker: str) -> None:
 
 def test_weak_models_stand_beside() -> None:
     expected = Path("/root_dir/data/patch/weak/simcnn_cifar10/target_class_3/epoch_84.pth")
-    assert patch_files.weak_model(ARTIFACTS, "weak", 3, 84).path == expected
+    assert patch_files.weak_model(ARTIFACTS, WeakKind.SIMPLE, 3, 84).path == expected
     assert genetic_files.log(ARTIFACTS).path == Path("/root_dir/data/simcnn_cifar10/ga/search_log.csv")
 
 

@@ -11,14 +11,14 @@ An interrupted training goes on when the same command is typed again. Method: Qi
 
 from models.training import TrainingSettings
 from patching.data import load_patch_data
-from patching.weak_models import build_weak_network
+from patching.weak_models import WeakKind
 from patching.weak_training import train_weak_models, weak_training_arguments
 from utils.errors import run
 from utils.stage import chosen_classes, open_stage
 
 
 def main() -> None:
-    arguments = weak_training_arguments(__doc__, "poor")
+    arguments = weak_training_arguments(__doc__, WeakKind.POOR)
     stage = open_stage(arguments)
     config = stage.config
     target_classes = chosen_classes(arguments.target_class, config)
@@ -28,15 +28,7 @@ def main() -> None:
     )
     print(f"weak model: {config.model}, poorly fitted")
 
-    train_weak_models(
-        stage,
-        "poor",
-        target_classes,
-        data,
-        lambda: build_weak_network(config, "poor"),
-        settings,
-        fresh=arguments.fresh,
-    )
+    train_weak_models(stage, WeakKind.POOR, target_classes, data, settings, fresh=arguments.fresh)
 
 
 if __name__ == "__main__":

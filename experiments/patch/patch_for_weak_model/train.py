@@ -10,14 +10,14 @@ again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 
 from models.training import TrainingSettings
 from patching.data import load_patch_data
-from patching.weak_models import build_weak_network
+from patching.weak_models import WeakKind
 from patching.weak_training import train_weak_models, weak_training_arguments
 from utils.errors import run
 from utils.stage import chosen_classes, open_stage
 
 
 def main() -> None:
-    arguments = weak_training_arguments(__doc__, "weak")
+    arguments = weak_training_arguments(__doc__, WeakKind.SIMPLE)
     stage = open_stage(arguments)
     config = stage.config
     target_classes = chosen_classes(arguments.target_class, config)
@@ -33,15 +33,7 @@ def main() -> None:
     )
     print(f"weak model: {config.weak_model}")
 
-    train_weak_models(
-        stage,
-        "weak",
-        target_classes,
-        data,
-        lambda: build_weak_network(config, "weak"),
-        settings,
-        fresh=arguments.fresh,
-    )
+    train_weak_models(stage, WeakKind.SIMPLE, target_classes, data, settings, fresh=arguments.fresh)
 
 
 if __name__ == "__main__":
