@@ -49,7 +49,9 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-@pytest.mark.parametrize(("script", "options"), sorted(commands().items()), ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("script", "options"), sorted(commands().items()), ids=lambda value: str(value) if isinstance(value, Path) else ""
+)
 def test_commands_name_scripts_and_options_that_exist(script, options, run_main, root_dir):
     assert (TOP / script).is_file()
     if options:
