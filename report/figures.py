@@ -139,6 +139,12 @@ def heat_map(
         axes.text(column, row, text, color=color, fontsize=size, ha="center", va="center")
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, 2 ... of a figure, the first on top, each with its whole height inside the axes."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
 def readable_on(background: Sequence[float]) -> str:
     """Black or white, whichever contrasts more with a colour (red, green, blue, ... from 0 to 1); source: WCAG 2.2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]

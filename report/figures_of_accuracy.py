@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.figures import PALETTE, Drawing, heat_map, name_rows, new_figure, styled
 from report.words import percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -59,8 +59,7 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
     for place, (one, other) in enumerate(zip(*values, strict=True)):
         axes.annotate(f"{other - one:+.1f}", (max(one, other), place), (8, 0), textcoords="offset points", va="center")
     axes.axhline(len(classes) - 0.5, color="#8a9099", linewidth=0.8)
-    axes.set_yticks(places, [*names, "all classes"])
-    axes.invert_yaxis()
+    name_rows(axes, [*names, "all classes"])
     axes.set(xlabel="accuracy in % (beside the marks: difference in points)", title=title)
     axes.margins(x=0.1)
     axes.grid(axis="x")
@@ -88,7 +87,7 @@ def outputs_figure(
         other_images: what the others are, for the legend.
         title: above the figure.
     """
-    figure = new_figure(9, 0.5 * len(classes) + 1.9)
+    figure = new_figure(9, 0.5 * max(2, len(classes)) + 1.9)
     axes = figure.subplots()
     separations = [separation(mine, not_mine) for mine, not_mine in zip(own, others, strict=True)]
     rows = []
@@ -104,12 +103,10 @@ def outputs_figure(
         axes.plot(quantiles[:, 2], places, marker, label=label, **style)
         counts = map(len, outputs)
         rows += [(n, label, count, *row) for n, count, row in zip(classes, counts, quantiles.tolist(), strict=True)]
-    names = [f"{name} ({value:.3f})" for name, value in zip(classes, separations, strict=True)]
-    axes.set_yticks(range(len(classes)), names)
-    axes.invert_yaxis()
+    name_rows(axes, [f"{name} ({value:.3f})" for name, value in zip(classes, separations, strict=True)])
     axes.set(
         xlabel="module's output: the logit of its class (thin: all; thick: 10 % to 90 %; mark: median)",
-        ylabel="module of class (separation)",
+        ylabel="module of class\n(separation)",
     )
     axes.grid(axis="x")
     figure.suptitle(title)

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from patching.metrics import METRICS, TargetClassScores, metrics_of
-from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures import INK, MARKERS, PALETTE, Drawing, name_rows, new_figure, styled
+from report.words import counted
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
 COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # of methods, the weak model's first
@@ -42,9 +43,8 @@ def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: st
         axes.set_title(label)
         axes.margins(x=0.08)
         axes.grid(axis="x")
-    all_axes[0].set_yticks(places, [*labels, "mean"])
+    name_rows(all_axes[0], [*labels, "mean"])
     all_axes[0].set_ylabel("target class")
-    all_axes[0].invert_yaxis()
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
     figure.suptitle(title)
     sentences = []
@@ -54,7 +54,7 @@ def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: st
         sentences.append(
             f"With {method}, precision changes by {change[0]:+.1f} points on average, recall by {change[1]:+.1f}, F1 "
             f"by {change[2]:+.1f} and the others' accuracy by {change[3]:+.1f}; F1 is better for {better} of "
-            f"{len(labels)} weak models."
+            f"{counted(len(labels), 'weak model')}."
         )
     rows = [(label, method, *metrics_of(scores[method])) for label, scores in weak_models.items() for method in methods]
     return Drawing(figure, " ".join(sentences), ("weak_model", "method", *METRICS), rows)
@@ -107,6 +107,8 @@ def changed_images_figure(cases: Sequence[PatchAnswers], method: str, title: str
     grid = figure.subplots(len(cases), len(widths), squeeze=False, width_ratios=widths)
     for axes in grid.flat:
         axes.set_axis_off()
+    longest = max(len(name) for case in cases for name in case.classes)
+    size = 9 if longest <= 5 else 6  # two names and an arrow must fit above an image
     rows: list[tuple[str, ...]] = []
     for case, row in zip(cases, grid, strict=True):
         for places, first, word in ((case.won, 0, "won"), (case.lost, IMAGES_PER_ROW + 1, "lost")):
@@ -115,7 +117,7 @@ def changed_images_figure(cases: Sequence[PatchAnswers], method: str, title: str
             for axes, place in zip(row[first:], spread(places, IMAGES_PER_ROW), strict=False):
                 axes.imshow(case.pixels[place], interpolation="nearest")
                 true, before, after = case.names(place)
-                axes.set_title(f"{true}:\n{before} → {after}", fontsize=6, pad=2)
+                axes.set_title(f"{true}:\n{before} → {after}", fontsize=size, pad=2)
             rows += [(case.target_name, word, *case.names(place)) for place in places]
     figure.suptitle(title, y=1 - 0.12 / height, va="top")
     won, lost = sum(len(case.won) for case in cases), sum(len(case.lost) for case in cases)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, heat_map, new_figure, styled
+from report.figures import PALETTE, Drawing, heat_map, name_rows, new_figure, styled
 from report.words import percent
 from search.genetic.log import Generation
 from search.gradient.log import Round
@@ -166,9 +166,8 @@ def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[st
         )
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-    all_axes[0].set_yticks(places, classes)
+    name_rows(all_axes[0], classes)
     all_axes[0].set_ylabel("module of class")
-    all_axes[0].invert_yaxis()
     figure.suptitle(f"{title}; dashed: mean")
     mean, total = shares.mean(0), shares.sum(0)
     finding = (

@@ -19,7 +19,7 @@ from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from report.page import Block, Note, Picture, Section, Table, section
 from report.provenance import provenance_blocks
-from report.words import METRIC_NAMES, percent
+from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
 from search.gradient import files as gradient_files
 from utils.files import sha256_of
@@ -217,7 +217,7 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
         f"patch_{kind}",
         patch_figure(
             {_label(model, models): {method: model.scores(method) for method in methods} for model in models},
-            f"{data.config.name}: {len(models)} {kind.words} models ({name}), test images",
+            f"{data.config.name}: {counted(len(models), f'{kind.words} model')} ({name}), test images",
         ),
         "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
         "marks are what each calibration of the module's output makes of it; to the right is better.",
@@ -230,8 +230,8 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
             changes = ["0" if method == BEFORE else f"{100 * change:+.1f}" for change in mean - before]
             rows.append((method, *map(percent, mean), *changes))
     yield Table(
-        f"Means over {len(models)} weak models, and changes in points. Controls: the learned rule without any module, "
-        "and with the whole strong model in the module's place.",
+        f"Means over {counted(len(models), 'weak model')}, and changes in points. Controls: the learned rule without "
+        "any module, and with the whole strong model in the module's place.",
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )

@@ -15,6 +15,11 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def duration(seconds: float | None) -> str:
     """A time as people say it."""
     if seconds is None:
