@@ -42,7 +42,7 @@ from report.sections import (
     sensitivity_blocks,
     training_blocks,
 )
-from report.words import duration
+from report.words import counted, duration
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation
 from utils.artifacts import Artifacts
@@ -328,6 +328,20 @@ def test_markup_in_names_is_shown_not_obeyed() -> None:
     assert len(page.all("img")) == 1
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert page.text.count("<img src=x onerror=alert(1)>") >= 8
+
+
+def test_code_stands_in_backticks_and_a_single_one_is_shown() -> None:
+    text = html_page("t", "s", Section("a", "A", [Paragraph("run `train.py` and a ` more")]), [], "f")
+    assert "<p>run <code>train.py</code> and a ` more</p>" in text
+
+
+def test_columns_of_numbers_alone_stand_right() -> None:
+    rows = [["a", 1, "12.5\N{NO-BREAK SPACE}%", "-0.5", "1 of 2"], ["2", 0.25, "1,024", "+3", "7"]]
+    assert Table("t", list("abcde"), rows).numeric == [False, True, True, True, False]
+
+
+def test_one_thing_is_not_many() -> None:
+    assert [counted(number, "model") for number in (0, 1, 2000)] == ["0 models", "1 model", "2,000 models"]
 
 
 @pytest.mark.parametrize(
