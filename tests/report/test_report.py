@@ -265,7 +265,7 @@ def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str
     "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"test_images": 0}, {"x": 1}]
 )
 def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
-    path = module_files.report(copied.artifacts)
+    path = module_files.report(copied.artifacts).path
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
 
@@ -287,7 +287,7 @@ def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) ->
 
 
 def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
-    path = module_files.report(copied.artifacts)
+    path = module_files.report(copied.artifacts).path
     content = load_json(path, "")
     save_json(path, {**content, "test_right_composed": content["test_right_composed"] - 40})
     (note,) = notes(lambda: changed_network_blocks(copied))
