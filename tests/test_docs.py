@@ -100,6 +100,7 @@ def write_patched_model(path: Path) -> None:
     save_patched_model(PatchedModel(weak, module, rule, tuple("67892"), "simcnn_tiny", "simcnn_x0_25"), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_python_blocks_run(document, tmp_path, root_dir):
     blocks = [text for language, text in code_of(document) if language == "python"]
