@@ -23,6 +23,7 @@ from utils.errors import UserError
 
 GUIDES = [TOP / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")] + sorted((TOP / "docs").glob("*.md"))
 DOCUMENTS = [*GUIDES, *sorted((TOP / "experiments" / "results").glob("*.md"))]
+MAKEFILE = (TOP / "Makefile").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:cd (?P<folder>\S+) && )?\bpython (?P<script>[\w/]+\.py)(?P<words>[^;&|`\n]*)")
 CODE = re.compile(r"```(?P<language>\w*)\n(?P<block>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
 
@@ -34,19 +35,13 @@ def code_of(document: Path) -> Iterator[tuple[str, str]]:
 
 
 def commands() -> dict[Path, set[str]]:
-    """Every script that the documents call, and all options that they give it."""
+    """Every script that the documents and the Makefile call, and all options that they give it."""
     found: dict[Path, set[str]] = {}
-    for document in DOCUMENTS:
-        for _, text in code_of(document):
-            for command in COMMAND.finditer(text):
-                script = TOP / (command["folder"] or "") / command["script"]
-                found.setdefault(script.relative_to(TOP), set()).update(re.findall(r"--\w+", command["words"]))
+    for text in (MAKEFILE, *(text for document in DOCUMENTS for _, text in code_of(document))):
+        for command in COMMAND.finditer(text):
+            script = Path(command["folder"] or "") / command["script"]
+            found.setdefault(script, set()).update(re.findall(r"--\w+", command["words"]))
     return found
-
-
-def targets() -> set[str]:
-    """The targets of the Makefile."""
-    return set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +57,7 @@ def test_commands_name_scripts_and_options_that_exist(script, options, run_main,
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_make_knows_the_targets(document):
     named = {target for _, text in code_of(document) for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE)}
-    assert named <= targets()
+    assert named <= set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 
 
 def test_the_readme_is_short_and_calls_every_stage():
@@ -105,6 +100,7 @@ def write_patched_model(path: Path) -> None:
     save_patched_model(PatchedModel(weak, module, rule, tuple("67892"), "simcnn_tiny", "simcnn_x0_25"), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_python_blocks_run(document, tmp_path, root_dir):
     blocks = [text for language, text in code_of(document) if language == "python"]
