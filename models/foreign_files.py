@@ -184,10 +184,10 @@ def _class_of_content(path: Path) -> str | None:
 
 
 def _first_global(file: IO[bytes]) -> str | None:
-    """The class that a pickle starts with, behind its protocol."""
+    """The class that a pickle starts with; in the old format, a network's class stands behind the word "module"."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
             return str(argument).replace(" ", ".")
-        if opcode.name not in ("PROTO", "FRAME"):
+        if opcode.name not in ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT"):
             return None
     return None
