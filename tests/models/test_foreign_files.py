@@ -1,6 +1,7 @@
 """Files that people take for checkpoints: read without running what is in them, or refused in one line."""
 
 import argparse
+import contextlib
 import pickle
 import sys
 import zipfile
@@ -8,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
 from torch import nn
 
 from models.foreign_files import read_foreign_file
@@ -170,3 +173,24 @@ def test_folders(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     assert "there is no file" in refusal(tmp_path / "a.pth")
     assert "is no file; expected a checkpoint" in refusal(Path("/dev/null"))
+
+
+@pytest.fixture(scope="module")
+def old_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file of torch's old format, which has no checksum."""
+    path = tmp_path_factory.mktemp("old") / "a.pth"
+    save_old({"state_dict": network().state_dict(), "epoch": 3}, path)
+    return path.read_bytes()
+
+
+@given(data=st.data())
+def test_any_change_of_an_old_file_is_refused_or_loads(
+    data: st.DataObject, old_file: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(old_file[: data.draw(st.integers(0, len(old_file)))] + data.draw(st.binary(max_size=9)))
+    for place in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=3)):
+        content[place : place + 1] = data.draw(st.binary(max_size=2))
+    path = tmp_path_factory.getbasetemp() / "changed.pth"
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):
+        read_foreign_file(path)
