@@ -4,11 +4,20 @@ import torch
 
 from configures.base import Config
 from models import files as model_files
+from models.checkpoints import description
 from models.cnn import CNN
+from models.foreign_files import read_foreign_file
 from models.registry import build_network
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
+from utils.files import is_foreign_checkpoint
+
+# It may be somebody's own model, which no command of ours makes again.
+NEXT_STEP_FOR_FOREIGN = (
+    "it was not saved by this project: give the --model, or the class count, that it was saved with, or another file; "
+    "python scripts/inspect_network.py --help tells how to look into one"
+)
 
 
 def strong_model_training(config: Config) -> TrainingSettings:
@@ -38,21 +47,20 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
 
 def load_weights(model: torch.nn.Module, file: CheckpointFile) -> None:
     """Load a checkpoint into `model`. Raises UserError, with the first difference, where it does not fit."""
-    weights, own = file.load(), model.state_dict()
+    if is_foreign_checkpoint(file.path):
+        weights, next_step = read_foreign_file(file.path), NEXT_STEP_FOR_FOREIGN
+    else:
+        weights, next_step = file.load(), f"make it again with: {file.made_by}"
+    if not isinstance(weights, dict):
+        raise UserError(f"{file.path} is no state_dict: it holds a {type(weights).__name__}; {next_step}")
+    own = model.state_dict()
     for name in [*own, *weights]:
-        expected, found = (_description(state.get(name)) for state in (own, weights))
+        expected, found = (description(state.get(name)) for state in (own, weights))
         if expected != found:
             raise UserError(
                 f"{file.path} is of another width, class count or network: expected {name} to be {expected}, "
-                f"found {found}; make it again with: {file.made_by}"
+                f"found {found}; {next_step}"
             )
     if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise UserError(f"{file.path} holds NaN or infinity; make it again with: {file.made_by}")
+        raise UserError(f"{file.path} holds NaN or infinity; {next_step}")
     model.load_state_dict(weights)
-
-
-def _description(value: object) -> str:
-    if not isinstance(value, torch.Tensor):
-        return "absent" if value is None else type(value).__name__
-    layout = "" if value.layout == torch.strided else f"{value.layout} "
-    return f"{layout}{value.dtype} of shape {tuple(value.shape)}".replace("torch.", "")

@@ -239,6 +239,16 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     return state
 
 
+def is_foreign_checkpoint(path: Path) -> bool:
+    """Whether a file ends as a zip file without our checksum: a whole one that `save_checkpoint` did not write."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(ZIP_END_BYTES, path.stat().st_size), os.SEEK_END)
+            return file.read(len(ZIP_END)) == ZIP_END
+    except OSError:
+        return False
+
+
 def missing(path: Path, made_by: str) -> UserError:
     """The error for a file that an earlier stage has not made yet."""
     return UserError(f"missing {path}; first run: {made_by}")

@@ -1,5 +1,6 @@
 """The strong model from its checkpoint, or the first difference."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,33 @@ def test_another_checkpoint_is_refused_with_the_first_difference(root_dir: Path,
         load_strong_model(CONFIG, artifacts, torch.device("cpu"))
     assert str(model_files.entire_model(artifacts).path) in str(error.value)
     assert "make it again with: python train.py --model simcnn_x0_0625" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: {**state, "fcs.2.bias": torch.ones(5)},
+            r"another width, class count or network: expected fcs.2.bias",
+        ),
+        (lambda state: {**state, "fcs.2.bias": torch.full((4,), torch.nan)}, "holds NaN or infinity"),
+        (lambda state: [state], "is no state_dict: it holds a list"),
+        (lambda state: torch.nn.ReLU(), "is a whole pickled object of class torch.nn.modules.activation.ReLU"),
+    ],
+)
+def test_who_brings_a_checkpoint_is_not_told_to_train_anew(root_dir: Path, change: Callable, message: str) -> None:
+    artifacts = save_model(root_dir)
+    path = model_files.entire_model(artifacts).path
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    with pytest.raises(UserError, match=message) as error:
+        load_strong_model(CONFIG, artifacts, torch.device("cpu"))
+    assert "train.py" not in str(error.value)
+
+
+def test_a_checkpoint_that_torch_saved_is_loaded(root_dir: Path) -> None:
+    artifacts = save_model(root_dir)
+    path = model_files.entire_model(artifacts).path
+    state = torch.load(path, weights_only=True)
+    torch.save(state, path)
+    model = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())

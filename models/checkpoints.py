@@ -1,0 +1,259 @@
+"""The weights of a network in a checkpoint that others saved, under whatever names their wrappers gave them.
+
+People save a state_dict, or a dict with one or several in it; DataParallel, torch.compile and trainers put words before
+the names or into them. A state_dict is recognised by the network's own names at the end of its names.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.foreign_files import read_foreign_file
+from utils.errors import UserError, reason
+
+DEPTH = 3  # of dicts in dicts
+TOP = "."  # the place of weights that lie at the top of the file
+WRAPPERS = frozenset({"module", "_orig_mod"})  # parts of names that DataParallel and torch.compile add anywhere
+# What evaluation does not read: counters of batch norm, of averaged models and of profilers; the auxiliary classifiers
+# of GoogLeNet and Inception.
+NOT_NEEDED = re.compile(
+    r"(?:.*\.)?(?:num_batches_tracked|n_averaged|total_ops|total_params)|(?:aux1|aux2|AuxLogits)\..*"
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights found at one place of a checkpoint, by the network's own names."""
+
+    place: str  # the keys of the dicts around them and the words before their names, with dots; TOP = none
+    found: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]  # the network's own
+    extra: tuple[str, ...]  # names at this place that are not the network's
+    elsewhere: tuple[str, ...]  # names in the same dict at no place that fits
+    wrappers: tuple[str, ...]  # parts of names that were passed over
+
+    @cached_property
+    def fitting(self) -> tuple[str, ...]:
+        """The network's names whose weights are there, and can be taken."""
+        return tuple(name for name, value in self.found.items() if can_be_taken(self.expected[name], value))
+
+    @cached_property
+    def different(self) -> tuple[str, ...]:
+        """The needed ones of the network's names whose weights are missing or cannot be taken."""
+        return tuple(name for name in self.expected if name not in self.fitting and not NOT_NEEDED.fullmatch(name))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network has all that it needs from here, and knows all that is here."""
+        return not self.different and not self.extra
+
+    def is_same_as(self, other: "Weights") -> bool:
+        """Whether a network is the same with either."""
+        return self.fitting == other.fitting and all(
+            self.found[name].dtype == other.found[name].dtype and torch.equal(self.found[name], other.found[name])
+            for name in self.fitting
+        )
+
+    def describe(self) -> str:
+        """One line: how many, from where, what was passed over."""
+        notes = [f"{len(self.fitting)} of the network's {len(self.expected)} tensors"]
+        if self.place != TOP:
+            notes.append(f"found at {self.place}")
+        if self.wrappers:
+            notes.append(f"without {', '.join(self.wrappers)} in their names")
+        casts = {(self.found[name].dtype, self.expected[name].dtype) for name in self.fitting}
+        casts = {(old, new) for old, new in casts if old != new and new.is_floating_point}
+        notes.extend(sorted(f"from {old} to {new}".replace("torch.", "") for old, new in casts))
+        if self.elsewhere:
+            notes.append(f"left out: {_some(self.elsewhere)}")
+        absent = [name for name in self.expected if name not in self.fitting]
+        if absent:
+            notes.append(f"not needed and not there: {_some(absent)}")
+        return "; ".join(notes)
+
+
+def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = None) -> Weights:
+    """Load the weights in a checkpoint into a network, and return what was found.
+
+    Args:
+        network: gets the weights in its own precision, on its own device.
+        path: of torch, old or new, or safetensors.
+        key: where they are, if several places fit: `state_dict_ema`, `state_dict.model`, or TOP.
+
+    Raises UserError, with the first difference, where they do not fit, fit at several places, or are not finite.
+    """
+    content = read_foreign_file(path)
+    if any(nn.parameter.is_lazy(value) for value in (*network.parameters(), *network.buffers())):
+        raise UserError(f"cannot load {path}: the network has lazy layers; run it on images where it is made")
+    own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    weights = _chosen(list(_places(content, own)), path, key)
+    values = {name: weights.found[name].detach().to(own[name].dtype) for name in weights.fitting}
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise UserError(
+                f"{path}: {count:,} of {value.numel():,} values of {name} are NaN or infinite; "
+                "take a checkpoint from before the training went wrong"
+            )
+    try:
+        network.load_state_dict(values, strict=False)
+    except RuntimeError as error:  # a network may have its own way of loading
+        raise UserError(f"cannot load {path}: {reason(error)}") from error
+    return weights
+
+
+def can_be_taken(expected: Tensor, found: Tensor) -> bool:
+    """Whether a tensor can stand for another: as large, with plain values, real numbers where these are expected."""
+    is_plain = found.layout == torch.strided and not found.is_quantized and not found.is_meta
+    return is_plain and found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+
+
+def description(value: Any) -> str:
+    """Precision and shape of a tensor; the type of anything else."""
+    if not isinstance(value, Tensor):
+        return "absent" if value is None else type(value).__name__
+    layout = "" if value.layout == torch.strided else f"{value.layout} "
+    return f"{layout}{value.dtype} of shape {tuple(value.shape)}".replace("torch.", "")
+
+
+def _chosen(places: Sequence[Weights], path: Path, key: str | None) -> Weights:
+    """The weights that fit. Raises UserError where none do, or several."""
+    if not places:
+        raise UserError(f"{path} holds no tensors by name; expected a state_dict, or a dict with one in it")
+    if key is not None:
+        there = [weights for weights in places if weights.place == key or weights.place.startswith(f"{key}.")]
+        if not there:
+            raise UserError(f"--checkpoint_key {key}: expected a place in {path}: {_listed(places)}")
+        places = there
+    fitting = [weights for weights in places if weights.fits]
+    if not fitting:
+        raise _misfit(
+            max(places, key=lambda weights: (len(weights.fitting), len(weights.found), -len(weights.extra))), path
+        )
+    first, *others = fitting
+    if not all(first.is_same_as(other) for other in others):
+        raise UserError(f"{path} has several that fit: choose one with --checkpoint_key: {_listed(fitting)}")
+    return first
+
+
+def _misfit(best: Weights, path: Path) -> UserError:
+    """The error with the first difference."""
+    at = "" if best.place == TOP else f" at {best.place}"
+    if not best.found:
+        return UserError(
+            f"{path} is of another network: none of its names{at} is the network's; "
+            f"expected names like {next(iter(best.expected))}, found {best.extra[0]}"
+        )
+    counts = {_other_count(best.expected[name], best.found.get(name)) for name in best.different}
+    if len(counts) == 1 and None not in counts and not best.extra:
+        ((ours, theirs),) = counts
+        layer = best.different[0].rpartition(".")[0]
+        return UserError(
+            f"{path} is of a network with {theirs} classes: its {layer} has {theirs} outputs, and that of the network "
+            f"{ours}; give --num_classes {theirs}"
+        )
+    if best.different:
+        name = best.different[0]
+        expected, found = description(best.expected[name]), description(best.found.get(name))
+        difference = f"expected {name} to be {expected}, found {found}{at}"
+    else:
+        difference = f"found {best.extra[0]}{at}, which the network does not have"
+    return UserError(
+        f"{path} is of another network: {difference} "
+        f"({len(best.fitting)} of {len(best.expected)} tensors fit); give the network that was saved"
+    )
+
+
+def _other_count(expected: Tensor, found: Tensor | None) -> tuple[int, int] | None:
+    """Both first lengths of two tensors that differ in nothing else."""
+    if found is None or not expected.dim() or found.shape[1:] != expected.shape[1:] or found.dim() != expected.dim():
+        return None
+    return (len(expected), len(found)) if len(expected) != len(found) else None
+
+
+class _Endings:
+    """The network's names, as they stand at the end of a checkpoint's names."""
+
+    def __init__(self, own: Mapping[str, Tensor]) -> None:
+        self.own = own
+        self.needed = {name for name in own if not NOT_NEEDED.fullmatch(name)}
+        self.words = {part for name in own for part in name.split(".")}
+        self.wrappers = WRAPPERS
+        self.name_of = {self._bare(name.split(".")): name for name in own}
+        if len(self.name_of) < len(own):  # the network itself tells names apart by such words
+            self.wrappers = frozenset()
+            self.name_of = {name: name for name in own}
+
+    def of(self, name: str) -> Iterator[tuple[str, str]]:
+        """What stands before a name of the network at the end of `name`, and that name of the network."""
+        parts = name.split(".")
+        for start, part in enumerate(parts):
+            own_name = None if part in self.wrappers else self.name_of.get(self._bare(parts[start:]))
+            if own_name is not None:
+                yield ".".join(parts[:start]), own_name
+
+    def _bare(self, parts: Sequence[str]) -> str:
+        return ".".join(part for part in parts if part not in self.wrappers)
+
+
+def _places(content: Any, own: Mapping[str, Tensor]) -> Iterator[Weights]:
+    endings = _Endings(own)
+    for keys, tensors in _named_tensors(content, DEPTH):
+        yield from _places_in(".".join(keys), tensors, endings)
+
+
+def _named_tensors(content: Any, depth: int) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """The keys to every dict with tensors by name, and the tensors."""
+    if isinstance(content, Mapping):
+        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors:
+            yield (), tensors
+        children = content.items()
+    elif isinstance(content, list | tuple):
+        children = enumerate(content)
+    else:
+        return
+    if depth:
+        for key, child in children:
+            for keys, tensors in _named_tensors(child, depth - 1):
+                yield (str(key), *keys), tensors
+
+
+def _places_in(keys: str, tensors: Mapping[str, Tensor], endings: _Endings) -> Iterator[Weights]:
+    """The places in a dict, one for each beginning of names behind which names of the network stand."""
+    by_prefix: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for name in tensors:
+        for prefix, own_name in endings.of(name):
+            by_prefix[prefix][own_name] = name
+    if not by_prefix:
+        yield Weights(keys or TOP, {}, endings.own, tuple(tensors), (), ())
+    others = {name for names in by_prefix.values() if names.keys() >= endings.needed for name in names.values()}
+    for prefix, name_of in by_prefix.items():
+        mine, before = set(name_of.values()), f"{prefix}." if prefix else ""
+        rest = [name for name in tensors if name not in mine | others]
+        extra = [name for name in rest if name.startswith(before) and not NOT_NEEDED.fullmatch(name[len(before) :])]
+        elsewhere = [name for name in rest if not name.startswith(before)]
+        words = {part for name in mine for part in name[len(before) :].split(".")} - endings.words
+        yield Weights(
+            place=".".join(part for part in (keys, prefix) if part) or TOP,
+            found={name: tensors[theirs] for name, theirs in name_of.items()},
+            expected=endings.own,
+            extra=tuple(extra),
+            elsewhere=tuple(elsewhere),
+            wrappers=tuple(sorted(words & WRAPPERS)),
+        )
+
+
+def _listed(places: Sequence[Weights]) -> str:
+    return ", ".join(dict.fromkeys(weights.place for weights in places if weights.found)) or TOP
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

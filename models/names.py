@@ -1,0 +1,113 @@
+"""From the name that a user gives a network to the network: our own, a library's, or the user's own code."""
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+
+import torchvision
+from torch import nn
+
+from models.own_code import network_of_file, place_of_definition
+from models.registry import WIDTH_SUFFIX, build_network, known_networks
+from utils.errors import UserError, reason
+
+OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")
+FORMS = "simcnn, rescnn, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
+
+
+def network_of(name: str, num_classes: int) -> nn.Module:
+    """A network with random weights; nothing is downloaded.
+
+    Args:
+        name: `simcnn`, `simcnn_x0_25` (models/registry.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
+            function or class of the user, which runs with all that its file does (models/own_code.py).
+        num_classes: logits of the network; a function of the user that has no parameter for it decides itself.
+
+    Raises UserError or SettingError, one line each, for an unknown name or a network that cannot be made.
+    """
+    if num_classes < 2:
+        raise UserError(f"network {name}: expected at least 2 classes, given {num_classes}")
+    if own := OWN_CODE.fullmatch(name):
+        return network_of_file(Path(own["file"]), own["attribute"], num_classes)
+    library, _, rest = name.partition(":")
+    if name.endswith(".py"):
+        raise UserError(f"network {name}: expected a function or class behind the file, as in {name}:FUNCTION")
+    if library == "torchvision":
+        return _of_torchvision(rest, num_classes)
+    if library == "timm":
+        return _of_timm(rest, num_classes)
+    return _of_registry(name, num_classes)
+
+
+def check_num_classes(name: str, found: int, expected: int) -> None:
+    """Raises UserError where a network has another number of logits than it was asked for."""
+    if found != expected:
+        own = OWN_CODE.fullmatch(name)
+        place = place_of_definition(Path(own["file"]), own["attribute"]) if own else ""
+        raise UserError(
+            f"network {name}: expected {expected} logits, it gives {found}{place}; "
+            f"give --num_classes {found}, or make the network with {expected}"
+        )
+
+
+def _of_registry(name: str, num_classes: int) -> nn.Module:
+    suffix = WIDTH_SUFFIX.match(name)
+    if (suffix["base"] if suffix else name) not in known_networks():
+        libraries = {model: f"torchvision:{model}" for model in _torchvision_classifiers()}
+        raise _unknown(name, {**libraries, **{network: network for network in known_networks()}})
+    return build_network(name, num_classes)
+
+
+def _of_torchvision(name: str, num_classes: int) -> nn.Module:
+    """Without weights of a backbone either: only detectors and the like have one, and they are no classifiers."""
+    known = _torchvision_classifiers()
+    if name.lower() not in known:
+        raise _unknown(f"torchvision:{name}", {model: f"torchvision:{model}" for model in known})
+    return _made(
+        f"torchvision:{name}", lambda: torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    )
+
+
+def _of_timm(name: str, num_classes: int) -> nn.Module:
+    timm = _timm(name)
+    if not timm.is_model(name):  # nor a name with a scheme, such as hf-hub:, for which timm would download
+        raise _unknown(f"timm:{name}", {model: f"timm:{model}" for model in timm.list_models()})
+    return _made(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, num_classes=num_classes))
+
+
+def _timm(name: str) -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise UserError(f"network timm:{name} needs timm ({reason(error)}); first run: pip install timm") from None
+
+
+def _torchvision_classifiers() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """What a library makes, without its warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return make()
+    except Exception as error:
+        raise UserError(f"network {name} cannot be made: {type(error).__name__}: {reason(error)}") from error
+
+
+def _unknown(name: str, known: dict[str, str]) -> UserError:
+    """The error that offers the names that are spelled alike; `known` says what to type for each."""
+    rest = name.rpartition(":")[2].lower()
+    close = [rest] if rest in known else get_close_matches(rest, known, n=3)
+    offer = f"; did you mean {_listed(known[match] for match in close)}?" if close else ""
+    return UserError(f"unknown network {name}: expected {FORMS}{offer}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,0 +1,177 @@
+"""A network from a user's own Python file. The file runs, with all that it does, as under `python FILE`.
+
+Its imports find what lies beside it and in the current folder, even where that is called like a package of this
+project: many projects have a `utils` and a `models`.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from torch import nn
+
+from utils.errors import UserError, reason
+
+CLASS_COUNTS = ("num_classes", "n_classes", "num_class", "class_num", "nb_classes", "classes")  # parameters' names
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+MODULE_NAME = "network_file_{}"  # of a file outside of packages: its own name may be one of the standard library's
+
+
+def network_of_file(path: Path, attribute: str, num_classes: int) -> nn.Module:
+    """The network that a function or class in a Python file makes, or the one that the file holds under that name.
+
+    A function gets the number of classes if it has a parameter for it, by one of the names in CLASS_COUNTS or the only
+    one that it needs; a function that needs nothing is called without.
+
+    Raises UserError, with the user's file and line, where there is no such file or function, it fails, or it makes
+    something else.
+    """
+    if not path.is_file():
+        raise UserError(f"network {path}:{attribute}: there is no file {path}; expected FILE.py:FUNCTION")
+    root, module_name = _import_name(path.resolve())
+    with _imports_found_in(root):
+        module = _run(path, root, module_name)
+        made_by = _definition(module, path, attribute)
+        network = made_by if isinstance(made_by, nn.Module) else _call(made_by, path, attribute, num_classes, root)
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"network {path}:{attribute}: expected a torch.nn.Module, it gives a {type(network).__name__}"
+            f"{place_of_definition(path, attribute)}"
+        )
+    return network
+
+
+def place_of_definition(path: Path, attribute: str) -> str:
+    """' (FILE:LINE)' of a function or class; ' (FILE)' where it is imported from elsewhere."""
+    path = path.resolve()
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return f" ({path})"
+    lines = [statement.lineno for statement in statements if getattr(statement, "name", None) == attribute]
+    return f" ({path}:{lines[-1]})" if lines else f" ({path})"
+
+
+def _import_name(path: Path) -> tuple[Path, str]:
+    """The folder that a file is imported from, and its name there; a package's name is part of that."""
+    folder, names = path.parent, [path.stem]
+    while (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names) if len(names) > 1 else MODULE_NAME.format(path.stem)
+
+
+@contextmanager
+def _imports_found_in(root: Path) -> Iterator[None]:
+    """Imports find what lies in `root` and in the current folder, also where a loaded module has the same name.
+
+    Afterwards those loaded modules are back. What the file imported goes on living in the file's own names.
+    """
+    folders = [root, Path.cwd()]
+
+    def is_another(name: str) -> bool:
+        """Whether a loaded module is in the way of a file or package in the user's folders."""
+        module, (top, *_) = sys.modules[name], name.split(".")
+        origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if origin is None or origin.startswith(INSTALLED):
+            return False
+        theirs = next((f for f in folders if (f / top).is_dir() or (f / f"{top}.py").is_file()), None)
+        return theirs is not None and not Path(origin).is_relative_to(theirs)
+
+    hidden = {name: sys.modules[name] for name in list(sys.modules) if is_another(name)}
+    tops = {name.split(".")[0] for name in hidden}
+    for name in hidden:
+        del sys.modules[name]
+    path_before = sys.path[:]
+    sys.path[:0] = map(str, folders)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = path_before
+        for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _run(path: Path, root: Path, module_name: str) -> ModuleType:
+    """The module that a file is, freshly run."""
+    sys.modules.pop(module_name, None)
+    try:
+        if "." in module_name:
+            return importlib.import_module(module_name)
+        spec = importlib.util.spec_from_file_location(module_name, path.resolve())
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} cannot be run as a Python file")
+        sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}; mend that and try again") from None
+    except ImportError as error:
+        _fail(f"{path} cannot be run", error, root, "; install what it needs, or stand where its imports start")
+    except (Exception, SystemExit) as error:
+        _fail(f"{path} cannot be run", error, root)
+
+
+def _definition(module: ModuleType, path: Path, attribute: str) -> Callable[..., Any]:
+    """What the module has under the name `attribute`."""
+    name = f"network {path}:{attribute}"
+    if not hasattr(module, attribute):
+        own = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        ]
+        close = get_close_matches(attribute, own, n=1)
+        there = f"did you mean {close[0]}?" if close else f"it has {', '.join(own) or 'no function and no class'}"
+        raise UserError(f"{name}: there is no {attribute} in {path}: {there}")
+    value = getattr(module, attribute)
+    if not callable(value):
+        raise UserError(f"{name}: expected a function or class that makes a network, {attribute} is {value!r:.60}")
+    return value
+
+
+def _call(made_by: Callable[..., Any], path: Path, attribute: str, num_classes: int, root: Path) -> Any:
+    """What a function or class gives for a number of classes."""
+    try:
+        parameters = list(inspect.signature(made_by).parameters.values())
+    except (TypeError, ValueError):  # some functions of C have none
+        parameters = []
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    by_name = [p.name for p in parameters if p.name in CLASS_COUNTS and p.kind is not p.POSITIONAL_ONLY]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    place = place_of_definition(path, attribute)
+    try:
+        if by_name or (takes_any and not needed):
+            return made_by(**{(by_name or CLASS_COUNTS)[0]: num_classes})
+        if len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY:
+            return made_by(num_classes)
+        if not needed:
+            return made_by()
+    except (Exception, SystemExit) as error:
+        _fail(f"network {path}:{attribute} with {num_classes} classes fails", error, root, otherwise=place)
+    raise UserError(
+        f"network {path}:{attribute}: expected a function of num_classes, "
+        f"{attribute} needs {', '.join(p.name for p in needed)}{place}; write one that calls it"
+    )
+
+
+def _fail(what: str, error: BaseException, root: Path, hint: str = "", otherwise: str = "") -> NoReturn:
+    """Raise the UserError for an error of the user's code, with its innermost line there, or another place."""
+    place = otherwise
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename).is_relative_to(root) and not frame.filename.startswith((__file__, *INSTALLED)):
+            place = f" ({frame.filename}:{frame.lineno}: {frame.line})"
+    said = "it ends the program" if isinstance(error, SystemExit) else f"{type(error).__name__}: {reason(error)}"
+    raise UserError(f"{what}: {said}{place}{hint}") from error

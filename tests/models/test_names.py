@@ -1,0 +1,71 @@
+"""Networks of our own and of libraries by name."""
+
+import sys
+
+import pytest
+import torch
+
+from configures.setting import SettingError
+from models.cnn import CNN
+from models.names import network_of
+from utils.errors import UserError
+
+
+def refusal(name: str, num_classes: int = 10) -> str:
+    with pytest.raises((UserError, SettingError)) as refused:
+        network_of(name, num_classes)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_our_own() -> None:
+    network = network_of("simcnn_x0_0625", 7)
+    assert isinstance(network, CNN)
+    assert len(network.fcs[-1].bias) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("torchvision:squeezenet1_1", "classifier.1.weight"),
+        ("torchvision:googlenet", "fc.weight"),
+        ("timm:test_resnet.r160_in1k", "fc.weight"),
+    ],
+)
+def test_libraries_networks_are_made_and_never_downloaded(
+    name: str, weight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_download(*args: object, **kwargs: object) -> None:
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_download)
+    monkeypatch.setattr("socket.socket.connect", no_download)
+    assert len(network_of(name, 7).state_dict()[weight]) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("simcn", "did you mean simcnn"),
+        ("resnet18", "did you mean torchvision:resnet18?"),
+        ("torchvison:resnet18", "did you mean torchvision:resnet18?"),
+        ("torchvision:resnet19", "did you mean torchvision:resnet18"),
+        ("timm:resnet19", "did you mean timm:resnet18"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "expected simcnn, rescnn, "),  # its backbone would be downloaded
+        ("timm:hf-hub:timm/resnet18.a1_in1k", "expected simcnn, rescnn, "),  # its description would be downloaded
+        ("", "unknown network : expected simcnn, rescnn, "),
+        ("simcnn_x0_0", "expected a width above 0"),
+        ("timm:resnet18.no_such_tag", "cannot be made: RuntimeError: Invalid pretrained tag"),
+    ],
+)
+def test_unknown_names_are_refused_with_those_that_are_alike(name: str, expected: str) -> None:
+    assert expected in refusal(name)
+
+
+def test_too_few_classes() -> None:
+    assert "expected at least 2 classes, given 1" in refusal("simcnn", 1)
+
+
+def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert refusal("timm:resnet18").endswith("first run: pip install timm")
