@@ -193,8 +193,9 @@ def _kind(name: str) -> str:
 
 def _class_name(path: Path, name: str) -> str:
     """The name of a class; composed, since one file system takes an accent apart and another does not."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise UserError(f"{path}: class folder {name!a}: expected a name in UTF-8 on one line; rename it")
+    if name != name.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        wanted = "expected a name in UTF-8 on one line, without a space at its ends"
+        raise UserError(f"{path}: class folder {name!a}: {wanted}; rename it")
     return unicodedata.normalize("NFC", name)
 
 
@@ -207,7 +208,7 @@ def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], passed_ov
         for name in names:
             if not images.get(name):
                 state = "is empty" if name in images else "is missing"
-                parts = " and ".join(found)
+                parts = " and ".join([", ".join(list(found)[:-1]), list(found)[-1]])
                 raise UserError(
                     f"{path}: class {folder}/{name} {state}: expected the same classes, with images, in {parts}"
                     f"{_noise(passed_over)}"

@@ -166,7 +166,7 @@ def test_the_parts_names(tmp_path: Path, names: dict[str, str]) -> None:
         (("train", "Train", "test"), "Train and train are both the train part"),
         (("train", "test", "val", "valid"), "val and valid are both the valid part"),
         (("train", "val"), "found train, val; add test, or give one of them its name"),
-        (("test", "valid"), "found test, valid; add train, or give one of them its name"),
+        (("test", "valid"), "found valid, test; add train, or give one of them its name"),
         (
             ("rose", "tulip"),
             r"found CLASS/IMAGE \(rose, tulip\); .* type: mv .*own .*own_images && python scripts/split",
@@ -197,7 +197,7 @@ def test_a_class_is_one_however_its_accent_is_written(tmp_path: Path) -> None:
     assert find_class_folders(tmp_path, "own").classes == ("caf\u00e9", "the")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "tab\t", os.fsdecode(b"\xff\xfe")])
+@pytest.mark.parametrize("name", ["two\nlines", "t\tab", " a", "a ", os.fsdecode(b"\xff\xfe")])
 def test_a_class_name_that_is_no_line_of_text_is_refused(tmp_path: Path, name: str) -> None:
     try:
         write_tree(tmp_path / "own", classes=("a", name))
