@@ -15,7 +15,7 @@ from utils.stage import OneLineParser
 
 
 def main() -> None:
-    parser = OneLineParser(description=__doc__)
+    parser = OneLineParser(__doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("target", type=Path, metavar="TARGET")
     arguments = parser.parse_args()

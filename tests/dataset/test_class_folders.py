@@ -1,7 +1,6 @@
 """Trees of images from anybody: decoded right, or refused with the file's name; nothing outside of them is touched."""
 
 import contextlib
-import io
 import os
 import shutil
 import struct
@@ -504,11 +503,50 @@ def test_any_tree_of_names_is_a_dataset_or_a_user_error(tmp_path: Path, entries:
         with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
             for entry in entries:
                 archive.writestr("/".join(entry), PNG)
-    try:
-        tree = find_class_folders(tmp_path, "own")
-    except UserError as error:
-        assert "own.zip" in str(error)
-    else:
-        for part in ("train", "test"):
-            assert {label for _, label in tree.images[part]} == set(range(len(tree.classes)))
-            assert len(decode(tree).parts[part][0]) == len(tree.images[part])
+    check_tree(tmp_path)
+
+
+@SAME_FOLDER
+@given(st.data())
+def test_any_bytes_near_a_zip_file_are_a_dataset_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    archives = []
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "own.zip", "w", compression) as archive:
+            for name in WHOLE:
+                archive.writestr("/".join(name), PNG)
+        archives.append((tmp_path / "own.zip").read_bytes())
+    words = [b"../../outside.png", b"/train/a/1.png", b"train\\a", b"PK\3\4", b"PK\1\2", b"PK\5\6"]
+    (tmp_path / "own.zip").write_bytes(data.draw(near_bytes(archives, words)))
+    check_tree(tmp_path)
+
+
+@SAME_FOLDER
+@given(
+    without=st.sampled_from([None, *WHOLE]),
+    entries=st.lists(
+        st.tuples(
+            st.sampled_from(["image", "broken", "empty", "folder", "link", "pipe"]),
+            st.lists(st.sampled_from(ODD_NAMES), min_size=1, max_size=4),
+            st.sampled_from(["../../../outside", "/etc/passwd", "../a", "1.png", "absent", ".", "/dev/zero"]),
+        ),
+        max_size=5,
+    ),
+)
+def test_any_folder_is_a_dataset_or_a_user_error(
+    tmp_path: Path, without: tuple[str, ...] | None, entries: list[tuple[str, list[str], str]]
+) -> None:
+    shutil.rmtree(tmp_path / "own", ignore_errors=True)
+    whole = [("image", [*names], "") for names in WHOLE if names != without]
+    for kind, names, place in [*whole, *entries]:
+        path = tmp_path.joinpath("own", *names)
+        with contextlib.suppress(OSError):  # a file stands where a folder should, or a name is too long
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "folder":
+                path.mkdir()
+            elif kind == "link":
+                path.symlink_to(place)
+            elif kind == "pipe":
+                os.mkfifo(path)
+            elif not path.is_symlink() and not path.exists():
+                path.write_bytes({"image": PNG, "broken": PNG[:40], "empty": b""}[kind])
+    check_tree(tmp_path)
