@@ -3,31 +3,17 @@
 What is read, and what is passed over, stands in docs/your_images.md.
 """
 
-import os
 import shlex
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from tqdm import tqdm
-
-from dataset.file_trees import Entry, is_passed_over, list_tree, open_tree
-from dataset.image_files import (
-    FORMATS,
-    OTHER_IMAGE_SUFFIXES,
-    SIDE,
-    SUFFIXES,
-    DecodedImage,
-    decode_image,
-    grey_to_rgb,
-)
-from utils.errors import UserError, reason
+from dataset.file_trees import Entry, is_passed_over, list_tree
+from dataset.image_files import OTHER_IMAGE_SUFFIXES, SUFFIXES
+from utils.errors import UserError
 
 PARTS = ("train", "valid", "test")
 PART_OF_FOLDER = {
@@ -36,7 +22,6 @@ PART_OF_FOLDER = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MOST_NAMES = 10  # in a message
-LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
 DECODING = 2  # changes when the same files give other pixels, so that they are decoded again
 
 Member = tuple[str, ...]  # an entry's name, taken apart, below the folder that holds the parts
@@ -141,7 +126,7 @@ def _part_folders(path: Path, top: Member, members: Sequence[tuple[Member, Entry
     if not missing:
         return folders
     wanted = f"{path}: expected images as {{train,test}}/CLASS/IMAGE"
-    there = _listed(list(folders))
+    there = listed(list(folders))
     if len(missing) == 2:
         classes = [
             name
@@ -150,7 +135,7 @@ def _part_folders(path: Path, top: Member, members: Sequence[tuple[Member, Entry
         ]
         if not classes:
             raise UserError(f"{wanted}, found none")
-        raise UserError(f"{wanted}, found CLASS/IMAGE ({_listed(classes)}); {_how_to_split(path)}")
+        raise UserError(f"{wanted}, found CLASS/IMAGE ({listed(classes)}); {_how_to_split(path)}")
     if "valid" in folders.values():
         raise UserError(f"{wanted}, found {there}; add {missing.pop()}, or give one of them its name")
     if missing == {"train"}:
@@ -224,64 +209,10 @@ def _noise(passed_over: Counter[str]) -> str:
 
 def describe(passed_over: dict[str, int]) -> str:
     """How many of which kind were passed over: `.txt: 3, folder extra: 1`."""
-    return _listed([f"{kind}: {count:,}" for kind, count in passed_over.items()])
+    return listed([f"{kind}: {count:,}" for kind, count in passed_over.items()])
 
 
-def _listed(names: Sequence[str], separator: str = ", ") -> str:
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first ten names, and how many there are besides."""
     more = [f"and {len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
     return separator.join([*names[:MOST_NAMES], *more])
-
-
-@dataclass(frozen=True)
-class DecodedTree:
-    """The pixels (n, side, side, 3) uint8 RGB and labels (n,) int64 of every part."""
-
-    parts: dict[str, tuple[np.ndarray, np.ndarray]]
-    grey_bits: int  # that the largest value of all grey images of 16 bits needs; their values were scaled from it to 8
-
-
-def decode(tree: ClassFolders, side: int = SIDE) -> DecodedTree:
-    """All images of a tree. Raises UserError naming those that are broken, too large, or without a stated range."""
-    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
-    colour_bits: set[int] = set()
-    broken: list[str] = []
-    with open_tree(tree.path) as read, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on images that it reads all the same
-        for part, images in tree.images.items():
-            names = [name for name, _ in images]
-            pixels = np.empty((len(images), side, side, 3), np.uint8)
-            decoded = pool.map(lambda name: _decode_named(name, read, side), names)
-            progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
-            for place, image in zip(pixels, progress, strict=True):
-                if isinstance(image, str):
-                    broken.append(image)
-                elif image.is_deep_grey:
-                    deep.append((place, image))
-                else:
-                    place[:] = image.pixels
-                    colour_bits |= {image.bits} - {None}
-            parts[part] = pixels, np.array([label for _, label in images], np.int64)
-    if broken:
-        what, them = ("image", "it") if len(broken) == 1 else (f"{len(broken):,} images:", "them")
-        listed = _listed(broken, "; ")
-        raise UserError(
-            f"{tree.path}: cannot read {what} {listed}; mend or remove {them} (read are {', '.join(FORMATS)})"
-        )
-    if colour_bits and max(colour_bits) < LEAST_BITS_OF_COLOUR:
-        raise UserError(
-            f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
-            "expected values up to 65535; scale them, or save them with 8 bits"
-        )
-    grey_bits = max([8, *(image.bits for _, image in deep)])
-    for place, image in deep:
-        place[:] = grey_to_rgb(image.pixels, grey_bits)
-    return DecodedTree(parts, grey_bits)
-
-
-def _decode_named(name: str, read: Callable[[str], bytes], side: int = SIDE) -> DecodedImage | str:
-    """An image, or its name with the reason why it cannot be read."""
-    try:
-        return decode_image(read(name), side)
-    except Exception as error:  # Pillow's decoders raise many kinds of errors for a broken file
-        return f"{name}: {reason(error)}"

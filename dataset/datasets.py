@@ -17,7 +17,8 @@ import numpy as np
 
 import global_configure
 from configures.base import Config
-from dataset.class_folders import ClassFolders, decode, describe, find_class_folders
+from dataset.class_folders import ClassFolders, describe, find_class_folders
+from dataset.decoding import decode
 from dataset.hash_split import hash_of, held_out
 from dataset.image_files import SIDE
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits

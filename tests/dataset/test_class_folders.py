@@ -19,7 +19,8 @@ from image_trees import image_bytes, random_pixels, write_tree, zip_tree
 from near_valid import near_bytes
 
 from dataset import class_folders, file_trees
-from dataset.class_folders import decode, find_class_folders
+from dataset.class_folders import find_class_folders
+from dataset.decoding import decode
 from utils.errors import UserError
 
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import Run, files_below
 from image_trees import image_bytes, random_pixels, write_tree, zip_tree
 
-from dataset.class_folders import decode, find_class_folders
+from dataset.class_folders import find_class_folders
+from dataset.decoding import decode
 
 SCRIPT = "scripts/split_images.py"
 
