@@ -49,10 +49,8 @@ def decode(tree: ClassFolders, side: int = SIDE) -> DecodedTree:
             parts[part] = pixels, np.array([label for _, label in images], np.int64)
     if broken:
         what, them = ("image", "it") if len(broken) == 1 else (f"{len(broken):,} images:", "them")
-        names = listed(broken, "; ")
-        raise UserError(
-            f"{tree.path}: cannot read {what} {names}; mend or remove {them} (read are {', '.join(FORMATS)})"
-        )
+        names, formats = listed(broken, "; "), ", ".join(FORMATS)
+        raise UserError(f"{tree.path}: cannot read {what} {names}; mend or remove {them} (read are {formats})")
     if colour_bits and max(colour_bits) < LEAST_BITS_OF_COLOUR:
         raise UserError(
             f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
