@@ -1,31 +1,30 @@
-"""Images from a tree `{train,test}/CLASS/IMAGE`, in a folder or a zip file: any data set that a user brings.
+"""A tree `{train,valid,test}/CLASS/IMAGE`, in a folder or a zip file: any data set that a user brings.
 
-Nothing is unpacked. Names that lead out of the tree and images that are absurdly large are refused, so that a data set
-from a stranger can be tried.
+What is read, and what is passed over, stands in docs/your_images.md.
 """
 
-import hashlib
-import io
-import os
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
+from dataset.file_trees import Entry, is_passed_over, list_tree
+from dataset.image_files import OTHER_IMAGE_SUFFIXES, SUFFIXES
 from utils.errors import UserError
 
-SIDE = 32  # pixels
-PARTS = ("train", "test")
-MAX_PIXELS = 64 * 1024 * 1024  # of one image
-# What Pillow may take a file for: not EPS, for which it starts Ghostscript.
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_FILE_BYTES = 256 * 1024 * 1024  # of one image file
+PARTS = ("train", "valid", "test")
+PART_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MOST_NAMES = 10  # in a message
+DECODING = 2  # changes when the same files give other pixels, so that they are decoded again
+
+Member = tuple[str, ...]  # an entry's name, taken apart, below the folder that holds the parts
 
 
 @dataclass(frozen=True)
@@ -34,144 +33,186 @@ class ClassFolders:
 
     path: Path
     classes: tuple[str, ...]
-    images: dict[str, list[tuple[str, int]]]
+    images: dict[str, list[tuple[str, int]]]  # of train and test, and of valid where there is one
     fingerprint: str  # changes when an image is added, removed or changed
+    passed_over: dict[str, int]  # how many of which kind
 
 
 def find_class_folders(dataset_dir: Path, name: str) -> ClassFolders | None:
     """The tree `name/` or `name.zip` in `dataset_dir`, or None. Raises UserError where its classes do not fit."""
     folder, archive = dataset_dir / name, dataset_dir / f"{name}.zip"
     if folder.is_dir():
-        path, entries = folder, _folder_entries(folder)
-    elif archive.is_file():
-        path, entries = archive, _archive_entries(archive)
-    else:
-        return None
-    found: dict[str, dict[str, list[str]]] = {part: {} for part in PARTS}
-    digest = hashlib.sha256()
-    for name_in_tree, is_image, stamp in sorted(entries):
-        parts = PurePosixPath(name_in_tree).parts
-        if parts[0] not in PARTS or any(part.startswith((".", "__")) for part in parts):
-            continue
-        if is_image and len(parts) == 3:
-            found[parts[0]].setdefault(parts[1], []).append(name_in_tree)
-            digest.update(f"{name_in_tree}\0{stamp}\n".encode(errors="surrogateescape"))
-        elif not is_image and len(parts) == 2:
-            found[parts[0]].setdefault(parts[1], [])
-    classes = _check_classes(path, found)
+        return _read_tree(folder, Counter({f"{archive.name} beside the folder": 1} if archive.is_file() else {}))
+    return _read_tree(archive, Counter()) if archive.is_file() else None
+
+
+def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
+    members = _members(path)
+    top = _top(members)
+    folders = _part_folders(path, top, members)
+    found: dict[str, dict[str, list[str]]] = {part: {} for part in folders.values()}
+    passed_over: set[tuple[Member, str]] = set()
+    digest = sha256(f"decoding {DECODING}\n".encode())
+    for member, entry in members:
+        if noise := _passed_over(member, entry.is_folder, top, folders):
+            passed_over.add(noise)
+        elif len(member) >= len(top) + 2:
+            class_name = _class_name(path, member[len(top) + 1])
+            images = found[folders[member[len(top)]]].setdefault(class_name, [])
+            if not entry.is_folder:
+                images.append(entry.name)
+                digest.update(f"{entry.name}\0{entry.stamp}\n".encode(errors="surrogateescape"))
+    kinds.update(kind for _, kind in sorted(passed_over))
+    classes = _check_classes(path, {folder: found[part] for folder, part in folders.items()}, kinds)
     label = {name: number for number, name in enumerate(classes)}
-    images = {part: [(n, label[c]) for c in classes for n in found[part][c]] for part in PARTS}
-    return ClassFolders(path, classes, images, digest.hexdigest())
+    images = {part: [(n, label[c]) for c in classes for n in found[part][c]] for part in PARTS if part in found}
+    return ClassFolders(path, classes, images, digest.hexdigest(), dict(kinds.most_common()))
 
 
-def _folder_entries(folder: Path) -> Iterator[tuple[str, bool, str]]:
-    inside = folder.resolve()
-    for current, folders, names in os.walk(folder):  # does not follow links to folders
-        for name in [*folders, *names]:
-            path = Path(current, name)
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-                raise UserError(f"{path} is a link out of {folder}: expected images and folders; copy its target there")
-            if not path.is_dir() and not path.is_file():  # a pipe would be waited for without end
-                raise UserError(f"{path} is not a file: expected images and folders; remove it")
-        relative = Path(current).relative_to(folder)
-        yield from ((str(PurePosixPath(relative, name)), False, "") for name in folders)
-        for name in names:
-            status = Path(current, name).stat()
-            yield str(PurePosixPath(relative, name)), True, f"{status.st_size} {status.st_mtime_ns}"
+def find_classes(path: Path) -> dict[str, dict[str, str]]:
+    """The images of a tree CLASS/IMAGE or train/CLASS/IMAGE: class -> name in the tree -> name in the class's folder.
+
+    Raises UserError where there are none.
+    """
+    members = _members(path)
+    top = _top(members)
+    if _folders_in(members, top) == ["train"]:
+        top = (*top, "train")
+    found: dict[str, dict[str, str]] = {}
+    for member, entry in members:
+        is_below = member[: len(top)] == top and len(member) >= len(top) + 2
+        if is_below and not entry.is_folder and not any(map(is_passed_over, member)) and _is_image(member[-1]):
+            class_name = _class_name(path, member[len(top)])
+            found.setdefault(class_name, {})[entry.name] = "/".join(member[len(top) + 1 :])
+    if not found:
+        raise UserError(f"{path}: expected images as CLASS/IMAGE, found none")
+    return found
 
 
-def _archive_entries(archive: Path) -> Iterator[tuple[str, bool, str]]:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            infos = opened.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{archive} is not a zip file that opens: {error}; make it again") from None
-    for info in infos:
-        path = PurePosixPath(info.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-            raise UserError(
-                f"{archive}: the name {info.filename!r} leads out of it: expected {{train,test}}/CLASS/IMAGE"
-            )
-        if path.parts:
-            yield info.filename.rstrip("/"), not info.is_dir(), f"{info.file_size} {info.CRC}"
+def _members(path: Path) -> list[tuple[Member, Entry]]:
+    return [(tuple(entry.name.split("/")), entry) for entry in list_tree(path)]
 
 
-def _check_classes(path: Path, found: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
-    names = set(found["train"]) | set(found["test"])
-    if not names:
-        raise UserError(f"{path}: expected images as {{train,test}}/CLASS/IMAGE, found none")
+def _top(members: Sequence[tuple[Member, Entry]]) -> Member:
+    """The folder that holds the parts: it may lie in folders that hold no other one, as when a folder is packed."""
+    top: Member = ()
+    while True:
+        folders = _folders_in(members, top)
+        if len(folders) != 1 or folders[0].lower() in PART_OF_FOLDER or not _folders_in(members, (*top, *folders)):
+            return top
+        top = (*top, *folders)
+
+
+def _folders_in(members: Sequence[tuple[Member, Entry]], top: Member) -> list[str]:
+    """The names of the folders in `top`, but for those that are passed over; a zip file may not list them."""
+    depth = len(top)
+    names = {
+        member[depth]
+        for member, entry in members
+        if member[:depth] == top and (len(member) > depth + 1 or (len(member) == depth + 1 and entry.is_folder))
+    }
+    return sorted(name for name in names if not is_passed_over(name))
+
+
+def _part_folders(path: Path, top: Member, members: Sequence[tuple[Member, Entry]]) -> dict[str, str]:
+    """The parts by the names of their folders. Raises UserError where train or test is missing, or there twice."""
+    names = _folders_in(members, top)
+    folders = {name: part for part in PARTS for name in names if PART_OF_FOLDER.get(name.lower()) == part}
     for part in PARTS:
-        for name in sorted(names):
-            if not found[part].get(name):
-                state = "is empty" if name in found[part] else "is missing"
+        same = [name for name in folders if folders[name] == part]
+        if len(same) > 1:
+            raise UserError(f"{path}: {' and '.join(same)} are both the {part} part: expected one; merge them")
+    missing = {"train", "test"} - set(folders.values())
+    if not missing:
+        return folders
+    wanted = f"{path}: expected images as {{train,test}}/CLASS/IMAGE"
+    there = listed(list(folders))
+    if len(missing) == 2:
+        classes = [
+            name
+            for name in names
+            if any(member[: len(top) + 1] == (*top, name) and _is_image(member[-1]) for member, _ in members)
+        ]
+        if not classes:
+            raise UserError(f"{wanted}, found none")
+        raise UserError(f"{wanted}, found CLASS/IMAGE ({listed(classes)}); {_how_to_split(path)}")
+    if "valid" in folders.values():
+        raise UserError(f"{wanted}, found {there}; add {missing.pop()}, or give one of them its name")
+    if missing == {"train"}:
+        raise UserError(f"{wanted}, found {there} alone; add train")
+    raise UserError(f"{wanted}, found {there} alone; add test, or, {_how_to_split(path)}")
+
+
+def _how_to_split(path: Path) -> str:
+    aside = path.with_name(f"{path.stem}_images{path.suffix}")
+    before, after, new = (shlex.quote(str(place)) for place in (path, aside, path.with_suffix(".zip")))
+    script = f"python scripts/split_images.py {after} {new}"
+    return f"to test with one image in five of them, type: mv {before} {after} && {script}"
+
+
+def _passed_over(member: Member, is_folder: bool, top: Member, folders: dict[str, str]) -> tuple[Member, str] | None:
+    """What is passed over with an entry, the folder that it lies in perhaps, and its kind; None for what is read."""
+    for depth, name in enumerate(member, start=1):
+        if is_passed_over(name):
+            return member[:depth], "hidden or system" + (" folders" if is_folder or depth < len(member) else " files")
+    below = member[len(top) :]
+    depth = next((d for d, (one, other) in enumerate(zip(member, top, strict=False)) if one != other), len(top))
+    if depth == len(top) and (not below or below[0] in folders):
+        if is_folder or (len(below) > 2 and _is_image(below[-1])):
+            return None
+        return member, _kind(member[-1])
+    outside = member[: depth + 1]
+    return outside, f"folder {outside[-1]}" if is_folder or len(member) > len(outside) else _kind(member[-1])
+
+
+def _is_image(name: str) -> bool:
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix == "" or suffix in SUFFIXES or suffix in OTHER_IMAGE_SUFFIXES
+
+
+def _kind(name: str) -> str:
+    """The kind of a file that is passed over."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return "images outside of a class folder" if suffix and _is_image(name) else suffix or name
+
+
+def _class_name(path: Path, name: str) -> str:
+    """The name of a class; composed, since one file system takes an accent apart and another does not."""
+    if name != name.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        wanted = "expected a name in UTF-8 on one line, without a space at its ends"
+        raise UserError(f"{path}: class folder {name!a}: {wanted}; rename it")
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], passed_over: Counter[str]) -> tuple[str, ...]:
+    """The classes, in their order; `found` has every folder's images by class."""
+    names = sorted({name for images in found.values() for name in images})
+    if not names:
+        raise UserError(f"{path}: expected images as {{train,test}}/CLASS/IMAGE, found none{_noise(passed_over)}")
+    for folder, images in found.items():
+        for name in names:
+            if not images.get(name):
+                state = "is empty" if name in images else "is missing"
+                parts = " and ".join([", ".join(list(found)[:-1]), list(found)[-1]])
                 raise UserError(
-                    f"{path}: class {part}/{name} {state}: expected the same classes, with images, in train and test"
+                    f"{path}: class {folder}/{name} {state}: expected the same classes, with images, in {parts}"
+                    f"{_noise(passed_over)}"
                 )
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+    return tuple(names)
 
 
-def decode(tree: ClassFolders, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a part as (n, 32, 32, 3) uint8 RGB and their labels (n,) int64.
-
-    Raises UserError naming the first image that is broken or too large.
-    """
-    names, labels = zip(*tree.images[part], strict=True)
-    archive = None if tree.path.is_dir() else zipfile.ZipFile(tree.path)
-
-    def read(name: str) -> bytes:
-        if archive is None:
-            path = tree.path / name
-            _check_size(path.stat().st_size)
-            return path.read_bytes()
-        _check_size(archive.getinfo(name).file_size)
-        return archive.read(name)
-
-    pixels = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
-    try:
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            warnings.simplefilter("ignore")  # Pillow's remarks on images that it reads all the same
-            decoded = pool.map(lambda name: _decode_named(tree.path, name, read), names)
-            progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
-            for number, image in enumerate(progress):
-                pixels[number] = image
-    finally:
-        if archive is not None:
-            archive.close()
-    return pixels, np.array(labels, np.int64)
+def _noise(passed_over: Counter[str]) -> str:
+    return f" (passed over: {describe(passed_over)})" if passed_over else ""
 
 
-def _decode_named(path: Path, name: str, read: Callable[[str], bytes]) -> np.ndarray:
-    try:
-        return decode_image(read(name))
-    except Exception as error:  # Pillow's decoders raise many kinds of errors for a broken file
-        raise UserError(f"{path}: cannot read image {name}: {error}; mend or remove it") from None
+def describe(passed_over: dict[str, int]) -> str:
+    """How many of which kind were passed over: `.txt: 3, folder extra: 1`."""
+    return listed([f"{kind}: {count:,}" for kind, count in passed_over.items()])
 
 
-def _check_size(num_bytes: int) -> None:
-    if num_bytes > MAX_FILE_BYTES:
-        raise ValueError(f"{num_bytes} bytes, expected at most {MAX_FILE_BYTES}")
-
-
-def decode_image(content: bytes) -> np.ndarray:
-    """One encoded image as (32, 32, 3) uint8: grey becomes RGB, another size is resized (bilinear).
-
-    Transparency is left out. Grey of 16 bits loses its lower 8; Pillow's own conversion would clip it to white.
-    Raises ValueError or one of Pillow's errors for content that is no image or announces too many pixels.
-    """
-    image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point values, expected 8 or 16 bits")
-    image = image.convert("RGB")
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first ten names, and how many there are besides."""
+    more = [f"and {len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
+    return separator.join([*names[:MOST_NAMES], *more])

@@ -6,25 +6,28 @@ import io
 import os
 import shutil
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import global_configure
 from configures.base import Config
-from dataset.class_folders import SIDE, decode, find_class_folders
+from dataset.class_folders import ClassFolders, describe, find_class_folders
+from dataset.decoding import decode
+from dataset.hash_split import hash_of, held_out
+from dataset.image_files import SIDE
+from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
 from utils.files import damaged, load_array, save_array
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DIGITS = tuple("0123456789")
-DIGITS_TEST_SHARE = 5  # one of so many of scikit-learn's digits is for testing
 TRAIN_SHARE = 0.8  # of the training set; the rest is the validation set
+PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Images:
 
 
 def fingerprint(images: Images) -> int:
-    """A checksum (CRC-32) of images and labels."""
+    """A checksum (CRC-32) of images and labels, in their order."""
     return zlib.crc32(images.labels.tobytes(), zlib.crc32(np.ascontiguousarray(images.pixels)))
 
 
@@ -55,9 +58,11 @@ def fingerprint(images: Images) -> int:
 class Dataset:
     """A dataset as its source gives it."""
 
+    name: str
     classes: tuple[str, ...]
     train: Images
     test: Images
+    valid: Images | None = None  # None: a share of `train`
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,17 @@ class Split:
     test: Images
 
 
+def split_fingerprint(split: Split) -> dict[str, int]:
+    """The checksum of each part, by its name.
+
+    To be recorded with what was made from a split, and to be compared where that is used: images that were added,
+    removed or changed since show as another number of the part that they are in.
+    """
+    return {part: fingerprint(getattr(split, part)) for part in ("train", "valid", "test")}
+
+
 def load_split(config: Config) -> Split:
-    """The strong model's classes, split. Raises UserError where the dataset does not have them."""
+    """The strong model's classes, split. Raises UserError where the dataset does not have them, or too few images."""
     dataset = load_dataset(config.image_source)
     classes = config.classes or dataset.classes
     if len(classes) != config.num_classes:
@@ -79,24 +93,56 @@ def load_split(config: Config) -> Split:
             f"dataset {config.image_source}: expected {config.num_classes} classes (num_classes in "
             f"configures/{config.name}.py), found {len(classes)}: {', '.join(classes)}"
         )
-    return split(classes, choose_classes(dataset, classes, config.image_source))
+    return split(choose_classes(dataset, classes))
 
 
-def split(classes: tuple[str, ...], parts: tuple[Images, Images]) -> Split:
-    """Shuffle the training set once and cut it 80 % / 20 % into train and valid, with the published seed."""
-    train, test = parts
-    order = np.random.default_rng(global_configure.split_seed).permutation(len(train))
-    cut = int(len(train) * TRAIN_SHARE)
-    return Split(classes, train.take(order[:cut]), train.take(order[cut:]), test)
+def split(dataset: Dataset) -> Split:
+    """The dataset with a validation part: the one that it has, or one in five of its training images.
+
+    Of a published dataset the training images are shuffled with the published seed and cut. Of others every image
+    decides by itself (`held_out`), so that adding images moves none, and the images are sorted by their hash, which
+    is a shuffling, too. Raises UserError where a class of those has no image in a part.
+    """
+    train, valid = dataset.train, dataset.valid
+    if dataset.name in PUBLISHED:
+        if valid is None:
+            order = np.random.default_rng(global_configure.split_seed).permutation(len(train))
+            cut = int(len(train) * TRAIN_SHARE)
+            train, valid = train.take(order[:cut]), train.take(order[cut:])
+    else:
+        hashes = _hashes(train)
+        order = np.argsort(hashes, kind="stable")
+        if valid is None:
+            chosen = held_out(hashes, train.labels)[order]
+            train, valid = train.take(order[~chosen]), train.take(order[chosen])
+        else:
+            train, valid = train.take(order), valid.take(np.argsort(_hashes(valid), kind="stable"))
+        _check_split(dataset, train, valid)
+    return Split(dataset.classes, train, valid, dataset.test)
 
 
-def choose_classes(dataset: Dataset, classes: tuple[str, ...], name: str) -> tuple[Images, Images]:
-    """The training and test images of some classes, labelled in their order. Raises UserError for an unknown class."""
+def _hashes(images: Images) -> np.ndarray:
+    seed = global_configure.split_seed
+    return np.array([hash_of(image.tobytes(), seed) for image in images.pixels], np.uint64)
+
+
+def _check_split(dataset: Dataset, train: Images, valid: Images) -> None:
+    counts = [np.bincount(images.labels, minlength=len(dataset.classes)) for images in (train, valid)]
+    small = [name for name, *both in zip(dataset.classes, *counts, strict=True) if not all(both)]
+    if small:
+        raise UserError(
+            f"dataset {dataset.name}: too few images to train on and to validate with: expected at least 2 different "
+            f"training images of a class, and better 50; add some to {', '.join(small)}"
+        )
+
+
+def choose_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The dataset with some of its classes, labelled in their order. Raises UserError for an unknown class."""
     unknown = [wanted for wanted in classes if wanted not in dataset.classes]
     if unknown:
-        raise UserError(f"dataset {name} has no class {', '.join(unknown)}: found {', '.join(dataset.classes)}")
+        raise UserError(f"dataset {dataset.name} has no class {', '.join(unknown)}: found {', '.join(dataset.classes)}")
     if classes == dataset.classes:
-        return dataset.train, dataset.test
+        return dataset
     new_label = np.full(len(dataset.classes), -1)
     new_label[[dataset.classes.index(wanted) for wanted in classes]] = range(len(classes))
 
@@ -104,29 +150,46 @@ def choose_classes(dataset: Dataset, classes: tuple[str, ...], name: str) -> tup
         labels = new_label[images.labels]
         return Images(images.pixels[labels >= 0], labels[labels >= 0])
 
-    return chosen(dataset.train), chosen(dataset.test)
+    valid = chosen(dataset.valid) if dataset.valid else None
+    return Dataset(dataset.name, classes, chosen(dataset.train), chosen(dataset.test), valid)
+
+
+def class_number(classes: tuple[str, ...], text: str) -> int:
+    """The number of the class that a user means: a whole number counts the classes from 0, another text is a name.
+
+    Raises UserError where there is no such class.
+    """
+    numbered = [f"{number} ({name})" for number, name in enumerate(classes)]
+    if text.isdecimal() and text.isascii():
+        if len(text) < 10 and int(text) < len(classes):
+            return int(text)
+        hint = f"; the class called {text} is number {classes.index(text)}" if text in classes else ""
+        raise UserError(f"class {text}: expected a number from 0 to {len(classes) - 1}, or a name{hint}")
+    name = unicodedata.normalize("NFC", text)
+    if name not in classes:
+        shown = [*numbered[:10], f"and {len(classes) - 10} more"] if len(classes) > 10 else numbered
+        raise UserError(f"class {text!r}: expected a number or a name out of {', '.join(shown)}")
+    return classes.index(name)
 
 
 def load_dataset(name: str) -> Dataset:
     """A dataset by its name, decoded on first use.
 
-    digits comes with scikit-learn. Others come from torchvision's own files in `dataset_dir`, else from a tree
-    `{train,test}/CLASS/IMAGE` in `dataset_dir/NAME` or `NAME.zip`, else, if torchvision knows them, from a download.
-    Raises UserError where there is none of these.
+    digits comes with scikit-learn. Others come from torchvision's own files in `dataset_dir` or `dataset_dir/NAME`,
+    else from a tree `{train,test}/CLASS/IMAGE` in `dataset_dir/NAME` or `NAME.zip`, else, if torchvision knows them,
+    from a download. Raises UserError where there is none of these.
     """
     folder = Path(global_configure.root_dir) / "data" / "decoded_dataset" / name
     dataset_dir = Path(global_configure.dataset_dir)
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"dataset name {name!r}: expected letters, digits, _ and -")
     if name == "digits":
-        return _decoded_once(folder, "scikit-learn", _read_digits)
+        return _decoded_once(folder, "scikit-learn", lambda: _decoded(read_digits()))
     if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, download=False)):
         return official
     tree = find_class_folders(dataset_dir, name)
     if tree is not None:
-        return _decoded_once(
-            folder, tree.fingerprint, lambda: (tree.classes, decode(tree, "train"), decode(tree, "test"))
-        )
+        return _decoded_once(folder, tree.fingerprint, lambda: _decode_tree(name, tree))
     if (folder / "description.json").exists():  # decoded earlier, its source moved away since
         return _open_decoded(folder)
     if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, download=True)):
@@ -139,7 +202,33 @@ def load_dataset(name: str) -> Dataset:
     raise UserError(f"dataset {name} is not there: {ways}")
 
 
-Decoded = tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+@dataclass(frozen=True)
+class Decoded:
+    """What is kept of a dataset: its arrays, and beside its classes what else stands in its description."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[np.ndarray, np.ndarray]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+PARTS_OF_PUBLISHED = ["train", "test"]
+FACTS_OF_TREES = {"parts", "grey_bits"}  # which parts there are, and what `DecodedTree` says
+
+
+def _decoded(arrays: Arrays) -> Decoded:
+    classes, *parts = arrays
+    return Decoded(classes, dict(zip(PARTS_OF_PUBLISHED, parts, strict=True)))
+
+
+def _decode_tree(name: str, tree: ClassFolders) -> Decoded:
+    """The images of a tree; prints what is passed over, and how grey images of 16 bits are scaled."""
+    decoded = decode(tree)
+    if tree.passed_over:
+        print(f"{name}: passed over in {tree.path}: {describe(tree.passed_over)}", flush=True)
+    if decoded.grey_bits > 8:
+        used = f"use {decoded.grey_bits}, so they are divided by {2 ** (decoded.grey_bits - 8)}"
+        print(f"{name}: the values of its grey images of 16 bits {used}", flush=True)
+    return Decoded(tree.classes, decoded.parts, {"parts": list(decoded.parts), "grey_bits": decoded.grey_bits})
 
 
 def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> Dataset:
@@ -148,15 +237,15 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
     found = _described_fingerprint(description)
     if found == fingerprint:
         return _open_decoded(folder)
-    classes, train, test = read()
+    decoded = read()
     # Its presence says that all arrays are whole, so it goes before them; but not where another process, started at
     # the same time, has just written it with the same arrays.
     if found is not None and _described_fingerprint(description) == found:
         description.unlink(missing_ok=True)
-    for part, (pixels, labels) in (("train", train), ("test", test)):
+    for part, (pixels, labels) in decoded.parts.items():
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
-    save_json(description, {"fingerprint": fingerprint, "classes": classes})
+    save_json(description, {"fingerprint": fingerprint, "classes": decoded.classes, **decoded.facts})
     return _open_decoded(folder)
 
 
@@ -168,83 +257,60 @@ def _described_fingerprint(description: Path) -> str | None:
         content = load_json(description, "")
     except UserError:
         return ""
-    return str(content["fingerprint"]) if content.keys() == {"fingerprint", "classes"} else ""
+    known = content.keys() - FACTS_OF_TREES == {"fingerprint", "classes"}
+    return str(content["fingerprint"]) if known else ""
 
 
 def _open_decoded(folder: Path) -> Dataset:
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
+    content = load_json(description, again)
     try:
-        classes = tuple(map(str, load_json(description, again)["classes"]))
+        classes = tuple(map(str, content["classes"]))
     except (KeyError, TypeError):
         raise damaged(description, again, "expected the classes of a decoded dataset") from None
-    parts = []
-    for part in ("train", "test"):
+    there = content.get("parts", PARTS_OF_PUBLISHED)
+    if there not in (PARTS_OF_PUBLISHED, ["train", "valid", "test"]):
+        raise damaged(description, again, "expected the parts train and test, or train, valid and test")
+    parts = {}
+    for part in there:
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
         path, shape = folder / f"{part}_images.npy", (len(labels), SIDE, SIDE, 3)
-        parts.append(Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels))
+        parts[part] = Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels)
         if not set(labels.tolist()) <= set(range(len(classes))):
             raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
-    return Dataset(classes, *parts)
-
-
-def _read_digits() -> Decoded:
-    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged to 32x32 RGB; one in five is for testing."""
-    from sklearn.datasets import load_digits  # half a second that only this dataset needs
-
-    digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    large = [Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in grey]
-    pixels = np.repeat(np.stack([np.asarray(image) for image in large])[..., None], 3, axis=-1)
-    labels = digits.target.astype(np.int64)
-    order = np.random.default_rng(global_configure.split_seed).permutation(len(labels))
-    test, train = np.split(order, [len(labels) // DIGITS_TEST_SHARE])
-    return DIGITS, (pixels[train], labels[train]), (pixels[test], labels[test])
-
-
-def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Decoded:
-    import torchvision  # as long to import as torch itself
-
-    reader = getattr(torchvision.datasets, kind)
-    train, test = (reader(dataset_dir, train=part, download=download) for part in (True, False))
-    return tuple(train.classes), *((part.data, np.array(part.targets, np.int64)) for part in (train, test))
-
-
-def _read_svhn(dataset_dir: Path, download: bool) -> Decoded:
-    import torchvision
-
-    parts = (torchvision.datasets.SVHN(dataset_dir, part, download=download) for part in ("train", "test"))
-    arrays = [(part.data.transpose(0, 2, 3, 1), part.labels.astype(np.int64)) for part in parts]
-    return DIGITS, arrays[0], arrays[1]
-
-
-# torchvision unpickles CIFAR's files only after comparing their MD5 with the published one.
-TORCHVISION_READERS: dict[str, Callable[[Path, bool], Decoded]] = {
-    "cifar10": lambda folder, download: _read_cifar("CIFAR10", folder, download),
-    "cifar100": lambda folder, download: _read_cifar("CIFAR100", folder, download),
-    "svhn": _read_svhn,
-}
-OFFICIAL_FILES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "svhn": "train_32x32.mat"}
+    return Dataset(folder.name, classes, **parts)
 
 
 def _read_official(name: str, dataset_dir: Path, folder: Path, *, download: bool) -> Dataset | None:
-    """The dataset by torchvision's own reader, or None where its files are not there and cannot be downloaded."""
-    if not download and not (dataset_dir / OFFICIAL_FILES[name]).exists():
+    """The dataset by torchvision's own reader, or None where its files are not there and cannot be downloaded.
+
+    They lie in `dataset_dir`, or in a folder of the dataset's name below it.
+    """
+    places = [place / file for place in (dataset_dir, dataset_dir / name) for file in OFFICIAL_FILES[name]]
+    there = next((place for place in places if place.exists()), None)
+    if there is None and not download:
         return None
+    source = there.parent if there else dataset_dir
+    is_packed = there is not None and there.suffix == ".gz"  # torchvision unpacks it where it is whole
     try:
         if download:
             _check_room(dataset_dir)
             print(f"dataset {name} is not in {dataset_dir}: downloading it", flush=True)
         with contextlib.redirect_stdout(io.StringIO()):
             return _decoded_once(
-                folder, f"torchvision {name}", lambda: TORCHVISION_READERS[name](dataset_dir, download)
+                folder,
+                f"torchvision {name}",
+                lambda: _decoded(TORCHVISION_READERS[name](source, download or is_packed)),
             )
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         if download:
             return None
+        if is_packed:
+            problem = f"is not whole, and cannot be downloaded again: {reason(error)}"
+            raise UserError(f"{there} {problem}; go online and try again, or put a whole one there") from None
         raise UserError(
-            f"torchvision cannot read {dataset_dir / OFFICIAL_FILES[name]}: {reason(error)}; "
-            "remove it, and it is downloaded again"
+            f"torchvision cannot read {there}: {reason(error)}; remove it, and it is downloaded again"
         ) from None
 
 

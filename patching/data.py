@@ -1,5 +1,6 @@
 """What a weak model learns from: classes of its own and, as the last one, the strong model's target class."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,10 +61,10 @@ def load_patch_data(config: Config) -> PatchData:
             f"setting weak_classes: expected classes of {source} that the strong model does not know, "
             f"given {', '.join(sorted(shared))}"
         )
-    train, test = choose_classes(load_dataset(source), config.weak_classes, source)
-    train = draw_per_class(train, config.weak_train_images, f"{source}, train")
-    test = draw_per_class(test, config.weak_test_images, f"{source}, test")
-    weak = split(config.weak_classes, (train, test))
+    chosen = choose_classes(load_dataset(source), config.weak_classes)
+    train = draw_per_class(chosen.train, config.weak_train_images, f"{source}, train")
+    test = draw_per_class(chosen.test, config.weak_test_images, f"{source}, test")
+    weak = split(dataclasses.replace(chosen, train=train, test=test))
     return PatchData(weak, strong, config.weak_train_images, config.weak_test_images)
 
 

@@ -4,23 +4,29 @@ A figure is a function of numbers alone and is drawn without a screen. Its colou
 readers and its marks by their shapes in print; saved as SVG it turns its ink light where the page is dark.
 """
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from report.fonts import find_fonts
 from utils.files import save_text, write_whole
 from utils.tables import csv_table
 
-PALETTE = seaborn.color_palette("colorblind").as_hex()
+# seaborn's "colorblind".
+PALETTE = (
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
+    *("#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9"),
+)
 MARKERS = "os^Dv<>pP*hX"
 HEAT = "cividis"  # the colour map of every heat map: even in brightness, and the same to colour-blind eyes
 DPI = 150
@@ -44,11 +50,12 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "figure",  # the same figure gives the same bytes
     "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5 to $10"
     "xtick.color": INK,
     "ytick.color": INK,
 }
-# A decorator: what is drawn inside has the project's look.
-styled = matplotlib.rc_context(STYLE)
+# A decorator: what is drawn inside has the project's look, whatever stands in a matplotlibrc.
+styled = matplotlib.style.context(["default", STYLE])
 
 DARK_STYLE = (
     "<style>@media (prefers-color-scheme: dark) {"
@@ -82,28 +89,38 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@styled
 def as_png(figure: Figure) -> bytes:
     """The figure on white."""
-    _lay_out_once(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with _laid_out(figure):
+        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
 
 
+@styled
 def as_svg(figure: Figure) -> str:
     """The figure without a background, its ink light where the reader prefers dark pages."""
-    _lay_out_once(figure)
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+    with _laid_out(figure):
         figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
     head, defs, rest = buffer.getvalue().partition("<defs>")
     return f"{head}{DARK_STYLE}{defs}{rest}"
 
 
-def _lay_out_once(figure: Figure) -> None:
-    if figure.get_layout_engine() is not None:  # it takes as long as drawing, and gives the same every time
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """For saving a figure: its texts have the fonts that they need, and its parts their places."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # `find_fonts` says it once
+        is_new = figure.get_layout_engine() is not None
+        if is_new:
+            figure.draw_without_rendering()
+        if find_fonts(figure) and is_new:
+            figure.draw_without_rendering()
+        if is_new:  # it takes as long as drawing, and gives the same every time
+            figure.set_layout_engine("none")
+        yield
 
 
 def save_drawing(drawing: Drawing, path: Path) -> None:

@@ -2,17 +2,35 @@
 
 import io
 import shutil
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+PNG_GREY, PNG_RGB, PNG_GREY_ALPHA, PNG_RGBA = 0, 2, 4, 6  # colour types
+
 
 def image_bytes(pixels: np.ndarray, format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def png_of(values: np.ndarray, colour_type: int, transparent: bytes = b"") -> bytes:
+    """A PNG file of 16-bit values (height, width, channels), of kinds that Pillow reads and does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    more = chunk(b"tRNS", transparent) if transparent else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Trees of images from anybody: decoded right, or refused with the file's name; nothing outside of them is touched."""
 
 import contextlib
-import io
 import os
 import shutil
 import struct
@@ -18,10 +17,10 @@ from confined import confined
 from hypothesis import HealthCheck, given, settings
 from image_trees import image_bytes, random_pixels, write_tree, zip_tree
 from near_valid import near_bytes
-from PIL import Image, UnidentifiedImageError
 
-from dataset import class_folders
-from dataset.class_folders import decode, decode_image, find_class_folders
+from dataset import class_folders, file_trees
+from dataset.class_folders import find_class_folders
+from dataset.decoding import decode
 from utils.errors import UserError
 
 
@@ -34,7 +33,7 @@ def test_a_tree_is_read_in_the_order_of_its_names(tmp_path: Path, zipped: bool) 
     assert tree is not None
     assert tree.classes == ("bird", "cat", "dog")
     for part in ("train", "test"):
-        pixels, labels = decode(tree, part)
+        pixels, labels = decode(tree).parts[part]
         assert (pixels.dtype, labels.dtype) == (np.uint8, np.int64)
         assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         names = [f"{part}/{name}/{number}.png" for name in tree.classes for number in range(3)]
@@ -50,14 +49,195 @@ def test_classes_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None
     assert find_class_folders(tmp_path, "own").classes == ("2", "9", "10")
 
 
-def test_hidden_files_and_others_folders_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_is_passed_over_is_counted(tmp_path: Path, zipped: bool) -> None:
     write_tree(tmp_path / "own")
     expected = find_class_folders(tmp_path, "own")
-    for name in ("train/a/.DS_Store", "train/.hidden/x.png", "__MACOSX/train/a/x.png", "README.txt", "train/list.txt"):
+    assert expected.passed_over == {}
+    for name in (
+        "train/a/.DS_Store",
+        "train/a/._0.png",
+        "test/a/Thumbs.db",
+        "test/desktop.ini",
+        "train/.hidden/x.png",
+        "train/b/.ipynb_checkpoints/0.png",
+        "__MACOSX/train/a/x.png",
+        "README.txt",
+        "LICENSE",
+        "train/list.csv",
+        "train/a/notes.txt",
+        "train/a/labels/0.txt",
+        "train/0.png",
+        "extra/deep/1.png",
+        "extra/deep/2.png",
+        "0.png",
+    ):
         path = tmp_path / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("no image")
-    assert find_class_folders(tmp_path, "own") == expected
+    if zipped:
+        zip_tree(tmp_path / "own")
+    found = find_class_folders(tmp_path, "own")
+    assert (found.classes, found.images) == (expected.classes, expected.images)
+    assert found.passed_over == {
+        "hidden or system files": 4,
+        "hidden or system folders": 3,
+        ".txt": 3,
+        ".csv": 1,
+        "LICENSE": 1,
+        "images outside of a class folder": 2,
+        "folder extra": 1,
+    }
+    assert class_folders.describe(found.passed_over).startswith("hidden or system files: 4, ")
+
+
+def test_a_folder_comes_before_a_zip_file_and_says_so(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own")
+    (tmp_path / "own.zip").write_bytes(b"no zip file, and never opened")
+    tree = find_class_folders(tmp_path, "own")
+    assert tree.path == tmp_path / "own" and tree.passed_over == {"own.zip beside the folder": 1}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_images_in_folders_below_a_class_are_its_images(tmp_path: Path, zipped: bool) -> None:
+    """As torchvision's ImageFolder takes them."""
+    written = write_tree(tmp_path / "own", count=1)
+    for name in ("train/a/2024/may/0.png", "train/a/2023/0.png", "test/b/x/0.PNG"):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written[name] = random_pixels(32, 32, 3, seed=len(written))
+        path.write_bytes(image_bytes(written[name]))
+    if zipped:
+        zip_tree(tmp_path / "own")
+    tree = find_class_folders(tmp_path, "own")
+    assert tree.passed_over == {}
+    assert tree.images["train"] == [
+        ("train/a/0.png", 0),
+        ("train/a/2023/0.png", 0),
+        ("train/a/2024/may/0.png", 0),
+        ("train/b/0.png", 1),
+    ]
+    for part, (pixels, _) in decode(tree).parts.items():
+        np.testing.assert_array_equal(pixels, np.stack([written[name] for name, _ in tree.images[part]]))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("inside", ["own", "own/own", "flowers/images/data"])
+def test_a_tree_may_lie_in_a_folder_of_its_own(tmp_path: Path, zipped: bool, inside: str) -> None:
+    """As in the zip file that "compress this folder" makes."""
+    write_tree(tmp_path / "plain")
+    write_tree(tmp_path / "own" / inside)
+    (tmp_path / "own" / "README.txt").touch()
+    (tmp_path / "own" / "__MACOSX").mkdir()
+    if zipped:
+        zip_tree(tmp_path / "own")
+    tree, plain = find_class_folders(tmp_path, "own"), find_class_folders(tmp_path, "plain")
+    assert tree.classes == plain.classes
+    assert tree.images["train"] == [(f"{inside}/{name}", label) for name, label in plain.images["train"]]
+    assert tree.passed_over == {"hidden or system folders": 1, ".txt": 1}
+    np.testing.assert_array_equal(decode(tree).parts["test"][0], decode(plain).parts["test"][0])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"train": "Train", "test": "TEST"},
+        {"train": "training", "test": "Testing", "valid": "Validation"},
+        {"train": "train", "test": "test", "valid": "val"},
+        {"train": "TRAIN", "test": "test", "valid": "Valid"},
+    ],
+)
+def test_the_parts_names(tmp_path: Path, names: dict[str, str]) -> None:
+    write_tree(tmp_path / "plain")
+    (tmp_path / "own").mkdir()
+    for part, folder in names.items():
+        shutil.copytree(tmp_path / "plain" / ("test" if part == "valid" else part), tmp_path / "own" / folder)
+    tree = find_class_folders(tmp_path, "own")
+    assert tree.classes == ("a", "b") and set(tree.images) == set(names)
+    assert all(name.startswith(f"{names[part]}/") for part in names for name, _ in tree.images[part])
+    decoded, plain = decode(tree).parts, decode(find_class_folders(tmp_path, "plain")).parts
+    for part in names:
+        np.testing.assert_array_equal(decoded[part][0], plain["test" if part == "valid" else part][0])
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train", "Train", "test"), "Train and train are both the train part"),
+        (("train", "test", "val", "valid"), "val and valid are both the valid part"),
+        (("train", "val"), "found train, val; add test, or give one of them its name"),
+        (("test", "valid"), "found valid, test; add train, or give one of them its name"),
+        (
+            ("rose", "tulip"),
+            r"found CLASS/IMAGE \(rose, tulip\); .* type: mv .*own .*own_images && python scripts/split",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, folders: Sequence[str], message: str) -> None:
+    write_tree(tmp_path / "plain")
+    for folder in folders:
+        shutil.copytree(tmp_path / "plain" / "train" / "a", tmp_path / "own" / folder / "a")
+        if folder in ("rose", "tulip"):
+            shutil.copy(tmp_path / "plain" / "train" / "a" / "0.png", tmp_path / "own" / folder)
+    with pytest.raises(UserError, match=rf"own: .*{message}"):
+        find_class_folders(tmp_path, "own")
+
+
+def test_a_class_whose_images_are_all_passed_over_says_so(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own")
+    for path in (tmp_path / "own" / "test" / "a").iterdir():
+        path.rename(path.with_suffix(".png_"))
+    with pytest.raises(UserError, match=r"class test/a is empty: .* in train and test \(passed over: \.png_: 3\)"):
+        find_class_folders(tmp_path, "own")
+
+
+def test_a_class_is_one_however_its_accent_is_written(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own", classes=("cafe\u0301", "the"))
+    (tmp_path / "own" / "test" / "cafe\u0301").rename(tmp_path / "own" / "test" / "caf\u00e9")
+    assert find_class_folders(tmp_path, "own").classes == ("caf\u00e9", "the")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "t\tab", " a", "a ", os.fsdecode(b"\xff\xfe")])
+def test_a_class_name_that_is_no_line_of_text_is_refused(tmp_path: Path, name: str) -> None:
+    try:
+        write_tree(tmp_path / "own", classes=("a", name))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    with pytest.raises(UserError, match=r"class folder '.*': expected a name in UTF-8 on one line"):
+        find_class_folders(tmp_path, "own")
+
+
+def test_separators_of_windows_in_a_zip_file(tmp_path: Path) -> None:
+    written = write_tree(tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("own\\train\\", b"")
+        for name in written:
+            archive.write(tmp_path / "own" / name, "own\\" + name.replace("/", "\\"))
+    tree = find_class_folders(tmp_path, "packed")
+    assert tree.classes == ("a", "b") and tree.passed_over == {}
+    plain = decode(find_class_folders(tmp_path, "own")).parts
+    np.testing.assert_array_equal(decode(tree).parts["train"][0], plain["train"][0])
+
+
+def test_of_two_files_with_one_name_in_a_zip_file_the_last_counts(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own")
+    zip_tree(tmp_path / "own")
+    changed = random_pixels(32, 32, 3, seed=99)
+    with zipfile.ZipFile(tmp_path / "own.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("train/a/0.png", image_bytes(changed))
+    tree = find_class_folders(tmp_path, "own")
+    assert len(tree.images["train"]) == 6
+    np.testing.assert_array_equal(decode(tree).parts["train"][0][0], changed)
+
+
+def test_an_encrypted_zip_file_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own")
+    zip_tree(tmp_path / "own")
+    content = (tmp_path / "own.zip").read_bytes()
+    at = content.index(b"PK\1\2") + 8  # the flags of the first entry of the central directory
+    (tmp_path / "own.zip").write_bytes(content[:at] + bytes([content[at] | 1]) + content[at + 1 :])
+    with pytest.raises(UserError, match=r"own\.zip is encrypted: expected a zip file without a password"):
+        find_class_folders(tmp_path, "own")
 
 
 def test_the_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
@@ -87,10 +267,11 @@ def test_the_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     [
         (lambda own: shutil.rmtree(own / "test" / "b"), "class test/b is missing"),
         (lambda own: [path.unlink() for path in (own / "train" / "a").iterdir()], "class train/a is empty"),
-        (lambda own: shutil.rmtree(own / "test"), "class test/a is missing"),
+        (lambda own: shutil.rmtree(own / "test"), "found train alone; add test, or, .*split_images"),
+        (lambda own: shutil.rmtree(own / "train"), "found test alone; add train"),
         (lambda own: [shutil.rmtree(own / part) for part in ("test", "train")], "found none"),
     ],
-    ids=["missing class", "empty class", "missing part", "nothing"],
+    ids=["missing class", "empty class", "no test", "no train", "nothing"],
 )
 def test_a_missing_or_empty_class_is_named(
     tmp_path: Path, zipped: bool, spoil: Callable[[Path], object], message: str
@@ -123,80 +304,7 @@ def test_a_broken_image_is_named(tmp_path: Path, zipped: bool, content: bytes) -
     if zipped:
         zip_tree(own)
     with pytest.raises(UserError, match=r"own.*cannot read image train/b/1\.png: .*; mend or remove it"):
-        decode(find_class_folders(tmp_path, "own"), "train")
-
-
-GREY = np.random.default_rng(0).integers(0, 2**16, (5, 5), dtype=np.uint16)
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "TGA", "EPS")
-IMAGES = [
-    *(image_bytes(random_pixels(9, 7, 3), name) for name in FORMATS),
-    image_bytes(GREY),
-    image_bytes(GREY, "TIFF"),
-]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(near_bytes(IMAGES))
-def test_a_damaged_image_is_decoded_or_refused(tmp_path: Path, content: bytes) -> None:
-    """Any one exception of Pillow becomes the message that names the file; no other way out."""
-    with warnings.catch_warnings(), confined(tmp_path):
-        warnings.simplefilter("ignore")
-        try:
-            pixels = class_folders._decode_named(Path("own"), "train/a/1.png", lambda name: content)
-        except UserError as error:
-            assert "train/a/1.png" in str(error)
-        else:
-            assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
-
-
-def test_a_file_that_another_program_would_be_started_for_is_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow hands PostScript to Ghostscript."""
-    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
-    with pytest.raises(UnidentifiedImageError):
-        decode_image(image_bytes(random_pixels(9, 7, 3), "EPS"))
-
-
-def test_images_of_other_sizes_are_resized() -> None:
-    large = random_pixels(57, 91, 3)
-    expected = np.asarray(Image.fromarray(large).resize((32, 32), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(decode_image(image_bytes(large)), expected)
-    np.testing.assert_array_equal(decode_image(image_bytes(np.full((1, 1, 3), 7, np.uint8))), np.full((32, 32, 3), 7))
-
-
-def test_grey_images_become_rgb() -> None:
-    grey = random_pixels(32, 32)
-    np.testing.assert_array_equal(decode_image(image_bytes(grey)), np.repeat(grey[..., None], 3, axis=2))
-
-
-def test_grey_images_of_16_bits_keep_their_upper_8() -> None:
-    grey = np.random.default_rng(0).integers(0, 2**16, (32, 32), dtype=np.uint16)
-    for format in ("PNG", "TIFF"):
-        expected = np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        np.testing.assert_array_equal(decode_image(image_bytes(grey, format)), expected)
-
-
-@pytest.mark.parametrize("values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70000, np.int32)])
-def test_grey_images_of_32_bits_are_refused(values: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="expected 8 or 16 bits"):
-        decode_image(image_bytes(values, "TIFF"))
-
-
-def test_bilevel_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    pixels = random_pixels(32, 32, 3) // 128 * 255  # eight colours, so that a palette holds them all
-    palette = Image.fromarray(pixels).quantize(16)
-    np.testing.assert_array_equal(palette.convert("RGB"), pixels)
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG", transparency=bytes([0, 128] * 8))
-    write_tree(tmp_path / "own")
-    (tmp_path / "own" / "train" / "a" / "0.png").write_bytes(buffer.getvalue())
-    with_alpha = np.dstack([pixels, random_pixels(32, 32)])
-    (tmp_path / "own" / "train" / "a" / "1.png").write_bytes(image_bytes(with_alpha))
-    bilevel = pixels[..., 0] > 0
-    (tmp_path / "own" / "train" / "a" / "2.png").write_bytes(image_bytes(bilevel))
-    decoded, _ = decode(find_class_folders(tmp_path, "own"), "train")  # and Pillow's warnings do not come out
-    np.testing.assert_array_equal(decoded[0], pixels)
-    np.testing.assert_array_equal(decoded[1], pixels)
-    np.testing.assert_array_equal(decoded[2], np.repeat(bilevel[..., None] * np.uint8(255), 3, axis=2))
+        decode(find_class_folders(tmp_path, "own"))
 
 
 def png_announcing(width: int, height: int) -> bytes:
@@ -214,21 +322,33 @@ def test_image_bombs_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     write_tree(tmp_path / "own")
     (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(png_announcing(*size))
     with pytest.raises(UserError, match=r"cannot read image test/a/0\.png: .*pixels"):
-        decode(find_class_folders(tmp_path, "own"), "test")
+        decode(find_class_folders(tmp_path, "own"))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_files_that_are_too_large_are_refused(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_folders, "MAX_FILE_BYTES", 20_000)
+    monkeypatch.setattr(file_trees, "MAX_FILE_BYTES", 20_000)
     write_tree(tmp_path / "own")
     (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(bytes(20_001))
     if zipped:
         zip_tree(tmp_path / "own")
     with pytest.raises(UserError, match=r"test/a/0\.png: 20001 bytes, expected at most 20000"):
-        decode(find_class_folders(tmp_path, "own"), "test")
+        decode(find_class_folders(tmp_path, "own"))
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "train/a/../../../evil.png", "/train/a/x.png", "train\\a\\x.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.png",
+        "train/a/../../../evil.png",
+        "/train/a/x.png",
+        "train\\..\\..\\..\\evil.png",
+        "\\train\\a\\x.png",
+        "C:\\train\\a\\x.png",
+        "c:/train/a/x.png",
+        "\\\\server\\train\\x.png",
+    ],
+)
 def test_zip_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path / "data" / "own")
     zip_tree(tmp_path / "data" / "own")
@@ -262,7 +382,7 @@ def test_a_damaged_zip_file_gives_the_same_images_or_a_user_error(tmp_path: Path
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     try:
-        pixels, labels = decode(find_class_folders(tmp_path, "own"), "train")
+        pixels, labels = decode(find_class_folders(tmp_path, "own")).parts["train"]
     except UserError as error:
         assert "own.zip" in str(error)
     else:
@@ -271,35 +391,73 @@ def test_a_damaged_zip_file_gives_the_same_images_or_a_user_error(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "reason"),
     [
-        (lambda path, outside: path.symlink_to(outside / "secret.png"), r"train/a/x\.png is a link out of"),
-        (lambda path, outside: path.symlink_to("../../../outside/secret.png"), r"train/a/x\.png is a link out of"),
-        (lambda path, outside: path.parent.joinpath("folder").symlink_to(outside), "train/a/folder is a link out of"),
-        (lambda path, outside: path.symlink_to("absent.png"), r"train/a/x\.png is not a file"),
-        (lambda path, outside: path.symlink_to("x.png"), r"train/a/x\.png is not a file"),
-        (lambda path, outside: os.mkfifo(path), r"train/a/x\.png is not a file"),
+        (lambda path: path.symlink_to("absent.png"), "a link to nothing"),
+        (lambda path: path.symlink_to("x.png"), "a link to nothing"),
+        (lambda path: os.mkfifo(path), "neither a file nor a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "neither a file nor a folder"),
+        (lambda path: path.touch(), "an empty file"),
+        (lambda path: path.write_text("<html>not found</html>"), "not an image of a known format"),
     ],
-    ids=["absolute", "relative", "folder", "dangling", "loop", "pipe"],
+    ids=["dangling", "to itself", "pipe", "device", "empty", "a web page"],
 )
-def test_links_out_and_what_is_no_file_are_refused(
-    tmp_path: Path, make: Callable[[Path, Path], object], message: str
-) -> None:
-    own, outside = tmp_path / "data" / "own", tmp_path / "outside"
-    write_tree(own)
-    outside.mkdir()
-    (outside / "secret.png").write_bytes(PNG)
-    make(own / "train" / "a" / "x.png", outside)
-    with pytest.raises(UserError, match=message):
-        find_class_folders(tmp_path / "data", "own")
+def test_what_is_no_image_file_is_named(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
+    write_tree(tmp_path / "own")
+    make(tmp_path / "own" / "train" / "a" / "x.png")
+    with pytest.raises(UserError, match=rf"own: cannot read image train/a/x\.png: {reason}; mend or remove it"):
+        decode(find_class_folders(tmp_path, "own"))
 
 
-def test_a_link_within_the_tree_is_an_image(tmp_path: Path) -> None:
+def test_all_broken_images_are_named_at_once(tmp_path: Path) -> None:
+    write_tree(tmp_path / "own", count=8)
+    for part in ("train", "test"):
+        for number in range(7):
+            (tmp_path / "own" / part / "a" / f"{number}.png").write_bytes(BROKEN["text"])
+    with pytest.raises(UserError) as error:
+        decode(find_class_folders(tmp_path, "own"))
+    message = str(error.value)
+    assert "cannot read 14 images: train/a/0.png: not an image of a known format; train/a/1.png:" in message
+    assert "test/a/2.png" in message and "test/a/3.png" not in message
+    assert "and 4 more; mend or remove them (read are " in message and "0x" not in message
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
     written = write_tree(tmp_path / "own", count=1)
-    (tmp_path / "own" / "train" / "b" / "1.png").symlink_to("../a/0.png")
-    pixels, labels = decode(find_class_folders(tmp_path, "own"), "train")
-    assert labels.tolist() == [0, 1, 1]
+    own, outside = tmp_path / "own", tmp_path / "outside"
+    write_tree(outside, count=1)
+    (own / "train" / "b" / "1.png").symlink_to("../a/0.png")
+    (own / "train" / "c").symlink_to(outside / "train" / "a")
+    (own / "test" / "c").symlink_to("../../outside/test/a")
+    tree = find_class_folders(tmp_path, "own")
+    assert tree.classes == ("a", "b", "c")
+    pixels, labels = decode(tree).parts["train"]
+    assert labels.tolist() == [0, 1, 1, 2]
     np.testing.assert_array_equal(pixels[2], written["train/a/0.png"])
+    linked = tmp_path / "linked"
+    linked.symlink_to(own)
+    assert find_class_folders(tmp_path, "linked").images == tree.images
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../b"])
+def test_a_link_loop_ends(tmp_path: Path, target: str) -> None:
+    write_tree(tmp_path / "own")
+    (tmp_path / "own" / "train" / "a" / "loop").symlink_to(target)
+    (tmp_path / "own" / "train" / "b" / "loop").symlink_to("../a")
+    with pytest.raises(UserError, match=r"own/train/.*loop is a link to a folder that it lies in; remove it"):
+        find_class_folders(tmp_path, "own")
+
+
+def test_folders_that_link_to_each_other_without_a_loop_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_trees, "MAX_FOLDERS", 1000)
+    write_tree(tmp_path / "own")
+    for number in range(12):
+        folder = tmp_path / "own" / f"{number:02d}"
+        folder.mkdir()
+        for other in range(number):
+            (folder / str(other)).symlink_to(f"../{other:02d}")
+    with pytest.raises(UserError, match="own: more than 1000 folders"):
+        find_class_folders(tmp_path, "own")
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
@@ -309,7 +467,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         Path(os.fsdecode(odd)).write_bytes(PNG)
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    _, labels = decode(find_class_folders(tmp_path, "own"), "train")
+    _, labels = decode(find_class_folders(tmp_path, "own")).parts["train"]
     assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
@@ -320,8 +478,7 @@ def check_tree(folder: Path) -> None:
         try:
             tree = find_class_folders(folder, "own")
             assert tree is not None
-            for part in ("train", "test"):
-                pixels, labels = decode(tree, part)
+            for pixels, labels in decode(tree).parts.values():
                 assert pixels.shape == (len(labels), 32, 32, 3)
                 assert set(labels.tolist()) == set(range(len(tree.classes)))
         except UserError as error:

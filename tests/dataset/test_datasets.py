@@ -1,24 +1,38 @@
-"""Every way to a dataset gives the same arrays, decoded once; the split is the published one."""
+"""Every way to a dataset gives the same arrays, decoded once; a split stays as it is."""
 
+import dataclasses
 import hashlib
 import pickle  # writes only: the format of CIFAR's official files, which torchvision reads
 import shutil
+import tarfile
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.io
 import torchvision
 from conftest import files_below
-from image_trees import write_tree, zip_tree
+from hypothesis import given
+from image_trees import PNG_RGB, image_bytes, png_of, random_pixels, write_tree, zip_tree
 from sklearn.datasets import load_digits
 
 import global_configure
 from configures.base import Config, load
 from dataset import datasets
-from dataset.datasets import Dataset, Images, choose_classes, load_dataset, load_split
+from dataset.datasets import (
+    Dataset,
+    Images,
+    choose_classes,
+    class_number,
+    load_dataset,
+    load_split,
+    split,
+    split_fingerprint,
+)
+from dataset.published import CIFAR10_CLASSES
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError
 
@@ -32,11 +46,11 @@ def dataset_dir(root_dir: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The parts that were decoded so far."""
-    parts: list[str] = []
+    """The names of the trees that were decoded so far."""
+    names: list[str] = []
     decode = datasets.decode
-    monkeypatch.setattr(datasets, "decode", lambda tree, part: parts.append(part) or decode(tree, part))
-    return parts
+    monkeypatch.setattr(datasets, "decode", lambda tree: names.append(tree.path.name) or decode(tree))
+    return names
 
 
 @pytest.fixture
@@ -71,13 +85,13 @@ def test_folder_and_zip_give_the_same_arrays(dataset_dir: Path) -> None:
 def test_decoded_once_and_again_after_a_change(dataset_dir: Path, decoded: list[str]) -> None:
     write_tree(dataset_dir / "own")
     first = load_dataset("own")
-    assert decoded == ["train", "test"]
+    assert decoded == ["own"]
     assert_same(load_dataset("own"), first)
-    assert decoded == ["train", "test"]
+    assert decoded == ["own"]
     assert isinstance(first.train.pixels, np.memmap)
     (dataset_dir / "own" / "train" / "a" / "0.png").unlink()
     assert len(load_dataset("own").train) == len(first.train) - 1
-    assert decoded == ["train", "test"] * 2
+    assert decoded == ["own", "own"]
 
 
 def test_a_decoded_dataset_outlives_its_source(dataset_dir: Path, decoded: list[str]) -> None:
@@ -85,7 +99,7 @@ def test_a_decoded_dataset_outlives_its_source(dataset_dir: Path, decoded: list[
     first = load_dataset("own")
     shutil.rmtree(dataset_dir / "own")
     assert_same(load_dataset("own"), first)
-    assert decoded == ["train", "test"]
+    assert decoded == ["own"]
 
 
 def test_a_stop_while_decoding_leaves_nothing_that_looks_whole(
@@ -164,11 +178,11 @@ def test_two_processes_that_decode_at_once(dataset_dir: Path, monkeypatch: pytes
     write_tree(dataset_dir / "own")
     decode, inner = datasets.decode, []
 
-    def decode_while_another_finishes(tree: Any, part: str) -> Any:
+    def decode_while_another_finishes(tree: Any) -> Any:
         if not inner:
             inner.append(None)
             inner[0] = load_dataset("own")
-        return decode(tree, part)
+        return decode(tree)
 
     unlink = Path.unlink
     monkeypatch.setattr(datasets, "decode", decode_while_another_finishes)
@@ -248,7 +262,7 @@ def write_cifar(dataset_dir: Path, kind: Any, label_key: str, classes: list[str]
 def test_torchvisions_own_cifar_files(dataset_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     label_key = {"cifar10": "labels", "cifar100": "fine_labels"}[name]
-    classes = list(datasets.CIFAR10_CLASSES) if name == "cifar10" else [f"class_{i:02d}" for i in range(100)]
+    classes = list(CIFAR10_CLASSES) if name == "cifar10" else [f"class_{i:02d}" for i in range(100)]
     written = write_cifar(dataset_dir, kind, label_key, classes, monkeypatch)
     write_tree(dataset_dir / name)  # torchvision's own files come first
     dataset = load_dataset(name)
@@ -269,7 +283,7 @@ def test_a_changed_cifar_file_is_not_unpickled(
     dataset_dir: Path, name: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    write_cifar(dataset_dir, kind, "labels", list(datasets.CIFAR10_CLASSES), monkeypatch)
+    write_cifar(dataset_dir, kind, "labels", list(CIFAR10_CLASSES), monkeypatch)
     (dataset_dir / kind.base_folder / file).write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
     with pytest.raises(UserError, match=rf"torchvision cannot read .*{kind.base_folder}: .*corrupted.*remove it"):
         load_dataset(name)
@@ -352,12 +366,14 @@ def test_digits_5_knows_the_digits_0_to_4(root_dir: Path) -> None:
 def test_labels_follow_the_order_of_the_chosen_classes() -> None:
     pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
     images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]))
-    dataset = Dataset(("cat", "dog", "bird"), images, images)
-    train, test = choose_classes(dataset, ("bird", "cat"), "own")
-    assert train.labels.tolist() == test.labels.tolist() == [1, 0, 0, 1]
-    assert train.pixels[:, 0, 0, 0].tolist() == [0, 2, 3, 5]
+    dataset = Dataset("own", ("cat", "dog", "bird"), images, images, images)
+    chosen = choose_classes(dataset, ("bird", "cat"))
+    assert chosen.classes == ("bird", "cat")
+    for part in (chosen.train, chosen.valid, chosen.test):
+        assert part.labels.tolist() == [1, 0, 0, 1]
+        assert part.pixels[:, 0, 0, 0].tolist() == [0, 2, 3, 5]
     with pytest.raises(UserError, match="dataset own has no class cow, pig: found cat, dog, bird"):
-        choose_classes(dataset, ("cow", "cat", "pig"), "own")
+        choose_classes(dataset, ("cow", "cat", "pig"))
 
 
 def test_another_number_of_classes_than_configured(dataset_dir: Path) -> None:
@@ -375,3 +391,285 @@ def test_take_and_first() -> None:
     assert images.first(0) is images
     assert images.first(3).labels.tolist() == [0, 10, 20]
     assert len(images.first(9)) == 4
+
+
+def own_dataset(count: int, classes: int = 3, seed: int = 0, **more: Any) -> Dataset:
+    """A dataset of one's own, of random images."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    images = Images(pixels, np.arange(count) % classes)
+    return Dataset("own", tuple("abcdefghijklmnop"[:classes]), images, images.first(classes), **more)
+
+
+def with_images(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> Dataset:
+    train = Images(np.concatenate([dataset.train.pixels, pixels]), np.concatenate([dataset.train.labels, labels]))
+    return dataclasses.replace(dataset, train=train)
+
+
+def test_ones_own_images_are_split_one_in_five_of_each_class() -> None:
+    dataset = own_dataset(3000)
+    parts = split(dataset)
+    assert len(parts.train) + len(parts.valid) == 3000
+    assert not rows(parts.train) & rows(parts.valid)
+    counts = np.bincount(parts.valid.labels)
+    assert abs(counts - 200).max() < 64  # five standard deviations of 12.6
+    label = {image.tobytes(): own for image, own in zip(dataset.train.pixels, dataset.train.labels, strict=True)}
+    for images in (parts.train, parts.valid):
+        assert [label[image.tobytes()] for image in images.pixels] == images.labels.tolist()
+        first = images.first(150)  # a random sample, not the images of the first class
+        assert np.bincount(first.labels, minlength=3).min() > 20
+
+
+def test_another_seed_splits_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = own_dataset(300)
+    before = split(dataset)
+    monkeypatch.setattr(global_configure, "split_seed", 7)
+    assert rows(split(dataset).valid) != rows(before.valid)
+
+
+@given(count=st.integers(6, 60), more=st.integers(0, 30), seed=st.integers(0, 99))
+def test_images_that_are_added_move_none_into_validation(count: int, more: int, seed: int) -> None:
+    dataset = own_dataset(count, seed=seed)
+    added = own_dataset(more, seed=1000 + seed).train
+    before, after = split(dataset), split(with_images(dataset, added.pixels, added.labels))
+    shared = rows(before.train) & rows(after.valid)
+    crowded = {  # a class whose images would all be for validation: then one is not, until there are others
+        label for label in range(3) if (before.train.labels == label).sum() == 1
+    }
+    assert {label for image, label in pairs(after.valid) if image in shared} <= crowded
+    big = [label for label in range(3) if (before.valid.labels == label).sum() > 1]
+    assert all(image in rows(after.valid) for image, label in pairs(before.valid) if label in big)
+
+
+def pairs(images: Images) -> list[tuple[bytes, int]]:
+    return [(image.tobytes(), int(label)) for image, label in zip(images.pixels, images.labels, strict=True)]
+
+
+@given(seed=st.integers(0, 99), copies=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2)), max_size=30))
+def test_equal_images_lie_in_one_part_whatever_their_class(seed: int, copies: list[tuple[int, int]]) -> None:
+    dataset = own_dataset(12, seed=seed)
+    places = [place for place, _ in copies]
+    dataset = with_images(dataset, dataset.train.pixels[places], np.array([label for _, label in copies], np.int64))
+    try:
+        parts = split(dataset)
+    except UserError as error:
+        assert "too few images" in str(error)
+    else:
+        assert not rows(parts.train) & rows(parts.valid)
+        assert len(parts.train) + len(parts.valid) == len(dataset.train)
+
+
+@given(seed=st.integers(0, 999))
+def test_two_different_images_of_a_class_are_enough(seed: int) -> None:
+    parts = split(own_dataset(6, seed=seed))
+    assert sorted(parts.train.labels) == sorted(parts.valid.labels) == [0, 1, 2]
+
+
+def test_a_class_that_cannot_be_split_is_named() -> None:
+    one = own_dataset(5)  # two of a, two of b, one of c
+    twins = with_images(one, one.train.pixels[2:3], one.train.labels[2:3])
+    for dataset in (one, twins):
+        with pytest.raises(UserError, match=r"dataset own: .* at least 2 different training images of a class.* to c$"):
+            split(dataset)
+
+
+def test_a_validation_part_that_is_given_is_the_one(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "own")
+    (dataset_dir / "own" / "val").mkdir()
+    for name, seed in (("a", 50), ("b", 51)):
+        (dataset_dir / "own" / "val" / name).mkdir()
+        pixels = random_pixels(32, 32, 3, seed=seed)
+        (dataset_dir / "own" / "val" / name / "0.png").write_bytes(image_bytes(pixels))
+    dataset = load_dataset("own")
+    parts = load_split(Config("simcnn", "own", 2))
+    assert (len(parts.train), len(parts.valid), len(parts.test)) == (6, 2, 6)
+    assert rows(parts.valid) == {random_pixels(32, 32, 3, seed=seed).tobytes() for seed in (50, 51)}
+    assert rows(parts.train) == rows(dataset.train)
+    shutil.rmtree(dataset_dir / "own" / "val")  # and when it has gone, its arrays are not taken for it
+    assert load_dataset("own").valid is None
+    assert len(load_split(Config("simcnn", "own", 2)).train) < 6
+
+
+def test_a_tree_of_a_published_name_has_the_published_split(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "cifar10", count=20)
+    whole, parts = load_dataset("cifar10"), load_split(Config("simcnn", "cifar10", 2))
+    order = np.random.default_rng(1009).permutation(40)
+    np.testing.assert_array_equal(parts.train.pixels, whole.train.pixels[order[:32]])
+    np.testing.assert_array_equal(parts.valid.pixels, whole.train.pixels[order[32:]])
+
+
+def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:
+    dataset = own_dataset(60)
+    before = split_fingerprint(split(dataset))
+    assert set(before) == {"train", "valid", "test"}
+    assert split_fingerprint(split(dataset)) == before
+    parts = split(dataset)
+    added = own_dataset(1, seed=5).train
+    after = split_fingerprint(split(with_images(dataset, added.pixels, added.labels)))
+    changed = [part for part in before if before[part] != after[part]]
+    assert changed in (["train"], ["valid"])
+    for part in before:
+        other = Images(getattr(parts, part).pixels.copy(), getattr(parts, part).labels)
+        other.pixels[0, 0, 0, 0] ^= 1
+        now = split_fingerprint(dataclasses.replace(parts, **{part: other}))
+        assert [name for name in now if now[name] != before[name]] == [part]
+
+
+def test_what_is_passed_over_is_said_once(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(dataset_dir / "own")
+    load_dataset("own")
+    assert capsys.readouterr().out == ""
+    (dataset_dir / "own" / "train" / "a" / ".DS_Store").touch()
+    (dataset_dir / "own" / "train" / "a" / "1.txt").touch()
+    write_tree(dataset_dir / "own", count=4)
+    load_dataset("own")
+    line = f"own: passed over in {dataset_dir}/own: hidden or system files: 1, .txt: 1\n"
+    assert capsys.readouterr().out == line
+    load_dataset("own")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_grey_images_of_16_bits_are_scaled_alike_in_the_whole_dataset(
+    dataset_dir: Path, root_dir: Path, capsys: pytest.CaptureFixture[str], bits: int
+) -> None:
+    """A dark image stays darker than the others; what was decided stands in the description."""
+    write_tree(dataset_dir / "own", count=2)
+    dark, light = np.full((32, 32), 2 ** (bits - 2), np.uint16), np.full((32, 32), 2**bits - 1, np.uint16)
+    (dataset_dir / "own" / "train" / "a" / "0.png").write_bytes(image_bytes(dark))
+    (dataset_dir / "own" / "test" / "b" / "1.png").write_bytes(image_bytes(light))
+    dataset = load_dataset("own")
+    assert (dataset.train.pixels[0] == 64).all() and (dataset.test.pixels[3] == 255).all()
+    said = f"own: the values of its grey images of 16 bits use {bits}, so they are divided by {2 ** (bits - 8)}\n"
+    assert capsys.readouterr().out == (said if bits > 8 else "")
+    description = load_json(root_dir / "data" / "decoded_dataset" / "own" / "description.json", "")
+    assert description["grey_bits"] == bits and description["parts"] == ["train", "test"]
+
+
+def test_colour_images_of_16_bits_that_use_few_are_refused(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(dataset_dir / "own", count=1)
+    for largest, refused in ((4095, True), (65535, False)):
+        values = np.random.default_rng(0).integers(0, largest, (8, 8, 3), endpoint=True)
+        values[0, 0] = largest
+        (dataset_dir / "own" / "train" / "a" / "0.png").write_bytes(png_of(values, PNG_RGB))
+        if refused:
+            with pytest.raises(UserError, match="own: colour images of 16 bits hold only 12 bits, and would be nearly"):
+                load_dataset("own")
+        else:
+            assert load_dataset("own").train.pixels[0].max() > 150
+
+
+def test_a_published_dataset_is_described_as_ever(root_dir: Path) -> None:
+    """So that nothing that was decoded by an earlier version is decoded again."""
+    load_dataset("digits")
+    folder = root_dir / "data" / "decoded_dataset" / "digits"
+    assert load_json(folder / "description.json", "") == {"fingerprint": "scikit-learn", "classes": list("0123456789")}
+    parts = {f"{part}_{what}.npy" for part in ("train", "test") for what in ("images", "labels")}
+    assert {path.name for path in folder.iterdir()} == {"description.json", *parts}
+
+
+def test_a_dataset_decoded_by_an_earlier_version_opens(dataset_dir: Path, root_dir: Path) -> None:
+    write_tree(dataset_dir / "own")
+    first = load_dataset("own")
+    shutil.rmtree(dataset_dir / "own")
+    description = root_dir / "data" / "decoded_dataset" / "own" / "description.json"
+    save_json(description, {"fingerprint": "earlier", "classes": ["a", "b"]})
+    assert_same(load_dataset("own"), first)
+
+
+@pytest.mark.parametrize("parts", [["train"], [], "train", None, 3, [["train"]], ["test", "train"], {"train": 1}])
+def test_parts_in_a_description_that_cannot_be(dataset_dir: Path, root_dir: Path, parts: Any) -> None:
+    write_tree(dataset_dir / "own")
+    load_dataset("own")
+    description = root_dir / "data" / "decoded_dataset" / "own" / "description.json"
+    save_json(description, {**load_json(description, ""), "parts": parts})
+    with pytest.raises(UserError, match="expected the parts train and test"):
+        load_dataset("own")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("2", 2), ("02", 2), ("cat", 0), ("two", 1), ("caf\u00e9", 2), ("cafe\u0301", 2)]
+)
+def test_a_class_is_meant_by_its_number_or_its_name(text: str, number: int) -> None:
+    assert class_number(("cat", "two", "caf\u00e9"), text) == number
+
+
+def test_a_whole_number_is_never_a_name() -> None:
+    classes = ("2", "9", "10")
+    assert [class_number(classes, text) for text in ("0", "1", "2")] == [0, 1, 2]
+    with pytest.raises(
+        UserError, match="class 9: expected a number from 0 to 2, or a name; the class called 9 is numb"
+    ):
+        class_number(classes, "9")
+
+
+@pytest.mark.parametrize("text", ["3", "-1", "1.0", "", " ", "Cat", "dog", "\u0661", "9" * 5000, "all"])
+def test_an_unknown_class_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"class .*: expected a number"):
+        class_number(("cat", "two", "three"), text)
+    many = tuple(f"class {number}" for number in range(100))
+    with pytest.raises(UserError, match=r"out of 0 \(class 0\), .*9 \(class 9\), and 90 more$"):
+        class_number(many, "dog")
+
+
+def test_svhn_in_a_folder_of_its_own(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CNNSplitter keeps it."""
+    split_list = {}
+    (dataset_dir / "svhn").mkdir()
+    for part in ("train", "test"):
+        path = dataset_dir / "svhn" / f"{part}_32x32.mat"
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 11), dtype=np.uint8)
+        scipy.io.savemat(path, {"X": pixels, "y": np.arange(11)[:, None] % 10 + 1})
+        split_list[part] = ["", path.name, md5(path)]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split_list)
+    assert len(load_dataset("svhn").train) == 11
+    (dataset_dir / "svhn" / "test_32x32.mat").unlink()
+    shutil.rmtree(global_configure.root_dir / "data" / "decoded_dataset")
+    with pytest.raises(UserError, match=r"torchvision cannot read .*svhn/train_32x32\.mat: .*not found or corrupted"):
+        load_dataset("svhn")
+
+
+def pack_cifar(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    kind = torchvision.datasets.CIFAR10
+    write_cifar(dataset_dir, kind, "labels", list(CIFAR10_CLASSES), monkeypatch)
+    archive = dataset_dir / kind.filename
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(dataset_dir / kind.base_folder, kind.base_folder)
+    shutil.rmtree(dataset_dir / kind.base_folder)
+    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+    return archive
+
+
+@pytest.mark.parametrize("below", ["", "cifar10"])
+def test_a_cifar_archive_that_is_not_unpacked(
+    dataset_dir: Path, below: str, offline: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = pack_cifar(dataset_dir, monkeypatch)
+    if below:
+        (dataset_dir / below).mkdir()
+        archive.rename(dataset_dir / below / archive.name)
+    assert len(load_dataset("cifar10").train) == 20
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("length", [0, 10, 1000, -1])
+def test_half_a_cifar_archive_is_one_line(
+    dataset_dir: Path, length: int, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack_cifar(dataset_dir, monkeypatch)
+    archive.write_bytes(archive.read_bytes()[:length])
+    wanted = r"cifar-10-python\.tar\.gz is not whole, and cannot be downloaded again: .*; go online and try again"
+    with pytest.raises(UserError, match=wanted):
+        load_dataset("cifar10")
+
+
+@pytest.mark.parametrize("missing", ["data_batch_2", "test_batch", "batches.meta"])
+def test_half_a_cifar_folder_is_one_line(dataset_dir: Path, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = torchvision.datasets.CIFAR10
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:50]), Path.unlink):
+        write_cifar(dataset_dir, kind, "labels", list(CIFAR10_CLASSES), monkeypatch)
+        damage(dataset_dir / kind.base_folder / missing)
+        with pytest.raises(UserError, match=r"torchvision cannot read .*cifar-10-batches-py: .*remove it") as error:
+            load_dataset("cifar10")
+        assert "\n" not in str(error.value)
+        shutil.rmtree(dataset_dir / kind.base_folder)

@@ -1,17 +1,23 @@
 """Figures: the numbers behind them, what they say in words, and the files that they are saved as."""
 
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from conftest import TOP
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from matplotlib import font_manager
 
 from models.training import Epoch
 from patching.metrics import scores_of_target_class
+from report import fonts
 from report.figures import HEAT, Drawing, as_svg, readable_on, save_drawing
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
@@ -178,3 +184,99 @@ def test_figures_bear_one_module_many_classes_and_nothing_won() -> None:
 
 def test_a_share_is_said_in_percent() -> None:
     assert percent(0.1234) == "12.3\N{NO-BREAK SPACE}%"
+
+
+ODD_NAMES = ("$5 to $10", "A$AP_$", "$\\frac{1}$", "_hidden", "a\\b", "50 %", "{", "^_^", "#", "$", "<b>&amp;", "é")
+
+
+def drawn_with(names: tuple[str, ...]) -> list[Drawing]:
+    """The figures that name classes."""
+    n = len(names)
+    random = np.random.default_rng(0)
+    masks, many = random.random((n, 12)) < 0.6, np.eye(n, dtype=np.int64) * 4 + 1
+    labels, before, after = np.arange(n), np.roll(np.arange(n), 1), np.arange(n)
+    pixels = random.integers(0, 255, (n, 32, 32, 3), np.uint8)
+    scores = scores_of_target_class(np.array([[5, 1], [4, 2]]), 1)
+    return [
+        importance_figure({"0": random.random((n, 4))}, names, names[0]),
+        kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], names, names[0]),
+        pairs_figure(masks, names, names[0]),
+        cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * n), names, names[0]),
+        confusion_figure({"strong model": many}, names, names[0]),
+        class_accuracy_figure({"strong model": many, "composed model": many}, names, names[0]),
+        outputs_figure([random.normal(size=9) for _ in names], [random.normal(size=9) for _ in names], names, "o", "t"),
+        patch_figure({name: {"before": scores, "min_max": scores} for name in names}, names[0]),
+        changed_images_figure([PatchAnswers(names, pixels, labels, before, after, np.zeros(n))], "m", names[0]),
+    ]
+
+
+def test_names_of_classes_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_, **__: pytest.fail("read as mathematics"))
+    for drawing in drawn_with(ODD_NAMES):
+        ElementTree.fromstring(drawing.svg)  # noqa: S314 - our own file
+
+
+def test_a_users_settings_of_matplotlib_change_nothing() -> None:
+    def curve() -> str:
+        return training_figure([epoch(0, 0.4), epoch(1, 0.8)], 1, "t").svg
+
+    expected = curve()
+    theirs = {
+        "text.usetex": True,
+        "font.family": "serif",
+        "font.size": 30,
+        "axes.unicode_minus": False,
+        "savefig.bbox": "tight",
+        "svg.fonttype": "none",
+        "figure.autolayout": True,
+        "lines.linewidth": 9,
+        "axes.formatter.use_mathtext": True,
+        "savefig.transparent": True,
+        "figure.constrained_layout.use": True,
+    }
+    with matplotlib.rc_context(theirs):
+        assert curve() == expected
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "nonsense", "TkAgg"])
+def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
+    """A notebook's environment names one, which a script's need not have."""
+    (tmp_path / "matplotlibrc").write_text("backend: TkAgg\ntext.usetex: True\nfont.size: 40\n")
+    code = (
+        "import report.figures_of_model, report.figures as f, os, sys\n"
+        "figure = f.new_figure(2, 2); f.styled(figure.suptitle)('$5 to $10'); print(len(f.as_png(figure)))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules; print(os.environ['MPLBACKEND'])"
+    )
+    env = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.splitlines()[1] == backend
+
+
+@pytest.fixture
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "_said", [])
+    fonts.fonts_with.cache_clear()
+
+
+def test_another_font_is_taken_for_characters_that_the_first_lacks(
+    nothing_said: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    have = {name: fonts._characters(font_manager.findfont(name)) for name in (fonts.OWN_FONT, "STIXGeneral")}
+    elsewhere = sorted(have["STIXGeneral"] - have[fonts.OWN_FONT])[:3]
+    assert elsewhere
+    figure = cost_figure((12, 40, 50), np.array([[6, 2, 1]]), ["cat " + "".join(elsewhere)], "t").figure
+    as_svg(figure)
+    families = {tuple(text.get_fontfamily()) for text in figure.findobj(matplotlib.text.Text)}
+    assert len(families) == 1 and len(families.pop()) > 1
+    assert set(elsewhere) <= set().union(
+        *(fonts._characters(font_manager.findfont(name)) for name in fonts.fonts_with(frozenset(elsewhere)))
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_characters_that_no_font_has_are_said_once(nothing_said: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for drawing in drawn_with(("\U0010f001", "\U0010f002", "\U0010f003")):  # nobody's
+        ElementTree.fromstring(drawing.svg)  # noqa: S314 - our own file
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("figures: no installed font has 3 of the characters, such as ") and "install a font" in line
