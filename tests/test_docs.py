@@ -17,7 +17,8 @@ from conftest import TOP, environment
 
 from models.registry import build_network
 from modules.module import extract_module
-from patching.patched_model import PatchedModel, RangeRule, save_patched_model
+from patching.patched_model import PatchedModel, save_patched_model
+from patching.rules import MinMax
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts
 from utils.errors import UserError
 
@@ -96,8 +97,9 @@ def write_patched_model(path: Path) -> None:
     torch.manual_seed(0)
     weak, strong = build_network("simcnn_tiny", 5), build_network("simcnn_x0_25", 5)
     module = extract_module(strong, np.ones(strong.architecture.total_kernels, bool), target_class=2)
-    rule = RangeRule(0.0, 1.0)
-    save_patched_model(PatchedModel(weak, module, rule, tuple("67892"), "simcnn_tiny", "simcnn_x0_25"), path)
+    save_patched_model(
+        PatchedModel(weak, module, MinMax(0.0, 1.0), tuple("67892"), "simcnn_tiny", "simcnn_x0_25"), path
+    )
 
 
 @pytest.mark.slow

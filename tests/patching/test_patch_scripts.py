@@ -126,16 +126,16 @@ class MostlyWeak(Rule):
         return {"threshold": float(self.threshold)}
 
 
-def test_a_new_rule_is_a_class_in_the_table(patched_root, run_main, tmp_path, monkeypatch):
+def test_a_new_rule_is_a_class_in_the_table(own_root, run_main, tmp_path, monkeypatch):
     monkeypatch.setitem(RULES, "mostly_weak", MostlyWeak)
-    path, artifacts = tmp_path / "patched.pth", artifacts_of(patched_root)
+    path, artifacts = tmp_path / "patched.pth", artifacts_of(own_root)
     arguments = ("--exp_type", "weak", "--target_class", 1, "--calibration", "mostly_weak", "--save", path)
-    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
+    done = run_main(APPLY, *COMMON, *arguments, root=own_root)
     assert done.exit_code == 0, done
     assert "control: mostly_weak, whole strong model" in done.stdout
     (model,) = [model for model in load_patched_weak_models(artifacts, SIMPLE) if model.target_class == 1]
     lowest = module_files.module_outputs(artifacts, 1).load(None).min()
-    assert model.calibrations == ["mostly_weak"] and float(model.rule("mostly_weak").threshold) == lowest
+    assert "mostly_weak" in model.calibrations and float(model.rule("mostly_weak").threshold) == lowest
     loaded = load_patched_model(path)
     assert isinstance(loaded.rule, MostlyWeak) and float(loaded.rule.threshold) == lowest
 
@@ -144,8 +144,8 @@ def test_reports_of_several_runs_are_joined(own_root, run_main):
     arguments = ("--exp_type", "weak", "--target_class", 4, "--calibration")
     for calibration in ("norm", "min_max"):
         assert run_main(APPLY, *COMMON, *arguments, calibration, root=own_root).exit_code == 0
-    (model,) = load_patched_weak_models(artifacts_of(own_root), SIMPLE)
-    assert set(model.calibrations) == {"min_max", "norm"} and isinstance(model.rule("min_max"), MinMax)
+    (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
+    assert set(model.calibrations) >= {"min_max", "norm"} and isinstance(model.rule("min_max"), MinMax)
     assert model.confusion("norm").sum() == model.confusion("before").sum() == model.test_images
     report = patch_files.report(artifacts_of(own_root), SIMPLE, 4, model.epoch, "norm")
     written = report.load()

@@ -207,6 +207,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     assert processes_of(reference) == []
 
 
+@pytest.mark.faults
 def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
     assert done.exit_code == 0, done
@@ -235,6 +236,7 @@ def test_another_seed_finds_another(
         assert other[name] != first[name]
 
 
+@pytest.mark.faults
 def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) -> None:
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
