@@ -10,7 +10,6 @@ Your own file runs, with all that it does. Nothing is downloaded or written, and
 docs/your_network.md says more.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,16 +21,15 @@ from models.cnn import IMAGE_CHANNELS, IMAGE_SIDE, count_parameters
 from models.graph import Graph, Units, count_flops, trace
 from models.names import check_num_classes, network_of
 from utils.errors import UserError, run
-from utils.stage import OneLineParser, show_table
+from utils.stage import OneLineParser
+from utils.tables import show_table
 
 LARGEST_SIDE = 1024  # pixels
 LISTED = 3  # groups of a layer that has more are counted
 
 
 def main() -> None:
-    parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = OneLineParser(__doc__)
     parser.add_argument("--network", required=True, help="simcnn, torchvision:NAME, timm:NAME or FILE.py:NAME")
     parser.add_argument("--num_classes", type=int, required=True, help="how many classes it tells apart")
     parser.add_argument("--image_side", type=int, default=IMAGE_SIDE, help="pixels; default: 32")

@@ -47,6 +47,7 @@ def inspect(run_main: Callable[..., Run], root_dir: Path) -> Callable[..., Run]:
     return lambda *arguments: run_main(SCRIPT, *arguments, root=root_dir)
 
 
+@pytest.mark.slow
 def test_a_users_network_and_checkpoint(nets: Path, root_dir: Path) -> None:
     network = network_of(f"{nets}:Net", 4)
     torch.save(
