@@ -25,6 +25,7 @@ from modules import files as module_files
 from search.genetic import files as genetic_files
 from search.genetic.generations import open_search
 from search.genetic.log import best_generation, describe
+from search.methods import METHODS, Method
 from utils.device import num_cores
 from utils.errors import UserError, run
 from utils.locks import held
@@ -36,9 +37,7 @@ TOP = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--method", choices=("genetic", "gradient"), default="genetic", help="gradient: module_gradient_search.py"
-    )
+    parser.add_argument("--method", choices=METHODS, default="genetic", help="gradient: module_gradient_search.py")
     parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at the most")
     parser.add_argument("--max_loss", help="with --method gradient: the points of accuracy to lose at the most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
@@ -49,8 +48,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
     arguments = parser.parse_args()
     check_options(arguments)
-    if arguments.method == "gradient":
-        become_gradient_search(arguments)
+    if METHODS[arguments.method].script:
+        become_script(METHODS[arguments.method], arguments)
     stage = open_stage(arguments)
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:
@@ -65,23 +64,21 @@ def main() -> None:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raises UserError for options of the other method."""
-    of_other = ("jobs", "early_stop", "checkpoint") if arguments.method == "gradient" else ("keep", "max_loss")
-    values = {name: getattr(arguments, name) for name in of_other}
-    given = [f"--{name}" for name, value in values.items() if value is not None and value is not False]
-    if given:
-        other = "genetic" if arguments.method == "gradient" else "gradient"
-        raise UserError(f"{', '.join(given)}: only with --method {other}, given --method {arguments.method}")
+    """Raises UserError for options of another method."""
+    for name, method in METHODS.items():
+        given = [f"--{option}" for option in method.options if getattr(arguments, option) not in (None, False)]
+        if given and name != arguments.method:
+            raise UserError(f"{', '.join(given)}: only with --method {name}, given --method {arguments.method}")
 
 
-def become_gradient_search(arguments: argparse.Namespace) -> NoReturn:
-    """Go on as module_gradient_search.py, in this process."""
+def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
+    """Go on as the method's own script, in this process."""
     words = common_words(arguments)
-    for name in ("keep", "max_loss"):
-        words += [f"--{name}={getattr(arguments, name)}"] if getattr(arguments, name) is not None else []
+    for option in method.options:
+        words += [f"--{option}={getattr(arguments, option)}"] if getattr(arguments, option) is not None else []
     words += ["--fresh"] if arguments.fresh else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(TOP / "module_gradient_search.py"), *words])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, str(TOP / method.script), *words])  # noqa: S606
 
 
 def common_words(arguments: argparse.Namespace) -> list[str]:
