@@ -31,7 +31,6 @@ from search.gradient.scores import (
 from utils.errors import UserError
 from utils.seeds import torch_seed
 
-STEPS_PER_STATE = 50  # between two states on the disk
 # Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
 # first steps' noise drops no kernel.
 SCORE_LIMIT = 0.05

@@ -20,7 +20,7 @@ from modules.fast.convolution import say_if_without_compiler
 from modules.jaccard import mean_pairwise_distance
 from modules.population_outputs import population_outputs
 from search.gradient import files
-from search.gradient.learner import STEPS_PER_STATE, MaskLearner, MaskSettings, mask_settings
+from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round
 from utils.artifacts import CheckpointFile
 from utils.core_threads import core_threads
@@ -28,6 +28,8 @@ from utils.errors import reason
 from utils.files import set_aside, sha256_of
 from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
+
+STEPS_PER_STATE = 50  # between two states on the disk
 
 
 @dataclass(frozen=True)

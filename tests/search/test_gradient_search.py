@@ -119,7 +119,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
 ) -> None:
     whole_step = MaskLearner.step
-    monkeypatch.setattr("search.gradient.learner.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
 
     def step(learner: MaskLearner, before: float, keep: float) -> float:
         if learner.steps_done > last_step:
