@@ -66,7 +66,8 @@ def main() -> None:
 def check_options(arguments: argparse.Namespace) -> None:
     """Raises UserError for options of another method."""
     for name, method in METHODS.items():
-        given = [f"--{option}" for option in method.options if getattr(arguments, option) not in (None, False)]
+        values = {option: getattr(arguments, option) for option in method.options}
+        given = [f"--{option}" for option, value in values.items() if value is not None and value is not False]
         if given and name != arguments.method:
             raise UserError(f"{', '.join(given)}: only with --method {name}, given --method {arguments.method}")
 

@@ -10,6 +10,7 @@ import torch
 from conftest import run_script
 
 from configures.base import load
+from models import files as model_files
 from models.strong_model import load_strong_model
 from models.training import predict
 from modules import files as module_files
@@ -217,15 +218,15 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("entire_model", "train.py"),
-        ("module", "module_recorder.py"),
-        ("module_kernels", "module_recorder.py"),
-        ("module_outputs", "preprocess/module_output_collector.py"),
+        (model_files.entire_model, "train.py"),
+        (lambda artifacts: module_files.module(artifacts, 3), "module_recorder.py"),
+        (lambda artifacts: module_files.module_kernels(artifacts, 3), "module_recorder.py"),
+        (lambda artifacts: module_files.module_outputs(artifacts, 3), "preprocess/module_output_collector.py"),
     ],
+    ids=("entire_model", "module", "module_kernels", "module_outputs"),
 )
 def test_missing_files_name_the_command(own_root, run_main, file, message):
-    found = getattr(artifacts_of(own_root), file)
-    found = found if file == "entire_model" else found(3)
+    found = file(artifacts_of(own_root))
     found.path.unlink()
     done = run_main(APPLY, *COMMON, "--exp_type", "weak", root=own_root)
     done.refused("missing", str(found.path), "first run: python", message)

@@ -226,8 +226,9 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
 def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_main: Main) -> None:
     folder, mine = Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET)
     shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
-    state = mine.gradient_round(3).load()
-    mine.gradient_round(3).save({**state, "scores": state["scores"].double()})
+    file = gradient_files.round_state(mine, 3)
+    state = file.load()
+    file.save({**state, "scores": state["scores"].double()})
     run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_03.pth", "scores to be torch.float32", SCRIPT)
 
 
