@@ -19,6 +19,8 @@ from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.locks import held
 
+pytestmark = pytest.mark.slow
+
 MODEL = ("--model", "simcnn_x0_25", "--dataset", "digits")
 # Six training images of three classes in place of the digits: the command line alone can do that.
 TINY = (*MODEL, "--set", "source=tiny", "--set", "num_classes=3", "--batch_size", "4")

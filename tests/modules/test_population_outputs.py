@@ -67,6 +67,7 @@ def populations(draw: st.DrawFn, architecture: Architecture) -> np.ndarray:
     return np.stack(masks)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     data=st.data(),

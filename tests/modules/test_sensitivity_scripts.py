@@ -21,6 +21,8 @@ from modules import files as module_files
 from modules.kernel_importance import random_importance
 from utils.artifacts import Artifacts
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--set", "sensitivity_ratios=0.3,1.0", "--set", "sensitivity_images=40"]
 ONE, ALL = "preprocess/layer_sensitivity_analyzer.py", "scripts/run_layer_sensitivity_analyzer.py"
 

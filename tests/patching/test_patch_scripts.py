@@ -25,6 +25,8 @@ from report import files as report_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
 COLLECT = "preprocess/module_output_collector.py"
 TRAIN_WEAK = "experiments/patch/patch_for_weak_model/train.py"

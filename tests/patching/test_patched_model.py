@@ -77,6 +77,7 @@ def test_exported_for_any_batch_size(rule):
             torch.testing.assert_close(exported(images(n)), model(images(n)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["range", "linear"])
 @pytest.mark.parametrize(("weak_network", "strong_network"), NETWORKS)
 def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network, rule):

@@ -103,6 +103,7 @@ def test_a_figure_says_its_finding_and_carries_its_numbers(
     assert len(lines) == num_rows + 1 and all(len(row) == len(drawing.columns) for row in drawing.rows)
 
 
+@pytest.mark.slow
 def test_every_figure_is_saved_as_png_svg_and_csv(drawn: dict[str, Drawing], tmp_path: Path) -> None:
     for name, drawing in drawn.items():
         save_drawing(drawing, tmp_path / name)

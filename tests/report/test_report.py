@@ -49,6 +49,7 @@ from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.stage import Stage
 
+pytestmark = pytest.mark.slow
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
 CONFIG = load(MODEL, DATASET)
 SIMPLE = WeakKind.SIMPLE

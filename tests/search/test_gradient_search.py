@@ -28,6 +28,8 @@ from search.gradient import files as gradient_files
 from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
 
+pytestmark = pytest.mark.slow
+
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
 SCRIPT = "module_gradient_search.py"
 NAMES = ["--model", MODEL, "--dataset", DATASET]

@@ -35,6 +35,7 @@ from search.genetic.log import SearchEnd
 from utils.artifacts import Artifacts
 from utils.files import save_array
 
+pytestmark = pytest.mark.slow
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
 NAMES = ["--model", MODEL, "--dataset", DATASET]
 SETTINGS = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]

@@ -11,6 +11,8 @@ from torch import nn
 
 from models.graph import NetworkRefused, trace
 
+pytestmark = pytest.mark.slow
+
 
 def small_vgg() -> nn.Module:
     """vgg16_bn with one linear layer in place of three, which have 120 million weights."""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from random_networks import RandomNetwork
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1))
 def test_cut_is_exact(seed: int) -> None:

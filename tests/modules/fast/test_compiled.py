@@ -58,6 +58,7 @@ def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str,
     assert library.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_many_processes_at_once(source: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from modules.fast.compiled import compiled, compiler;"

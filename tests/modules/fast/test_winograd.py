@@ -26,6 +26,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     vector_bytes=st.sampled_from(list(LANES)),
