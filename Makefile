@@ -20,7 +20,7 @@ demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no G
 test: setup  ## all tests
 	$(BIN)/python -m pytest
 
-check: lint  ## style, formatting and the quick tests: a minute and a half on two cores
+check: lint  ## style, formatting and the quick tests
 	$(BIN)/python -m pytest -m "not faults and not slow"
 
 lint: setup  ## style and formatting
