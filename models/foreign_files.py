@@ -4,8 +4,8 @@ torch's own format, old and new, is loaded with `weights_only=True` and never ot
 in one line that says what it is, and what to save in its place.
 """
 
-import pickle
-import pickletools
+import pickle  # for the name of an error alone: nothing is unpickled
+import pickletools  # names what a file would run, by reading its opcodes; runs none
 import re
 import warnings
 import zipfile
