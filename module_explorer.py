@@ -16,7 +16,7 @@ from torch import Tensor
 
 import global_configure
 from dataset.images import normalise, to_device
-from models.cnn import CNN
+from models.graph import Graph
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known
 from search.genetic import files as genetic_files
@@ -50,7 +50,7 @@ def main() -> None:
 def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | None) -> None:
     """Evolve the classes' populations, one generation after the other, until the recorder has scored the last one."""
     stage, last_generation = search.stage, search.config.generations
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     search.record_settings()
     images = normalise(to_device(search.images, stage.device)[0], stage.dtype)
 
@@ -66,14 +66,14 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
             print(f"the recorder took files back: on with generation {generation}", flush=True)
             search.record_settings()
         for target_class in target_classes:
-            evolve(search, model, images, target_class, generation)
+            evolve(search, strong, images, target_class, generation)
         if generation < last_generation:
             wait_for_fitness(search, target_classes, generation)
     over = ": the search has ended" if search.has_ended() else ""
     print(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
 
 
-def evolve(search: GeneticSearch, model: CNN, images: Tensor, target_class: int, generation: int) -> None:
+def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: int, generation: int) -> None:
     """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
     config, artifacts = search.config, search.stage.artifacts
     size = (config.population, len(images))
@@ -87,7 +87,7 @@ def evolve(search: GeneticSearch, model: CNN, images: Tensor, target_class: int,
     if generation > 0:
         last = genetic_files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
         known = None if last is None else (search.breed(generation - 1, target_class), last)
-    outputs, num_run = outputs_with_known(model, masks, target_class, images, known)
+    outputs, num_run = outputs_with_known(strong, masks, target_class, images, known)
     if not np.isfinite(outputs).all():
         raise UserError(
             f"class {target_class}, generation {generation}: a module's outputs are NaN or infinite; "

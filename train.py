@@ -15,10 +15,9 @@ import torch
 
 from dataset.datasets import Split, load_split
 from models import files as model_files
-from models.cnn import CNN, count_parameters
-from models.registry import build_network
-from models.strong_model import load_strong_model, strong_model_training
+from models.strong_model import build_strong_network, load_strong_model, strong_model_training
 from models.training import Epoch, count_right, predict, train
+from models.weights import count_parameters
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
@@ -46,7 +45,7 @@ def main() -> None:
     print(f"images: {counts}; {len(split.classes)} classes")
 
     if arguments.evaluation:
-        report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
+        report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
         return
     with held(model_files.training_role(stage.artifacts)):
         train_strong_model(stage, split, arguments)
@@ -65,7 +64,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         raise UserError(f"{trained.path} was not trained here: --fresh sets it aside and trains anew")
 
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
-    model = build_network(stage.config.model, stage.config.num_classes)
+    model = build_strong_network(stage.config)
     model = model.to(stage.device, memory_format=torch.channels_last)
     print(f"{stage.config.model}: {count_parameters(model):,} parameters", flush=True)
     epochs: list[Epoch] = []
@@ -96,11 +95,11 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)
-    report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
+    report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
     print(f"saved {model_files.entire_model(stage.artifacts).path}")
 
 
-def report(model: CNN, split: Split, stage: Stage) -> None:
+def report(model: torch.nn.Module, split: Split, stage: Stage) -> None:
     """Print the strong model's accuracy with its counts."""
     for name, images in (("valid", split.valid), ("test", split.test)):
         right = count_right(predict(model, images, stage.device), images.labels)

@@ -23,8 +23,8 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-
 from models.cnn import IMAGE_CHANNELS
+
 from models.registry import architecture_of
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, relu
 from modules.fast.winograd import BATCH, MinimalFiltering

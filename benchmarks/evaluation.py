@@ -28,11 +28,11 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
+from models.cnn import CNN
+from models.flops import count_flops
 from subjects import first_masks, model_to_measure, resident
 
 from dataset.datasets import Images, load_split
-from models.cnn import CNN
-from models.flops import count_flops
 from modules.module import extract_module
 from modules.population_outputs import population_outputs
 from utils.errors import run

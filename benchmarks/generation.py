@@ -26,9 +26,9 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
+from models.cnn import CNN
 from subjects import resident
 
-from models.cnn import CNN
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known, population_outputs
 from search.genetic import files as genetic_files

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from models.cnn import CNN
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,7 +19,6 @@ from torchvision import transforms
 
 from dataset.datasets import Images
 from dataset.images import CROP_PADDING, MEAN, STD
-from models.cnn import CNN
 from models.training import TrainingSettings, learning_rate_at
 from modules.jaccard import mean_pairwise_distance
 from modules.module import extract_module

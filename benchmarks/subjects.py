@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import torch
+from models.cnn import CNN, Architecture
 
 from dataset.datasets import Images, load_split
 from dataset.images import normalise, to_device
-from models.cnn import CNN, Architecture
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
 from modules import files as module_files

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import naive
 import torch
 from measuring import Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
+from models.cnn import CNN
 
 from dataset.datasets import load_split
-from models.cnn import CNN
 from models.registry import build_network
 from models.strong_model import strong_model_training
 from models.training import count_right, predict, train

@@ -22,9 +22,9 @@ from measuring import (
     save_benchmark,
     show_rows,
 )
+from models.cnn import CNN
 
 from dataset.datasets import load_split
-from models.cnn import CNN
 from models.registry import build_network
 from models.strong_model import strong_model_training
 from models.training import train

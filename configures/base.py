@@ -22,6 +22,7 @@ LAST_FOUR_DIGITS = ("6", "7", "8", "9")
 # Kinds of values: the type, which of its values fit, and the same in words
 Whole = Annotated[int, lambda n: n >= 0, "0 or more"]
 Count = Annotated[int, lambda n: n >= 1, "at least 1"]
+Side = Annotated[int, lambda n: 4 <= n <= 1024, "from 4 to 1024 pixels"]
 Several = Annotated[int, lambda n: n >= 2, "at least 2"]
 Generations = Annotated[int, lambda n: n >= 2, "at least 2: a generation is bred from the one before"]
 Fraction = Annotated[float, lambda x: 0 <= x <= 1, "between 0 and 1"]
@@ -61,9 +62,15 @@ class Config:
     dataset: str
     num_classes: Several
 
+    # Network
+    network: str = training(
+        "", "The network, where it is not called like `model`: torchvision:NAME, timm:NAME or FILE.py:FUNCTION."
+    )
+
     # Data
     source: str = images("", "The dataset that the images are read from, where it is not called like `dataset`.")
     classes: Names = images((), "The source's classes that the strong model knows, in label order; empty = all.")
+    image_side: Side = images(32, "To how many pixels a side images are resized.")
     mirror: bool = training(
         False, "Whether training may flip images: right where a mirror image keeps its class.", also=(gradient, weak)
     )
@@ -199,6 +206,11 @@ class Config:
         if not names:
             raise ValueError(f"no setting is part of {stage}")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def network_name(self) -> str:
+        """The strong model's network, as `models.names` knows it."""
+        return self.network or self.model
 
     @property
     def image_source(self) -> str:

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from dataset.datasets import Images
 from dataset.images import normalise
-from models.cnn import CNN, count_parameters
-from models.flops import count_flops
 from models.training import EVALUATION_BATCH
 
 
@@ -22,9 +20,3 @@ def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.devi
         for network, found in zip(networks, outputs, strict=True):
             found.append(network(pixels).float().cpu())
     return [torch.cat(found).numpy() for found in outputs]
-
-
-def cost_of(network: CNN) -> tuple[int, int, int]:
-    """Kernels, floating-point operations of one image, parameters."""
-    kernels = sum(convolution.out_channels for convolution in network.convs)
-    return kernels, count_flops(network), count_parameters(network)

@@ -12,22 +12,23 @@ import torchvision
 from torch import nn
 
 from models.own_code import network_of_file, place_of_definition
-from models.registry import WIDTH_SUFFIX, build_network, known_networks
+from models.registry import NETWORKS, build_own_network, is_own_network
 from utils.errors import UserError, reason
 
 OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")
 FORMS = "simcnn, rescnn, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
 
 
-def network_of(name: str, num_classes: int) -> nn.Module:
+def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     """A network with random weights; nothing is downloaded.
 
     Args:
         name: `simcnn`, `simcnn_x0_25` (models/registry.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
             function or class of the user, which runs with all that its file does (models/own_code.py).
         num_classes: logits of the network; a function of the user that has no parameter for it decides itself.
+        image_side: in pixels; ours alone are made for it.
 
-    Raises UserError or SettingError, one line each, for an unknown name or a network that cannot be made.
+    Raises UserError, one line, for an unknown name or a network that cannot be made.
     """
     if num_classes < 2:
         raise UserError(f"network {name}: expected at least 2 classes, given {num_classes}")
@@ -40,7 +41,11 @@ def network_of(name: str, num_classes: int) -> nn.Module:
         return _of_torchvision(rest, num_classes)
     if library == "timm":
         return _of_timm(rest, num_classes)
-    return _of_registry(name, num_classes)
+    if is_own_network(name):
+        return build_own_network(name, num_classes, image_side)
+    raise _unknown(
+        name, {**{model: f"torchvision:{model}" for model in _torchvision_classifiers()}, **{n: n for n in NETWORKS}}
+    )
 
 
 def check_num_classes(name: str, found: int, expected: int) -> None:
@@ -52,14 +57,6 @@ def check_num_classes(name: str, found: int, expected: int) -> None:
             f"network {name}: expected {expected} logits, it gives {found}{place}; "
             f"give --num_classes {found}, or make the network with {expected}"
         )
-
-
-def _of_registry(name: str, num_classes: int) -> nn.Module:
-    suffix = WIDTH_SUFFIX.match(name)
-    if (suffix["base"] if suffix else name) not in known_networks():
-        libraries = {model: f"torchvision:{model}" for model in _torchvision_classifiers()}
-        raise _unknown(name, {**libraries, **{network: network for network in known_networks()}})
-    return build_network(name, num_classes)
 
 
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:

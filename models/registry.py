@@ -1,39 +1,47 @@
-"""From a network's name to the network: `simcnn` is models/simcnn.py, `simcnn_x0_25` the same a quarter as wide."""
+"""Our own networks by name: `simcnn`, and `simcnn_x0_25`, the same a quarter as wide."""
 
-import importlib
 import re
-from pathlib import Path
+from collections.abc import Callable
 
-from configures.setting import SettingError
-from models.cnn import CNN, Architecture
+from torch import nn
 
+from models.rescnn import ResCNN, rescnn_tiny, rescnn_weak
+from models.resnet20 import ResNet20
+from models.simcnn import SimCNN, simcnn_tiny, simcnn_weak
+from utils.errors import UserError
+
+# From (num_classes, width, image_side) to the network.
+NETWORKS: dict[str, Callable[[int, float, int], nn.Module]] = {
+    "rescnn": ResCNN,
+    "rescnn_tiny": rescnn_tiny,
+    "rescnn_weak": rescnn_weak,
+    "resnet20": ResNet20,
+    "simcnn": SimCNN,
+    "simcnn_tiny": simcnn_tiny,
+    "simcnn_weak": simcnn_weak,
+}
 WIDTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_x(?P<whole>\d+)_(?P<fraction>\d+)$")
 
 
-def known_networks() -> list[str]:
-    """The files of this folder that define an ARCHITECTURE, sorted."""
-    folder = Path(__file__).resolve().parent
-    return sorted(path.stem for path in folder.glob("*.py") if "\nARCHITECTURE" in path.read_text(encoding="utf-8"))
+def is_own_network(name: str) -> bool:
+    """Whether it is in the table, a width's suffix aside."""
+    return _base_and_width(name)[0] in NETWORKS
 
 
-def architecture_of(name: str) -> Architecture:
-    """The network called `name`, a suffix like `_x0_25` giving its width. Raises SettingError for an unknown one."""
-    width_suffix = WIDTH_SUFFIX.match(name)
-    base = width_suffix["base"] if width_suffix else name
-    if base not in known_networks():
-        raise SettingError(
-            f"unknown network {name}: expected one of {', '.join(known_networks())}, "
-            "or one of these with a width, like simcnn_x0_25"
-        )
-    architecture: Architecture = importlib.import_module(f"models.{base}").ARCHITECTURE
-    if not width_suffix:
-        return architecture
-    width = float(f"{width_suffix['whole']}.{width_suffix['fraction']}")
+def build_own_network(name: str, num_classes: int, image_side: int) -> nn.Module:
+    """One of our networks, freshly initialised; its weights come from torch's global generator.
+
+    Raises UserError for a width of 0 and for images that are too small, KeyError for a name that is not in the table.
+    """
+    base, width = _base_and_width(name)
     if width <= 0:
-        raise SettingError(f"network {name}: expected a width above 0, given {width}")
-    return architecture.scaled(width)
+        raise UserError(f"network {name}: expected a width above 0, given {width}")
+    try:
+        return NETWORKS[base](num_classes, width, image_side)
+    except ValueError as error:
+        raise UserError(f"network {name}: {error}") from None
 
 
-def build_network(name: str, num_classes: int, dropout: float | None = None) -> CNN:
-    """A freshly initialised network; its weights come from torch's global generator."""
-    return CNN(architecture_of(name), num_classes, dropout=dropout)
+def _base_and_width(name: str) -> tuple[str, float]:
+    suffix = WIDTH_SUFFIX.match(name)
+    return (suffix["base"], float(f"{suffix['whole']}.{suffix['fraction']}")) if suffix else (name, 1.0)

@@ -1,13 +1,16 @@
-"""The strong model: what it is trained with, and how it comes from its checkpoint."""
+"""The strong model: what it is trained with, its network, and how it comes from its checkpoint."""
+
+import functools
 
 import torch
+from torch import nn
 
 from configures.base import Config
 from models import files as model_files
 from models.checkpoints import description
-from models.cnn import CNN
 from models.foreign_files import read_foreign_file
-from models.registry import build_network
+from models.graph import Graph, NetworkRefused, trace
+from models.names import check_num_classes, network_of
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
@@ -35,25 +38,58 @@ def strong_model_training(config: Config) -> TrainingSettings:
     )
 
 
-def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device) -> CNN:
-    """The trained strong model, in evaluation mode, channels-last, on the device.
+def build_strong_network(config: Config) -> nn.Module:
+    """The strong model's network, freshly initialised. Raises UserError where it cannot be made."""
+    return network_of(config.network_name, config.num_classes, config.image_side)
+
+
+def graph_of(config: Config) -> Graph:
+    """The strong model's graph with random weights: its units, and what a mask cuts. Raises UserError."""
+    return untrained_graph(config.network_name, config.num_classes, config.image_side)
+
+
+@functools.cache
+def untrained_graph(network_name: str, num_classes: int, image_side: int) -> Graph:
+    """The graph of a network by its name, with random weights. Raises UserError where it cannot be made or traced."""
+    with torch.random.fork_rng(devices=[]):  # who asks for a structure draws no random numbers
+        network = network_of(network_name, num_classes, image_side)
+    return trace_classifier(network, network_name, num_classes, image_side)
+
+
+def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side: int) -> Graph:
+    """The graph of a network. Raises UserError where it cannot be traced or has another number of logits."""
+    try:
+        graph = trace(network.eval(), image_side)
+    except NetworkRefused as error:
+        raise UserError(f"network {name}: {error}") from None
+    check_num_classes(name, graph.num_classes, num_classes)
+    return graph
+
+
+def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device) -> Graph:
+    """The trained strong model, channels-last, on the device.
 
     Raises UserError where it is missing, damaged, or of another width or class count.
     """
-    model = build_network(config.model, config.num_classes)
-    load_weights(model, model_files.entire_model(artifacts))
-    return model.to(device, memory_format=torch.channels_last).eval()
+    network = build_strong_network(config)
+    load_weights(network, model_files.entire_model(artifacts))
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    graph, weights = graph_of(config), network.state_dict()
+    if graph.learned <= weights.keys():
+        constants = {name: weights.get(name, value.to(device)) for name, value in graph.constants.items()}
+        return graph.with_constants(constants)
+    return trace_classifier(network, config.network_name, config.num_classes, config.image_side)
 
 
-def load_weights(model: torch.nn.Module, file: CheckpointFile) -> None:
-    """Load a checkpoint into `model`. Raises UserError, with the first difference, where it does not fit."""
+def load_weights(network: nn.Module, file: CheckpointFile) -> None:
+    """Load a checkpoint into a network. Raises UserError, with the first difference, where it does not fit."""
     if is_foreign_checkpoint(file.path):
         weights, next_step = read_foreign_file(file.path), NEXT_STEP_FOR_FOREIGN
     else:
         weights, next_step = file.load(), f"make it again with: {file.made_by}"
     if not isinstance(weights, dict):
         raise UserError(f"{file.path} is no state_dict: it holds a {type(weights).__name__}; {next_step}")
-    own = model.state_dict()
+    own = network.state_dict()
     for name in [*own, *weights]:
         expected, found = (description(state.get(name)) for state in (own, weights))
         if expected != found:
@@ -63,4 +99,4 @@ def load_weights(model: torch.nn.Module, file: CheckpointFile) -> None:
             )
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(f"{file.path} holds NaN or infinity; {next_step}")
-    model.load_state_dict(weights)
+    network.load_state_dict(weights)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dataset.datasets import Images, fingerprint
 from dataset.images import augment, normalise, to_device
-from models.cnn import cpu_state
+from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name
 from utils.errors import UserError, reason
@@ -238,7 +238,7 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
     was_training = model.training
     model.eval()
     outputs = []
-    for start in range(0, len(images), EVALUATION_BATCH):
+    for start in range(0, max(1, len(images)), EVALUATION_BATCH):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             outputs.append(model(normalise(pixels)).float().cpu())

@@ -1,6 +1,7 @@
 """What is measured on the strong model, and the modules that a search leaves."""
 
 from modules.modularization import Modularization
+from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, RecordFile, Role
 
 
@@ -43,6 +44,12 @@ def module_kernels(artifacts: Artifacts, target_class: int) -> ArrayFile:
     """(K,) bool, True = kept."""
     path = artifacts.folder / "modules" / f"class_{target_class}_kernels.npy"
     return ArrayFile(path, artifacts.command("module_recorder.py"), "bool")
+
+
+def source_network(artifacts: Artifacts) -> RecordFile[SourceNetwork]:
+    """Which network the modules were cut from."""
+    path = artifacts.folder / "modules" / "network.json"
+    return RecordFile(path, artifacts.command("scripts/run_module_search.py"), SourceNetwork)
 
 
 def report(artifacts: Artifacts) -> RecordFile[Modularization]:

@@ -1,22 +1,19 @@
 """How important each kernel is for each class: the mean L1 norm of its feature map on the class's confident images."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.images import normalise
 from models import files as model_files
+from models.graph import Graph, Units, unit_norms
 from models.training import EVALUATION_BATCH, progress_bar
 from modules import files as module_files
 from utils.artifacts import Artifacts
 from utils.core_threads import each_on_a_core
 from utils.errors import UserError
 from utils.files import sha256_of
-
-Observe = Callable[[int, Tensor], None]
 
 
 def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
@@ -25,39 +22,35 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
     return (assigned == labels) & (largest >= confidence)
 
 
-def kernel_importance(
-    model: nn.Module, pixels: Tensor, labels: Tensor, num_classes: int, confidence: float
-) -> tuple[np.ndarray, list[int]]:
+def kernel_importance(graph: Graph, pixels: Tensor, labels: Tensor, confidence: float) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
-    Per class: the mean, over its confident images, of the sum of each kernel's feature map after ReLU; for layers tied
-    by an addition of the sum after it, which both share (Qi et al., ASE 2022, section 3.1). A class without a confident
-    image uses all of its images.
+    Per class: the mean, over its confident images, of the L1 norm of each kernel's feature map, where the first layer
+    behind it reads it, before pooling; for layers whose maps are added, of the sum, which all of them share (Qi et al.,
+    ASE 2022, section 3.1). A class without a confident image uses all of its images.
 
     Args:
-        model: the strong model, with `convolve`, `classify` and `architecture`.
-        pixels, labels: (n, 32, 32, 3) uint8 and (n,) int64 validation images, on the model's device.
-        num_classes: of the model.
+        graph: the strong model.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 validation images, on the model's device.
         confidence: the least softmax of a confident image.
 
-    Returns importance (classes, K) float32 and the number of confident images per class. The number of threads does
-    not change a bit of it.
+    Returns importance (classes, K) float32, 0 of kernels that are always kept, and the number of confident images per
+    class. The number of threads does not change a bit of it.
     """
-    architecture = model.architecture
+    num_classes = graph.num_classes
 
     def measure(start: int) -> tuple[Tensor, Tensor]:
-        """One batch's sums (2, classes, K) and counts (2, classes), of all images and of the confident ones."""
+        """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
         batch = slice(start, start + EVALUATION_BATCH)
         with torch.inference_mode():
-            norms, observe = _norm_collector(len(labels[batch]), architecture, labels.device)
-            logits = model.classify(model.convolve(normalise(pixels[batch]), observe))
+            logits, norms = unit_norms(graph, normalise(pixels[batch]))
             of_class = F.one_hot(labels[batch], num_classes).T.double()
             chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence)])
             # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
             return chosen @ norms.double(), chosen.sum(2)
 
     starts = range(0, len(labels), EVALUATION_BATCH)
-    sums = torch.zeros(2, num_classes, architecture.total_kernels, dtype=torch.float64, device=labels.device)
+    sums = torch.zeros(2, num_classes, graph.num_units, dtype=torch.float64, device=labels.device)
     counts = torch.zeros(2, num_classes, dtype=torch.float64, device=labels.device)
     measured = each_on_a_core(measure, starts, labels.device)
     for _, (batch_sums, batch_counts) in zip(progress_bar(starts, "importance"), measured, strict=True):
@@ -65,21 +58,8 @@ def kernel_importance(
         counts += batch_counts
     used = (counts[1] > 0).long()  # the confident images, else all
     every = torch.arange(num_classes, device=labels.device)
-    importance = sums[used, every] / counts[used, every].clamp(min=1)[:, None]
-    return importance.float().cpu().numpy(), counts[1].long().tolist()
-
-
-def _norm_collector(num_images: int, architecture: nn.Module, device: torch.device) -> tuple[Tensor, Observe]:
-    """An array (images, K) float32 and a function that enters a layer's feature map into it."""
-    norms = torch.zeros(num_images, architecture.total_kernels, device=device)
-
-    def observe(layer: int, feature_map: Tensor) -> None:
-        l1 = feature_map.float().sum((2, 3))  # after ReLU nothing is negative
-        for tied, first in enumerate(architecture.tied_to):
-            if first == layer:
-                norms[:, architecture.layer_slices[tied]] = l1
-
-    return norms, observe
+    importance = (sums[used, every] / counts[used, every].clamp(min=1)[:, None]).float().cpu().numpy()
+    return graph.units.spread(importance, always=0), counts[1].long().tolist()
 
 
 def check_importance_fits(artifacts: Artifacts) -> str:
@@ -94,7 +74,7 @@ def check_importance_fits(artifacts: Artifacts) -> str:
     return now
 
 
-def random_importance(num_classes: int, num_kernels: tuple[int, ...]) -> np.ndarray:
+def random_importance(num_classes: int, units: Units) -> np.ndarray:
     """The control experiment: (classes, K) float32 that sorts each layer's kernels in index order."""
-    falling = np.concatenate([np.arange(width, 0, -1) for width in num_kernels])
+    falling = np.concatenate([np.arange(layer.width, 0, -1) for layer in units.layers])
     return np.tile(falling.astype(np.float32), (num_classes, 1))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dataset.datasets import fingerprint, load_split
 from dataset.images import normalise, to_device
-from models.cnn import CNN
+from models.graph import Graph
 from models.strong_model import load_strong_model
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
@@ -24,7 +24,7 @@ from utils.stage import Stage
 class SensitivityInputs:
     """What the curves of all layers are measured with."""
 
-    model: CNN
+    strong: Graph
     importance: np.ndarray  # (classes, K)
     ratios: tuple[float, ...]
     images: Tensor  # (n, 3, 32, 32) normalised, on the model's device
@@ -32,7 +32,7 @@ class SensitivityInputs:
 
     def curve(self, layer: int) -> np.ndarray:
         """(ratios, 2) float32 of one layer: ratio, accuracy."""
-        return layer_sensitivity(self.model, self.importance, layer, self.ratios, self.images, self.labels)
+        return layer_sensitivity(self.strong, self.importance, layer, self.ratios, self.images, self.labels)
 
 
 def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
@@ -42,8 +42,8 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     """
     say_if_without_compiler(stage.dtype, stage.device)
     config, artifacts = stage.config, stage.artifacts
-    model = load_strong_model(config, artifacts, stage.device)
-    importance = module_files.kernel_importance(artifacts).load(config.num_classes, model.architecture.total_kernels)
+    strong = load_strong_model(config, artifacts, stage.device)
+    importance = module_files.kernel_importance(artifacts).load(config.num_classes, strong.units.num_kernels)
     valid = load_split(config).valid.first(config.sensitivity_images)
     settings = {
         **config.part_of("sensitivity"),
@@ -59,17 +59,11 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, stage.dtype)
-    return SensitivityInputs(model, importance, config.sensitivity_ratios, images, valid.labels)
-
-
-def tied_layers(model: CNN, layer: int) -> list[int]:
-    """The free layer that `layer` belongs to and all layers tied to it, in order."""
-    tied_to = model.architecture.tied_to
-    return [other for other, first in enumerate(tied_to) if first == tied_to[layer]]
+    return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels)
 
 
 def layer_sensitivity(
-    model: CNN, importance: np.ndarray, layer: int, ratios: tuple[float, ...], images: Tensor, labels: np.ndarray
+    strong: Graph, importance: np.ndarray, layer: int, ratios: tuple[float, ...], images: Tensor, labels: np.ndarray
 ) -> np.ndarray:
     """Validation accuracy of the composed model for each share of a layer's kernels that all modules keep.
 
@@ -77,9 +71,9 @@ def layer_sensitivity(
     classes share the whole strong model.
 
     Args:
-        model: the strong model.
+        strong: the strong model.
         importance: (classes, K).
-        layer: a conv layer; those tied to it are cut alike.
+        layer: a conv layer; those with the same units are cut alike.
         ratios: the shares.
         images: (n, 3, 32, 32) normalised, on the model's device.
         labels: (n,).
@@ -87,11 +81,9 @@ def layer_sensitivity(
     Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
     """
     num_classes = len(importance)
-    layers = tied_layers(model, layer)
-    slices = model.architecture.layer_slices
-    masks = np.concatenate([top_ratio_masks(importance, slices, layers, ratio) for ratio in ratios])
+    masks = np.concatenate([top_ratio_masks(importance, strong.units, layer, ratio) for ratio in ratios])
     target_classes = list(range(num_classes)) * len(ratios)
-    outputs = population_outputs(model, masks, target_classes, images)
+    outputs = population_outputs(strong, masks, target_classes, images)
     if not np.isfinite(outputs).all():
         raise UserError(f"conv {layer}: a module's outputs are NaN or infinite; retrain the strong model")
     predicted = outputs.reshape(len(ratios), num_classes, -1).argmax(1)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from models.cnn import CNN, Architecture
+from torch import Tensor
 
 # A convolution reads a multiple of so many maps: what fills a processor's vectors, and few enough widths for the
 # convolution library to keep the code that it makes for each.

@@ -7,20 +7,23 @@ import torch
 
 from configures.base import Config
 from dataset.datasets import Split
-from models.cnn import CNN, cpu_state
-from models.registry import architecture_of
+from models.graph import Graph, GraphNetwork
+from models.strong_model import graph_of
 from models.training import count_right, predict
+from models.weights import cpu_state
 from modules import files as module_files
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.modularization import Modularization
-from modules.module import extract_modules, kept_kernels, module_of_weights
+from modules.module import extract_modules, is_float32, module_of_weights
+from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
+from utils.errors import UserError, reason
 from utils.stage import Stage
 
 
 def save_modularization(
-    model: CNN,
+    strong: Graph,
     masks: np.ndarray,
     split: Split,
     stage: Stage,
@@ -30,14 +33,15 @@ def save_modularization(
     """Extract and write every class's module, evaluate them composed, write report.json.
 
     Args:
-        model: the strong model.
+        strong: the strong model.
         masks: (classes, K) bool, True = kept.
         split: the images to evaluate on.
         stage: where to write.
         search: how the masks were found.
         logit_maps: (classes, 2) the scale and bias that go into each module's last layer; None = none.
     """
-    modules = extract_modules(model, masks, logit_maps)
+    module_files.source_network(stage.artifacts).save(SourceNetwork.of(strong, stage.config))
+    modules = extract_modules(strong, masks, logit_maps)
     for target_class, module in enumerate(modules):
         module_files.module(stage.artifacts, target_class).save(cpu_state(module))
         module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])
@@ -45,7 +49,7 @@ def save_modularization(
     right = {
         (part, name): count_right(predict(network, images, stage.device), images.labels)
         for part, images in (("valid", split.valid), ("test", split.test))
-        for name, network in (("strong", model), ("composed", composed))
+        for name, network in (("strong", strong.network), ("composed", composed))
     }
     result = Modularization(
         classes=split.classes,
@@ -78,37 +82,42 @@ def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
 def load_kernel_mask(config: Config, artifacts: Artifacts, target_class: int) -> np.ndarray:
     """(K,) bool, True = kept, of one module. Raises UserError where it is missing or fits no module."""
     file = module_files.module_kernels(artifacts, target_class)
-    architecture = architecture_of(config.model)
-    kernel_mask = file.load(architecture.total_kernels)
+    check_source_network(config, artifacts)
+    units = graph_of(config).units
+    kernel_mask = file.load(units.num_kernels)
     try:
-        kept_kernels(architecture, kernel_mask)
+        units.gather(kernel_mask)
     except ValueError as error:
         raise file.damaged(str(error)) from None
     return kernel_mask
 
 
-def load_module(config: Config, artifacts: Artifacts, target_class: int, device: torch.device) -> CNN:
+def load_module(config: Config, artifacts: Artifacts, target_class: int, device: torch.device) -> GraphNetwork:
     """The module of one class, in evaluation mode, channels-last, on the device.
 
-    Its forward: normalised images (batch, 3, 32, 32) -> the class's logit (batch, 1). Raises UserError where its
-    checkpoint or kernel mask is missing or damaged, or they are of different modules.
+    Its forward: normalised images (n, 3, side, side) -> the class's logit (n, 1). Raises UserError where its checkpoint
+    or kernel mask is missing or damaged, they are of different modules, or of another network than the configuration's.
     """
     file = module_files.module(artifacts, target_class)
     weights = file.load()
     kernel_mask = load_kernel_mask(config, artifacts, target_class)
-    architecture = architecture_of(config.model)
-    if any(getattr(value, "dtype", None) != torch.float32 for value in weights.values()):
-        raise file.damaged(f"not a module of {config.model}: expected float32 weights")
+    if not is_float32(weights):
+        raise file.damaged(f"not a module of {config.network_name}: expected float32 weights")
     try:
-        module = module_of_weights(architecture, weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise file.damaged(f"not a module of {config.model}: {error}") from None
-    widths = tuple(len(kernels) for kernels in kept_kernels(architecture, kernel_mask))
-    found = tuple(convolution.out_channels for convolution in module.convs)
-    num_outputs = module.fcs[-1].out_features
-    if (found, num_outputs) != (widths, 1):
-        reason = f"expected kernels {widths} and 1 output as its mask says, found {found} and {num_outputs}"
-        raise file.damaged(reason)
+        module = module_of_weights(graph_of(config), kernel_mask, target_class, weights)
+    except RuntimeError as error:
+        raise file.damaged(f"not the module of {config.network_name} that its mask says: {reason(error)}") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise file.damaged("it holds NaN or infinity")
     return module.to(device, memory_format=torch.channels_last)
+
+
+def check_source_network(config: Config, artifacts: Artifacts) -> None:
+    """Raises UserError where the modules are known to be cut from another network than the configuration's."""
+    file = module_files.source_network(artifacts)
+    if not file.exists():  # written by an earlier version
+        return
+    if difference := file.load().difference_from(SourceNetwork.of(graph_of(config), config)):
+        raise UserError(
+            f"the modules in {file.path.parent} are of another network: {difference}; make them again with: {file.made_by}"
+        )

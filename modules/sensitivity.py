@@ -1,31 +1,28 @@
 """Layer sensitivity: how much of one layer can go before the composed model's accuracy falls."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from models.graph import Units
 
-def top_ratio_masks(
-    importance: np.ndarray, layer_slices: Sequence[slice], layers: Sequence[int], ratio: float
-) -> np.ndarray:
-    """Every class's mask that keeps the top `ratio` of some (tied) layers' kernels and all others.
+
+def top_ratio_masks(importance: np.ndarray, units: Units, layer: int, ratio: float) -> np.ndarray:
+    """Every class's mask that keeps the top `ratio` of a layer's units and all others.
 
     Args:
-        importance: (classes, K).
-        layer_slices: where each layer's kernels stand.
-        layers: the layers that are cut, alike.
-        ratio: the kept share of their kernels, rounded down, at least one.
+        importance: (classes, K); a unit's is that of its first kernel.
+        units: of the network.
+        layer: a conv layer; layers with the same units are cut alike.
+        ratio: the kept share of the layer's units, rounded down, at least one.
 
-    Returns (classes, K) bool, True = kept.
+    Returns unit masks (classes, U) bool, True = kept.
     """
-    masks = np.ones(importance.shape, bool)
-    for layer in layers:
-        scores = importance[:, layer_slices[layers[0]]]
-        width = scores.shape[1]
-        num_kept = max(1, int(width * ratio + 1e-9))
-        order = np.argsort(-scores, axis=1, kind="stable")
-        np.put_along_axis(masks[:, layer_slices[layer]], order[:, num_kept:], False, axis=1)
-    return masks
+    of_unit = importance[:, units.first_kernels]
+    masks = np.ones(of_unit.shape, bool)
+    of_layer = units.of_layer(layer)
+    num_kept = max(1, int(len(of_layer) * ratio + 1e-9))
+    order = np.argsort(-of_unit[:, of_layer], axis=1, kind="stable")
+    np.put_along_axis(masks, of_layer[order[:, num_kept:]], False, axis=1)
+    return np.stack([units.repair(mask, row) for mask, row in zip(masks, of_unit, strict=True)])
 
 
 def falls_at(ratios: np.ndarray, accuracies: np.ndarray, tolerance: float) -> float:

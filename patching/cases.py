@@ -5,20 +5,20 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataset.datasets import Images
 from models import files as model_files
-from models.cnn import CNN
+from models.graph import Graph, GraphNetwork
 from models.strong_model import load_strong_model
 from models.training import best_epoch, predict
 from modules import files as module_files
-from modules.on_disk import load_module
+from modules.on_disk import load_kernel_mask, load_module
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data, of_class
 from patching.metrics import confusion_matrix
 from patching.on_disk import check_weak_model, load_weak_model
-from patching.patched_model import PatchedModel
+from patching.patched_model import Origin, PatchedModel
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, method_entry
 from patching.rules import RULES, Rule
 from patching.weak_models import WeakKind, weak_network_name
@@ -45,8 +45,9 @@ class PatchCase:
     target_class: int
     classes: tuple[str, ...]  # the weak model's; the target class last
     epoch: int
-    weak: CNN
-    module: CNN
+    weak: nn.Module
+    module: GraphNetwork
+    kernels: np.ndarray  # (K,) bool: those that the module keeps
     valid: Outputs
     test: Outputs
     module_outputs: np.ndarray  # (validation images of the class,) float32
@@ -73,7 +74,7 @@ class PatchCases:
         return load_patch_data(self.stage.config)
 
     @cached_property
-    def strong(self) -> CNN:
+    def strong(self) -> Graph:
         """The whole strong model, for the control."""
         return load_strong_model(self.stage.config, self.stage.artifacts, self.stage.device)
 
@@ -81,7 +82,7 @@ class PatchCases:
     def strong_logits(self) -> dict[str, Tensor]:
         """The strong model's logits (images, its classes) on the weak classes' images, per part."""
         weak = self.data.weak
-        return {part: self._predict(self.strong, getattr(weak, part)) for part in ("valid", "test")}
+        return {part: self._predict(self.strong.network, getattr(weak, part)) for part in ("valid", "test")}
 
     def epoch(self, target_class: int, wanted: str) -> int:
         """The epoch that `best`, `last` or a number means. Raises UserError where there is no such training."""
@@ -122,10 +123,11 @@ class PatchCases:
             epoch,
             weak,
             module,
+            load_kernel_mask(config, artifacts, target_class),
             self._outputs("valid", split.valid, target_class, weak, module),
             self._outputs("test", split.test, target_class, weak, module),
             module_outputs,
-            self._predict(self.strong, images)[:, target_class].numpy(),
+            self._predict(self.strong.network, images)[:, target_class].numpy(),
         )
 
     def report(self, case: PatchCase, results: dict[str, Patched]) -> PatchedWeakModel:
@@ -144,13 +146,21 @@ class PatchCases:
 
     def patched_model(self, case: PatchCase, rule: Rule) -> PatchedModel:
         """The case's networks and a rule as one network."""
-        networks = (weak_network_name(self.stage.config, self.kind), self.stage.config.model)
-        return PatchedModel(case.weak, case.module, rule, case.classes, *networks)
+        config = self.stage.config
+        origin = Origin(
+            weak_network=weak_network_name(config, self.kind),
+            strong_network=config.network_name,
+            strong_classes=config.num_classes,
+            target_class=case.target_class,
+            kernels=case.kernels,
+            image_side=config.image_side,
+        )
+        return PatchedModel(case.weak, case.module, rule, case.classes, origin)
 
-    def _outputs(self, part: str, images: Images, target_class: int, weak: CNN, module: CNN) -> Outputs:
+    def _outputs(self, part: str, images: Images, target_class: int, weak: nn.Module, module: nn.Module) -> Outputs:
         shared = self.strong_logits[part][:, target_class]
         own = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
-        strong = torch.cat([shared, self._predict(self.strong, own)[:, target_class]])
+        strong = torch.cat([shared, self._predict(self.strong.network, own)[:, target_class]])
         module_output = self._predict(module, images)[:, 0]
         outputs = Outputs(images.labels, self._predict(weak, images), module_output, strong)
         for name, values in (("weak model", outputs.weak), ("module", outputs.module)):
@@ -158,9 +168,7 @@ class PatchCases:
                 raise UserError(f"target class {target_class}: the {name} gives NaN or infinity; train it again")
         return outputs
 
-    def _predict(self, model: CNN, images: Images) -> Tensor:
-        if not len(images):
-            return torch.zeros(0, model.fcs[-1].out_features)
+    def _predict(self, model: nn.Module, images: Images) -> Tensor:
         return predict(model, images, self.stage.device)
 
 

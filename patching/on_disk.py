@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from configures.base import Config
-from models.cnn import CNN
 from models.strong_model import load_weights
 from patching import files as patch_files
 from patching.report import PatchedWeakModel
@@ -38,7 +38,7 @@ def check_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int, ep
 
 def load_weak_model(
     config: Config, artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int, device: torch.device
-) -> CNN:
+) -> nn.Module:
     """A weak model after an epoch, in evaluation mode, on the device.
 
     Raises UserError where it is missing (naming the epochs that are there), damaged, or of another class count.

@@ -2,9 +2,12 @@
 
 from enum import Enum
 
+from torch import nn
+
 from configures.base import Config
-from models.cnn import CNN
-from models.registry import build_network
+from models.names import network_of
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class WeakKind(Enum):
@@ -22,10 +25,14 @@ class WeakKind(Enum):
 
 def weak_network_name(config: Config, kind: WeakKind) -> str:
     """The network of the weak models of a kind; poorly fitted ones are as the strong model."""
-    return config.weak_model if kind is WeakKind.SIMPLE else config.model
+    return config.weak_model if kind is WeakKind.SIMPLE else config.network_name
 
 
-def build_weak_network(config: Config, kind: WeakKind) -> CNN:
+def build_weak_network(config: Config, kind: WeakKind) -> nn.Module:
     """A freshly initialised weak model; a poorly fitted one has no dropout. Its last class is the target class."""
-    dropout = None if kind is WeakKind.SIMPLE else 0.0
-    return build_network(weak_network_name(config, kind), len(config.weak_classes) + 1, dropout)
+    network = network_of(weak_network_name(config, kind), len(config.weak_classes) + 1, config.image_side)
+    if kind is WeakKind.POOR:
+        for layer in network.modules():
+            if isinstance(layer, DROPOUTS):
+                layer.p = 0.0
+    return network

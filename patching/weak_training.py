@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dataset.datasets import Split, fingerprint
-from models.cnn import count_parameters, cpu_state
 from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
+from models.weights import count_parameters, cpu_state
 from patching import files as patch_files
 from patching.data import PatchData
 from patching.weak_models import WeakKind, build_weak_network

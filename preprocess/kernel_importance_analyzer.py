@@ -24,16 +24,14 @@ from utils.tables import show_table
 def main() -> None:
     stage = open_stage(stage_parser(__doc__).parse_args())
     config = stage.config
-    model = load_strong_model(config, stage.artifacts, stage.device)
+    strong = load_strong_model(config, stage.artifacts, stage.device)
     split = load_split(config)
     if config.importance_mode == "random":
-        importance = random_importance(config.num_classes, model.architecture.num_kernels)
+        importance = random_importance(config.num_classes, strong.units)
         print("importance_mode random: kernels in index order, nothing measured")
     else:
         pixels, labels = to_device(split.valid, stage.device)
-        importance, confident = kernel_importance(
-            model, pixels, labels, config.num_classes, config.importance_confidence
-        )
+        importance, confident = kernel_importance(strong, pixels, labels, config.importance_confidence)
         of_class = [int((split.valid.labels == target_class).sum()) for target_class in range(config.num_classes)]
         rows = [[number, *row] for number, row in enumerate(zip(split.classes, of_class, confident, strict=True))]
         show_table(["class", "name", "valid images", f"confidence >= {config.importance_confidence}"], rows)

@@ -7,9 +7,9 @@ and the composed model's validation accuracy. A layer tied to an earlier one is 
 scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., ASE 2022, section 3.2.
 """
 
-from models.registry import architecture_of
+from models.strong_model import graph_of
 from modules import files as module_files
-from modules.layer_sensitivity import open_sensitivity, tied_layers
+from modules.layer_sensitivity import open_sensitivity
 from utils.errors import UserError, run
 from utils.locks import held
 from utils.stage import Stage, open_stage, stage_parser
@@ -21,9 +21,12 @@ def main() -> None:
     parser.add_argument("--target_conv", type=int, required=True, help="the conv layer, counted from 0")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    num_layers = len(architecture_of(stage.config.model).convs)
-    if not 0 <= arguments.target_conv < num_layers:
-        raise UserError(f"--target_conv {arguments.target_conv}: expected a conv layer from 0 to {num_layers - 1}")
+    layers = graph_of(stage.config).units.layers
+    if not 0 <= arguments.target_conv < len(layers):
+        raise UserError(f"--target_conv {arguments.target_conv}: expected a conv layer from 0 to {len(layers) - 1}")
+    layer = layers[arguments.target_conv]
+    if not layer.is_cuttable:
+        raise UserError(f"--target_conv {arguments.target_conv} ({layer.name}) cannot be cut: {layer.reason}")
     with held(module_files.sensitivity_role(stage.artifacts)):
         measure(stage, arguments.target_conv)
 
@@ -31,7 +34,7 @@ def main() -> None:
 def measure(stage: Stage, target_conv: int) -> None:
     """Write, and print, the curve of a layer and those tied to it."""
     inputs = open_sensitivity(stage)
-    layers = tied_layers(inputs.model, target_conv)
+    layers = next(layers for layers in inputs.strong.units.tied_layers.values() if target_conv in layers)
     if len(layers) > 1:
         print(f"conv {', '.join(map(str, layers))} are tied: measured together, as conv {layers[0]}")
     curve, count = inputs.curve(layers[0]), len(inputs.labels)

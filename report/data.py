@@ -9,11 +9,11 @@ import torch
 
 from dataset.datasets import Split, load_split
 from models import files as model_files
-from models.cnn import CNN, Architecture
-from models.evaluation import cost_of, outputs_of
-from models.registry import architecture_of
-from models.strong_model import load_strong_model
+from models.evaluation import outputs_of
+from models.graph import Graph, GraphNetwork, Units, flops_of
+from models.strong_model import graph_of, load_strong_model
 from models.training import Epoch
+from models.weights import count_parameters
 from modules import files as module_files
 from modules.modularization import Modularization
 from modules.on_disk import load_kernel_mask, load_modularization, load_module
@@ -63,18 +63,14 @@ class ReportData:
             return self.config.classes or tuple(map(str, range(self.config.num_classes)))
 
     @cached_property
-    def architecture(self) -> Architecture:
-        """The strong model's layers."""
-        return architecture_of(self.config.model)
+    def units(self) -> Units:
+        """The strong model's kernels, and which of them go together."""
+        return graph_of(self.config).units
 
     @cached_property
     def layer_names(self) -> dict[int, str]:
-        """Free layer -> its name, with the layers that are tied to it: `1=3`."""
-        tied_to = self.architecture.tied_to
-        return {
-            layer: "=".join(str(other) for other, first in enumerate(tied_to) if first == layer)
-            for layer in self.architecture.free_layers
-        }
+        """Conv layer that can be cut -> its name, with the layers that are cut alike: `1=3`."""
+        return {layer: "=".join(map(str, tied)) for layer, tied in self.units.tied_layers.items()}
 
     @cached_property
     def history(self) -> list[Epoch]:
@@ -83,15 +79,15 @@ class ReportData:
 
     @cached_property
     def importance(self) -> dict[str, np.ndarray]:
-        """Free layer's name -> importance (classes, kernels)."""
-        shape = (self.config.num_classes, self.architecture.total_kernels)
+        """Layer's name -> importance (classes, kernels)."""
+        shape = (self.config.num_classes, self.units.num_kernels)
         importance = module_files.kernel_importance(self.artifacts).load(*shape)
-        slices = self.architecture.layer_slices
-        return {name: importance[:, slices[layer]] for layer, name in self.layer_names.items()}
+        layers = self.units.layers
+        return {name: importance[:, layers[layer].kernels] for layer, name in self.layer_names.items()}
 
     @cached_property
     def sensitivity(self) -> dict[int, np.ndarray]:
-        """Free layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one."""
+        """Layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one."""
         files = {layer: module_files.layer_sensitivity(self.artifacts, layer) for layer in self.layer_names}
         measured = {layer: file for layer, file in files.items() if file.exists()}
         if not measured:
@@ -142,12 +138,12 @@ class ReportData:
         return np.stack([load_kernel_mask(self.config, self.artifacts, c) for c in range(self.config.num_classes)])
 
     @cached_property
-    def strong(self) -> CNN:
+    def strong(self) -> Graph:
         """The strong model."""
         return load_strong_model(self.config, self.artifacts, self.stage.device)
 
     @cached_property
-    def modules(self) -> list[CNN]:
+    def modules(self) -> list[GraphNetwork]:
         """The module of every class."""
         classes = range(self.config.num_classes)
         return [load_module(self.config, self.artifacts, c, self.stage.device) for c in classes]
@@ -156,7 +152,7 @@ class ReportData:
     def answers(self) -> Answers:
         """The test images, and what strong and composed model answer to them."""
         test = self.split.test
-        strong, *modules = outputs_of([self.strong, *self.modules], test, self.stage.device)
+        strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
         composed = np.concatenate(modules, 1)
         for name, outputs in (("strong model", strong), ("composed model", composed)):
             if not np.isfinite(outputs).all():
@@ -175,7 +171,13 @@ class ReportData:
     @cached_property
     def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Kernels, FLOPs of one image and parameters: of the strong model, and (classes, 3) of the modules."""
-        return cost_of(self.strong), np.array([cost_of(module) for module in self.modules])
+        image = self.strong.image_shape
+        kept, networks = [self.units.num_kernels, *self.masks.sum(1).tolist()], [self.strong.network, *self.modules]
+        costs = [
+            (kernels, flops_of(network, image), count_parameters(network))
+            for kernels, network in zip(kept, networks, strict=True)
+        ]
+        return costs[0], np.array(costs[1:])
 
     @cached_property
     def patch_data(self) -> PatchData:

@@ -77,8 +77,8 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     """The curves of the layers that were measured."""
     config, names = data.config, data.layer_names
     curves = data.sensitivity
-    tied_to = data.architecture.tied_to
-    chosen = {tied_to[layer] for layer in config.sensitive_layers if layer < len(tied_to)}
+    tied = data.units.tied_layers
+    chosen = {layer for layer in tied if set(tied[layer]) & set(config.sensitive_layers)}
     recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
     advice = ", ".join(names[layer] for layer in recommended) or "none"
     yield Picture(
@@ -138,7 +138,7 @@ def gradient_blocks(data: ReportData) -> Iterator[Block]:
 def kernel_blocks(data: ReportData) -> Iterator[Block]:
     """The kernels that modules keep and share."""
     masks, name, classes = data.masks, data.config.name, data.classes
-    slices = [data.architecture.layer_slices[layer] for layer in data.layer_names]
+    slices = [data.units.layers[layer].kernels for layer in data.layer_names]
     yield Picture(
         "kernels_kept",
         kept_figure(masks, slices, list(data.layer_names.values()), classes, f"{name}: kernels kept"),

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from models.cnn import IMAGE_CHANNELS, IMAGE_SIDE, count_parameters
 from torch import nn
 
 from models.checkpoints import load_foreign_checkpoint
-from models.cnn import IMAGE_CHANNELS, IMAGE_SIDE, count_parameters
 from models.graph import Graph, Units, count_flops, trace
 from models.names import check_num_classes, network_of
 from utils.errors import UserError, run

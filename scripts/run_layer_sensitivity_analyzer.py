@@ -9,10 +9,10 @@ recommendation there if you agree. Layers whose file is there are not measured a
 
 import numpy as np
 
-from models.registry import architecture_of
+from models.strong_model import graph_of
 from models.training import progress_bar
 from modules import files as module_files
-from modules.layer_sensitivity import open_sensitivity, tied_layers
+from modules.layer_sensitivity import open_sensitivity
 from modules.sensitivity import falls_at, recommend_sensitive
 from report.figures import save_drawing
 from report.figures_of_model import sensitivity_figure
@@ -28,25 +28,25 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="set the curves that are there aside")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    architecture = architecture_of(stage.config.model)
-    configured = genome_layout(architecture, stage.config).sensitive
+    configured = genome_layout(graph_of(stage.config).units, stage.config).sensitive_layers
     with held(module_files.sensitivity_role(stage.artifacts)):
         measure(stage, configured, fresh=arguments.fresh)
 
 
-def measure(stage: Stage, configured: frozenset[int], *, fresh: bool) -> None:
+def measure(stage: Stage, configured: tuple[int, ...], *, fresh: bool) -> None:
     """Write the curves that are not there yet, print all, plot them, and compare with the configured layers."""
     config = stage.config
     inputs = open_sensitivity(stage, fresh=fresh)
     curves: dict[int, np.ndarray] = {}
-    for layer in progress_bar(inputs.model.architecture.free_layers, "sensitivity"):
+    tied_layers = inputs.strong.units.tied_layers
+    for layer in progress_bar(tied_layers, "sensitivity"):
         file = module_files.layer_sensitivity(stage.artifacts, layer)
         curve = file.load_if_whole(len(inputs.ratios), 2)
         if curve is None:
             file.save(inputs.curve(layer))
         curves[layer] = file.load(len(inputs.ratios), 2)
 
-    names = {layer: "=".join(map(str, tied_layers(inputs.model, layer))) for layer in curves}
+    names = {layer: "=".join(map(str, tied_layers[layer])) for layer in curves}
     rows = [
         [names[layer], *(f"{accuracy:.1%}" for accuracy in curve[:, 1]), f"{fall:.1f}" if fall else "never"]
         for layer, curve in curves.items()
@@ -59,7 +59,7 @@ def measure(stage: Stage, configured: frozenset[int], *, fresh: bool) -> None:
         "by the kept share of one layer's kernels"
     )
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
-    print(f"the configuration's:          {', '.join(names[layer] for layer in sorted(configured)) or 'none'}")
+    print(f"the configuration's:          {', '.join(names[layer] for layer in configured) or 'none'}")
 
     path = module_files.layer_sensitivity(stage.artifacts, 0).path.with_name("layer_sensitivity")
     named = {names[layer]: curve for layer, curve in curves.items()}

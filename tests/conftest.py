@@ -15,13 +15,13 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from models.cnn import CNN
 
 import global_configure
 from configures.base import load
 from dataset.datasets import Images, load_split
 from dataset.images import normalise
 from models import files as model_files
-from models.cnn import CNN
 from models.registry import build_network
 from utils.artifacts import Artifacts
 

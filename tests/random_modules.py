@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from hypothesis import strategies as st
-
 from models.cnn import CNN, Architecture, Conv
 
 

@@ -22,12 +22,12 @@ from confined import confined
 from conftest import TOP, Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from models.cnn import CNN, Architecture, Conv
 from near_valid import near_bytes, near_json, near_zip
 
 from configures.base import load
 from dataset.datasets import load_dataset
 from models import files as model_files
-from models.cnn import CNN, Architecture, Conv
 from models.registry import build_network
 from models.strong_model import load_weights
 from models.training import Epoch

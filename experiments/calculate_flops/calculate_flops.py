@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.cnn import count_parameters
-from models.flops import count_flops
-from models.registry import build_network
+from models.graph import flops_of
+from models.strong_model import graph_of
+from models.weights import count_parameters
 from modules.on_disk import load_kernel_mask, load_module
 from patching.patched_model import PatchedModel
 from patching.rules import RangeRule
@@ -27,18 +27,17 @@ def main() -> None:
     stage = open_stage(stage_parser(__doc__).parse_args())
     config = stage.config
     device = torch.device("cpu")
-    strong = build_network(config.model, config.num_classes).to(device)
-    num_kernels = strong.architecture.total_kernels
-    strong_flops, strong_parameters = count_flops(strong), count_parameters(strong)
+    graph = graph_of(config)
+    strong_flops, strong_parameters = graph.flops, count_parameters(graph.network)
     rows: list[list[object]] = []
 
     def add(name: str, network: nn.Module, kernels: object = "") -> tuple[int, int]:
-        flops, parameters = count_flops(network), count_parameters(network)
+        flops, parameters = flops_of(network, graph.image_shape), count_parameters(network)
         ratios = (100 * flops / strong_flops, 100 * parameters / strong_parameters)
         rows.append([name, kernels, flops, f"{ratios[0]:.1f}", parameters, f"{ratios[1]:.1f}"])
         return flops, parameters
 
-    add("strong model", strong, num_kernels)
+    add("strong model", graph.network, graph.units.num_kernels)
     modules = [load_module(config, stage.artifacts, number, device) for number in range(config.num_classes)]
     kept = [int(load_kernel_mask(config, stage.artifacts, number).sum()) for number in range(config.num_classes)]
     costs = [add(f"module {number}", module, kept[number]) for number, module in enumerate(modules)]
@@ -48,9 +47,9 @@ def main() -> None:
     for kind in WeakKind if config.weak_classes else ():
         weak = build_weak_network(config, kind)
         add(f"{kind.words} weak model ({weak_network_name(config, kind)})", weak)
-        names = (tuple(str(label) for label in range(len(config.weak_classes) + 1)), "", "")
+        classes = tuple(map(str, range(len(config.weak_classes) + 1)))
         for number, module in enumerate(modules):
-            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), *names))
+            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), classes))
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])

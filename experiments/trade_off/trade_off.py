@@ -14,8 +14,7 @@ import numpy as np
 from torch import nn
 
 from dataset.datasets import Images, load_split
-from models.cnn import CNN
-from models.flops import count_flops
+from models.graph import Graph, flops_of
 from models.strong_model import load_strong_model
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
@@ -43,8 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     images = getattr(load_split(stage.config), arguments.images)
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
-    measure = Measure(stage, model, images)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    measure = Measure(stage, strong, images)
     points = [*gradient_points(stage, measure), *genetic_points(stage, measure), PUBLISHED]
     show_table(
         ["method", "asked for", "kernels kept", "FLOPs", "accuracy", "points lost", "distance", "seconds"],
@@ -101,22 +100,22 @@ def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
 class Measure:
     """Cuts sets of modules out of one strong model, and compares them with it on the same images."""
 
-    def __init__(self, stage: Stage, model: CNN, images: Images) -> None:
-        self.model, self.images, self.device = model, images, stage.device
-        self.kernels = model.architecture.total_kernels
-        self.flops, self.right = count_flops(model), self._count_right(model)
+    def __init__(self, stage: Stage, strong: Graph, images: Images) -> None:
+        self.strong, self.images, self.device = strong, images, stage.device
+        self.kernels = strong.units.num_kernels
+        self.flops, self.right = strong.flops, self._count_right(strong.network)
 
     def __call__(
         self, method: str, target: str, masks: np.ndarray, logit_maps: np.ndarray | None, seconds: float
     ) -> TradeOff:
         """The modules of masks (classes, K) and, where there are any, logit maps (classes, 2)."""
-        modules = extract_modules(self.model, masks, logit_maps)
+        modules = extract_modules(self.strong, masks, logit_maps)
         right = self._count_right(ComposedModel(modules))
         return TradeOff(
             method=method,
             target=target,
             kernels_kept=float(masks.mean()),
-            flops=float(np.mean([count_flops(module) for module in modules])) / self.flops,
+            flops=float(np.mean([flops_of(module, self.strong.image_shape) for module in modules])) / self.flops,
             points_lost=100 * (self.right - right) / len(self.images),
             right=right,
             images=len(self.images),

@@ -3,7 +3,7 @@
 from models.graph.batch_norm_folding import fold_batch_norm
 from models.graph.dependence import Dependence, dependences
 from models.graph.errors import NetworkRefused
-from models.graph.flops import count_flops
+from models.graph.flops import count_flops, flops_of
 from models.graph.graph import Graph, trace
 from models.graph.network import GraphNetwork
 from models.graph.observing import unit_norms
@@ -19,6 +19,7 @@ __all__ = [
     "Units",
     "count_flops",
     "dependences",
+    "flops_of",
     "fold_batch_norm",
     "trace",
     "unit_norms",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import is_constant
+from models.graph.atoms import is_constant, kind
 from models.graph.layouts import Layout
 from models.graph.network import GraphNetwork, device_and_dtype
 from models.graph.propagation import Propagation, rule_of
@@ -33,7 +33,12 @@ class Cut:
     """
 
     def __init__(
-        self, graph: "Graph", unit_mask: np.ndarray, target_class: int | None, gains: np.ndarray | None
+        self,
+        graph: "Graph",
+        unit_mask: np.ndarray,
+        target_class: int | None,
+        gains: np.ndarray | None,
+        logit_map: tuple[float, float] | None = None,
     ) -> None:
         self.channels: Propagation = graph.channels
         self.constants = graph.constants
@@ -41,6 +46,7 @@ class Cut:
         self.device, self.dtype = device_and_dtype(graph.constants)
         self._units, self._unit_mask, self._target_class = graph.units, unit_mask, target_class
         self._gains = None if gains is None else torch.as_tensor(np.append(gains, 1.0))  # unit -1 finds the last one
+        self._logit_map = logit_map
         self._readers = {reader.node: reader for reader in self.channels.readers}
         self._graph = fx.Graph()
         self._tensors: dict[str, Tensor] = {}
@@ -170,7 +176,20 @@ class Cut:
         logits = self.new[node.args[0]]
         if self._target_class is not None and self._is_whole(node.args[0]):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
-        self._graph.output(logits)
+        self._graph.output(logits if self._logit_map is None else self._mapped(logits, *self._logit_map))
+
+    def _mapped(self, logits: fx.Node, scale: float, bias: float) -> fx.Node:
+        """The logits times a scale, plus a bias: by the linear layer that makes them, if it has weights of its own."""
+        own = logits.args[1:3] if kind(logits) == "linear" else ()
+        if len(own) == 2 and all(is_constant(value) and len(value.users) == 1 for value in own):
+            weight, old_bias = (value.target for value in own)
+            self._tensors[weight] = self._tensors[weight] * scale
+            self._tensors[old_bias] = self._tensors[old_bias] * scale + bias
+            return logits
+        for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
+            self._tensors[name] = torch.tensor(value, device=self.device, dtype=self.dtype)
+            logits = self.call(function, logits, self._graph.create_node("get_attr", name))
+        return logits
 
     def _network(self, learned: frozenset[str], buffers: frozenset[str]) -> GraphNetwork:
         parameters, persistent, others = {}, {}, {}
@@ -178,7 +197,7 @@ class Cut:
         names = {node.target for node in self._graph.nodes if is_constant(node)}
         for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
             value, own_name = self._tensors[name], name.removesuffix("_again")
-            if name.startswith("gains.") or own_name in learned & buffers:
+            if name.startswith(("gains.", "logit.")) or own_name in learned & buffers:
                 persistent[name] = value
             elif own_name in learned:
                 (parameters if value.is_floating_point() else persistent)[name] = value

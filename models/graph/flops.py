@@ -1,9 +1,9 @@
 """What a network costs: floating-point operations, by torch's own counter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -15,3 +15,9 @@ def count_flops(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(images)
     return int(counter.get_total_flops())
+
+
+def flops_of(network: nn.Module, image_shape: Sequence[int]) -> int:
+    """Floating-point operations of one image (channels, height, width) in a network, in evaluation mode."""
+    like = next(network.parameters())
+    return count_flops(network, torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))

@@ -14,6 +14,7 @@ from models.graph import operators  # noqa: F401 (fills the rules)
 from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut
 from models.graph.errors import NetworkRefused
+from models.graph.flops import flops_of
 from models.graph.network import GraphNetwork, device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
@@ -84,6 +85,16 @@ class Graph:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
+    def network(self) -> GraphNetwork:
+        """The graph as a module of torch, with the graph's own weights by the network's names, in evaluation mode."""
+        parameters, buffers, others = {}, {}, {}
+        for name, value in self.constants.items():
+            is_parameter = name in self.learned - self.buffers and value.is_floating_point()
+            part = parameters if is_parameter else buffers if name in self.learned else others
+            part[name] = value
+        return GraphNetwork(self.nodes, parameters, buffers, others)
+
+    @cached_property
     def program(self) -> Program:
         """The graph as it is run, with its readers."""
         readers = []
@@ -112,7 +123,11 @@ class Graph:
         return self.program.run(images, constants, factors=factors, layers=layers, observe=observe)
 
     def cut(
-        self, unit_mask: np.ndarray, target_class: int | None = None, gains: np.ndarray | None = None
+        self,
+        unit_mask: np.ndarray,
+        target_class: int | None = None,
+        gains: np.ndarray | None = None,
+        logit_map: tuple[float, float] | None = None,
     ) -> GraphNetwork:
         """The smaller network that computes what `forward` computes with the dropped units' factors at zero.
 
@@ -124,6 +139,8 @@ class Graph:
             gains: (units,) positive: the kept units' factors, which are moved into the weights of what reads them.
                 Readers without such weights (layer norm, group norm, means over channels) get a multiplication, whose
                 factors are in the state_dict under "gains."; what loads it must have been cut with gains as well.
+            logit_map: a scale and a bias of the logits, which go into a linear layer at the end; behind another end
+                they stand as "logit.scale" and "logit.bias", and what loads them must have been cut with a map as well.
 
         Returns a module of its own, in evaluation mode: images (n, channels, side, side) -> logits (n, 1 or classes).
         Raises ValueError for a mask, class or gains that do not fit.
@@ -137,7 +154,13 @@ class Graph:
             if gains.shape != unit_mask.shape or not (gains > 0).all():
                 raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
         with torch.no_grad():
-            return Cut(self, unit_mask.astype(bool), target_class, gains).run(self.learned, self.buffers)
+            part = Cut(self, unit_mask.astype(bool), target_class, gains, logit_map)
+            return part.run(self.learned, self.buffers)
+
+    @property
+    def flops(self) -> int:
+        """What an image costs; see `count_flops`."""
+        return flops_of(self.network, self.image_shape)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Graph":
         """The same graph with its weights on another device or in another precision."""

@@ -6,6 +6,7 @@ all conv layers in the order of the graph.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,6 +68,33 @@ class Units:
     def num_kernels(self) -> int:
         """K: the kernels of all conv layers."""
         return len(self.unit_of_kernel)
+
+    @cached_property
+    def first_kernels(self) -> NDArray[np.int64]:
+        """(units,) int64: of each unit its first kernel, counted over all K."""
+        units, first = np.unique(self.unit_of_kernel, return_index=True)
+        return first[units >= 0]
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(units,) int64: how many kernels each unit has."""
+        return np.bincount(self.unit_of_kernel[self.unit_of_kernel >= 0], minlength=self.num_units)
+
+    def of_layer(self, layer: int) -> NDArray[np.int64]:
+        """The units that have kernels in a conv layer, ascending."""
+        units = np.unique(self.unit_of_kernel[self.layers[layer].kernels])
+        return units[units >= 0]
+
+    @cached_property
+    def tied_layers(self) -> dict[int, tuple[int, ...]]:
+        """Of the conv layers that can be cut those that have the same units, by the first of them."""
+        first_with: dict[bytes, int] = {}
+        tied: dict[int, list[int]] = {}
+        for number, layer in enumerate(self.layers):
+            if layer.is_cuttable:
+                first = first_with.setdefault(self.of_layer(number).tobytes(), number)
+                tied.setdefault(first, []).append(number)
+        return {first: tuple(layers) for first, layers in tied.items()}
 
     def spread(self, of_unit: np.ndarray | Tensor, always: float = 1) -> np.ndarray | Tensor:
         """Per kernel (..., K) what is given per unit (..., units); kernels that are always kept have `always`."""

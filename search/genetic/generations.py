@@ -10,7 +10,7 @@ import numpy as np
 
 from configures.base import Config
 from dataset.datasets import Images, fingerprint, load_split
-from models.registry import architecture_of
+from models.strong_model import graph_of
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
@@ -45,7 +45,7 @@ class GeneticSearch:
 
     # The populations
     def masks(self, generation: int, target_class: int) -> np.ndarray:
-        """The kernel masks (population, K) bool of one class's population, True = kept, as they are on the disk.
+        """The unit masks (population, U) bool of one class's population, True = kept, as they are on the disk.
 
         Raises UserError where the population is missing or damaged; changes nothing.
         """
@@ -78,8 +78,9 @@ class GeneticSearch:
 
     def _gradient_solution(self, target_class: int) -> np.ndarray:
         """The genome (genes,) nearest to what the gradient search found. Raises UserError where it found nothing."""
-        shape = (self.config.num_classes, self.layout.architecture.total_kernels)
-        return self.groups[target_class].encode(last_round_kernels(self.stage.artifacts).load(*shape)[target_class])
+        units = self.layout.units
+        kernels = last_round_kernels(self.stage.artifacts).load(self.config.num_classes, units.num_kernels)
+        return self.groups[target_class].encode(kernels[target_class][units.first_kernels])
 
     # Where it is
     def num_scored(self) -> int:
@@ -208,10 +209,10 @@ class GeneticSearch:
 def open_search(stage: Stage) -> GeneticSearch:
     """The search of a stage's model and dataset. Raises UserError where importance, dataset or a layer is not there."""
     say_if_without_compiler(stage.dtype, stage.device)
-    config, architecture = stage.config, architecture_of(stage.config.model)
-    layout = genome_layout(architecture, config)
+    config, units = stage.config, graph_of(stage.config).units
+    layout = genome_layout(units, config)
     file = module_files.kernel_importance(stage.artifacts)
-    groups = tuple(kernel_groups(layout, row) for row in file.load(config.num_classes, architecture.total_kernels))
+    groups = tuple(kernel_groups(layout, row) for row in file.load(config.num_classes, units.num_kernels))
     return GeneticSearch(stage, layout, groups, load_split(config).valid.first(config.search_images))
 
 

@@ -1,7 +1,8 @@
-"""Genomes: one gene per group of kernels, and back and forth between a genome and the kernels that it keeps.
+"""Genomes: one gene per group of units, and back and forth between a genome and the units that it keeps.
 
-Per class and layer the kernels are sorted by importance, most important first, and cut into consecutive groups as equal
-as possible. A gene that is 1 keeps all kernels of its group. Layers tied by a residual addition share their genes.
+A unit is a kernel with those that are kept or dropped with it. Per class and set of layers the units are sorted by
+importance, most important first, and cut into consecutive groups as equal as possible. A gene that is 1 keeps all units
+of its group.
 """
 
 from dataclasses import dataclass
@@ -9,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
-from models.cnn import Architecture
+from models.graph import Units
 from utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class GenomeLayout:
-    """Which layers a network has and how many genes each has; the same for all classes."""
+    """How many genes the units of a network have; the same for all classes."""
 
-    architecture: Architecture
-    groups: dict[int, int]  # genes of each free layer, by the layer's index
-    sensitive: frozenset[int]  # the free layers that are sensitive
+    units: Units
+    groups: dict[int, int]  # genes of each of `units.groups`, by its index
+    sensitive: frozenset[int]  # those of `units.groups` that are in a sensitive layer
 
     @property
     def num_genes(self) -> int:
@@ -28,65 +29,67 @@ class GenomeLayout:
 
     @property
     def gene_slices(self) -> dict[int, slice]:
-        """Where each free layer's genes stand in a genome."""
+        """Where the genes of each of `units.groups` stand in a genome."""
         slices, start = {}, 0
-        for layer, groups in self.groups.items():
-            slices[layer] = slice(start, start + groups)
-            start += groups
+        for group, genes in self.groups.items():
+            slices[group] = slice(start, start + genes)
+            start += genes
         return slices
 
+    @property
+    def sensitive_layers(self) -> tuple[int, ...]:
+        """The sensitive layers, of tied ones the first."""
+        chosen = {layer for group in self.sensitive for layer in self.units.groups[group].layers}
+        return tuple(layer for layer in self.units.tied_layers if layer in chosen)
 
-def genome_layout(architecture: Architecture, config: Config) -> GenomeLayout:
-    """`groups` genes for a layer of fewer than `wide_layer` kernels, else `groups_wide`; never more than kernels.
+
+def genome_layout(units: Units, config: Config) -> GenomeLayout:
+    """`groups` genes for fewer than `wide_layer` units in the same layers, else `groups_wide`; never more than units.
 
     Raises UserError where `sensitive_layers` names a layer that the network does not have.
     """
     for layer in config.sensitive_layers:
-        if layer >= len(architecture.convs):
-            raise UserError(f"sensitive_layers {layer}: expected conv layers from 0 to {len(architecture.convs) - 1}")
+        if layer >= len(units.layers):
+            raise UserError(f"sensitive_layers {layer}: expected conv layers from 0 to {len(units.layers) - 1}")
     groups = {}
-    for layer in architecture.free_layers:
-        width = architecture.num_kernels[layer]
-        groups[layer] = min(width, config.groups if width < config.wide_layer else config.groups_wide)
-    sensitive = frozenset(architecture.tied_to[layer] for layer in config.sensitive_layers)
-    return GenomeLayout(architecture, groups, sensitive)
+    for number, group in enumerate(units.groups):
+        width = len(group.units)
+        groups[number] = min(width, config.groups if width < config.wide_layer else config.groups_wide)
+    sensitive = {
+        number for number, group in enumerate(units.groups) if set(group.layers) & set(config.sensitive_layers)
+    }
+    return GenomeLayout(units, groups, frozenset(sensitive))
 
 
 @dataclass(frozen=True)
 class KernelGroups:
-    """One class's groups: which gene decides over each kernel."""
+    """One class's groups: which gene decides over each unit."""
 
     layout: GenomeLayout
-    gene_of_kernel: np.ndarray  # (K,) int64
-    most_important: tuple[int, ...]  # per conv layer, the kernel (counted over all K) that an empty layer keeps
+    gene_of_unit: np.ndarray  # (U,) int64
+    importance: np.ndarray  # (U,)
 
     def decode(self, population: np.ndarray) -> np.ndarray:
-        """Genomes (population, genes) of 0 and 1 -> kernel masks (population, K) bool, True = kept.
+        """Genomes (population, genes) of 0 and 1 -> unit masks (population, U) bool, True = kept.
 
-        A layer whose genes are all 0 keeps its most important kernel, so that a module is never cut through.
+        Where nothing would be left of a layer, its most important unit is kept, so that no module is cut through.
         """
-        masks = population.astype(bool)[:, self.gene_of_kernel]
-        for layer_slice, kernel in zip(self.layout.architecture.layer_slices, self.most_important, strict=True):
-            empty = ~masks[:, layer_slice].any(axis=1)
-            masks[empty, kernel] = True
-        return masks
+        return self.layout.units.repair(population.astype(bool)[:, self.gene_of_unit], self.importance)
 
-    def encode(self, kernel_mask: np.ndarray) -> np.ndarray:
-        """The genome (genes,) uint8 nearest to a mask (K,): a group is on if at least half of its kernels are kept."""
-        kept = np.bincount(self.gene_of_kernel, weights=kernel_mask, minlength=self.layout.num_genes)
-        size = np.bincount(self.gene_of_kernel, minlength=self.layout.num_genes)
+    def encode(self, unit_mask: np.ndarray) -> np.ndarray:
+        """The genome (genes,) uint8 nearest to a mask (U,): a group is on if at least half of its units are kept."""
+        kept = np.bincount(self.gene_of_unit, weights=unit_mask, minlength=self.layout.num_genes)
+        size = np.bincount(self.gene_of_unit, minlength=self.layout.num_genes)
         return (2 * kept >= size).astype(np.uint8)
 
 
 def kernel_groups(layout: GenomeLayout, importance: np.ndarray) -> KernelGroups:
     """One class's groups from its kernels' importance (K,); equal importance goes by index."""
-    slices = layout.architecture.layer_slices
-    gene_of_kernel = np.zeros(layout.architecture.total_kernels, np.int64)
-    most_important = []
-    for layer_slice, first in zip(slices, layout.architecture.tied_to, strict=True):
-        order = np.argsort(-importance[slices[first]], kind="stable")
-        genes = layout.gene_slices[first]
-        for gene, members in enumerate(np.array_split(order, layout.groups[first]), start=genes.start):
-            gene_of_kernel[layer_slice.start + members] = gene
-        most_important.append(layer_slice.start + int(order[0]))
-    return KernelGroups(layout, gene_of_kernel, tuple(most_important))
+    of_unit = importance[layout.units.first_kernels]
+    gene_of_unit = np.zeros(layout.units.num_units, np.int64)
+    for number, group in enumerate(layout.units.groups):
+        order = group.units[np.argsort(-of_unit[group.units], kind="stable")]
+        genes = layout.gene_slices[number]
+        for gene, members in enumerate(np.array_split(order, layout.groups[number]), start=genes.start):
+            gene_of_unit[members] = gene
+    return KernelGroups(layout, gene_of_unit, of_unit)

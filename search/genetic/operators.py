@@ -37,9 +37,9 @@ def first_population(
         return rng.integers(0, 2, (config.population, layout.num_genes), np.uint8)
     population = np.zeros((config.population, layout.num_genes), np.uint8)
     for chromosome in population:
-        for layer, genes in layout.gene_slices.items():
-            groups = layout.groups[layer]
-            ratios = config.active_ratios_sensitive if layer in layout.sensitive else config.active_ratios
+        for group, genes in layout.gene_slices.items():
+            groups = layout.groups[group]
+            ratios = config.active_ratios_sensitive if group in layout.sensitive else config.active_ratios
             # 100 x 0.29 is 28.999... in binary: what is nearly whole counts as whole.
             num_active = int(groups * rng.choice(ratios) + 1e-9)
             # Without the common factor exp((groups - 1) / rank_scale), which could be too large for a float.

@@ -13,10 +13,11 @@ from search.genetic.tournament import Scores, ScoringRules, accuracy_weight, sco
 def score_generation(search: GeneticSearch, outputs: Sequence[np.ndarray], rows: list[Generation]) -> Scores:
     """The tournament of the generation after `rows`; outputs: per class (population, images) float32."""
     classes, generation = range(search.config.num_classes), len(rows)
-    masks = [search.breed(generation, target_class) for target_class in classes]
+    spread = search.layout.units.spread
+    masks = [spread(search.breed(generation, target_class)) for target_class in classes]
     protected = None
     if rows:
-        best = [search.breed(generation - 1, c)[rows[-1].ensemble[c]] for c in classes]
+        best = [spread(search.breed(generation - 1, c)[rows[-1].ensemble[c]]) for c in classes]
         protected = places_of(best, masks)
     return score_population(
         outputs,
@@ -72,4 +73,5 @@ def row_of(search: GeneticSearch, generation: int, scores: Scores, seconds: floa
 
 def ensemble_masks(search: GeneticSearch, generation: int, ensemble: Sequence[int]) -> np.ndarray:
     """The masks (classes, K) bool of an ensemble: one chromosome index per class."""
-    return np.stack([search.masks(generation, c)[chromosome] for c, chromosome in enumerate(ensemble)])
+    masks = np.stack([search.masks(generation, c)[chromosome] for c, chromosome in enumerate(ensemble)])
+    return search.layout.units.spread(masks)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from models.cnn import CNN
 from torch import Tensor
 
 from configures.base import Config
 from dataset.images import augment, normalise
-from models.cnn import CNN
 from modules.masked_modules import freeze, mask_gradient
 from search.gradient.scores import (
     Price,

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from models.cnn import CNN
 
 from dataset.datasets import Split, fingerprint, load_split
 from dataset.images import normalise, to_device
 from models import files as model_files
-from models.cnn import CNN
 from models.strong_model import load_strong_model
 from models.training import count_right, predict, progress_bar
 from modules.fast.convolution import say_if_without_compiler

@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from models.cnn import Architecture
+from torch import Tensor
 
 PRICE_STEP = 0.05  # by how much the price of kernels rises per step and share of kernels above the target
 PRICE_SLOPE = 5.0  # and by how much it stands higher at once, so that the share does not swing around the target

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchvision
 from hypothesis import given
+from models.cnn import CNN, Architecture, Conv, count_parameters, cpu_state
 from torch import nn
 
-from models.cnn import CNN, Architecture, Conv, count_parameters, cpu_state
 from models.registry import architecture_of, known_networks
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN

@@ -1,8 +1,8 @@
 """FLOPs against the published numbers and against a count by hand."""
 
 import pytest
-
 from models.flops import count_flops
+
 from models.registry import build_network
 
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
+from models.cnn import CNN
 
 from configures.setting import SettingError
-from models.cnn import CNN
 from models.names import network_of
 from utils.errors import UserError
 

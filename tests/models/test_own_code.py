@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import models.cnn
 import pytest
 import torch
 from torch import nn
 
-import models.cnn
 from models.names import check_num_classes, network_of
 from utils.errors import UserError
 

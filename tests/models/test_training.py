@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_images
+from models.cnn import CNN, Architecture, Conv
 from torch import nn
 
 from dataset.datasets import Images
 from dataset.images import normalise
-from models.cnn import CNN, Architecture, Conv
 from models.simcnn import ARCHITECTURE
 from models.training import (
     Epoch,

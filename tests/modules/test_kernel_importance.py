@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import even_out
 from hypothesis import given
+from models.cnn import CNN
 
 from dataset.images import normalise
-from models.cnn import CNN
 from models.registry import architecture_of
 from modules import kernel_importance as module
 from modules.kernel_importance import confident_images, kernel_importance, random_importance

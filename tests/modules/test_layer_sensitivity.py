@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import even_out
 from hypothesis import given
-
 from models.cnn import CNN
+
 from models.registry import architecture_of
 from modules.composed_model import ComposedModel
 from modules.layer_sensitivity import layer_sensitivity, tied_layers

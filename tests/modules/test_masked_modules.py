@@ -7,10 +7,10 @@ import naive
 import pytest
 import torch
 from hypothesis import given, settings
+from models.cnn import Architecture, Conv
 from random_modules import kernel_masks, random_model
 from torch import Tensor
 
-from models.cnn import Architecture, Conv
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN
 from modules.masked_modules import freeze, mask_gradient, run_module

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from models.cnn import CNN, Architecture, Conv
 from random_modules import kernel_masks, random_model
 
-from models.cnn import CNN, Architecture, Conv
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN
 from modules.module import extract_module, kept_kernels, module_of_weights

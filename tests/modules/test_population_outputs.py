@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-
 from models.cnn import CNN, Architecture, Conv
+
 from models.registry import architecture_of
 from modules.population_outputs import population_outputs
 

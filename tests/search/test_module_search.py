@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, run_script
+from models.cnn import CNN
 
 import global_configure
 import modules.population_outputs
@@ -24,7 +25,6 @@ from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
 from models import files as model_files
-from models.cnn import CNN
 from models.registry import build_network
 from modules import files as module_files
 from modules.module import extract_module

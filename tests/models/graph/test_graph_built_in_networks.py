@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-
 from models.cnn import CNN, Architecture
+
 from models.graph import Graph, trace, unit_norms
 from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN

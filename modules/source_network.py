@@ -1,0 +1,40 @@
+"""Which network modules were cut from, as it stands beside them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from configures.base import Config
+from models.graph import Graph
+
+
+@dataclass(frozen=True)
+class SourceNetwork:
+    """The network of the strong model, and its structure."""
+
+    network: str  # its name, as the configuration gives it
+    num_classes: int
+    image_side: int  # in pixels
+    digest: str  # of the graph
+    torch: str  # the version that traced it
+
+    @classmethod
+    def of(cls, graph: Graph, config: Config) -> "SourceNetwork":
+        """What is written of a graph now."""
+        version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
+        return cls(config.network_name, graph.num_classes, graph.image_shape[1], graph.digest, version)
+
+    def difference_from(self, now: "SourceNetwork") -> str:
+        """What differs, as there and now; nothing where modules of the one are modules of the other.
+
+        Another version of torch may trace the same network to another graph: then masks and weights decide.
+        """
+        for name in ("network", "num_classes", "image_side"):
+            there, here = getattr(self, name), getattr(now, name)
+            if there != here:
+                return f"{name} {there} there, {here} now"
+        if self.torch == now.torch and self.digest != now.digest:
+            return (
+                f"the code of {self.network} has changed since (graph {self.digest[:12]} there, {now.digest[:12]} now)"
+            )
+        return ""
