@@ -116,9 +116,11 @@ def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
         "ensemble": ensemble,
         "seconds": seconds,
     }
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    for target_class in range(stage.config.num_classes):
+        search.breed(generation, target_class)  # a damaged population is made again
     masks = ensemble_masks(search, generation, ensemble)
-    show_modularization(save_modularization(model, masks, load_split(stage.config), stage, found))
+    show_modularization(save_modularization(strong, masks, load_split(stage.config), stage, found))
     folder = module_files.module(stage.artifacts, 0).path.parent
     print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 

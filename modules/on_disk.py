@@ -119,5 +119,6 @@ def check_source_network(config: Config, artifacts: Artifacts) -> None:
         return
     if difference := file.load().difference_from(SourceNetwork.of(graph_of(config), config)):
         raise UserError(
-            f"the modules in {file.path.parent} are of another network: {difference}; make them again with: {file.made_by}"
+            f"the modules in {file.path.parent} are of another network: {difference}; "
+            f"make them again with: {file.made_by}"
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from configures.base import Config
 from dataset.datasets import Images, fingerprint, load_split
+from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
@@ -115,6 +116,8 @@ class GeneticSearch:
         """
         if fresh:
             self.set_old_aside()
+        if checkpoint is not None:
+            self.check_checkpoint(checkpoint)
         self.check_room()
         self.record_settings()
         return self.resume(checkpoint=checkpoint, patience=patience)
@@ -157,11 +160,9 @@ class GeneticSearch:
         """The log's rows of the generations that are scored, and so where the search goes on.
 
         Forgets what came after `checkpoint`, where one is given, and an earlier end where there is more to do now: the
-        explorers, which look at the files alone, follow. Raises UserError for a checkpoint that is not there, and for a
-        log that lacks a generation.
+        explorers, which look at the files alone, follow. Raises UserError for a log that lacks a generation.
         """
         if checkpoint is not None:
-            self.check_checkpoint(checkpoint)
             self._forget_after(checkpoint)
         if scored := self.num_scored():  # a damaged last one is removed, and scored again from its outputs
             files.fitness(self.stage.artifacts, scored - 1).load_if_whole(
@@ -209,6 +210,7 @@ class GeneticSearch:
 def open_search(stage: Stage) -> GeneticSearch:
     """The search of a stage's model and dataset. Raises UserError where importance, dataset or a layer is not there."""
     say_if_without_compiler(stage.dtype, stage.device)
+    model_files.entire_model(stage.artifacts).check_is_there()
     config, units = stage.config, graph_of(stage.config).units
     layout = genome_layout(units, config)
     file = module_files.kernel_importance(stage.artifacts)

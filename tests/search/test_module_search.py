@@ -423,17 +423,17 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
 
 def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
-    for path, content in (
+    for file, content in (
         (genetic_files.settings(artifacts), b"[]"),
         (genetic_files.settings(artifacts), b"{"),
         (genetic_files.end(artifacts), b"{}"),
         (genetic_files.log(artifacts), b"generation\n0\n"),
         (genetic_files.log(artifacts), genetic_files.log(artifacts).path.read_bytes().replace(b"\n3,", b"\n4,")),
     ):
-        whole = path.read_bytes()
-        path.write_bytes(content)
-        run_main(RECORDER, *WHOLE, root=searched).refused(str(path))
-        path.write_bytes(whole)
+        whole = file.path.read_bytes()
+        file.path.write_bytes(content)
+        run_main(RECORDER, *WHOLE, root=searched).refused(str(file.path))
+        file.path.write_bytes(whole)
     rows = genetic_files.log(artifacts).load()
     for ensemble in ((0, 1, 2), (0, 1, 2, 3, 6), (-1, 0, 0, 0, 0)):
         genetic_files.log(artifacts).save([rows[0], replace(rows[1], ensemble=ensemble), *rows[2:]])
