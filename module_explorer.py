@@ -52,7 +52,8 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     stage, last_generation = search.stage, search.config.generations
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     search.record_settings()
-    images = normalise(to_device(search.images, stage.device)[0], stage.dtype)
+    pixels, _ = to_device(search.images, stage.device)
+    images = normalise(pixels, stage.dtype, search.images.normalisation)
 
     if checkpoint is not None:
         search.check_checkpoint(checkpoint)

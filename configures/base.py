@@ -28,6 +28,8 @@ Generations = Annotated[int, lambda n: n >= 2, "at least 2: a generation is bred
 Fraction = Annotated[float, lambda x: 0 <= x <= 1, "between 0 and 1"]
 Positive = Annotated[float, lambda x: 0 < x < math.inf, "above 0"]
 Weight = Annotated[float, lambda x: 0 <= x < math.inf, "0 or more"]
+Colours = Annotated[tuple[float, ...], lambda xs: len(xs) == 3 and all(0 <= x <= 1 for x in xs), "three from 0 to 1"]
+Scales = Annotated[tuple[float, ...], lambda xs: len(xs) == 3 and all(0 < x <= 10 for x in xs), "three from 0 to 10"]
 Names = Annotated[tuple[str, ...], lambda names: len(set(names)) == len(names), "each name once"]
 Layers = Annotated[tuple[int, ...], lambda layers: min(layers, default=0) >= 0, "layers counted from 0"]
 Epochs = Annotated[tuple[int, ...], lambda epochs: min(epochs, default=0) >= 0, "epochs counted from 0"]
@@ -71,6 +73,11 @@ class Config:
     source: str = images("", "The dataset that the images are read from, where it is not called like `dataset`.")
     classes: Names = images((), "The source's classes that the strong model knows, in label order; empty = all.")
     image_side: Side = images(32, "To how many pixels a side images are resized.")
+    resize: Literal["stretch", "crop"] = images(
+        "stretch", "How: `stretch` both sides; or `crop`: the shorter side is resized, and the middle is cut out."
+    )
+    mean: Colours = images((0.485, 0.456, 0.406), "What is subtracted of red, green and blue between 0 and 1.")
+    std: Scales = images((0.229, 0.224, 0.225), "What they are divided by then.")
     mirror: bool = training(
         False, "Whether training may flip images: right where a mirror image keeps its class.", also=(gradient, weak)
     )

@@ -9,9 +9,9 @@ import tarfile
 import unicodedata
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from configures.base import Config
 from dataset.class_folders import ClassFolders, describe, find_class_folders
 from dataset.decoding import decode
 from dataset.hash_split import hash_of, held_out
-from dataset.image_files import SIDE
-from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits
+from dataset.image_files import SIDE, Resize
+from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
 from utils.files import damaged, load_array, save_array
@@ -30,23 +30,31 @@ TRAIN_SHARE = 0.8  # of the training set; the rest is the validation set
 PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
 
 
+class Normalisation(NamedTuple):
+    """How a network is given colours between 0 and 1: less the mean, divided by the standard deviation."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
 @dataclass(frozen=True)
 class Images:
-    """Images and labels of one part of a dataset."""
+    """Images and labels of one part of a dataset, and how a network is given them."""
 
-    pixels: np.ndarray  # (n, 32, 32, 3) uint8, RGB
+    pixels: np.ndarray  # (n, side, side, 3) uint8, RGB
     labels: np.ndarray  # (n,) int64
+    normalisation: Normalisation = Normalisation()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> "Images":
         """The images at the given places, in that order."""
-        return Images(self.pixels[index], self.labels[index])
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
     def first(self, count: int) -> "Images":
         """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
-        return Images(self.pixels[:count], self.labels[:count]) if count else self
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count]) if count else self
 
 
 def fingerprint(images: Images) -> int:
@@ -86,7 +94,7 @@ def split_fingerprint(split: Split) -> dict[str, int]:
 
 def load_split(config: Config) -> Split:
     """The strong model's classes, split. Raises UserError where the dataset does not have them, or too few images."""
-    dataset = load_dataset(config.image_source)
+    dataset = load_source(config, config.image_source)
     classes = config.classes or dataset.classes
     if len(classes) != config.num_classes:
         raise UserError(
@@ -94,6 +102,17 @@ def load_split(config: Config) -> Split:
             f"configures/{config.name}.py), found {len(classes)}: {', '.join(classes)}"
         )
     return split(choose_classes(dataset, classes))
+
+
+def load_source(config: Config, name: str) -> Dataset:
+    """A dataset as a configuration gives it to networks. Raises UserError as `load_dataset`."""
+    dataset = load_dataset(name, config.image_side, config.resize)
+    normalisation = Normalisation(config.mean, config.std)
+    parts = {part: getattr(dataset, part) for part in ("train", "test", "valid")}
+    return replace(
+        dataset,
+        **{part: images and replace(images, normalisation=normalisation) for part, images in parts.items()},
+    )
 
 
 def split(dataset: Dataset) -> Split:
@@ -148,7 +167,7 @@ def choose_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
     def chosen(images: Images) -> Images:
         labels = new_label[images.labels]
-        return Images(images.pixels[labels >= 0], labels[labels >= 0])
+        return replace(images, pixels=images.pixels[labels >= 0], labels=labels[labels >= 0])
 
     valid = chosen(dataset.valid) if dataset.valid else None
     return Dataset(dataset.name, classes, chosen(dataset.train), chosen(dataset.test), valid)
@@ -172,27 +191,29 @@ def class_number(classes: tuple[str, ...], text: str) -> int:
     return classes.index(name)
 
 
-def load_dataset(name: str) -> Dataset:
-    """A dataset by its name, decoded on first use.
+def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:
+    """A dataset by its name, decoded on first use, with images of `side` pixels.
 
     digits comes with scikit-learn. Others come from torchvision's own files in `dataset_dir` or `dataset_dir/NAME`,
     else from a tree `{train,test}/CLASS/IMAGE` in `dataset_dir/NAME` or `NAME.zip`, else, if torchvision knows them,
     from a download. Raises UserError where there is none of these.
     """
-    folder = Path(global_configure.root_dir) / "data" / "decoded_dataset" / name
+    # No dataset's name has an @ in it.
+    form = name if (side, resize) == (SIDE, "stretch") else f"{name}@{side}_{resize}"
+    folder = Path(global_configure.root_dir) / "data" / "decoded_dataset" / form
     dataset_dir = Path(global_configure.dataset_dir)
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"dataset name {name!r}: expected letters, digits, _ and -")
     if name == "digits":
-        return _decoded_once(folder, "scikit-learn", lambda: _decoded(read_digits()))
-    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, download=False)):
+        return _decoded_once(folder, name, "scikit-learn", side, lambda: _decoded(read_digits(side)))
+    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, side, download=False)):
         return official
     tree = find_class_folders(dataset_dir, name)
     if tree is not None:
-        return _decoded_once(folder, tree.fingerprint, lambda: _decode_tree(name, tree))
+        return _decoded_once(folder, name, tree.fingerprint, side, lambda: _decode_tree(name, tree, side, resize))
     if (folder / "description.json").exists():  # decoded earlier, its source moved away since
-        return _open_decoded(folder)
-    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, download=True)):
+        return _open_decoded(folder, name, side)
+    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, side, download=True)):
         return official
     ways = (
         f"put {dataset_dir / name}.zip or the folder {dataset_dir / name}/ there, with {{train,test}}/CLASS/IMAGE in it"
@@ -220,9 +241,9 @@ def _decoded(arrays: Arrays) -> Decoded:
     return Decoded(classes, dict(zip(PARTS_OF_PUBLISHED, parts, strict=True)))
 
 
-def _decode_tree(name: str, tree: ClassFolders) -> Decoded:
+def _decode_tree(name: str, tree: ClassFolders, side: int, resize: Resize) -> Decoded:
     """The images of a tree; prints what is passed over, and how grey images of 16 bits are scaled."""
-    decoded = decode(tree)
+    decoded = decode(tree, side, resize)
     if tree.passed_over:
         print(f"{name}: passed over in {tree.path}: {describe(tree.passed_over)}", flush=True)
     if decoded.grey_bits > 8:
@@ -231,12 +252,12 @@ def _decode_tree(name: str, tree: ClassFolders) -> Decoded:
     return Decoded(tree.classes, decoded.parts, {"parts": list(decoded.parts), "grey_bits": decoded.grey_bits})
 
 
-def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> Dataset:
+def _decoded_once(folder: Path, name: str, fingerprint: str, side: int, read: Callable[[], Decoded]) -> Dataset:
     """The dataset from `folder`, after `read` and writing it there where its source has changed since."""
     description = folder / "description.json"
     found = _described_fingerprint(description)
     if found == fingerprint:
-        return _open_decoded(folder)
+        return _open_decoded(folder, name, side)
     decoded = read()
     # Its presence says that all arrays are whole, so it goes before them; but not where another process, started at
     # the same time, has just written it with the same arrays.
@@ -246,7 +267,7 @@ def _decoded_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
     save_json(description, {"fingerprint": fingerprint, "classes": decoded.classes, **decoded.facts})
-    return _open_decoded(folder)
+    return _open_decoded(folder, name, side)
 
 
 def _described_fingerprint(description: Path) -> str | None:
@@ -261,7 +282,7 @@ def _described_fingerprint(description: Path) -> str | None:
     return str(content["fingerprint"]) if known else ""
 
 
-def _open_decoded(folder: Path) -> Dataset:
+def _open_decoded(folder: Path, name: str, side: int) -> Dataset:
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
     content = load_json(description, again)
@@ -275,14 +296,14 @@ def _open_decoded(folder: Path) -> Dataset:
     parts = {}
     for part in there:
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
-        path, shape = folder / f"{part}_images.npy", (len(labels), SIDE, SIDE, 3)
+        path, shape = folder / f"{part}_images.npy", (len(labels), side, side, 3)
         parts[part] = Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels)
         if not set(labels.tolist()) <= set(range(len(classes))):
             raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
-    return Dataset(folder.name, classes, **parts)
+    return Dataset(name, classes, **parts)
 
 
-def _read_official(name: str, dataset_dir: Path, folder: Path, *, download: bool) -> Dataset | None:
+def _read_official(name: str, dataset_dir: Path, folder: Path, side: int, *, download: bool) -> Dataset | None:
     """The dataset by torchvision's own reader, or None where its files are not there and cannot be downloaded.
 
     They lie in `dataset_dir`, or in a folder of the dataset's name below it.
@@ -300,8 +321,10 @@ def _read_official(name: str, dataset_dir: Path, folder: Path, *, download: bool
         with contextlib.redirect_stdout(io.StringIO()):
             return _decoded_once(
                 folder,
+                name,
                 f"torchvision {name}",
-                lambda: _decoded(TORCHVISION_READERS[name](source, download or is_packed)),
+                side,
+                lambda: _decoded(resized(TORCHVISION_READERS[name](source, download or is_packed), side)),
             )
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         if download:

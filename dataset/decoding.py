@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dataset.class_folders import ClassFolders, listed
 from dataset.file_trees import open_tree
-from dataset.image_files import FORMATS, SIDE, DecodedImage, decode_image, grey_to_rgb
+from dataset.image_files import FORMATS, SIDE, DecodedImage, Resize, decode_image, grey_to_rgb
 from utils.errors import UserError, reason
 
 LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
@@ -25,7 +25,7 @@ class DecodedTree:
     grey_bits: int  # that the largest value of all grey images of 16 bits needs; their values were scaled from it to 8
 
 
-def decode(tree: ClassFolders, side: int = SIDE) -> DecodedTree:
+def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> DecodedTree:
     """All images of a tree. Raises UserError naming those that are broken, too large, or without a stated range."""
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
@@ -36,7 +36,7 @@ def decode(tree: ClassFolders, side: int = SIDE) -> DecodedTree:
         for part, images in tree.images.items():
             names = [name for name, _ in images]
             pixels = np.empty((len(images), side, side, 3), np.uint8)
-            decoded = pool.map(lambda name: _decode_named(name, read, side), names)
+            decoded = pool.map(lambda name: _decode_named(name, read, side, resize), names)
             progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
             for place, image in zip(pixels, progress, strict=True):
                 if isinstance(image, str):
@@ -62,9 +62,9 @@ def decode(tree: ClassFolders, side: int = SIDE) -> DecodedTree:
     return DecodedTree(parts, grey_bits)
 
 
-def _decode_named(name: str, read: Callable[[str], bytes], side: int = SIDE) -> DecodedImage | str:
+def _decode_named(name: str, read: Callable[[str], bytes], side: int, resize: Resize) -> DecodedImage | str:
     """An image, or its name with the reason why it cannot be read."""
     try:
-        return decode_image(read(name), side)
+        return decode_image(read(name), side, resize)
     except Exception as error:  # Pillow's decoders raise many kinds of errors for a broken file
         return f"{name}: {reason(error)}"

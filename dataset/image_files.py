@@ -6,11 +6,13 @@ What a file may announce is bounded, so that a data set from a stranger can be t
 import contextlib
 import io
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-SIDE = 32  # pixels
+SIDE = 32  # pixels, unless the configuration says another number
+Resize = Literal["stretch", "crop"]
 MAX_PIXELS = 64 * 1024 * 1024  # of one image
 Image.init()
 # What Pillow may take a file for: not EPS, for which it starts Ghostscript. It reads AVIF where it was built with it.
@@ -48,8 +50,10 @@ class DecodedImage:
         return self.pixels.ndim == 2
 
 
-def decode_image(content: bytes, side: int = SIDE) -> DecodedImage:
+def decode_image(content: bytes, side: int = SIDE, resize: Resize = "stretch") -> DecodedImage:
     """One encoded image: upright, on white where it is transparent, resized (bilinear) where it has another size.
+
+    `stretch` resizes both sides to `side`; `crop` the shorter one, and cuts the middle out.
 
     The first image of an animation or of several pages counts. Raises ValueError or one of Pillow's errors for content
     that is no image, announces too many pixels, or whose values have no stated range.
@@ -68,21 +72,21 @@ def decode_image(content: bytes, side: int = SIDE) -> DecodedImage:
     with contextlib.suppress(Exception):  # EXIF data in disorder says nothing about the pixels
         image = image.transpose(UPRIGHT[image.getexif()[ORIENTATION]])
     if image.mode.startswith("I"):
-        return _deep_grey(image, side)
+        return _deep_grey(image, side, resize)
     if image.mode == "F":
         raise ValueError("floating-point values, expected 8 or 16 bits")
     bits = 8 + max(high for _, high in _extrema(image)).bit_length() if has_16_bits else None
     image = _on_white(image) if _is_transparent(image) else image.convert("RGB")
-    return DecodedImage(np.asarray(_resized(image, side)), bits)
+    return DecodedImage(np.asarray(_resized(image, side, resize)), bits)
 
 
-def _deep_grey(image: Image.Image, side: int) -> DecodedImage:
+def _deep_grey(image: Image.Image, side: int, resize: Resize) -> DecodedImage:
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # Pillow turns such values only where they have 8 bits
         raise ValueError("grey of 16 bits whose zero is white, expected zero to be black")
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 0xFFFF:
         raise ValueError(f"grey values from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
-    resized = _resized(Image.fromarray(grey.astype(np.float32)), side)
+    resized = _resized(Image.fromarray(grey.astype(np.float32)), side, resize)
     return DecodedImage(np.rint(np.asarray(resized)).astype(np.uint16), int(grey.max()).bit_length())
 
 
@@ -100,8 +104,21 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _resized(image: Image.Image, side: int) -> Image.Image:
-    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
+def _resized(image: Image.Image, side: int, resize: Resize = "stretch") -> Image.Image:
+    if image.size == (side, side):
+        return image
+    box = None
+    if resize == "crop":
+        width, height = image.size
+        shorter = min(width, height)
+        left, top = (width - shorter) / 2, (height - shorter) / 2
+        box = (left, top, left + shorter, top + shorter)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box)
+
+
+def resize_array(pixels: np.ndarray, side: int) -> np.ndarray:
+    """An image (height, width, 3) uint8 as (side, side, 3)."""
+    return np.asarray(_resized(Image.fromarray(pixels), side))
 
 
 def grey_to_rgb(grey: np.ndarray, bits: int) -> np.ndarray:

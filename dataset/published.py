@@ -7,28 +7,34 @@ import numpy as np
 from PIL import Image
 
 import global_configure
-from dataset.image_files import SIDE
+from dataset.image_files import SIDE, resize_array
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 5  # one of so many of scikit-learn's digits is for testing
 
-# The classes, and of the training and of the test part the pixels (n, 32, 32, 3) uint8 and the labels (n,) int64.
+# The classes, and of the training and of the test part the pixels (n, side, side, 3) uint8 and the labels (n,) int64.
 Arrays = tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def read_digits() -> Arrays:
-    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged to 32x32 RGB; one in five is for testing."""
+def read_digits(side: int = SIDE) -> Arrays:
+    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged to RGB of `side` pixels; one in five is for testing."""
     from sklearn.datasets import load_digits  # half a second that only this dataset needs
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    large = [Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in grey]
+    large = [Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC) for image in grey]
     pixels = np.repeat(np.stack([np.asarray(image) for image in large])[..., None], 3, axis=-1)
     labels = digits.target.astype(np.int64)
     order = np.random.default_rng(global_configure.split_seed).permutation(len(labels))
     test, train = np.split(order, [len(labels) // DIGITS_TEST_SHARE])
     return DIGITS, (pixels[train], labels[train]), (pixels[test], labels[test])
+
+
+def resized(arrays: Arrays, side: int) -> Arrays:
+    """The same images with another number of pixels a side."""
+    classes, *parts = arrays
+    return classes, *((np.stack([resize_array(image, side) for image in pixels]), labels) for pixels, labels in parts)
 
 
 def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Arrays:

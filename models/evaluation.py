@@ -16,7 +16,8 @@ def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.devi
     """Per network its outputs (images, ...) float32; what is common, preparing the images, is done once."""
     outputs: list[list[Tensor]] = [[] for _ in networks]
     for start in range(0, len(images), EVALUATION_BATCH):
-        pixels = normalise(torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device))
+        pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
+        batch = normalise(pixels, normalisation=images.normalisation)
         for network, found in zip(networks, outputs, strict=True):
-            found.append(network(pixels).float().cpu())
+            found.append(network(batch).float().cpu())
     return [torch.cat(found).numpy() for found in outputs]

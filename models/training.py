@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataset.datasets import Images, fingerprint
+from dataset.datasets import Images, Normalisation, fingerprint
 from dataset.images import augment, normalise, to_device
 from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
@@ -122,7 +122,9 @@ def train(
     for number in range(len(training.history), settings.epochs):
         if patience is not None and number - training.best_epoch > patience and training.history:
             break
-        epoch = _train_epoch(forward, pixels, labels, settings, number, optimizer, dtype, seed)
+        epoch = _train_epoch(
+            forward, pixels, labels, train_images.normalisation, settings, number, optimizer, dtype, seed
+        )
         logits = predict(model, valid_images, device, dtype)
         if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
             raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
@@ -142,6 +144,7 @@ def _train_epoch(
     model: nn.Module,
     pixels: Tensor,
     labels: Tensor,
+    normalisation: Normalisation,
     settings: TrainingSettings,
     number: int,
     optimizer: torch.optim.Optimizer,
@@ -163,7 +166,7 @@ def _train_epoch(
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator)
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = model(normalise(images))
+            logits = model(normalise(images, normalisation=normalisation))
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -241,7 +244,7 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
     for start in range(0, max(1, len(images)), EVALUATION_BATCH):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            outputs.append(model(normalise(pixels)).float().cpu())
+            outputs.append(model(normalise(pixels, normalisation=images.normalisation)).float().cpu())
     model.train(was_training)
     return torch.cat(outputs)
 

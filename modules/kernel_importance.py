@@ -33,6 +33,7 @@ def kernel_importance(graph: Graph, pixels: Tensor, labels: Tensor, confidence: 
         graph: the strong model.
         pixels, labels: (n, side, side, 3) uint8 and (n,) int64 validation images, on the model's device.
         confidence: the least softmax of a confident image.
+        normalisation: of the images.
 
     Returns importance (classes, K) float32, 0 of kernels that are always kept, and the number of confident images per
     class. The number of threads does not change a bit of it.
@@ -43,7 +44,7 @@ def kernel_importance(graph: Graph, pixels: Tensor, labels: Tensor, confidence: 
         """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
         batch = slice(start, start + EVALUATION_BATCH)
         with torch.inference_mode():
-            logits, norms = unit_norms(graph, normalise(pixels[batch]))
+            logits, norms = unit_norms(graph, normalise(pixels[batch], normalisation=normalisation))
             of_class = F.one_hot(labels[batch], num_classes).T.double()
             chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence)])
             # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.

@@ -58,7 +58,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
         print(f"the old curves are now {set_aside(file.path.parent)}")
     record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
-    images = normalise(pixels, stage.dtype)
+    images = normalise(pixels, stage.dtype, valid.normalisation)
     return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels)
 
 

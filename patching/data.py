@@ -7,7 +7,7 @@ import numpy as np
 
 import global_configure
 from configures.base import Config
-from dataset.datasets import TRAIN_SHARE, Images, Split, choose_classes, load_dataset, load_split, split
+from dataset.datasets import TRAIN_SHARE, Images, Split, choose_classes, load_source, load_split, split
 from utils.errors import UserError
 from utils.seeds import generator
 
@@ -40,7 +40,8 @@ class PatchData:
             found = draw(found, count, f"target class {name}, {part}", target_class)
             weak: Images = getattr(self.weak, part)
             pixels = np.concatenate([weak.pixels, images.pixels[found]])
-            parts[part] = Images(pixels, np.concatenate([weak.labels, np.full(len(found), label)]))
+            labels = np.concatenate([weak.labels, np.full(len(found), label)])
+            parts[part] = dataclasses.replace(weak, pixels=pixels, labels=labels)
         return Split((*self.weak.classes, name), **parts)
 
 
@@ -61,7 +62,7 @@ def load_patch_data(config: Config) -> PatchData:
             f"setting weak_classes: expected classes of {source} that the strong model does not know, "
             f"given {', '.join(sorted(shared))}"
         )
-    chosen = choose_classes(load_dataset(source), config.weak_classes)
+    chosen = choose_classes(load_source(config, source), config.weak_classes)
     train = draw_per_class(chosen.train, config.weak_train_images, f"{source}, train")
     test = draw_per_class(chosen.test, config.weak_test_images, f"{source}, test")
     weak = split(dataclasses.replace(chosen, train=train, test=test))

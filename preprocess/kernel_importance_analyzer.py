@@ -31,7 +31,9 @@ def main() -> None:
         print("importance_mode random: kernels in index order, nothing measured")
     else:
         pixels, labels = to_device(split.valid, stage.device)
-        importance, confident = kernel_importance(strong, pixels, labels, config.importance_confidence)
+        importance, confident = kernel_importance(
+            strong, pixels, labels, config.importance_confidence, split.valid.normalisation
+        )
         of_class = [int((split.valid.labels == target_class).sum()) for target_class in range(config.num_classes)]
         rows = [[number, *row] for number, row in enumerate(zip(split.classes, of_class, confident, strict=True))]
         show_table(["class", "name", "valid images", f"confidence >= {config.importance_confidence}"], rows)
