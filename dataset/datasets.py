@@ -33,8 +33,11 @@ PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the 
 class Normalisation(NamedTuple):
     """How a network is given colours between 0 and 1: less the mean, divided by the standard deviation."""
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Images:
 
     pixels: np.ndarray  # (n, side, side, 3) uint8, RGB
     labels: np.ndarray  # (n,) int64
-    normalisation: Normalisation = Normalisation()
+    normalisation: Normalisation = IMAGENET
 
     def __len__(self) -> int:
         return len(self.labels)

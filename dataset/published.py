@@ -18,7 +18,7 @@ Arrays = tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray,
 
 
 def read_digits(side: int = SIDE) -> Arrays:
-    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged to RGB of `side` pixels; one in five is for testing."""
+    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged to RGB; one in five is for testing."""
     from sklearn.datasets import load_digits  # half a second that only this dataset needs
 
     digits = load_digits()

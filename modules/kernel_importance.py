@@ -22,7 +22,9 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
     return (assigned == labels) & (largest >= confidence)
 
 
-def kernel_importance(graph: Graph, pixels: Tensor, labels: Tensor, confidence: float) -> tuple[np.ndarray, list[int]]:
+def kernel_importance(
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation = IMAGENET
+) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
     Per class: the mean, over its confident images, of the L1 norm of each kernel's feature map, where the first layer
