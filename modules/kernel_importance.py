@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset.datasets import IMAGENET, Normalisation
 from dataset.images import normalise
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms
