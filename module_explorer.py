@@ -17,6 +17,7 @@ from torch import Tensor
 import global_configure
 from dataset.images import normalise, to_device
 from models.graph import Graph
+from models.opening import open_stage
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known
 from search.genetic import files as genetic_files
@@ -24,7 +25,7 @@ from search.genetic.generations import GeneticSearch, open_search
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
-from utils.stage import check_class, open_stage, stage_parser
+from utils.stage import check_class, stage_parser
 from utils.waiting import wait_until
 
 

@@ -13,6 +13,7 @@ and the modules. An interrupted search goes on when the same command is typed ag
 
 import argparse
 
+from models.opening import open_stage
 from modules import files as module_files
 from modules.modularization import show_modularization
 from modules.on_disk import save_modularization
@@ -22,7 +23,7 @@ from search.gradient.log import Round, describe, smallest_within
 from search.gradient.rounds import GradientSearch, open_search
 from utils.errors import UserError, run
 from utils.locks import held
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 
 MAX_LOSS = 1.0  # points, where neither option is given
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from configures.base import Config
 from dataset.datasets import load_split
+from models.opening import open_stage
 from models.strong_model import load_strong_model
 from modules import files as module_files
 from modules.modularization import show_modularization
@@ -25,7 +26,7 @@ from search.genetic.scoring import ensemble_masks, row_of, score_generation
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 from utils.waiting import wait_until
 
 

@@ -15,6 +15,8 @@ import torch
 
 from dataset.datasets import Split, load_split
 from models import files as model_files
+from models.network_settings import NetworkSettings
+from models.opening import open_stage
 from models.strong_model import build_strong_network, load_strong_model, strong_model_training
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
@@ -22,7 +24,7 @@ from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
 from utils.seeds import torch_seed
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 
 
 def main() -> None:
@@ -93,6 +95,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
+    model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)

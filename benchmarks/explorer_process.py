@@ -12,10 +12,10 @@ import torch
 from subjects import first_masks, resident
 
 from dataset.datasets import load_split
+from models.opening import open_stage
 from models.strong_model import load_strong_model
 from modules.population_outputs import population_outputs
 from utils.device import PRECISIONS
-from utils.stage import open_stage
 
 STATE: dict[str, tuple[Barrier, Callable[[int, int, str], None]]] = {}  # of this process
 

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.opening import open_stage
 from modules.fast.compiled import compiler
 from utils.device import PRECISIONS, is_fast_in, num_cores
 from utils.files import save_text
-from utils.stage import OneLineParser, Stage, open_stage, stage_parser
+from utils.stage import OneLineParser, Stage, stage_parser
 from utils.tables import show_table
 
 MATMUL_SIDE = 2048

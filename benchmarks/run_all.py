@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 from configures.base import known_configurations
+from models.opening import open_stage
 from models.registry import WIDTH_SUFFIX
 from utils.errors import UserError, run
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 
 COMMANDS = (
     "evaluation",

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -245,13 +246,21 @@ def known_configurations() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base", "setting"))
 
 
-def load(model: str, dataset: str, overrides: list[str] | None = None) -> Config:
+def load(
+    model: str,
+    dataset: str,
+    overrides: list[str] | None = None,
+    without_file: Callable[[str, str], Config] | None = None,
+) -> Config:
     """The configuration of a model and a dataset, with `name=value` overrides laid over its file.
 
-    Raises SettingError for an unknown configuration, setting or value, naming the known ones.
+    Where there is no file, they are laid over what `without_file` gives for the model and the dataset. Raises
+    SettingError for an unknown configuration, setting or value, naming the known ones.
     """
     name = f"{model}_{dataset}"
     if name not in known_configurations():
+        if without_file is not None:
+            return override(without_file(model, dataset), overrides or [])
         raise SettingError(
             f"no configuration {name}: expected one of {', '.join(known_configurations())}; "
             f"for your own model or dataset write configures/{name}.py"

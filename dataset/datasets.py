@@ -107,6 +107,11 @@ def load_split(config: Config) -> Split:
     return split(choose_classes(dataset, classes))
 
 
+def has_own_validation(config: Config) -> bool:
+    """Whether the dataset says itself which images are for validation."""
+    return load_source(config, config.image_source).valid is not None
+
+
 def load_source(config: Config, name: str) -> Dataset:
     """A dataset as a configuration gives it to networks. Raises UserError as `load_dataset`."""
     dataset = load_dataset(name, config.image_side, config.resize)

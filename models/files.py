@@ -1,7 +1,8 @@
 """The strong model's files."""
 
+from models.network_settings import NetworkSettings
 from models.training import Epoch
-from utils.artifacts import Artifacts, CheckpointFile, Role, TableFile
+from utils.artifacts import Artifacts, CheckpointFile, RecordFile, Role, TableFile
 
 
 def training_role(artifacts: Artifacts) -> Role:
@@ -13,6 +14,11 @@ def training_role(artifacts: Artifacts) -> Role:
 def entire_model(artifacts: Artifacts) -> CheckpointFile:
     """The strong model's state_dict."""
     return CheckpointFile(artifacts.folder / "entire_model.pth", artifacts.command("train.py"))
+
+
+def network_settings(artifacts: Artifacts) -> RecordFile[NetworkSettings]:
+    """Which network the strong model is, and how it is given images."""
+    return RecordFile(artifacts.folder / "network.json", artifacts.command("train.py", "--fresh"), NetworkSettings)
 
 
 def training_state(artifacts: Artifacts) -> CheckpointFile:

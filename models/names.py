@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
-import torchvision
 from torch import nn
 
 from models.own_code import network_of_file, place_of_definition
@@ -44,7 +43,7 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     if is_own_network(name):
         return build_own_network(name, num_classes, image_side)
     raise _unknown(
-        name, {**{model: f"torchvision:{model}" for model in _torchvision_classifiers()}, **{n: n for n in NETWORKS}}
+        name, {**{model: f"torchvision:{model}" for model in torchvision_classifiers()}, **{n: n for n in NETWORKS}}
     )
 
 
@@ -61,11 +60,11 @@ def check_num_classes(name: str, found: int, expected: int) -> None:
 
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:
     """Without weights of a backbone either: only detectors and the like have one, and they are no classifiers."""
-    known = _torchvision_classifiers()
+    known = torchvision_classifiers()
     if name.lower() not in known:
         raise _unknown(f"torchvision:{name}", {model: f"torchvision:{model}" for model in known})
     return _made(
-        f"torchvision:{name}", lambda: torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+        f"torchvision:{name}", lambda: _torchvision_models().get_model(name, weights=None, num_classes=num_classes)
     )
 
 
@@ -83,8 +82,15 @@ def _timm(name: str) -> ModuleType:
         raise UserError(f"network timm:{name} needs timm ({reason(error)}); first run: pip install timm") from None
 
 
-def _torchvision_classifiers() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+def torchvision_classifiers() -> list[str]:
+    """The names of torchvision's classifiers."""
+    models = _torchvision_models()
+    return models.list_models(module=models)
+
+
+def _torchvision_models() -> ModuleType:
+    """Imported when a network of it is named: that takes as long as importing torch."""
+    return importlib.import_module("torchvision.models")
 
 
 def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:

@@ -1,6 +1,7 @@
 """The strong model: what it is trained with, its network, and how it comes from its checkpoint."""
 
 import functools
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -11,10 +12,12 @@ from models.checkpoints import description
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
 from models.names import check_num_classes, network_of
+from models.network_settings import NetworkSettings
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
 from utils.files import is_foreign_checkpoint
+from utils.recorded_settings import differences
 
 # It may be somebody's own model, which no command of ours makes again.
 NEXT_STEP_FOR_FOREIGN = (
@@ -71,6 +74,7 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
 
     Raises UserError where it is missing, damaged, or of another width or class count.
     """
+    check_network_settings(config, artifacts)
     network = build_strong_network(config)
     load_weights(network, model_files.entire_model(artifacts))
     network = network.to(device, memory_format=torch.channels_last).eval()
@@ -79,6 +83,18 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
         constants = {name: weights.get(name, value.to(device)) for name, value in graph.constants.items()}
         return graph.with_constants(constants)
     return trace_classifier(network, config.network_name, config.num_classes, config.image_side)
+
+
+def check_network_settings(config: Config, artifacts: Artifacts) -> None:
+    """Raises UserError where the strong model is known to be of another network, or of images of another form."""
+    file = model_files.network_settings(artifacts)
+    recorded = file.load_if_there()  # older strong models have none
+    if recorded is not None:
+        if different := differences(asdict(recorded), asdict(NetworkSettings.of(config))):
+            raise UserError(
+                f"the strong model in {file.path.parent} was made with other settings ({different}): use the same, "
+                f"or set it aside with: {file.made_by}"
+            )
 
 
 def load_weights(network: nn.Module, file: CheckpointFile) -> None:

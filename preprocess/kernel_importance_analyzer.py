@@ -12,12 +12,13 @@ import numpy as np
 from dataset.datasets import fingerprint, load_split
 from dataset.images import to_device
 from models import files as model_files
+from models.opening import open_stage
 from models.strong_model import load_strong_model
 from modules import files as module_files
 from modules.kernel_importance import kernel_importance, random_importance
 from utils.errors import UserError, run
 from utils.files import sha256_of
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 from utils.tables import show_table
 
 

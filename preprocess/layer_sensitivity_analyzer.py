@@ -7,12 +7,13 @@ and the composed model's validation accuracy. A layer tied to an earlier one is 
 scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., ASE 2022, section 3.2.
 """
 
+from models.opening import open_stage
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity
 from utils.errors import UserError, run
 from utils.locks import held
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 

@@ -8,12 +8,13 @@ Writes data/MODEL_DATASET/module_outputs/class_C.npy. Method: Qi et al., ASE 202
 import numpy as np
 
 from dataset.datasets import load_split
+from models.opening import open_stage
 from models.training import predict
 from modules import files as module_files
 from modules.on_disk import load_module
 from patching.data import of_class
 from utils.errors import UserError, run
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 from utils.tables import show_table
 
 

@@ -50,7 +50,11 @@ def report_sections(data: ReportData) -> list[Section]:
 
 
 def training_blocks(data: ReportData) -> Iterator[Block]:
-    """The training curves."""
+    """The training curves; a note where there are none, since the model was imported."""
+    trained = model_files.training_log(data.artifacts).exists() or not model_files.entire_model(data.artifacts).exists()
+    if not trained:
+        yield Note("This model was trained elsewhere, and taken over by scripts/import_model.py.")
+        return
     title = f"{data.config.name}: training of the strong model"
     yield Picture(
         "training",

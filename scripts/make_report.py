@@ -10,6 +10,7 @@ import shutil
 import time
 from datetime import datetime, timezone
 
+from models.opening import open_stage
 from report import files as report_files
 from report.answer import answer_section
 from report.data import ReportData
@@ -18,7 +19,7 @@ from report.page import Note, html_page
 from report.sections import report_sections
 from utils.errors import run
 from utils.files import save_text
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ recommendation there if you agree. Layers whose file is there are not measured a
 
 import numpy as np
 
+from models.opening import open_stage
 from models.strong_model import graph_of
 from models.training import progress_bar
 from modules import files as module_files
@@ -19,7 +20,7 @@ from report.figures_of_model import sensitivity_figure
 from search.genetic.kernel_groups import genome_layout
 from utils.errors import run
 from utils.locks import held
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import global_configure
 from models import files as model_files
+from models.opening import open_stage
 from modules import files as module_files
 from search.genetic import files as genetic_files
 from search.genetic.generations import open_search
@@ -30,7 +31,7 @@ from utils.device import num_cores
 from utils.errors import UserError, run
 from utils.locks import held
 from utils.processes import ProcessGroup
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent
 

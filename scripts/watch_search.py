@@ -11,10 +11,11 @@ import shutil
 import sys
 import time
 
+from models.opening import open_stage
 from report.search_view import SearchView, look, view_lines
 from search.genetic.log import describe
 from utils.errors import UserError, run
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 
 UP_AND_CLEAR = "\x1b[{}A\x1b[J"  # terminal control: the cursor so many lines up, then clear to the end of the screen
 

@@ -3,15 +3,13 @@
 import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-import global_configure
-from configures.base import Config, load
+from configures.base import Config
 from utils.artifacts import Artifacts
-from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
+from utils.device import precision_name
 from utils.errors import EXIT_BAD_INPUT, UserError
 
 
@@ -54,23 +52,6 @@ def stage_parser(documentation: str | None) -> OneLineParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the configuration file"
     )
     return parser
-
-
-def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage:
-    """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
-    config = load(arguments.model, arguments.dataset, arguments.set)
-    root_dir = Path(global_configure.root_dir).resolve()
-    device = resolve_device(global_configure.device)
-    dtype = resolve_precision(global_configure.precision)
-    make_deterministic(global_configure.seed)
-    if announce:
-        print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
-    if announce and not is_fast_in(dtype, device):
-        print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
-    if arguments.set:
-        print(f"for this run: {' '.join(arguments.set)}", flush=True)
-    artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
-    return Stage(config, artifacts, device, dtype, global_configure.seed)
 
 
 def check_class(target_class: int, config: Config) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.graph import flops_of
+from models.opening import open_stage
 from models.strong_model import graph_of
 from models.weights import count_parameters
 from modules.on_disk import load_kernel_mask, load_module
@@ -19,7 +20,7 @@ from patching.weak_models import WeakKind, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
-from utils.stage import open_stage, stage_parser
+from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
 

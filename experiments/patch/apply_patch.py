@@ -14,6 +14,7 @@ Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 
 from pathlib import Path
 
+from models.opening import open_stage
 from patching import files as patch_files
 from patching.cases import PatchCases, evaluate
 from patching.patched_model import save_patched_model
@@ -23,7 +24,7 @@ from patching.tables import CELL, exact_table, overview_table, single_table
 from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
-from utils.stage import chosen_classes, open_stage, stage_parser
+from utils.stage import chosen_classes, stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}

@@ -15,6 +15,7 @@ from torch import nn
 
 from dataset.datasets import Images, load_split
 from models.graph import Graph, flops_of
+from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
@@ -29,7 +30,7 @@ from search.genetic.scoring import ensemble_masks
 from search.gradient import files as gradient_files
 from utils.errors import run
 from utils.files import missing
-from utils.stage import Stage, open_stage, stage_parser
+from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 # Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 import global_configure
 from configures.base import load
 from configures.setting import SettingError
+from models.opening import open_stage
 from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
 from utils.errors import UserError, WaitedTooLong, run
-from utils.stage import check_class, chosen_classes, open_stage, stage_parser
+from utils.stage import check_class, chosen_classes, stage_parser
 
 CONFIG = load("simcnn_x0_25", "digits")
 

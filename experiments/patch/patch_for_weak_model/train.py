@@ -8,12 +8,13 @@ The checkpoints are data/patch/weak/MODEL_DATASET/target_class_C/epoch_E.pth: th
 again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
+from models.opening import open_stage
 from models.training import TrainingSettings
 from patching.data import load_patch_data
 from patching.weak_models import WeakKind
 from patching.weak_training import train_weak_models, weak_training_arguments
 from utils.errors import run
-from utils.stage import chosen_classes, open_stage
+from utils.stage import chosen_classes
 
 
 def main() -> None:

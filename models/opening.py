@@ -1,0 +1,105 @@
+"""A stage of the pipeline is opened: from its command line to configuration, files and device.
+
+A configuration file is needed only for what differs from the defaults. Without one the network is what the strong
+model's files say, else the one called like the model; and the other settings are sized to the dataset.
+"""
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+import global_configure
+from configures.base import Config, known_configurations, load
+from configures.setting import SettingError
+from dataset.datasets import load_dataset
+from models import files as model_files
+from models.names import torchvision_classifiers
+from models.registry import is_own_network
+from utils.artifacts import Artifacts
+from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
+from utils.errors import UserError
+from utils.stage import Stage
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+FEW_IMAGES = 5_000  # training images; below, batches are smaller and populations, too
+LEAST_STEPS = 2_000  # of a training
+
+
+def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage:
+    """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
+    root_dir = Path(global_configure.root_dir).resolve()
+    config = load(arguments.model, arguments.dataset, arguments.set, default_config)
+    device = resolve_device(global_configure.device)
+    dtype = resolve_precision(global_configure.precision)
+    make_deterministic(global_configure.seed)
+    if announce:
+        print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
+        if config.name not in known_configurations():
+            print(f"no file configures/{config.name}.py, so: {_in_words(config)}", flush=True)
+    if announce and not is_fast_in(dtype, device):
+        print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
+    if arguments.set:
+        print(f"for this run: {' '.join(arguments.set)}", flush=True)
+    artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
+    return Stage(config, artifacts, device, dtype, global_configure.seed)
+
+
+def default_config(model: str, dataset: str) -> Config:
+    """The configuration of a model and a dataset that have no file.
+
+    Raises SettingError for names that can be no folder's, UserError where the dataset is not there.
+    """
+    if not NAME.fullmatch(model):
+        raise SettingError(
+            f"--model {model}: expected letters, digits, _, - and . (it names the folder of the files); "
+            f"name the network by --set network={model}"
+        )
+    artifacts = Artifacts(Path(global_configure.root_dir).resolve(), model, dataset)
+    recorded = model_files.network_settings(artifacts).load_if_there()
+    try:
+        images = load_dataset(dataset)
+    except UserError as error:
+        known = ", ".join(known_configurations())
+        raise UserError(f"no configuration {model}_{dataset} (there are {known}), and {error}") from None
+    config = sized_config(model, dataset, len(images.classes), len(images.train))
+    if recorded is not None:
+        return dataclasses.replace(config, **recorded.settings())
+    if not is_own_network(model) and model in torchvision_classifiers():
+        return dataclasses.replace(config, network=f"torchvision:{model}")
+    return config
+
+
+def sized_config(model: str, dataset: str, num_classes: int, num_images: int) -> Config:
+    """The settings for a dataset of so many classes and training images, for a machine without a GPU."""
+    few = num_images < FEW_IMAGES
+    batch_size = 32 if few else 128
+    steps_per_epoch = max(1, num_images // batch_size)
+    return Config(
+        model=model,
+        dataset=dataset,
+        num_classes=num_classes,
+        epochs=int(np.clip(-(-LEAST_STEPS // steps_per_epoch), 30 if few else 60, 100)),
+        schedule="one_cycle",
+        learning_rate=0.01 if few else 0.025,
+        batch_size=batch_size,
+        weight_decay=5e-4,
+        rank_scale=1.0,
+        population=20 if few else 40,
+        parents=10 if few else 20,
+        elites=4 if few else 8,
+        generations=15 if few else 40,
+        search_images=2000,
+        sensitivity_images=2000,
+        accuracy_thresholds=((2, 0.90), (4, 0.80), (8, 0.70), (10, 0.65)),
+        mask_steps=100 if few else 500,
+        mask_batch_size=32 if few else 64,
+    )
+
+
+def _in_words(config: Config) -> str:
+    """The settings that no file gives, those that most people want to know first."""
+    names = ("num_classes", "image_side", "epochs", "batch_size", "learning_rate", "population", "generations")
+    return ", ".join([f"network={config.network_name}", *(f"{name}={getattr(config, name)}" for name in names)])
