@@ -89,12 +89,12 @@ def check_network_settings(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the strong model is known to be of another network, or of images of another form."""
     file = model_files.network_settings(artifacts)
     recorded = file.load_if_there()  # older strong models have none
-    if recorded is not None:
-        if different := differences(asdict(recorded), asdict(NetworkSettings.of(config))):
-            raise UserError(
-                f"the strong model in {file.path.parent} was made with other settings ({different}): use the same, "
-                f"or set it aside with: {file.made_by}"
-            )
+    different = recorded and differences(asdict(recorded), asdict(NetworkSettings.of(config)))
+    if different:
+        raise UserError(
+            f"the strong model in {file.path.parent} was made with other settings ({different}): use the same, "
+            f"or set it aside with: {file.made_by}"
+        )
 
 
 def load_weights(network: nn.Module, file: CheckpointFile) -> None:

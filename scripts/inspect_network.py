@@ -12,6 +12,7 @@ docs/your_network.md says more.
 
 from pathlib import Path
 
+from dataset.image_files import SIDE
 from models.checkpoints import load_foreign_checkpoint
 from models.inspection import show_cost, show_layers
 from models.names import network_of
