@@ -47,6 +47,20 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     )
 
 
+def anchored(name: str) -> str:
+    """The name by which a network is found from any folder: a user's file with its whole path."""
+    own = OWN_CODE.fullmatch(name)
+    return f"{Path(own['file']).resolve()}:{own['attribute']}" if own else name
+
+
+def are_same(name: str, other: str) -> bool:
+    """Whether two names mean the same network; a user's file may have moved to another folder."""
+    own, other_own = OWN_CODE.fullmatch(name), OWN_CODE.fullmatch(other)
+    if own and other_own:
+        return (Path(own["file"]).name, own["attribute"]) == (Path(other_own["file"]).name, other_own["attribute"])
+    return name == other
+
+
 def check_num_classes(name: str, found: int, expected: int) -> None:
     """Raises UserError where a network has another number of logits than it was asked for."""
     if found != expected:

@@ -1,9 +1,11 @@
 """What a strong model's network is, as it stands beside its weights: later stages take it from there, or refuse."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from configures.base import Config
+from models.names import anchored, are_same
+from utils.recorded_settings import differences
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,12 @@ class NetworkSettings:
     @classmethod
     def of(cls, config: Config) -> "NetworkSettings":
         """Those of a configuration."""
-        return cls(config.network_name, *(getattr(config, field.name) for field in fields(cls)[1:]))
+        return cls(anchored(config.network_name), *(getattr(config, field.name) for field in fields(cls)[1:]))
+
+    def difference_from(self, now: "NetworkSettings") -> str:
+        """What differs, as there and now; nothing where both are of the same network and form of images."""
+        there = replace(self, network=now.network) if are_same(self.network, now.network) else self
+        return differences(asdict(there), asdict(now))
 
     def settings(self) -> dict[str, Any]:
         """The settings of a configuration that has them."""

@@ -1,7 +1,6 @@
 """The strong model: what it is trained with, its network, and how it comes from its checkpoint."""
 
 import functools
-from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -17,7 +16,6 @@ from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
 from utils.files import is_foreign_checkpoint
-from utils.recorded_settings import differences
 
 # It may be somebody's own model, which no command of ours makes again.
 NEXT_STEP_FOR_FOREIGN = (
@@ -89,7 +87,7 @@ def check_network_settings(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the strong model is known to be of another network, or of images of another form."""
     file = model_files.network_settings(artifacts)
     recorded = file.load_if_there()  # older strong models have none
-    different = recorded and differences(asdict(recorded), asdict(NetworkSettings.of(config)))
+    different = recorded and recorded.difference_from(NetworkSettings.of(config))
     if different:
         raise UserError(
             f"the strong model in {file.path.parent} was made with other settings ({different}): use the same, "

@@ -6,6 +6,7 @@ import torch
 
 from configures.base import Config
 from models.graph import Graph
+from models.names import anchored, are_same
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class SourceNetwork:
     def of(cls, graph: Graph, config: Config) -> "SourceNetwork":
         """What is written of a graph now."""
         version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-        return cls(config.network_name, graph.num_classes, graph.image_shape[1], graph.digest, version)
+        return cls(anchored(config.network_name), graph.num_classes, graph.image_shape[1], graph.digest, version)
 
     def difference_from(self, now: "SourceNetwork") -> str:
         """What differs, as there and now; nothing where modules of the one are modules of the other.
 
         Another version of torch may trace the same network to another graph: then masks and weights decide.
         """
-        for name in ("network", "num_classes", "image_side"):
+        if not are_same(self.network, now.network):
+            return f"network {self.network} there, {now.network} now"
+        for name in ("num_classes", "image_side"):
             there, here = getattr(self, name), getattr(now, name)
             if there != here:
                 return f"{name} {there} there, {here} now"
