@@ -14,10 +14,12 @@ import time
 import torch
 
 from dataset.datasets import Split, load_split
+from dataset.split_record import record_of
 from models import files as model_files
 from models.cnn import CNN, count_parameters
 from models.registry import build_network
 from models.strong_model import load_strong_model, strong_model_training
+from models.trained_on import check_trained_on
 from models.training import Epoch, count_right, predict, train
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
@@ -46,6 +48,7 @@ def main() -> None:
     print(f"images: {counts}; {len(split.classes)} classes")
 
     if arguments.evaluation:
+        check_trained_on(split, stage.artifacts)
         report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)
         return
     with held(model_files.training_role(stage.artifacts)):
@@ -94,6 +97,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
+    model_files.trained_on(stage.artifacts).save(record_of(split))
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device), split, stage)

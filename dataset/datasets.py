@@ -10,6 +10,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,14 @@ class Images:
         """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
         return Images(self.pixels[:count], self.labels[:count]) if count else self
 
+    @cached_property
+    def _crc32(self) -> int:
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
+
 
 def fingerprint(images: Images) -> int:
-    """A checksum (CRC-32) of images and labels, in their order."""
-    return zlib.crc32(images.labels.tobytes(), zlib.crc32(np.ascontiguousarray(images.pixels)))
+    """A checksum (CRC-32) of images and labels, in their order; computed once, since nobody writes into images."""
+    return images._crc32
 
 
 @dataclass(frozen=True)

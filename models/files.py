@@ -1,18 +1,24 @@
 """The strong model's files."""
 
+from dataset.split_record import SplitRecord
 from models.training import Epoch
-from utils.artifacts import Artifacts, CheckpointFile, Role, TableFile
+from utils.artifacts import Artifacts, CheckpointFile, RecordFile, Role, TableFile
 
 
 def training_role(artifacts: Artifacts) -> Role:
     """Training the strong model."""
-    names = ("entire_model.pth", "training_state.pth", "training_log.csv")
+    names = ("entire_model.pth", "strong_model.json", "training_state.pth", "training_log.csv")
     return artifacts.role("the training", "training", *(artifacts.folder / name for name in names))
 
 
 def entire_model(artifacts: Artifacts) -> CheckpointFile:
     """The strong model's state_dict."""
     return CheckpointFile(artifacts.folder / "entire_model.pth", artifacts.command("train.py"))
+
+
+def trained_on(artifacts: Artifacts) -> RecordFile[SplitRecord]:
+    """The images that the strong model was trained on; not there beside one from elsewhere."""
+    return RecordFile(artifacts.folder / "strong_model.json", artifacts.command("train.py"), SplitRecord)
 
 
 def training_state(artifacts: Artifacts) -> CheckpointFile:

@@ -8,6 +8,7 @@ from torch import nn
 
 from dataset.datasets import Split, fingerprint
 from models.cnn import count_parameters, cpu_state
+from models.trained_on import check_trained_on
 from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
 from patching import files as patch_files
 from patching.data import PatchData
@@ -67,8 +68,10 @@ def train_weak_models(
         settings: what the training is made of.
         fresh: set what is there aside, in place of going on or refusing.
 
-    Raises UserError where the disk is too small, or what is there was trained with other settings.
+    Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
+    those of the strong model whose modules are to patch them.
     """
+    check_trained_on(data.strong, stage.artifacts)
     keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
     with torch.device("meta"):
         parameters = count_parameters(build_weak_network(stage.config, kind))

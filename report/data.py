@@ -13,6 +13,7 @@ from models.cnn import CNN, Architecture
 from models.evaluation import cost_of, outputs_of
 from models.registry import architecture_of
 from models.strong_model import load_strong_model
+from models.trained_on import check_trained_on
 from models.training import Epoch
 from modules import files as module_files
 from modules.modularization import Modularization
@@ -155,6 +156,7 @@ class ReportData:
     @cached_property
     def answers(self) -> Answers:
         """The test images, and what strong and composed model answer to them."""
+        check_trained_on(self.split, self.artifacts)
         test = self.split.test
         strong, *modules = outputs_of([self.strong, *self.modules], test, self.stage.device)
         composed = np.concatenate(modules, 1)
