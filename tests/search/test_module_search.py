@@ -696,7 +696,8 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     file = genetic_files.population(artifacts_of(root), 0, 4)
     file.path.mkdir(parents=True)  # what no explorer can mend
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
-    done.refused("explorer_0 ended with exit code 2", f"{file.path}: ", "explorer_0.log")
+    line = done.refused("(explorer_0 ended with exit code 2; whole log: ", "explorer_0.log")
+    assert line.startswith(f"error: cannot read {file.path}: "), line
     assert processes_of(root) == []
 
 
