@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dataset.datasets import Split, fingerprint
+from dataset.target_classes import HELP
 from models.cnn import count_parameters, cpu_state
 from models.trained_on import check_trained_on
 from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
@@ -26,7 +27,7 @@ BYTES_PER_PARAMETER = 4
 def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     """The command line of a script that trains weak models; its options stand as overrides in `set`."""
     parser = stage_parser(documentation)
-    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--target_class", default="all", help=f"one class of the strong model, {HELP}; all by default")
     parser.add_argument("--epochs", help="passes over the training images")
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
     parser.add_argument("--keep_every", help="keep every so-manyth epoch")

@@ -12,7 +12,7 @@ import global_configure
 from configures.base import Config, load
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
-from utils.errors import EXIT_BAD_INPUT, UserError
+from utils.errors import EXIT_BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,3 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
         print(f"for this run: {' '.join(arguments.set)}", flush=True)
     artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
     return Stage(config, artifacts, device, dtype, global_configure.seed)
-
-
-def check_class(target_class: int, config: Config) -> None:
-    """Raises UserError for a class that the strong model does not have."""
-    if not 0 <= target_class < config.num_classes:
-        raise UserError(f"--target_class {target_class}: expected a class from 0 to {config.num_classes - 1}")
-
-
-def chosen_classes(target_class: str, config: Config) -> list[int]:
-    """The classes that `--target_class C|all` names. Raises UserError for one that the strong model does not have."""
-    if target_class == "all":
-        return list(range(config.num_classes))
-    if not target_class.isdecimal():
-        raise UserError(f"--target_class {target_class}: expected all, or a class from 0 to {config.num_classes - 1}")
-    check_class(int(target_class), config)
-    return [int(target_class)]

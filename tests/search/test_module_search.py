@@ -638,7 +638,11 @@ def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monk
     for script, args, expected in (
         (EXPLORER, [*WHOLE, "--target_class", 5], "--target_class 5: expected a class from 0 to 4"),
         (EXPLORER, [*WHOLE, "--target_class", -1], "--target_class -1: expected a class from 0 to 4"),
-        (EXPLORER, [*WHOLE, "--target_class", "x"], "argument --target_class: invalid int value: 'x'"),
+        (
+            EXPLORER,
+            [*WHOLE, "--target_class", "x"],
+            "--target_class x: expected a class from 0 to 4, or its name; they are 0 (0)",
+        ),
         (EXPLORER, WHOLE, "the following arguments are required: --target_class"),
         (EXPLORER, [*WHOLE, *zero, "--set", "sensitive_layers=13"], "sensitive_layers 13: expected conv layers from 0"),
         (EXPLORER, [*WHOLE, *zero, "--set", "popul=3"], "unknown setting popul: expected one of accuracy_thresholds"),
