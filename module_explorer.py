@@ -16,6 +16,7 @@ from torch import Tensor
 
 import global_configure
 from dataset.images import normalise, to_device
+from dataset.target_classes import HELP, chosen_classes
 from models.graph import Graph
 from models.opening import open_stage
 from models.strong_model import load_strong_model
@@ -25,21 +26,19 @@ from search.genetic.generations import GeneticSearch, open_search
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
-from utils.stage import check_class, stage_parser
+from utils.stage import stage_parser
 from utils.waiting import wait_until
 
 
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument(
-        "--target_class", type=int, nargs="+", required=True, help="the class, or several to work on in turn"
+        "--target_class", nargs="+", required=True, help=f"the class, or several to work on in turn, or all: {HELP}"
     )
     parser.add_argument("--checkpoint", type=int, help="go back to this generation, with a recorder that does")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    target_classes = sorted(set(arguments.target_class))
-    for target_class in target_classes:
-        check_class(target_class, stage.config)
+    target_classes = chosen_classes(arguments.target_class, stage.config)
     if global_configure.explorer_threads < 1:
         raise UserError(f"explorer_threads {global_configure.explorer_threads}: expected at least 1")
     if stage.device.type == "cpu":

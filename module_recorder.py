@@ -13,9 +13,9 @@ import time
 import numpy as np
 
 from configures.base import Config
-from dataset.datasets import load_split
 from models.opening import open_stage
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from modules import files as module_files
 from modules.modularization import show_modularization
 from modules.on_disk import save_modularization
@@ -121,7 +121,8 @@ def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
     for target_class in range(stage.config.num_classes):
         search.breed(generation, target_class)  # a damaged population is made again
     masks = ensemble_masks(search, generation, ensemble)
-    show_modularization(save_modularization(strong, masks, load_split(stage.config), stage, found))
+    split = load_strong_split(stage.config, stage.artifacts)
+    show_modularization(save_modularization(strong, masks, split, stage, found))
     folder = module_files.module(stage.artifacts, 0).path.parent
     print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 

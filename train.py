@@ -14,10 +14,12 @@ import time
 import torch
 
 from dataset.datasets import Split, load_split
+from dataset.split_record import record_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import build_strong_network, load_strong_model, strong_model_training
+from models.trained_on import check_trained_on
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
 from utils.errors import UserError, run
@@ -47,6 +49,7 @@ def main() -> None:
     print(f"images: {counts}; {len(split.classes)} classes")
 
     if arguments.evaluation:
+        check_trained_on(split, stage.artifacts)
         report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
         return
     with held(model_files.training_role(stage.artifacts)):
@@ -96,6 +99,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
     model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
+    model_files.trained_on(stage.artifacts).save(record_of(split))
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)
     report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)

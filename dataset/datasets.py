@@ -6,10 +6,10 @@ import io
 import os
 import shutil
 import tarfile
-import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,10 +59,14 @@ class Images:
         """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
         return replace(self, pixels=self.pixels[:count], labels=self.labels[:count]) if count else self
 
+    @cached_property
+    def _crc32(self) -> int:
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
+
 
 def fingerprint(images: Images) -> int:
-    """A checksum (CRC-32) of images and labels, in their order."""
-    return zlib.crc32(images.labels.tobytes(), zlib.crc32(np.ascontiguousarray(images.pixels)))
+    """A checksum (CRC-32) of images and labels, in their order; computed once, since nobody writes into images."""
+    return images._crc32
 
 
 @dataclass(frozen=True)
@@ -179,24 +183,6 @@ def choose_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
     valid = chosen(dataset.valid) if dataset.valid else None
     return Dataset(dataset.name, classes, chosen(dataset.train), chosen(dataset.test), valid)
-
-
-def class_number(classes: tuple[str, ...], text: str) -> int:
-    """The number of the class that a user means: a whole number counts the classes from 0, another text is a name.
-
-    Raises UserError where there is no such class.
-    """
-    numbered = [f"{number} ({name})" for number, name in enumerate(classes)]
-    if text.isdecimal() and text.isascii():
-        if len(text) < 10 and int(text) < len(classes):
-            return int(text)
-        hint = f"; the class called {text} is number {classes.index(text)}" if text in classes else ""
-        raise UserError(f"class {text}: expected a number from 0 to {len(classes) - 1}, or a name{hint}")
-    name = unicodedata.normalize("NFC", text)
-    if name not in classes:
-        shown = [*numbered[:10], f"and {len(classes) - 10} more"] if len(classes) > 10 else numbered
-        raise UserError(f"class {text!r}: expected a number or a name out of {', '.join(shown)}")
-    return classes.index(name)
 
 
 def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:

@@ -1,5 +1,6 @@
 """The strong model's files."""
 
+from dataset.split_record import SplitRecord
 from models.network_settings import NetworkSettings
 from models.training import Epoch
 from utils.artifacts import Artifacts, CheckpointFile, RecordFile, Role, TableFile
@@ -7,7 +8,7 @@ from utils.artifacts import Artifacts, CheckpointFile, RecordFile, Role, TableFi
 
 def training_role(artifacts: Artifacts) -> Role:
     """Training the strong model."""
-    names = ("entire_model.pth", "training_state.pth", "training_log.csv")
+    names = ("entire_model.pth", "strong_model.json", "training_state.pth", "training_log.csv")
     return artifacts.role("the training", "training", *(artifacts.folder / name for name in names))
 
 
@@ -19,6 +20,11 @@ def entire_model(artifacts: Artifacts) -> CheckpointFile:
 def network_settings(artifacts: Artifacts) -> RecordFile[NetworkSettings]:
     """Which network the strong model is, and how it is given images."""
     return RecordFile(artifacts.folder / "network.json", artifacts.command("train.py", "--fresh"), NetworkSettings)
+
+
+def trained_on(artifacts: Artifacts) -> RecordFile[SplitRecord]:
+    """The images that the strong model was trained on, or imported with."""
+    return RecordFile(artifacts.folder / "strong_model.json", artifacts.command("train.py"), SplitRecord)
 
 
 def training_state(artifacts: Artifacts) -> CheckpointFile:

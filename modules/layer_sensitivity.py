@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dataset.datasets import fingerprint, load_split
+from dataset.datasets import fingerprint
 from dataset.images import normalise, to_device
 from models.graph import Graph
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
@@ -44,7 +45,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     config, artifacts = stage.config, stage.artifacts
     strong = load_strong_model(config, artifacts, stage.device)
     importance = module_files.kernel_importance(artifacts).load(config.num_classes, strong.units.num_kernels)
-    valid = load_split(config).valid.first(config.sensitivity_images)
+    valid = load_strong_split(config, artifacts).valid.first(config.sensitivity_images)
     settings = {
         **config.part_of("sensitivity"),
         "images": len(valid),

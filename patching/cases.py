@@ -11,6 +11,7 @@ from dataset.datasets import Images
 from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import load_strong_model
+from models.trained_on import check_trained_on
 from models.training import best_epoch, predict
 from modules import files as module_files
 from modules.on_disk import load_kernel_mask, load_module
@@ -71,7 +72,9 @@ class PatchCases:
     @cached_property
     def data(self) -> PatchData:
         """The images of all weak models."""
-        return load_patch_data(self.stage.config)
+        data = load_patch_data(self.stage.config)
+        check_trained_on(data.strong, self.stage.artifacts)
+        return data
 
     @cached_property
     def strong(self) -> Graph:

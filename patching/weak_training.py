@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from dataset.datasets import Split, fingerprint
+from dataset.target_classes import HELP
+from models.trained_on import check_trained_on
 from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
 from models.weights import count_parameters, cpu_state
 from patching import files as patch_files
@@ -25,7 +27,7 @@ BYTES_PER_PARAMETER = 4
 def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     """The command line of a script that trains weak models; its options stand as overrides in `set`."""
     parser = stage_parser(documentation)
-    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--target_class", default="all", help=f"one class of the strong model, {HELP}; all by default")
     parser.add_argument("--epochs", help="passes over the training images")
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
     parser.add_argument("--keep_every", help="keep every so-manyth epoch")
@@ -67,8 +69,10 @@ def train_weak_models(
         settings: what the training is made of.
         fresh: set what is there aside, in place of going on or refusing.
 
-    Raises UserError where the disk is too small, or what is there was trained with other settings.
+    Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
+    those of the strong model whose modules are to patch them.
     """
+    check_trained_on(data.strong, stage.artifacts)
     keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
     with torch.device("meta"):
         parameters = count_parameters(build_weak_network(stage.config, kind))

@@ -9,11 +9,12 @@ so that it is not used for another strong model. Method: Qi et al., ASE 2022, se
 
 import numpy as np
 
-from dataset.datasets import fingerprint, load_split
+from dataset.datasets import fingerprint
 from dataset.images import to_device
 from models import files as model_files
 from models.opening import open_stage
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from modules import files as module_files
 from modules.kernel_importance import kernel_importance, random_importance
 from utils.errors import UserError, run
@@ -26,7 +27,7 @@ def main() -> None:
     stage = open_stage(stage_parser(__doc__).parse_args())
     config = stage.config
     strong = load_strong_model(config, stage.artifacts, stage.device)
-    split = load_split(config)
+    split = load_strong_split(config, stage.artifacts)
     if config.importance_mode == "random":
         importance = random_importance(config.num_classes, strong.units)
         print("importance_mode random: kernels in index order, nothing measured")

@@ -7,8 +7,8 @@ Writes data/MODEL_DATASET/module_outputs/class_C.npy. Method: Qi et al., ASE 202
 
 import numpy as np
 
-from dataset.datasets import load_split
 from models.opening import open_stage
+from models.trained_on import load_strong_split
 from models.training import predict
 from modules import files as module_files
 from modules.on_disk import load_module
@@ -20,9 +20,9 @@ from utils.tables import show_table
 
 def main() -> None:
     stage = open_stage(stage_parser(__doc__).parse_args())
+    split = load_strong_split(stage.config, stage.artifacts)
     modules = range(stage.config.num_classes)
     modules = [load_module(stage.config, stage.artifacts, target_class, stage.device) for target_class in modules]
-    split = load_split(stage.config)
     rows = []
     for target_class, module in enumerate(modules):
         images = of_class(split.valid, target_class)

@@ -12,6 +12,7 @@ from models import files as model_files
 from models.evaluation import outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of
 from models.strong_model import graph_of, load_strong_model
+from models.trained_on import check_trained_on
 from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
@@ -151,6 +152,7 @@ class ReportData:
     @cached_property
     def answers(self) -> Answers:
         """The test images, and what strong and composed model answer to them."""
+        check_trained_on(self.split, self.artifacts)
         test = self.split.test
         strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
         composed = np.concatenate(modules, 1)

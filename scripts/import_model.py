@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from dataset.datasets import Images, Split, has_own_validation, load_split
+from dataset.split_record import record_of
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
 from models.graph import Graph
@@ -70,6 +71,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     if arguments.fresh and artifacts.folder.exists():
         print(f"the old folder is now {set_aside(artifacts.folder)}")
     model_files.network_settings(artifacts).save(NetworkSettings.of(config))
+    model_files.trained_on(artifacts).save(record_of(split))
     file.save(cpu_state(network))
     print(f"saved {file.path}")
 

@@ -15,7 +15,8 @@ from utils.locks import LAUNCHER_VARIABLE
 from utils.signals import signals_held_back
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-LAST_LINES = 5  # quoted from a failed process's log
+LAST_LINES = 5  # of a failed process's log are looked at
+COMPLAINT = "error: "  # how a script's line for users begins
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class ProcessGroup:
             raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
 
     def wait(self, while_waiting: Callable[[], None]) -> None:
-        """Return when all have ended well. Raises UserError, with the last lines of its log, as soon as one fails."""
+        """Return when all have ended well. Raises UserError, with what it said, as soon as one fails."""
         running = list(self.children)
         while running:
             for child in running:
                 if child.process.poll() not in (None, 0):
-                    said = last_lines(child.log, child.log_start) or "it said nothing"
-                    raise UserError(f"{child.name} {how_it_ended(child.process)}: {said} (whole log: {child.log})")
+                    said = complaint(child.log, child.log_start) or f"{child.name} said nothing"
+                    raise UserError(f"{said} ({child.name} {how_it_ended(child.process)}; whole log: {child.log})")
             running = [child for child in running if child.process.poll() is None]
             while_waiting()
             time.sleep(0.1)
@@ -85,9 +86,10 @@ def how_it_ended(process: subprocess.Popen[bytes]) -> str:
     return f"was ended by {signal.Signals(-process.returncode).name}"
 
 
-def last_lines(log: Path, start: int) -> str:
-    """The last lines of a log from byte `start` on, on one line."""
+def complaint(log: Path, start: int) -> str:
+    """Why a process failed, by its log from byte `start` on: its own line for users, else its last lines, on one."""
     with log.open("rb") as file:
         file.seek(start)
-        lines = (line.decode(errors="replace").strip() for line in deque(file, LAST_LINES))
-        return " | ".join(line for line in lines if line)
+        lines = [line.decode(errors="replace").strip() for line in deque(file, LAST_LINES)]
+    own = [line.removeprefix(COMPLAINT) for line in lines if line.startswith(COMPLAINT)]
+    return own[-1] if own else " | ".join(line for line in lines if line)

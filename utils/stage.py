@@ -10,7 +10,7 @@ import torch
 from configures.base import Config
 from utils.artifacts import Artifacts
 from utils.device import precision_name
-from utils.errors import EXIT_BAD_INPUT, UserError
+from utils.errors import EXIT_BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,3 @@ def stage_parser(documentation: str | None) -> OneLineParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the configuration file"
     )
     return parser
-
-
-def check_class(target_class: int, config: Config) -> None:
-    """Raises UserError for a class that the strong model does not have."""
-    if not 0 <= target_class < config.num_classes:
-        raise UserError(f"--target_class {target_class}: expected a class from 0 to {config.num_classes - 1}")
-
-
-def chosen_classes(target_class: str, config: Config) -> list[int]:
-    """The classes that `--target_class C|all` names. Raises UserError for one that the strong model does not have."""
-    if target_class == "all":
-        return list(range(config.num_classes))
-    if not target_class.isdecimal():
-        raise UserError(f"--target_class {target_class}: expected all, or a class from 0 to {config.num_classes - 1}")
-    check_class(int(target_class), config)
-    return [int(target_class)]

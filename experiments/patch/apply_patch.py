@@ -14,6 +14,7 @@ Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 
 from pathlib import Path
 
+from dataset.target_classes import HELP, chosen_classes
 from models.opening import open_stage
 from patching import files as patch_files
 from patching.cases import PatchCases, evaluate
@@ -24,7 +25,7 @@ from patching.tables import CELL, exact_table, overview_table, single_table
 from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
-from utils.stage import chosen_classes, stage_parser
+from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--exp_type", required=True, choices=KINDS, help="which weak models: overly simple, or poorly fitted"
     )
-    parser.add_argument("--target_class", default="all", help="one class of the strong model; all by default")
+    parser.add_argument("--target_class", default="all", help=f"one class of the strong model, {HELP}; all by default")
     parser.add_argument(
         "--target_epoch", default="best", help="of the weak model: an epoch counted from 0, best (default) or last"
     )
@@ -46,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     kind, epoch, calibration = KINDS[arguments.exp_type], arguments.target_epoch, arguments.calibration
-    target_classes = chosen_classes(arguments.target_class, stage.config)
+    target_classes = chosen_classes([arguments.target_class], stage.config)
     if arguments.save and "all" in (arguments.target_class, calibration):
         raise UserError("--save: expected one --target_class and one --calibration, given all")
     calibrations = list(RULES) if calibration == "all" else [calibration]

@@ -13,10 +13,11 @@ import math
 import numpy as np
 from torch import nn
 
-from dataset.datasets import Images, load_split
+from dataset.datasets import Images
 from models.graph import Graph, flops_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--images", choices=("valid", "test"), default="valid", help="what to measure accuracy on")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
-    images = getattr(load_split(stage.config), arguments.images)
+    images = getattr(load_strong_split(stage.config, stage.artifacts), arguments.images)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     measure = Measure(stage, strong, images)
     points = [*gradient_points(stage, measure), *genetic_points(stage, measure), PUBLISHED]

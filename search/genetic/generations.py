@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
-from dataset.datasets import Images, fingerprint, load_split
+from dataset.datasets import Images, fingerprint
 from models import files as model_files
 from models.strong_model import graph_of
+from models.trained_on import load_strong_split
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
@@ -208,14 +209,18 @@ class GeneticSearch:
 
 
 def open_search(stage: Stage) -> GeneticSearch:
-    """The search of a stage's model and dataset. Raises UserError where importance, dataset or a layer is not there."""
+    """The search of a stage's model and dataset.
+
+    Raises UserError where importance, dataset or a layer is not there, or the images are not the strong model's.
+    """
     say_if_without_compiler(stage.dtype, stage.device)
     model_files.entire_model(stage.artifacts).check_is_there()
     config, units = stage.config, graph_of(stage.config).units
     layout = genome_layout(units, config)
     file = module_files.kernel_importance(stage.artifacts)
     groups = tuple(kernel_groups(layout, row) for row in file.load(config.num_classes, units.num_kernels))
-    return GeneticSearch(stage, layout, groups, load_split(config).valid.first(config.search_images))
+    images = load_strong_split(config, stage.artifacts).valid.first(config.search_images)
+    return GeneticSearch(stage, layout, groups, images)
 
 
 def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:

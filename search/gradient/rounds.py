@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from models.cnn import CNN
 
-from dataset.datasets import Split, fingerprint, load_split
+from dataset.datasets import Split, fingerprint
 from dataset.images import normalise, to_device
 from models import files as model_files
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from models.training import count_right, predict, progress_bar
 from modules.fast.convolution import say_if_without_compiler
 from modules.jaccard import mean_pairwise_distance
@@ -144,14 +145,15 @@ class GradientSearch:
 def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> GradientSearch:
     """The search of a stage's model and dataset; `fresh` sets an earlier one aside.
 
-    Raises UserError where the strong model or the dataset is not there.
+    Raises UserError where the strong model or the dataset is not there, or they do not belong together.
     """
     say_if_without_compiler(stage.dtype, stage.device)
+    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    split = load_strong_split(stage.config, stage.artifacts)
     folder = files.folder(stage.artifacts)
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
-    return GradientSearch(stage, model, load_split(stage.config), rounds_to_do(stage.config.mask_keeps, keep))
+    return GradientSearch(stage, model, split, rounds_to_do(stage.config.mask_keeps, keep))
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:

@@ -26,7 +26,6 @@ from dataset.datasets import (
     Dataset,
     Images,
     choose_classes,
-    class_number,
     load_dataset,
     load_split,
     split,
@@ -585,31 +584,6 @@ def test_parts_in_a_description_that_cannot_be(dataset_dir: Path, root_dir: Path
     save_json(description, {**load_json(description, ""), "parts": parts})
     with pytest.raises(UserError, match="expected the parts train and test"):
         load_dataset("own")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("0", 0), ("2", 2), ("02", 2), ("cat", 0), ("two", 1), ("caf\u00e9", 2), ("cafe\u0301", 2)]
-)
-def test_a_class_is_meant_by_its_number_or_its_name(text: str, number: int) -> None:
-    assert class_number(("cat", "two", "caf\u00e9"), text) == number
-
-
-def test_a_whole_number_is_never_a_name() -> None:
-    classes = ("2", "9", "10")
-    assert [class_number(classes, text) for text in ("0", "1", "2")] == [0, 1, 2]
-    with pytest.raises(
-        UserError, match="class 9: expected a number from 0 to 2, or a name; the class called 9 is numb"
-    ):
-        class_number(classes, "9")
-
-
-@pytest.mark.parametrize("text", ["3", "-1", "1.0", "", " ", "Cat", "dog", "\u0661", "9" * 5000, "all"])
-def test_an_unknown_class_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"class .*: expected a number"):
-        class_number(("cat", "two", "three"), text)
-    many = tuple(f"class {number}" for number in range(100))
-    with pytest.raises(UserError, match=r"out of 0 \(class 0\), .*9 \(class 9\), and 90 more$"):
-        class_number(many, "dog")
 
 
 def test_svhn_in_a_folder_of_its_own(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

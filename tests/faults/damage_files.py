@@ -49,6 +49,7 @@ from dataset.datasets import load_split
 from models import files as model_files
 from models.registry import architecture_of, build_network
 from models.strong_model import load_strong_model, strong_model_training
+from models.trained_on import check_trained_on
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -89,6 +90,7 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
     config, artifacts, cpu = stage.config, stage.artifacts, stage.device
     classes, kernels = config.num_classes, architecture_of(config.model).total_kernels
     strong, state = model_files.entire_model(artifacts), model_files.training_state(artifacts)
+    images = model_files.trained_on(artifacts)
     importance, settings = module_files.kernel_importance(artifacts), module_files.importance_settings(artifacts)
     sensitivity = module_files.layer_sensitivity(artifacts, 0)
     module, mask = module_files.module(artifacts, RELATED), module_files.module_kernels(artifacts, RELATED)
@@ -96,14 +98,17 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
 
     def training_state() -> list[Any]:
         """As a training that has nothing left to do takes it up."""
-        model, images = build_network(config.model, classes), load_split(config)
+        model, split = build_network(config.model, classes), load_split(config)
         options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": state}
         with contextlib.redirect_stdout(io.StringIO()):
-            training = train(model, images.train, images.valid, strong_model_training(config), **options)
+            training = train(model, split.train, split.valid, strong_model_training(config), **options)
         return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
 
     return {
         "strong model": Kind(strong.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]),
+        "strong model's images": Kind(
+            images.path, lambda: check_trained_on(load_split(config), artifacts), [IMPORTANCE]
+        ),
         "training state": Kind(state.path, training_state, [TRAIN]),
         "kernel importance": Kind(importance.path, lambda: importance.load(classes, kernels), [SENSITIVITY]),
         "kernel importance's settings": Kind(settings.path, lambda: check_importance_fits(artifacts), [SENSITIVITY]),

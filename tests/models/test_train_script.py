@@ -58,6 +58,7 @@ def test_from_the_top_and_from_another_folder(tiny_root: Path, tmp_path: Path) -
         assert re.search(r"^test accuracy [\d.]+% \(\d+ of 12\)$", run.stdout, re.MULTILINE)
         assert sorted(files_below(root / "data" / "simcnn_x0_25_digits")) == [
             "entire_model.pth",
+            "strong_model.json",
             "training_log.csv",
             "training_state.pth",
         ]

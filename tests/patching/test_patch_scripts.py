@@ -240,7 +240,10 @@ def test_missing_files_name_the_command(own_root, run_main, file, message):
         (("--target_epoch", "7"), "expected one of the epochs kept: "),
         (("--target_epoch", "late"), "--target_epoch late: expected best, last, or an epoch"),
         (("--target_class", "5"), "--target_class 5: expected a class from 0 to 4"),
-        (("--target_class", "three"), "--target_class three: expected all, or a class from 0 to 4"),
+        (
+            ("--target_class", "three"),
+            "--target_class three: expected a class from 0 to 4, or its name; they are 0 (0),",
+        ),
         (("--calibration", "max"), "invalid choice: 'max'"),
         (("--save", "x.pth"), "--save: expected one --target_class"),
         (("--exp_type", "poor_fit"), "patch_for_poor_model/train.py"),

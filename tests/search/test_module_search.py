@@ -638,7 +638,11 @@ def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monk
     for script, args, expected in (
         (EXPLORER, [*WHOLE, "--target_class", 5], "--target_class 5: expected a class from 0 to 4"),
         (EXPLORER, [*WHOLE, "--target_class", -1], "--target_class -1: expected a class from 0 to 4"),
-        (EXPLORER, [*WHOLE, "--target_class", "x"], "argument --target_class: invalid int value: 'x'"),
+        (
+            EXPLORER,
+            [*WHOLE, "--target_class", "x"],
+            "--target_class x: expected a class from 0 to 4, or its name; they are 0 (0)",
+        ),
         (EXPLORER, WHOLE, "the following arguments are required: --target_class"),
         (EXPLORER, [*WHOLE, *zero, "--set", "sensitive_layers=13"], "sensitive_layers 13: expected conv layers from 0"),
         (EXPLORER, [*WHOLE, *zero, "--set", "popul=3"], "unknown setting popul: expected one of accuracy_thresholds"),
@@ -696,7 +700,8 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     file = genetic_files.population(artifacts_of(root), 0, 4)
     file.path.mkdir(parents=True)  # what no explorer can mend
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
-    done.refused("explorer_0 ended with exit code 2", f"{file.path}: ", "explorer_0.log")
+    line = done.refused("(explorer_0 ended with exit code 2; whole log: ", "explorer_0.log")
+    assert line.startswith(f"error: cannot read {file.path}: "), line
     assert processes_of(root) == []
 
 

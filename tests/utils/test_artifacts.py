@@ -20,6 +20,7 @@ ARTIFACTS = Artifacts(Path("/root_dir"), "simcnn", "cifar10")
     ("file", "name", "dtype", "maker"),
     [
         (model_files.entire_model(ARTIFACTS), "entire_model.pth", None, "train.py"),
+        (model_files.trained_on(ARTIFACTS), "strong_model.json", None, "train.py"),
         (
             module_files.kernel_importance(ARTIFACTS),
             "kernel_importance/avg_L1.npy",

@@ -8,7 +8,7 @@ import pytest
 
 from utils import processes
 from utils.errors import UserError
-from utils.processes import ProcessGroup, last_lines
+from utils.processes import ProcessGroup, complaint
 
 SCRIPT = """
 import os, signal, sys, time
@@ -25,6 +25,9 @@ if task == "fail":
     for number in range(9):
         print("line", number, flush=True)
     sys.exit(7)
+if task == "refuse":
+    print("error: no such class", file=sys.stderr)
+    sys.exit(2)
 if task == "parent":
     print(os.environ["CNNMOD_LAUNCHER_PID"] == str(os.getppid()))
 """
@@ -50,7 +53,7 @@ def test_all_end_well(script: Path, tmp_path: Path) -> None:
 
 def test_one_that_fails_ends_all(script: Path, tmp_path: Path) -> None:
     start = time.monotonic()
-    message = r"bad ended with exit code 7: line 4 \| line 5 \| line 6 \| line 7 \| line 8 \(whole log: .*bad\.log\)"
+    message = r"^line 4 \| line 5 \| line 6 \| line 7 \| line 8 \(bad ended with exit code 7; whole log: .*bad\.log\)$"
     with pytest.raises(UserError, match=message), ProcessGroup(tmp_path) as group:
         group.start("good", script, ["sleep"])
         group.start("bad", script, ["fail"])
@@ -81,18 +84,33 @@ def test_a_log_that_cannot_be_written_is_one_line(script: Path, tmp_path: Path) 
         ProcessGroup(tmp_path / "file").start("one", script, [])
 
 
-def test_last_lines(tmp_path: Path) -> None:
+def test_a_complaint_comes_before_the_path_of_the_log(script: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error, ProcessGroup(tmp_path) as group:
+        group.start("bad", script, ["refuse"])
+        group.wait(lambda: None)
+    assert str(error.value) == f"no such class (bad ended with exit code 2; whole log: {tmp_path / 'bad.log'})"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\n\n b \n\xff\n", "a | b | \ufffd"),
+        (b"generation 3\nerror: no room\n", "no room"),
+        (b"error: the first\nerror: the last\nmore\n", "the last"),
+        (b"Traceback:\n  line\nKeyError: 3\n", "Traceback: | line | KeyError: 3"),
+        (b"error: long ago\n1\n2\n3\n4\n5\n", "1 | 2 | 3 | 4 | 5"),
+        (b"", ""),
+    ],
+)
+def test_complaint(content: bytes, expected: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_bytes(b"a\n\n b \n\xff\n")
-    assert last_lines(log, 0) == "a | b | \ufffd"
-    assert last_lines(log, 3) == "b | \ufffd"
-    log.write_text("")
-    assert last_lines(log, 0) == ""
+    log.write_bytes(b"error: an earlier run\n" + content)
+    assert complaint(log, len(b"error: an earlier run\n")) == expected
 
 
 def test_an_earlier_run_is_not_quoted(script: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.log").write_text("an earlier run\n")
-    message = r"bad was ended by SIGKILL: it said nothing \(whole log"
+    message = r"^bad said nothing \(bad was ended by SIGKILL; whole log"
     with pytest.raises(UserError, match=message), ProcessGroup(tmp_path) as group:
         group.start("bad", script, ["killed"])
         group.wait(lambda: None)

@@ -11,14 +11,11 @@ from conftest import TOP, run_script
 from hypothesis import HealthCheck, given, settings
 
 import global_configure
-from configures.base import load
 from configures.setting import SettingError
 from models.opening import open_stage
 from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
 from utils.errors import UserError, WaitedTooLong, run
-from utils.stage import check_class, chosen_classes, stage_parser
-
-CONFIG = load("simcnn_x0_25", "digits")
+from utils.stage import stage_parser
 
 
 @pytest.fixture(autouse=True)
@@ -101,19 +98,6 @@ def test_help_is_the_scripts_docstring(capsys: pytest.CaptureFixture[str]) -> No
         stage_parser("First line.\n\n    a command\n").parse_args(["--help"])
     assert end.value.code == 0
     assert "First line.\n\n    a command\n" in capsys.readouterr().out
-
-
-def test_classes_of_a_command_line() -> None:
-    check_class(0, CONFIG)
-    check_class(9, CONFIG)
-    for wrong in (-1, 10):
-        with pytest.raises(UserError, match=f"--target_class {wrong}: expected a class from 0 to 9"):
-            check_class(wrong, CONFIG)
-    assert chosen_classes("all", CONFIG) == list(range(10))
-    assert chosen_classes("7", CONFIG) == [7]
-    for text in ("10", "-1", "x", "", "1.0"):
-        with pytest.raises(UserError, match="from 0 to 9"):
-            chosen_classes(text, CONFIG)
 
 
 @pytest.mark.parametrize(

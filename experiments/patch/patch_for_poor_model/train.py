@@ -9,20 +9,20 @@ those that --keep_epochs names; what they take on the disk is said, and refused 
 An interrupted training goes on when the same command is typed again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
+from dataset.target_classes import chosen_classes
 from models.opening import open_stage
 from models.training import TrainingSettings
 from patching.data import load_patch_data
 from patching.weak_models import WeakKind
 from patching.weak_training import train_weak_models, weak_training_arguments
 from utils.errors import run
-from utils.stage import chosen_classes
 
 
 def main() -> None:
     arguments = weak_training_arguments(__doc__, WeakKind.POOR)
     stage = open_stage(arguments)
     config = stage.config
-    target_classes = chosen_classes(arguments.target_class, config)
+    target_classes = chosen_classes([arguments.target_class], config)
     data = load_patch_data(config)
     settings = TrainingSettings(
         epochs=config.poor_epochs, batch_size=config.poor_batch_size, learning_rate=config.poor_learning_rate

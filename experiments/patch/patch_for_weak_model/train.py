@@ -8,20 +8,20 @@ The checkpoints are data/patch/weak/MODEL_DATASET/target_class_C/epoch_E.pth: th
 again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
+from dataset.target_classes import chosen_classes
 from models.opening import open_stage
 from models.training import TrainingSettings
 from patching.data import load_patch_data
 from patching.weak_models import WeakKind
 from patching.weak_training import train_weak_models, weak_training_arguments
 from utils.errors import run
-from utils.stage import chosen_classes
 
 
 def main() -> None:
     arguments = weak_training_arguments(__doc__, WeakKind.SIMPLE)
     stage = open_stage(arguments)
     config = stage.config
-    target_classes = chosen_classes(arguments.target_class, config)
+    target_classes = chosen_classes([arguments.target_class], config)
     data = load_patch_data(config)
     settings = TrainingSettings(
         epochs=config.weak_epochs,

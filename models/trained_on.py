@@ -1,0 +1,26 @@
+"""The images that the strong model was trained on, or imported with: recorded beside it, and compared where the two meet again."""
+
+from configures.base import Config
+from dataset.datasets import Split, load_split
+from dataset.split_record import differences, record_of
+from models import files as model_files
+from utils.artifacts import Artifacts
+from utils.errors import UserError
+
+
+def load_strong_split(config: Config, artifacts: Artifacts) -> Split:
+    """The strong model's classes and images, as `load_split`. Raises UserError for others than it was trained on."""
+    split = load_split(config)
+    check_trained_on(split, artifacts)
+    return split
+
+
+def check_trained_on(split: Split, artifacts: Artifacts) -> None:
+    """Raises UserError where the strong model is known to be trained on other images."""
+    file = model_files.trained_on(artifacts)
+    expected = file.load_if_there()
+    if expected is not None and (different := differences(expected, record_of(split))):
+        raise UserError(
+            f"the images are not those that the strong model was trained on, or imported with ({different}; they are recorded in "
+            f"{file.path}): bring those back, or train on these with: {file.made_by} --fresh"
+        )
