@@ -1,4 +1,4 @@
-"""The images that the strong model was trained on, or imported with: recorded beside it, and compared where the two meet again."""
+"""The images that the strong model was trained on, or imported with: recorded and compared with later ones."""
 
 from configures.base import Config
 from dataset.datasets import Split, load_split
@@ -21,6 +21,6 @@ def check_trained_on(split: Split, artifacts: Artifacts) -> None:
     expected = file.load_if_there()
     if expected is not None and (different := differences(expected, record_of(split))):
         raise UserError(
-            f"the images are not those that the strong model was trained on, or imported with ({different}; they are recorded in "
-            f"{file.path}): bring those back, or train on these with: {file.made_by} --fresh"
+            f"the images are not those that the strong model was trained on, or imported with ({different}; they are "
+            f"recorded in {file.path}): bring those back, or train on these with: {file.made_by} --fresh"
         )
