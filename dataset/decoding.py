@@ -62,7 +62,9 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> 
     return DecodedTree(parts, grey_bits)
 
 
-def _decode_named(name: str, read: Callable[[str], bytes], side: int, resize: Resize) -> DecodedImage | str:
+def _decode_named(
+    name: str, read: Callable[[str], bytes], side: int = SIDE, resize: Resize = "stretch"
+) -> DecodedImage | str:
     """An image, or its name with the reason why it cannot be read."""
     try:
         return decode_image(read(name), side, resize)

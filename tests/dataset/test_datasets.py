@@ -17,6 +17,7 @@ import torchvision
 from conftest import files_below
 from hypothesis import given
 from image_trees import PNG_RGB, image_bytes, png_of, random_pixels, write_tree, zip_tree
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import global_configure
@@ -25,6 +26,7 @@ from dataset import datasets
 from dataset.datasets import (
     Dataset,
     Images,
+    Normalisation,
     choose_classes,
     load_dataset,
     load_split,
@@ -48,7 +50,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the trees that were decoded so far."""
     names: list[str] = []
     decode = datasets.decode
-    monkeypatch.setattr(datasets, "decode", lambda tree: names.append(tree.path.name) or decode(tree))
+    monkeypatch.setattr(datasets, "decode", lambda tree, *form: names.append(tree.path.name) or decode(tree, *form))
     return names
 
 
@@ -177,11 +179,11 @@ def test_two_processes_that_decode_at_once(dataset_dir: Path, monkeypatch: pytes
     write_tree(dataset_dir / "own")
     decode, inner = datasets.decode, []
 
-    def decode_while_another_finishes(tree: Any) -> Any:
+    def decode_while_another_finishes(tree: Any, *form: Any) -> Any:
         if not inner:
             inner.append(None)
             inner[0] = load_dataset("own")
-        return decode(tree)
+        return decode(tree, *form)
 
     unlink = Path.unlink
     monkeypatch.setattr(datasets, "decode", decode_while_another_finishes)
@@ -647,3 +649,37 @@ def test_half_a_cifar_folder_is_one_line(dataset_dir: Path, missing: str, monkey
             load_dataset("cifar10")
         assert "\n" not in str(error.value)
         shutil.rmtree(dataset_dir / kind.base_folder)
+
+
+def test_images_of_another_side_are_kept_beside_the_usual_ones(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "own", count=10)
+    usual, large = load_dataset("own"), load_dataset("own", 48)
+    assert usual.train.pixels.shape[1:] == (32, 32, 3)
+    assert large.train.pixels.shape[1:] == (48, 48, 3)
+    assert (large.name, large.classes) == ("own", usual.classes)
+    assert_same(load_dataset("own"), usual)
+    for side in (16, 40):
+        assert load_dataset("digits", side).test.pixels.shape == (359, side, side, 3)
+
+
+def test_the_form_of_images_is_the_configurations(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "own", count=10)
+    config = Config("m", "own", 2, image_side=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
+    parts = load_split(config)
+    for images in (parts.train, parts.valid, parts.test, parts.valid.first(2), parts.train.take(np.array([0]))):
+        assert images.normalisation == Normalisation((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+        assert images.pixels.shape[1:] == (16, 16, 3)
+
+
+def test_resizing_stretches_or_crops_the_middle(dataset_dir: Path) -> None:
+    """A wide image, red at both ends and blue in the middle."""
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, :8, 0] = pixels[:, 16:, 0] = pixels[:, 8:16, 2] = 255
+    for part, number in (("train", 0), ("train", 1), ("test", 0)):
+        path = dataset_dir / "own" / part / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    cropped = load_dataset("own", 8, "crop").test.pixels[0]
+    assert (cropped == (0, 0, 255)).all()
+    stretched = load_dataset("own", 6, "stretch").test.pixels[0]
+    assert (stretched[:, [0, 5]] == (255, 0, 0)).all() and (stretched[:, [2, 3]] == (0, 0, 255)).all()
