@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.checkpoints import load_foreign_checkpoint
 from models.cnn import IMAGE_CHANNELS, IMAGE_SIDE, count_parameters
 from models.graph import Graph, Units, count_flops, trace

@@ -9,6 +9,7 @@ recommendation there if you agree. Layers whose file is there are not measured a
 
 import numpy as np
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.registry import architecture_of
 from models.training import progress_bar
 from modules import files as module_files

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.cnn import count_parameters
 from models.flops import count_flops
 from models.registry import build_network
