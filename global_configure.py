@@ -33,8 +33,16 @@ def _folder(variable: str, default: Path) -> Path:
         _refuse(variable, "a home folder that is known")
 
 
+_TOP = Path(__file__).resolve().parent
+
+# A script below the top imports this file first. Then it finds the packages beside this file before those of the same
+# names that PYTHONPATH may lead to. Somebody else's program, which has the first say in its own names, is left alone.
+_script = getattr(sys.modules["__main__"], "__file__", None)
+if _script and Path(_script).resolve().is_relative_to(_TOP):
+    sys.path.insert(1, str(_TOP))
+
 # The folder whose `data/` holds every checkpoint and array. Default: this repository.
-root_dir = _folder("CNNMOD_ROOT_DIR", Path(__file__).resolve().parent)
+root_dir = _folder("CNNMOD_ROOT_DIR", _TOP)
 
 # Where datasets are looked for, and downloaded to.
 dataset_dir = _folder("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset")

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import itertools
 import math
+import traceback
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -269,10 +270,8 @@ def load(
         config = getattr(importlib.import_module(f"configures.{name}"), "config", None)
     except SettingError as error:
         raise SettingError(f"configures/{name}.py: {error}") from None
-    except Exception as error:  # a file that users write
-        raise SettingError(
-            f"configures/{name}.py: {type(error).__name__}: {error}; the settings are {', '.join(SETTABLE)}"
-        ) from None
+    except (Exception, SystemExit) as error:  # a file that users write
+        raise SettingError(f"configures/{name}.py{_mistake(error, name)}") from None
     if not isinstance(config, Config):
         raise SettingError(f"configures/{name}.py: expected config = Config(...) in it")
     if (config.model, config.dataset) != (model, dataset):
@@ -281,6 +280,20 @@ def load(
             f"expected model={model!r}, dataset={dataset!r} in it"
         )
     return override(config, overrides or [])
+
+
+def _mistake(error: BaseException, name: str) -> str:
+    """`:LINE: ` of the configuration `name` that an error comes from, where it does, and what it says."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == f"{name}.py"]
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.lineno and not lines:  # else it is of a file that this one imports
+        lines, said = [error.lineno], f"{error.msg}; mend that and try again"
+    elif isinstance(error, SystemExit):
+        said = "it ends the program; expected config = Config(...) in it"
+    elif isinstance(error, TypeError):  # perhaps by a name that is no setting, or without one that has no default
+        said += f"; the settings are {', '.join(SETTABLE)}"
+    return f":{lines[-1]}: {said}" if lines else f": {said}"
 
 
 def override(config: Config, assignments: list[str]) -> Config:

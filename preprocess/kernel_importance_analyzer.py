@@ -9,6 +9,7 @@ so that it is not used for another strong model. Method: Qi et al., ASE 2022, se
 
 import numpy as np
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.datasets import fingerprint
 from dataset.images import to_device
 from models import files as model_files

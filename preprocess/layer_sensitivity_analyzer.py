@@ -7,6 +7,7 @@ and the composed model's validation accuracy. A layer tied to an earlier one is 
 scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., ASE 2022, section 3.2.
 """
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from models.strong_model import graph_of
 from modules import files as module_files

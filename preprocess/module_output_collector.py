@@ -7,6 +7,7 @@ Writes data/MODEL_DATASET/module_outputs/class_C.npy. Method: Qi et al., ASE 202
 
 import numpy as np
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from models.trained_on import load_strong_split
 from models.training import predict

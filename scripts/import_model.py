@@ -14,6 +14,7 @@ network.json. Images: docs/your_images.md.
 import argparse
 from pathlib import Path
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.datasets import Images, Split, has_own_validation, load_split
 from dataset.split_record import record_of
 from models import files as model_files

@@ -12,6 +12,7 @@ docs/your_network.md says more.
 
 from pathlib import Path
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.image_files import SIDE
 from models.checkpoints import load_foreign_checkpoint
 from models.inspection import show_cost, show_layers

@@ -10,6 +10,7 @@ import shutil
 import time
 from datetime import datetime, timezone
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from report import files as report_files
 from report.answer import answer_section

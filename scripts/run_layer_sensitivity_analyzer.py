@@ -9,6 +9,7 @@ recommendation there if you agree. Layers whose file is there are not measured a
 
 import numpy as np
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from models.strong_model import graph_of
 from models.training import progress_bar

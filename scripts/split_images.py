@@ -9,6 +9,7 @@ command is typed again, no image changes sides; equal images lie on one.
 
 from pathlib import Path
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.hold_out import split_images
 from utils.errors import UserError, run
 from utils.stage import OneLineParser

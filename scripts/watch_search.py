@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from report.search_view import SearchView, look, view_lines
 from search.genetic.log import describe

@@ -1,6 +1,7 @@
 """DESIGN.md's list of rooms holds: imports go one way along it, and a user's packages of the same names do no harm."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -121,3 +122,45 @@ def test_packages_of_the_same_names_in_the_users_folder_are_not_taken(strangers,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: "), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", STAGES, ids=str)
+def test_packages_of_the_same_names_on_the_path_are_not_taken(strangers, root_dir, script):
+    env = environment(root_dir, PYTHONPATH=os.pathsep.join([str(strangers), str(TOP)]))
+    command = [sys.executable, str(TOP / script), "--help"]
+    done = subprocess.run(command, cwd=root_dir, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: "), done.stdout
+
+
+def run_program(folder: Path, code: str, root_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Run a user's program in a folder of the user's, where this project is installed."""
+    (folder / "program.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, str(folder / "program.py")]
+    env = environment(root_dir, PYTHONPATH=str(TOP))
+    return subprocess.run(command, cwd=root_dir, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["utils.py", "models.py", "dataset/__init__.py"])
+def test_a_users_own_package_in_the_way_is_named(name, tmp_path, root_dir):
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("")
+    done = run_program(tmp_path, "from patching.patched_model import load_patched_model", root_dir)
+    *_, line = done.stderr.splitlines()
+    package = Path(name).parts[0].removesuffix(".py")
+    assert line.startswith(f"ImportError: patching needs {TOP / package}, but here `import {package}` finds {own}: ")
+
+
+@pytest.mark.slow
+def test_a_users_own_names_stay_the_users(tmp_path, root_dir):
+    """Those that patching does not need."""
+    for name in ("report", "search"):
+        (tmp_path / f"{name}.py").write_text("mine = True")
+    code = (
+        "from patching.patched_model import load_patched_model\nimport report, search\nprint(report.mine, search.mine)"
+    )
+    done = run_program(tmp_path, code, root_dir)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import flops_of
 from models.opening import open_stage
 from models.strong_model import graph_of

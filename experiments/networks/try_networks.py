@@ -26,6 +26,7 @@ import torch
 import torchvision
 from torch import nn
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
 from utils.errors import reason

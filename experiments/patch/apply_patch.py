@@ -14,6 +14,7 @@ Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 
 from pathlib import Path
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import HELP, chosen_classes
 from models.opening import open_stage
 from patching import files as patch_files

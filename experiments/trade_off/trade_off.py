@@ -13,6 +13,7 @@ import math
 import numpy as np
 from torch import nn
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.datasets import Images
 from models.graph import Graph, flops_of
 from models.opening import open_stage

@@ -29,20 +29,49 @@ VECTOR_FLAGS = {
 
 
 def compiler() -> tuple[str, ...] | None:
-    """The command of the C++ compiler; None where there is none, or CXX is empty.
+    """The command of a C++ compiler that works: it makes libraries, that load, of the C++ files beside this one.
 
-    Raises UserError where CXX names one that is not there.
+    None where there is none or CXX is empty, and where none works, for which the reason is printed once.
     """
     asked = os.environ.get(VARIABLE)
-    if asked is None:
-        return next(((name,) for name in COMPILERS if shutil.which(name)), None)
+    commands = ((name,) for name in COMPILERS if shutil.which(name)) if asked is None else _named_by(asked)
+    problems = []
+    for command in commands:
+        if (problem := _problem_of(command)) is None:
+            return command
+        problems.append(problem)
+    if problems:
+        _say_once(f"{problems[0]}; torch convolves in its place: mend that, or set {VARIABLE}= to do without")
+    return None
+
+
+def _named_by(asked: str) -> list[tuple[str, ...]]:
+    """The command that CXX holds, or none; one that is no command is said."""
     try:
         command = tuple(shlex.split(asked))
         if not command or shutil.which(command[0]):
-            return command or None
+            return [command] if command else []
     except ValueError:  # a quotation without an end, a null byte
         pass
-    raise UserError(f"environment variable {VARIABLE}: expected a C++ compiler, or empty for none, given {asked!r}")
+    expected = f"environment variable {VARIABLE}: expected a C++ compiler, or empty for none, given {asked!r}"
+    _say_once(f"{expected}; torch convolves in its place: name one that is there, or set {VARIABLE}= to do without")
+    return []
+
+
+@functools.cache
+def _problem_of(command: tuple[str, ...]) -> str | None:
+    """Why a compiler does not do for the C++ files beside this one; None where it does."""
+    try:
+        for source in sorted(Path(__file__).parent.glob("*.cpp")):
+            compiled(source, command)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(" ".join(line.split()), flush=True)
 
 
 @functools.cache
@@ -87,18 +116,16 @@ def _compile(command: list[str], source: Path) -> None:
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
-        errors="replace",
+        encoding="utf-8",  # of its messages, or what comes nearest
+        errors="backslashreplace",
         env={**os.environ, "LC_ALL": "C"},
         check=False,
     )
     if done.returncode:
-        said = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said.append(f"exit code {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}")
         raise _failed(source, command, next((line for line in said if "error:" in line), said[0]))
 
 
 def _failed(source: Path, command: list[str], why: str) -> UserError:
-    return UserError(
-        f"{source.name} could not be compiled and loaded by {command[0]}: {why}; "
-        f"mend that, or set {VARIABLE}= to do without"
-    )
+    return UserError(f"{source.name} could not be compiled and loaded by {command[0]}: {why}")

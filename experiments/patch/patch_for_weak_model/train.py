@@ -8,6 +8,7 @@ The checkpoints are data/patch/weak/MODEL_DATASET/target_class_C/epoch_E.pth: th
 again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
+import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import chosen_classes
 from models.opening import open_stage
 from models.training import TrainingSettings

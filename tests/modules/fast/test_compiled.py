@@ -1,15 +1,19 @@
 """The compiler is found, used once, and its failures are one line."""
 
+import ctypes
+import os
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modules.fast.compiled import compiled, compiler
+from modules.fast import compiled as compiled_module
+from modules.fast.compiled import COMPILERS, _problem_of, _say_once, compiled, compiler
 from tests.conftest import Run
 from utils.errors import UserError
 
@@ -38,7 +42,8 @@ def counted(tmp_path: Path) -> tuple[tuple[str, ...], Callable[[], int]]:
 
 @pytest.fixture(autouse=True)
 def no_library_of_this_process() -> None:
-    compiled.cache_clear()
+    for function in (compiled, _problem_of, _say_once):
+        function.cache_clear()
 
 
 def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str, ...], Callable[[], int]]) -> None:
@@ -85,34 +90,116 @@ def test_a_folder_that_cannot_be_written(source: Path) -> None:
 
 def test_a_source_with_an_error(source: Path) -> None:
     source.write_text("int answer() { return nothing; }\n", encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"answer.cpp could not be compiled and loaded by .*error: .*nothing.*set CXX= to do without"
-    ):
+    with pytest.raises(UserError, match=r"answer.cpp could not be compiled and loaded by .*error: .*nothing"):
         compiled(source, compiler())
 
 
-def test_which_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    assert compiler()
-    monkeypatch.setenv("CXX", "c++ -DNAME='a b'")
-    assert compiler() == ("c++", "-DNAME=a b")
-    monkeypatch.setenv("CXX", "")
-    assert compiler() is None
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match="CXX: expected a C\\+\\+ compiler, or empty for none, given 'no-such"):
-        compiler()
-    monkeypatch.setenv("CXX", "g++ '-O2")
-    with pytest.raises(UserError, match=r"given .*-O2"):
-        compiler()
-    monkeypatch.delenv("CXX")
+@pytest.fixture
+def said(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str | None], tuple[tuple[str, ...] | None, list[str]]]:
+    """What `compiler()` finds for a value of CXX, asked twice, and the lines that it prints. It compiles `source`."""
+    monkeypatch.setattr(compiled_module, "__file__", str(source.with_name("compiled.py")))
+
+    def find(asked: str | None) -> tuple[tuple[str, ...] | None, list[str]]:
+        if asked is None:
+            monkeypatch.delenv("CXX", raising=False)
+        else:
+            monkeypatch.setenv("CXX", asked)
+        found = compiler()
+        assert compiler() == found
+        return found, capsys.readouterr().out.splitlines()
+
+    return find
+
+
+def test_which_compiler(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert said(None) == ((compiler()), [])
+    assert said("c++ -DNAME='a b'") == (("c++", "-DNAME=a b"), [])
+    assert said("") == (None, [])
+    for wrong in ("no-such-compiler", "c++ '-O2", "a\nb", str(tmp_path)):
+        found, (line,) = said(wrong)
+        assert found is None
+        assert line.startswith("environment variable CXX: expected a C++ compiler, or empty for none, given "), line
+        assert line.endswith("torch convolves in its place: name one that is there, or set CXX= to do without"), line
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert compiler() is None
+    assert said(None) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("#!/bin/sh\nexit 3\n", "exit code 3"),
+        ("#!/bin/sh\nkill -9 $$\n", "ended by signal 9"),
+        (
+            "#!/bin/sh\necho 'note: odd' >&2; echo 'ccache: error: no cache: Permission denied' >&2; exit 1\n",
+            "ccache: error",
+        ),
+        ("#!/bin/sh\nprintf '\\377\\376 Fehler \\344\\n' >&2; exit 1\n", "Fehler \\xe4"),
+        ("#!/bin/sh\nexit 0\n", "No such file or directory"),
+        ('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo garbage > "$2"\n', "file too short"),
+        ("#!/no/such/shell\n", "No such file or directory"),
+        ("\0no program\n", "Exec format error"),
+    ],
+    ids=["fails", "killed", "no cache", "another encoding", "makes nothing", "makes garbage", "no shell", "no program"],
+)
+def test_a_compiler_that_does_not_work_is_done_without(script: str, reason: str, said: Any, tmp_path: Path) -> None:
+    path = tmp_path / "bad"
+    path.write_text(script, encoding="utf-8")
+    path.chmod(0o755)
+    found, (line,) = said(str(path))
+    assert found is None
+    assert line.startswith(f"answer.cpp could not be compiled and loaded by {path}: "), line
+    assert reason in line
+    assert line.endswith("; torch convolves in its place: mend that, or set CXX= to do without")
+
+
+def test_the_next_compiler_is_tried(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("c++", "g++"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    real = next(filter(None, map(shutil.which, COMPILERS)))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert said("g++")[0] is None
+    (tmp_path / "clang++").symlink_to(real)
+    assert said(None) == (("clang++",), [])
+
+
+def test_a_file_that_may_not_be_run(said: Any, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("no program", encoding="utf-8")
+    found, (line,) = said(str(tmp_path / "data"))
+    assert found is None and "expected a C++ compiler" in line
+
+
+def test_libraries_in_the_cache_that_do_not_load(source: Path, said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is mounted without the right to execute."""
+    load, refused = ctypes.CDLL, []
+
+    def load_outside_of_caches(path: str) -> ctypes.CDLL:
+        if "__pycache__" in path:
+            refused.append(path)
+            raise OSError(f"{path}: failed to map segment from shared object: Operation not permitted")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", load_outside_of_caches)
+    found, lines = said(None)
+    assert found and not lines and refused
+    assert compiled(source, found).answer() == 42
+
+    def load_nothing(path: str) -> ctypes.CDLL:
+        raise OSError(f"{path}: Operation not permitted")
+
+    monkeypatch.setattr(ctypes, "CDLL", load_nothing)
+    for function in (compiled, _problem_of):
+        function.cache_clear()
+    found, (line,) = said("c++")
+    assert found is None and "Operation not permitted; torch convolves" in line
 
 
 def test_a_user_without_compiler(
     strong_root: Path, run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slower, and said so; with a compiler that fails, one line."""
+    """Slower, and said so; with a compiler that fails, the reason too; the same curve to what float32 rounds."""
 
     def analyze(cxx: str | None = None) -> Run:
         if cxx is not None:
@@ -123,9 +210,13 @@ def test_a_user_without_compiler(
     with_compiler = analyze()
     assert with_compiler.exit_code == 0, with_compiler
     assert "no C++ compiler" not in with_compiler.stdout
-    analyze("no-such-compiler").refused("environment variable CXX", "'no-such-compiler'")
-    failing = shutil.which("false")
-    analyze(failing).refused("winograd.cpp could not be compiled and loaded", "exit code 1")
-    without = analyze("")
-    assert without.exit_code == 0, without
-    assert "no C++ compiler" in without.stdout
+    for cxx, reason in (
+        ("no-such-compiler", "environment variable CXX: expected a C++ compiler, or empty for none, given"),
+        (shutil.which("false"), "could not be compiled and loaded by"),
+        ("", ""),
+    ):
+        without = analyze(cxx)
+        assert (without.exit_code, without.stderr) == (0, ""), without
+        assert "no C++ compiler" in without.stdout
+        assert sum("torch convolves in its place" in line for line in without.stdout.splitlines()) == bool(reason)
+        assert reason in without.stdout
