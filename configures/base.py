@@ -175,6 +175,9 @@ class Config:
     weak_source: str = weak("", "The dataset of the weak model's other classes; empty = `source`.")
     weak_classes: Names = weak((), "The weak model's other classes; the target class comes after them.")
     weak_train_images: Whole = weak(0, "Training images per class of the weak model; 0 = all.")
+    weak_target_images: Whole = weak(
+        0, "Images that it is trained on of the target class; 0 = as many as of each other class."
+    )
     weak_test_images: Whole = weak(0, "Test images per class of the weak model; 0 = all.")
     weak_epochs: Count = weak(100, "Epochs of the overly simple weak model.")
     weak_batch_size: Count = weak(128, "Its images per training step.")

@@ -20,6 +20,7 @@ class PatchData:
     strong: Split  # all that the strong model knows
     train_images: int  # of the target class, as `weak_train_images`
     test_images: int
+    target_images: int = 0  # that the weak model is trained on, as `weak_target_images`
 
     def split_for(self, target_class: int) -> Split:
         """The weak model's classes, images and split; the target class is the last class.
@@ -32,7 +33,11 @@ class PatchData:
         label = len(self.weak.classes)
         name = self.strong.classes[target_class]
         num_train = int(self.train_images * TRAIN_SHARE)
-        wanted = {"train": num_train, "valid": self.train_images - num_train, "test": self.test_images}
+        wanted = {
+            "train": self.target_images or num_train,
+            "valid": self.train_images - num_train,
+            "test": self.test_images,
+        }
         parts = {}
         for part, count in wanted.items():
             images: Images = getattr(self.strong, part)
@@ -66,7 +71,7 @@ def load_patch_data(config: Config) -> PatchData:
     train = draw_per_class(chosen.train, config.weak_train_images, f"{source}, train")
     test = draw_per_class(chosen.test, config.weak_test_images, f"{source}, test")
     weak = split(dataclasses.replace(chosen, train=train, test=test))
-    return PatchData(weak, strong, config.weak_train_images, config.weak_test_images)
+    return PatchData(weak, strong, config.weak_train_images, config.weak_test_images, config.weak_target_images)
 
 
 def of_class(images: Images, target_class: int) -> Images:
@@ -93,6 +98,7 @@ def draw(places: np.ndarray, count: int, name: str, label: int) -> np.ndarray:
         return places
     if len(places) < count:
         raise UserError(
-            f"{name}: expected {count} images (settings weak_train_images and weak_test_images), found {len(places)}"
+            f"{name}: expected {count} images (settings weak_train_images, weak_target_images, weak_test_images), "
+            f"found {len(places)}"
         )
     return np.sort(generator(global_configure.split_seed, "weak images", int(label)).choice(places, count, False))

@@ -55,6 +55,16 @@ def test_subsets_count_per_class_and_are_drawn_the_same_each_time(config):
     assert as_set(split.valid) <= as_set(everything.valid) | as_set(everything.train)
 
 
+def test_few_training_images_of_the_target_class_alone(config):
+    few = dataclasses.replace(config, weak_target_images=7)
+    split, all_of_it = load_patch_data(few).split_for(3), load_patch_data(config).split_for(3)
+    assert (split.train.labels == 4).sum() == 7
+    for part in ("valid", "test"):
+        np.testing.assert_array_equal(getattr(split, part).pixels, getattr(all_of_it, part).pixels)
+    others = all_of_it.train.labels < 4
+    np.testing.assert_array_equal(split.train.pixels[:-7], all_of_it.train.pixels[others])
+
+
 def test_draw_is_without_replacement_and_in_order():
     drawn = draw(np.arange(100, 200), 30, "x", 1)
     assert len(set(drawn)) == 30 and (np.diff(drawn) > 0).all()
