@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOP, environment
+from random_modules import random_patched_model
 
 from patching.patched_model import save_patched_model
 from patching.rules import MinMax
