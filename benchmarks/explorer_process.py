@@ -44,14 +44,14 @@ def prepare(
     torch.set_num_threads(threads)
     stage = open_stage(Namespace(model=model_name, dataset=dataset, set=assignments), announce=False)
     num_images, num_chromosomes = sizes
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    graph = load_strong_model(stage.config, stage.artifacts, stage.device)
     images = load_split(stage.config).valid.first(num_images)
-    masks = first_masks(stage, model, images, num_chromosomes)[0]
+    masks = first_masks(stage, graph, images, num_chromosomes)[0]
     pixels = {name: resident(images, stage, PRECISIONS[name]) for name in precisions}
 
     def evaluate(share: int, shares: int, precision: str) -> None:
         mine = masks[share::shares]
-        population_outputs(model, mine, [0] * len(mine), pixels[precision])
+        population_outputs(graph, mine, [0] * len(mine), pixels[precision])
 
     STATE["explorer"] = barrier, evaluate
 

@@ -26,9 +26,9 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-from models.cnn import CNN
-from subjects import resident
+from subjects import naive_network, resident
 
+from models.graph import Graph
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known, population_outputs
 from search.genetic import files as genetic_files
@@ -50,29 +50,31 @@ def main() -> None:
     stage, config = benchmark.stage, benchmark.stage.config
     search = open_search(stage)
     generation = chosen_generation(search, arguments.generation)
-    model = load_strong_model(config, stage.artifacts, stage.device)
+    graph = load_strong_model(config, stage.artifacts, stage.device)
+    network, spread = naive_network(stage, graph), graph.units.spread
     images, classes = search.images, range(config.num_classes)
     last_masks, masks = ([search.masks(number, c) for c in classes] for number in (generation - 1, generation))
     row = genetic_files.log(stage.artifacts).load()[generation - 1]
-    protected = places_of([last_masks[c][row.ensemble[c]] for c in classes], masks)
+    kernel_masks = [spread(of_class) for of_class in masks]
+    protected = places_of([spread(last_masks[c][row.ensemble[c]]) for c in classes], kernel_masks)
     rules = scoring_rules(config, row.accuracy)
 
     def evaluate(dtype: torch.dtype) -> Work:
         pixels = resident(images, stage, dtype)
-        known = [known_of(model, last_masks[c], masks[c], c, pixels) for c in classes]
-        return Work(lambda: [outputs_with_known(model, masks[c], c, pixels, known[c]) for c in classes])
+        known = [known_of(graph, last_masks[c], masks[c], c, pixels) for c in classes]
+        return Work(lambda: [outputs_with_known(graph, masks[c], c, pixels, known[c]) for c in classes])
 
     def score(outputs: list[np.ndarray], *, fast: bool) -> Scores:
         arguments = {"seed": stage.seed, "generation": generation, "protected": protected}
         if fast:
-            return score_population(outputs, masks, images.labels, rules, threads=benchmark.threads, **arguments)
-        return naive.tournament(outputs, masks, images.labels, rules, **arguments)
+            return score_population(outputs, kernel_masks, images.labels, rules, threads=benchmark.threads, **arguments)
+        return naive.tournament(outputs, kernel_masks, images.labels, rules, **arguments)
 
     count = min(benchmark.sizes["naive_chromosomes"], config.population)
 
     def evaluate_naively() -> np.ndarray:
         outputs = [
-            naive.module_outputs(model, masks[c][chromosome], c, naive.batches(images, stage.device))
+            naive.module_outputs(network, kernel_masks[c][chromosome], c, naive.batches(images, stage.device))
             for c in classes
             for chromosome in range(config.population - count, config.population)  # elites stand in front
         ]
@@ -114,7 +116,7 @@ def main() -> None:
     for row_of_table in rows:
         if not row_of_table["what"].startswith("scoring"):
             row_of_table["naive units"] = round(naive_share, 4)  # what was run of it
-    life = [shared_in_life(model, masks, [run for _, run in timings["float32"].result])]
+    life = [shared_in_life(graph, kernel_masks, [run for _, run in timings["float32"].result])]
     life[0]["ensembles"] = others.num_scored
     life[0]["best ensemble, float32"] = float(others.ensemble_accuracy[0])
     if "bfloat16" in fast_scoring:
@@ -150,11 +152,11 @@ def recorded_fitness(stage: Stage, generation: int) -> np.ndarray:
 
 
 def known_of(
-    model: CNN, last_masks: np.ndarray, masks: np.ndarray, target_class: int, images: torch.Tensor
+    graph: Graph, last_masks: np.ndarray, masks: np.ndarray, target_class: int, images: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the explorer finds on disk: masks of the last generation with their outputs; here those that return."""
     returning = np.stack([mask for mask in last_masks if (masks == mask).all(axis=1).any()] or [last_masks[0]])
-    return returning, population_outputs(model, returning, [target_class] * len(returning), images)
+    return returning, population_outputs(graph, returning, [target_class] * len(returning), images)
 
 
 def scaled(timing: Timing, factor: float) -> Timing:
@@ -169,15 +171,15 @@ def added(timing: Timing, other: Timing) -> Timing:
     return Timing(tuple(seconds), 1, None)
 
 
-def shared_in_life(model: CNN, masks: list[np.ndarray], num_run: list[int]) -> dict[str, Any]:
+def shared_in_life(graph: Graph, kernel_masks: list[np.ndarray], num_run: list[int]) -> dict[str, Any]:
     """How much of a generation need not be computed: known chromosomes, and conv layers with a shared prefix."""
-    layer_slices = model.architecture.layer_slices
+    layer_slices = [layer.kernels for layer in graph.units.layers]
     prefixes = sum(
         len(np.unique(np.packbits(population[:, : layer.stop], axis=1), axis=0))
-        for population in masks
+        for population in kernel_masks
         for layer in layer_slices
     )
-    chromosomes = sum(map(len, masks))
+    chromosomes = sum(map(len, kernel_masks))
     return {
         "chromosomes": chromosomes,
         "had to run": sum(num_run),

@@ -21,10 +21,11 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-from subjects import first_masks, resident, scoring_instance, untrained_model
+from subjects import first_masks, resident, scoring_instance, untrained_graph
 
 from dataset.datasets import load_split
-from models.registry import architecture_of
+from models.registry import WIDTH_SUFFIX
+from models.strong_model import graph_of
 from modules.population_outputs import population_outputs
 from search.genetic.tournament import score_population
 from utils.errors import run
@@ -87,17 +88,24 @@ def grow(
 def evaluate(benchmark: Benchmark, point: dict[str, int], dtype: torch.dtype) -> Work:
     """The evaluation of one class's first population by a network so many times as wide as the model."""
     stage = benchmark.stage
-    model = untrained_model(stage, architecture_of(stage.config.model).scaled(point[WIDTH]))
+    graph = untrained_graph(stage, so_much_wider(stage.config.network_name, point[WIDTH]))
     images = load_split(stage.config).valid.first(point["images"])
-    masks = first_masks(stage, model, images, point["population"])[0]
+    masks = first_masks(stage, graph, images, point["population"])[0]
     pixels = resident(images, stage, dtype)
-    return Work(lambda: population_outputs(model, masks, [0] * len(masks), pixels))
+    return Work(lambda: population_outputs(graph, masks, [0] * len(masks), pixels))
+
+
+def so_much_wider(name: str, times: int) -> str:
+    """The name of one of our networks so many times as wide."""
+    suffix = WIDTH_SUFFIX.match(name)
+    base, width = (suffix["base"], float(f"{suffix['whole']}.{suffix['fraction']}")) if suffix else (name, 1.0)
+    return f"{base}_x{width * times}".replace(".", "_")
 
 
 def score(benchmark: Benchmark, point: dict[str, int]) -> Work:
     """The scoring of a made-up generation."""
     stage = benchmark.stage
-    num_kernels = architecture_of(stage.config.model).total_kernels
+    num_kernels = graph_of(stage.config).units.num_kernels
     instance = scoring_instance(point["classes"], point["population"], point["images"], num_kernels, stage.seed)
     options = {"seed": stage.seed, "generation": 0, "threads": benchmark.threads}
     return Work(lambda: score_population(**vars(instance), **options))

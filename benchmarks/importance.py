@@ -18,6 +18,7 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
+from subjects import naive_network
 
 from dataset.datasets import Images, load_split
 from dataset.images import to_device
@@ -35,17 +36,19 @@ TOLERANCE = 1e-4  # relative
 def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "importance", SIZES)
     stage, config = benchmark.stage, benchmark.stage.config
-    model = load_strong_model(config, stage.artifacts, stage.device)
+    graph = load_strong_model(config, stage.artifacts, stage.device)
+    network = naive_network(stage, graph)
     images = load_split(config).valid.first(benchmark.sizes["images"])
     part = images.first(benchmark.sizes["naive_images"])
 
     def fast(some: Images) -> np.ndarray:
         pixels, labels = to_device(some, stage.device)
-        return kernel_importance(model, pixels, labels, config.num_classes, config.importance_confidence)[0]
+        return kernel_importance(graph, pixels, labels, config.importance_confidence, some.normalisation)[0]
 
     def slow() -> np.ndarray:
         single = naive.batches(part, stage.device, batch_size=1)
-        return naive.kernel_importance(model, single, part.labels, config.num_classes, config.importance_confidence)[0]
+        confidence = config.importance_confidence
+        return naive.kernel_importance(network, single, part.labels, config.num_classes, confidence)[0]
 
     works = {"naive": Work(slow, len(part)), "fast": Work(lambda: fast(images), len(images))}
     timings = time_in_turns(works, benchmark.repetitions, stage.device)

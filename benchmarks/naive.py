@@ -1,8 +1,9 @@
 """The reference: every computation of the search written the straightforward way, for benchmarks and tests to compare.
 
-A network object per chromosome, a DataLoader that sends every image through Pillow each time, one image after the
-other where statistics are collected, and a Python loop over ensembles. Each works in the precision of the model that it
-is given.
+Weights cut by hand per chromosome, a DataLoader that sends every image through Pillow each time, one image after the
+other where statistics are collected, and a Python loop over ensembles. It knows nothing of graphs, and no networks but
+SimCNN and ResCNN: there a kernel's map goes through a ReLU at once, so a map times zero is a kernel that is not there.
+Each works in the precision of the network that it is given.
 """
 
 import time
@@ -11,17 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from models.cnn import CNN
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dataset.datasets import Images
-from dataset.images import CROP_PADDING, MEAN, STD
+from dataset.images import CROP_PADDING
+from models.rescnn import ResCNN
+from models.simcnn import SimCNN
 from models.training import TrainingSettings, learning_rate_at
 from modules.jaccard import mean_pairwise_distance
-from modules.module import extract_module
 from search.genetic.tournament import Scores, ScoringRules
 from utils.seeds import generator
 
@@ -34,7 +35,7 @@ class PillowImages(Dataset):
     def __init__(self, images: Images, augmentation: list[torch.nn.Module]) -> None:
         self.images = images
         self.transform = transforms.Compose(
-            [*augmentation, transforms.ToTensor(), transforms.Normalize(mean=MEAN, std=STD)]
+            [*augmentation, transforms.ToTensor(), transforms.Normalize(*images.normalisation)]
         )
 
     def __len__(self) -> int:
@@ -50,68 +51,109 @@ def batches(images: Images, device: torch.device, batch_size: int = BATCH_SIZE) 
         yield batch.to(device)
 
 
-def module_outputs(model: CNN, mask: np.ndarray, target_class: int, batches: Iterable[Tensor]) -> np.ndarray:
-    """One chromosome's outputs (n,): its module is built and run over the batches."""
-    network = extract_module(model, mask, target_class)
+def module_weights(network: SimCNN | ResCNN, kernel_mask: np.ndarray, target_class: int) -> dict[str, Tensor]:
+    """What is left of the network's weights without the dropped kernels, what reads them, and the other logits."""
+    weights, start, read = dict(network.state_dict()), 0, None
+    for layer, conv in enumerate(network.convs):
+        kept = torch.as_tensor(kernel_mask[start : start + conv.out_channels], device=conv.weight.device)
+        start += conv.out_channels
+        weight = conv.weight.detach()[kept]
+        weights[f"convs.{layer}.weight"] = weight if read is None else weight[:, read]
+        weights[f"convs.{layer}.bias"] = conv.bias.detach()[kept]
+        read = kept
+    first, last = network.fcs[0].weight.detach(), f"fcs.{len(network.fcs) - 1}"
+    weights["fcs.0.weight"] = first.view(len(first), len(read), -1)[:, read].flatten(1)
+    for name in (f"{last}.weight", f"{last}.bias"):
+        weights[name] = weights[name][target_class : target_class + 1]
+    return weights
+
+
+def module_outputs(
+    network: SimCNN | ResCNN, kernel_mask: np.ndarray, target_class: int, batches: Iterable[Tensor]
+) -> np.ndarray:
+    """One chromosome's outputs (n,), by its kernels' mask (K,): its weights are cut and run over the batches."""
+    weights = module_weights(network, kernel_mask, target_class)
     with torch.no_grad():
-        return torch.cat([network(batch)[:, 0].cpu() for batch in batches]).numpy()
+        outputs = [torch.func.functional_call(network, weights, (batch,))[:, 0].cpu() for batch in batches]
+    return torch.cat(outputs).numpy()
 
 
-def composed_accuracy(model: CNN, masks: np.ndarray, images: Images, device: torch.device) -> float:
+def composed_accuracy(network: SimCNN | ResCNN, masks: np.ndarray, images: Images, device: torch.device) -> float:
     """The accuracy of the modules that masks (classes, K) give, composed."""
-    outputs = [module_outputs(model, mask, c, batches(images, device)) for c, mask in enumerate(masks)]
+    outputs = [module_outputs(network, mask, c, batches(images, device)) for c, mask in enumerate(masks)]
     return float((np.argmax(outputs, axis=0) == images.labels).mean())
 
 
-def feature_maps(model: CNN, images: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-    """Every conv layer's map (n, kernels, h, w) whose norm counts, and the last layer's as it goes on.
+def run_masked(network: SimCNN | ResCNN, images: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+    """Every conv layer's output (n, kernels, h, w) before its ReLU, and the logits, in one run.
 
-    What counts is after the ReLU or, in layers that an addition ties, after the addition. With a mask (K,) each
-    kernel's map is multiplied by its value in it.
+    With a mask (K,), not negative, each kernel's map is multiplied by its value in it.
     """
-    counted: list[Tensor] = []
     outputs: list[Tensor] = []
-    x = images
-    for layer, conv in enumerate(model.architecture.convs):
-        x = F.relu(model.convs[layer](x))
+
+    def hook(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
         if mask is not None:
-            x = x * mask[model.architecture.layer_slices[layer]][:, None, None]
+            start = sum(earlier.shape[1] for earlier in outputs)
+            output = output * mask[start : start + output.shape[1], None, None]
+        outputs.append(output)
+        return output
+
+    hooks = [conv.register_forward_hook(hook) for conv in network.convs]
+    try:
+        return outputs, network(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def counted_maps(network: SimCNN | ResCNN, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Of each conv layer the map (n, kernels, h, w) whose norm counts, from the layers' outputs before their ReLU.
+
+    It is that after the ReLU or, of layers that an addition ties, that after the addition.
+    """
+    if isinstance(network, SimCNN):
+        return [output.relu() for output in outputs]
+    counted: list[Tensor] = []
+    joined: list[Tensor] = []
+    for number, (layer, output) in enumerate(zip(network.layers, outputs, strict=True)):
+        x = output.relu()
         counted.append(x)
-        if conv.pool:
+        if layer.pool:
             x = F.max_pool2d(x, 2)
-        if conv.add is not None:
-            x = x + outputs[conv.add]
-            counted[layer] = counted[conv.add] = x
-        outputs.append(x)
-    return counted, x
+        if layer.add is not None:
+            x = x + joined[layer.add]
+            counted[number] = counted[layer.add] = x
+        joined.append(x)
+    return counted
 
 
 def kernel_importance(
-    model: CNN, images: Iterable[Tensor], labels: Sequence[int], num_classes: int, confidence: float
+    network: SimCNN | ResCNN, images: Iterable[Tensor], labels: Sequence[int], num_classes: int, confidence: float
 ) -> tuple[np.ndarray, list[int]]:
     """Importance (classes, K) float32 and confident images per class, from one image (1, 3, 32, 32) after the other."""
     confident: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     of_class: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     for image, label in zip(images, labels, strict=True):
         with torch.no_grad():
-            maps, features = feature_maps(model, image)
-            probability = torch.softmax(model.classify(features)[0], dim=0).cpu().numpy()
+            outputs, logits = run_masked(network, image)
+            maps = counted_maps(network, outputs)
+            probability = torch.softmax(logits[0], dim=0).cpu().numpy()
         row = np.concatenate([feature_map[0].double().abs().sum((1, 2)).cpu().numpy() for feature_map in maps])
         of_class[label].append(row)
         if probability.argmax() == label and probability[label] >= confidence:
             confident[label].append(row)
-    nothing = [np.zeros(model.architecture.total_kernels)]
+    nothing = [np.zeros(sum(conv.out_channels for conv in network.convs))]
     used = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
     return np.stack([np.mean(rows, axis=0) for rows in used]).astype(np.float32), [len(rows) for rows in confident]
 
 
 def train(
-    model: CNN, images: Images, settings: TrainingSettings, device: torch.device, seed: int
+    model: nn.Module, images: Images, settings: TrainingSettings, device: torch.device, seed: int
 ) -> list[tuple[float, float]]:
     """Train in float32 with a plain loop; each epoch's mean loss, and its seconds."""
     augmentation: list[torch.nn.Module] = []
     if settings.augmented:
-        augmentation.append(transforms.RandomCrop(32, padding=CROP_PADDING))
+        augmentation.append(transforms.RandomCrop(images.pixels.shape[1], padding=CROP_PADDING))
     if settings.mirror:
         augmentation.append(transforms.RandomHorizontalFlip())
     torch.manual_seed(seed)
@@ -207,11 +249,12 @@ def same_scores(scores: Scores, others: Scores) -> bool:
     return all(np.array_equal(value, getattr(others, name)) for name, value in vars(scores).items())
 
 
-def mask_gradient(model: CNN, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The gradient of a loss of logits (n, classes) in masks (classes, K): one module after the other is run whole."""
+def mask_gradient(network: SimCNN | ResCNN, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient of a loss of logits (n, classes) in masks (classes, K): one module after the other is run whole.
+
+    A dropped kernel, whose value is 0, gets none: no map passes its ReLU.
+    """
     masks = masks.clone().requires_grad_()
-    logits = [
-        model.classify(feature_maps(model, images, mask)[1])[:, target_class] for target_class, mask in enumerate(masks)
-    ]
+    logits = [run_masked(network, images, mask)[1][:, target_class] for target_class, mask in enumerate(masks)]
     (gradient,) = torch.autograd.grad(loss(torch.stack(logits, 1)), masks)
     return gradient

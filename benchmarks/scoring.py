@@ -26,7 +26,7 @@ from measuring import (
 from scoring_memory import score_alone
 from subjects import searched_instance
 
-from models.registry import architecture_of
+from models.strong_model import graph_of
 from search.genetic.tournament import Scores, score_population
 from utils.errors import run
 
@@ -42,7 +42,7 @@ SIZES = {
 def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "scoring", SIZES)
     stage, sizes = benchmark.stage, benchmark.sizes
-    num_kernels = architecture_of(stage.config.model).total_kernels
+    num_kernels = graph_of(stage.config).units.num_kernels
     small = searched_instance(stage, sizes["naive_population"], sizes["naive_images"])
 
     def fast() -> Scores:

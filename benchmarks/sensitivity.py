@@ -19,13 +19,13 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-from subjects import resident
+from subjects import naive_network, resident
 
 from dataset.datasets import load_split
 from dataset.images import to_device
 from models.strong_model import load_strong_model
 from modules.kernel_importance import kernel_importance
-from modules.layer_sensitivity import layer_sensitivity, tied_layers
+from modules.layer_sensitivity import layer_sensitivity
 from modules.sensitivity import top_ratio_masks
 from utils.errors import run
 
@@ -38,29 +38,28 @@ SIZES = {
 def main() -> None:
     benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "sensitivity", SIZES)
     stage, config = benchmark.stage, benchmark.stage.config
-    model = load_strong_model(config, stage.artifacts, stage.device)
-    architecture, ratios = model.architecture, config.sensitivity_ratios
+    graph = load_strong_model(config, stage.artifacts, stage.device)
+    network, units, ratios = naive_network(stage, graph), graph.units, config.sensitivity_ratios
     images = load_split(config).valid.first(benchmark.sizes["images"])
     pixels, labels = to_device(images, stage.device)
-    importance, _ = kernel_importance(model, pixels, labels, config.num_classes, config.importance_confidence)
-    points = [(layer, index) for layer in architecture.free_layers for index in range(len(ratios))]
+    importance, _ = kernel_importance(graph, pixels, labels, config.importance_confidence, images.normalisation)
+    points = [(layer, index) for layer in units.tied_layers for index in range(len(ratios))]
     count = min(benchmark.sizes["naive_points"], len(points))
     chosen = [points[place] for place in np.linspace(0, len(points), count, endpoint=False, dtype=int) + 1]
 
     def slow() -> list[float]:
         accuracies = []
         for layer, index in chosen:
-            layers = tied_layers(model, layer)
-            masks = top_ratio_masks(importance, architecture.layer_slices, layers, ratios[index])
-            accuracies.append(naive.composed_accuracy(model, masks, images, stage.device))
+            masks = units.spread(top_ratio_masks(importance, units, layer, ratios[index]))
+            accuracies.append(naive.composed_accuracy(network, masks, images, stage.device))
         return accuracies
 
     def fast(name: str) -> Work:
         normalised = resident(images, stage, benchmark.precisions[name])
         return Work(
             lambda: {
-                layer: layer_sensitivity(model, importance, layer, ratios, normalised, images.labels)
-                for layer in architecture.free_layers
+                layer: layer_sensitivity(graph, importance, layer, ratios, normalised, images.labels)
+                for layer in units.tied_layers
             },
             len(points),
         )
@@ -78,7 +77,7 @@ def main() -> None:
         changes = [abs(curves[name][layer][:, 1] - curves["float32"][layer][:, 1]).max() for layer in curves[name]]
         row["accuracy changed by, max"] = float(max(changes))
     show_rows(
-        f"{len(architecture.free_layers)} layers x {len(ratios)} ratios, {config.num_classes} classes, {len(images)} "
+        f"{len(units.tied_layers)} layers x {len(ratios)} ratios, {config.num_classes} classes, {len(images)} "
         f"images; the naive side: {count} points, on which both agree",
         rows,
     )

@@ -4,53 +4,71 @@ import dataclasses
 
 import numpy as np
 import torch
-from models.cnn import CNN, Architecture
 
 from dataset.datasets import Images, load_split
 from dataset.images import normalise, to_device
-from models.registry import architecture_of
-from models.strong_model import load_strong_model
+from models.graph import Graph
+from models.names import network_of
+from models.rescnn import ResCNN
+from models.simcnn import SimCNN
+from models.strong_model import build_strong_network, graph_of, load_strong_model, trace_classifier
 from modules import files as module_files
 from modules.kernel_importance import kernel_importance
 from modules.population_outputs import population_outputs
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules
+from utils.errors import UserError
 from utils.seeds import generator, torch_seed
 from utils.stage import Stage
 
 IMPORTANCE_IMAGES = 1000  # enough to order the kernels where no analysis is there yet
 
 
-def untrained_model(stage: Stage, architecture: Architecture | None = None) -> CNN:
-    """A network with random weights: as fast as a trained one."""
+def untrained_graph(stage: Stage, network_name: str = "") -> Graph:
+    """A network with random weights, by its name or the configuration's: as fast as a trained one."""
+    config = stage.config
+    name = network_name or config.network_name
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
-    model = CNN(architecture or architecture_of(stage.config.model), stage.config.num_classes)
-    return model.to(stage.device, memory_format=torch.channels_last).eval()
+    network = network_of(name, config.num_classes, config.image_side)
+    network = network.to(stage.device, memory_format=torch.channels_last)
+    return trace_classifier(network, name, config.num_classes, config.image_side)
 
 
-def model_to_measure(stage: Stage, *, untrained: bool) -> CNN:
+def model_to_measure(stage: Stage, *, untrained: bool) -> Graph:
     """The strong model. Raises UserError where it is not there and not `untrained`."""
     if untrained:
-        return untrained_model(stage)
+        return untrained_graph(stage)
     return load_strong_model(stage.config, stage.artifacts, stage.device)
+
+
+def naive_network(stage: Stage, graph: Graph) -> SimCNN | ResCNN:
+    """The configuration's network with the weights of its graph, for naive.py. Raises UserError for other networks."""
+    network = build_strong_network(stage.config)
+    if not isinstance(network, SimCNN | ResCNN):
+        raise UserError(
+            f"network {stage.config.network_name}: expected SimCNN or ResCNN, which the naive side knows; "
+            "give --model simcnn_x0_25"
+        )
+    network.load_state_dict(graph.network.state_dict())
+    return network.to(stage.device, memory_format=torch.channels_last).eval()
 
 
 def resident(images: Images, stage: Stage, dtype: torch.dtype) -> torch.Tensor:
     """Normalised images (n, 3, 32, 32) on the device, as the search holds them."""
-    return normalise(to_device(images, stage.device)[0], dtype)
+    return normalise(to_device(images, stage.device)[0], dtype, images.normalisation)
 
 
-def first_masks(stage: Stage, model: CNN, images: Images, count: int) -> np.ndarray:
-    """Masks (classes, count, K) bool of first populations, by the importance on disk or measured on a few images."""
-    config, architecture = stage.config, model.architecture
+def first_masks(stage: Stage, graph: Graph, images: Images, count: int) -> np.ndarray:
+    """Unit masks (classes, count, U) of first populations, by the importance on disk or measured on a few images."""
+    config = stage.config
     file = module_files.kernel_importance(stage.artifacts)
-    if file.exists() and architecture == architecture_of(config.model):
-        importance = file.load(config.num_classes, architecture.total_kernels)
+    if file.exists() and graph.digest == graph_of(config).digest:
+        importance = file.load(config.num_classes, graph.units.num_kernels)
     else:
         pixels, labels = to_device(images.first(IMPORTANCE_IMAGES), stage.device)
-        importance, _ = kernel_importance(model, pixels, labels, config.num_classes, config.importance_confidence)
-    layout = genome_layout(architecture, config)
+        importance, _ = kernel_importance(graph, pixels, labels, config.importance_confidence, images.normalisation)
+    layout = genome_layout(graph.units, config)
     enough = dataclasses.replace(config, population=max(count, config.population))
     return np.stack(
         [
@@ -76,15 +94,15 @@ RULES = ScoringRules(thresholds={}, survivors_min=50, survivors_max=500, accurac
 
 def searched_instance(stage: Stage, population: int, num_images: int) -> Instance:
     """The generation that a search begins with: modules of the strong model on validation images."""
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    graph = load_strong_model(stage.config, stage.artifacts, stage.device)
     images = load_split(stage.config).valid.first(num_images)
-    masks = first_masks(stage, model, images, population)
+    masks = first_masks(stage, graph, images, population)
     pixels = resident(images, stage, torch.float32)
     outputs = [
-        population_outputs(model, of_class, [target_class] * population, pixels)
+        population_outputs(graph, of_class, [target_class] * population, pixels)
         for target_class, of_class in enumerate(masks)
     ]
-    return Instance(outputs, list(masks), images.labels, RULES)
+    return Instance(outputs, list(graph.units.spread(masks)), images.labels, RULES)
 
 
 def scoring_instance(num_classes: int, population: int, num_images: int, num_kernels: int, seed: int) -> Instance:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 import naive
 import torch
 from measuring import Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
-from models.cnn import CNN
+from torch import nn
 
 from dataset.datasets import load_split
-from models.registry import build_network
-from models.strong_model import strong_model_training
+from models.strong_model import build_strong_network, strong_model_training
 from models.training import count_right, predict, train
 from utils.errors import run
 from utils.seeds import torch_seed
@@ -36,11 +35,11 @@ def main() -> None:
     images = split.train.first(sizes["images"])
     settings = dataclasses.replace(strong_model_training(config), epochs=sizes["epochs"])
 
-    def slow(model: CNN, seed: int) -> None:
+    def slow(model: nn.Module, seed: int) -> None:
         naive.train(model, images, settings, stage.device, seed)
 
-    def fast(dtype: torch.dtype) -> Callable[[CNN, int], None]:
-        def train_fast(model: CNN, seed: int) -> None:
+    def fast(dtype: torch.dtype) -> Callable[[nn.Module, int], None]:
+        def train_fast(model: nn.Module, seed: int) -> None:
             model.to(memory_format=torch.channels_last)
             train(model, images, split.valid, settings, device=stage.device, dtype=dtype, seed=seed)
 
@@ -52,7 +51,7 @@ def main() -> None:
         right = []
         for seed in range(sizes["seeds"]):
             torch.manual_seed(torch_seed(seed, "initial weights"))
-            model = build_network(config.model, config.num_classes).to(stage.device)
+            model = build_strong_network(config).to(stage.device)
             train_one(model, seed)
             right.append(count_right(predict(model.eval(), split.test, stage.device), split.test.labels))
             print(f"{what}, seed {seed}: {right[-1]} of {len(split.test)} test images right", flush=True)

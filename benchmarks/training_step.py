@@ -22,11 +22,10 @@ from measuring import (
     save_benchmark,
     show_rows,
 )
-from models.cnn import CNN
+from torch import nn
 
 from dataset.datasets import load_split
-from models.registry import build_network
-from models.strong_model import strong_model_training
+from models.strong_model import build_strong_network, strong_model_training
 from models.training import train
 from utils.errors import run
 from utils.seeds import torch_seed
@@ -54,9 +53,9 @@ def main() -> None:
         learning_rate=config.learning_rate / 10,  # that of the first steps of a schedule that rises
     )
 
-    def untrained(memory_format: torch.memory_format) -> CNN:
+    def untrained(memory_format: torch.memory_format) -> nn.Module:
         torch.manual_seed(torch_seed(stage.seed, "initial weights"))
-        return build_network(config.model, config.num_classes).to(stage.device, memory_format=memory_format)
+        return build_strong_network(config).to(stage.device, memory_format=memory_format)
 
     def slow() -> tuple[float, float]:
         model = untrained(torch.contiguous_format)

@@ -58,12 +58,20 @@ def untrained_graph(network_name: str, num_classes: int, image_side: int) -> Gra
 
 
 def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side: int) -> Graph:
-    """The graph of a network. Raises UserError where it cannot be traced or has another number of logits."""
+    """The graph of a network.
+
+    Raises UserError where it cannot be traced, has another number of logits, or has no kernel that can be dropped.
+    """
     try:
         graph = trace(network.eval(), image_side)
     except NetworkRefused as error:
         raise UserError(f"network {name}: {error}") from None
     check_num_classes(name, graph.num_classes, num_classes)
+    if not graph.num_units:
+        layer = graph.units.layers[0]
+        raise UserError(
+            f"network {name}: expected kernels that can be dropped, found none ({layer.name}: {layer.reason})"
+        )
     return graph
 
 

@@ -15,14 +15,14 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from models.cnn import CNN
+from torch import nn
 
 import global_configure
 from configures.base import load
 from dataset.datasets import Images, load_split
 from dataset.images import normalise
 from models import files as model_files
-from models.registry import build_network
+from models.names import network_of
 from utils.artifacts import Artifacts
 
 TOP = Path(__file__).resolve().parents[1]
@@ -114,28 +114,35 @@ def root_dir(own_folders: Path) -> Path:
     return own_folders
 
 
-def fit_last_layer(model: CNN, images: Images, num_classes: int) -> None:
-    """Make a random network look trained: ridge regression of the classes on its last hidden features."""
-    model.eval()
+def last_layer(network: nn.Module) -> nn.Linear:
+    """The layer that gives the logits."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+
+
+def fit_last_layer(network: nn.Module, images: Images, num_classes: int) -> None:
+    """Make a random network look trained: ridge regression of the classes on what its last layer reads."""
+    last, read = last_layer(network), []
+    hook = last.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     with torch.inference_mode():
-        x = model.convolve(normalise(torch.tensor(images.pixels))).flatten(1)
-        for fc in model.fcs[:-1]:
-            x = torch.relu(fc(x))
+        network.eval()(normalise(torch.tensor(images.pixels)))
+        hook.remove()
+        (x,) = read
         features = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.double)], 1)
         wanted = torch.nn.functional.one_hot(torch.tensor(images.labels), num_classes).double() * 20 - 10
         gram = features.T @ features
         gram.diagonal().add_(1e-3 * gram.diagonal().mean())
         solution = torch.linalg.solve(gram, features.T @ wanted)
-        model.fcs[-1].weight.copy_(solution[:-1].T)
-        model.fcs[-1].bias.copy_(solution[-1])
+        last.weight.copy_(solution[:-1].T)
+        last.bias.copy_(solution[-1])
 
 
-def even_out(model: CNN, images: torch.Tensor) -> None:
+def even_out(network: nn.Module, images: torch.Tensor) -> None:
     """Make a random network's answers differ: a deep one without training gives all images nearly the same logits."""
+    last = last_layer(network)
     with torch.no_grad():
-        logits = model.eval()(images)
-        model.fcs[-1].weight.div_(logits.std(0)[:, None])
-        model.fcs[-1].bias.sub_(logits.mean(0)).div_(logits.std(0))
+        logits = network.eval()(images)
+        last.weight.div_(logits.std(0)[:, None])
+        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +161,7 @@ def strong_roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
                 patch.setattr(global_configure, "root_dir", root)
                 split = load_split(config)
             torch.manual_seed(0)
-            network = build_network(model, config.num_classes)
+            network = network_of(config.network_name, config.num_classes, config.image_side)
             fit_last_layer(network, split.train, config.num_classes)
             model_files.entire_model(Artifacts(root, model, dataset)).save(network.state_dict())
             made[model, dataset] = root

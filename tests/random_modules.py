@@ -1,40 +1,123 @@
-"""Random networks, and random masks of them that hypothesis draws."""
+"""Small networks whose logits depend on everything in them, and random masks of them that hypothesis draws."""
 
 from collections.abc import Sequence
 
+import hypothesis.strategies as st
 import numpy as np
 import torch
-from hypothesis import strategies as st
-from models.cnn import CNN, Architecture, Conv
+from torch import nn
+
+from models.graph import ConvLayer, Graph, Group, Units, trace
+from models.names import network_of
+from models.rescnn import Conv, ResCNN
+from modules.module import extract_module
+from patching.patched_model import Origin, PatchedModel
+from patching.rules import Rule
+from utils.random_weights import randomise
 
 
-def random_model(architecture: Architecture, num_classes: int, seed: int) -> CNN:
-    """In float64, with biases, so that nothing hides behind a zero."""
-    torch.manual_seed(seed)
-    model = CNN(architecture, num_classes).double().eval()
+def with_random_biases(network: nn.Module, seed: int) -> nn.Module:
+    """The network in float64 and evaluation mode, with biases, so that nothing hides behind a zero."""
+    generator = torch.Generator().manual_seed(seed)
+    network = network.double().eval()
     with torch.no_grad():
-        for layer in [*model.convs, *model.fcs]:
-            layer.bias.normal_()
-    return model
+        for name, value in network.named_parameters():
+            if name.endswith("bias"):
+                value.normal_(generator=generator)
+    return network
+
+
+def random_network(layers: Sequence[Conv], num_classes: int, seed: int, hidden: Sequence[int] = ()) -> ResCNN:
+    """Of conv layers 3x3 with pools and additions, then FC layers, in float64; for images of 32 pixels."""
+    torch.manual_seed(seed)
+    return with_random_biases(ResCNN(num_classes, layers=layers, hidden=hidden), seed)
+
+
+def random_graph(layers: Sequence[Conv], num_classes: int, seed: int, hidden: Sequence[int] = ()) -> Graph:
+    """The graph of `random_network`."""
+    return trace(random_network(layers, num_classes, seed, hidden), 32)
+
+
+def random_patched_model(
+    rule: Rule,
+    classes: Sequence[str] = ("6", "7", "8", "9", "2"),
+    weak_network: str = "simcnn_tiny",
+    strong_network: str = "simcnn_x0_25",
+) -> PatchedModel:
+    """A patched model of untrained networks by their names; its module keeps half of the kernels, for class 0."""
+    weak, strong = (network_of(name, len(classes)) for name in (weak_network, strong_network))
+    for seed, network in enumerate((weak, strong)):
+        randomise(network, 32, seed=seed)
+    graph = trace(strong, 32)
+    kernel_mask = graph.units.spread(graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.5))
+    origin = Origin(weak_network, strong_network, len(classes), 0, kernel_mask, 32)
+    return PatchedModel(weak, extract_module(graph, kernel_mask, 0), rule, tuple(classes), origin)
 
 
 @st.composite
-def kernel_masks(draw: st.DrawFn, architecture: Architecture) -> np.ndarray:
-    """Masks that keep one kernel per layer or more, tied layers alike; often all kernels or one alone."""
+def network_layers(draw: st.DrawFn, max_layers: int = 6, max_kernels: int = 5) -> tuple[Conv, ...]:
+    """Networks of any form: chains of additions, additions after pools."""
+    layers: list[Conv] = []
+    sides: list[int] = []
+    for number in range(draw(st.integers(1, max_layers))):
+        side = sides[-1] if sides else 32
+        pool = side > 4 and draw(st.booleans())
+        side = side // 2 if pool else side
+        partners = [earlier for earlier in range(number) if sides[earlier] == side]
+        add = draw(st.sampled_from(partners)) if partners and draw(st.booleans()) else None
+        kernels = draw(st.integers(1, max_kernels)) if add is None else layers[add].kernels
+        layers.append(Conv(kernels, pool, add))
+        sides.append(side)
+    return tuple(layers)
+
+
+@st.composite
+def unit_masks(draw: st.DrawFn, units: Units) -> np.ndarray:
+    """Masks (U,) bool that leave one unit of each group or more; often all units or one alone."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    kept: dict[int, np.ndarray] = {}
-    for layer in architecture.free_layers:
-        width = architecture.num_kernels[layer]
+    mask = np.zeros(units.num_units, bool)
+    for group in units.groups:
+        width = len(group.units)
         count = draw(st.sampled_from([1, width, max(1, width // 2), max(1, width - 1)]))
-        kept[layer] = np.isin(np.arange(width), random.choice(width, count, replace=False))
-    return np.concatenate([kept[first] for first in architecture.tied_to])
+        mask[random.choice(group.units, count, replace=False)] = True
+    return mask
 
 
-def tied_architecture(num_kernels: Sequence[int], tied_to: Sequence[int]) -> Architecture:
-    """A network without pools, whose layers are added to the first of those that they are tied to."""
-    return Architecture(
-        tuple(
-            Conv(width, add=first if first != layer else None)
-            for layer, (width, first) in enumerate(zip(num_kernels, tied_to, strict=True))
-        )
+def kernel_masks(units: Units) -> st.SearchStrategy[np.ndarray]:
+    """The same as masks (K,) bool over kernels."""
+    return unit_masks(units).map(units.spread)
+
+
+def units_of_layers(units_of_each: Sequence[Sequence[int]]) -> Units:
+    """The units of a network that is not there: of each conv layer those of its kernels, -1 of one always kept."""
+    layers, start = [], 0
+    for number, of_layer in enumerate(units_of_each):
+        reason = "it is read whole" if set(of_layer) == {-1} else None
+        layers.append(ConvLayer(f"conv {number}", f"conv_{number}", slice(start, start + len(of_layer)), reason))
+        start += len(of_layer)
+    unit_of_kernel = np.concatenate([np.array(of_layer, np.int64) for of_layer in units_of_each])
+    num_units = int(unit_of_kernel.max()) + 1
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for unit in range(num_units):
+        layers_of_unit = tuple(number for number, of_layer in enumerate(units_of_each) if unit in of_layer)
+        groups.setdefault(layers_of_unit, []).append(unit)
+    never_empty = {tuple(sorted(set(of_layer))) for of_layer in units_of_each if -1 not in of_layer}
+    return Units(
+        unit_of_kernel,
+        tuple(layers),
+        tuple(Group(of_group, np.array(members)) for of_group, members in groups.items()),
+        tuple(np.array(members) for members in sorted(never_empty, key=lambda members: (len(members), members))),
+        np.arange(-1, num_units),
+        np.full(num_units + 1, -1),
+        num_units,
     )
+
+
+def tied_units(num_kernels: Sequence[int], tied_to: Sequence[int]) -> Units:
+    """Units of layers so wide, each with the units of the first layer that it is tied to."""
+    units_of: dict[int, list[int]] = {}
+    for layer, (width, first) in enumerate(zip(num_kernels, tied_to, strict=True)):
+        if layer == first:
+            start = sum(map(len, units_of.values()))
+            units_of[layer] = list(range(start, start + width))
+    return units_of_layers([units_of[first] for first in tied_to])

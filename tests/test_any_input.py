@@ -22,13 +22,13 @@ from confined import confined
 from conftest import TOP, Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models.cnn import CNN, Architecture, Conv
 from near_valid import near_bytes, near_json, near_zip
+from random_modules import random_patched_model
 
 from configures.base import load
 from dataset.datasets import load_dataset
 from models import files as model_files
-from models.registry import build_network
+from models.rescnn import Conv, ResCNN
 from models.strong_model import load_weights
 from models.training import Epoch
 from modules import files as module_files
@@ -36,7 +36,7 @@ from modules.modularization import Modularization
 from modules.on_disk import load_modularization
 from patching import files as patch_files
 from patching.on_disk import load_patched_weak_models
-from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
+from patching.patched_model import load_patched_model, save_patched_model
 from patching.report import PatchedWeakModel, method_entry
 from patching.rules import RangeRule, Rule
 from patching.weak_models import WeakKind
@@ -99,7 +99,7 @@ def test_arrays(tmp_path: Path, content: bytes) -> None:
         np.testing.assert_array_equal(found, ARRAY)
 
 
-NETWORK = Architecture((Conv(2, pool=True), Conv(3, pool=True)), hidden=(4,))
+LAYERS = (Conv(2, pool=True), Conv(3, pool=True))
 PICKLE_WORDS = [
     *(b"collections\nOrderedDict\n", b"torch._utils\n_rebuild_tensor_v2\n", b"posix\nsystem\n", b"ctorch\nTensor\n"),
     *(b"cbuiltins\nbytearray\n", b"cbuiltins\nset\n", b"ccollections\nCounter\n"),
@@ -112,7 +112,7 @@ PICKLE_WORDS = [
 def checkpoints() -> list[bytes]:
     """A small network's, as the toolkit writes it and in both of torch's own formats."""
     torch.manual_seed(0)
-    state = CNN(NETWORK, 2).state_dict()
+    state = ResCNN(2, layers=LAYERS, hidden=(4,)).state_dict()
     by_torch = [
         written(lambda path, z=zipped: torch.save(state, path, _use_new_zipfile_serialization=z))
         for zipped in (True, False)
@@ -125,16 +125,14 @@ def checkpoints() -> list[bytes]:
 def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
     whole = checkpoints()
     content = data.draw(near_zip(whole[1], PICKLE_WORDS) | near_bytes(whole, PICKLE_WORDS))
-    path, model = tmp_path / "c.pth", CNN(NETWORK, 2)
+    path, model = tmp_path / "c.pth", ResCNN(2, layers=LAYERS, hidden=(4,))
     taken_or_refused(path, content, lambda: load_weights(model, CheckpointFile(path, MAKER)))
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
 @functools.cache
 def patched() -> bytes:
-    torch.manual_seed(0)
-    weak, module = build_network("simcnn_tiny", 3), build_network("simcnn_tiny", 1)
-    model = PatchedModel(weak, module, RangeRule(0.0, 1.0), ("a", "b", "c"), "simcnn_tiny", "simcnn_tiny")
+    model = random_patched_model(RangeRule(0.0, 1.0), ("a", "b", "c"), strong_network="simcnn_tiny")
     return written(lambda path: save_patched_model(model, path))
 
 

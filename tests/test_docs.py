@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from conftest import TOP, environment
+from random_modules import random_patched_model
 
-from models.registry import build_network
-from modules.module import extract_module
-from patching.patched_model import PatchedModel, save_patched_model
+from patching.patched_model import save_patched_model
 from patching.rules import MinMax
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts
 from utils.errors import UserError
@@ -92,23 +89,13 @@ def test_paths_in_the_design_exist():
     assert not [path for path in paths if not (TOP / path).is_file()]
 
 
-def write_patched_model(path: Path) -> None:
-    """A patched model of random networks."""
-    torch.manual_seed(0)
-    weak, strong = build_network("simcnn_tiny", 5), build_network("simcnn_x0_25", 5)
-    module = extract_module(strong, np.ones(strong.architecture.total_kernels, bool), target_class=2)
-    save_patched_model(
-        PatchedModel(weak, module, MinMax(0.0, 1.0), tuple("67892"), "simcnn_tiny", "simcnn_x0_25"), path
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_python_blocks_run(document, tmp_path, root_dir):
     blocks = [text for language, text in code_of(document) if language == "python"]
     if "torch.onnx" in "".join(blocks) and not importlib.util.find_spec("onnxscript"):
         blocks = [block for block in blocks if "torch.onnx" not in block]
-    write_patched_model(tmp_path / "patched.pth")
+    save_patched_model(random_patched_model(MinMax(0.0, 1.0)), tmp_path / "patched.pth")
     program = "\n".join(["import torch", "images = torch.randn(2, 3, 32, 32)", *blocks])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],

@@ -158,11 +158,11 @@ class Units:
             unit_masks: True = kept.
             importance: (units,): the most important unit is kept; None: the first one.
         """
-        masks = np.array(unit_masks, bool).reshape(-1, self.num_units)
+        masks = np.array(unit_masks, bool)
         for units in self.never_empty:
             chosen = units[0] if importance is None else units[np.argmax(importance[units])]
-            masks[~masks[:, units].any(1), chosen] = True
-        return masks.reshape(np.shape(unit_masks))
+            masks[..., chosen] |= ~masks[..., units].any(-1)
+        return masks
 
 
 def units_of(channels: Propagation, logits: fx.Node) -> Units:

@@ -15,8 +15,8 @@ import configures
 from configures import base
 from configures.base import Config, known_configurations, load, override
 from configures.setting import SettingError, parse_value
-from models.registry import architecture_of
-from models.strong_model import strong_model_training
+from models.registry import is_own_network
+from models.strong_model import graph_of, strong_model_training
 from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
@@ -32,9 +32,9 @@ def test_every_configuration_loads_and_fits_its_network(name: str) -> None:
     )
     config = load(model, dataset)
     assert config.name == name
-    architecture = architecture_of(config.model)
-    assert set(config.sensitive_layers) < set(range(len(architecture.convs)))
-    assert config.weak_model == "" or architecture_of(config.weak_model)
+    assert is_own_network(config.network_name)
+    assert set(config.sensitive_layers) < set(range(len(graph_of(config).units.layers)))
+    assert config.weak_model == "" or is_own_network(config.weak_model)
     assert not set(config.weak_classes) & set(config.classes)
     assert max(size for size, _ in config.accuracy_thresholds) >= config.num_classes
 

@@ -47,13 +47,12 @@ import global_configure
 import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from dataset.datasets import load_split
 from models import files as model_files
-from models.registry import architecture_of, build_network
-from models.strong_model import load_strong_model, strong_model_training
+from models.strong_model import build_strong_network, graph_of, load_strong_model, strong_model_training
 from models.trained_on import check_trained_on
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
-from modules.on_disk import load_kernel_mask, load_modularization, load_module
+from modules.on_disk import check_source_network, load_kernel_mask, load_modularization, load_module
 from patching import files as patch_files
 from patching.on_disk import kept_epochs, load_patched_weak_models, load_weak_model
 from patching.weak_models import WeakKind
@@ -88,24 +87,27 @@ def kinds_in(stage: Stage) -> dict[str, Kind]:
 def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
     """Those of the strong model, what is measured on it, and its modules."""
     config, artifacts, cpu = stage.config, stage.artifacts, stage.device
-    classes, kernels = config.num_classes, architecture_of(config.model).total_kernels
+    classes, kernels = config.num_classes, graph_of(config).units.num_kernels
     strong, state = model_files.entire_model(artifacts), model_files.training_state(artifacts)
     images = model_files.trained_on(artifacts)
     importance, settings = module_files.kernel_importance(artifacts), module_files.importance_settings(artifacts)
     sensitivity = module_files.layer_sensitivity(artifacts, 0)
     module, mask = module_files.module(artifacts, RELATED), module_files.module_kernels(artifacts, RELATED)
+    network = module_files.source_network(artifacts)
     outputs, in_class = module_files.module_outputs(artifacts, RELATED), load_split(config).valid.labels == RELATED
 
     def training_state() -> list[Any]:
         """As a training that has nothing left to do takes it up."""
-        model, split = build_network(config.model, classes), load_split(config)
+        model, split = build_strong_network(config), load_split(config)
         options = {"device": cpu, "dtype": stage.dtype, "seed": stage.seed, "state_file": state}
         with contextlib.redirect_stdout(io.StringIO()):
             training = train(model, split.train, split.valid, strong_model_training(config), **options)
         return [model.state_dict(), training.best_weights, training.best_epoch, training.history]
 
     return {
-        "strong model": Kind(strong.path, lambda: load_strong_model(config, artifacts, cpu).state_dict(), [IMPORTANCE]),
+        "strong model": Kind(
+            strong.path, lambda: load_strong_model(config, artifacts, cpu).network.state_dict(), [IMPORTANCE]
+        ),
         "strong model's images": Kind(
             images.path, lambda: check_trained_on(load_split(config), artifacts), [IMPORTANCE]
         ),
@@ -117,6 +119,7 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
         ),
         "module": Kind(module.path, lambda: load_module(config, artifacts, RELATED, cpu).state_dict(), [COLLECTOR]),
         "module's kernels": Kind(mask.path, lambda: load_kernel_mask(config, artifacts, RELATED), [COLLECTOR]),
+        "modules' network": Kind(network.path, lambda: check_source_network(config, artifacts), [COLLECTOR]),
         "modules' report": Kind(
             module_files.report(artifacts).path, lambda: load_modularization(config, artifacts), []
         ),
@@ -146,7 +149,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
 
     return {
         "gradient search's masks": Kind(
-            masks.path, lambda: masks.load(classes, gradient.model.architecture.total_kernels), [GRADIENT]
+            masks.path, lambda: masks.load(classes, search.layout.units.num_kernels), [GRADIENT]
         ),
         "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
         "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),

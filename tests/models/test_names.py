@@ -4,15 +4,16 @@ import sys
 
 import pytest
 import torch
-from models.cnn import CNN
 
-from configures.setting import SettingError
 from models.names import network_of
+from models.registry import NETWORKS
+from models.resnet20 import ResNet20
+from models.simcnn import SimCNN
 from utils.errors import UserError
 
 
 def refusal(name: str, num_classes: int = 10) -> str:
-    with pytest.raises((UserError, SettingError)) as refused:
+    with pytest.raises(UserError) as refused:
         network_of(name, num_classes)
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -20,8 +21,11 @@ def refusal(name: str, num_classes: int = 10) -> str:
 
 def test_our_own() -> None:
     network = network_of("simcnn_x0_0625", 7)
-    assert isinstance(network, CNN)
+    assert isinstance(network, SimCNN)
     assert len(network.fcs[-1].bias) == 7
+    assert isinstance(network_of("resnet20", 7), ResNet20)
+    larger = network_of("simcnn_x0_0625", 7, image_side=64)
+    assert larger(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,15 @@ def test_libraries_networks_are_made_and_never_downloaded(
         ("torchvision:fasterrcnn_resnet50_fpn", "expected simcnn, rescnn, "),  # its backbone would be downloaded
         ("timm:hf-hub:timm/resnet18.a1_in1k", "expected simcnn, rescnn, "),  # its description would be downloaded
         ("", "unknown network : expected simcnn, rescnn, "),
-        ("simcnn_x0_0", "expected a width above 0"),
+        ("simcnn_x0_0", "network simcnn_x0_0: expected a width above 0, given 0.0"),
+        (
+            "vgg_x0_25",
+            "unknown network vgg_x0_25: expected simcnn, rescnn, one of these with a width like simcnn_x0_25",
+        ),
+        ("simcnn_x", "did you mean simcnn"),
+        ("simcnn_0_25", "did you mean simcnn"),
+        ("../simcnn", "did you mean simcnn"),
+        ("resnet2", "resnet20"),
         ("timm:resnet18.no_such_tag", "cannot be made: RuntimeError: Invalid pretrained tag"),
     ],
 )
@@ -69,3 +81,14 @@ def test_too_few_classes() -> None:
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert refusal("timm:resnet18").endswith("first run: pip install timm")
+
+
+def test_every_network_of_ours_is_made() -> None:
+    for name in NETWORKS:
+        assert network_of(f"{name}_x0_0625", 4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_images_that_are_too_small_for_our_own() -> None:
+    with pytest.raises(UserError) as refused:
+        network_of("simcnn", 10, image_side=16)
+    assert str(refused.value) == "network simcnn: 5 pools leave nothing of 16 pixels: expected at least 32"

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import models.cnn
 import pytest
 import torch
 from torch import nn
 
+import models.layers
 from models.names import check_num_classes, network_of
 from utils.errors import UserError
 
@@ -72,7 +72,7 @@ def test_imports_find_the_projects_own_packages_and_ours_are_back_afterwards(wri
     )
     path = sys.path[:]
     assert num_outputs(network_of("models/nets.py:build", 10)) == 9
-    assert sys.modules["models.cnn"] is models.cnn
+    assert sys.modules["models.layers"] is models.layers
     assert sys.modules["utils.errors"].UserError is UserError
     assert "models.blocks" not in sys.modules
     assert sys.path == path

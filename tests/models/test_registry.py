@@ -1,42 +1,48 @@
-"""From a network's name to the network."""
+"""Our own networks by name, at any width."""
 
 import pytest
 import torch
 
-from configures.setting import SettingError
-from models.registry import architecture_of, build_network, known_networks
-from models.rescnn import ARCHITECTURE as RESCNN
-from models.simcnn import ARCHITECTURE as SIMCNN
+from models.registry import NETWORKS, build_own_network, is_own_network
+from models.simcnn import SimCNN
+from utils.errors import UserError
 
 
 def test_known_networks() -> None:
-    assert {"simcnn", "rescnn"} <= set(known_networks())
-    assert not {"cnn", "module", "registry", "strong_model"} & set(known_networks())
-
-
-def test_a_suffix_is_a_width() -> None:
-    assert architecture_of("simcnn") is SIMCNN
-    assert architecture_of("simcnn_x0_25") == SIMCNN.scaled(0.25)
-    assert architecture_of("rescnn_x1_5").num_kernels[0] == 96
-    assert architecture_of("rescnn_x0_0625") == RESCNN.scaled(0.0625)
+    assert {"simcnn", "rescnn", "resnet20"} <= set(NETWORKS)
+    assert all(is_own_network(name) and is_own_network(f"{name}_x0_25") for name in NETWORKS)
 
 
 @pytest.mark.parametrize("name", ["vgg", "simcnn_x", "simcnn_x0", "simcnn_0_25", "cnn", "", "../simcnn", "vgg_x0_25"])
-def test_unknown_networks_are_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(SettingError, match=rf"unknown network {name}: expected one of .*rescnn.*simcnn.*simcnn_x0_25"):
-        architecture_of(name)
+def test_others_are_not_ours(name: str) -> None:
+    assert not is_own_network(name)
+
+
+@pytest.mark.parametrize(("name", "first"), [("simcnn", 64), ("simcnn_x0_25", 16), ("simcnn_x1_5", 96)])
+def test_a_suffix_is_a_width(name: str, first: int) -> None:
+    with torch.device("meta"):
+        network = build_own_network(name, 10, 32)
+    assert isinstance(network, SimCNN)
+    assert network.convs[0].out_channels == first
+    assert [fc.out_features for fc in network.fcs] == [512, 512, 10]
 
 
 def test_a_width_of_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"expected a width above 0, given 0\.0"):
-        architecture_of("simcnn_x0_0")
+    with pytest.raises(UserError, match=r"network simcnn_x0_0: expected a width above 0, given 0\.0"):
+        build_own_network("simcnn_x0_0", 10, 32)
 
 
-def test_build_network_is_of_the_global_seed() -> None:
-    models = []
+def test_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(UserError, match="network rescnn: 5 pools leave nothing of 31 pixels: expected at least 32"):
+        build_own_network("rescnn", 10, 31)
+
+
+def test_weights_are_of_the_global_seed() -> None:
+    networks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        models.append(build_network("rescnn_x0_0625", 4, dropout=0.1))
-    assert torch.equal(models[0].fcs[0].weight, models[1].fcs[0].weight)
-    assert not torch.equal(models[0].fcs[0].weight, models[2].fcs[0].weight)
-    assert (models[0].dropout.p, len(models[0].fcs[-1].bias)) == (0.1, 4)
+        networks.append(build_own_network("rescnn_x0_0625", 4, 32))
+    first, again, other = (network.fcs[0].weight for network in networks)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first) == 4

@@ -1,5 +1,6 @@
 """The strong model from its checkpoint, or the first difference."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 
 from configures.base import Config
 from models import files as model_files
-from models.registry import build_network
-from models.strong_model import load_strong_model
+from models.names import network_of
+from models.strong_model import graph_of, load_strong_model, untrained_graph
 from utils.artifacts import Artifacts
 from utils.errors import UserError
+from utils.random_weights import randomise
 
 CONFIG = Config("simcnn_x0_0625", "digits", 4)
 
@@ -20,18 +22,93 @@ CONFIG = Config("simcnn_x0_0625", "digits", 4)
 def save_model(root_dir: Path, name: str = CONFIG.model, num_classes: int = 4, **changes: Any) -> Artifacts:
     artifacts = Artifacts(root_dir, CONFIG.model, CONFIG.dataset)
     torch.manual_seed(0)
-    state = {**build_network(name, num_classes).state_dict(), **changes}
+    state = {**network_of(name, num_classes).state_dict(), **changes}
     model_files.entire_model(artifacts).save({name: value for name, value in state.items() if value is not None})
     return artifacts
 
 
 def test_it_is_the_saved_one(root_dir: Path) -> None:
     artifacts = save_model(root_dir)
-    model = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
-    assert not model.training
-    assert model.convs[3].weight.is_contiguous(memory_format=torch.channels_last)
-    for name, value in model_files.entire_model(artifacts).load().items():
-        assert torch.equal(model.state_dict()[name], value)
+    graph = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
+    assert not graph.network.training
+    assert graph.constants["convs.3.weight"].is_contiguous(memory_format=torch.channels_last)
+    weights = model_files.entire_model(artifacts).load()
+    assert list(graph.network.state_dict()) == list(weights)
+    for name, value in weights.items():
+        assert torch.equal(graph.network.state_dict()[name], value)
+    network = network_of(CONFIG.model, 4).eval()
+    network.load_state_dict(weights)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.network(images), network(images))
+        torch.testing.assert_close(graph.forward(images), network(images))
+
+
+@pytest.mark.parametrize("network", ["resnet20_x0_25", "torchvision:squeezenet1_1"])
+def test_other_networks_are_the_saved_ones(root_dir: Path, network: str) -> None:
+    config = dataclasses.replace(CONFIG, network=network)
+    whole = network_of(network, 4)
+    randomise(whole, 32)
+    artifacts = Artifacts(root_dir, config.model, config.dataset)
+    model_files.entire_model(artifacts).save(whole.state_dict())
+    graph = load_strong_model(config, artifacts, torch.device("cpu"))
+    assert graph.digest == graph_of(config).digest
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.network(images), whole(images), rtol=1e-4, atol=1e-5)
+    assert not set(graph.constants.values()) & set(graph_of(config).constants.values())
+
+
+HEADER = "import torch\nfrom torch import nn\nfrom torch.nn.utils.parametrizations import weight_norm\n"
+
+
+def test_weights_that_the_code_computes_are_computed_anew(root_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        HEADER + "def build(num_classes):\n    conv = weight_norm(nn.Conv2d(3, 8, 3, stride=4))\n"
+        "    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))"
+    )
+    config = dataclasses.replace(CONFIG, network=f"{file}:build")
+    artifacts = Artifacts(root_dir, config.model, config.dataset)
+    whole = network_of(config.network, 4).eval()
+    with torch.no_grad():
+        for value in whole.parameters():
+            value.mul_(3)
+    model_files.entire_model(artifacts).save(whole.state_dict())
+    graph = load_strong_model(config, artifacts, torch.device("cpu"))
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.network(images), whole(images))
+
+
+def test_a_structure_takes_no_random_numbers_and_is_made_once() -> None:
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    untrained_graph.cache_clear()
+    graph = graph_of(CONFIG)
+    assert torch.equal(torch.rand(1), first)
+    assert graph_of(dataclasses.replace(CONFIG, dataset="other")) is graph
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        ("nn.Conv2d(3, num_classes, 32)", "expected kernels that can be dropped, found none"),
+        ("nn.Linear(3072, num_classes)", "the network has no convolution"),
+        ("nn.Conv2d(3, num_classes + 1, 32)", "expected 4 logits, it gives 5"),
+    ],
+)
+def test_networks_without_modules_are_refused(tmp_path: Path, build: str, message: str) -> None:
+    file = tmp_path / "nets.py"
+    more = "nn.Flatten(), " if "Linear" in build else ""
+    last = "" if "Linear" in build else ", nn.Flatten()"
+    file.write_text(HEADER + f"def build(num_classes):\n    return nn.Sequential({more}{build}{last})")
+    with pytest.raises(UserError) as refused:
+        graph_of(dataclasses.replace(CONFIG, network=f"{file}:build"))
+    assert message in str(refused.value)
+    assert f"{file}:build" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_before_training(root_dir: Path) -> None:
@@ -89,5 +166,5 @@ def test_a_checkpoint_that_torch_saved_is_loaded(root_dir: Path) -> None:
     path = model_files.entire_model(artifacts).path
     state = torch.load(path, weights_only=True)
     torch.save(state, path)
-    model = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
-    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    graph = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
+    assert all(torch.equal(graph.network.state_dict()[name], value) for name, value in state.items())

@@ -1,5 +1,6 @@
 """The training loop: its schedule, its resume to the last bit, its choice of the best epoch, its refusals."""
 
+import copy
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_images
-from models.cnn import CNN, Architecture, Conv
 from torch import nn
 
 from dataset.datasets import Images
 from dataset.images import normalise
-from models.simcnn import ARCHITECTURE
+from models.rescnn import Conv, ResCNN
+from models.simcnn import SimCNN
 from models.training import (
     Epoch,
     Training,
@@ -42,9 +43,9 @@ SETTINGS = TrainingSettings(
 TRAIN, VALID = random_images(30, 3), random_images(11, 3, seed=2)
 
 
-def new_model(seed: int = 0) -> CNN:
+def new_model(seed: int = 0) -> SimCNN:
     torch.manual_seed(seed)
-    return CNN(ARCHITECTURE.scaled(1 / 32), 3).to(memory_format=torch.channels_last)
+    return SimCNN(3, 1 / 32).to(memory_format=torch.channels_last)
 
 
 def train_it(
@@ -114,7 +115,7 @@ def test_each_epoch_sees_every_image_once_in_an_order_of_its_own(monkeypatch: py
 def test_it_learns() -> None:
     settings = TrainingSettings(epochs=25, batch_size=10, learning_rate=0.02, momentum=0.9)
     torch.manual_seed(0)
-    model = CNN(Architecture((Conv(8, pool=True), Conv(8, pool=True), Conv(8, pool=True))), 3)
+    model = ResCNN(3, layers=[Conv(8, pool=True)] * 3, dropout=0.0)
     _, training = train_it(settings, model)
     assert training.history[-1].train_accuracy > 0.9
     assert training.history[-1].train_loss < 0.5 * training.history[0].train_loss
@@ -126,9 +127,8 @@ def test_one_step_by_hand() -> None:
         epochs=2, batch_size=1000, learning_rate=0.1, milestones=(1,), momentum=0.9, weight_decay=0.01
     )
     torch.manual_seed(0)
-    model = CNN(replace(ARCHITECTURE.scaled(1 / 32), dropout=0.0), 3)
-    by_hand = CNN(model.architecture, 3)
-    by_hand.load_state_dict(model.state_dict())
+    model = SimCNN(3, 1 / 32, dropout=0.0)
+    by_hand = copy.deepcopy(model)
     train_it(settings, model)
     velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
     for rate in (0.1, 0.01):
@@ -291,7 +291,7 @@ def test_the_last_small_batch_counts_as_the_others(monkeypatch: pytest.MonkeyPat
     """The epoch's loss is a mean over images, not over batches."""
     settings = TrainingSettings(epochs=1, batch_size=29, learning_rate=1e-12)
     torch.manual_seed(0)
-    model = CNN(replace(ARCHITECTURE.scaled(1 / 32), dropout=0.0), 3)
+    model = SimCNN(3, 1 / 32, dropout=0.0)
     _, training = train_it(settings, model)
     logits = predict(model, TRAIN, CPU)
     expected = nn.functional.cross_entropy(logits, torch.tensor(TRAIN.labels)).item()

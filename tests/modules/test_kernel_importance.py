@@ -7,83 +7,90 @@ import pytest
 import torch
 from conftest import even_out
 from hypothesis import given
-from models.cnn import CNN
+from random_modules import tied_units
 
+from dataset.datasets import IMAGENET, Normalisation
 from dataset.images import normalise
-from models.registry import architecture_of
+from models.graph import Graph, trace
+from models.rescnn import ResCNN
+from models.resnet20 import ResNet20
+from models.simcnn import SimCNN
 from modules import kernel_importance as module
 from modules.kernel_importance import confident_images, kernel_importance, random_importance
+from utils.random_weights import randomise
+
+NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
 
-def model_and_images(name: str, num_images: int = 30) -> tuple[CNN, torch.Tensor]:
+def network_and_images(name: str, num_images: int = 30) -> tuple[SimCNN | ResCNN, Graph, torch.Tensor]:
     """A narrow network, its kernels' biases drawn so that some maps are all zero, and noise of any brightness."""
     torch.manual_seed(1)
-    model = CNN(architecture_of(name).scaled(1 / 32), 3).eval()
+    network = NETWORKS[name](3, 1 / 32).eval()
     with torch.no_grad():
-        for layer in model.convs:
+        for layer in network.convs:
             layer.bias.normal_()
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (num_images, 32, 32, 3)) * random.random((num_images, 1, 1, 1))
     images = torch.tensor(pixels.astype(np.uint8))
-    even_out(model, normalise(images))
-    return model, images
+    even_out(network, normalise(images))
+    return network, trace(network, 32), images
 
 
 @pytest.mark.parametrize("name", ["simcnn", "rescnn"])
 @pytest.mark.parametrize("batch", [7, 500])
 def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVALUATION_BATCH", batch)
-    model, pixels = model_and_images(name)
+    network, graph, pixels = network_and_images(name)
     with torch.no_grad():
-        probability = model(normalise(pixels)).softmax(1)
+        probability = network(normalise(pixels)).softmax(1)
     labels = probability.argmax(1)
     labels[::5] = (labels[::5] + 1) % 3  # so that some are wrong, with whatever confidence
     labels[labels == 2] = 0  # class 2 has one image, which is wrong
     labels[int(probability[:, 2].argmin())] = 2
     threshold = float(probability.max(1).values.quantile(0.5))  # between two images
-    found, counts = kernel_importance(model, pixels, labels, 3, threshold)
+    found, counts = kernel_importance(graph, pixels, labels, threshold)
 
-    expected, confident = naive.kernel_importance(model, normalise(pixels).split(1), labels.tolist(), 3, threshold)
+    expected, confident = naive.kernel_importance(network, normalise(pixels).split(1), labels.tolist(), 3, threshold)
     assert counts == confident
     assert 0 < counts[0] < int((labels == 0).sum())
     assert counts[2] == 0
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
-    layer_slices = model.architecture.layer_slices
-    for layer, first in enumerate(model.architecture.tied_to):
-        assert np.array_equal(found[:, layer_slices[layer]], found[:, layer_slices[first]])
+    of_layer = [found[:, layer.kernels] for layer in graph.units.layers]
+    for first, tied in graph.units.tied_layers.items():
+        assert all(np.array_equal(of_layer[layer], of_layer[first]) for layer in tied)
 
 
 def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
-    model, pixels = model_and_images("simcnn", 12)
+    network, graph, pixels = network_and_images("simcnn", 12)
     labels = torch.arange(12) % 3
-    strict, counts = kernel_importance(model, pixels, labels, 3, 1.1)
+    strict, counts = kernel_importance(graph, pixels, labels, 1.1)
     assert counts == [0, 0, 0]
     with torch.no_grad():
-        assigned = model(normalise(pixels)).argmax(1)
-    everything, counts = kernel_importance(model, pixels, assigned, 3, 0.0)
+        assigned = network(normalise(pixels)).argmax(1)
+    everything, counts = kernel_importance(graph, pixels, assigned, 0.0)
     assert sum(counts) == 12
     assert not np.array_equal(strict, everything)
-    for_class, _ = kernel_importance(model, pixels[labels == 1], labels[labels == 1], 3, 1.1)
+    for_class, _ = kernel_importance(graph, pixels[labels == 1], labels[labels == 1], 1.1)
     np.testing.assert_allclose(strict[1], for_class[1], rtol=1e-5)
 
 
 def test_one_confident_image_is_enough() -> None:
-    model, pixels = model_and_images("simcnn", 12)
+    network, graph, pixels = network_and_images("simcnn", 12)
     with torch.no_grad():
-        probability = model(normalise(pixels)).softmax(1)
+        probability = network(normalise(pixels)).softmax(1)
     assigned = probability.argmax(1)
     surest = int(probability[:, 0].argmax())
     threshold = float(probability[surest, 0])
-    found, counts = kernel_importance(model, pixels, assigned, 3, threshold)
-    alone, _ = kernel_importance(model, pixels[[surest]], assigned[[surest]], 3, 0.0)
+    found, counts = kernel_importance(graph, pixels, assigned, threshold)
+    alone, _ = kernel_importance(graph, pixels[[surest]], assigned[[surest]], 0.0)
     assert counts[0] == 1 < int((assigned == 0).sum())
     np.testing.assert_allclose(found[0], alone[0], rtol=1e-5)
 
 
 def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
-    model, pixels = model_and_images("rescnn", 4)
-    found, counts = kernel_importance(model, pixels, torch.zeros(4, dtype=torch.long), 3, 0.9)
+    _, graph, pixels = network_and_images("rescnn", 4)
+    found, counts = kernel_importance(graph, pixels, torch.zeros(4, dtype=torch.long), 0.9)
     assert counts[1:] == [0, 0]
     assert (found[1:] == 0).all()
     assert found[0].max() > 0
@@ -102,14 +109,14 @@ def test_confident_images(confidence: float) -> None:
 
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
-    model, pixels = model_and_images("rescnn")
+    _, graph, pixels = network_and_images("rescnn")
     labels = torch.arange(len(pixels)) % 3
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(kernel_importance(model, pixels, labels, 3, 0.4))
+            found.append(kernel_importance(graph, pixels, labels, 0.4))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -118,8 +125,44 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert counts == found[0][1]
 
 
+def test_images_are_normalised_as_their_dataset_says() -> None:
+    _, graph, pixels = network_and_images("simcnn", 6)
+    labels = torch.zeros(6, dtype=torch.long)
+    halves = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    as_usual, as_halves = (kernel_importance(graph, pixels, labels, 0.9, how)[0] for how in (IMAGENET, halves))
+    assert np.array_equal(as_usual, kernel_importance(graph, pixels, labels, 0.9)[0])
+    with torch.inference_mode():
+        first_maps = graph_maps(graph, normalise(pixels, normalisation=halves))
+    np.testing.assert_allclose(as_halves[0, : first_maps.shape[1]], first_maps.abs().sum((2, 3)).mean(0), rtol=1e-5)
+    assert not np.allclose(as_usual, as_halves, rtol=0.01)
+
+
+def graph_maps(graph: Graph, images: torch.Tensor) -> torch.Tensor:
+    """What the first layer's kernels give behind the ReLU."""
+    weights = graph.network.state_dict()
+    return torch.conv2d(images, weights["convs.0.weight"], weights["convs.0.bias"], padding=1).relu()
+
+
+def test_any_network_is_measured_where_its_maps_are_read() -> None:
+    """Behind batch norm and ReLU; layers whose maps are added share one importance."""
+    torch.manual_seed(0)
+    network = ResNet20(3, 1 / 4)
+    randomise(network, 32)
+    graph = trace(network, 32)
+    read: list[torch.Tensor] = []
+    network.blocks[0].conv2.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].double()))
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    found, _ = kernel_importance(graph, pixels, torch.zeros(5, dtype=torch.long), 1.1)
+    with torch.no_grad():
+        network(normalise(pixels))
+    of_layer = {layer.name: found[0, layer.kernels] for layer in graph.units.layers}
+    (maps,) = read
+    np.testing.assert_allclose(of_layer["blocks.0.conv1"], maps.abs().sum((2, 3)).mean(0), rtol=1e-5)
+    assert np.array_equal(of_layer["conv"], of_layer["blocks.2.conv2"])
+
+
 def test_random_mode_sorts_kernels_by_index() -> None:
-    importance = random_importance(2, (3, 2))
+    importance = random_importance(2, tied_units((3, 2), (0, 1)))
     assert importance.dtype == np.float32
     assert importance.shape == (2, 5)
     for kernels in (slice(0, 3), slice(3, 5)):

@@ -1,14 +1,17 @@
 """Modules are taken from the disk only where checkpoint and kernel mask belong together."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from configures.base import load
-from models.registry import build_network
+from models.strong_model import graph_of
 from modules import files as module_files
 from modules.module import extract_module
-from modules.on_disk import load_kernel_mask, load_module
+from modules.on_disk import check_source_network, load_kernel_mask, load_module
+from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -24,12 +27,10 @@ def config():
 def saved(config, root_dir):
     """A module of class 2 on the disk: its files, the module and its mask."""
     artifacts = Artifacts(root_dir, config.model, config.dataset)
-    strong = build_network(config.model, config.num_classes)
-    architecture = strong.architecture
-    kernel_mask = np.random.default_rng(0).random(sum(architecture.num_kernels)) < 0.5
-    for layer, first in enumerate(architecture.tied_to):
-        kernel_mask[architecture.layer_slices[layer]] = kernel_mask[architecture.layer_slices[first]]
+    strong = graph_of(config)
+    kernel_mask = strong.units.spread(np.random.default_rng(0).random(strong.num_units) < 0.5)
     module = extract_module(strong, kernel_mask, 2)
+    module_files.source_network(artifacts).save(SourceNetwork.of(strong, config))
     module_files.module(artifacts, 2).save(module.state_dict())
     module_files.module_kernels(artifacts, 2).save(kernel_mask)
     return artifacts, module, kernel_mask
@@ -59,7 +60,7 @@ def test_missing_files_name_the_command(config, saved):
 def test_mask_and_checkpoint_of_different_modules(config, saved):
     artifacts, _, kernel_mask = saved
     module_files.module_kernels(artifacts, 2).save(np.ones_like(kernel_mask))
-    with pytest.raises(UserError, match=r"class_2\.pth: expected kernels \(16, 32"):
+    with pytest.raises(UserError, match=r"class_2\.pth: not the module of rescnn_x0_25 that its mask says"):
         load_module(config, artifacts, 2, CPU)
 
 
@@ -68,6 +69,42 @@ def test_a_mask_that_empties_a_layer(config, saved):
     module_files.module_kernels(artifacts, 2).save(np.zeros_like(kernel_mask))
     with pytest.raises(UserError, match="at least one kept kernel"):
         load_module(config, artifacts, 2, CPU)
+
+
+def test_modules_of_an_earlier_version_load(config, saved):
+    artifacts, module, kernel_mask = saved
+    module_files.source_network(artifacts).path.unlink()
+    check_source_network(config, artifacts)
+    loaded = load_module(config, artifacts, 2, CPU)
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in loaded.state_dict().items())
+    np.testing.assert_array_equal(load_kernel_mask(config, artifacts, 2), kernel_mask)
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ({"network": "simcnn_x0_25"}, "network rescnn_x0_25 there, simcnn_x0_25 now"),
+        ({"num_classes": 4}, "num_classes 5 there, 4 now"),
+        ({"image_side": 64}, "image_side 32 there, 64 now"),
+    ],
+)
+def test_modules_of_another_network_are_refused(config, saved, setting, difference):
+    artifacts, _, _ = saved
+    other = dataclasses.replace(config, classes=(), **setting)
+    for load_it in (check_source_network, lambda *which: load_kernel_mask(*which, 2)):
+        with pytest.raises(UserError, match=f"are of another network: {difference}; make them again with: python"):
+            load_it(other, artifacts)
+    with pytest.raises(UserError, match=f"are of another network: {difference}"):
+        load_module(other, artifacts, 2, CPU)
+
+
+def test_modules_of_changed_code_are_refused(config, saved):
+    artifacts, _, _ = saved
+    file = module_files.source_network(artifacts)
+    file.save(dataclasses.replace(file.load(), digest="0" * 64))
+    with pytest.raises(UserError, match="the code of rescnn_x0_25 has changed since") as refused:
+        load_module(config, artifacts, 2, CPU)
+    assert "\n" not in str(refused.value)
 
 
 def without_a_layer(weights):

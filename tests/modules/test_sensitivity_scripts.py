@@ -15,8 +15,7 @@ from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
 from models import files as model_files
-from models.registry import architecture_of
-from models.strong_model import load_strong_model
+from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from modules.kernel_importance import random_importance
 from utils.artifacts import Artifacts
@@ -34,8 +33,7 @@ def prepared(
     """A network, and a root_dir with a strong one of it and its kernels' importance."""
     root = Path(shutil.copytree(strong_roots(request.param, "digits_5"), tmp_path / "root"))
     artifacts, config = Artifacts(root, request.param, "digits_5"), load(request.param, "digits_5")
-    model = load_strong_model(config, artifacts, torch.device("cpu"))
-    module_files.kernel_importance(artifacts).save(random_importance(5, model.architecture.num_kernels))
+    module_files.kernel_importance(artifacts).save(random_importance(5, graph_of(config).units))
     return request.param, root
 
 
@@ -46,13 +44,13 @@ def test_one_layer_as_all_layers(
     args = ["--model", name, "--dataset", "digits_5", *SMALL]
     artifacts, config = Artifacts(root, name, "digits_5"), load(name, "digits_5")
     monkeypatch.setattr(global_configure, "root_dir", root)
-    model = load_strong_model(config, artifacts, torch.device("cpu"))
+    strong = load_strong_model(config, artifacts, torch.device("cpu"))
     done = run_main(ALL, *args, root=root)
     assert done.exit_code == 0, done
     folder = module_files.layer_sensitivity(artifacts, 0).path.parent
     written = files_below(folder)
-    free = model.architecture.free_layers
-    names = [f"layer_{layer:02d}.npy" for layer in free]
+    tied_layers = strong.units.tied_layers
+    names = [f"layer_{layer:02d}.npy" for layer in tied_layers]
     assert sorted(written) == sorted(
         [*(f"layer_sensitivity.{kind}" for kind in ("csv", "png", "svg")), *names, "settings.json"]
     )
@@ -62,14 +60,15 @@ def test_one_layer_as_all_layers(
 
     valid = load_split(config).valid.first(40)
     with torch.no_grad():
-        right = model(normalise(torch.tensor(valid.pixels))).argmax(1).numpy() == valid.labels
-    for layer in free:
+        right = strong.network(normalise(torch.tensor(valid.pixels))).argmax(1).numpy() == valid.labels
+    for layer in tied_layers:
         curve = np.load(module_files.layer_sensitivity(artifacts, layer).path)
         assert curve.dtype == np.float32
         assert curve[:, 0].tolist() == np.array([0.3, 1.0], np.float32).tolist()
         assert curve[1, 1] == np.float32(right.mean())  # the strong model itself
 
-    for layer, filed_as in ((4, 4), (3, model.architecture.tied_to[3])):
+    first_of_3 = next(first for first, tied in tied_layers.items() if 3 in tied)
+    for layer, filed_as in ((4, 4), (3, first_of_3)):
         file = module_files.layer_sensitivity(artifacts, filed_as).path
         file.unlink()
         single = run_main(ONE, *args, "--target_conv", layer, root=root)
@@ -91,9 +90,9 @@ def test_one_layer_as_all_layers(
     assert f"damaged, so removed and made again: {file.path}" in again.stdout
     assert files_below(folder) == written
     weights = model_files.entire_model(artifacts).path.read_bytes()
-    with torch.no_grad():
-        model.fcs[-1].bias += 1
-    model_files.entire_model(artifacts).save(model.state_dict())
+    state = strong.network.state_dict()
+    last_bias = list(state)[-1]
+    model_files.entire_model(artifacts).save({**state, last_bias: state[last_bias] + 1})
     for script, more in ((ALL, ()), (ONE, ("--target_conv", 4))):
         run_main(script, *args, *more, root=root).refused("other settings (strong_model_sha256: ", "--fresh")
     assert files_below(folder) == written
@@ -128,7 +127,8 @@ def test_numbers_that_overflow_stop_with_where(
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
     weights = model_files.entire_model(artifacts).load()
-    module_files.kernel_importance(artifacts).save(random_importance(5, architecture_of("simcnn_x0_25").num_kernels))
+    units = graph_of(load("simcnn_x0_25", "digits_5")).units
+    module_files.kernel_importance(artifacts).save(random_importance(5, units))
     importance = module_files.kernel_importance(artifacts).path.read_bytes()
     model_files.entire_model(artifacts).save({**weights, "convs.0.weight": weights["convs.0.weight"] * 1e38})
     done = run_main("preprocess/kernel_importance_analyzer.py", *args, root=root)

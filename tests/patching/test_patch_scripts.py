@@ -49,7 +49,7 @@ def patched_root(strong_roots, tmp_path_factory):
     artifacts = artifacts_of(root)
     strong = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
     for target_class in range(CONFIG.num_classes):
-        kernel_mask = np.random.default_rng(target_class).random(sum(strong.architecture.num_kernels)) < 0.67
+        kernel_mask = np.random.default_rng(target_class).random(strong.units.num_kernels) < 0.67
         module_files.module(artifacts, target_class).save(
             extract_module(strong, kernel_mask, target_class).state_dict()
         )

@@ -1,34 +1,33 @@
 """A patched model computes what its two networks compute, and still does when it is saved, loaded and exported."""
 
+import dataclasses
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from random_modules import random_patched_model
 
-from models.registry import build_network
-from modules.module import extract_module
+from models.strong_model import untrained_graph
 from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
 from patching.rules import Learned, MinMax
 from utils.errors import UserError
 
 CLASSES = ("6", "7", "8", "9", "2")
-NETWORKS = [("simcnn_tiny", "simcnn_x0_25"), ("rescnn_tiny", "rescnn_x0_25")]
+NETWORKS = [
+    ("simcnn_tiny", "simcnn_x0_25"),
+    ("rescnn_tiny", "rescnn_x0_25"),
+    ("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5"),  # with batch norm
+]
 
 
 def patched_model(weak_network: str = "simcnn_tiny", strong_network: str = "simcnn_x0_25", rule: str = "range"):
     torch.manual_seed(0)
-    weak, strong = build_network(weak_network, 5), build_network(strong_network, 5)
-    architecture = strong.architecture
-    kernel_mask = np.random.default_rng(0).random(sum(architecture.num_kernels)) < 0.5
-    for layer, first in enumerate(architecture.tied_to):
-        kernel_mask[architecture.layer_slices[layer]] = kernel_mask[architecture.layer_slices[first]]
-    module = extract_module(strong, kernel_mask, target_class=2)
-    with torch.inference_mode():
-        joined = MinMax.fit(weak(images()), None, None, module(images())[:, 0])
-    if rule == "linear":
-        joined = Learned(torch.randn(5, 6), torch.randn(5))
-    return PatchedModel(weak, module, joined, CLASSES, weak_network, strong_network)
+    model = random_patched_model(Learned(torch.randn(5, 6), torch.randn(5)), CLASSES, weak_network, strong_network)
+    if rule == "range":
+        with torch.inference_mode():
+            model.rule = MinMax.fit(model.weak(images()), None, None, model.module(images())[:, 0])
+    return model
 
 
 def images(n: int = 12) -> torch.Tensor:
@@ -57,12 +56,17 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     path = tmp_path / "patched.pth"
     save_patched_model(model, path)
     state = torch.load(path, weights_only=True)
-    assert list(state) == ["weak_network", "strong_network", "rule", "classes", "weights"]
+    plain = {"weak_network": weak_network, "strong_network": strong_network, "strong_classes": 5, "target_class": 0}
+    assert {name: state[name] for name in plain} == plain
+    assert list(state) == [*plain, "kernels", "image_side", "rule", "classes", "weights"]
     assert state["rule"] == rule
     buffers = {"range": ["rule.low", "rule.high"], "linear": ["rule.weight", "rule.bias"]}[rule]
     assert [name for name in state["weights"] if name.startswith("rule.")] == buffers
     loaded = load_patched_model(path)
     assert loaded.classes == CLASSES and not loaded.training
+    assert np.array_equal(loaded.origin.kernels, model.origin.kernels)
+    assert dataclasses.replace(loaded.origin, kernels=None) == dataclasses.replace(model.origin, kernels=None)
+    model.to(memory_format=torch.channels_last)  # as it is loaded
     with torch.inference_mode():
         torch.testing.assert_close(loaded(images()), model(images()))
 
@@ -99,6 +103,27 @@ def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network,
     np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
 
 
+def test_a_module_whose_logit_is_mapped_behind_its_last_layer(tmp_path):
+    """As the gradient search leaves it, of a network that ends in a convolution."""
+    strong = "torchvision:squeezenet1_1"
+    model, path = patched_model(strong_network=strong), tmp_path / "patched.pth"
+    graph = untrained_graph(strong, 5, 32)
+    unit_mask = graph.units.gather(model.origin.kernels)
+    module = graph.cut(unit_mask, 0, logit_map=(-2.0, 0.5))
+    model = PatchedModel(model.weak, module, model.rule, CLASSES, model.origin)
+    save_patched_model(model, path)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images()), -2 * graph.cut(unit_mask, 0)(images()) + 0.5)
+        torch.testing.assert_close(load_patched_model(path)(images()), model(images()))
+
+
+def test_a_model_of_no_known_origin_is_not_saved(tmp_path):
+    model = patched_model()
+    model.origin = None
+    with pytest.raises(ValueError, match="expected a patched model with an origin"):
+        save_patched_model(model, tmp_path / "patched.pth")
+
+
 def damage_network(state):
     state["weak_network"] = "vgg"
 
@@ -111,6 +136,22 @@ def damage_shape(state):
     state["strong_network"] = "rescnn"
 
 
+def damage_target_class(state):
+    state["target_class"] = 5
+
+
+def damage_kernels(state):
+    state["kernels"] = state["kernels"][1:]
+
+
+def damage_classes(state):
+    state["classes"] = ["6"]
+
+
+def damage_side(state):
+    state["image_side"] = 16
+
+
 def damage_rule(state):
     state["rule"] = "circle"
 
@@ -119,15 +160,29 @@ def damage_value(state):
     state["weights"]["rule.low"] = torch.tensor(float("nan"))
 
 
-@pytest.mark.parametrize("damage", [damage_network, damage_weights, damage_shape, damage_rule, damage_value])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_network,
+        damage_weights,
+        damage_shape,
+        damage_target_class,
+        damage_kernels,
+        damage_classes,
+        damage_side,
+        damage_rule,
+        damage_value,
+    ],
+)
 def test_a_file_that_is_no_patched_model_is_refused(tmp_path, damage):
     path = tmp_path / "patched.pth"
     save_patched_model(patched_model(), path)
     state = torch.load(path, weights_only=True)
     damage(state)
     torch.save(state, path)
-    with pytest.raises(UserError, match=r"patched\.pth.*apply_patch\.py --save"):
+    with pytest.raises(UserError, match=r"patched\.pth.*apply_patch\.py --save") as refused:
         load_patched_model(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_missing_file_names_the_command(tmp_path):

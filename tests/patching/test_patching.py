@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.registry import build_network
+from models.names import network_of
 from patching.cases import Outputs, PatchCase, evaluate
 from patching.metrics import scores_of_target_class
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL
@@ -25,9 +25,9 @@ def outputs(n: int, seed: int, num_classes: int = 4) -> Outputs:
 def case(test: Outputs) -> PatchCase:
     valid = outputs(400, seed=0)
     of_class = valid.labels == 3
-    network = build_network("simcnn_tiny", 4)
+    network = network_of("simcnn_tiny", 4)
     ranges = (valid.module[of_class].numpy(), valid.strong[of_class].numpy())
-    return PatchCase(0, ("a", "b", "c", "target"), 0, network, network, valid, test, *ranges)
+    return PatchCase(0, ("a", "b", "c", "target"), 0, network, network, np.ones(24, bool), valid, test, *ranges)
 
 
 def test_before_is_the_weak_model_and_controls_frame_the_patch():

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, run_script
-from models.cnn import CNN
 
 import global_configure
 import modules.population_outputs
@@ -25,7 +24,9 @@ from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
 from models import files as model_files
-from models.registry import build_network
+from models.graph import Graph
+from models.names import network_of
+from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from modules.module import extract_module
 from search.genetic import files as genetic_files
@@ -175,9 +176,8 @@ def test_the_files_of_a_search(reference: Path) -> None:
     assert genetic_files.end(artifacts).load_if_there() == SearchEnd(3, 3, False)
 
     best = max(rows, key=lambda row: row.fitness)
-    network = build_network(MODEL, 5)
-    network.load_state_dict(model_files.entire_model(artifacts).load())
-    layout = genome_layout(network.architecture, config)
+    strong = load_strong_model(config, artifacts, torch.device("cpu"))
+    units, layout = strong.units, genome_layout(strong.units, config)
     importance = np.load(module_files.kernel_importance(artifacts).path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", reference)
@@ -186,10 +186,10 @@ def test_the_files_of_a_search(reference: Path) -> None:
     logits = []
     for c, chromosome in enumerate(best.ensemble):
         population = np.load(genetic_files.population(artifacts, best.generation, c).path)
-        mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
+        mask = units.spread(kernel_groups(layout, importance[c]).decode(population)[chromosome])
         assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
         with torch.no_grad():
-            logits.append(extract_module(network, mask, c)(images)[:, 0].numpy())
+            logits.append(extract_module(strong, mask, c)(images)[:, 0].numpy())
     right = np.stack(logits).argmax(0) == split.valid.labels
     assert best.accuracy == right[:60].mean()
     report = json.loads(module_files.report(artifacts).path.read_text())
@@ -310,9 +310,9 @@ def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch
     run: list[np.ndarray] = []
     evaluate = modules.population_outputs.population_outputs
 
-    def counted(model: CNN, masks: np.ndarray, *others: object) -> np.ndarray:
+    def counted(graph: Graph, masks: np.ndarray, *others: object) -> np.ndarray:
         run.extend(masks)
-        return evaluate(model, masks, *others)
+        return evaluate(graph, masks, *others)
 
     monkeypatch.setattr(modules.population_outputs, "population_outputs", counted)
     explore_and_record(run_main, root, 1, [[0, 1, 2, 3, 4]])
@@ -323,11 +323,13 @@ def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch
 def test_the_naive_evaluator_finds_the_same(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network per chromosome: other roundings, the same populations."""
+    """Weights cut by hand per chromosome: other roundings, the same populations."""
+    network = network_of(MODEL, 5).eval()
+    network.load_state_dict(model_files.entire_model(artifacts_of(root)).load())
 
-    def one_by_one(model: CNN, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
-        pairs = zip(masks, target_classes, strict=True)
-        return np.stack([naive.module_outputs(model, mask, c, [images.contiguous()]) for mask, c in pairs])
+    def one_by_one(graph: Graph, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
+        pairs = zip(graph.units.spread(masks), target_classes, strict=True)
+        return np.stack([naive.module_outputs(network, mask, c, [images.contiguous()]) for mask, c in pairs])
 
     monkeypatch.setattr(modules.population_outputs, "population_outputs", one_by_one)
     explore_and_record(run_main, root, 1, ORDERS)
@@ -361,8 +363,8 @@ def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> 
 def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Main) -> None:
     artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
     importance = np.load(module_files.kernel_importance(artifacts).path)
-    architecture = build_network(MODEL, 5).architecture
-    layout = genome_layout(architecture, config)
+    units = graph_of(config).units
+    layout = genome_layout(units, config)
     rows = genetic_files.log(artifacts).load()
     best = max(rows, key=lambda row: row.fitness)
     for chosen, generation, ensemble in (
@@ -374,7 +376,7 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
         assert f"modules of generation {generation}, ensemble {' '.join(map(str, ensemble))}" in done.stdout, done
         for c, chromosome in enumerate(ensemble):
             population = np.load(genetic_files.population(artifacts, generation, c).path)
-            mask = kernel_groups(layout, importance[c]).decode(population)[chromosome]
+            mask = units.spread(kernel_groups(layout, importance[c]).decode(population)[chromosome])
             assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
     before = files_below(searched)
     for chosen, message in (
@@ -585,8 +587,7 @@ def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
 def test_what_a_search_takes(searched: Path) -> None:
     """Never less than what is there, and not much more."""
     config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
-    architecture = build_network(MODEL, 5).architecture
-    layout = genome_layout(architecture, config)
+    layout = genome_layout(graph_of(config).units, config)
     there = sum(path.stat().st_size for path in genetic_files.folder(artifacts_of(searched)).glob("gen_*"))
     estimated = bytes_of_search(config, layout.num_genes, 60)
     outputs = (

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from random_modules import tied_architecture
+from random_modules import tied_units
 
 from configures.base import Config
 from search.genetic.kernel_groups import genome_layout
@@ -16,7 +16,7 @@ from search.genetic.operators import crossover, first_population, mutate, next_g
 from utils.errors import UserError
 
 CONFIG = Config("simcnn", "digits", 10, population=400, sensitive_layers=(1,), rank_scale=2.0)
-LAYOUT = genome_layout(tied_architecture((10, 20, 10, 300), (0, 1, 0, 3)), CONFIG)
+LAYOUT = genome_layout(tied_units((10, 20, 10, 300), (0, 1, 0, 3)), CONFIG)
 
 
 def replaced(**changes: Any) -> Config:
@@ -27,16 +27,16 @@ def test_first_population_has_the_asked_numbers_of_active_genes() -> None:
     population = first_population(LAYOUT, CONFIG, 0, 3)
     assert population.shape == (400, 10 + 10 + 100)
     assert population.dtype == np.uint8
-    for layer, groups, ratios in ((0, 10, (4, 5, 6, 7)), (1, 10, (6, 7, 8)), (3, 100, (40, 50, 60, 70))):
-        active = population[:, LAYOUT.gene_slices[layer]].sum(1)
-        assert LAYOUT.groups[layer] == groups
+    for group, groups, ratios in ((0, 10, (4, 5, 6, 7)), (1, 10, (6, 7, 8)), (2, 100, (40, 50, 60, 70))):
+        active = population[:, LAYOUT.gene_slices[group]].sum(1)
+        assert LAYOUT.groups[group] == groups
         share = Counter(active.tolist())
         assert set(share) == set(ratios)
         assert all(abs(count / 400 - 1 / len(ratios)) < 0.1 for count in share.values())  # four standard deviations
 
 
 def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant() -> None:
-    layout = genome_layout(tied_architecture((300,), (0,)), replaced(sensitive_layers=()))
+    layout = genome_layout(tied_units((300,), (0,)), replaced(sensitive_layers=()))
     for ratio, active in ((0.29, 29), (0.57, 57), (0.58, 58), (0.999, 99), (0.009, 0)):
         population = first_population(layout, replaced(active_ratios=(ratio,), sensitive_layers=()), 0, 0)
         assert set(population.sum(1).tolist()) == {active}
@@ -45,7 +45,7 @@ def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant() 
 def test_important_groups_are_drawn_by_the_published_weights() -> None:
     """One of ten genes: its chance is exp((9 - rank) / rank_scale) over the sum of these."""
     config = replaced(active_ratios=(0.1,), sensitive_layers=(), population=4000)
-    layout = genome_layout(tied_architecture((10,), (0,)), config)
+    layout = genome_layout(tied_units((10,), (0,)), config)
     found = first_population(layout, config, 0, 0).mean(0)
     weights = np.exp((9 - np.arange(10)) / 2.0)
     expected = weights / weights.sum()
@@ -55,7 +55,7 @@ def test_important_groups_are_drawn_by_the_published_weights() -> None:
 @pytest.mark.parametrize("rank_scale", [0.17, 1e300])
 def test_extreme_rank_scales(rank_scale: float) -> None:
     population = first_population(LAYOUT, replaced(rank_scale=rank_scale, population=50), 0, 0)
-    wide = population[:, LAYOUT.gene_slices[3]]
+    wide = population[:, LAYOUT.gene_slices[2]]
     assert set(wide.sum(1).tolist()) == {40, 50, 60, 70}
     if rank_scale == 0.17:  # the next group is exp(1 / 0.17) = 359 times less likely
         assert wide[:, :35].all()

@@ -1,96 +1,132 @@
-"""The project's own networks: the graph finds the same kernels, modules and importance as the code made for them."""
+"""The project's own networks: the graph finds the published ties, and gives the network's own logits and norms."""
 
-import hypothesis.strategies as st
-import numpy as np
+from functools import cache
+
+import naive
 import pytest
 import torch
-from hypothesis import given, settings
-from models.cnn import CNN, Architecture
+from exactness import random_mask
+from random_modules import with_random_biases
 
 from models.graph import Graph, trace, unit_norms
-from models.rescnn import ARCHITECTURE as RESCNN
-from models.simcnn import ARCHITECTURE as SIMCNN
-from modules import kernel_importance
-from modules.module import extract_module
-from search.gradient.scores import free_kernels
+from models.rescnn import Conv, ResCNN
+from models.simcnn import SimCNN
 
-SMALL = {"simcnn": SIMCNN.scaled(1 / 8), "rescnn": RESCNN.scaled(1 / 8)}
-NETWORKS: dict[str, tuple[CNN, Graph]] = {}
+# The layers that share their units with an earlier one.
+TIES = {"simcnn": {}, "rescnn": {3: 1, 7: 5, 11: 9}}
 
 
-def traced(name: str) -> tuple[CNN, Graph]:
-    """The network with random weights and biases, and its graph."""
-    if name not in NETWORKS:
-        torch.manual_seed(0)
-        model = CNN(SMALL[name], 5).eval()
-        for layer in [*model.convs, *model.fcs]:
-            torch.nn.init.normal_(layer.bias, std=0.1)
-        NETWORKS[name] = model, trace(model, 32)
-    return NETWORKS[name]
+@cache
+def traced(name: str) -> tuple[SimCNN | ResCNN, Graph]:
+    """A narrow network in float32 with random weights and biases, and its graph."""
+    torch.manual_seed(0)
+    build = {"simcnn": SimCNN, "rescnn": ResCNN}[name]
+    network = with_random_biases(build(5, 1 / 8), 0).float()
+    return network, trace(network, 32)
 
 
-both = pytest.mark.parametrize("name", SMALL)
+both = pytest.mark.parametrize("name", TIES)
 
 
 @both
-def test_units_are_the_kernels_with_genes(name: str) -> None:
-    model, graph = traced(name)
-    architecture: Architecture = model.architecture
-    kernels = free_kernels(architecture)
-    assert np.array_equal(graph.units.unit_of_kernel, kernels.of_kernel.numpy())
-    assert [layer.kernels for layer in graph.units.layers] == list(architecture.layer_slices)
-    assert [layer.name for layer in graph.units.layers] == [f"convs.{i}" for i in range(len(architecture.convs))]
-    assert [group.layers[0] for group in graph.units.groups] == list(architecture.free_layers)
-    for group in graph.units.groups:
-        assert all(architecture.tied_to[layer] == group.layers[0] for layer in group.layers)
+def test_units_are_the_published_ties(name: str) -> None:
+    network, graph = traced(name)
+    units, expected, start = graph.units, [], 0
+    for layer, conv in enumerate(network.convs):
+        if layer in TIES[name]:
+            expected.append(expected[TIES[name][layer]])
+        else:
+            expected.append(list(range(start, start + conv.out_channels)))
+            start += conv.out_channels
+    assert [units.unit_of_kernel[layer.kernels].tolist() for layer in units.layers] == expected
+    assert units.num_units == start
+    assert [layer.name for layer in units.layers] == [f"convs.{number}" for number in range(len(network.convs))]
+    assert [layer.width for layer in units.layers] == [conv.out_channels for conv in network.convs]
+    tied = {first: (first,) for first in range(len(network.convs)) if first not in TIES[name]}
+    for layer, first in TIES[name].items():
+        tied[first] += (layer,)
+    assert units.tied_layers == tied
+    assert [group.layers for group in units.groups] == list(tied.values())
 
 
-@settings(max_examples=15)
-@given(name=st.sampled_from(list(SMALL)), seed=st.integers(0, 2**32 - 1), target_class=st.sampled_from([None, 0, 4]))
-def test_modules_are_equal(name: str, seed: int, target_class: int | None) -> None:
-    model, graph = traced(name)
-    random = np.random.default_rng(seed)
-    unit_mask = graph.units.repair(random.random(graph.num_units) < random.random())
-    expected = extract_module(model, graph.units.spread(unit_mask), target_class)
-    found = graph.cut(unit_mask, target_class)
-    assert list(found.state_dict()) == list(expected.state_dict())
-    for weight_name, weight in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[weight_name], weight)
-    images = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(found(images), expected(images))
-        images = images.contiguous(memory_format=torch.channels_last)
-        for module in (found, expected):
-            module.to(memory_format=torch.channels_last)
-        assert torch.equal(found(images), expected(images))
+@pytest.mark.parametrize(
+    ("adds", "tied"),
+    [
+        ((None, None, 0, None, 2, 3), {0: (0, 2, 4), 1: (1,), 3: (3, 5)}),  # chains
+        ((None, None, 1, 0, 2), {0: (0, 3), 1: (1, 2, 4)}),
+        ((None, 0, 1, None), {0: (0, 1, 2), 3: (3,)}),
+    ],
+)
+def test_chains_of_additions(adds: tuple[int | None, ...], tied: dict[int, tuple[int, ...]]) -> None:
+    network = ResCNN(3, layers=[Conv(4, add=add) for add in adds]).eval()
+    assert trace(network, 32).units.tied_layers == tied
+
+
+@both
+@pytest.mark.parametrize("target_class", [None, 4])
+def test_modules_have_the_networks_own_names_and_what_is_kept_of_its_weights(
+    name: str, target_class: int | None
+) -> None:
+    network, graph = traced(name)
+    mask = random_mask(graph, 1, 0.5)
+    kernel_mask = graph.units.spread(mask)
+    state = graph.cut(mask, target_class).state_dict()
+    assert list(state) == list(network.state_dict())
+    if target_class is None:
+        assert torch.equal(state["fcs.0.bias"], network.fcs[0].bias)
+    else:
+        expected = naive.module_weights(network, kernel_mask, target_class)
+        assert all(torch.equal(value, expected[name]) for name, value in state.items())
 
 
 @both
 def test_logits_are_equal(name: str) -> None:
-    model, graph = traced(name)
+    network, graph = traced(name)
     images = torch.randn(3, 3, 32, 32)
-    assert torch.equal(graph.forward(images), model(images))
+    with torch.no_grad():
+        assert torch.equal(graph.forward(images), network(images))
+        assert torch.equal(graph.network(images), network(images))
 
 
 @both
-def test_importance_is_equal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graph = traced(name)
-    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    norms, observe = kernel_importance._norm_collector(len(images), model.architecture, images.device)
+def test_masked_is_as_with_hooks_on_the_network(name: str) -> None:
+    network, graph = traced(name)
+    mask = random_mask(graph, 2, 0.5)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        _, expected = naive.run_masked(network, images, torch.tensor(graph.units.spread(mask), dtype=torch.float32))
+        found = graph.forward(images, torch.tensor(mask, dtype=torch.float32))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(found, network(images), rtol=1e-2)
+
+
+@both
+def test_norms_are_those_of_the_networks_maps(name: str) -> None:
+    network, graph = traced(name)
+    images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
-        logits = model.classify(model.convolve(images, observe))
+        outputs, logits = naive.run_masked(network, images)
+        maps = naive.counted_maps(network, outputs)
         found_logits, of_unit = unit_norms(graph, images)
     assert torch.equal(found_logits, logits)
     assert of_unit.dtype == torch.float32
-    assert torch.equal(graph.units.spread(of_unit), norms)
+    expected = torch.cat([feature_map.double().abs().sum((2, 3)) for feature_map in maps], 1)
+    torch.testing.assert_close(graph.units.spread(of_unit).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_narrow_networks() -> None:
+@both
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_narrow_networks_are_cut_exactly(name: str, share: float) -> None:
+    """Where a layer has one kernel, or one is left of it."""
     torch.manual_seed(0)
-    model = CNN(SIMCNN.scaled(1 / 64), 3).eval()
-    graph = trace(model, 32)
-    assert graph.num_units == sum(model.architecture.num_kernels)
-    images = torch.randn(2, 3, 32, 32)
-    mask = graph.units.repair(np.zeros(graph.num_units, bool))
+    build = {"simcnn": SimCNN, "rescnn": ResCNN}[name]
+    network = with_random_biases(build(3, 1 / 64), 3)
+    graph = trace(network, 32)
+    images = torch.randn(2, 3, 32, 32).double()
+    mask = random_mask(graph, 0, share)
     with torch.no_grad():
-        assert torch.equal(graph.cut(mask, 1)(images), extract_module(model, graph.units.spread(mask), 1)(images))
+        _, expected = naive.run_masked(network, images, torch.tensor(graph.units.spread(mask)).double())
+        assert (graph.cut(mask)(images) - expected).abs().max() <= 1e-12
+        assert (graph.cut(mask, 1)(images) - expected[:, 1:2]).abs().max() <= 1e-12
+    if share == 0:
+        assert all(mask[graph.units.of_layer(layer)].sum() == 1 for layer in range(len(network.convs)))

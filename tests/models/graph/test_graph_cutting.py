@@ -100,6 +100,65 @@ def test_a_graph_in_another_precision() -> None:
     assert graph.device_and_dtype == (torch.device("cpu"), torch.float64)
 
 
+class FireAndLogits(nn.Module):
+    """As SqueezeNet ends: the last convolution's kernels are the logits, and its maps are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, stride=2)
+        self.squeeze, self.left, self.right = nn.Conv2d(12, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 3, padding=1)
+        self.last = nn.Conv2d(16, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.squeeze(self.conv(x).relu()).relu()
+        x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
+        return self.last(x).relu().mean((2, 3))
+
+
+class SharedLogits(nn.Module):
+    """The weights of the last linear layer are used twice: they cannot take a map in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 10, 3), nn.Linear(10, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.fc(self.conv(x).relu().mean((2, 3))).relu())
+
+
+class NoBias(nn.Module):
+    """The last linear layer has nothing that a bias could be added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 10, 3), nn.Linear(10, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("target_class", [None, 3])
+@pytest.mark.parametrize(
+    ("network", "in_last_layer"),
+    [(PaddedShortcuts, True), (Shuffled, True), (FireAndLogits, False), (SharedLogits, False), (NoBias, False)],
+)
+@torch.no_grad()
+def test_a_map_of_the_logits(network: type[nn.Module], in_last_layer: bool, target_class: int | None) -> None:
+    _, graph = traced(network)
+    mask, images, logit_map = random_mask(graph, 0), random_images(SIDE), (-2.5, 0.75)
+    plain, mapped = graph.cut(mask, target_class), graph.cut(mask, target_class, logit_map=logit_map)
+    expected = -2.5 * plain(images) + 0.75
+    assert (mapped(images) - expected).abs().max() <= 1e-10
+    assert (expected - expected.flip(0)).abs().max() > 1e-3
+    added = [] if in_last_layer else ["logit.scale", "logit.bias"]
+    assert sorted(mapped.state_dict()) == sorted([*plain.state_dict(), *added])
+    again = graph.cut(mask, target_class, logit_map=None if in_last_layer else (1.0, 0.0))
+    again.load_state_dict(mapped.state_dict())
+    assert torch.equal(again(images), mapped(images))
+    # Neither the graph nor a network cut from it earlier has changed.
+    assert torch.equal(graph.cut(mask, target_class)(images), plain(images))
+
+
 def test_fewer_operations() -> None:
     whole, graph, cut = cut_network(PaddedShortcuts)
     images = random_images(SIDE, 1)

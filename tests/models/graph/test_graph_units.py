@@ -52,6 +52,36 @@ def test_units_are_numbered_by_their_first_kernels() -> None:
     assert first == sorted(first)
 
 
+@pytest.mark.parametrize("network", [PaddedShortcuts, Shuffled, UpAndDown, SelectedKernels])
+def test_what_is_known_of_units_and_layers(network: type[nn.Module]) -> None:
+    """Kernel by kernel."""
+    units = units_of(network)
+    kernels_of_unit: dict[int, list[int]] = {unit: [] for unit in range(units.num_units)}
+    for kernel, unit in enumerate(units.unit_of_kernel.tolist()):
+        if unit >= 0:
+            kernels_of_unit[unit].append(kernel)
+    assert units.first_kernels.tolist() == [kernels[0] for kernels in kernels_of_unit.values()]
+    assert units.sizes.tolist() == [len(kernels) for kernels in kernels_of_unit.values()]
+    tied: dict[int, list[int]] = {}
+    for number, layer in enumerate(units.layers):
+        inside = set(range(layer.kernels.start, layer.kernels.stop))
+        expected = [unit for unit, kernels in kernels_of_unit.items() if inside & set(kernels)]
+        assert units.of_layer(number).tolist() == expected
+        assert layer.is_cuttable == bool(expected)
+        first = next((other for other in tied if units.of_layer(other).tolist() == expected), number)
+        if expected:
+            tied.setdefault(first, []).append(number)
+    assert units.tied_layers == {first: tuple(layers) for first, layers in tied.items()}
+
+
+def test_layers_that_are_tied() -> None:
+    """In whole: layers of another stage have but a part of the same units."""
+    names = [layer.name for layer in units_of(PaddedShortcuts).layers]
+    tied = [{names[layer] for layer in layers} for layers in units_of(PaddedShortcuts).tied_layers.values()]
+    assert {"conv", "blocks.0.conv2"} in tied
+    assert {"blocks.1.conv2", "blocks.2.conv2"} in tied
+
+
 def test_spread_and_gather_are_inverse() -> None:
     units = units_of(UpAndDown)
     assert (units.unit_of_kernel == -1).any()
@@ -132,3 +162,26 @@ def test_every_reader_keeps_a_channel() -> None:
     assert np.flatnonzero(nothing).tolist() == [0, 4, 8, 12]
     kept = units.repair(np.ones(units.num_units, bool))
     assert kept.all()
+
+
+class NothingToDrop(nn.Module):
+    """Its one convolution's kernels are the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+def test_a_network_without_units() -> None:
+    graph = trace(NothingToDrop().eval(), SIDE)
+    units = graph.units
+    assert (units.num_units, units.num_kernels, units.groups, units.tied_layers) == (0, 10, (), {})
+    assert len(units.first_kernels) == len(units.sizes) == len(units.of_layer(0)) == 0
+    for shape in ((0,), (3, 0)):
+        masks = units.repair(np.zeros(shape, bool))
+        assert masks.shape == shape
+        assert units.spread(masks).all()
+    assert units.gather(np.ones(10, bool)).shape == (0,)

@@ -1,0 +1,28 @@
+"""FLOPs against the published numbers and against a count by hand."""
+
+import pytest
+import torch
+
+from models.graph import flops_of, trace
+from models.names import network_of
+from models.resnet20 import ResNet20
+
+
+@pytest.mark.parametrize(("network", "published"), [("simcnn", 313.73e6), ("rescnn", 431.17e6)])
+def test_full_models_cost_what_is_published(network: str, published: float) -> None:
+    assert flops_of(network_of(network, 10), (3, 32, 32)) / 2 == pytest.approx(published, rel=2e-3)
+
+
+def test_count_by_hand() -> None:
+    macs = 32 * 32 * 8 * 27 + 16 * 16 * 16 * 8 * 9 + (16 * 8 * 8) * 32 + 32 * 5
+    network = network_of("simcnn_tiny", 5)
+    assert flops_of(network, (3, 32, 32)) == 2 * macs
+    assert trace(network.eval(), 32).flops == 2 * macs
+
+
+def test_images_count_by_their_size_and_precision_does_not() -> None:
+    network = ResNet20(10, 1 / 4)
+    small = flops_of(network, (3, 32, 32))
+    last = 2 * 16 * 10  # the FC layer, which reads one value of a map whatever its size
+    assert flops_of(network, (3, 64, 64)) - last == 4 * (small - last)
+    assert flops_of(network.to(torch.float64), (3, 32, 32)) == small
