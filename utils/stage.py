@@ -61,7 +61,7 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
     config = load(arguments.model, arguments.dataset, arguments.set)
     root_dir = Path(global_configure.root_dir).resolve()
     device = resolve_device(global_configure.device)
-    dtype = resolve_precision(global_configure.precision)
+    dtype = resolve_precision(global_configure.precision, device)
     make_deterministic(global_configure.seed)
     if announce:
         print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
