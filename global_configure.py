@@ -35,10 +35,10 @@ def _folder(variable: str, default: Path) -> Path:
 
 _TOP = Path(__file__).resolve().parent
 
-# A script below the top imports this file first. Then it finds the packages beside this file before those of the same
-# names that PYTHONPATH may lead to. Somebody else's program, which has the first say in its own names, is left alone.
-_script = getattr(sys.modules["__main__"], "__file__", None)
-if _script and Path(_script).resolve().is_relative_to(_TOP):
+# Scripts in these folders import this file first. Then they find the packages beside it before those of the same names
+# that PYTHONPATH may lead to. Somebody else's program, which has the first say in its own names, is left alone.
+_script = Path(getattr(sys.modules["__main__"], "__file__", None) or _TOP).resolve()
+if any(_script.is_relative_to(_TOP / folder) for folder in ("preprocess", "scripts", "experiments")):
     sys.path.insert(1, str(_TOP))
 
 # The folder whose `data/` holds every checkpoint and array. Default: this repository.
@@ -47,7 +47,7 @@ root_dir = _folder("CNNMOD_ROOT_DIR", _TOP)
 # Where datasets are looked for, and downloaded to.
 dataset_dir = _folder("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset")
 
-# "auto" takes CUDA where there is one; else "cpu", "cuda", "cuda:1" ...
+# "auto" takes CUDA where there is one, else the CPU. Or name one: "cpu", "cuda", "cuda:1", "mps" (of Apple, not tried).
 device = os.environ.get("CNNMOD_DEVICE", "auto")
 
 # The arithmetic of training and of module evaluation: "float32", or "bfloat16" with its 8 bits of precision, which is
@@ -57,7 +57,7 @@ precision = os.environ.get("CNNMOD_PRECISION", "float32")
 # The seed of everything random, but for the train / valid split, which is fixed for comparability.
 seed = _whole_number("CNNMOD_SEED", 0)
 
-# How many module_explorer processes run_module_search.py starts; 0 = one per core (one in all on CUDA).
+# How many module_explorer processes run_module_search.py starts; 0 = one per core (one in all on a GPU).
 num_workers = _whole_number("CNNMOD_NUM_WORKERS", 0)
 
 # CPU threads of one module_explorer, each at work on images of its own. One is best when the explorers fill the cores;

@@ -157,8 +157,8 @@ def time_in_turns(
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def compare(what: str, unit: str, naive: Timing, fast: Timing) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage
     root_dir = Path(global_configure.root_dir).resolve()
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
     device = resolve_device(global_configure.device)
-    dtype = resolve_precision(global_configure.precision)
+    dtype = resolve_precision(global_configure.precision, device)
     make_deterministic(global_configure.seed)
     if announce:
         print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)

@@ -13,6 +13,7 @@ from models.training import EVALUATION_BATCH, progress_bar
 from modules import files as module_files
 from utils.artifacts import Artifacts
 from utils.core_threads import each_on_a_core
+from utils.device import float64_device
 from utils.errors import UserError
 from utils.files import sha256_of
 
@@ -41,27 +42,27 @@ def kernel_importance(
     Returns importance (classes, K) float32, 0 of kernels that are always kept, and the number of confident images per
     class. The number of threads does not change a bit of it.
     """
-    num_classes = graph.num_classes
+    num_classes, exact = graph.num_classes, float64_device(labels.device)
 
     def measure(start: int) -> tuple[Tensor, Tensor]:
         """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
         batch = slice(start, start + EVALUATION_BATCH)
         with torch.inference_mode():
             logits, norms = unit_norms(graph, normalise(pixels[batch], normalisation=normalisation))
-            of_class = F.one_hot(labels[batch], num_classes).T.double()
-            chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence)])
+            of_class = F.one_hot(labels[batch], num_classes).T.to(exact).double()
+            chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence).to(exact)])
             # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
-            return chosen @ norms.double(), chosen.sum(2)
+            return chosen @ norms.to(exact).double(), chosen.sum(2)
 
     starts = range(0, len(labels), EVALUATION_BATCH)
-    sums = torch.zeros(2, num_classes, graph.num_units, dtype=torch.float64, device=labels.device)
-    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=labels.device)
+    sums = torch.zeros(2, num_classes, graph.num_units, dtype=torch.float64, device=exact)
+    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=exact)
     measured = each_on_a_core(measure, starts, labels.device)
     for _, (batch_sums, batch_counts) in zip(progress_bar(starts, "importance"), measured, strict=True):
         sums += batch_sums
         counts += batch_counts
     used = (counts[1] > 0).long()  # the confident images, else all
-    every = torch.arange(num_classes, device=labels.device)
+    every = torch.arange(num_classes, device=exact)
     importance = (sums[used, every] / counts[used, every].clamp(min=1)[:, None]).float().cpu().numpy()
     return graph.units.spread(importance, always=0), counts[1].long().tolist()
 

@@ -117,7 +117,7 @@ def number_of_jobs(asked: int | None, stage: Stage) -> int:
     if jobs < 0 or asked == 0:
         raise UserError(f"--jobs {jobs}: expected at least 1")
     if jobs == 0:
-        jobs = 1 if stage.device.type == "cuda" else num_cores()
+        jobs = num_cores() if stage.device.type == "cpu" else 1
     return min(jobs, stage.config.num_classes)
 
 

@@ -312,7 +312,7 @@ def test_environment_variables(name: str, value: str) -> None:
         try:
             found = runpy.run_path(str(TOP / "global_configure.py"))
             resolve_device(found["device"])
-            resolve_precision(found["precision"])
+            resolve_precision(found["precision"], torch.device("cpu"))
         except UserError as error:
             assert str(error)
         except SystemExit as end:

@@ -12,25 +12,34 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU; anything else is torch's own name of a device.
 
-    Raises UserError for a device that is not here.
+    Not `mps`, which nobody has tried: who names it has it. Raises UserError for a device that is not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
+        # torch's own words for a kind of device that it was built without fill a page.
+        why = "this torch has none" if isinstance(error, NotImplementedError) else reason(error)
         raise UserError(
-            f"device {name} cannot be used: {reason(error)}; expected auto, cpu, or a CUDA device here"
+            f"device {name} cannot be used: {why}; expected auto, cpu, cuda or mps, where there is one"
         ) from None
     return device
 
 
-def resolve_precision(name: str) -> torch.dtype:
-    """float32 or bfloat16. Raises UserError for another name."""
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16. Raises UserError for another name, and for bfloat16 on MPS, where it was never tried."""
     if name not in PRECISIONS:
         raise UserError(f"precision {name}: expected one of {', '.join(PRECISIONS)}")
+    if device.type == "mps" and PRECISIONS[name] != torch.float32:
+        raise UserError(f"precision {name}: expected float32 on device mps; set precision in global_configure.py")
     return PRECISIONS[name]
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 what comes from `device`: there, but for MPS, which has no float64, on the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:

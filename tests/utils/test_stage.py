@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 import global_configure
 from configures.setting import SettingError
 from models.opening import open_stage
-from utils.device import make_deterministic, num_cores, resolve_device, resolve_precision
+from utils.device import float64_device, make_deterministic, num_cores, resolve_device, resolve_precision
 from utils.errors import UserError, WaitedTooLong, run
 from utils.stage import stage_parser
 
@@ -131,18 +131,26 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-@pytest.mark.parametrize("name", ["cuda", "cuda:7", "gpu", "", "meta", "cpu:x"])
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "gpu", "", "meta", "cpu:x", "mps", "mps:0", "xpu"])
 def test_a_device_that_is_not_here(name: str) -> None:
-    with pytest.raises(UserError, match=rf"device {name} cannot be used: .+; expected auto, cpu, or a CUDA device"):
+    with pytest.raises(UserError, match=rf"device {name} cannot be used: .+; expected auto, cpu, cuda or mps, where"):
         resolve_device(name)
 
 
 def test_devices_and_precisions() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert resolve_precision("bfloat16") is torch.bfloat16
+    cpu, mps = torch.device("cpu"), torch.device("mps")
+    assert resolve_precision("bfloat16", cpu) is torch.bfloat16
+    assert resolve_precision("float32", mps) is torch.float32
+    with pytest.raises(
+        UserError, match="precision bfloat16: expected float32 on device mps; set precision in global_conf"
+    ):
+        resolve_precision("bfloat16", mps)
+    assert (float64_device(cpu), float64_device(mps)) == (cpu, cpu)
+    assert float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
     with pytest.raises(UserError, match="precision float16: expected one of float32, bfloat16"):
-        resolve_precision("float16")
+        resolve_precision("float16", cpu)
     assert num_cores() >= 1
 
 
