@@ -13,7 +13,8 @@ import numpy as np
 from dataset.datasets import Split, fingerprint, load_split
 from dataset.images import normalise, to_device
 from models import files as model_files
-from models.cnn import CNN
+from models.cnn import CNN, IMAGE_SIDE
+from models.graph import Graph, trace
 from models.strong_model import load_strong_model
 from models.training import count_right, predict, progress_bar
 from modules.fast.convolution import say_if_without_compiler
@@ -38,6 +39,7 @@ class GradientSearch:
 
     stage: Stage
     model: CNN
+    graph: Graph  # of the model
     split: Split
     keeps: tuple[float, ...]  # the share of the kernels that each round goes down to
 
@@ -79,7 +81,7 @@ class GradientSearch:
         pixels, labels = to_device(self.split.train, stage.device)
         with core_threads(stage.device) as workers:
             learner = MaskLearner(
-                self.model, pixels, labels, self.settings, dtype=stage.dtype, seed=stage.seed, workers=workers
+                self.graph, pixels, labels, self.settings, dtype=stage.dtype, seed=stage.seed, workers=workers
             )
             within = files.state(artifacts)
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
@@ -123,7 +125,7 @@ class GradientSearch:
 
     def masks(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A round's masks (classes, K) bool and logit maps (classes, 2) float32, from their files."""
-        shape = (self.stage.config.num_classes, self.model.architecture.total_kernels)
+        shape = (self.graph.num_classes, self.graph.units.num_kernels)
         kernels, logit_maps = (
             file(self.stage.artifacts, number) for file in (files.round_kernels, files.round_logit_maps)
         )
@@ -151,7 +153,8 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Gra
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)
     model = load_strong_model(stage.config, stage.artifacts, stage.device)
-    return GradientSearch(stage, model, load_split(stage.config), rounds_to_do(stage.config.mask_keeps, keep))
+    graph = trace(model, IMAGE_SIDE)
+    return GradientSearch(stage, model, graph, load_split(stage.config), rounds_to_do(stage.config.mask_keeps, keep))
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:
