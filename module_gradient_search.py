@@ -58,7 +58,7 @@ def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round) -> 
     masks, logit_maps = search.masks(chosen.number)
     found = {"method": "gradient", "round": chosen.number, "seconds": seconds}
     with held(genetic_files.recorder_role(artifacts)):  # which writes modules too
-        show_modularization(save_modularization(search.model, masks, search.split, search.stage, found, logit_maps))
+        show_modularization(save_modularization(search.strong, masks, search.split, search.stage, found, logit_maps))
     folder = module_files.module(artifacts, 0).path.parent
     print(f"rounds: {len(rounds)}; seconds: {seconds:.0f}; modules in {folder}")
 

@@ -1,198 +1,209 @@
 """The modules of a strong model before they are cut out: its feature maps times masks, and the masks' gradient.
 
-The strong model's weights are frozen. Each module is a run of its own, so that modules run in threads of one core
-each, and what comes before the first mask is computed once for all. A dropped kernel's map is zero for the layer behind
-it, and no gradient comes back through it. So a layer's maps stand in order, kept ones first, and a convolution reads
-no others, on the way there and on the way back; but all maps are made, and all masks get their gradient.
+The strong model's weights are frozen. Each module is a run of the graph of its own, so that modules run in threads of
+one core each, and what no mask stands in front of is computed once for all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from models.cnn import CNN, Architecture
-from torch import Tensor
+from torch import Tensor, fx
 
-# A convolution reads a multiple of so many maps: what fills a processor's vectors, and few enough widths for the
-# convolution library to keep the code that it makes for each.
-MAPS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class FrozenConv:
-    """A conv layer's weights (outputs, 3, 3, inputs), of which outputs and inputs are quick to choose."""
-
-    weight: Tensor  # (kernels, 3, 3, channels)
-    turned: Tensor  # (channels, 3, 3, kernels): makes the gradient of the channels' maps of that of the kernels' maps
-    bias: Tensor  # (kernels,)
+from models.graph import Graph, fold_batch_norm
+from models.graph.atoms import argument, is_constant, kind
+from models.graph.propagation import rule_of
+from models.graph.running import Program, Step
+from modules.masked_layers import Convolution, Scaled
 
 
 @dataclass(frozen=True)
-class FrozenModel:
-    """A strong model's weights in the precision of the search, without gradients."""
+class FrozenGraph:
+    """A strong model's graph in the precision of the search, as modules run it."""
 
-    architecture: Architecture
-    convs: tuple[FrozenConv, ...]
-    fcs: tuple[tuple[Tensor, Tensor], ...]  # weight and bias of every FC layer
-
-    @torch.no_grad()
-    def first_maps(self, images: Tensor) -> Tensor:
-        """The first layer's maps after ReLU, before its mask; images (batch, 3, 32, 32) in the weights' precision."""
-        weight, bias = self.convs[0].weight.permute(0, 3, 1, 2), self.convs[0].bias
-        maps = F.conv2d(images, weight, bias, padding=1)
-        return F.max_pool2d(maps, 2).relu() if self.architecture.convs[0].pool else maps.relu()
-
-    def classify(self, features: Tensor, target_class: int) -> Tensor:
-        """One class's logit (batch,) of the last maps (batch, kernels, side, side)."""
-        x = features.flatten(1)
-        for weight, bias in self.fcs[:-1]:
-            x = F.linear(x, weight, bias).relu()
-        weight, bias = self.fcs[-1]
-        return F.linear(x, weight[target_class, None], bias[target_class, None])[:, 0]
-
-
-def freeze(model: CNN, dtype: torch.dtype) -> FrozenModel:
-    """The weights of `model` as the modules' search uses them."""
-
-    def frozen_conv(conv: torch.nn.Conv2d) -> FrozenConv:
-        weight = conv.weight.detach().to(dtype)
-        turned = weight.flip(2, 3).transpose(0, 1)
-        weight, turned = (values.permute(0, 2, 3, 1).contiguous() for values in (weight, turned))
-        return FrozenConv(weight, turned, conv.bias.detach().to(dtype))
-
-    fcs = [(fc.weight.detach().to(dtype), fc.bias.detach().to(dtype)) for fc in model.fcs]
-    return FrozenModel(model.architecture, tuple(map(frozen_conv, model.convs)), tuple(fcs))
-
-
-@dataclass(frozen=True)
-class Order:
-    """The order in which a layer's maps stand."""
-
-    kernels: Tensor  # (kernels,) int64: whose map stands where, kept ones first
-    num_read: int  # how many of the maps the next layer reads
+    graph: Graph  # its batch norms are folded
+    first: Program  # the steps that no mask stands in front of
+    behind: Program  # the other steps, and in front of them those of the first ones whose values they read
+    shared: frozenset[str]  # these, by node
+    convolutions: Mapping[str, tuple[Convolution, Tensor]]  # by node; beside it the unit of each of its kernels
+    done_before: frozenset[str]  # ReLUs and pools that are part of a convolution
 
     @property
-    def read(self) -> Tensor:
-        """The kernels whose maps the next layer reads."""
-        return self.kernels[: self.num_read]
+    def constants(self) -> list[Tensor]:
+        """The weights, as the programs are given them."""
+        return [self.graph.constants[name] for _, name in self.first.constants]
+
+    @torch.no_grad()
+    def first_values(self, images: Tensor) -> dict[str, Any]:
+        """What no mask changes, by node; images (n, channels, side, side) in the weights' precision."""
+        values: dict[str, Any] = {}
+
+        def keep(name: str) -> Callable[[Any], None]:
+            return lambda value: values.update({name: value})
+
+        self.first.run(images, self.constants, observe={name: keep(name) for name in self.shared})
+        return values
+
+    def logit(self, images: Tensor, first_values: Mapping[str, Any], mask: Tensor, target_class: int) -> Tensor:
+        """One module's logit (n,) in the mask's precision, differentiable in the mask.
+
+        Args:
+            images: (n, channels, side, side) in the weights' precision.
+            first_values: of these images.
+            mask: (units,) float; 0 = dropped.
+            target_class: whose logit.
+        """
+        is_kept = torch.cat([mask.detach() != 0, mask.new_ones(1, dtype=torch.bool)])  # unit -1 finds the last one
+        layers: dict[str, Callable[..., Any]] = {name: _constant(value) for name, value in first_values.items()}
+        layers |= {step.name: _reader(step) for step in self.behind.steps if step.factors is not None}
+        layers |= {name: _convolve(layer, is_kept[units]) for name, (layer, units) in self.convolutions.items()}
+        layers |= dict.fromkeys(self.done_before, lambda maps, *_: maps)
+        last = self.behind.steps[-1]
+        only_one = last.function is torch.ops.aten.linear.default
+        if only_one:
+            layers[last.name] = _of_class(layers.get(last.name, last.function), target_class)
+        logits = self.behind.run(images, self.constants, factors=mask, layers=layers)
+        return logits[:, 0 if only_one else target_class].to(mask.dtype)
 
 
-@dataclass(frozen=True)
-class ModuleRun:
-    """What one module made of one batch, as far as the way back needs it."""
+def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
+    """A strong model as the search for its modules' masks uses it.
 
-    orders: list[Order]  # of each layer
-    factors: list[Tensor]  # of each layer (kernels, 1, 1): its mask, in order
-    maps: list[Tensor]  # of each layer: all maps after ReLU and pooling, before the mask, in order
-    pooled: list[tuple[Tensor, Tensor] | None]  # of each layer with a pool: its maps before it, where the largest stand
-    features: Tensor  # the last maps, after the mask
-    logit: Tensor  # (batch,) of the target class, in the mask's precision; differentiable in the features
-
-
-@torch.no_grad()
-def run_module(model: FrozenModel, first_maps: Tensor, mask: Tensor, target_class: int) -> ModuleRun:
-    """Run the module with this mask (K,) float, 0 = dropped, on a batch's `first_maps`."""
-    architecture = model.architecture
-    orders = _orders(architecture, mask != 0)
-    factors = [
-        mask[of_layer][order.kernels, None, None].to(first_maps.dtype)
-        for of_layer, order in zip(architecture.layer_slices, orders, strict=True)
-    ]
-    maps, pooled = [first_maps], [None]
-    outputs: list[Tensor] = []  # of each layer the maps that are read, after mask and addition
-    for layer, conv in enumerate(architecture.convs):
-        order, num_read = orders[layer], orders[layer].num_read
-        if layer > 0:
-            frozen = model.convs[layer]
-            x = _convolve(outputs[-1], frozen.weight, order.kernels, orders[layer - 1].read, frozen.bias)
-            # Maximum, ReLU and mask may change places, since no mask is negative.
-            before, (x, where) = x, F.max_pool2d_with_indices(x, 2) if conv.pool else (x, None)
-            maps.append(x.relu())
-            pooled.append((before, where) if conv.pool else None)
-        output = maps[layer][:, :num_read] * factors[layer][:num_read]
-        outputs.append(output if conv.add is None else output + outputs[conv.add])
-    features = outputs[-1].requires_grad_()
-    with torch.enable_grad():
-        logit = model.classify(features, target_class).to(mask.dtype)
-    return ModuleRun(orders, factors, maps, pooled, features, logit)
-
-
-def gradient_of_run(model: FrozenModel, run: ModuleRun, of_logit: Tensor) -> Tensor:
-    """The gradient (K,) with respect to a run's mask, dropped kernels' too, from that of its logit (batch,)."""
-    architecture = model.architecture
-    gradient = torch.empty(architecture.total_kernels, dtype=of_logit.dtype, device=of_logit.device)
-    (of_output,) = torch.autograd.grad(run.logit, run.features, of_logit)
-    of_added: dict[int, Tensor] = {}  # what comes back to earlier layers through additions
-    for layer in reversed(range(len(architecture.convs))):
-        conv, order = architecture.convs[layer], run.orders[layer]
-        if layer in of_added:
-            of_output = of_output + of_added.pop(layer)
-        if conv.add is not None:
-            of_added[conv.add] = of_added.get(conv.add, 0) + of_output
-        of_mask = (of_output * run.maps[layer]).sum((0, 2, 3), dtype=gradient.dtype)
-        gradient[architecture.layer_slices[layer]] = torch.empty_like(of_mask).index_copy_(0, order.kernels, of_mask)
-        if layer > 0:
-            some = slice(order.num_read)
-            of_maps = of_output[:, some] * run.factors[layer][some]
-            of_maps = torch.ops.aten.threshold_backward(of_maps, run.maps[layer][:, some], 0)
-            if conv.pool:
-                before, where = run.pooled[layer]
-                of_maps = torch.ops.aten.max_pool2d_with_indices_backward(
-                    of_maps, before[:, some], [2, 2], [2, 2], [0, 0], [1, 1], False, where[:, some]
-                )
-            of_output = _convolve(of_maps, model.convs[layer].turned, run.orders[layer - 1].kernels, order.read)
-    return gradient
+    Raises ValueError if it has no units: there is nothing to search.
+    """
+    if graph.num_units == 0:
+        raise ValueError("expected a network with kernels that can be dropped, given one without")
+    graph = fold_batch_norm(graph).to(dtype=dtype)
+    graph = graph.with_constants({name: _channels_last(value) for name, value in graph.constants.items()})
+    program = graph.program
+    readers = {step.name for step in program.steps if step.factors is not None}
+    masked: set[fx.Node] = set()
+    for node in graph.nodes.nodes:
+        if node.name in readers or not masked.isdisjoint(node.all_input_nodes):
+            masked.add(node)
+    behind = {node.name for node in masked}
+    shared = frozenset(
+        node.name
+        for node in graph.nodes.nodes
+        if node.op == "call_function" and node not in masked and not masked.isdisjoint(node.users)
+    )
+    unit_of_channel = torch.as_tensor(graph.units.unit_of_channel, device=graph.device_and_dtype[0])
+    convolutions, done_before = {}, set()
+    for node in graph.nodes.nodes:
+        if node in masked and _is_plain_convolution(node):
+            followers = _followers(node)
+            made = torch.as_tensor(graph.channels.layout(node).channels, device=unit_of_channel.device)
+            convolutions[node.name] = _layer(node, followers), unit_of_channel[made]
+            done_before.update(follower.name for follower in followers)
+    return FrozenGraph(
+        graph,
+        replace(program, steps=tuple(step for step in program.steps if step.name not in behind)),
+        replace(program, steps=tuple(step for step in program.steps if step.name in behind | shared)),
+        shared,
+        convolutions,
+        frozenset(done_before),
+    )
 
 
 def mask_gradient(
-    model: FrozenModel, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor], workers: Executor
+    model: FrozenGraph, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor], workers: Executor
 ) -> tuple[Tensor, Tensor]:
     """A loss of the composed model's logits, and its gradient with respect to the masks.
 
     Args:
         model: the strong model.
-        images: (batch, 3, 32, 32) normalised, channels-last, in the model's precision.
-        masks: (classes, K) float; module c has row c. Dropped kernels (0) get their gradient too.
+        images: (batch, channels, side, side) normalised, channels-last, in the model's precision.
+        masks: (classes, units) float; module c has row c. Dropped units (0) get their gradient too.
         loss: of the logits (batch, classes), a scalar; what else it reads gets its gradient as usual.
         workers: run the modules, one at a time each; the result does not depend on how many they are.
 
-    Returns the loss, detached, and the gradient (classes, K).
+    Returns the loss, detached, and the gradient (classes, units).
     """
     classes = range(len(masks))
-    first_maps = model.first_maps(images)
-    runs = list(workers.map(lambda c: run_module(model, first_maps, masks[c], c), classes))
-    composed = torch.stack([run.logit.detach() for run in runs], 1).requires_grad_()
+    first_values = model.first_values(images)
+    of_modules = [mask.clone().requires_grad_() for mask in masks]
+    logits = list(workers.map(lambda c: model.logit(images, first_values, of_modules[c], c), classes))
+    composed = torch.stack([logit.detach() for logit in logits], 1).requires_grad_()
     value = loss(composed)
     value.backward()
-    gradients = workers.map(lambda c: gradient_of_run(model, runs[c], composed.grad[:, c]), classes)
+    gradients = workers.map(lambda c: torch.autograd.grad(logits[c], of_modules[c], composed.grad[:, c])[0], classes)
     return value.detach(), torch.stack(list(gradients))
 
 
-def _orders(architecture: Architecture, is_kept: Tensor) -> list[Order]:
-    """Of each layer the kept kernels, then dropped ones. Tied layers, whose maps are added, have one order.
-
-    The first layer's maps are made for all modules, and the last one's are read by the FC layers: both stay as they
-    are, and all of them are read.
-    """
-    tied_to, slices = architecture.tied_to, architecture.layer_slices
-    as_they_are = (tied_to[0], tied_to[-1])
-    order_of: dict[int, Order] = {}
-    for first in architecture.free_layers:
-        is_read = torch.stack([is_kept[slices[layer]] for layer, f in enumerate(tied_to) if f == first]).any(0)
-        num_kernels = len(is_read)
-        if first in as_they_are:
-            order_of[first] = Order(torch.arange(num_kernels, device=is_read.device), num_kernels)
-        else:
-            kept_first = is_read.float().argsort(descending=True, stable=True)
-            num_read = -(-int(is_read.sum()) // MAPS_AT_ONCE) * MAPS_AT_ONCE
-            order_of[first] = Order(kept_first, min(max(num_read, MAPS_AT_ONCE), num_kernels))
-    return [order_of[first] for first in tied_to]
+# What a module's run has in place of operators
+def _constant(value: Any) -> Callable[..., Any]:
+    return lambda *_, **__: value
 
 
-def _convolve(maps: Tensor, weight: Tensor, outputs: Tensor, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A convolution from maps of the `inputs` to maps of the `outputs`, by their part of weights (all, 3, 3, all)."""
-    rows = weight.index_select(0, outputs)
-    part = rows.flatten(0, 2).index_select(1, inputs).view(*rows.shape[:3], len(inputs))
-    return F.conv2d(maps, part.permute(0, 3, 1, 2), None if bias is None else bias[outputs], padding=1)
+def _reader(step: Step) -> Callable[..., Any]:
+    """An operator behind its factors."""
+
+    def read(source: Tensor, *args: Any, factors: Tensor, **kwargs: Any) -> Any:
+        return step.function(Scaled.apply(source, factors, step.factors.dim), *args, **kwargs)
+
+    return read
+
+
+def _convolve(layer: Convolution, is_heard: Tensor) -> Callable[..., Tensor]:
+    def convolve(
+        maps: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, factors: Tensor | None = None, **__: Any
+    ) -> Tensor:
+        return layer(maps, weight, bias, factors, is_heard)
+
+    return convolve
+
+
+def _of_class(linear: Callable[..., Tensor], target_class: int) -> Callable[..., Tensor]:
+    """A linear layer that makes one logit (n, 1)."""
+
+    def of_class(source: Tensor, weight: Tensor, bias: Tensor | None = None, **factors: Tensor) -> Tensor:
+        row = slice(target_class, target_class + 1)
+        return linear(source, weight[row], None if bias is None else bias[row], **factors)
+
+    return of_class
+
+
+# What is found out about the graph
+def _channels_last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+
+
+def _is_plain_convolution(node: fx.Node) -> bool:
+    """Whether it is a convolution of images, without groups, padded alike on both sides."""
+    if kind(node) != "conv2d" or rule_of(node) is None or not is_constant(node.args[1]):
+        return False
+    return argument(node, 6, 1) == 1 and len(node.meta["shape"]) == 4 and _padding(node) is not None
+
+
+def _padding(node: fx.Node) -> list[int] | None:
+    """A convolution's padding in numbers; None if it is not the same on both sides."""
+    padding = argument(node, 4, [0, 0])
+    if padding == "valid":
+        return [0, 0]
+    if padding != "same":
+        return list(padding)
+    height, width = node.args[1].meta["shape"][2:]
+    both = [dilation * (size - 1) for dilation, size in zip(argument(node, 5, [1, 1]), (height, width), strict=True)]
+    return None if any(size % 2 for size in both) else [size // 2 for size in both]
+
+
+def _followers(convolution: fx.Node) -> list[fx.Node]:
+    """The ReLU and the max-pool behind a convolution, as far as nothing else reads what is in front of them."""
+    found, last = [], convolution
+    for name in ("relu", "max_pool2d"):
+        users = list(last.users)
+        if len(users) != 1 or kind(users[0]) != name:
+            break
+        found.append(users[0])
+        last = users[0]
+    return found
+
+
+def _layer(node: fx.Node, followers: list[fx.Node]) -> Convolution:
+    pool = None
+    if len(followers) == 2:
+        defaults = {2: [], 3: [0, 0], 4: [1, 1], 5: False}
+        pool = (followers[1].args[1], *(argument(followers[1], place, default) for place, default in defaults.items()))
+    return Convolution(argument(node, 3, [1, 1]), _padding(node), argument(node, 5, [1, 1]), bool(followers), pool)

@@ -4,7 +4,6 @@ Each step is a function of the state before it and its number alone, so that a s
 it had not been.
 """
 
-import copy
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,19 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from models.cnn import CNN
 from torch import Tensor
 
 from configures.base import Config
+from dataset.datasets import IMAGENET, Normalisation
 from dataset.images import augment, normalise
+from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from search.gradient.scores import (
     Price,
-    free_kernels,
     keep_target,
+    kept_share,
     masks_of,
     masks_within,
     mean_similarity,
+    sizes_of,
     step_size,
 )
 from utils.errors import UserError
@@ -67,9 +68,10 @@ class MaskLearner:
     """The masks of all modules while they are learned.
 
     Args:
-        model: the strong model, on the device.
-        pixels, labels: (n, 32, 32, 3) uint8 and (n,) int64 training images, on the device.
+        graph: the strong model, on the device.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         settings: what the search is made of.
+        normalisation: of the images.
         dtype: of the convolutions.
         seed: decides the batches and their augmentation.
         workers: run the modules, one core each.
@@ -77,23 +79,22 @@ class MaskLearner:
 
     def __init__(
         self,
-        model: CNN,
+        graph: Graph,
         pixels: Tensor,
         labels: Tensor,
         settings: MaskSettings,
         *,
+        normalisation: Normalisation = IMAGENET,
         dtype: torch.dtype,
         seed: int,
         workers: Executor,
     ) -> None:
-        self.frozen, self.strong = freeze(model, dtype), copy.deepcopy(model).to(dtype)
-        self.pixels, self.labels = pixels, labels
+        self.frozen, self.units = freeze(graph, dtype), graph.units
+        self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
-        self.kernels = free_kernels(model.architecture)
-        num_classes = model.fcs[-1].out_features
-        self.scores = torch.full((num_classes, len(self.kernels.size)), SCORE_LIMIT)
-        self.logit_scale = torch.ones(num_classes, requires_grad=True)
-        self.logit_bias = torch.zeros(num_classes, requires_grad=True)
+        self.scores = torch.full((graph.num_classes, graph.num_units), SCORE_LIMIT)
+        self.logit_scale = torch.ones(graph.num_classes, requires_grad=True)
+        self.logit_bias = torch.zeros(graph.num_classes, requires_grad=True)
         self.price = Price()
         self.steps_done = 0
         # A short memory of the gradients' sizes: they change as kernels go.
@@ -141,15 +142,13 @@ class MaskLearner:
             share = self.settings.distillation
             return (1 - share) * F.cross_entropy(logits, labels) + share * divergence
 
-        masks = masks_of(self.scores, self.kernels)
+        masks = masks_of(self.scores, self.units)
         self.optimizer.zero_grad(set_to_none=True)
-        value, gradient = mask_gradient(
-            self.frozen, images, self.kernels.spread(masks.float()).to(images.device), loss, self.workers
-        )
+        value, gradient = mask_gradient(self.frozen, images, masks.float().to(images.device), loss, self.workers)
         if not math.isfinite(value):
             raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
-        kept, target = self.kernels.kept_share(masks), keep_target(before, keep, progress)
-        self.scores.grad = self.kernels.gather(gradient.cpu()) + self._penalty_gradient(masks, kept, target)
+        kept, target = kept_share(masks, self.units), keep_target(before, keep, progress)
+        self.scores.grad = gradient.cpu() + self._penalty_gradient(masks, kept, target)
         self.optimizer.step()
         self.scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
         self.price = self.price.next(kept, target)
@@ -158,19 +157,19 @@ class MaskLearner:
 
     def masks(self, keep: float) -> np.ndarray:
         """The masks (classes, K) bool of all modules, within `keep` of their kernels."""
-        return self.kernels.spread(masks_within(self.scores, self.kernels, keep)).numpy()
+        return self.units.spread(masks_within(self.scores, self.units, keep).numpy())
 
     def logit_maps(self) -> np.ndarray:
         """(classes, 2) float32: the scale and the bias of each module's logit."""
         return torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
 
     def _penalty_gradient(self, masks: Tensor, kept: float, target: float) -> Tensor:
-        """Of the price of the kept kernels and of the modules' overlap, with respect to the masks (modules, F)."""
-        gradient = self.price.now(kept, target) * self.kernels.size / len(self.kernels.of_kernel)
+        """Of the price of the kept kernels and of the modules' overlap, with respect to the masks (modules, units)."""
+        gradient = self.price.now(kept, target) * sizes_of(self.units) / self.units.num_kernels
         if self.settings.overlap == 0:
             return gradient
         values = masks.float().requires_grad_()
-        (of_overlap,) = torch.autograd.grad(mean_similarity(values, self.kernels), values)
+        (of_overlap,) = torch.autograd.grad(mean_similarity(values, self.units), values)
         return gradient + self.settings.overlap * of_overlap
 
     def _batch(self) -> tuple[Tensor, Tensor]:
@@ -179,8 +178,8 @@ class MaskLearner:
         size = min(self.settings.batch_size, len(self.labels))
         chosen = torch.randperm(len(self.labels), generator=generator)[:size].to(self.labels.device)
         images = augment(self.pixels[chosen], mirror=self.settings.mirror, generator=generator)
-        return normalise(images, self.dtype), self.labels[chosen]
+        return normalise(images, self.dtype, self.normalisation), self.labels[chosen]
 
     @torch.no_grad()
     def _strong_logits(self, images: Tensor) -> Tensor:
-        return self.strong(images).float()
+        return self.frozen.graph.forward(images).float()

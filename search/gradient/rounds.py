@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from models.cnn import CNN
 
 from dataset.datasets import Split, fingerprint
 from dataset.images import normalise, to_device
 from models import files as model_files
+from models.graph import Graph
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import count_right, predict, progress_bar
@@ -38,7 +38,7 @@ class GradientSearch:
     """The search of one model and dataset."""
 
     stage: Stage
-    model: CNN
+    strong: Graph
     split: Split
     keeps: tuple[float, ...]  # the share of the kernels that each round goes down to
 
@@ -80,7 +80,14 @@ class GradientSearch:
         pixels, labels = to_device(self.split.train, stage.device)
         with core_threads(stage.device) as workers:
             learner = MaskLearner(
-                self.model, pixels, labels, self.settings, dtype=stage.dtype, seed=stage.seed, workers=workers
+                self.strong,
+                pixels,
+                labels,
+                self.settings,
+                normalisation=self.split.train.normalisation,
+                dtype=stage.dtype,
+                seed=stage.seed,
+                workers=workers,
             )
             within = files.state(artifacts)
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
@@ -124,7 +131,7 @@ class GradientSearch:
 
     def masks(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A round's masks (classes, K) bool and logit maps (classes, 2) float32, from their files."""
-        shape = (self.stage.config.num_classes, self.model.architecture.total_kernels)
+        shape = (self.strong.num_classes, self.strong.units.num_kernels)
         kernels, logit_maps = (
             file(self.stage.artifacts, number) for file in (files.round_kernels, files.round_logit_maps)
         )
@@ -132,14 +139,16 @@ class GradientSearch:
 
     def _right_strong(self) -> int:
         valid = self.split.valid
-        return count_right(predict(self.model, valid, self.stage.device, self.stage.dtype), valid.labels)
+        return count_right(predict(self.strong.network, valid, self.stage.device, self.stage.dtype), valid.labels)
 
     def _right_composed(self, masks: np.ndarray, logit_maps: np.ndarray) -> int:
         """How many validation images the modules side by side assign to their class."""
-        images = normalise(to_device(self.split.valid, self.stage.device)[0], self.stage.dtype)
-        outputs = population_outputs(self.model, masks, range(len(masks)), images)
+        valid, units = self.split.valid, self.strong.units
+        images = normalise(to_device(valid, self.stage.device)[0], self.stage.dtype, valid.normalisation)
+        unit_masks = masks[:, units.first_kernels]
+        outputs = population_outputs(self.strong, unit_masks, range(len(masks)), images)
         logits = outputs.T * logit_maps[:, 0] + logit_maps[:, 1]
-        return int((logits.argmax(1) == self.split.valid.labels).sum())
+        return int((logits.argmax(1) == valid.labels).sum())
 
 
 def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> GradientSearch:
@@ -148,12 +157,12 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Gra
     Raises UserError where the strong model or the dataset is not there, or they do not belong together.
     """
     say_if_without_compiler(stage.dtype, stage.device)
-    model = load_strong_model(stage.config, stage.artifacts, stage.device)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
     folder = files.folder(stage.artifacts)
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)
-    return GradientSearch(stage, model, split, rounds_to_do(stage.config.mask_keeps, keep))
+    return GradientSearch(stage, strong, split, rounds_to_do(stage.config.mask_keeps, keep))
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:

@@ -1,91 +1,80 @@
 """Kernel masks learned by gradient: the mathematics, without a network.
 
-One real number, a score, per free kernel and module; a kernel is kept while its score is above 0. The loss's gradient
+One real number, a score, per unit and module; a unit's kernels are kept while its score is above 0. The loss's gradient
 with respect to the mask is taken for that of the score (straight-through: Bengio et al., arXiv 1308.3432, as in
-GradSplitter, arXiv 2311.04438), so that dropped kernels hear what they would be good for, and may come back.
+GradSplitter, arXiv 2311.04438), so that dropped units hear what they would be good for, and may come back.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from models.cnn import Architecture
 from torch import Tensor
+
+from models.graph import Units
 
 PRICE_STEP = 0.05  # by how much the price of kernels rises per step and share of kernels above the target
 PRICE_SLOPE = 5.0  # and by how much it stands higher at once, so that the share does not swing around the target
 DESCENT = 0.5  # the share of a round in which the target goes down; in the rest the masks settle
 
 
-@dataclass(frozen=True)
-class FreeKernels:
-    """The F kernels that are decided over: those of layers that are not tied to an earlier one."""
-
-    of_kernel: Tensor  # (K,) int64: the free kernel that decides over each kernel
-    size: Tensor  # (F,) float32: how many kernels each decides over
-    layers: tuple[slice, ...]  # of each free layer
-
-    def spread(self, values: Tensor) -> Tensor:
-        """(modules, F) -> (modules, K): what holds for a free kernel holds for those tied to it."""
-        return values[:, self.of_kernel]
-
-    def gather(self, gradient: Tensor) -> Tensor:
-        """(modules, K) -> (modules, F): the sum over the kernels that each decides over: the gradient of `spread`."""
-        zeros = torch.zeros(len(gradient), len(self.size), dtype=gradient.dtype)
-        return zeros.index_add(1, self.of_kernel, gradient)
-
-    def kept_share(self, masks: Tensor) -> float:
-        """The share of all modules' kernels that masks (modules, F) keep."""
-        return float((masks * self.size).sum()) / (len(masks) * len(self.of_kernel))
+def sizes_of(units: Units) -> Tensor:
+    """(units,) float32: how many kernels each unit has."""
+    of_kernel = units.unit_of_kernel
+    return torch.as_tensor(np.bincount(of_kernel[of_kernel >= 0], minlength=units.num_units)).float()
 
 
-def free_kernels(architecture: Architecture) -> FreeKernels:
-    """The kernels of a network that are decided over."""
-    num_kernels, tied_to = architecture.num_kernels, architecture.tied_to
-    starts: dict[int, int] = {}
-    total = 0
-    for layer, (width, first) in enumerate(zip(num_kernels, tied_to, strict=True)):
-        if layer == first:
-            starts[layer] = total
-            total += width
-    indices = [starts[first] + torch.arange(width) for width, first in zip(num_kernels, tied_to, strict=True)]
-    of_kernel = torch.cat(indices)
-    layers = tuple(slice(start, start + num_kernels[layer]) for layer, start in starts.items())
-    return FreeKernels(of_kernel, torch.bincount(of_kernel, minlength=total).float(), layers)
+def kept_kernels(masks: Tensor, units: Units) -> Tensor:
+    """(modules,): how many of the K kernels masks (modules, units) keep. Those that are always kept count, too."""
+    always_kept = units.num_kernels - sizes_of(units).sum()
+    return (masks * sizes_of(units)).sum(1) + always_kept
 
 
-def masks_of(scores: Tensor, kernels: FreeKernels) -> Tensor:
-    """Masks (modules, F) bool of scores (modules, F): those above 0, and in a layer without any, the highest."""
-    return (scores > 0) | _highest_of_layers(scores, kernels)
+def kept_share(masks: Tensor, units: Units) -> float:
+    """The share of all modules' kernels that masks (modules, units) keep."""
+    return float(kept_kernels(masks, units).sum()) / (len(masks) * units.num_kernels)
 
 
-def masks_within(scores: Tensor, kernels: FreeKernels, keep: float) -> Tensor:
+def masks_of(scores: Tensor, units: Units) -> Tensor:
+    """Masks (modules, units) bool of scores (modules, units): those above 0, and where none would be left, the highest.
+
+    Some units must never be dropped all at once: those of a conv layer, and whatever else needs a channel.
+    """
+    return (scores > 0) | _highest_where_needed(scores, units)
+
+
+def masks_within(scores: Tensor, units: Units, keep: float) -> Tensor:
     """The masks of `masks_of`, less the lowest scores of all modules until at most `keep` of the kernels are kept.
 
-    The highest score of a layer stays, whatever `keep` says: a module is never cut through.
+    The highest score of a layer stays, whatever `keep` says: a module is never cut through. Kernels that are always
+    kept count as kept.
     """
-    masks = masks_of(scores, kernels)
-    surplus = float((masks * kernels.size).sum()) - keep * len(masks) * len(kernels.of_kernel)
-    may_go = (masks & ~_highest_of_layers(scores, kernels)).flatten()
+    masks = masks_of(scores, units)
+    surplus = float(kept_kernels(masks, units).sum()) - keep * len(masks) * units.num_kernels
+    may_go = (masks & ~_highest_where_needed(scores, units)).flatten()
     lowest_first = scores.flatten().where(may_go, math.inf).argsort(stable=True)[: int(may_go.sum())]
-    size = kernels.size.repeat(len(scores))[lowest_first]
+    size = sizes_of(units).repeat(len(scores))[lowest_first]
     dropped_before = size.cumsum(0) - size
     masks.view(-1)[lowest_first[dropped_before < surplus - 1e-3]] = False  # a hair's surplus is float's, no kernel's
     return masks
 
 
-def _highest_of_layers(scores: Tensor, kernels: FreeKernels) -> Tensor:
-    """(modules, F) bool: each layer's highest score, the first of equal ones."""
+def _highest_where_needed(scores: Tensor, units: Units) -> Tensor:
+    """(modules, units) bool: of every set that must not become empty its highest score, the first of equal ones."""
     highest = torch.zeros_like(scores, dtype=torch.bool)
-    for layer in kernels.layers:
-        highest.scatter_(1, layer.start + scores[:, layer].argmax(1, keepdim=True), True)
+    for of_set in map(torch.as_tensor, units.never_empty):
+        highest.scatter_(1, of_set[scores[:, of_set].argmax(1, keepdim=True)], True)
     return highest
 
 
-def mean_similarity(masks: Tensor, kernels: FreeKernels) -> Tensor:
-    """The mean Jaccard similarity of all pairs of modules, of masks (modules, F) float; differentiable in them."""
-    shared = (masks * kernels.size) @ masks.T
-    kept = (masks * kernels.size).sum(1)
+def mean_similarity(masks: Tensor, units: Units) -> Tensor:
+    """The mean Jaccard similarity of all pairs of modules' kernels, of masks (modules, units) float.
+
+    Differentiable in the masks.
+    """
+    sizes, kept = sizes_of(units).to(masks.dtype), kept_kernels(masks, units)
+    shared = (masks * sizes) @ masks.T + (units.num_kernels - sizes.sum())
     pairs = torch.triu_indices(len(masks), len(masks), 1)
     united = kept[pairs[0]] + kept[pairs[1]] - shared[pairs[0], pairs[1]]
     return (shared[pairs[0], pairs[1]] / united).mean()

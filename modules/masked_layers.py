@@ -1,0 +1,133 @@
+"""What stands behind a mask: any operator, and a convolution that is quick where kernels are dropped.
+
+A dropped channel is zero where the convolution reads it, and no gradient comes back to a dropped kernel. So the
+convolution reads kept channels only, and on the way back kept kernels' maps only. All maps are made all the same, and
+all factors get their gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A convolution reads a multiple of so many maps: what fills a processor's vectors, and few enough widths for the
+# convolution library to keep the code that it makes for each.
+MAPS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without groups, and what directly follows it. ReLU and the maximum may change places."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    is_rectified: bool
+    pool: tuple[Any, ...] | None  # kernel size, stride, padding, dilation, ceil_mode, as torch's max_pool2d has them
+
+    def __call__(
+        self, maps: Tensor, weight: Tensor, bias: Tensor | None, factors: Tensor | None, is_heard: Tensor
+    ) -> Tensor:
+        """The maps (n, kernels, h, w) behind convolution, ReLU and pool. Differentiable in maps and factors.
+
+        Args:
+            maps: (n, channels, height, width).
+            weight: (kernels, channels, height, width), of the maps' dtype; quickest channels-last, as the maps are.
+            bias: (kernels,).
+            factors: (1, channels) floating point, 0 = dropped: what the maps are multiplied by; None: nothing.
+            is_heard: (kernels,) bool: False only where the result's gradient is known to be 0.
+        """
+        return _MaskedConvolution.apply(maps, factors, weight, bias, is_heard, self)
+
+
+class Scaled(torch.autograd.Function):
+    """Values times factors (1, channels) along a dimension; the factors' gradient is summed in their precision."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factors: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(values, factors)
+        ctx.dim = dim
+        return values * _along(factors, values, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, factors = ctx.saved_tensors
+        others = [dim for dim in range(values.dim()) if dim != ctx.dim]
+        of_factors = (grad * values).sum(others, dtype=factors.dtype)[None]
+        return grad * _along(factors, values, ctx.dim) if ctx.needs_input_grad[0] else None, of_factors, None
+
+
+def _along(factors: Tensor, values: Tensor, dim: int) -> Tensor:
+    return factors.to(values.dtype).view(-1, *[1] * (values.dim() - 1 - dim))
+
+
+class _MaskedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        factors: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        is_heard: Tensor,
+        layer: Convolution,
+    ) -> Tensor:
+        read, some_of_weight = maps, weight
+        if factors is not None:
+            chosen = _chosen(factors[0] != 0)
+            in_weight = factors[0].to(weight.dtype)  # smaller than the maps
+            if chosen is not None:
+                read, some_of_weight = take_channels(maps, chosen), take_channels(weight, chosen)
+                in_weight = in_weight[chosen]
+            some_of_weight = some_of_weight * in_weight[:, None, None]
+        made = F.conv2d(read, some_of_weight, bias, layer.stride, layer.padding, layer.dilation)
+        ctx.unpooled_shape, where = made.shape, None
+        if layer.pool is not None:
+            made, where = torch.ops.aten.max_pool2d_with_indices(made, *layer.pool)
+        if layer.is_rectified:
+            made = made.relu_()
+        ctx.save_for_backward(maps, factors, weight, is_heard, made if layer.is_rectified else None, where)
+        ctx.layer = layer
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        maps, factors, weight, is_heard, made, where = ctx.saved_tensors
+        layer, chosen = ctx.layer, _chosen(is_heard)
+        if chosen is not None:
+            grad, weight = take_channels(grad, chosen), weight.index_select(0, chosen)
+            made, where = (None if values is None else take_channels(values, chosen) for values in (made, where))
+        if made is not None:
+            grad = torch.ops.aten.threshold_backward(grad, made, 0)
+        if where is not None:
+            n, _, height, width = ctx.unpooled_shape
+            # Only its shape and the order of its memory count.
+            unpooled = grad.new_empty(n, height, width, grad.shape[1]).permute(0, 3, 1, 2)
+            grad = torch.ops.aten.max_pool2d_with_indices_backward(grad, unpooled, *layer.pool, where)
+        geometry = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1)
+        of_maps, _, _ = torch.ops.aten.convolution_backward(grad, maps, weight, None, *geometry, [True, False, False])
+        of_factors = None
+        if factors is not None:
+            of_factors = (of_maps * maps).sum((0, 2, 3), dtype=factors.dtype)[None]
+            if ctx.needs_input_grad[0]:
+                of_maps.mul_(factors[0].to(of_maps.dtype)[:, None, None])
+        return of_maps if ctx.needs_input_grad[0] else None, of_factors, None, None, None, None
+
+
+def take_channels(values: Tensor, chosen: Tensor) -> Tensor:
+    """Some channels of values (n, channels, height, width), channels-last: (n, chosen, height, width)."""
+    n, channels, height, width = values.shape
+    rows = values.permute(0, 2, 3, 1).reshape(-1, channels)  # torch is quick along the last of two dimensions
+    return rows.index_select(1, chosen).view(n, height, width, len(chosen)).permute(0, 3, 1, 2)
+
+
+def _chosen(is_kept: Tensor) -> Tensor | None:
+    """The kept channels (int64), filled up with dropped ones to a multiple; None if those are all."""
+    num_channels = len(is_kept)
+    num_kept = int(is_kept.sum())
+    num_chosen = max(-(-num_kept // MAPS_AT_ONCE), 1) * MAPS_AT_ONCE
+    if num_chosen >= num_channels:
+        return None
+    return is_kept.to(torch.uint8).argsort(descending=True, stable=True)[:num_chosen]
