@@ -16,7 +16,7 @@ from configures.base import load
 from dataset.datasets import load_split
 from dataset.split_record import record_of
 from models import files as model_files
-from models.registry import architecture_of
+from models.strong_model import graph_of
 from models.trained_on import check_trained_on, load_strong_split
 from modules import files as module_files
 from modules.kernel_importance import random_importance
@@ -32,7 +32,7 @@ MODEL, DATASET = "simcnn_x0_25", "digits_5"
 NAMES = ("--model", MODEL, "--dataset", DATASET)
 CONFIG = load(MODEL, DATASET)
 TINY = ("--model", MODEL, "--dataset", "digits", "--set", "source=tiny", "--set", "num_classes=2")
-REFUSAL = "the images are not those that the strong model was trained on"
+REFUSAL = "the images are not those that the strong model was trained on, or imported with"
 
 STAGES = {
     "train.py": ["--evaluation"],
@@ -57,7 +57,7 @@ def stage(strong_roots: Callable[[str, str], Path], tmp_path: Path, monkeypatch:
     monkeypatch.setattr(global_configure, "root_dir", root)
     artifacts = Artifacts(root, MODEL, DATASET)
     model_files.trained_on(artifacts).save(record_of(load_split(CONFIG)))
-    importance = random_importance(CONFIG.num_classes, architecture_of(MODEL).num_kernels)
+    importance = random_importance(CONFIG.num_classes, graph_of(CONFIG).units)
     module_files.kernel_importance(artifacts).save(importance)
     for folder in ("ga", "gradient", "layer_sensitivity"):
         (artifacts.folder / folder).mkdir()
