@@ -12,13 +12,14 @@ from torch import Tensor, fx, nn
 
 from models.graph import operators  # noqa: F401 (fills the rules)
 from models.graph.atoms import is_constant, overload
-from models.graph.cutting import Cut
+from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused
-from models.graph.network import GraphNetwork, device_and_dtype
+from models.graph.network import GraphNetwork, device_and_dtype, network_of
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
 from models.graph.tracing import trace_plain
 from models.graph.units import Units, units_of
+from models.graph.values import Code
 
 FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels dropped one by one
 
@@ -137,7 +138,8 @@ class Graph:
             if gains.shape != unit_mask.shape or not (gains > 0).all():
                 raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
         with torch.no_grad():
-            return Cut(self, unit_mask.astype(bool), target_class, gains).run(self.learned, self.buffers)
+            logits = Cut(Plan(self), Code(), unit_mask.astype(bool), target_class, gains).run()
+            return network_of(logits, self.constants, self.learned, self.buffers)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Graph":
         """The same graph with its weights on another device or in another precision."""
