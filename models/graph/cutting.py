@@ -85,6 +85,7 @@ class Cut:
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
         self._gains = None if gains is None else torch.as_tensor(np.append(gains, 1.0))
         self._kept: dict[int, np.ndarray] = {}
+        self._whole: dict[fx.Node, bool] = {}
 
     def layout(self, node: fx.Node) -> Layout:
         """The layout of a value of the graph that is one tensor."""
@@ -143,7 +144,7 @@ class Cut:
             if factors is not None:
                 value = value * factors.to(value).view(-1, *[1] * (value.dim() - 2))
             for dim, places in kept.items():
-                value = value.index_select(dim, torch.as_tensor(places, device=value.device))
+                value = value.index_select(dim, torch.from_numpy(places).to(value.device))
             return value
 
         return self.computed_constant(constant, sliced, shape, tuple(key))
@@ -190,8 +191,8 @@ class Cut:
         self._code.images.shape = self.layout(self._plan.images).shape
         for node, rule, operands in self._plan.operators:
             is_read_by_gains = self._gains is not None and node in self._plan.readers
-            is_as_it_was = not is_read_by_gains and all(map(self._is_whole, (node, *operands)))
-            made = self.copy(node) if rule is None or is_as_it_was else rule.cut(self, node)
+            is_whole = all(map(self._is_whole, (node, *operands)))
+            made = self.copy(node) if rule is None or (is_whole and not is_read_by_gains) else rule.cut(self, node)
             if made is not None:
                 self.new[node] = made
                 made.shape = self._shape(node)
@@ -207,6 +208,12 @@ class Cut:
         return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
 
     def _is_whole(self, node: fx.Node) -> bool:
+        found = self._whole.get(node)
+        if found is None:
+            found = self._whole[node] = self._find_whole(node)
+        return found
+
+    def _find_whole(self, node: fx.Node) -> bool:
         found = self.channels.layouts.get(node)
         for layout in found if isinstance(found, list) else [found]:
             if layout is None:  # a number

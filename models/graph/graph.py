@@ -130,9 +130,7 @@ class Graph:
         Raises ValueError for a mask, class or gains that do not fit.
         """
         unit_mask = np.asarray(unit_mask)
-        self.units.check(unit_mask)
-        if target_class is not None and not 0 <= target_class < self.num_classes:
-            raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
+        self.check(unit_mask, target_class)
         if gains is not None:
             gains = np.asarray(gains, np.float64)
             if gains.shape != unit_mask.shape or not (gains > 0).all():
@@ -140,6 +138,12 @@ class Graph:
         with torch.no_grad():
             logits = Cut(Plan(self), Code(), unit_mask.astype(bool), target_class, gains).run()
             return network_of(logits, self.constants, self.learned, self.buffers)
+
+    def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:
+        """Raises ValueError for a mask or a class that does not fit."""
+        self.units.check(unit_mask)
+        if target_class is not None and not 0 <= target_class < self.num_classes:
+            raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Graph":
         """The same graph with its weights on another device or in another precision."""

@@ -4,7 +4,7 @@ Several networks that are written into the same code share what they have in com
 value numbering (Cocke and Schwartz, Programming Languages and Their Compilers, 1970).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,8 @@ class Value:
     function: Callable[..., Any] | None = None  # None of the images and of constants
     args: tuple = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    operands: tuple["Value", ...] = ()  # the values among the arguments, in order, each once
     shape: tuple[int, ...] | None = None  # of two images; None where it is not known, or not one tensor
-
-    @property
-    def operands(self) -> list["Value"]:
-        """The values among the arguments, in order."""
-        return [*values_in(self.args), *values_in(tuple(self.kwargs.values()))]
 
 
 @dataclass(eq=False, slots=True)
@@ -45,10 +41,11 @@ class Code:
 
     def call(self, function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any] | None = None) -> Value:
         """What an operator makes of its arguments."""
-        key = (function, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
+        operands: dict[Value, None] = {}
+        key = (function, _key(args, operands), _key(tuple(kwargs.items()), operands) if kwargs else ())
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = Value(len(self.values), function, args, kwargs or {})
+            found = self._known[key] = Value(len(self.values), function, args, kwargs or {}, tuple(operands))
             self.values.append(found)
         return found
 
@@ -74,15 +71,6 @@ def needed(values: Iterable[Value]) -> list[Value]:
     return [found[number] for number in sorted(found)]
 
 
-def values_in(arg: Any) -> Iterator[Value]:
-    """The values in an argument, which may be in lists and tuples."""
-    if isinstance(arg, Value):
-        yield arg
-    elif isinstance(arg, list | tuple):
-        for part in arg:
-            yield from values_in(part)
-
-
 def with_values(arg: Any, change: Callable[[Value], Any]) -> Any:
     """An argument with something else in the place of each value."""
     if isinstance(arg, Value):
@@ -94,10 +82,14 @@ def with_values(arg: Any, change: Callable[[Value], Any]) -> Any:
     return arg
 
 
-def _key(arg: Any) -> Any:
-    """What tells arguments apart: 1, 1.0 and True are different, and so are 0.0 and -0.0."""
+def _key(arg: Any, operands: dict[Value, None]) -> Any:
+    """What tells arguments apart; adds the values in them to `operands`.
+
+    1, 1.0 and True are different, and so are 0.0 and -0.0.
+    """
     if isinstance(arg, Value):
+        operands[arg] = None
         return arg
     if isinstance(arg, list | tuple):
-        return tuple(map(_key, arg))
+        return tuple([_key(part, operands) for part in arg])
     return type(arg), repr(arg) if isinstance(arg, float) else arg
