@@ -102,10 +102,7 @@ class CompiledConvolutions:
         of_window = (kernels, *weight.shape[2:], *layer.stride, *layer.padding, *layer.dilation)
         window = (*layer.maps.shape[2:], channels, rows, columns, *of_window)
         is_depthwise = layer.groups > 1
-        if is_depthwise:
-            taps = weight.contiguous()
-        else:
-            taps = self._panels(_taps(weight).view(-1, kernels))
+        taps = weight.contiguous() if is_depthwise else self._panels(_taps(weight).view(-1, kernels))
         return partial(
             self._convolve,
             taps=taps,
