@@ -5,6 +5,7 @@ same straight-line code, in which what several modules have in common is one val
 part, and whatever else they share. The code runs batch by batch, and each value in it is computed once.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from models.graph.cutting import Cut, Plan
 from models.graph.values import Code, Constant, Value
 from modules.fast.convolution import Convolutions, convolutions_for
 from modules.fast.fusing import layer_of
-from modules.fast.lowering import lower
+from modules.fast.lowering import left_to_torch, lower
 from modules.fast.steps import Steps
 from utils.core_threads import each_on_a_core
 
@@ -89,6 +90,26 @@ def outputs_with_known(
         fresh = population_outputs(graph, np.stack(list(new.values())), [target_class] * len(new), images)
         outputs_of.update(zip(new, fresh, strict=True))
     return np.stack([outputs_of[mask.tobytes()] for mask in unit_masks]), len(new)
+
+
+def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
+    """Print, once, which operators of the network have no compiled form, where the others have one.
+
+    Raises UserError where CXX names a compiler that does not work.
+    """
+    way = convolutions_for(torch.empty(0, dtype=dtype, device=device))
+    if way.lanes:
+        folded = _prepared(graph.to(device), dtype)
+        with torch.inference_mode():
+            logits = Cut(Plan(folded), Code(), np.ones(graph.num_units, bool), 0).run()
+            names = left_to_torch([logits], way)
+        if names:
+            _say_once(f"no compiled form, so that modules take longer: {', '.join(sorted(names))}")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
 
 
 def _keep_freed_memory() -> None:

@@ -22,16 +22,20 @@ POOLS = words(
     "upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d replication_pad2d"
 )  # with one result; on (n, channels, height, width)
 RESHAPES = words("reshape flatten squeeze unsqueeze")
+LAST = 2**63 - 1  # torch's end of a slice that goes on to the end
+SPLITS = words("chunk split split_with_sizes")  # with several results
 REDUCTIONS = words("mean sum amax amin")
 
 
 def by_channel(value: Value, lanes: int) -> Call | None:
     """The call that computes a value on such memory of its operands; None of what does not work channel by channel."""
     sources = [operand for operand in value.operands if not isinstance(operand, Constant)]
-    shapes = [source.shape for source in (value, *sources)]
-    if any(shape is None or len(shape) < 2 or shape[0] != value.shape[0] for shape in shapes):
-        return None
     name = function_name(value.function)
+    if name == "getitem":
+        return _call(value, value.args)
+    shapes = [source.shape for source in (sources if name in SPLITS else [value, *sources])]
+    if any(shape is None or len(shape) < 2 or shape[0] != shapes[0][0] for shape in shapes):
+        return None
     if is_pointwise_function(value.function):
         return _pointwise(value, sources, lanes)
     rule = _RULES.get(name)
@@ -73,8 +77,26 @@ def _per_channel(value: Value, shape: tuple[int, ...], lanes: int) -> Call | Non
     for constant in value.operands:
         if isinstance(constant, Constant):
             found = constant.compute()
-            constants[constant] = found.repeat_interleave(lanes) if found.numel() > 1 else found
+            constants[constant] = found.repeat_interleave(lanes) if found.numel() == shape[1] else found
     return _call(value, value.args, constants)
+
+
+def _gated(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
+    """Of two halves along a dimension."""
+    dim = value.args[1] if len(value.args) > 1 else -1
+    return _call(value, value.args) if dim % len(shape) else None
+
+
+def _split(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
+    source, sizes, dim = (*value.args, *(None, 0)[len(value.args) - 1 :])
+    if dim % len(shape) == 0:
+        return None
+    if dim % len(shape) > 1:
+        return _call(value, value.args)
+    if function_name(value.function) == "chunk":
+        sizes = -(-shape[1] // sizes)
+    sizes = [size * lanes for size in sizes] if isinstance(sizes, list) else sizes * lanes
+    return torch.split, (source, sizes, 1), {}
 
 
 def _concatenation(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
@@ -84,8 +106,9 @@ def _concatenation(value: Value, shape: tuple[int, ...], lanes: int) -> Call | N
 
 def _slice(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
     source, dim, start, end, step = (*value.args, *(None, 0, None, None, 1)[len(value.args) :])
-    if dim % len(shape) != 1:
-        return _call(value, value.args) if dim % len(shape) else None
+    is_all = step == 1 and start in (0, None) and (end is None or end >= LAST)
+    if dim % len(shape) != 1 or is_all:
+        return _call(value, value.args) if dim % len(shape) or is_all else None
     first, last, _ = slice(start, end).indices(shape[1])
     return (aten.slice.Tensor, (source, 1, first * lanes, last * lanes), {}) if step == 1 else None
 
@@ -128,8 +151,10 @@ _RULES: dict[str, Callable[[Value, tuple[int, ...], int], Call | None]] = {
     **dict.fromkeys(RESHAPES, _reshape),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concatenation),
-    **dict.fromkeys(("batch_norm", "prelu", "_prelu_kernel"), _per_channel),
+    **dict.fromkeys(("batch_norm", "instance_norm", "prelu", "_prelu_kernel"), _per_channel),
     **dict.fromkeys(("pad", "constant_pad_nd"), _padding),
+    **dict.fromkeys(SPLITS, _split),
+    "glu": _gated,
     "slice": _slice,
     "index_select": _selection,
 }
