@@ -1,44 +1,160 @@
-"""What a population of modules answers."""
+"""What a population of modules answers: one function from (graph, unit masks, images) to outputs.
 
-from collections.abc import Sequence
+No network is built per chromosome. Every module is cut out of the graph, with the target class's logit alone, into the
+same straight-line code, in which what several modules have in common is one value: the maps up to where their masks
+part, and whatever else they share. The code runs batch by batch, and each value in it is computed once.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph import Graph
+from models.graph import Graph, fold_batch_norm
+from models.graph.cutting import Cut, Plan
+from models.graph.values import Code, Constant, Value
+from modules.fast.convolution import Convolutions, convolutions_for
+from modules.fast.fusing import layer_of
+from modules.fast.lowering import left_to_torch, lower
+from modules.fast.steps import Steps
+from utils.core_threads import each_on_a_core
+
+WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
+KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
+
+
+@dataclass
+class Part:
+    """Modules that run together."""
+
+    rows: list[int] = field(default_factory=list)  # their places in the population
+    logits: list[Value] = field(default_factory=list)
 
 
 def population_outputs(
     graph: Graph, unit_masks: np.ndarray, target_classes: Sequence[int], images: Tensor, batch_size: int | None = None
 ) -> np.ndarray:
-    """Temporary."""
-    graph = graph.to(dtype=images.dtype)
-    outputs = []
-    with torch.inference_mode():
-        for mask, target_class in zip(unit_masks, target_classes, strict=True):
-            module = graph.cut(mask, target_class)
-            outputs.append(torch.cat([module(part)[:, 0] for part in images.split(128)]).float().cpu())
-    return torch.stack(outputs).numpy()
+    """Each module's target-class logit on each image.
+
+    Args:
+        graph: the strong model; its weights are cast to the images' dtype.
+        unit_masks: (modules, U) bool, True = kept; nothing that is read may be left without channels.
+        target_classes: (modules,) the class whose logit each module is trusted for.
+        images: (n, channels, side, side) normalised, channels-last, on the model's device; float32 or bfloat16.
+        batch_size: images at a time; None = what the way to compute is best with, within a bound on memory.
+
+    Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
+    Raises ValueError for a mask or class that does not fit.
+    """
+    _keep_freed_memory()
+    folded = _prepared(graph, images.dtype)
+    outputs = torch.empty(len(unit_masks), len(images), dtype=torch.float32, device=images.device)
+    way = convolutions_for(images)
+    batch_size = batch_size or way.batch_size(_largest_map(folded))
+    for part in _parts(folded, np.asarray(unit_masks), target_classes, way, images.itemsize):
+        with torch.inference_mode():
+            steps = lower(part.logits, way)
+
+        def run_batch(start: int, part: Part = part, steps: Steps = steps) -> None:
+            batch = slice(start, start + batch_size)
+            with torch.inference_mode():  # of this thread
+                for row, logit in zip(part.rows, steps.run(images[batch]), strict=True):
+                    outputs[row, batch] = logit[:, 0].float()
+
+        for _ in each_on_a_core(run_batch, range(0, len(images), batch_size), images.device):
+            pass  # each batch has written its outputs
+    return outputs.cpu().numpy()
 
 
 def outputs_with_known(
-    graph: Graph, masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
+    graph: Graph, unit_masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[np.ndarray, int]:
-    """The target class's logits (population, n) float32 of all masks, and how many modules had to run.
+    """The target class's logits (population, n) float32 of all unit masks, and how many modules had to run.
 
     Args:
-        model: the strong model.
-        masks: (population, K) bool, True = kept.
+        graph: the strong model.
+        unit_masks: (population, U) bool, True = kept.
         target_class: whose logit the modules are trusted for.
-        images: (n, 3, 32, 32) normalised, on the model's device.
-        known: masks (m, K) and their outputs (m, n), or None.
+        images: (n, channels, side, side) normalised, on the model's device.
+        known: unit masks (m, U) and their outputs (m, n), or None.
     """
     outputs_of = {}
     if known is not None:
         outputs_of = {mask.tobytes(): outputs for mask, outputs in zip(*known, strict=True)}
-    new = {mask.tobytes(): mask for mask in masks if mask.tobytes() not in outputs_of}
+    new = {mask.tobytes(): mask for mask in unit_masks if mask.tobytes() not in outputs_of}
     if new:
         fresh = population_outputs(graph, np.stack(list(new.values())), [target_class] * len(new), images)
         outputs_of.update(zip(new, fresh, strict=True))
-    return np.stack([outputs_of[mask.tobytes()] for mask in masks]), len(new)
+    return np.stack([outputs_of[mask.tobytes()] for mask in unit_masks]), len(new)
+
+
+def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
+    """Print, once, which operators of the network have no compiled form, where the others have one.
+
+    Raises UserError where CXX names a compiler that does not work.
+    """
+    way = convolutions_for(torch.empty(0, dtype=dtype, device=device))
+    if way.lanes:
+        folded = _prepared(graph.to(device), dtype)
+        with torch.inference_mode():
+            logits = Cut(Plan(folded), Code(), np.ones(graph.num_units, bool), 0).run()
+            names = left_to_torch([logits], way)
+        if names:
+            _say_once(f"no compiled form, so that modules take longer: {', '.join(sorted(names))}")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library use the memory of one batch's feature maps again for the next one's.
+
+    glibc gives large blocks back to the system when they are freed, and has every page of the next one zeroed; but once
+    a block of its own mapping was freed, it keeps blocks up to that size, and twice as much in all (malloc/malloc.c, on
+    the dynamic threshold). A fifth of the time of one thread in float32. Does nothing to other libraries.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
+def _prepared(graph: Graph, dtype: torch.dtype) -> Graph:
+    """The graph with batch norm folded, and with weights of a dtype that are fast to slice."""
+    cast = fold_batch_norm(graph).to(dtype=dtype)
+    return cast.with_constants({name: value.contiguous() for name, value in cast.constants.items()})
+
+
+def _largest_map(graph: Graph) -> int:
+    """How many values an image's largest map has in the whole network."""
+    shapes = [node.meta.get("shape") for node in graph.nodes.nodes if node.op == "call_function"]
+    return max(math.prod(shape[1:]) for shape in shapes if isinstance(shape, tuple) and len(shape) == 4)
+
+
+def _parts(
+    graph: Graph, unit_masks: np.ndarray, target_classes: Sequence[int], way: Convolutions, value_bytes: int
+) -> Iterator[Part]:
+    """The population's modules, those with equal beginnings beside each other, in parts whose weights fit in memory."""
+    plan, code, part, held = Plan(graph), Code(), Part(), 0
+    for row in np.lexsort(unit_masks.T[::-1]).tolist():
+        graph.check(unit_masks[row], target_classes[row])
+        num_values = len(code.values)
+        part.logits.append(Cut(plan, code, unit_masks[row].astype(bool), target_classes[row]).run())
+        part.rows.append(row)
+        held += sum(_num_weights(value, way) for value in code.values[num_values:]) * value_bytes
+        if held > WEIGHT_BYTES:
+            yield part
+            code, part, held = Code(), Part(), 0
+    if part.rows:
+        yield part
+
+
+def _num_weights(value: Value, way: Convolutions) -> int:
+    """How many numbers are held for a value: those of conv layers in the way's own form."""
+    if isinstance(value, Constant):
+        return 0 if len(value.shape) == 4 else math.prod(value.shape)
+    layer = layer_of(value)
+    return 0 if layer is None else way.num_weights(layer)

@@ -4,6 +4,7 @@
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,14 +33,17 @@ ALSO_POINTWISE = words(
 
 def kind(node: fx.Node) -> str:
     """The operator's name; of nodes that are no operators what they are ('placeholder', 'get_attr', 'output')."""
-    if node.op != "call_function":
-        return node.op
-    if node.target is operator.getitem:
+    return function_name(node.target) if node.op == "call_function" else node.op
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """The name of what an operator calls."""
+    if function is operator.getitem:
         return "getitem"
-    if isinstance(node.target, torch._ops.OpOverload):
-        namespace, name = node.target._schema.name.split("::")
+    if isinstance(function, torch._ops.OpOverload):
+        namespace, name = function._schema.name.split("::")
         return name if namespace == "aten" else f"{namespace}.{name}"
-    return getattr(node.target, "__name__", str(node.target))
+    return getattr(function, "__name__", str(function))
 
 
 def overload(node: fx.Node) -> str:
@@ -49,9 +53,14 @@ def overload(node: fx.Node) -> str:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether every element of the result depends on one element of each operand (after broadcasting)."""
-    if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    return node.op == "call_function" and is_pointwise_function(node.target)
+
+
+def is_pointwise_function(function: Callable[..., Any]) -> bool:
+    """Whether that is so of what an operator calls."""
+    if torch.Tag.pointwise in getattr(function, "tags", ()):
         return True
-    return kind(node) in ALSO_POINTWISE or overload(node) in ("aten.max.other", "aten.min.other")
+    return function_name(function) in ALSO_POINTWISE or str(function) in ("aten.max.other", "aten.min.other")
 
 
 def is_in_place(node: fx.Node) -> bool:

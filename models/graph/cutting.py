@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import is_constant, kind
-from models.graph.layouts import Layout
-from models.graph.network import GraphNetwork, device_and_dtype
+from models.graph.atoms import is_constant
+from models.graph.layouts import Layout, resized
+from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation, rule_of
-from models.graph.tracing import erase_unused
+from models.graph.values import Code, Constant, Value
 
 if TYPE_CHECKING:
     from models.graph.graph import Graph
@@ -23,35 +23,76 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
+class Plan:
+    """What all cuts of a graph have in common, found out once.
+
+    Attributes:
+        channels, constants, units: the graph's.
+        operators: in order, each with its rule (None: it is copied) and the operands that depend on the images.
+        readers: by their nodes.
+        device, dtype: those of the weights.
+    """
+
+    def __init__(self, graph: "Graph") -> None:
+        self.channels: Propagation = graph.channels
+        self.constants = graph.constants
+        self.units = graph.units
+        self.readers = {reader.node: reader for reader in self.channels.readers}
+        self.device, self.dtype = device_and_dtype(graph.constants)
+        self.operators = [
+            (node, rule_of(node) if node in self.channels.layouts else None, self.channels.operands(node))
+            for node in self.channels.nodes.nodes
+            if node.op == "call_function"
+        ]
+        (output,) = (node for node in self.channels.nodes.nodes if node.op == "output")
+        self.logits: fx.Node = output.args[0]
+        (self.images,) = (node for node in self.channels.nodes.nodes if node.op == "placeholder")
+        self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def units_and_classes(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each channel its unit and, of the logits' channels, its class; -1 where it has none."""
+        found = self._units_of.get(id(channels))
+        if found is None:
+            units = self.units
+            found = channels, units.unit_of_channel[channels], units.class_of_channel[channels]
+            self._units_of[id(channels)] = found  # with the array, so that no other one gets its id
+        return found[1:]
+
+
 class Cut:
     """A network while it is cut.
 
+    Args:
+        plan: of the graph.
+        code: where the smaller network is written, which may have others.
+        unit_mask: (units,) bool, True = kept.
+        target_class: keep only this class's logit; None keeps all.
+        gains, logit_map: see `Graph.cut`.
+
     Attributes:
-        new: of each node of the graph that of the smaller network; none for what lies between a row of channels and
-            the row that it is rearranged to.
+        new: of each node of the graph that depends on the images the value of the smaller network; none for what lies
+            between a row of channels and the row that it is rearranged to.
         constants: the graph's.
     """
 
     def __init__(
         self,
-        graph: "Graph",
+        plan: Plan,
+        code: Code,
         unit_mask: np.ndarray,
         target_class: int | None,
-        gains: np.ndarray | None,
+        gains: np.ndarray | None = None,
         logit_map: tuple[float, float] | None = None,
     ) -> None:
-        self.channels: Propagation = graph.channels
-        self.constants = graph.constants
-        self.new: dict[fx.Node, fx.Node] = {}
-        self.device, self.dtype = device_and_dtype(graph.constants)
-        self._units, self._unit_mask, self._target_class = graph.units, unit_mask, target_class
-        self._gains = None if gains is None else torch.as_tensor(np.append(gains, 1.0))  # unit -1 finds the last one
+        self.channels, self.constants = plan.channels, plan.constants
+        self.device, self.dtype = plan.device, plan.dtype
+        self.new: dict[fx.Node, Value] = {}
+        self._plan, self._code, self._target_class = plan, code, target_class
+        self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
+        self._gains = None if gains is None else torch.as_tensor(np.append(gains, 1.0))
+        self._kept: dict[int, np.ndarray] = {}
+        self._whole: dict[fx.Node, bool] = {}
         self._logit_map = logit_map
-        self._readers = {reader.node: reader for reader in self.channels.readers}
-        self._graph = fx.Graph()
-        self._tensors: dict[str, Tensor] = {}
-        self._made: dict[tuple, fx.Node] = {}
-        self._graph_decides: set[str] = set()
 
     def layout(self, node: fx.Node) -> Layout:
         """The layout of a value of the graph that is one tensor."""
@@ -59,148 +100,152 @@ class Cut:
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
-        units = self._units.unit_of_channel[channels]
-        is_kept = np.append(self._unit_mask, True)[units]
-        if self._target_class is not None:
-            classes = self._units.class_of_channel[channels]
-            is_kept &= (classes < 0) | (classes == self._target_class)
-        return np.flatnonzero(is_kept)
+        found = self._kept.get(id(channels))
+        if found is None:
+            units, classes = self._plan.units_and_classes(channels)
+            is_kept = self._mask[units]
+            if self._target_class is not None:
+                is_kept &= (classes < 0) | (classes == self._target_class)
+            found = self._kept[id(channels)] = np.flatnonzero(is_kept)
+        return found
 
     def factors(self, node: fx.Node) -> Tensor | None:
         """The gains of the channels that a reader reads, for its whole row of channels; None where there are none."""
-        reader = self._readers.get(node)
+        reader = self._plan.readers.get(node)
         if self._gains is None or reader is None:
             return None
-        return self._gains[torch.as_tensor(self._units.unit_of_channel[reader.channels])]
+        return self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
 
-    def with_factors(self, node: fx.Node) -> fx.Node:
+    def with_factors(self, node: fx.Node) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
         source, factors = self.new[node.args[0]], self.factors(node)
         if factors is None:
             return source
-        reader = self._readers[node]
+        reader = self._plan.readers[node]
         factors = factors[torch.as_tensor(self.kept(reader.channels))]
         shape = [1] * len(self.layout(node.args[0]).shape)
         shape[reader.dim] = len(factors)
-        name = f"gains.{node.name}"
-        self._tensors[name] = factors.to(self.device, self.dtype).view(shape)
-        return self.call(aten.mul.Tensor, source, self._graph.create_node("get_attr", name))
+        value = factors.to(self.device, self.dtype).view(shape)
+        key = (factors.numpy().tobytes(),)
+        gains = self._code.constant(f"gains.{node.name}", key, tuple(shape), lambda: value)
+        return self.call(aten.mul.Tensor, source, gains)
 
     def constant(
         self, constant: fx.Node | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
-    ) -> fx.Node | None:
+    ) -> Value | None:
         """A constant of which along some dimensions only the given places are kept; None stays None.
 
         `factors` (for all channels) multiply it along dimension 1.
         """
         if constant is None:
             return None
-        kept = kept or {}
+        shape = tuple(self.constants[constant.target].shape)
+        kept = {dim: places for dim, places in (kept or {}).items() if len(places) != shape[dim]}
+        key: list[Any] = [(dim, places.tobytes()) for dim, places in kept.items()]
+        for dim, places in kept.items():
+            shape = resized(shape, dim, len(places))
+        if factors is not None:
+            key.append(factors.numpy().tobytes())
 
         def sliced(value: Tensor) -> Tensor:
             if factors is not None:
                 value = value * factors.to(value).view(-1, *[1] * (value.dim() - 2))
             for dim, places in kept.items():
-                if len(places) != value.shape[dim]:
-                    value = value.index_select(dim, torch.as_tensor(places, device=value.device))
+                value = value.index_select(dim, torch.from_numpy(places).to(value.device))
             return value
 
-        key = [*((dim, places.tobytes()) for dim, places in kept.items())]
-        if factors is not None:
-            key.append(factors.numpy().tobytes())
-        return self.computed_constant(constant, sliced, tuple(key))
+        return self.computed_constant(constant, sliced, shape, tuple(key))
 
-    def computed_constant(self, constant: fx.Node, compute: Callable[[Tensor], Tensor], key: tuple = ()) -> fx.Node:
-        """A constant made of one of the graph's, under its name."""
-        name = constant.target
-        if (name, key) not in self._made:
-            whole = self.constants[name]
-            value = compute(whole).detach()
-            while name in self._tensors:  # of a weight that two operators cut in different ways
-                name += "_again"
-            self._tensors[name] = value.clone() if value.data_ptr() == whole.data_ptr() else value
-            self._made[constant.target, key] = self._graph.create_node("get_attr", name)
-        return self._made[constant.target, key]
+    def computed_constant(
+        self, constant: fx.Node, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
+    ) -> Value:
+        """A constant made of one of the graph's, under its name; `key` says how."""
+        whole = self.constants[constant.target]
+        return self._code.constant(constant.target, key, shape, lambda: compute(whole))
 
-    def buffer(self, value: Tensor, name: str) -> fx.Node:
+    def buffer(self, value: Tensor, name: str) -> Value:
         """A tensor that the graph and the mask decide, not the weights."""
-        name = f"cut.{name}_{len(self._graph_decides)}"
-        self._graph_decides.add(name)
-        self._tensors[name] = value.to(self.device)
-        return self._graph.create_node("get_attr", name)
+        key = (value.dtype, tuple(value.shape), value.numpy().tobytes())
+        return self._code.constant(f"cut.{name}", key, tuple(value.shape), lambda: value.to(self.device))
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A node of the smaller network."""
-        return self._graph.call_function(function, args, kwargs)
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
+        """A value of the smaller network."""
+        return self._code.call(function, args, kwargs)
 
-    def operand(self, node: fx.Node) -> fx.Node:
+    def operand(self, node: fx.Node) -> Value:
         """An operand as it is in the smaller network."""
         return self.constant(node) if is_constant(node) else self.new[node]
 
-    def copy(self, node: fx.Node) -> fx.Node:
+    def operands(self, given: Any) -> Any:
+        """An argument as it is in the smaller network, with its nodes in lists and tuples."""
+        if isinstance(given, fx.Node):
+            return self.operand(given)
+        if isinstance(given, tuple):
+            return tuple(map(self.operands, given))
+        if isinstance(given, list):
+            return list(map(self.operands, given))
+        if isinstance(given, dict):
+            return {name: self.operands(part) for name, part in given.items()}
+        return given
+
+    def copy(self, node: fx.Node) -> Value:
         """The same operator."""
-        return self._graph.node_copy(node, self.operand)
+        return self._code.call(node.target, self.operands(node.args), self.operands(node.kwargs))
 
-    def run(self, learned: frozenset[str], buffers: frozenset[str]) -> GraphNetwork:
-        """Cut the whole graph."""
-        for node in self.channels.nodes.nodes:
-            if is_constant(node):
-                continue
-            if node.op == "output":
-                self._output(node)
-            elif node.op == "placeholder" or node not in self.channels.layouts or self._is_as_it_was(node):
-                self.new[node] = self.copy(node)
-            else:
-                rule = rule_of(node)
-                made = self.copy(node) if rule is None else rule.cut(self, node)
-                if made is not None:
-                    self.new[node] = made
-        erase_unused(self._graph)
-        return self._network(learned, buffers)
+    def run(self) -> Value:
+        """Cut the whole graph; the logits of the smaller network."""
+        self.new[self._plan.images] = self._code.images
+        self._code.images.shape = self.layout(self._plan.images).shape
+        for node, rule, operands in self._plan.operators:
+            is_read_by_gains = self._gains is not None and node in self._plan.readers
+            is_whole = all(map(self._is_whole, (node, *operands)))
+            made = self.copy(node) if rule is None or (is_whole and not is_read_by_gains) else rule.cut(self, node)
+            if made is not None:
+                self.new[node] = made
+                made.shape = self._shape(node)
+        logits = self.new[self._plan.logits]
+        if self._target_class is not None and self._is_whole(self._plan.logits):
+            logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
+        return logits if self._logit_map is None else self._mapped(logits, *self._logit_map)
 
-    def _is_as_it_was(self, node: fx.Node) -> bool:
-        if self._gains is not None and node in self._readers:
-            return False
-        operands = [operand for operand in node.all_input_nodes if operand in self.channels.layouts]
-        return all(map(self._is_whole, [node, *operands]))
+    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        found = self.channels.layouts.get(node)
+        if not isinstance(found, Layout) or found.is_scattered:
+            return None
+        return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
 
     def _is_whole(self, node: fx.Node) -> bool:
-        found = self.channels.layouts[node]
+        found = self._whole.get(node)
+        if found is None:
+            found = self._whole[node] = self._find_whole(node)
+        return found
+
+    def _find_whole(self, node: fx.Node) -> bool:
+        found = self.channels.layouts.get(node)
         for layout in found if isinstance(found, list) else [found]:
+            if layout is None:  # a number
+                continue
             row = self.layout(layout.origin.node) if layout.is_scattered else layout
             if row.is_row and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
 
-    def _output(self, node: fx.Node) -> None:
-        logits = self.new[node.args[0]]
-        if self._target_class is not None and self._is_whole(node.args[0]):
-            logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
-        self._graph.output(logits if self._logit_map is None else self._mapped(logits, *self._logit_map))
-
-    def _mapped(self, logits: fx.Node, scale: float, bias: float) -> fx.Node:
-        """The logits times a scale, plus a bias: by the linear layer that makes them, if it has weights of its own."""
-        own = logits.args[1:3] if kind(logits) == "linear" else ()
-        if len(own) == 2 and all(is_constant(value) and len(value.users) == 1 for value in own):
-            weight, old_bias = (value.target for value in own)
-            self._tensors[weight] = self._tensors[weight] * scale
-            self._tensors[old_bias] = self._tensors[old_bias] * scale + bias
-            return logits
+    def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
+        """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
+        source, *own = logits.args if logits.function is aten.linear.default else (logits,)
+        if len(own) == 2 and all(isinstance(value, Constant) for value in own):
+            weight, old_bias = own
+            scaled = self._mapped_constant(weight, scale)
+            moved = self._mapped_constant(old_bias, scale, bias)
+            return self.call(logits.function, source, scaled, moved)
         for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
-            self._tensors[name] = torch.tensor(value, device=self.device, dtype=self.dtype)
-            logits = self.call(function, logits, self._graph.create_node("get_attr", name))
+            tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
+            logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
         return logits
 
-    def _network(self, learned: frozenset[str], buffers: frozenset[str]) -> GraphNetwork:
-        parameters, persistent, others = {}, {}, {}
-        order = {name: number for number, name in enumerate(self.constants)}
-        names = {node.target for node in self._graph.nodes if is_constant(node)}
-        for name in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
-            value, own_name = self._tensors[name], name.removesuffix("_again")
-            if name.startswith(("gains.", "logit.")) or own_name in learned & buffers:
-                persistent[name] = value
-            elif own_name in learned:
-                (parameters if value.is_floating_point() else persistent)[name] = value
-            else:
-                others[name] = value
-        return GraphNetwork(self._graph, parameters, persistent, others)
+    def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
+        def compute() -> Tensor:
+            scaled = constant.compute() * scale
+            return scaled if bias is None else scaled + bias
+
+        return self._code.constant(constant.name, ("mapped", constant.number, scale, bias), constant.shape, compute)

@@ -12,14 +12,15 @@ from torch import Tensor, fx, nn
 
 from models.graph import operators  # noqa: F401 (fills the rules)
 from models.graph.atoms import is_constant, overload
-from models.graph.cutting import Cut
+from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused
 from models.graph.flops import flops_of
-from models.graph.network import GraphNetwork, device_and_dtype
+from models.graph.network import GraphNetwork, device_and_dtype, network_of
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
 from models.graph.tracing import trace_plain
 from models.graph.units import Units, units_of
+from models.graph.values import Code
 
 FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels dropped one by one
 
@@ -92,7 +93,7 @@ class Graph:
             is_parameter = name in self.learned - self.buffers and value.is_floating_point()
             part = parameters if is_parameter else buffers if name in self.learned else others
             part[name] = value
-        return GraphNetwork(self.nodes, parameters, buffers, others)
+        return GraphNetwork(program_of(self.nodes), parameters, buffers, others)
 
     @cached_property
     def program(self) -> Program:
@@ -146,16 +147,20 @@ class Graph:
         Raises ValueError for a mask, class or gains that do not fit.
         """
         unit_mask = np.asarray(unit_mask)
-        self.units.check(unit_mask)
-        if target_class is not None and not 0 <= target_class < self.num_classes:
-            raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
+        self.check(unit_mask, target_class)
         if gains is not None:
             gains = np.asarray(gains, np.float64)
             if gains.shape != unit_mask.shape or not (gains > 0).all():
                 raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
         with torch.no_grad():
-            part = Cut(self, unit_mask.astype(bool), target_class, gains, logit_map)
-            return part.run(self.learned, self.buffers)
+            logits = Cut(Plan(self), Code(), unit_mask.astype(bool), target_class, gains, logit_map).run()
+            return network_of(logits, self.constants, self.learned, self.buffers)
+
+    def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:
+        """Raises ValueError for a mask or a class that does not fit."""
+        self.units.check(unit_mask)
+        if target_class is not None and not 0 <= target_class < self.num_classes:
+            raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
 
     @property
     def flops(self) -> int:

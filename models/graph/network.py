@@ -1,18 +1,19 @@
-"""A graph as a module of torch: weights by the names that the network has for them, one forward."""
+"""A program as a module of torch: weights by the names that the network has for them, one forward."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from models.graph.running import program_of
+from models.graph.running import Program, program_of_code
+from models.graph.values import Constant, Value, needed
 
 
 class GraphNetwork(nn.Module):
-    """What a plain graph computes: images (n, channels, side, side) -> logits (n, classes), in evaluation mode.
+    """What a program computes: images (n, channels, side, side) -> logits (n, classes), in evaluation mode.
 
     Args:
-        nodes: the plain graph.
+        program: its constants are the tensors, by name.
         parameters: by name; dots in a name are submodules.
         buffers: likewise.
         others: tensors that the graph itself decides (orders of channels): they move with the module, but its
@@ -21,7 +22,7 @@ class GraphNetwork(nn.Module):
 
     def __init__(
         self,
-        nodes: fx.Graph,
+        program: Program,
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         others: Mapping[str, Tensor],
@@ -36,7 +37,7 @@ class GraphNetwork(nn.Module):
         for name, value in others.items():
             owner, leaf = self._owner(name)
             owner.register_buffer(leaf, value, persistent=False)
-        self.program = program_of(nodes)
+        self.program = program
         self._constants = [self._owner(name) for _, name in self.program.constants]
         self.eval()
 
@@ -53,6 +54,44 @@ class GraphNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, channels, side, side)."""
         return self.program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
+
+
+def network_of(
+    logits: Value, constants: Mapping[str, Tensor], learned: frozenset[str], buffers: frozenset[str]
+) -> GraphNetwork:
+    """The network that computes one value of straight-line code; it shares no memory with the weights.
+
+    Args:
+        logits: the value.
+        constants, learned, buffers: those of the graph that the code was cut from.
+    """
+    names = _names([value for value in needed([logits]) if isinstance(value, Constant)])
+    order = {name: number for number, name in enumerate(constants)}
+    parameters, persistent, others = {}, {}, {}
+    for value, name in sorted(names.items(), key=lambda item: (order.get(item[1], len(order)), item[1])):
+        tensor = value.compute().detach()
+        if value.name in constants and tensor.data_ptr() == constants[value.name].data_ptr():
+            tensor = tensor.clone()
+        if value.name.startswith(("gains.", "logit.")) or value.name in learned & buffers:
+            persistent[name] = tensor
+        elif value.name in learned:
+            (parameters if tensor.is_floating_point() else persistent)[name] = tensor
+        else:
+            others[name] = tensor
+    return GraphNetwork(program_of_code(logits, names), parameters, persistent, others)
+
+
+def _names(constants: Sequence[Constant]) -> dict[Constant, str]:
+    """What each constant is called: what it is made of, and more where others are made of that in other ways."""
+    names: dict[Constant, str] = {}
+    taken: set[str] = set()
+    for constant in constants:
+        name = constant.name
+        while name in taken:
+            name += "_again"
+        taken.add(name)
+        names[constant] = name
+    return names
 
 
 def device_and_dtype(constants: Mapping[str, Tensor]) -> tuple[torch.device, torch.dtype]:

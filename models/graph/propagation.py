@@ -19,6 +19,7 @@ from models.graph.layouts import Layout
 
 if TYPE_CHECKING:
     from models.graph.cutting import Cut
+    from models.graph.values import Value
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Rule:
     """What is known of an operator."""
 
     follow: Callable[["Propagation", fx.Node], "Layout | list[Layout]"]  # where the channels of its result stand
-    cut: Callable[["Cut", fx.Node], "fx.Node | None"]  # the operator on the channels that are kept
+    cut: Callable[["Cut", fx.Node], "Value | None"]  # the operator on the channels that are kept
     is_known: Callable[[fx.Node], bool] = lambda node: True
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from models.graph.atoms import is_constant
+from models.graph.values import Constant, Value, needed, with_values
 
 
 @dataclass(frozen=True)
@@ -198,3 +199,37 @@ def _plain_containers(given: Any, place_of: dict[fx.Node, int]) -> Any:
     if isinstance(given, tuple):
         return tuple(_plain_containers(part, place_of) for part in given)
     return given
+
+
+def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
+    """The program that computes one value of straight-line code.
+
+    Args:
+        logits: the value.
+        names: of the constants that it needs.
+    """
+    values = needed([logits])
+    place_of = {value: place for place, value in enumerate(values)}
+    last_use = {operand: value for value in values for operand in value.operands}
+    done_with: dict[Value, list[int]] = {}
+    for operand, user in last_use.items():
+        if not isinstance(operand, Constant):
+            done_with.setdefault(user, []).append(place_of[operand])
+
+    def place(value: Value) -> Place:
+        return Place(place_of[value])
+
+    steps = [
+        Step(
+            f"value_{number}",
+            number,
+            value.function,
+            with_values(value.args, place),
+            {name: with_values(arg, place) for name, arg in value.kwargs.items()},
+            tuple(done_with.get(value, [])),
+        )
+        for value, number in place_of.items()
+        if value.function is not None
+    ]
+    constants = tuple((number, names[value]) for value, number in place_of.items() if isinstance(value, Constant))
+    return Program(len(values), 0, place_of[logits], constants, tuple(steps))

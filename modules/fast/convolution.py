@@ -1,7 +1,4 @@
-"""Conv layers of fixed weights, in the way that is fastest on the device and for the dtype.
-
-A way says how maps stand in memory and makes layers for such maps: 3x3 convolution with padding 1, ReLU, pooling.
-"""
+"""Conv layers of fixed weights, in the way that is fastest on the device and for the dtype."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiler
-from modules.fast.winograd import MinimalFiltering
+from modules.fast.fusing import Layer
+from modules.fast.layers import CompiledConvolutions
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
 # measured by `benchmarks/convolution.py`.
@@ -23,35 +21,37 @@ FEATURE_MAP_VALUES = 4 * 2**20  # of one batch's largest feature map: 16 MiB in 
 
 
 class Convolutions(Protocol):
-    """A way to convolve."""
+    """A way to convolve: how maps stand in memory, and layers for such maps.
+
+    Attributes:
+        lanes: how many images stand beside each other; 0: maps stand as torch has them.
+    """
+
+    lanes: int
 
     def batch_size(self, values: int) -> int:
         """How many images at a time, whose largest feature maps have so many values each."""
 
-    def place(self, images: Tensor) -> Tensor:
-        """Images (n, channels, side, side) as maps."""
+    def place(self, values: Tensor) -> Tensor:
+        """Values (n, channels, ...) in this way's order of memory."""
 
-    def layer(self, weight: Tensor, bias: Tensor, side: int, *, pool: bool) -> Callable[[Tensor], Tensor]:
-        """What convolves maps of `side` pixels, a new tensor each time.
+    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values in this way's order as (n, channels, ...) of as many images as `images` has."""
 
-        Args:
-            weight: (kernels, channels, 3, 3).
-            bias: (kernels,).
-            side: in pixels; even with `pool`.
-            pool: take the maximum of 2x2 pixels behind the ReLU.
+    def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
+        """What computes a layer of its maps and, if it has one, of the map that is added: a new tensor each time.
+
+        None of a layer that this way has no form for.
         """
 
-    def features(self, maps: Tensor, num_images: int) -> Tensor:
-        """Maps as (num_images, channels * side * side), in this order."""
-
-    def num_weights(self, kernels: int, channels: int, side: int) -> int:
+    def num_weights(self, layer: Layer) -> int:
         """How many values a layer holds, without its bias."""
 
 
 def convolutions_for(like: Tensor) -> Convolutions:
     """The way for maps of the dtype and on the device of `like`. Raises UserError for a compiler that does not work."""
     if can_be_compiled(like.dtype, like.device) and (found := compiler()):
-        return MinimalFiltering(found)
+        return CompiledConvolutions(found)
     return TorchConvolutions(like.dtype, like.device)
 
 
@@ -73,6 +73,8 @@ class TorchConvolutions:
     three rows of the map around it by one matrix, which is banded, and the same for every row.
     """
 
+    lanes = 0
+
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._banded_up_to = BANDED_UP_TO.get(dtype, 0) if device.type == "cpu" else 0
 
@@ -80,26 +82,43 @@ class TorchConvolutions:
         """As many as keep the largest feature map within FEATURE_MAP_VALUES."""
         return max(1, FEATURE_MAP_VALUES // values)
 
-    def place(self, images: Tensor) -> Tensor:
-        """The images themselves."""
-        return images
+    def place(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
 
-    def layer(self, weight: Tensor, bias: Tensor, side: int, *, pool: bool) -> Callable[[Tensor], Tensor]:
+    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def layer(self, layer: Layer) -> Callable[..., Tensor]:
         """See `Convolutions`."""
-        if side <= self._banded_up_to:
-            convolve = partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=bias.repeat(side))
+        weight = layer.weight.compute()
+        bias = None if layer.bias is None else layer.bias.compute()
+        if self._is_banded(layer):
+            side = layer.maps.shape[2]
+            row_bias = None if bias is None else bias.repeat(side)
+            convolve = partial(convolve_by_rows, matrix=banded_matrix(weight, side), bias=row_bias)
         else:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-            convolve = partial(F.conv2d, weight=weight, bias=bias, padding=1)
-        return lambda maps: relu(convolve(maps), pool=pool)
+            convolve = partial(
+                F.conv2d,
+                weight=weight.contiguous(memory_format=torch.channels_last),
+                bias=bias,
+                stride=layer.stride,
+                padding=layer.padding,
+                dilation=layer.dilation,
+                groups=layer.groups,
+            )
+        ending = layer.relu, layer.relu_of_sum, layer.pool
+        return lambda maps, added=None: end(convolve(maps), added, *ending)
 
-    def features(self, maps: Tensor, num_images: int) -> Tensor:
+    def num_weights(self, layer: Layer) -> int:
         """See `Convolutions`."""
-        return maps.flatten(1)
+        kernels, channels, *sizes = layer.weight.shape
+        per_channel = 3 * layer.maps.shape[2] ** 2 if self._is_banded(layer) else sizes[0] * sizes[1]
+        return kernels * channels * per_channel
 
-    def num_weights(self, kernels: int, channels: int, side: int) -> int:
-        """See `Convolutions`."""
-        return kernels * channels * (3 * side**2 if side <= self._banded_up_to else 9)
+    def _is_banded(self, layer: Layer) -> bool:
+        return layer.is_three_by_three and layer.maps.shape[2] <= self._banded_up_to
 
 
 def banded_matrix(weight: Tensor, side: int) -> Tensor:
@@ -112,8 +131,8 @@ def banded_matrix(weight: Tensor, side: int) -> Tensor:
     return matrix.view(side * kernels, 3 * side * channels)
 
 
-def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """Convolve maps (n, channels, side, side) by the matrix of `banded_matrix`, and add bias (side * kernels,)."""
+def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve maps (n, channels, side, side) by a matrix of `banded_matrix`, and add the bias (side * kernels,)."""
     images, channels, side, _ = maps.shape
     width = side * channels  # of a row
     rows = maps.permute(0, 2, 3, 1).reshape(images, side * width)
@@ -123,6 +142,17 @@ def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         part = matrix[:, (above - row + 1) * width : (below - row + 1) * width]
         convolved.append(F.linear(rows[:, above * width : below * width], part, bias))
     return torch.cat(convolved, 1).view(images, side, side, -1).permute(0, 3, 1, 2)
+
+
+def end(maps: Tensor, added: Tensor | None, is_rectified: bool, is_sum_rectified: bool, is_pooled: bool) -> Tensor:
+    """What a layer does behind its convolution, on maps that nobody else needs; see `Layer`."""
+    if added is not None:
+        maps = relu(maps, pool=False) if is_rectified else maps
+        maps += added
+        is_rectified = is_sum_rectified
+    if is_rectified:
+        return relu(maps, pool=is_pooled)
+    return F.max_pool2d(maps, 2) if is_pooled else maps
 
 
 def relu(maps: Tensor, *, pool: bool) -> Tensor:

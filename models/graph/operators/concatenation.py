@@ -8,6 +8,7 @@ from models.graph.channel_classes import KEPT
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
@@ -35,7 +36,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return rows[0].row(shape, pooled=pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """The same operator on fewer channels."""
     return part.copy(node)
 

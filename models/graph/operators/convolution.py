@@ -13,6 +13,7 @@ from models.graph.atoms import argument, is_constant, overload
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Layer, Propagation, Rule
+from models.graph.values import Value
 
 WEIGHT, BIAS, STRIDE, PADDING, DILATION, GROUPS = range(1, 7)  # places of the arguments
 
@@ -53,7 +54,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, 1, made, source.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """The convolution with the kernels that are kept, of the channels that are kept."""
     weight, bias, groups = node.args[WEIGHT], argument(node, BIAS), argument(node, GROUPS, 1)
     kernels, per_group = part.constants[weight.target].shape[:2]
@@ -73,7 +74,12 @@ def cut(part: Cut, node: fx.Node) -> fx.Node:
         for group in range(groups)
     ]
     sizes = [(len(rows), len(columns)) for rows, columns in of_group]
-    new_weight = part.computed_constant(weight, lambda values: pack_groups(values, of_group, factors, per_group))
+    new_weight = part.computed_constant(
+        weight,
+        lambda values: pack_groups(values, of_group, factors, per_group),
+        (len(made), max(columns for _, columns in sizes), *part.constants[weight.target].shape[2:]),
+        (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
+    )
     if len(set(sizes)) == 1:
         return part.call(node.target, images, new_weight, new_bias, *rest, groups)
     return part.call(uneven_groups, images, new_weight, new_bias, sizes, *rest)

@@ -10,6 +10,7 @@ from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.operators.convolution import layer_name
 from models.graph.propagation import RULES, Layer, Propagation, Rule
+from models.graph.values import Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
@@ -26,7 +27,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, last, made, source.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """The layer with the rows and columns that are kept."""
     weight, bias = node.args[1], argument(node, 2)
     made, source = part.kept(part.layout(node).channels), part.layout(node.args[0])

@@ -12,6 +12,7 @@ from models.graph.atoms import argument
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 EPSILON = 1e-5  # torch's default
 STATISTICS = range(1, 5)  # places of weight, bias, mean and variance of batch norm and instance norm
@@ -29,7 +30,7 @@ def follow_by_channel(channels: Propagation, node: fx.Node) -> Layout:
     return source.row(node.meta["shape"])
 
 
-def cut_by_channel(part: Cut, node: fx.Node) -> fx.Node:
+def cut_by_channel(part: Cut, node: fx.Node) -> Value:
     """The same with the kept channels' statistics."""
     kept = part.kept(part.layout(node).channels)
     constants = [part.constant(argument(node, place), {0: kept}) for place in STATISTICS]
@@ -49,7 +50,7 @@ def follow_layer_norm(channels: Propagation, node: fx.Node) -> Layout:
     return source.row(shape)
 
 
-def cut_layer_norm(part: Cut, node: fx.Node) -> fx.Node:
+def cut_layer_norm(part: Cut, node: fx.Node) -> Value:
     """See `partial_layer_norm`."""
     kept = part.kept(part.layout(node).channels)
     weight, bias = (part.constant(argument(node, place), {0: kept}) for place in (2, 3))
@@ -90,7 +91,7 @@ def follow_group_norm(channels: Propagation, node: fx.Node) -> Layout:
     return source.row(node.meta["shape"])
 
 
-def cut_group_norm(part: Cut, node: fx.Node) -> fx.Node:
+def cut_group_norm(part: Cut, node: fx.Node) -> Value:
     """See `partial_group_norm`."""
     layout, groups = part.layout(node), node.args[1]
     kept = part.kept(layout.channels)

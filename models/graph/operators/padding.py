@@ -6,6 +6,7 @@ from torch import fx
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 
 def amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
@@ -31,7 +32,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, source.dim, row, source.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """As many channels before and behind as are kept of those."""
     layout = part.layout(node)
     num_dims = len(layout.shape)

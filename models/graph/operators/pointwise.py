@@ -4,6 +4,7 @@ Activations need no list, and what they make of zero does not matter: the mask s
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from torch import fx
@@ -13,6 +14,7 @@ from models.graph.channel_classes import KEPT
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import POINTWISE, RULES, Propagation, Rule
+from models.graph.values import Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
@@ -53,18 +55,19 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, dim, result, pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """The same operator; weights in it lose the channels that are cut."""
     layout = part.layout(node)
     kept = part.kept(layout.channels)
 
-    def operand(given: fx.Node) -> fx.Node:
+    def operand(given: Any) -> Any:
         if not is_constant(given):
-            return part.new[given]
+            return part.operands(given)
         place = _place_in_constant(part.constants[given.target].shape, layout.shape, layout.dim)
         return part.constant(given, {} if place is None else {place: kept})
 
-    return part.call(node.target, *fx.map_arg(node.args, operand), **fx.map_arg(node.kwargs, operand))
+    kwargs = {name: operand(given) for name, given in node.kwargs.items()}
+    return part.call(node.target, *map(operand, node.args), **kwargs)
 
 
 def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], dim: int) -> int | None:
@@ -87,7 +90,7 @@ def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
     return source.row(shape)
 
 
-def cut_prelu(part: Cut, node: fx.Node) -> fx.Node:
+def cut_prelu(part: Cut, node: fx.Node) -> Value:
     """The kept channels' slopes."""
     weight = node.args[1]
     kept = part.kept(part.layout(node).channels)
@@ -110,7 +113,7 @@ def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, dim, first, source.pooled)
 
 
-def cut_glu(part: Cut, node: fx.Node) -> fx.Node:
+def cut_glu(part: Cut, node: fx.Node) -> Value:
     """The same operator: both halves have lost the same channels."""
     return part.copy(node)
 

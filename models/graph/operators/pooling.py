@@ -6,6 +6,7 @@ from models.graph.atoms import argument, words
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 SPATIAL = words(
     "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool2d_with_indices lp_pool2d "
@@ -42,7 +43,7 @@ def follow_softmax(channels: Propagation, node: fx.Node) -> Layout:
     return source.row(shape)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """The same operator on fewer channels."""
     return part.copy(node)
 

@@ -15,6 +15,7 @@ from models.graph.atoms import hint, kind, words
 from models.graph.cutting import Cut, aten
 from models.graph.layouts import Layout, Origin, places_along, resized
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 MOVES = words(
     "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
@@ -96,7 +97,7 @@ def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...])
     return Layout(shape, pooled=whole.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node | None:
+def cut(part: Cut, node: fx.Node) -> Value | None:
     """The rearrangement of the channels that are kept; None on the way to a row, whose channels are taken then."""
     source, result = part.channels.layouts[node.args[0]], part.channels.layouts[node]
     if isinstance(source, list):  # of a split
@@ -113,7 +114,7 @@ def cut(part: Cut, node: fx.Node) -> fx.Node | None:
         return _by_element(part, node)
     args = _with_sizes(part, node, result)
     if _stays_right(part, node, [result], args):
-        return part.call(node.target, *fx.map_arg(args, part.operand), **fx.map_arg(node.kwargs, part.operand))
+        return part.call(node.target, *part.operands(args), **part.operands(node.kwargs))
     whole = part.layout(result.origin.node)
     if result.dim == whole.dim and resized(result.shape, result.dim, 0) == resized(whole.shape, whole.dim, 0):
         return _take(part, result)
@@ -152,7 +153,7 @@ def _stays_right(part: Cut, node: fx.Node, results: list[Layout], args: tuple | 
     return True
 
 
-def _take(part: Cut, result: Layout) -> fx.Node:
+def _take(part: Cut, result: Layout) -> Value:
     """A row's kept channels out of its origin's kept channels."""
     origin = result.origin.node
     whole = part.layout(origin)
@@ -166,7 +167,7 @@ def _take(part: Cut, result: Layout) -> fx.Node:
     return part.call(aten.index_select.default, part.new[origin], whole.dim, index)
 
 
-def _by_element(part: Cut, node: fx.Node) -> fx.Node:
+def _by_element(part: Cut, node: fx.Node) -> Value:
     """The kept elements of an image one by one, as the operator moves them."""
     source, result = part.layout(node.args[0]), part.layout(node)
     count = int(np.prod(source.shape[1:]))

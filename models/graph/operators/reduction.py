@@ -13,6 +13,7 @@ from models.graph.atoms import argument, kind, overload
 from models.graph.cutting import Cut, aten
 from models.graph.layouts import Layout
 from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.values import Value
 
 # By name the places of the dimensions and of `keepdim` among the arguments.
 REDUCTIONS = {
@@ -85,7 +86,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     return source.row(shape, dim, pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> fx.Node:
+def cut(part: Cut, node: fx.Node) -> Value:
     """On fewer channels it is the same but for the zeros."""
     source = part.layout(node.args[0])
     dims = dims_of(node, len(source.shape))

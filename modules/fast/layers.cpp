@@ -1,13 +1,15 @@
-// A conv layer of 3x3 kernels with padding 1: convolution by minimal filtering, bias, ReLU, 2x2 max-pooling if asked.
+// Conv layers with what follows them at once: bias, ReLU, the addition of another map, 2x2 max-pooling.
 //
-// After Winograd (Arithmetic Complexity of Computations, 1980) as Lavin and Gray apply it to convolutional networks
-// (Fast Algorithms for Convolutional Neural Networks, CVPR 2016). A tile of the output is made of the tile of the map
-// that reaches one pixel beyond it: along rows and columns, pixels become points; at every point, channels become
-// kernels by a small matrix product; points become pixels. A tile of 4x4 takes 36 products per channel and kernel in
-// place of 144.
+// Kernels of 3x3 with stride and padding 1 on square maps are convolved by minimal filtering, after Winograd (Arithmetic
+// Complexity of Computations, 1980) as Lavin and Gray apply it to convolutional networks (Fast Algorithms for
+// Convolutional Neural Networks, CVPR 2016). A tile of the output is made of the tile of the map that reaches one pixel
+// beyond it: along rows and columns, pixels become points; at every point, channels become kernels by a small matrix
+// product; points become pixels. A tile of 4x4 takes 36 products per channel and kernel in place of 144. All other
+// kernels are convolved tap by tap; depthwise ones likewise.
 //
-// Maps stand in the order (blocks, side, side, channels, LANES): the same pixel of LANES images is beside each other.
-// So all arithmetic is on whole vectors however few the channels are, and an image's outputs do not depend on others.
+// Maps stand in the order (blocks, rows, columns, channels, LANES): the same pixel of LANES images is beside each
+// other. So all arithmetic is on whole vectors however few the channels are, and an image's outputs do not depend on
+// others.
 
 #include <algorithm>
 #include <cstdint>
@@ -36,7 +38,23 @@ INLINE Vector load(const float *from) { return *reinterpret_cast<const Vector *>
 INLINE void store(float *to, Vector values) { *reinterpret_cast<Vector *>(to) = values; }
 // What is not a number stays so.
 INLINE Vector larger(Vector a, Vector b) { return (a < b) | (b != b) ? b : a; }
-INLINE Vector relu(Vector a) { return Vector{} > a ? Vector{} : a; }
+INLINE Vector rectified(Vector a) { return Vector{} > a ? Vector{} : a; }
+
+// What follows the sums over the channels.
+struct Ending {
+    const float *bias;   // (kernels,)
+    bool relu;           // of what has its bias
+    const float *added;  // like the outputs before pooling, or null
+    bool relu_of_sum;
+
+    // Of the values that stand at `at` among the outputs before pooling.
+    __attribute__((always_inline)) Vector of(Vector sums, int64_t kernel, int64_t at) const {
+        Vector value = sums + bias[kernel];
+        if (relu) value = rectified(value);
+        if (added) value = value + load(added + at);
+        return relu_of_sum ? rectified(value) : value;
+    }
+};
 
 // A map of two pixels x, y: with a kernel a, b, c, by (x + y) b, y (c - b) and x (a - b) it becomes xb + yc, xa + yb.
 struct Two {
@@ -76,13 +94,13 @@ struct Four {
     }
 };
 
-// A layer on its maps.
+// A layer on its maps, by minimal filtering.
 struct Layer {
     int64_t blocks, side, channels, kernels;
+    Ending ending;
     bool pool;
     const float *maps;     // (blocks, side, side, channels, LANES)
     const float *weights;  // for every panel (points, channels, its kernels)
-    const float *bias;     // (kernels,)
     float *outputs;        // (blocks, side, side, kernels, LANES); pooled, half the side
 };
 
@@ -159,8 +177,8 @@ struct Convolution {
 
     // From the points of a panel's kernels to their outputs.
     void to_outputs(Place place, const float *products, int64_t first, int64_t kernels) const {
-        int64_t side = layer.pool ? layer.side / 2 : layer.side, step = layer.kernels * LANES;
-        float *map = layer.outputs + place.block * side * side * step + first * LANES;
+        int64_t side = layer.side, to_side = layer.pool ? side / 2 : side, step = layer.kernels * LANES;
+        float *map = layer.outputs + place.block * to_side * to_side * step + first * LANES;
         int rows = inside(place.row), columns = inside(place.column);
         for (int64_t lane = 0; lane < kernels * LANES; lane += WIDTH) {
             Vector half[OUTPUTS][POINTS], pixel[OUTPUTS][OUTPUTS];
@@ -170,17 +188,19 @@ struct Convolution {
                 Filtering::to_outputs(point, output);
                 for (int y = 0; y < OUTPUTS; y++) half[y][x] = output[y];
             }
-            float bias = layer.bias[first + lane / LANES];
-            for (int y = 0; y < OUTPUTS; y++) {
-                Filtering::to_outputs(half[y], pixel[y]);
-                for (int x = 0; x < OUTPUTS; x++) pixel[y][x] = relu(pixel[y][x] + bias);
-            }
+            for (int y = 0; y < OUTPUTS; y++) Filtering::to_outputs(half[y], pixel[y]);
+            int64_t kernel = first + lane / LANES;
+            for (int y = 0; y < rows; y++)
+                for (int x = 0; x < columns; x++) {
+                    int64_t before = (place.block * side + place.row + y) * side + place.column + x;
+                    pixel[y][x] = layer.ending.of(pixel[y][x], kernel, before * step + first * LANES + lane);
+                }
             if (layer.pool) {
                 for (int y = 0; y < rows; y += 2)
                     for (int x = 0; x < columns; x += 2) {
                         Vector above = larger(pixel[y][x], pixel[y][x + 1]);
                         Vector below = larger(pixel[y + 1][x], pixel[y + 1][x + 1]);
-                        int64_t at = (place.row + y) / 2 * side + (place.column + x) / 2;
+                        int64_t at = (place.row + y) / 2 * to_side + (place.column + x) / 2;
                         store(map + at * step + lane, larger(above, below));
                     }
                 continue;
@@ -229,11 +249,128 @@ struct Convolution {
     }
 };
 
+// Which pixels a kernel of any size meets. Python hands it over as so many numbers.
+struct Window {
+    int64_t blocks, rows, columns, channels, to_rows, to_columns, kernels, kernel_rows, kernel_columns;
+    int64_t stride_rows, stride_columns, padding_rows, padding_columns, dilation_rows, dilation_columns;
+};
+
+// The taps of a kernel along one dimension that are on the map.
+struct Taps {
+    int64_t from, first, end;  // where tap 0 would be; the taps that are there
+
+    Taps(int64_t place, int64_t stride, int64_t padding, int64_t dilation, int64_t taps, int64_t size)
+        : from(place * stride - padding),
+          first(from < 0 ? std::min(taps, (-from + dilation - 1) / dilation) : 0),
+          end(from < size ? std::min(taps, (size - 1 - from) / dilation + 1) : 0) {}
+};
+
+// A layer of kernels of any size, tap by tap.
+struct Direct {
+    static constexpr int64_t PIXELS = 8;  // that meet a panel one after the other, for their maps to stay in the cache
+
+    const Window &window;
+    Ending ending;
+    const float *maps;     // (blocks, rows, columns, channels, LANES)
+    const float *weights;  // for every panel (kernel_rows, kernel_columns, channels, its kernels)
+    float *outputs;        // (blocks, to_rows, to_columns, kernels, LANES)
+
+    // All kernels of a panel on one pixel of the outputs.
+    template <int KERNELS>
+    void pixel(int64_t at, const float *panel, int64_t first) const {
+        int64_t row = at / window.to_columns % window.to_rows, column = at % window.to_columns;
+        const float *map = maps + at / (window.to_rows * window.to_columns) * window.rows * window.columns
+                                      * window.channels * LANES;
+        Taps down(row, window.stride_rows, window.padding_rows, window.dilation_rows, window.kernel_rows, window.rows);
+        Taps right(column, window.stride_columns, window.padding_columns, window.dilation_columns,
+                   window.kernel_columns, window.columns);
+        Vector sums[KERNELS][2] = {};
+        for (int64_t y = down.first; y < down.end; y++)
+            for (int64_t x = right.first; x < right.end; x++) {
+                int64_t place = (down.from + y * window.dilation_rows) * window.columns
+                                + right.from + x * window.dilation_columns;
+                const float *values = map + place * window.channels * LANES;
+                const float *taps = panel + (y * window.kernel_columns + x) * window.channels * KERNELS;
+                for (int64_t channel = 0; channel < window.channels; channel++) {
+                    Vector left = load(values + channel * LANES), right = load(values + channel * LANES + WIDTH);
+#pragma GCC unroll 6
+                    for (int kernel = 0; kernel < KERNELS; kernel++) {
+                        sums[kernel][0] += taps[kernel] * left;
+                        sums[kernel][1] += taps[kernel] * right;
+                    }
+                    taps += KERNELS;
+                }
+            }
+        for (int kernel = 0; kernel < KERNELS; kernel++)
+            for (int half = 0; half < 2; half++) {
+                int64_t to = (at * window.kernels + first + kernel) * LANES + half * WIDTH;
+                store(outputs + to, ending.of(sums[kernel][half], first + kernel, to));
+            }
+    }
+
+    void run() const {
+        int64_t all = window.blocks * window.to_rows * window.to_columns;
+        int64_t panels = (window.kernels + PANEL - 1) / PANEL;
+        for (int64_t start = 0; start < all; start += PIXELS)
+            for (int64_t panel = 0; panel < panels; panel++) {
+                int64_t first = window.kernels * panel / panels;
+                int64_t kernels = window.kernels * (panel + 1) / panels - first;
+                const float *of = weights + window.kernel_rows * window.kernel_columns * window.channels * first;
+                for (int64_t at = start; at < std::min(all, start + PIXELS); at++) switch (kernels) {
+                        case 1: pixel<1>(at, of, first); break;
+                        case 2: pixel<2>(at, of, first); break;
+                        case 3: pixel<3>(at, of, first); break;
+                        case 4: pixel<4>(at, of, first); break;
+                        case 5: pixel<5>(at, of, first); break;
+                        default: pixel<PANEL>(at, of, first);
+                    }
+            }
+    }
+
+    // Depthwise: the same number of kernels for each channel, with weights (kernels, kernel_rows, kernel_columns).
+    void run_depthwise() const {
+        int64_t all = window.blocks * window.to_rows * window.to_columns, of_channel = window.kernels / window.channels;
+        for (int64_t at = 0; at < all; at++) {
+            int64_t row = at / window.to_columns % window.to_rows, column = at % window.to_columns;
+            const float *map = maps + at / (window.to_rows * window.to_columns) * window.rows * window.columns
+                                          * window.channels * LANES;
+            Taps down(row, window.stride_rows, window.padding_rows, window.dilation_rows, window.kernel_rows,
+                      window.rows);
+            Taps right(column, window.stride_columns, window.padding_columns, window.dilation_columns,
+                       window.kernel_columns, window.columns);
+            for (int64_t kernel = 0; kernel < window.kernels; kernel++) {
+                Vector sums[2] = {};
+                for (int64_t y = down.first; y < down.end; y++)
+                    for (int64_t x = right.first; x < right.end; x++) {
+                        int64_t place = (down.from + y * window.dilation_rows) * window.columns
+                                        + right.from + x * window.dilation_columns;
+                        const float *values = map + (place * window.channels + kernel / of_channel) * LANES;
+                        float tap = weights[(kernel * window.kernel_rows + y) * window.kernel_columns + x];
+                        sums[0] += tap * load(values);
+                        sums[1] += tap * load(values + WIDTH);
+                    }
+                for (int half = 0; half < 2; half++) {
+                    int64_t to = (at * window.kernels + kernel) * LANES + half * WIDTH;
+                    store(outputs + to, ending.of(sums[half], kernel, to));
+                }
+            }
+        }
+    }
+};
+
 extern "C" {
 
 int lanes() { return LANES; }
 
-int panel() { return PANEL; }
+// Weights (rows, kernels) panel by panel: for every panel (rows, its kernels).
+void panels(int64_t rows, int64_t kernels, const double *weights, float *to) {
+    int64_t count = (kernels + PANEL - 1) / PANEL;
+    for (int64_t panel = 0; panel < count; panel++) {
+        int64_t first = kernels * panel / count, end = kernels * (panel + 1) / count;
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t kernel = first; kernel < end; kernel++) *to++ = float(weights[row * kernels + kernel]);
+    }
+}
 
 // Images (count, values) in blocks (blocks, values, LANES), the last one filled up with zeros.
 void place(int64_t count, int64_t values, const float *images, float *maps) {
@@ -248,9 +385,16 @@ void place(int64_t count, int64_t values, const float *images, float *maps) {
 }
 
 // Whether there was the memory.
-bool convolve(int64_t blocks, int64_t side, int64_t channels, int64_t kernels, bool pool,
-              const float *maps, const float *weights, const float *bias, float *outputs) {
-    Layer layer{blocks, side, channels, kernels, pool, maps, weights, bias, outputs};
+bool minimal_filtering(int64_t blocks, int64_t side, int64_t channels, int64_t kernels, bool relu, bool relu_of_sum,
+                       bool pool, const float *maps, const float *weights, const float *bias, const float *added,
+                       float *outputs) {
+    Layer layer{blocks, side, channels, kernels, {bias, relu, added, relu_of_sum}, pool, maps, weights, outputs};
     return side > 2 ? Convolution<Four>{layer}.run() : Convolution<Two>{layer}.run();
+}
+
+void direct(const Window *window, bool relu, bool relu_of_sum, bool depthwise, const float *maps, const float *weights,
+            const float *bias, const float *added, float *outputs) {
+    Direct layer{*window, {bias, relu, added, relu_of_sum}, maps, weights, outputs};
+    depthwise ? layer.run_depthwise() : layer.run();
 }
 }

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+from modules.fast.winograd import MinimalFiltering
 
 from modules.fast.compiled import compiler
-from modules.fast.winograd import MinimalFiltering
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 LANES = {None: None, 16: 8, 32: 16, 64: 32}  # images of a block, by the bytes of a vector
