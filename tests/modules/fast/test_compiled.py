@@ -125,7 +125,7 @@ def test_a_user_without_compiler(
     assert "no C++ compiler" not in with_compiler.stdout
     analyze("no-such-compiler").refused("environment variable CXX", "'no-such-compiler'")
     failing = shutil.which("false")
-    analyze(failing).refused("winograd.cpp could not be compiled and loaded", "exit code 1")
+    analyze(failing).refused("layers.cpp could not be compiled and loaded", "exit code 1")
     without = analyze("")
     assert without.exit_code == 0, without
     assert "no C++ compiler" in without.stdout
