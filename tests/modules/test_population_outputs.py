@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from awkward_networks import (
     CalledTwice,
     Maxout,
@@ -18,27 +19,41 @@ from awkward_networks import (
 from hypothesis import given, settings
 from torch import nn
 
-from models.cnn import CNN, Architecture, Conv
 from models.graph import Graph, fold_batch_norm, trace
 from models.graph.cutting import Cut, Plan
 from models.graph.values import Code, Constant, needed
-from models.registry import architecture_of
+from models.names import network_of
 from modules import population_outputs as module
 from modules.fast.compiled import compiler
 from modules.population_outputs import outputs_with_known, population_outputs, say_what_torch_runs
 from utils.random_weights import randomise
 
 NUM_CLASSES = 4
-# Pools at the start and at the end, a chain of additions, an addition of the last layer, two hidden layers.
-CHAIN = Architecture(
-    (Conv(5, pool=True), Conv(6), Conv(6, add=1), Conv(6, pool=True), Conv(7), Conv(6, add=3)), hidden=(9, 5)
-)
-NO_HIDDEN = Architecture((Conv(6), Conv(4, pool=True)))
-ARCHITECTURES = {"chain": CHAIN, "no_hidden": NO_HIDDEN}
-BUILT_IN = ["simcnn", "rescnn", *ARCHITECTURES]
+
+
+class Chain(nn.Module):
+    """Pools at the start and at the end, a chain of additions, an addition of the last layer, two hidden layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [(3, 5), (5, 6), (6, 6), (6, 6), (6, 7), (7, 6)]
+        self.convs = nn.ModuleList(nn.Conv2d(channels, kernels, 3, padding=1) for channels, kernels in widths)
+        self.fcs = nn.Sequential(nn.Linear(6 * 16, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, NUM_CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third, fourth, fifth, last = self.convs
+        x = F.max_pool2d(F.relu(first(x)), 2)
+        x = F.relu(second(x))
+        x = F.relu(third(x)) + x
+        x = earlier = F.max_pool2d(F.relu(fourth(x)), 2)
+        x = F.relu(last(F.relu(fifth(x)))) + earlier
+        return self.fcs(x.flatten(1))
+
+
 # Batch norm, strides and padded channels; grouped and depthwise; concatenating; gates; and what has no compiled form.
-OTHERS = [PaddedShortcuts, Shuffled, UpAndDown, Maxout, PartialConvolutions, CalledTwice, SelfAttention]
+OTHERS = [Chain, PaddedShortcuts, Shuffled, UpAndDown, Maxout, PartialConvolutions, CalledTwice, SelfAttention]
 NETWORKS = {network.__name__: network for network in OTHERS}
+BUILT_IN = ["simcnn", "rescnn"]
 CPU = torch.device("cpu")
 
 
@@ -47,11 +62,10 @@ def strong_model(name: str) -> Graph:
     """A graph with random weights in float32."""
     torch.manual_seed(0)
     if name in NETWORKS:
-        network: nn.Module = NETWORKS[name]()
+        network = NETWORKS[name]()
         randomise(network, 16)
         return trace(network, 16)
-    architecture = ARCHITECTURES.get(name) or architecture_of(name).scaled(1 / 16)
-    network = CNN(architecture, NUM_CLASSES).eval()
+    network = network_of(f"{name}_x0_06", NUM_CLASSES).eval()
     for layer in [*network.convs, *network.fcs]:
         nn.init.normal_(layer.bias)
     return trace(network, 32)
@@ -151,7 +165,7 @@ def test_bfloat16_is_near(name: str) -> None:
 def test_at_the_width_of_the_demo(name: str) -> None:
     """Real widths take other paths through the convolutions than tiny ones: 1e-4 in float32, and bit for bit."""
     torch.manual_seed(0)
-    graph = trace(CNN(architecture_of(name), 10).eval(), 32)
+    graph = trace(network_of(name, 10).eval(), 32)
     masks = np.random.default_rng(0).random((5, graph.num_units)) < 0.6
     masks[1, : graph.num_units // 3] = masks[0, : graph.num_units // 3]
     masks[2] = masks[0]
@@ -213,7 +227,7 @@ def test_parts_of_a_population(weight_bytes: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_known_does_not_run() -> None:
-    graph = strong_model("no_hidden")
+    graph = strong_model("Chain")
     masks = graph.units.repair(np.random.default_rng(0).random((4, graph.num_units)) < 0.5)
     masks[3] = masks[2]
     batch = images(graph, 3)
@@ -228,7 +242,7 @@ def test_what_is_known_does_not_run() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    graph = strong_model("no_hidden")
+    graph = strong_model("Chain")
     batch, masks = images(graph, 1), np.ones((1, graph.num_units), bool)
     with pytest.raises(ValueError, match="expected a class from 0 to 3, given 4"):
         population_outputs(graph, masks, [4], batch)
