@@ -1,124 +1,161 @@
-"""A population's outputs are those of its modules, extracted and run one by one."""
+"""A population's outputs are those of its modules, cut out and run one by one."""
 
-import copy
 import functools
 
 import hypothesis.strategies as st
-import naive
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from awkward_networks import (
+    CalledTwice,
+    Maxout,
+    PaddedShortcuts,
+    PartialConvolutions,
+    SelfAttention,
+    Shuffled,
+    UpAndDown,
+)
 from hypothesis import given, settings
-from models.cnn import CNN, Architecture, Conv
+from torch import nn
 
-from models.registry import architecture_of
-from modules.population_outputs import population_outputs
+from models.graph import Graph, fold_batch_norm, trace
+from models.graph.cutting import Cut, Plan
+from models.graph.values import Code, Constant, needed
+from models.names import network_of
+from modules import population_outputs as module
+from modules.fast.compiled import compiler
+from modules.population_outputs import outputs_with_known, population_outputs, say_what_torch_runs
+from utils.random_weights import randomise
 
 NUM_CLASSES = 4
-# Pools at the start and at the end, a chain of additions, an addition of the last layer, two hidden layers.
-CHAIN = Architecture(
-    (Conv(5, pool=True), Conv(6), Conv(6, add=1), Conv(6, pool=True), Conv(7), Conv(6, add=3)), hidden=(9, 5)
-)
-NO_HIDDEN = Architecture((Conv(6), Conv(4, pool=True)))
+
+
+class Chain(nn.Module):
+    """Pools at the start and at the end, a chain of additions, an addition of the last layer, two hidden layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [(3, 5), (5, 6), (6, 6), (6, 6), (6, 7), (7, 6)]
+        self.convs = nn.ModuleList(nn.Conv2d(channels, kernels, 3, padding=1) for channels, kernels in widths)
+        self.fcs = nn.Sequential(nn.Linear(6 * 16, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, NUM_CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, third, fourth, fifth, last = self.convs
+        x = F.max_pool2d(F.relu(first(x)), 2)
+        x = F.relu(second(x))
+        x = F.relu(third(x)) + x
+        x = earlier = F.max_pool2d(F.relu(fourth(x)), 2)
+        x = F.relu(last(F.relu(fifth(x)))) + earlier
+        return self.fcs(x.flatten(1))
+
+
+# Batch norm, strides and padded channels; grouped and depthwise; concatenating; gates; and what has no compiled form.
+OTHERS = [Chain, PaddedShortcuts, Shuffled, UpAndDown, Maxout, PartialConvolutions, CalledTwice, SelfAttention]
+NETWORKS = {network.__name__: network for network in OTHERS}
+BUILT_IN = ["simcnn", "rescnn"]
+CPU = torch.device("cpu")
 
 
 @functools.cache
-def strong_model(name: str) -> CNN:
-    architectures = {"chain": CHAIN, "no_hidden": NO_HIDDEN}
-    architecture = architectures.get(name) or architecture_of(name).scaled(1 / 16)
+def strong_model(name: str) -> Graph:
+    """A graph with random weights in float32."""
     torch.manual_seed(0)
-    model = CNN(architecture, NUM_CLASSES).eval()
-    with torch.no_grad():
-        for layer in [*model.convs, *model.fcs]:
-            layer.bias.normal_()
-    return model
+    if name in NETWORKS:
+        network = NETWORKS[name]()
+        randomise(network, 16)
+        return trace(network, 16)
+    network = network_of(f"{name}_x0_06", NUM_CLASSES).eval()
+    for layer in [*network.convs, *network.fcs]:
+        nn.init.normal_(layer.bias)
+    return trace(network, 32)
 
 
-def images(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(count, 3, 32, 32, generator=generator)
+def images(graph: Graph, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    drawn = torch.randn(count, *graph.image_shape, generator=torch.Generator().manual_seed(1))
     return drawn.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def one_by_one(model: CNN, masks: np.ndarray, target_classes: list[int], batch: torch.Tensor) -> np.ndarray:
+def one_by_one(graph: Graph, masks: np.ndarray, target_classes: list[int], batch: torch.Tensor) -> np.ndarray:
     """(modules, n): each module cut out and run alone, in float64."""
-    exact = copy.deepcopy(model).double()
-    modules = zip(masks, target_classes, strict=True)
-    return np.stack([naive.module_outputs(exact, mask, c, [batch.double()]) for mask, c in modules])
+    exact = graph.to(dtype=torch.float64)
+    with torch.no_grad():
+        modules = [exact.cut(mask, c)(batch.double()) for mask, c in zip(masks, target_classes, strict=True)]
+    return torch.cat(modules, 1).t().numpy()
 
 
 @st.composite
-def populations(draw: st.DrawFn, architecture: Architecture) -> np.ndarray:
-    """Masks with common prefixes, duplicates, layers of one kernel, whole layers; tied layers alike."""
+def populations(draw: st.DrawFn, graph: Graph) -> np.ndarray:
+    """Unit masks with common beginnings, duplicates, groups of one unit, whole groups."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    groups = [group.units for group in graph.units.groups]
     masks: list[np.ndarray] = []
     for _ in range(draw(st.integers(1, 6))):
-        like = draw(st.integers(0, len(architecture.convs))) if masks else 0  # so many layers as an earlier one
-        earlier = masks[random.integers(len(masks))] if masks else None
-        kept: dict[int, np.ndarray] = {}
-        for layer in architecture.free_layers:
-            width = architecture.num_kernels[layer]
-            if earlier is not None and layer < like:
-                kept[layer] = earlier[architecture.layer_slices[layer]]
-                continue
-            count = draw(st.sampled_from([1, width, max(1, width // 2)]))
-            kept[layer] = np.isin(np.arange(width), random.choice(width, count, replace=False))
-        masks.append(np.concatenate([kept[first] for first in architecture.tied_to]))
-    return np.stack(masks)
+        like = draw(st.integers(0, len(groups))) if masks else 0  # so many groups as an earlier one
+        mask = masks[random.integers(len(masks))].copy() if masks else np.zeros(graph.num_units, bool)
+        for units in groups[like:]:
+            count = draw(st.sampled_from([1, len(units), max(1, len(units) // 2)]))
+            mask[units] = np.isin(units, random.choice(units, count, replace=False))
+        masks.append(mask)
+    return graph.units.repair(np.stack(masks))
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=80)
 @given(
     data=st.data(),
-    name=st.sampled_from(["simcnn", "rescnn", "chain", "no_hidden"]),
+    name=st.sampled_from([*BUILT_IN, *NETWORKS]),
     num_images=st.integers(1, 5),
     batch_size=st.sampled_from([None, 1, 2, 5, 100]),
 )
 def test_outputs_are_those_of_the_modules(
     data: st.DataObject, name: str, num_images: int, batch_size: int | None
 ) -> None:
-    model = strong_model(name)
-    masks = data.draw(populations(model.architecture))
+    graph = strong_model(name)
+    masks = data.draw(populations(graph))
     classes = st.lists(st.integers(0, NUM_CLASSES - 1), min_size=len(masks), max_size=len(masks))
     target_classes = data.draw(classes)
-    batch = images(num_images)
-    expected = one_by_one(model, masks, target_classes, batch)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = population_outputs(model, masks, target_classes, batch, batch_size)
+    batch = images(graph, num_images)
+    expected = one_by_one(graph, masks, target_classes, batch)
+    before = {name: value.clone() for name, value in graph.constants.items()}
+    found = population_outputs(graph, masks, target_classes, batch, batch_size)
     assert found.shape == (len(masks), num_images)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     # Bit for bit the same, whichever others are evaluated with it and in whatever order.
     order = data.draw(st.permutations(range(len(masks))))
-    shuffled = population_outputs(model, masks[order], [target_classes[row] for row in order], batch, batch_size)
+    shuffled = population_outputs(graph, masks[order], [target_classes[row] for row in order], batch, batch_size)
     assert np.array_equal(shuffled, found[order])
     row = data.draw(st.integers(0, len(masks) - 1))
-    alone = population_outputs(model, masks[[row]], [target_classes[row]], batch, batch_size)
+    alone = population_outputs(graph, masks[[row]], [target_classes[row]], batch, batch_size)
     assert np.array_equal(alone[0], found[row])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(batch, images(num_images))
+    assert all(torch.equal(value, before[name]) for name, value in graph.constants.items())
+    assert torch.equal(batch, images(graph, num_images))
 
 
-@pytest.mark.parametrize("name", ["simcnn", "rescnn"])
-def test_one_mask_for_all_classes_gives_all_logits(name: str) -> None:
-    model, batch = strong_model(name), images(6)
-    everything = np.ones((NUM_CLASSES, sum(model.architecture.num_kernels)), bool)
-    found = population_outputs(model, everything, range(NUM_CLASSES), batch)
-    with torch.no_grad():
-        expected = model(batch).numpy().T
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+@pytest.mark.parametrize("name", [*BUILT_IN, *NETWORKS])
+@pytest.mark.parametrize("has_compiler", [False, True])
+def test_one_mask_for_all_classes_gives_all_logits(
+    has_compiler: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_compiler:
+        monkeypatch.setenv("CXX", "")
+    graph = strong_model(name)
+    batch = images(graph, 6)
+    everything = np.ones((graph.num_classes, graph.num_units), bool)
+    found = population_outputs(graph, everything, range(graph.num_classes), batch)
+    expected = one_by_one(graph, everything, list(range(graph.num_classes)), batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["simcnn", "rescnn"])
+@pytest.mark.parametrize("name", ["simcnn", "rescnn", "PaddedShortcuts"])
 def test_bfloat16_is_near(name: str) -> None:
     """Eight bits of precision, a dozen layers: within a few percent of the spread of the outputs."""
-    model = strong_model(name)
-    random = np.random.default_rng(0)
-    kept = [random.random(width) < 0.7 for width in model.architecture.num_kernels]
-    masks = np.concatenate([kept[first] for first in model.architecture.tied_to])[None].repeat(2, 0)
-    found = population_outputs(model, masks, [0, 3], images(20, torch.bfloat16))
-    expected = one_by_one(model, masks, [0, 3], images(20))
+    graph = strong_model(name)
+    mask = graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.7)
+    masks = np.stack([mask, mask])
+    found = population_outputs(graph, masks, [0, 3], images(graph, 20, torch.bfloat16))
+    expected = one_by_one(graph, masks, [0, 3], images(graph, 20))
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
     assert not np.allclose(found, expected, rtol=1e-5, atol=0)
@@ -128,19 +165,107 @@ def test_bfloat16_is_near(name: str) -> None:
 def test_at_the_width_of_the_demo(name: str) -> None:
     """Real widths take other paths through the convolutions than tiny ones: 1e-4 in float32, and bit for bit."""
     torch.manual_seed(0)
-    model = CNN(architecture_of(name), 10).eval().to(memory_format=torch.channels_last)
-    random = np.random.default_rng(0)
-    slices, tied_to = model.architecture.layer_slices, model.architecture.tied_to
-    masks = random.random((5, sum(model.architecture.num_kernels))) < 0.6
-    masks[1, : slices[6].stop] = masks[0, : slices[6].stop]
+    graph = trace(network_of(name, 10).eval(), 32)
+    masks = np.random.default_rng(0).random((5, graph.num_units)) < 0.6
+    masks[1, : graph.num_units // 3] = masks[0, : graph.num_units // 3]
     masks[2] = masks[0]
-    for layer, first in enumerate(tied_to):
-        masks[:, slices[layer]] = masks[:, slices[first]]
-    batch = images(9)
-    target_classes = [0, 3, 0, 9, 5]
-    found = population_outputs(model, masks, target_classes, batch)
+    batch, target_classes = images(graph, 9), [0, 3, 0, 9, 5]
+    found = population_outputs(graph, masks, target_classes, batch)
+    expected = one_by_one(graph, masks, target_classes, batch)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
     for row in range(5):
-        expected = naive.module_outputs(model, masks[row], target_classes[row], [batch])
-        np.testing.assert_allclose(found[row], expected, atol=1e-4, rtol=1e-4)
-        alone = population_outputs(model, masks[[row]], [target_classes[row]], batch)
+        alone = population_outputs(graph, masks[[row]], [target_classes[row]], batch)
         assert np.array_equal(alone[0], found[row])
+
+
+def num_operators(graph: Graph, masks: np.ndarray, target_classes: list[int]) -> int:
+    """How many operators compute the modules' logits together."""
+    plan, code = Plan(graph), Code()
+    logits = [Cut(plan, code, mask, c).run() for mask, c in zip(masks, target_classes, strict=True)]
+    return sum(value.function is not None for value in needed(logits))
+
+
+def test_values_are_computed_once() -> None:
+    """SimCNN, operator by operator: 13 convolutions and 5 pools, each conv with ReLU, 3 FC layers, flatten."""
+    graph = strong_model("simcnn")
+    masks = np.ones((3, graph.num_units), bool)
+    alone = num_operators(graph, masks[:1], [0])
+    assert alone == 13 + 13 + 5 + 1 + 3 + 2
+    assert num_operators(graph, masks, [0, 0, 0]) == alone
+    assert num_operators(graph, masks, [0, 1, 1]) == alone + 1  # another row of the last layer
+    last = graph.units.groups[-1].units
+    masks[1, last[0]] = False  # another last conv layer, its ReLU and pool, all that follows
+    assert num_operators(graph, masks, [0, 0, 0]) == alone + 1 + 1 + 1 + 1 + 3 + 2
+    masks[1] = True
+    masks[1, 0] = False  # all but the images
+    assert num_operators(graph, masks, [0, 0, 0]) == 2 * alone
+
+
+def test_weights_that_are_alike_are_sliced_once() -> None:
+    graph = strong_model("simcnn")
+    masks = np.ones((2, graph.num_units), bool)
+    masks[1, 0] = False
+    plan, code = Plan(graph), Code()
+    for mask in masks:
+        Cut(plan, code, mask, 0).run()
+    names = [value.name for value in code.values if isinstance(value, Constant)]
+    assert sorted(names) == sorted([*graph.constants, "convs.0.weight", "convs.0.bias", "convs.1.weight"])
+
+
+@pytest.mark.parametrize("weight_bytes", [1, 200_000])
+def test_parts_of_a_population(weight_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = strong_model("rescnn")
+    masks = graph.units.repair(np.random.default_rng(0).random((6, graph.num_units)) < 0.5)
+    batch, target_classes = images(graph, 3), [0, 1, 2, 3, 0, 1]
+    whole = population_outputs(graph, masks, target_classes, batch)
+    monkeypatch.setattr(module, "WEIGHT_BYTES", weight_bytes)
+    way = module.convolutions_for(batch)
+    parts = list(module._parts(graph, masks, target_classes, way, 4))
+    assert sorted(row for part in parts for row in part.rows) == list(range(6))
+    assert len(parts) == 6 if weight_bytes == 1 else 1 < len(parts) < 6
+    assert np.array_equal(population_outputs(graph, masks, target_classes, batch), whole)
+
+
+def test_what_is_known_does_not_run() -> None:
+    graph = strong_model("Chain")
+    masks = graph.units.repair(np.random.default_rng(0).random((4, graph.num_units)) < 0.5)
+    masks[3] = masks[2]
+    batch = images(graph, 3)
+    expected = population_outputs(graph, masks, [1] * 4, batch)
+    found, num_run = outputs_with_known(graph, masks, 1, batch, None)
+    assert num_run == 3
+    assert np.array_equal(found, expected)
+    known = masks[:1], np.full((1, 3), 7, np.float32)
+    found, num_run = outputs_with_known(graph, masks, 1, batch, known)
+    assert num_run == 2
+    assert np.array_equal(found, np.concatenate([known[1], expected[1:]]))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    graph = strong_model("Chain")
+    batch, masks = images(graph, 1), np.ones((1, graph.num_units), bool)
+    with pytest.raises(ValueError, match="expected a class from 0 to 3, given 4"):
+        population_outputs(graph, masks, [4], batch)
+    with pytest.raises(ValueError, match=f"expected a mask over {graph.num_units} units"):
+        population_outputs(graph, masks[:, 1:], [0], batch)
+    with pytest.raises(ValueError, match="at least one kept channel"):
+        population_outputs(graph, ~masks, [0], batch)
+
+
+def test_folding_first_changes_nothing() -> None:
+    graph = strong_model("PaddedShortcuts")
+    masks, batch = np.ones((1, graph.num_units), bool), images(graph, 3)
+    folded = population_outputs(fold_batch_norm(graph), masks, [0], batch)
+    assert np.array_equal(folded, population_outputs(graph, masks, [0], batch))
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+def test_what_torch_runs_is_said_once(capsys: pytest.CaptureFixture) -> None:
+    module._say_once.cache_clear()
+    say_what_torch_runs(strong_model("simcnn"), torch.float32, CPU)
+    say_what_torch_runs(strong_model("PaddedShortcuts"), torch.float32, CPU)
+    say_what_torch_runs(strong_model("SelfAttention"), torch.bfloat16, CPU)
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        say_what_torch_runs(strong_model("UpAndDown"), torch.float32, CPU)
+    assert capsys.readouterr().out == "no compiled form, so that modules take longer: conv_transpose2d\n"

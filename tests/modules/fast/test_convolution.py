@@ -1,5 +1,7 @@
 """torch's ways to convolve are the convolution, its ReLU and its pooling; and which way is taken."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from modules.fast.compiled import compiler
 from modules.fast.convolution import TorchConvolutions, banded_matrix, convolutions_for, convolve_by_rows, relu
-from modules.fast.winograd import MinimalFiltering
+from modules.fast.layers import CompiledConvolutions
+from tests.modules.fast.made_layers import expected, made_layer
 
 CPU = torch.device("cpu")
 
@@ -30,25 +33,37 @@ def test_rows_of_any_maps(side: int, images: int, channels: int, kernels: int):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("side", [1, 2, 4, 8, 10])
-@pytest.mark.parametrize("pool", [False, True])
-def test_layers_of_torch(pool: bool, side: int, dtype: torch.dtype):
-    pool = pool and side > 1
+@pytest.mark.parametrize("endings", list(itertools.product([False, True], repeat=4)))
+def test_layers_of_torch(endings: tuple[bool, ...], side: int, dtype: torch.dtype):
+    relu_before, adds, relu_of_sum, pool = endings
     maps, weight = drawn(3, 5, side, side, dtype=dtype), drawn(4, 5, 3, 3, dtype=dtype)
-    bias = drawn(4, dtype=dtype)
+    layer = made_layer(
+        maps.shape,
+        weight,
+        drawn(4, dtype=dtype),
+        relu=relu_before,
+        adds=adds,
+        relu_of_sum=adds and relu_of_sum,
+        pool=pool and side > 1,
+    )
+    added = drawn(3, 4, side, side, dtype=dtype) if adds else None
     convolutions = TorchConvolutions(dtype, CPU)
-    layer = convolutions.layer(weight, bias, side, pool=pool)
-    found = convolutions.features(layer(convolutions.place(maps)), len(maps))
-    expected = F.relu(F.conv2d(maps.double(), weight.double(), bias.double(), padding=1))
-    if pool:
-        expected = F.max_pool2d(expected, 2)
-    precision = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
-    assert (found.double() - expected.flatten(1)).abs().max() <= precision * expected.abs().max()
+    found = convolutions.layer(layer)(maps, *([added] if adds else []))
+    precision = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    exact = expected(layer, maps, added)
+    assert (found.double() - exact).abs().max() <= precision * exact.abs().max()
     banded = side <= {torch.float32: 2, torch.bfloat16: 4}[dtype]
-    assert convolutions.num_weights(4, 5, side) == (3 * side**2 if banded else 9) * 4 * 5
+    assert convolutions.num_weights(layer) == (3 * side**2 if banded else 9) * 4 * 5
+
+
+def test_other_kernels_of_torch():
+    maps, weight = drawn(3, 4, 6, 5), drawn(6, 2, 3, 1)
+    layer = made_layer(maps.shape, weight, None, stride=(2, 1), padding=(0, 2), dilation=(1, 2), groups=2)
+    torch.testing.assert_close(TorchConvolutions(torch.float64, CPU).layer(layer)(maps), expected(layer, maps))
 
 
 def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch):
-    assert isinstance(convolutions_for(torch.empty(1)), MinimalFiltering if compiler() else TorchConvolutions)
+    assert isinstance(convolutions_for(torch.empty(1)), CompiledConvolutions if compiler() else TorchConvolutions)
     assert isinstance(convolutions_for(torch.empty(1, dtype=torch.bfloat16)), TorchConvolutions)
     assert isinstance(convolutions_for(torch.empty(1, device="meta")), TorchConvolutions)
     monkeypatch.setenv("CXX", "")

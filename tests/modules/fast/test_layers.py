@@ -1,4 +1,4 @@
-"""A compiled layer is the convolution, its ReLU and its pooling, for every size of the processor's vectors."""
+"""A compiled layer is the convolution and what follows it, for every size of the processor's vectors."""
 
 import functools
 
@@ -7,23 +7,34 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from modules.fast.winograd import MinimalFiltering
+from torch import Tensor
 
 from modules.fast.compiled import compiler
+from modules.fast.layers import CompiledConvolutions
+from tests.modules.fast.made_layers import expected, made_layer
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 LANES = {None: None, 16: 8, 32: 16, 64: 32}  # images of a block, by the bytes of a vector
 
 
 @functools.cache
-def filtering(vector_bytes: int | None) -> MinimalFiltering:
+def convolutions(vector_bytes: int | None = None) -> CompiledConvolutions:
     """With the processor's own vectors, or with such of another one's, which the compiler makes of what there is."""
     flags = () if vector_bytes is None else ("-w", f"-DVECTOR_BYTES={vector_bytes}")
-    return MinimalFiltering((*compiler(), *flags))
+    return CompiledConvolutions((*compiler(), *flags))
 
 
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
+def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(way: CompiledConvolutions, layer: object, maps: Tensor, added: Tensor | None = None) -> Tensor:
+    """A compiled layer on maps as torch has them."""
+    placed = [way.place(values) for values in (maps, added) if values is not None]
+    before = [values.clone() for values in placed]
+    found = way.unplace(layer(*placed), maps)
+    torch.testing.assert_close(placed, before, rtol=0, atol=0, equal_nan=True)
+    return found
 
 
 @pytest.mark.slow
@@ -34,51 +45,104 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     num_images=st.integers(1, 40),
     channels=st.integers(1, 9),
     kernels=st.integers(1, 14),
-    pool=st.booleans(),
-    channels_last=st.booleans(),
+    endings=st.tuples(*[st.booleans()] * 4),
+    has_bias=st.booleans(),
 )
-def test_layers_of_any_size(
+def test_three_by_three_of_any_size(
     vector_bytes: int | None,
     side: int,
     num_images: int,
     channels: int,
     kernels: int,
-    pool: bool,
-    channels_last: bool,
+    endings: tuple[bool, ...],
+    has_bias: bool,
 ) -> None:
-    pool = pool and side % 2 == 0
-    images, weight, bias = random(num_images, channels, side, side), random(kernels, channels, 3, 3), random(kernels)
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    ways = filtering(vector_bytes)
-    maps = ways.place(images)
-    assert maps.shape[1:4] == (side, side, channels)
-    assert LANES[vector_bytes] in (None, maps.shape[4])
-    assert torch.equal(ways.features(maps, num_images), images.flatten(1))
-    layer = ways.layer(weight, bias, side, pool=pool)
-    before = maps.clone()
-    found = layer(maps)
-    assert torch.equal(maps, before)
-    expected = F.relu(F.conv2d(images.double(), weight.double(), bias.double(), padding=1))
-    if pool:
-        expected = F.max_pool2d(expected, 2)
-    features = ways.features(found, num_images)
-    torch.testing.assert_close(features.double(), expected.flatten(1), rtol=1e-5, atol=2e-5)
+    relu, adds, relu_of_sum, pool = endings
+    maps, weight = random(num_images, channels, side, side), random(kernels, channels, 3, 3)
+    bias, added = random(kernels) if has_bias else None, random(num_images, kernels, side, side) if adds else None
+    layer = made_layer(
+        maps.shape,
+        weight,
+        bias,
+        relu=relu,
+        adds=adds,
+        relu_of_sum=adds and relu_of_sum,
+        pool=pool and side % 2 == 0,
+    )
+    way = convolutions(vector_bytes)
+    assert LANES[vector_bytes] in (None, way.lanes)
+    found = run(way, way.layer(layer), maps, added)
+    torch.testing.assert_close(found.double(), expected(layer, maps, added), rtol=1e-5, atol=2e-5)
     # Bit for bit the same, whichever images are beside it.
-    image = num_images // 2
-    alone = ways.features(layer(ways.place(images[image, None])), 1)
-    assert torch.equal(alone[0], features[image])
+    image = slice(num_images // 2, num_images // 2 + 1)
+    alone = run(way, way.layer(layer), maps[image], None if added is None else added[image])
+    assert torch.equal(alone, found[image])
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(data=st.data(), vector_bytes=st.sampled_from(list(LANES)), is_depthwise=st.booleans())
+def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, is_depthwise: bool) -> None:
+    """Oblong maps and kernels, strides, padding beyond the map, dilation; two kernels per channel."""
+
+    def pair(least: int, most: int) -> tuple[int, int]:
+        return data.draw(st.tuples(*[st.integers(least, most)] * 2))
+
+    sizes, stride, padding, dilation = pair(1, 4), pair(1, 3), pair(0, 4), pair(1, 3)
+    least = [max(1, d * (s - 1) + 1 - 2 * p) for d, s, p in zip(dilation, sizes, padding, strict=True)]
+    rows, columns = (data.draw(st.integers(smallest, smallest + 6)) for smallest in least)
+    channels = data.draw(st.integers(1, 7))
+    kernels = channels * data.draw(st.integers(1, 2)) if is_depthwise else data.draw(st.integers(1, 14))
+    maps, weight = random(3, channels, rows, columns), random(kernels, 1 if is_depthwise else channels, *sizes)
+    adds = data.draw(st.booleans())
+    layer = made_layer(
+        maps.shape,
+        weight,
+        random(kernels),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=channels if is_depthwise else 1,
+        relu=data.draw(st.booleans()),
+        adds=adds,
+        relu_of_sum=adds and data.draw(st.booleans()),
+    )
+    added = random(*layer.convolved.shape) if adds else None
+    way = convolutions(vector_bytes)
+    found = run(way, way.layer(layer), maps, added)
+    torch.testing.assert_close(found.double(), expected(layer, maps, added), rtol=1e-5, atol=2e-5)
+
+
+def test_pooling_behind_other_kernels() -> None:
+    maps = random(3, 4, 6, 6)
+    layer = made_layer(maps.shape, random(5, 4, 1, 1), None, padding=(0, 0), pool=True)
+    found = run(convolutions(), convolutions().layer(layer), maps)
+    torch.testing.assert_close(found.double(), expected(layer, maps), rtol=1e-5, atol=1e-5)
+
+
+def test_grouped_convolutions_are_left_to_torch() -> None:
+    assert convolutions().layer(made_layer((2, 6, 4, 4), random(6, 3, 3, 3), None, groups=2)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 4), (40, 2, 3, 3), (33, 7), (5, 2, 6)])
+def test_values_are_placed_and_come_back(shape: tuple[int, ...]) -> None:
+    values, way = random(*shape), convolutions()
+    placed = way.place(values)
+    assert placed.shape == (-(-shape[0] // way.lanes), shape[1] * way.lanes, *shape[2:])
+    assert torch.equal(way.unplace(placed, values), values)
+    if len(shape) == 4:
+        assert placed.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(way.place(values.contiguous(memory_format=torch.channels_last)), placed)
 
 
 @pytest.mark.parametrize(("side", "channels", "kernels"), [(32, 3, 64), (16, 100, 70), (4, 300, 330), (2, 512, 512)])
 def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -> None:
-    images, bias = F.relu(random(17, channels, side, side)), random(kernels)
+    maps, bias = F.relu(random(17, channels, side, side)), random(kernels)
     weight = random(kernels, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
-    ways = filtering(None)
-    found = ways.features(ways.layer(weight, bias, side, pool=False)(ways.place(images)), 17)
-    expected = F.relu(F.conv2d(images.double(), weight.double(), bias.double(), padding=1)).flatten(1)
-    assert (found - expected).abs().max() < 2e-5
-    assert (found - expected).square().mean().sqrt() < 1e-6
+    layer, way = made_layer(maps.shape, weight, bias), convolutions()
+    difference = run(way, way.layer(layer), maps) - expected(layer, maps)
+    assert difference.abs().max() < 2e-5
+    assert difference.square().mean().sqrt() < 1e-6
 
 
 @pytest.mark.parametrize("vector_bytes", LANES)
@@ -86,33 +150,39 @@ def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -
 @pytest.mark.parametrize("side", [2, 4])
 def test_what_is_not_a_number_stays_so(side: int, pool: bool, vector_bytes: int | None) -> None:
     """One image per pixel that is NaN; the kernel reads that pixel alone, but its tile is not a number as a whole."""
-    ways = filtering(vector_bytes)
+    way = convolutions(vector_bytes)
     images = torch.ones(side**2, 1, side, side)
     images.view(side**2, -1).fill_diagonal_(torch.nan)
     weight = torch.zeros(1, 1, 3, 3)
     weight[..., 1, 1] = 1
-    found = ways.features(ways.layer(weight, torch.zeros(1), side, pool=pool)(ways.place(images)), len(images))
-    expected = images if not pool else F.max_pool2d(images, 2)
-    assert expected.isnan().any()
-    assert found.isnan()[expected.flatten(1).isnan()].all()
+    found = run(way, way.layer(made_layer(images.shape, weight, torch.zeros(1), pool=pool)), images)
+    not_numbers = (F.max_pool2d(images, 2) if pool else images).isnan()
+    assert not_numbers.any()
+    assert found.isnan()[not_numbers].all()
 
 
-def test_what_would_be_read_out_of_bounds_is_refused() -> None:
-    ways = filtering(None)
-    with pytest.raises(ValueError, match="even side, given 3"):
-        ways.layer(random(2, 1, 3, 3), random(2), 3, pool=True)
-    layer = ways.layer(random(2, 5, 3, 3), random(2), 4, pool=False)
-    for channels, side in ((5, 2), (4, 4)):
-        with pytest.raises(ValueError, match=r"\(4, 5\), given"):
-            layer(ways.place(random(1, channels, side, side)))
+@pytest.mark.parametrize("padding", [(1, 1), (2, 2)])
+def test_what_would_be_read_out_of_bounds_is_refused(padding: tuple[int, int]) -> None:
+    way = convolutions()
+    layer = way.layer(made_layer((2, 5, 4, 4), random(2, 5, 3, 3), random(2), padding=padding, adds=True))
+    side = 2 + 2 * padding[0]
+    right = way.place(random(1, 5, 4, 4)), way.place(random(1, 2, side, side))
+    assert layer(*right).shape == right[1].shape
+    for channels, wrong_side in ((5, 2), (4, 4)):
+        with pytest.raises(ValueError, match=r"\(5, 4, 4\), given"):
+            layer(way.place(random(1, channels, wrong_side, wrong_side)), right[1])
+    with pytest.raises(ValueError, match=r"given \(3, "):
+        layer(right[0], way.place(random(1, 3, side, side)))
 
 
 @pytest.mark.parametrize(("values", "images"), [(16 * 32**2, 128), (128 * 32**2, 64), (2**30, 1)])
 def test_batches_are_bounded(values: int, images: int) -> None:
-    assert filtering(None).batch_size(values) == images
+    assert convolutions().batch_size(values) == images
 
 
-@pytest.mark.parametrize(("side", "points"), [(2, 9), (4, 36), (32, 36)])
+@pytest.mark.parametrize(("side", "points"), [(1, 9), (2, 9), (4, 36), (32, 36)])
 def test_how_many_weights_are_held(side: int, points: int) -> None:
-    layer = filtering(None).layer(random(7, 5, 3, 3), random(7), side, pool=False)
-    assert filtering(None).num_weights(7, 5, side) == points * 7 * 5 == layer.keywords["points"].numel()
+    made = made_layer((2, 5, side, side), random(7, 5, 3, 3), random(7))
+    held = convolutions().layer(made).keywords
+    assert convolutions().num_weights(made) == points * 7 * 5
+    assert held["points" if "points" in held else "taps"].numel() == points * 7 * 5
