@@ -19,6 +19,7 @@ from torchvision import transforms
 from dataset.datasets import Images
 from dataset.images import CROP_PADDING, MEAN, STD
 from models.cnn import CNN
+from models.graph import Graph
 from models.training import TrainingSettings, learning_rate_at
 from modules.jaccard import mean_pairwise_distance
 from modules.module import extract_module
@@ -63,19 +64,16 @@ def composed_accuracy(model: CNN, masks: np.ndarray, images: Images, device: tor
     return float((np.argmax(outputs, axis=0) == images.labels).mean())
 
 
-def feature_maps(model: CNN, images: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+def feature_maps(model: CNN, images: Tensor) -> tuple[list[Tensor], Tensor]:
     """Every conv layer's map (n, kernels, h, w) whose norm counts, and the last layer's as it goes on.
 
-    What counts is after the ReLU or, in layers that an addition ties, after the addition. With a mask (K,) each
-    kernel's map is multiplied by its value in it.
+    What counts is after the ReLU or, in layers that an addition ties, after the addition.
     """
     counted: list[Tensor] = []
     outputs: list[Tensor] = []
     x = images
     for layer, conv in enumerate(model.architecture.convs):
         x = F.relu(model.convs[layer](x))
-        if mask is not None:
-            x = x * mask[model.architecture.layer_slices[layer]][:, None, None]
         counted.append(x)
         if conv.pool:
             x = F.max_pool2d(x, 2)
@@ -207,11 +205,12 @@ def same_scores(scores: Scores, others: Scores) -> bool:
     return all(np.array_equal(value, getattr(others, name)) for name, value in vars(scores).items())
 
 
-def mask_gradient(model: CNN, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The gradient of a loss of logits (n, classes) in masks (classes, K): one module after the other is run whole."""
+def mask_gradient(
+    graph: Graph, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A loss of logits (n, classes), and its gradient in masks (classes, units): one whole network after the other."""
     masks = masks.clone().requires_grad_()
-    logits = [
-        model.classify(feature_maps(model, images, mask)[1])[:, target_class] for target_class, mask in enumerate(masks)
-    ]
-    (gradient,) = torch.autograd.grad(loss(torch.stack(logits, 1)), masks)
-    return gradient
+    logits = [graph.forward(images, mask)[:, target_class] for target_class, mask in enumerate(masks)]
+    value = loss(torch.stack(logits, 1))
+    (gradient,) = torch.autograd.grad(value, masks)
+    return value.detach(), gradient

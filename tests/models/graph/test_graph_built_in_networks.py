@@ -12,7 +12,6 @@ from models.rescnn import ARCHITECTURE as RESCNN
 from models.simcnn import ARCHITECTURE as SIMCNN
 from modules import kernel_importance
 from modules.module import extract_module
-from search.gradient.scores import free_kernels
 
 SMALL = {"simcnn": SIMCNN.scaled(1 / 8), "rescnn": RESCNN.scaled(1 / 8)}
 NETWORKS: dict[str, tuple[CNN, Graph]] = {}
@@ -36,8 +35,12 @@ both = pytest.mark.parametrize("name", SMALL)
 def test_units_are_the_kernels_with_genes(name: str) -> None:
     model, graph = traced(name)
     architecture: Architecture = model.architecture
-    kernels = free_kernels(architecture)
-    assert np.array_equal(graph.units.unit_of_kernel, kernels.of_kernel.numpy())
+    first_unit: dict[int, int] = {}
+    for layer in architecture.free_layers:
+        first_unit[layer] = sum(architecture.num_kernels[other] for other in first_unit)
+    widths = zip(architecture.num_kernels, architecture.tied_to, strict=True)
+    of_layers = [first_unit[first] + np.arange(width) for width, first in widths]
+    assert np.array_equal(graph.units.unit_of_kernel, np.concatenate(of_layers))
     assert [layer.kernels for layer in graph.units.layers] == list(architecture.layer_slices)
     assert [layer.name for layer in graph.units.layers] == [f"convs.{i}" for i in range(len(architecture.convs))]
     assert [group.layers[0] for group in graph.units.groups] == list(architecture.free_layers)
