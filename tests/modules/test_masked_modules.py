@@ -64,6 +64,19 @@ class Dense(nn.Module):
         return self.fc(F.relu(self.conv3(F.relu(self.conv2(F.elu(self.depthwise(x)))))).mean((2, 3)))
 
 
+class Turned(nn.Module):
+    """A convolution that takes the maps' height for its channels: it reads all kernels whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.conv1 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 12, 3, padding=1)
+        self.conv2, self.fc = nn.Conv2d(SIDE, 18, 3, padding=1), nn.Linear(18, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(F.relu(self.conv0(x)))).transpose(1, 2)
+        return self.fc(F.relu(self.conv2(x)).mean((2, 3)))
+
+
 @pytest.fixture(scope="module")
 def workers() -> ThreadPoolExecutor:
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -101,7 +114,7 @@ def test_the_gradient_of_built_in_networks(workers: ThreadPoolExecutor, name: st
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
-@pytest.mark.parametrize("network", [Residual, Dense, *TRACEABLE])
+@pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
 def test_the_gradient_of_other_networks(workers: ThreadPoolExecutor, network: type[nn.Module], share: float) -> None:
     graph = traced(network, SIDE)[1]
     masks = binary_masks(graph, share)
