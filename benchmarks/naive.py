@@ -19,6 +19,7 @@ from torchvision import transforms
 
 from dataset.datasets import Images
 from dataset.images import CROP_PADDING
+from models.graph import Graph
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
 from models.training import TrainingSettings, learning_rate_at
@@ -249,12 +250,12 @@ def same_scores(scores: Scores, others: Scores) -> bool:
     return all(np.array_equal(value, getattr(others, name)) for name, value in vars(scores).items())
 
 
-def mask_gradient(network: SimCNN | ResCNN, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The gradient of a loss of logits (n, classes) in masks (classes, K): one module after the other is run whole.
-
-    A dropped kernel, whose value is 0, gets none: no map passes its ReLU.
-    """
+def mask_gradient(
+    graph: Graph, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A loss of logits (n, classes), and its gradient in masks (classes, units): one whole network after the other."""
     masks = masks.clone().requires_grad_()
-    logits = [run_masked(network, images, mask)[1][:, target_class] for target_class, mask in enumerate(masks)]
-    (gradient,) = torch.autograd.grad(loss(torch.stack(logits, 1)), masks)
-    return gradient
+    logits = [graph.forward(images, mask)[:, target_class] for target_class, mask in enumerate(masks)]
+    value = loss(torch.stack(logits, 1))
+    (gradient,) = torch.autograd.grad(value, masks)
+    return value.detach(), gradient

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # A convolution reads a multiple of so many maps: what fills a processor's vectors, and few enough widths for the
 # convolution library to keep the code that it makes for each.
@@ -52,6 +53,7 @@ class Scaled(torch.autograd.Function):
         return values * _along(factors, values, dim)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, factors = ctx.saved_tensors
         others = [dim for dim in range(values.dim()) if dim != ctx.dim]
@@ -93,6 +95,7 @@ class _MaskedConvolution(torch.autograd.Function):
         return made
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, factors, weight, is_heard, made, where = ctx.saved_tensors
         layer, chosen = ctx.layer, _chosen(is_heard)

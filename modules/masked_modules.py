@@ -77,31 +77,22 @@ def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
         raise ValueError("expected a network with kernels that can be dropped, given one without")
     graph = fold_batch_norm(graph).to(dtype=dtype)
     graph = graph.with_constants({name: _channels_last(value) for name, value in graph.constants.items()})
-    program = graph.program
-    readers = {step.name for step in program.steps if step.factors is not None}
-    masked: set[fx.Node] = set()
-    for node in graph.nodes.nodes:
-        if node.name in readers or not masked.isdisjoint(node.all_input_nodes):
-            masked.add(node)
+    program, masked = graph.program, _behind_masks(graph)
     behind = {node.name for node in masked}
-    shared = frozenset(
-        node.name
-        for node in graph.nodes.nodes
-        if node.op == "call_function" and node not in masked and not masked.isdisjoint(node.users)
-    )
-    unit_of_channel = torch.as_tensor(graph.units.unit_of_channel, device=graph.device_and_dtype[0])
+    shared = {operand.name for node in masked for operand in node.all_input_nodes if _is_step(operand)} - behind
+    device, _ = graph.device_and_dtype
     convolutions, done_before = {}, set()
-    for node in graph.nodes.nodes:
-        if node in masked and _is_plain_convolution(node):
-            followers = _followers(node)
-            made = torch.as_tensor(graph.channels.layout(node).channels, device=unit_of_channel.device)
-            convolutions[node.name] = _layer(node, followers), unit_of_channel[made]
+    for node in filter(_is_plain_convolution, masked):
+        kernels = graph.channels.layout(node)
+        if kernels.is_row:
+            followers, units = _followers(node), graph.units.unit_of_channel[kernels.channels]
+            convolutions[node.name] = _convolution(node, followers), torch.as_tensor(units, device=device)
             done_before.update(follower.name for follower in followers)
     return FrozenGraph(
         graph,
         replace(program, steps=tuple(step for step in program.steps if step.name not in behind)),
         replace(program, steps=tuple(step for step in program.steps if step.name in behind | shared)),
-        shared,
+        frozenset(shared),
         convolutions,
         frozenset(done_before),
     )
@@ -170,6 +161,20 @@ def _channels_last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
+def _is_step(node: fx.Node) -> bool:
+    return node.op == "call_function"
+
+
+def _behind_masks(graph: Graph) -> list[fx.Node]:
+    """The operators that masks stand in front of, or whose operands depend on masks."""
+    readers = {step.name for step in graph.program.steps if step.factors is not None}
+    found: dict[fx.Node, None] = {}
+    for node in filter(_is_step, graph.nodes.nodes):
+        if node.name in readers or any(operand in found for operand in node.all_input_nodes):
+            found[node] = None
+    return list(found)
+
+
 def _is_plain_convolution(node: fx.Node) -> bool:
     """Whether it is a convolution of images, without groups, padded alike on both sides."""
     if kind(node) != "conv2d" or rule_of(node) is None or not is_constant(node.args[1]):
@@ -201,7 +206,7 @@ def _followers(convolution: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _layer(node: fx.Node, followers: list[fx.Node]) -> Convolution:
+def _convolution(node: fx.Node, followers: list[fx.Node]) -> Convolution:
     pool = None
     if len(followers) == 2:
         defaults = {2: [], 3: [0, 0], 4: [1, 1], 5: False}

@@ -175,6 +175,8 @@ def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
         return latest(source)
     if name in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
         return latest(source)
+    if name in ("copy", "copy_") and _alike(value, node.args[1].meta["val"]):
+        return latest(node.args[1])  # torch has no gradient of the operator
     if name == "getitem" and kind(source).startswith("_native_batch_norm_legit") and node.args[1] == 0:
         return latest(source)
     args, kwargs = fx.map_arg(node.args, latest), fx.map_arg(node.kwargs, latest)
@@ -191,6 +193,10 @@ def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
     elif is_in_place(node):
         target = _functional(target)
     return graph.create_node("call_function", target, args, kwargs, name=node.name)
+
+
+def _alike(value: Tensor, other: Tensor) -> bool:
+    return shapes(value) == shapes(other) and value.dtype == other.dtype
 
 
 def _reshape_sizes(value: Tensor, args: tuple) -> list[Any]:

@@ -1,24 +1,80 @@
-"""Masked modules answer what extracted ones answer, and their gradient is that of the masks."""
+"""Masked modules answer what cut ones answer, and their gradient is that of the masks, in any network."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import hypothesis.strategies as st
 import naive
 import pytest
 import torch
+import torch.nn.functional as F
+from awkward_networks import TRACEABLE
+from exactness import random_images, random_mask, random_network, traced
 from hypothesis import given, settings
-from models.cnn import Architecture, Conv
-from random_modules import kernel_masks, random_model
-from torch import Tensor
+from random_modules import random_network as small_network
+from random_modules import with_random_biases
+from random_networks import RandomNetwork
+from torch import Tensor, nn
 
-from models.rescnn import ARCHITECTURE as RESCNN
-from models.simcnn import ARCHITECTURE as SIMCNN
-from modules.masked_modules import freeze, mask_gradient, run_module
-from modules.module import extract_module
+from models.graph import Graph, trace
+from models.names import network_of
+from models.rescnn import Conv
+from modules.masked_modules import freeze, mask_gradient
+
+# Said by torch of a convolution that the tests have for what it says.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 # Wide enough that convolutions leave maps out, those of an addition too.
-SMALL = Architecture((Conv(4, pool=True), Conv(12, pool=True), Conv(20), Conv(12, add=1), Conv(3)), hidden=(5,))
-NETWORKS = {"simcnn": SIMCNN.scaled(1 / 16), "rescnn": RESCNN.scaled(1 / 16), "small": SMALL}
+SMALL = (Conv(4, pool=True), Conv(12, pool=True), Conv(20), Conv(12, add=1), Conv(3))
+BUILT_IN = ("simcnn", "rescnn", "small")
+SIDE = 16
+
+
+class Residual(nn.Module):
+    """Batch norms, strides, a shortcut by a convolution, and overlapping pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.bn0 = nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24)
+        self.conv1, self.bn1 = nn.Conv2d(24, 20, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(20)
+        self.conv2, self.bn2 = nn.Conv2d(20, 20, 3, padding=1, bias=False), nn.BatchNorm2d(20)
+        self.shortcut, self.bn3 = nn.Conv2d(24, 20, 1, stride=2, bias=False), nn.BatchNorm2d(20)
+        self.last, self.fc = nn.Conv2d(20, 18, 3, padding=2, dilation=2), nn.Linear(18, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn0(self.conv0(x))), 3, stride=2, padding=1)
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        x = F.relu(y + self.bn3(self.shortcut(x)))
+        return self.fc(F.max_pool2d(F.relu(self.last(x)), 3, stride=2, ceil_mode=True).mean((2, 3)))
+
+
+class Dense(nn.Module):
+    """Concatenations whose batch norms stand behind them, depthwise convolutions, and other paddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.bn1 = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12)
+        self.conv1, self.bn2 = nn.Conv2d(12, 10, 3, padding="same"), nn.BatchNorm2d(22)
+        self.depthwise, self.conv2 = nn.Conv2d(22, 22, 3, padding=1, groups=22), nn.Conv2d(22, 17, 2, padding="same")
+        self.conv3, self.fc = nn.Conv2d(17, 16, (3, 5), padding=(0, 2)), nn.Linear(16, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.bn1(self.conv0(x)))
+        x = F.relu6(self.bn2(torch.cat([self.conv1(x), x], 1)))
+        return self.fc(F.relu(self.conv3(F.relu(self.conv2(F.elu(self.depthwise(x)))))).mean((2, 3)))
+
+
+class Turned(nn.Module):
+    """A convolution that takes the maps' height for its channels: it reads all kernels whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.conv1 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 12, 3, padding=1)
+        self.conv2, self.fc = nn.Conv2d(SIDE, 18, 3, padding=1), nn.Linear(18, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(F.relu(self.conv0(x)))).transpose(1, 2)
+        return self.fc(F.relu(self.conv2(x)).mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -27,61 +83,98 @@ def workers() -> ThreadPoolExecutor:
         yield pool
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@settings(max_examples=5)
-@given(data=st.data(), seed=st.integers(0, 1000))
-def test_a_masked_module_answers_as_the_extracted_one(network: str, data: st.DataObject, seed: int) -> None:
-    architecture = NETWORKS[network]
-    model = random_model(architecture, 3, seed)
-    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    mask = data.draw(kernel_masks(architecture))
-    frozen = freeze(model, torch.float64)
-    logit = run_module(frozen, frozen.first_maps(images), torch.tensor(mask, dtype=torch.float64), 1).logit
-    with torch.no_grad():
-        torch.testing.assert_close(logit.detach(), extract_module(model, mask, 1)(images)[:, 0])
+@cache
+def built_in(name: str) -> Graph:
+    if name == "small":
+        return trace(small_network(SMALL, 3, seed=1, hidden=(5,)), 32)
+    torch.manual_seed(1)
+    return trace(with_random_biases(network_of(f"{name}_x0_0625", 3), seed=1), 32)
 
 
 def loss(logits: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(logits / 100, torch.tensor([0, 1, 2, 1]))
+    return F.cross_entropy(logits / logits.detach().abs().max(), torch.arange(len(logits)) % logits.shape[1])
 
 
-@pytest.fixture
-def batch() -> Tensor:
-    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+def binary_masks(graph: Graph, share: float, seed: int = 0) -> Tensor:
+    masks = [torch.as_tensor(random_mask(graph, seed + c, share)) for c in range(graph.num_classes)]
+    return torch.stack(masks).double()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_the_gradient_is_that_of_the_whole_networks(workers: ThreadPoolExecutor, batch: Tensor, network: str) -> None:
-    model = random_model(NETWORKS[network], 3, seed=1)
-    total = model.architecture.total_kernels
-    masks = torch.rand(3, total, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 0.5
-    _, gradient = mask_gradient(freeze(model, torch.float64), batch, masks, loss, workers)
-    torch.testing.assert_close(gradient, naive.mask_gradient(model, batch, masks, loss))
-    assert gradient.abs().max() > 1e-3
+def check_gradient(graph: Graph, images: Tensor, masks: Tensor, workers: ThreadPoolExecutor) -> None:
+    """It is what torch finds for the masked graph, of dropped units too."""
+    found_loss, found = mask_gradient(freeze(graph, torch.float64), images, masks, loss, workers)
+    expected_loss, expected = naive.mask_gradient(graph, images, masks, loss)
+    torch.testing.assert_close(found_loss, expected_loss)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10 * float(expected.abs().max()))
+    assert masks.all() or expected[masks == 0].any()
 
 
-def test_a_dropped_kernel_hears_what_it_would_be_good_for(workers: ThreadPoolExecutor, batch: Tensor) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_gradient_of_built_in_networks(workers: ThreadPoolExecutor, name: str, share: float) -> None:
+    graph = built_in(name)
+    check_gradient(graph, random_images(32), binary_masks(graph, share), workers)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
+def test_the_gradient_of_other_networks(workers: ThreadPoolExecutor, network: type[nn.Module], share: float) -> None:
+    graph = traced(network, SIDE)[1]
+    masks = binary_masks(graph, share)
+    check_gradient(graph, random_images(SIDE), masks, workers)
+    check_gradient(graph, random_images(SIDE), masks * (torch.rand_like(masks) + 0.5), workers)
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.3, 0.6]))
+def test_the_gradient_of_random_networks(workers: ThreadPoolExecutor, seed: int, share: float) -> None:
+    torch.manual_seed(seed % 2**31)
+    graph = trace(random_network(RandomNetwork(seed), SIDE), SIDE)
+    if graph.num_units:
+        check_gradient(graph, random_images(SIDE), binary_masks(graph, share), workers)
+
+
+@pytest.mark.parametrize("network", [Residual, Dense])
+def test_a_masked_module_answers_as_the_cut_one(network: type[nn.Module]) -> None:
+    graph, images = traced(network, SIDE)[1], random_images(SIDE)
+    mask, model = random_mask(graph, 0), freeze(graph, torch.float64)
+    logit = model.logit(images, model.first_values(images), torch.as_tensor(mask).double(), 3)
+    torch.testing.assert_close(logit, graph.cut(mask, 3)(images)[:, 0], check_stride=False)
+
+
+def test_a_dropped_unit_hears_what_it_would_be_good_for(workers: ThreadPoolExecutor) -> None:
     """The loss's slope when a little of its map is let through."""
-    frozen, step = freeze(random_model(SMALL, 3, seed=1), torch.float64), 1e-7
-    masks = (torch.rand(3, SMALL.total_kernels, generator=torch.Generator().manual_seed(4)) < 0.6).double()
-    value, gradient = mask_gradient(frozen, batch, masks, loss, workers)
-    dropped = torch.nonzero(masks == 0).tolist()
+    graph, images, step = built_in("small"), random_images(32, 4), 1e-7
+
+    def smooth(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits / 100, torch.tensor([0, 1, 2, 1]))
+
+    model, masks = freeze(graph, torch.float64), binary_masks(graph, 0.6)
+    value, gradient = mask_gradient(model, images, masks, smooth, workers)
     slopes = []
-    for index in map(tuple, dropped):
+    for index in map(tuple, torch.nonzero(masks == 0).tolist()):
         moved = masks.clone()
         moved[index] = step
-        slopes.append((mask_gradient(frozen, batch, moved, loss, workers)[0] - value) / step)
+        slopes.append((mask_gradient(model, images, moved, smooth, workers)[0] - value) / step)
     torch.testing.assert_close(gradient[masks == 0], torch.stack(slopes), rtol=1e-3, atol=1e-6)
     assert gradient[masks == 0].abs().max() > 1e-4
 
 
-def test_the_number_of_workers_changes_nothing(workers: ThreadPoolExecutor) -> None:
-    model = random_model(SMALL, 3, seed=5)
-    frozen, images = freeze(model, torch.bfloat16), torch.randn(8, 3, 32, 32).bfloat16()
-    masks = torch.ones(3, sum(SMALL.num_kernels))
+@pytest.mark.parametrize("network", [Residual, Dense])
+def test_the_number_of_workers_changes_nothing(workers: ThreadPoolExecutor, network: type[nn.Module]) -> None:
+    graph = traced(network, SIDE)[1]
+    model, masks, images = freeze(graph, torch.bfloat16), binary_masks(graph, 0.6).float(), random_images(SIDE, 8)
     with ThreadPoolExecutor(1) as alone:
-        results = [
-            mask_gradient(frozen, images, masks, lambda logits: logits.square().mean(), w) for w in (workers, alone)
-        ]
+        results = [mask_gradient(model, images.bfloat16(), masks, loss, pool) for pool in (workers, alone)]
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+    assert results[0][1].dtype == torch.float32
+    _, exact = naive.mask_gradient(graph, images, masks.double(), loss)
+    assert F.cosine_similarity(results[0][1].double().flatten(), exact.flatten(), dim=0) > 0.9
+
+
+def test_a_network_without_units_is_refused() -> None:
+    whole = nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # its kernels are the logits
+    with pytest.raises(ValueError, match="expected a network with kernels that can be dropped"):
+        freeze(trace(whole, SIDE), torch.float32)

@@ -1,4 +1,4 @@
-"""Learned masks: budgets, layers that are never empty, the overlap's gradient, the price's control."""
+"""Learned masks: budgets, sets that are never empty, the overlap's gradient, the price's control."""
 
 import itertools
 
@@ -7,92 +7,95 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from random_modules import tied_architecture
 from torch import Tensor
 
+from models.graph import Units
 from modules.jaccard import mean_pairwise_distance
 from search.gradient.scores import (
-    FreeKernels,
     Price,
-    free_kernels,
     keep_target,
+    kept_kernels,
+    kept_share,
     masks_of,
     masks_within,
     mean_similarity,
+    sizes_of,
     step_size,
 )
 
-NUM_KERNELS, TIED_TO = (4, 6, 5, 6, 6), (0, 1, 2, 1, 4)  # layer 3 is tied to layer 1
-KERNELS = free_kernels(tied_architecture(NUM_KERNELS, TIED_TO))
-K = sum(NUM_KERNELS)
+# Four conv layers and one that is tied to the second; two kernels of the third are always kept. Beside each layer's
+# units stand sets that overlap or nest: those of a concatenation and of its halves.
+UNIT_OF_KERNEL = np.array([*range(4), *range(4, 10), *range(10, 13), -1, -1, *range(4, 10), *range(13, 19)])
+SETS = [range(4), range(4, 10), range(10, 13), range(13, 19), range(2), range(2, 6), range(1, 3), range(19)]
+NEVER_EMPTY = tuple(np.array(units) for units in SETS)
+UNITS = Units(UNIT_OF_KERNEL, (), (), NEVER_EMPTY, UNIT_OF_KERNEL, np.full(0, -1), 19)
+K, ALWAYS_KEPT = len(UNIT_OF_KERNEL), 2
 
 scores = st.integers(0, 2**32 - 1).map(
-    lambda seed: torch.tensor(np.random.default_rng(seed).integers(-3, 4, (3, len(KERNELS.size))) / 2).float()
+    lambda seed: torch.tensor(np.random.default_rng(seed).integers(-3, 4, (3, UNITS.num_units)) / 2).float()
 )
 
 
-def layers_of(masks: Tensor, kernels: FreeKernels) -> list[Tensor]:
-    """Per conv layer the masks (modules, kernels)."""
-    return list(kernels.spread(masks).split(NUM_KERNELS, 1))
+def highest_of_sets(values: Tensor) -> Tensor:
+    """(modules, units) bool: each set's highest score, the first of equal ones."""
+    highest = torch.zeros_like(values, dtype=torch.bool)
+    for row, of_module in zip(highest, values.tolist(), strict=True):
+        for units in SETS:
+            row[max(units, key=of_module.__getitem__)] = True
+    return highest
 
 
-def test_tied_layers_share_their_kernels() -> None:
-    assert KERNELS.layers == (slice(0, 4), slice(4, 10), slice(10, 15), slice(15, 21))
-    assert KERNELS.size.tolist() == [1] * 4 + [2] * 6 + [1] * 11
-    values = torch.arange(21.0)[None]
-    spread = KERNELS.spread(values)
-    assert torch.equal(spread[:, 4:10], spread[:, 15:21])
-    assert torch.equal(KERNELS.gather(spread), values * KERNELS.size)
+def test_kernels_that_are_tied_or_always_kept_count_in_the_share() -> None:
+    assert sizes_of(UNITS).tolist() == [1] * 4 + [2] * 6 + [1] * 9
+    masks = torch.zeros(2, UNITS.num_units, dtype=torch.bool)
+    assert kept_share(masks, UNITS) == pytest.approx(ALWAYS_KEPT / K)
+    masks[0, [0, 4]] = True
+    assert kept_kernels(masks, UNITS).tolist() == [3 + ALWAYS_KEPT, ALWAYS_KEPT]
+    assert kept_share(masks, UNITS) == pytest.approx(UNITS.spread(masks.numpy()).mean())
 
 
 @given(scores)
-def test_what_is_above_zero_is_kept_and_no_layer_is_empty(values: Tensor) -> None:
-    masks = masks_of(values, KERNELS)
-    for layer in KERNELS.layers:
-        positive = values[:, layer] > 0
-        some = positive.any(1)
-        assert torch.equal(masks[some, layer], positive[some])
-        assert (masks[~some, layer].sum(1) == 1).all()
-        assert (values[:, layer].max(1).values[~some] == (values[:, layer] * masks[:, layer]).sum(1)[~some]).all()
+def test_what_is_above_zero_is_kept_and_no_set_is_empty(values: Tensor) -> None:
+    masks, highest = masks_of(values, UNITS), highest_of_sets(values)
+    assert torch.equal(masks[~highest], values[~highest] > 0)
+    assert masks[highest].all()
+    assert all(masks[:, units].any(1).all() for units in NEVER_EMPTY)
 
 
 @given(scores, st.floats(0, 1))
 def test_a_budget_drops_the_lowest_scores_and_no_more_than_it_must(values: Tensor, keep: float) -> None:
-    before, masks = masks_of(values, KERNELS), masks_within(values, KERNELS, keep)
+    before, masks, protected = masks_of(values, UNITS), masks_within(values, UNITS, keep), highest_of_sets(values)
     dropped = before & ~masks
     assert not (masks & ~before).any()
-    assert all(layer.any(1).all() for layer in layers_of(masks, KERNELS))
+    assert masks[protected].all()
+    assert kept_share(masks, UNITS) <= keep + 1e-6 or not (masks & ~protected).any()
     if not dropped.any():
         return
     # Back with the one that was dropped last, the budget would be passed.
     highest = values[dropped].max()
-    sizes = KERNELS.size.expand_as(values)[dropped & (values == highest)]
-    assert KERNELS.kept_share(masks) + float(sizes.max()) / (3 * K) > keep
-    protected = torch.zeros_like(masks)
-    for layer in KERNELS.layers:
-        protected.scatter_(1, layer.start + values[:, layer].argmax(1, keepdim=True), True)
+    sizes = sizes_of(UNITS).expand_as(values)[dropped & (values == highest)]
+    assert kept_share(masks, UNITS) + float(sizes.max()) / (3 * K) > keep
     assert (values[masks & ~protected] >= highest).all()
-    assert KERNELS.kept_share(masks) <= keep + 1e-6 or not (masks & ~protected).any()
 
 
 def test_all_kernels_may_stay() -> None:
-    values = torch.ones(3, len(KERNELS.size))
-    assert masks_within(values, KERNELS, 1.0).all()
-    assert KERNELS.kept_share(masks_within(values, KERNELS, 0.5)) == pytest.approx(0.5, abs=2 / (3 * K))
-    assert KERNELS.kept_share(masks_within(values, KERNELS, 0.0)) == pytest.approx(5 / K)
+    values = torch.ones(3, UNITS.num_units)
+    assert masks_within(values, UNITS, 1.0).all()
+    assert kept_share(masks_within(values, UNITS, 0.5), UNITS) == pytest.approx(0.5, abs=2 / (3 * K))
+    # The first units of the sets: 0, 4 (of two kernels), 10, 13, 2, 1.
+    assert kept_share(masks_within(values, UNITS, 0.0), UNITS) == pytest.approx((7 + ALWAYS_KEPT) / K)
 
 
 @given(scores)
 def test_similarity_is_one_less_the_jaccard_distance(values: Tensor) -> None:
-    masks = masks_of(values, KERNELS)
-    distance = mean_pairwise_distance(KERNELS.spread(masks).numpy())
-    assert float(mean_similarity(masks.double(), KERNELS)) == pytest.approx(1 - distance, abs=1e-6)
+    masks = masks_of(values, UNITS)
+    distance = mean_pairwise_distance(UNITS.spread(masks.numpy()))
+    assert float(mean_similarity(masks.double(), UNITS)) == pytest.approx(1 - distance, abs=1e-6)
 
 
 def test_the_similaritys_gradient_is_its_slope() -> None:
-    masks = (torch.rand(4, len(KERNELS.size), generator=torch.Generator().manual_seed(1)) + 0.1).double()
-    kernels = FreeKernels(KERNELS.of_kernel, KERNELS.size.double(), KERNELS.layers)
-    assert torch.autograd.gradcheck(lambda m: mean_similarity(m, kernels), (masks.requires_grad_(),))
+    masks = (torch.rand(4, UNITS.num_units, generator=torch.Generator().manual_seed(1)) + 0.1).double()
+    assert torch.autograd.gradcheck(lambda m: mean_similarity(m, UNITS), (masks.requires_grad_(),))
 
 
 def test_a_round_goes_down_and_comes_to_rest() -> None:
