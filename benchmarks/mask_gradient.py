@@ -19,13 +19,11 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-from models.cnn import IMAGE_SIDE
 from subjects import model_to_measure
 from torch import Tensor
 
 from dataset.datasets import load_split
 from dataset.images import normalise, to_device
-from models.graph import trace
 from modules.masked_modules import freeze, mask_gradient
 from utils.core_threads import core_threads
 from utils.errors import run
@@ -41,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     benchmark = open_benchmark(arguments, "mask_gradient", SIZES)
     stage, steps = benchmark.stage, benchmark.sizes["steps"]
-    graph = trace(model_to_measure(stage, untrained=arguments.untrained), IMAGE_SIDE)
+    graph = model_to_measure(stage, untrained=arguments.untrained)
     images = load_split(stage.config).train.first(benchmark.sizes["images"])
     pixels, labels = to_device(images, stage.device)
     generator = torch.Generator().manual_seed(stage.seed)

@@ -16,8 +16,7 @@ import global_configure
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
-from models.registry import architecture_of
-from models.strong_model import load_strong_model
+from models.strong_model import build_strong_network, graph_of, load_strong_model
 from models.training import predict
 from modules import files as module_files
 from modules.on_disk import load_kernel_mask, load_module
@@ -66,6 +65,9 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     monkeypatch.setattr(global_configure, "root_dir", reference)
     config, artifacts = load(MODEL, DATASET), Artifacts(reference, MODEL, DATASET)
     model = load_strong_model(config, artifacts, torch.device("cpu"))
+    strong = build_strong_network(config).eval()
+    strong.load_state_dict(model.network.state_dict())
+    widths = [layer.width for layer in model.units.layers]
     rounds = gradient_files.log(artifacts).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
     assert [row.steps for row in rounds] == [4, 8, 12, 16]
@@ -81,18 +83,18 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
             mask = torch.tensor(masks[c])
 
             # The masked strong model, the slow way.
-            for conv, part in zip(model.convs, mask.split(model.architecture.num_kernels), strict=True):
+            for conv, part in zip(strong.convs, mask.split(widths), strict=True):
                 conv.register_forward_hook(lambda _, __, maps, part=part: maps.where(part[:, None, None], 0))
-            expected = model(images)[:, c] * logit_maps[c, 0] + logit_maps[c, 1]
-            for conv in model.convs:
+            expected = strong(images)[:, c] * logit_maps[c, 0] + logit_maps[c, 1]
+            for conv in strong.convs:
                 conv._forward_hooks.clear()
             right[c] = module(images)[:, 0]
             np.testing.assert_allclose(right[c], expected, rtol=1e-4, atol=1e-4)
     report = json.loads(module_files.report(artifacts).path.read_text())
     assert report["search"]["method"] == "gradient"
     assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
-    strong = predict(model, valid, torch.device("cpu")).argmax(1).numpy()
-    assert rounds[0].right_strong == (strong == valid.labels).sum()
+    answers = predict(strong, valid, torch.device("cpu")).argmax(1).numpy()
+    assert rounds[0].right_strong == (answers == valid.labels).sum()
     assert "modules of round 3" in (reference / "printed.txt").read_text()
 
 
@@ -254,14 +256,14 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> 
     done = run_script("scripts/run_module_search.py", *words, "--jobs", "1", root=root, timeout=300)
     assert done.exit_code == 0, done
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
-    architecture = architecture_of(MODEL)
-    layout = genome_layout(architecture, config)
-    importance = module_files.kernel_importance(artifacts).load(NUM_CLASSES, sum(architecture.num_kernels))
-    masks = gradient_files.round_kernels(artifacts, 3).load(NUM_CLASSES, sum(architecture.num_kernels))
+    units = graph_of(config).units
+    layout = genome_layout(units, config)
+    importance = module_files.kernel_importance(artifacts).load(NUM_CLASSES, units.num_kernels)
+    masks = gradient_files.round_kernels(artifacts, 3).load(NUM_CLASSES, units.num_kernels)
     for c in range(NUM_CLASSES):
         population = genetic_files.population(artifacts, 0, c).load(6, layout.num_genes)
         decoded = kernel_groups(layout, importance[c]).decode(population)
-        assert np.array_equal(decoded[0], masks[c])
+        assert np.array_equal(units.spread(decoded[0]), masks[c])
         assert len(np.unique(decoded, axis=0)) > 1
     gradient_files.log(artifacts).path.unlink()
     run_script("scripts/run_module_search.py", *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
