@@ -28,6 +28,7 @@ COMMANDS = (
     "training_accuracy",
     "mask_gradient",
     "convolution",
+    "library_network",
     "cores",
     "growth",
 )
