@@ -28,12 +28,10 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
-from models.cnn import CNN
-from models.flops import count_flops
-from subjects import first_masks, model_to_measure, resident
+from subjects import first_masks, model_to_measure, naive_network, resident
 
 from dataset.datasets import Images, load_split
-from modules.module import extract_module
+from models.graph import Graph, flops_of
 from modules.population_outputs import population_outputs
 from utils.errors import run
 
@@ -50,17 +48,19 @@ def main() -> None:
     arguments = parser.parse_args()
     benchmark = open_benchmark(arguments, "evaluation", SIZES)
     stage = benchmark.stage
-    model = model_to_measure(stage, untrained=arguments.untrained)
+    graph = model_to_measure(stage, untrained=arguments.untrained)
+    network = naive_network(stage, graph)
     images = load_split(stage.config).valid.first(benchmark.sizes["images"])
-    first = first_masks(stage, model, images, benchmark.sizes["chromosomes"])
+    first = first_masks(stage, graph, images, benchmark.sizes["chromosomes"])
     masks, target_class = first[0], 0
 
     def evaluate(dtype: torch.dtype, count: int) -> Work:
         pixels = resident(images, stage, dtype)
-        return Work(lambda: population_outputs(model, masks[:count], [target_class] * count, pixels), count)
+        return Work(lambda: population_outputs(graph, masks[:count], [target_class] * count, pixels), count)
 
     def evaluate_naively() -> np.ndarray:
-        return naive.module_outputs(model, masks[0], target_class, naive.batches(images, stage.device))
+        kernel_mask = graph.units.spread(masks[0])
+        return naive.module_outputs(network, kernel_mask, target_class, naive.batches(images, stage.device))
 
     works = {"naive": Work(evaluate_naively)}
     for name, dtype in benchmark.precisions.items():
@@ -78,11 +78,11 @@ def main() -> None:
         for name in benchmark.precisions
         for count in ("one", "all")
     ]
-    flops = [count_flops(extract_module(model, mask, target_class)) for mask in masks]
+    flops = [flops_of(graph.cut(mask, target_class), graph.image_shape) for mask in masks]
     speed = speed_rows(benchmark, timings, flops, len(images))
     effect = [{"float32 - naive, max": float(np.abs(timings["one float32"].result[0] - expected).max())}]
     if "bfloat16" in benchmark.precisions:
-        effect[0] |= effect_of_bfloat16(model, first[:, 0], images, benchmark)
+        effect[0] |= effect_of_bfloat16(graph, first[:, 0], images, benchmark)
     show_rows(f"one or all of {len(masks)} chromosomes; the naive side: one, in float32", comparison)
     show_rows(f"speed; FLOPs of a module and an image by torch's counter: {statistics.mean(flops):,.0f}", speed)
     show_rows(f"float32 against naive, and bfloat16 against float32, on {len(images)} images", effect)
@@ -119,11 +119,11 @@ def speed_rows(
     return rows
 
 
-def effect_of_bfloat16(model: CNN, masks: np.ndarray, images: Images, benchmark: Benchmark) -> dict[str, Any]:
-    """How much bfloat16 changes the outputs of one module per class, masks (classes, K), and what they decide."""
+def effect_of_bfloat16(graph: Graph, masks: np.ndarray, images: Images, benchmark: Benchmark) -> dict[str, Any]:
+    """How much bfloat16 changes the outputs of one module per class, unit masks (classes, U), and what they decide."""
     classes = list(range(len(masks)))
     exact, rounded = (
-        population_outputs(model, masks, classes, resident(images, benchmark.stage, dtype))
+        population_outputs(graph, masks, classes, resident(images, benchmark.stage, dtype))
         for dtype in (torch.float32, torch.bfloat16)
     )
     difference = np.abs(rounded - exact)

@@ -29,6 +29,7 @@ COMMANDS = (
     "training_accuracy",
     "mask_gradient",
     "convolution",
+    "library_network",
     "cores",
     "growth",
 )

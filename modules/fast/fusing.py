@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -96,10 +97,11 @@ def layer_of(value: Value) -> Layer | None:
 
 
 def _arguments(value: Value) -> list[Any]:
+    given = list(value.args)
+    for argument in value.function._schema.arguments[len(given) :] if value.kwargs else ():
+        given.append(value.kwargs.get(argument.name))
     default = [None, None, None, [1, 1], [0, 0], [1, 1], 1]
-    schema = value.function._schema.arguments
-    given = [*value.args, *[value.kwargs.get(argument.name) for argument in schema[len(value.args) :]]]
-    return [of_torch if of_value is None else of_value for of_value, of_torch in zip(given, default, strict=True)]
+    return [of_torch if place is None else place for place, of_torch in zip_longest(given, default)]
 
 
 def _takes_in(layer: Layer, value: Value) -> bool:

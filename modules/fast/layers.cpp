@@ -362,13 +362,40 @@ extern "C" {
 
 int lanes() { return LANES; }
 
-// Weights (rows, kernels) panel by panel: for every panel (rows, its kernels).
-void panels(int64_t rows, int64_t kernels, const double *weights, float *to) {
-    int64_t count = (kernels + PANEL - 1) / PANEL;
-    for (int64_t panel = 0; panel < count; panel++) {
-        int64_t first = kernels * panel / count, end = kernels * (panel + 1) / count;
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t kernel = first; kernel < end; kernel++) *to++ = float(weights[row * kernels + kernel]);
+// Weights (kernels, channels, taps) panel by panel: for every panel (taps, channels, its kernels).
+void lay_out(int64_t taps, int64_t channels, int64_t kernels, const float *weights, float *to) {
+    int64_t panels = (kernels + PANEL - 1) / PANEL;
+    for (int64_t panel = 0; panel < panels; panel++) {
+        int64_t first = kernels * panel / panels, end = kernels * (panel + 1) / panels;
+        for (int64_t tap = 0; tap < taps; tap++)
+            for (int64_t channel = 0; channel < channels; channel++)
+                for (int64_t kernel = first; kernel < end; kernel++)
+                    *to++ = weights[(kernel * channels + channel) * taps + tap];
+    }
+}
+
+// The same of the points of weights (kernels, channels, 9): the matrix (points, 9) times their taps.
+void lay_out_points(int64_t points, int64_t channels, int64_t kernels, const double *matrix, const float *weights,
+                    float *to) {
+    constexpr int TAPS = 9;
+    int64_t panels = (kernels + PANEL - 1) / PANEL;
+    for (int64_t panel = 0; panel < panels; panel++) {
+        int64_t first = kernels * panel / panels, count = kernels * (panel + 1) / panels - first;
+        for (int64_t channel = 0; channel < channels; channel++) {
+            double taps[TAPS][PANEL] = {};
+            for (int64_t kernel = 0; kernel < count; kernel++)
+                for (int tap = 0; tap < TAPS; tap++)
+                    taps[tap][kernel] = weights[((first + kernel) * channels + channel) * TAPS + tap];
+            for (int64_t point = 0; point < points; point++) {
+                double sums[PANEL] = {};
+                for (int tap = 0; tap < TAPS; tap++)
+                    for (int kernel = 0; kernel < PANEL; kernel++)
+                        sums[kernel] += matrix[point * TAPS + tap] * taps[tap][kernel];
+                float *place = to + (point * channels + channel) * count;
+                for (int64_t kernel = 0; kernel < count; kernel++) place[kernel] = float(sums[kernel]);
+            }
+        }
+        to += points * channels * count;
     }
 }
 

@@ -6,9 +6,9 @@ are filled with images, not with channels, of which modules have few.
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable
 from functools import partial
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -28,10 +28,10 @@ FEATURE_MAP_VALUES = 8 * 2**20  # of one batch's largest feature map at the most
 OF_TWO = ((0, 1, 0), (0, -1, 1), (1, -1, 0))
 OF_FOUR = (
     (1, 0, 0),
-    (-2 / 3, -sqrt(2) / 3, -1 / 3),
-    (-2 / 3, sqrt(2) / 3, -1 / 3),
-    (1 / 6, sqrt(2) / 6, 1 / 3),
-    (1 / 6, -sqrt(2) / 6, 1 / 3),
+    (-2 / 3, -math.sqrt(2) / 3, -1 / 3),
+    (-2 / 3, math.sqrt(2) / 3, -1 / 3),
+    (1 / 6, math.sqrt(2) / 6, 1 / 3),
+    (1 / 6, -math.sqrt(2) / 6, 1 / 3),
     (0, 0, 1),
 )
 
@@ -62,8 +62,10 @@ class CompiledConvolutions:
         flag, number, pointer = ctypes.c_bool, ctypes.c_int64, ctypes.c_void_p
         library.place.argtypes = [*[number] * 2, *[pointer] * 2]
         library.place.restype = None
-        library.panels.argtypes = [*[number] * 2, *[pointer] * 2]
-        library.panels.restype = None
+        library.lay_out.argtypes = [*[number] * 3, *[pointer] * 2]
+        library.lay_out.restype = None
+        library.lay_out_points.argtypes = [*[number] * 3, *[pointer] * 3]
+        library.lay_out_points.restype = None
         library.minimal_filtering.argtypes = [*[number] * 4, *[flag] * 3, *[pointer] * 5]
         library.minimal_filtering.restype = flag
         library.direct.argtypes = [ctypes.POINTER(Window), *[flag] * 3, *[pointer] * 5]
@@ -102,7 +104,7 @@ class CompiledConvolutions:
         of_window = (kernels, *weight.shape[2:], *layer.stride, *layer.padding, *layer.dilation)
         window = (*layer.maps.shape[2:], channels, rows, columns, *of_window)
         is_depthwise = layer.groups > 1
-        taps = weight.contiguous() if is_depthwise else self._panels(_taps(weight).view(-1, kernels))
+        taps = weight.contiguous() if is_depthwise else self._taps(weight)
         return partial(
             self._convolve,
             taps=taps,
@@ -119,17 +121,21 @@ class CompiledConvolutions:
         per_channel = len(_of_tiles(layer.maps.shape[2] > 2)) if is_filtered(layer) else sizes[0] * sizes[1]
         return kernels * channels * per_channel
 
-    def _points(self, weight: Tensor, side: int) -> Tensor:
-        """The points of a layer's kernels as the library reads them: panel by panel (points, channels, kernels)."""
-        kernels, channels = weight.shape[:2]
-        points = torch.mm(_of_tiles(side > 2), _taps(weight).view(9, channels * kernels))
-        return self._panels(points.view(-1, kernels))
+    def _taps(self, weight: Tensor) -> Tensor:
+        """A layer's kernels as the library reads them tap by tap."""
+        kernels, channels, *sizes = weight.shape
+        taps, weight = weight.new_empty(weight.numel()), weight.contiguous()
+        self._library.lay_out(math.prod(sizes), channels, kernels, weight.data_ptr(), taps.data_ptr())
+        return taps
 
-    def _panels(self, weights: Tensor) -> Tensor:
-        """Weights (rows, kernels) float64 as float32 in panels of a few kernels, one behind the other."""
-        panels = weights.new_empty(weights.numel(), dtype=torch.float32)
-        self._library.panels(*weights.shape, weights.data_ptr(), panels.data_ptr())
-        return panels
+    def _points(self, weight: Tensor, side: int) -> Tensor:
+        """The points of a layer's 3x3 kernels as the library reads them."""
+        kernels, channels = weight.shape[:2]
+        matrix, weight = _of_tiles(side > 2), weight.contiguous()
+        points = weight.new_empty(len(matrix) * channels * kernels)
+        addresses = (values.data_ptr() for values in (matrix, weight, points))
+        self._library.lay_out_points(len(matrix), channels, kernels, *addresses)
+        return points
 
     def _filter(
         self,
@@ -191,12 +197,6 @@ class _Ending:
 def is_filtered(layer: Layer) -> bool:
     """Whether minimal filtering takes fewer products than going tap by tap: on one pixel only one tap is there."""
     return layer.is_three_by_three and layer.maps.shape[2] > 1
-
-
-def _taps(weight: Tensor) -> Tensor:
-    """Weights (kernels, channels, height, width) as (height, width, channels, kernels) float64."""
-    taps = weight.permute(2, 3, 1, 0)
-    return torch.empty(taps.shape, dtype=torch.float64).copy_(taps)
 
 
 @functools.cache
