@@ -294,5 +294,5 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     assert "The chosen round 3 keeps" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
-    (root / Path(gradient_files.log(Artifacts(root, MODEL, DATASET)))).write_text("number\n0\n")
+    gradient_files.log(Artifacts(root, MODEL, DATASET)).path.write_text("number\n0\n")
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
