@@ -13,7 +13,7 @@ from models.trained_on import load_strong_split
 from modules import files as module_files
 from modules.fast.convolution import say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
-from modules.population_outputs import population_outputs
+from modules.population_outputs import population_outputs, say_what_torch_runs
 from modules.sensitivity import top_ratio_masks
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
@@ -44,6 +44,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     say_if_without_compiler(stage.dtype, stage.device)
     config, artifacts = stage.config, stage.artifacts
     strong = load_strong_model(config, artifacts, stage.device)
+    say_what_torch_runs(strong, stage.dtype, stage.device)
     importance = module_files.kernel_importance(artifacts).load(config.num_classes, strong.units.num_kernels)
     valid = load_strong_split(config, artifacts).valid.first(config.sensitivity_images)
     settings = {

@@ -19,7 +19,7 @@ from models.trained_on import load_strong_split
 from models.training import count_right, predict, progress_bar
 from modules.fast.convolution import say_if_without_compiler
 from modules.jaccard import mean_pairwise_distance
-from modules.population_outputs import population_outputs
+from modules.population_outputs import population_outputs, say_what_torch_runs
 from search.gradient import files
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round
@@ -158,6 +158,7 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Gra
     """
     say_if_without_compiler(stage.dtype, stage.device)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    say_what_torch_runs(strong, stage.dtype, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
     folder = files.folder(stage.artifacts)
     if fresh and folder.exists():
