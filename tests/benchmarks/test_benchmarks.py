@@ -89,7 +89,13 @@ def test_convolution(run_main, root_dir):
     rows = result_of(run, root_dir, "convolution")["layers"]
     assert [row["side"] for row in rows] == [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2] * 2
     assert [row["banded us"] != "" for row in rows] == [row["side"] <= 4 for row in rows]
-    assert [row["filtered us"] != "" for row in rows] == [row["precision"] == "float32" for row in rows]
+    assert [row["compiled us"] != "" for row in rows] == [row["precision"] == "float32" for row in rows]
+
+
+def test_library_network(run_main, root_dir):
+    run = run_main("benchmarks/library_network.py", *CHOSEN, root=root_dir)
+    rows = result_of(run, root_dir, "library_network")["comparison"]
+    assert [row["what"] for row in rows] == ["ResNet-18 as it is", "ResNet-18 for small images"]
 
 
 def test_growth(run_main, strong_root):
