@@ -232,9 +232,8 @@ class Cut:
 
     def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
         """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
-        source, *own = logits.args if logits.function is aten.linear.default else (logits,)
-        if len(own) == 2 and all(isinstance(value, Constant) for value in own):
-            weight, old_bias = own
+        if logits.function is aten.linear.default and self._last_weights_are_its_own():
+            source, weight, old_bias = logits.args
             scaled = self._mapped_constant(weight, scale)
             moved = self._mapped_constant(old_bias, scale, bias)
             return self.call(logits.function, source, scaled, moved)
@@ -242,6 +241,11 @@ class Cut:
             tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
             logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
         return logits
+
+    def _last_weights_are_its_own(self) -> bool:
+        """Whether what makes the logits has a weight and a bias that nothing else reads."""
+        own = self._plan.logits.args[1:3]
+        return len(own) == 2 and all(is_constant(value) and len(value.users) == 1 for value in own)
 
     def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
         def compute() -> Tensor:

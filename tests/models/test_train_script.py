@@ -58,6 +58,7 @@ def test_from_the_top_and_from_another_folder(tiny_root: Path, tmp_path: Path) -
         assert re.search(r"^test accuracy [\d.]+% \(\d+ of 12\)$", run.stdout, re.MULTILINE)
         assert sorted(files_below(root / "data" / "simcnn_x0_25_digits")) == [
             "entire_model.pth",
+            "network.json",
             "strong_model.json",
             "training_log.csv",
             "training_state.pth",
@@ -180,8 +181,8 @@ def test_a_model_from_elsewhere_is_not_overwritten(strong_root: Path, train: Any
     ("arguments", "expected"),
     [
         ((), "the following arguments are required: --model, --dataset"),
-        (("--model", "vgg", "--dataset", "digits"), "no configuration vgg_digits: expected one of rescnn_cifar10,"),
-        (("--model", "simcnn", "--dataset", "mnist"), "no configuration simcnn_mnist: expected one of"),
+        (("--model", "vgg", "--dataset", "digits"), "unknown network vgg: expected simcnn"),
+        (("--model", "simcnn", "--dataset", "mnist"), "no configuration simcnn_mnist (there are rescnn_cifar10"),
         ((*MODEL, "--set", "epcohs=3"), "unknown setting epcohs: expected one of"),
         ((*MODEL, "--epochs", "many"), "setting epochs: expected int, given 'many'"),
         ((*MODEL, "--epochs", "-1"), "setting epochs: expected at least 1, given -1"),
