@@ -7,7 +7,7 @@ print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Patch:
     num_classes: int  # with those that were added as the last ones
     target_classes: tuple[int, ...]  # in the order of the rule's columns
     rule: Learned | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
-    judged: tuple[Judged, ...]  # every module that was looked at
+    judged: tuple[Judged, ...] = ()  # every module that was looked at, in the order in which they help
 
     def __call__(self, weak_logits: Array, module_logits: ModuleLogits) -> np.ndarray:
         """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
@@ -167,12 +167,37 @@ def patch(
         module_logits: target class -> (images,) float, what its module says. A class from `weak classes` on is one
             that the weak model does not know: it is added.
         labels: (images,) int, from 0 to the number of classes with the added ones.
-        auto: take only the modules that help, and change nothing where none does; else take all.
+        auto: take only the modules that help, and those of added classes, and change nothing where none does.
         seed: of the cross-validation's folds.
 
     Raises UserError, one line, for arrays of shapes that do not fit, NaN, labels out of range, or a target class
     without validation images.
     """
+    given = _checked(weak_logits, module_logits, labels)
+    judged = helpful_modules(given.known, given.outputs, given.labels, given.targets, seed)
+    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak_classes or not auto}
+    return replace(_fitted(given, [target in wanted for target in given.targets], seed), judged=tuple(judged))
+
+
+def fit_patch(weak_logits: Array, module_logits: ModuleLogits, labels: Array, seed: int = 0) -> Patch:
+    """As `patch` with all modules, none of which is judged."""
+    given = _checked(weak_logits, module_logits, labels)
+    return _fitted(given, [True] * len(given.targets), seed)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Checked arrays of validation images."""
+
+    weak_classes: int
+    known: np.ndarray  # (images, classes) the weak model's logits, and `constant` for classes that it does not know
+    constant: float
+    targets: list[int]
+    outputs: np.ndarray  # (images, modules)
+    labels: np.ndarray  # (images,) int64
+
+
+def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array) -> _Given:
     weak = _checked_logits(weak_logits, "weak_logits")
     weak_classes = weak.shape[1]
     targets = sorted(module_logits)
@@ -189,22 +214,22 @@ def patch(
     for target in targets:
         if not (wanted == target).any():
             raise UserError(f"target class {target}: expected validation images of it, given none; add some")
-    outputs = _stacked(module_logits, len(weak))
     constant = _logit_of_added(weak, wanted, weak_classes)
     known = _with_added(weak, num_classes, constant)
-    judged = helpful_modules(known, outputs, wanted, targets, seed)
-    if auto:
-        helping = {one.target_class for one in judged if one.helps}
-        outputs = outputs[:, [target in helping for target in targets]]
-        targets = [target for target in targets if target in helping]
+    return _Given(weak_classes, known, constant, targets, _stacked(module_logits, len(weak)), wanted)
+
+
+def _fitted(given: _Given, taken: Sequence[bool], seed: int) -> Patch:
+    weak_classes, num_classes = given.weak_classes, given.known.shape[1]
+    targets = [target for target, is_taken in zip(given.targets, taken, strict=True) if is_taken]
     if not targets:
-        return Patch(weak_classes, num_classes, (), None, tuple(judged))
-    found = fit_linear_map(known, outputs, wanted, targets, seed)
+        return Patch(weak_classes, num_classes, (), None)
+    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed)
     # An added class's logit is the same for all images, so it goes into the bias.
-    bias = found.bias + constant * found.weight[:, weak_classes:num_classes].sum(1)
+    bias = found.bias + given.constant * found.weight[:, weak_classes:num_classes].sum(1)
     weight = torch.cat([found.weight[:, :weak_classes], found.weight[:, num_classes:]], 1)
     how = {name: value for name, value in vars(found).items() if name not in ("weight", "bias")}
-    return Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how), tuple(judged))
+    return Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
 
 
 def _logit_of_added(weak: np.ndarray, labels: np.ndarray, weak_classes: int) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patching.learned import RIDGES, Array, fold_of_each, free_directions, held_out_scores, standardise
 
-SURE = 2.0  # standard errors by which a gain must exceed 0
+SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def helpful_modules(
 
     What a module takes away is counted against the same weak model with a temperature and a bias of its own for each
     class, so that recalibrating is not the module's merit. Greedy: the most helpful one is taken first, then the most
-    helpful beside it; one that does not help beside those taken is out.
+    helpful beside it, until none helps beside those taken.
 
     Args:
         weak_logits: (images, classes) float.
@@ -61,19 +61,18 @@ def helpful_modules(
 
     taken: list[int] = []
     left = list(range(len(targets)))
-    without, judged, out = losses(taken), [], []
-    while left:
+    without, judged = losses(taken), []
+    while True:
         with_each = {module: losses([*taken, module]) for module in left}
         found = {module: _judged(targets[module], without - with_each[module]) for module in left}
-        out += [found[module] for module in left if not found[module].helps]
-        left = [module for module in left if found[module].helps]
-        if left:
-            best = max(left, key=lambda module: found[module].gain)
-            judged.append(found[best])
-            taken.append(best)
-            left.remove(best)
-            without = with_each[best]
-    return [*judged, *sorted(out, key=lambda one: -one.gain)]
+        left.sort(key=lambda module: found[module].gain, reverse=True)
+        best = next((module for module in left if found[module].helps), None)
+        if best is None:
+            return [*judged, *(found[module] for module in left)]
+        judged.append(found[best])
+        taken.append(best)
+        left.remove(best)
+        without = with_each[best]
 
 
 def _judged(target_class: int, gains: Tensor) -> Judged:

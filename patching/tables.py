@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 from typing import Any
 
-from patching.confidence import Change, Interval, excludes_zero
+from patching.confidence import Change, Interval
 from patching.metrics import METRICS, TargetClassScores, metrics_of
 from patching.report import BEFORE, PatchedWeakModel, mean_metrics
 
@@ -31,16 +31,16 @@ def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
         if len(models) == 1 and known:
             lines.append(f"{method}: {in_words(known[0])}")
         elif known:
-            f1, others = ([getattr(change, name) for change in known] for name in ("f1", "others_accuracy"))
-            lines.append(f"{method}: of {len(known)} changes F1 {_held(f1)}; others' accuracy {_held(others)}")
+            f1, others = (_held(known, metric) for metric in ("f1", "others_accuracy"))
+            lines.append(f"{method}: of {len(known)} changes F1 {f1}; others' accuracy {others}")
     return lines
 
 
 def in_words(change: Change) -> str:
     """The change of F1 and of the others' accuracy, in points with 95 % confidence, and whether they hold."""
     f1, others = (
-        f"{interval_in_words(interval)} ({'holds' if excludes_zero(interval) else 'may be chance'})"
-        for interval in (change.f1, change.others_accuracy)
+        f"{interval_in_words(getattr(change, metric))} ({'holds' if change.holds(metric) else 'may be chance'})"
+        for metric in ("f1", "others_accuracy")
     )
     return f"F1 changes by {f1}; others' accuracy by {others}, McNemar's p = {change.others_p:.2g}"
 
@@ -51,9 +51,10 @@ def interval_in_words(interval: Interval) -> str:
     return f"{low} to {high}"
 
 
-def _held(intervals: list[Interval]) -> str:
-    better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return f"surely better {better}, surely worse {worse}"
+def _held(changes: list[Change], metric: str) -> str:
+    lows = [getattr(change, metric)[0] for change in changes if change.holds(metric)]
+    better = sum(low > 0 for low in lows)
+    return f"surely better {better}, surely worse {len(lows) - better}"
 
 
 def overview_table(models: list[PatchedWeakModel]) -> tuple[list[str], list[list[Any]]]:

@@ -10,7 +10,7 @@ from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
 from modules.sensitivity import recommend_sensitive
-from patching.confidence import excludes_zero
+from patching.metrics import METRICS
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.tables import interval_in_words
 from patching.weak_models import WeakKind, weak_network_name
@@ -251,14 +251,14 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
         for method in methods:
             if change := model.change(method):
                 held = [
-                    f"{interval_in_words(interval)}{'' if excludes_zero(interval) else ' (may be chance)'}"
-                    for interval in (change.precision, change.recall, change.f1, change.others_accuracy)
+                    interval_in_words(getattr(change, metric)) + ("" if change.holds(metric) else " (may be chance)")
+                    for metric in METRICS
                 ]
                 rows.append((_label(model, models), method, *held, f"{change.others_p:.2g}"))
     if rows:
         yield Table(
             "How sure the changes are: points with 95 % confidence, by a paired bootstrap over the test images, and "
-            "the p-value of McNemar's exact test for the others' accuracy. What includes 0 may be chance.",
+            "the p-value of McNemar's exact test for the others' accuracy.",
             ("target class", "method", *(f"change of {metric}" for metric in METRIC_NAMES), "McNemar's p"),
             rows,
         )

@@ -13,7 +13,7 @@ data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from models.training import predict
 from models.weights import count_parameters
 from modules.on_disk import load_module
 from patching import files as patch_files
-from patching.from_arrays import Patch, PatchReport, patch
+from patching.from_arrays import Patch, PatchReport, fit_patch, patch
 from patching.own_weak_model import (
     PARTS,
     Classes,
@@ -113,10 +113,13 @@ def main() -> None:
     }
     if patched.rule:
         chosen = {target: modules[target] for target in patched.target_classes}
-        control = control_of(patched, valid, test, classes, stage)
-        content["control_whole_strong_model"] = control.to_json()
+        controls = {
+            name: control_of(patched, valid, test, outputs, classes, stage)
+            for name, outputs in (("no module", [{}, {}]), ("whole strong model", [valid.strong, test.strong]))
+        }
+        content["controls"] = {name: control.to_json() for name, control in controls.items()}
         content["cost"] = cost_of(config, weak_config, weak, chosen, report)
-        show_control(report, control)
+        show_controls(report, controls)
         show_cost(content["cost"])
     name = arguments.name or (arguments.weak_checkpoint or arguments.weak_logits).resolve().stem
     file = patch_files.own_report(stage.artifacts, name)
@@ -178,14 +181,26 @@ def check_valid_images(valid: Answers, classes: Classes) -> None:
             )
 
 
-def control_of(patched: Patch, valid: Answers, test: Answers, classes: Classes, stage: Stage) -> PatchReport:
-    """The same patch with the whole strong model's logits in the modules' place: what perfect modules would give."""
-    added = range(classes.weak_classes, len(classes.names))
-    kept = sorted({*patched.target_classes, *added})
-    whole = patch(valid.weak, {target: valid.strong[target] for target in kept}, valid.labels, seed=stage.seed)
-    return whole.report(
-        test.weak, {target: test.strong[target] for target in kept}, test.labels, classes.names, stage.seed
+def control_of(
+    patched: Patch,
+    valid: Answers,
+    test: Answers,
+    outputs: Sequence[Mapping[int, np.ndarray]],
+    classes: Classes,
+    stage: Stage,
+) -> PatchReport:
+    """The same patch with others' outputs on valid and test in the modules' place.
+
+    The whole strong model's logits are what perfect modules would give; none, which is 0 for all images, what
+    recalibrating the weak model alone gives.
+    """
+    kept = {*patched.target_classes, *range(classes.weak_classes, len(classes.names))}
+    of_valid, of_test = (
+        {target: given.get(target, np.zeros(len(part.labels))) for target in kept}
+        for given, part in zip(outputs, (valid, test), strict=True)
     )
+    other = fit_patch(valid.weak, of_valid, valid.labels, stage.seed)
+    return other.report(test.weak, of_test, test.labels, classes.names, stage.seed)
 
 
 def cost_of(
@@ -218,17 +233,17 @@ def show(patched: Patch, report: PatchReport, classes: Classes, valid_images: in
     print(report)
 
 
-def show_control(report: PatchReport, control: PatchReport) -> None:
-    """Print the patch beside the one with the whole strong model."""
-    whole = {target.target_class: target for target in control.targets}
-    rows = []
-    for target in report.targets:
-        f1 = [target.before.f1, target.after.f1, whole[target.target_class].after.f1]
-        rows.append([target.name, *(f"{100 * value:.1f}" for value in f1)])
-    others = [each.others_accuracy for each in (report.targets[0].before, report.targets[0].after)]
-    others.append(control.targets[0].after.others_accuracy)
+def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> None:
+    """Print the patch beside its controls."""
+    targets = [report.targets, *(control.targets for control in controls.values())]
+    rows = [
+        [each[0].name, *(f"{100 * f1:.1f}" for f1 in (each[0].before.f1, *(target.after.f1 for target in each)))]
+        for each in zip(*targets, strict=True)
+    ]
+    first = [each[0] for each in targets]
+    others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
     rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
-    show_table(["F1", "before", "modules", "whole strong model"], rows)
+    show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
 
 
 def show_cost(cost: Mapping[str, Any]) -> None:
