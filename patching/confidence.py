@@ -56,6 +56,12 @@ class Change:
         low, high = getattr(self, metric)
         return (low > 0 or high < 0) and (metric != "others_accuracy" or self.others_p < 1 - LEVEL)
 
+    def verdict(self, metric: str) -> str:
+        """Whether a metric's change holds, for people."""
+        if getattr(self, metric) == (0, 0):
+            return "unchanged"
+        return "holds" if self.holds(metric) else "may be chance"
+
 
 def change_of(
     labels: np.ndarray,

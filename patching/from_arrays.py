@@ -20,7 +20,7 @@ from patching.helpful import Judged, helpful_modules
 from patching.learned import Array, fit_linear_map
 from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
 from patching.rules import Learned
-from patching.tables import in_words
+from patching.tables import interval_in_words
 from utils.errors import UserError
 
 ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
@@ -37,13 +37,11 @@ class TargetReport:
     change: Change
 
     def __str__(self) -> str:
-        shares = [
-            f"{word} {100 * old:.1f} -> {100 * new:.1f}"
-            for word, old, new in zip(
-                ("precision", "recall", "F1"), metrics_of(self.before), metrics_of(self.after), strict=False
-            )
-        ]
-        return f"{self.name}: {', '.join(shares)}; {in_words(self.change)}"
+        words = ("precision", "recall", "F1")
+        values = zip(words, metrics_of(self.before), metrics_of(self.after), strict=False)
+        shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
+        sure = f"{interval_in_words(self.change.f1)} ({self.change.verdict('f1')})"
+        return f"{self.name}: {shares}; F1 changes by {sure}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -70,11 +68,15 @@ class PatchReport:
 
     def __str__(self) -> str:
         before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
-        lines = [f"accuracy of all classes {before} -> {after} ({self.images} images)"]
-        if self.targets:
-            old, new = (100 * scores.others_accuracy for scores in (self.targets[0].before, self.targets[0].after))
-            lines.append(f"accuracy of the classes that the patch is not for {old:.2f} % -> {new:.2f} %")
-        return "\n".join([*lines, *map(str, self.targets)])
+        lines = [f"accuracy {before} -> {after}", *map(str, self.targets)]
+        for first in self.targets[:1]:  # the others are the same for all of them
+            old, new = (100 * scores.others_accuracy for scores in (first.before, first.after))
+            sure = f"{interval_in_words(first.change.others_accuracy)} ({first.change.verdict('others_accuracy')})"
+            lines.append(
+                f"accuracy of the other classes {old:.1f} -> {new:.1f}; it changes by {sure}, McNemar's p = "
+                f"{first.change.others_p:.2g}"
+            )
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -39,7 +39,7 @@ def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
 def in_words(change: Change) -> str:
     """The change of F1 and of the others' accuracy, in points with 95 % confidence, and whether they hold."""
     f1, others = (
-        f"{interval_in_words(getattr(change, metric))} ({'holds' if change.holds(metric) else 'may be chance'})"
+        f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})"
         for metric in ("f1", "others_accuracy")
     )
     return f"F1 changes by {f1}; others' accuracy by {others}, McNemar's p = {change.others_p:.2g}"

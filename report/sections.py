@@ -251,8 +251,7 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
         for method in methods:
             if change := model.change(method):
                 held = [
-                    interval_in_words(getattr(change, metric)) + ("" if change.holds(metric) else " (may be chance)")
-                    for metric in METRICS
+                    f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})" for metric in METRICS
                 ]
                 rows.append((_label(model, models), method, *held, f"{change.others_p:.2g}"))
     if rows:

