@@ -4,13 +4,9 @@ Both take RGB pixels as they are in an image file, so that nobody normalises in 
 Python file, operator after operator, and nothing of this project is needed.
 """
 
-import contextlib
 import importlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +18,7 @@ from dataset.datasets import Normalisation
 from patching.rules import Learned
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
+from utils.quiet import quiet
 
 SUFFIXES = (".onnx", ".py")
 HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
@@ -130,7 +127,7 @@ def save_standalone(model: StandalonePatch, path: Path) -> list[Path]:
 def _save_onnx(model: StandalonePatch, path: Path) -> Path:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 model,
@@ -150,7 +147,7 @@ def _save_onnx(model: StandalonePatch, path: Path) -> Path:
 
 def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
     """The Python file's text, and the weights by the names that it uses."""
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         try:
             shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in model.inputs)
             program = torch.export.export(model, model.examples(), dynamic_shapes=shapes, strict=False)
@@ -208,19 +205,6 @@ def _without_checks(graph: fx.Graph) -> fx.Graph:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     return graph
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporters log, print and warn about."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _package(name: str) -> ModuleType:

@@ -13,27 +13,25 @@ data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config, override
 from dataset.datasets import Normalisation, load_evaluation_parts, load_source
 from models.checkpoints import load_foreign_checkpoint
-from models.graph import flops_of
 from models.names import network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
 from models.training import predict
-from models.weights import count_parameters
 from modules.on_disk import load_module
 from patching import files as patch_files
-from patching.from_arrays import Patch, PatchReport, fit_patch, patch
+from patching.from_arrays import Patch, PatchReport, patch
+from patching.own_patch import Answers, control_of, cost_of
 from patching.own_weak_model import (
     PARTS,
     Classes,
@@ -45,18 +43,8 @@ from patching.own_weak_model import (
 )
 from patching.standalone import Form, StandalonePatch, check_save_path, save_standalone
 from utils.errors import UserError, run
-from utils.stage import OneLineParser, Stage, stage_parser
+from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the networks say about the images of one part."""
-
-    labels: np.ndarray  # (images,) int64
-    weak: np.ndarray  # (images, weak classes) float
-    modules: dict[int, np.ndarray]  # target class -> (images,)
-    strong: dict[int, np.ndarray]  # the same of the whole strong model
 
 
 def main() -> None:
@@ -64,6 +52,8 @@ def main() -> None:
     stage = open_stage(arguments)
     config = stage.config
     weak_config = override(config, [f"{name}={value}" for name, value in weak_settings(arguments).items()])
+    if arguments.weak_images in (None, config.image_source):
+        load_strong_split(config, stage.artifacts)  # its validation images are as new to the strong model as they were
     strong_classes = config.classes or load_source(config, config.image_source).classes
     forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
     images_have, (module_images, weak_images) = load_evaluation_parts(
@@ -114,7 +104,7 @@ def main() -> None:
     if patched.rule:
         chosen = {target: modules[target] for target in patched.target_classes}
         controls = {
-            name: control_of(patched, valid, test, outputs, classes, stage)
+            name: control_of(patched, valid, test, outputs, classes, stage.seed)
             for name, outputs in (("no module", [{}, {}]), ("whole strong model", [valid.strong, test.strong]))
         }
         content["controls"] = {name: control.to_json() for name, control in controls.items()}
@@ -179,44 +169,6 @@ def check_valid_images(valid: Answers, classes: Classes) -> None:
             raise UserError(
                 f"class {classes.names[target]} has no validation images: expected some to fit the patch on"
             )
-
-
-def control_of(
-    patched: Patch,
-    valid: Answers,
-    test: Answers,
-    outputs: Sequence[Mapping[int, np.ndarray]],
-    classes: Classes,
-    stage: Stage,
-) -> PatchReport:
-    """The same patch with others' outputs on valid and test in the modules' place.
-
-    The whole strong model's logits are what perfect modules would give; none, which is 0 for all images, what
-    recalibrating the weak model alone gives.
-    """
-    kept = {*patched.target_classes, *range(classes.weak_classes, len(classes.names))}
-    of_valid, of_test = (
-        {target: given.get(target, np.zeros(len(part.labels))) for target in kept}
-        for given, part in zip(outputs, (valid, test), strict=True)
-    )
-    other = fit_patch(valid.weak, of_valid, valid.labels, stage.seed)
-    return other.report(test.weak, of_test, test.labels, classes.names, stage.seed)
-
-
-def cost_of(
-    config: Config, weak_config: Config, weak: nn.Module | None, modules: Mapping[int, nn.Module], report: PatchReport
-) -> dict[str, Any]:
-    """FLOPs of one image and parameters; of a weak model that is known by its logits alone, nothing."""
-    image, weak_image = ((3, each.image_side, each.image_side) for each in (config, weak_config))
-    added = [sum(flops_of(module, image) for module in modules.values()), sum(map(count_parameters, modules.values()))]
-    own = None if weak is None else [flops_of(weak, weak_image), count_parameters(weak)]
-    composed = None if own is None else [own[0] + added[0], own[1] + added[1]]
-    return {
-        "weak": own,
-        "modules": added,
-        "composed": composed,
-        "f1_points_per_gflop": 100 * report.f1_gained / (added[0] / 1e9),
-    }
 
 
 def show(patched: Patch, report: PatchReport, classes: Classes, valid_images: int) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 import global_configure
 from configures.base import load
 from dataset.datasets import IMAGENET, load_dataset, load_evaluation_parts, load_split, split
+from dataset.image_files import SIDE
 from models.strong_model import load_strong_model
 from models.weights import cpu_state
 from modules import files as module_files
@@ -113,6 +114,33 @@ def test_logits_alone(root, run_main):
     assert gained[0] < report["test"]["targets"][0]["after"]["f1"] == pytest.approx(gained[1], abs=0.02)
     assert report["cost"]["weak"] is None and report["cost"]["modules"][0] > 0
     assert "control: whole strong model" in done.stdout and "F1 changes by +" in done.stdout
+
+
+def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
+    """A tree with other names of the classes, without a train part: its logits stand in the order of its files."""
+    monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
+    digits, names = load_dataset("digits", SIDE).test, ("drei", "null", "vier")
+    for part, first in (("valid", 0), ("test", 20)):
+        labels = []
+        for label, digit in enumerate((3, 0, 4)):
+            folder = tmp_path / "ziffern" / part / names[label]
+            folder.mkdir(parents=True)
+            for number, place in enumerate(np.flatnonzero(digits.labels == digit)[first : first + 15]):
+                Image.fromarray(digits.pixels[place]).save(folder / f"{number:02}.png")
+                labels.append(label)
+        logits = np.random.default_rng(first).normal(size=(len(labels), 3)) + 5.0 * (
+            np.array(labels)[:, None] == np.arange(3)
+        ) * (np.arange(3) > 0)
+        (tmp_path / "said").mkdir(exist_ok=True)
+        np.save(tmp_path / "said" / f"{part}_logits.npy", logits)
+        np.save(tmp_path / "said" / f"{part}_labels.npy", labels)
+    options = ("--weak_images", "ziffern", "--weak_logits", tmp_path / "said", "--target_class", "drei")
+    done = run_main(SCRIPT, *COMMON, *options, "--class_map", "drei=3", root=root)
+    assert done.exit_code == 0 and "the weak model knows drei, null, vier" in done.stdout, done
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "said.json").read_text())
+    (target,) = report["test"]["targets"]
+    assert target["name"] == "drei" and target["after"]["f1"] > target["before"]["f1"]
+    run_main(SCRIPT, *COMMON, *options, root=root).refused("the strong model has no class drei", "--class_map")
 
 
 def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits, run_main, tmp_path):
