@@ -33,7 +33,7 @@ class ClassFolders:
 
     path: Path
     classes: tuple[str, ...]
-    images: dict[str, list[tuple[str, int]]]  # of train and test, and of valid where there is one
+    images: dict[str, list[tuple[str, int]]]  # of test, and of train and valid where they are there: at least one
     fingerprint: str  # changes when an image is added, removed or changed
     passed_over: dict[str, int]  # how many of which kind
 
@@ -123,7 +123,7 @@ def _part_folders(path: Path, top: Member, members: Sequence[tuple[Member, Entry
         if len(same) > 1:
             raise UserError(f"{path}: {' and '.join(same)} are both the {part} part: expected one; merge them")
     missing = {"train", "test"} - set(folders.values())
-    if not missing:
+    if not missing or set(folders.values()) == {"valid", "test"}:  # enough to patch; who trains says what is missing
         return folders
     wanted = f"{path}: expected images as {{train,test}}/CLASS/IMAGE"
     there = listed(list(folders))

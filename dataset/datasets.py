@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +75,7 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    train: Images
+    train: Images  # none where it is there to validate and test alone
     test: Images
     valid: Images | None = None  # None: a share of `train`
 
@@ -135,21 +135,56 @@ def split(dataset: Dataset) -> Split:
     is a shuffling, too. Raises UserError where a class of those has no image in a part.
     """
     train, valid = dataset.train, dataset.valid
-    if dataset.name in PUBLISHED:
-        if valid is None:
-            order = np.random.default_rng(global_configure.split_seed).permutation(len(train))
-            cut = int(len(train) * TRAIN_SHARE)
-            train, valid = train.take(order[:cut]), train.take(order[cut:])
-    else:
-        hashes = _hashes(train)
-        order = np.argsort(hashes, kind="stable")
-        if valid is None:
-            chosen = held_out(hashes, train.labels)[order]
-            train, valid = train.take(order[~chosen]), train.take(order[chosen])
-        else:
-            train, valid = train.take(order), valid.take(np.argsort(_hashes(valid), kind="stable"))
+    if not len(train):
+        raise UserError(
+            f"dataset {dataset.name}: expected images as {{train,test}}/CLASS/IMAGE, found valid, test; add train, or "
+            "give one of them its name"
+        )
+    if valid is None:
+        order, held = _split_places(dataset)
+        train, valid = train.take(order), train.take(held)
+    elif dataset.name not in PUBLISHED:
+        train, valid = (images.take(np.argsort(_hashes(images), kind="stable")) for images in (train, valid))
+    if dataset.name not in PUBLISHED:
         _check_split(dataset, train, valid)
     return Split(dataset.classes, train, valid, dataset.test)
+
+
+def _split_places(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the training images that stay, and of those that are for validation, in the split's order."""
+    if dataset.name in PUBLISHED:
+        order = np.random.default_rng(global_configure.split_seed).permutation(len(dataset.train))
+        cut = int(len(dataset.train) * TRAIN_SHARE)
+        return order[:cut], order[cut:]
+    hashes = _hashes(dataset.train)
+    order = np.argsort(hashes, kind="stable")
+    chosen = held_out(hashes, dataset.train.labels)[order]
+    return order[~chosen], order[chosen]
+
+
+def load_evaluation_parts(
+    name: str, forms: Sequence[tuple[int, Resize, Normalisation]]
+) -> tuple[tuple[str, ...], list[dict[str, Images]]]:
+    """A dataset's classes, and per form the same validation and test images in the same order.
+
+    Images of a dataset that has a validation part stand in the order of their files. Where it has none, the validation
+    part is that of `split` in the first form. Raises UserError as `load_dataset`.
+
+    Args:
+        name: of the dataset, of which nobody needs a training part.
+        forms: side in pixels, how images come to it, and how a network is given colours.
+    """
+    datasets = [load_dataset(name, side, resize) for side, resize, _ in forms]
+    if datasets[0].valid is None:
+        _, places = _split_places(datasets[0])
+        valid = [dataset.train.take(places) for dataset in datasets]
+    else:
+        valid = [dataset.valid for dataset in datasets]
+    parts = [
+        {part: replace(images, normalisation=form[2]) for part, images in (("valid", held), ("test", dataset.test))}
+        for dataset, held, form in zip(datasets, valid, forms, strict=True)
+    ]
+    return datasets[0].classes, parts
 
 
 def _hashes(images: Images) -> np.ndarray:
@@ -285,8 +320,8 @@ def _open_decoded(folder: Path, name: str, side: int) -> Dataset:
     except (KeyError, TypeError):
         raise damaged(description, again, "expected the classes of a decoded dataset") from None
     there = content.get("parts", PARTS_OF_PUBLISHED)
-    if there not in (PARTS_OF_PUBLISHED, ["train", "valid", "test"]):
-        raise damaged(description, again, "expected the parts train and test, or train, valid and test")
+    if there not in (PARTS_OF_PUBLISHED, ["train", "valid", "test"], ["valid", "test"]):
+        raise damaged(description, again, "expected the parts train and test, or train, valid and test, or two of them")
     parts = {}
     for part in there:
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
@@ -294,6 +329,8 @@ def _open_decoded(folder: Path, name: str, side: int) -> Dataset:
         parts[part] = Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels)
         if not set(labels.tolist()) <= set(range(len(classes))):
             raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
+    if "train" not in parts:
+        parts["train"] = parts["test"].take(np.arange(0))
     return Dataset(name, classes, **parts)
 
 

@@ -16,6 +16,7 @@ from models.training import best_epoch, predict
 from modules import files as module_files
 from modules.on_disk import load_kernel_mask, load_module
 from patching import files as patch_files
+from patching.confidence import Change, change_of
 from patching.data import PatchData, load_patch_data, of_class
 from patching.metrics import confusion_matrix
 from patching.on_disk import check_weak_model, load_weak_model
@@ -61,6 +62,7 @@ class Patched:
 
     confusion: np.ndarray  # (classes, classes) int64 on the test images, rows = labels
     rule: Rule | None  # None = the weak model as it is
+    change: Change | None = None  # against the weak model as it is
 
 
 class PatchCases:
@@ -144,7 +146,9 @@ class PatchCases:
             epoch=case.epoch,
             validation_images=len(case.valid.labels),
             test_images=len(case.test.labels),
-            methods={method: method_entry(result.confusion, result.rule) for method, result in results.items()},
+            methods={
+                method: method_entry(result.confusion, result.rule, result.change) for method, result in results.items()
+            },
         )
 
     def patched_model(self, case: PatchCase, rule: Rule) -> PatchedModel:
@@ -183,19 +187,20 @@ def evaluate(case: PatchCase, calibrations: list[str]) -> dict[str, Patched]:
     weak model alone gives).
     """
     valid, test = case.valid, case.test
-
-    def answers(scores: Tensor, rule: Rule | None = None) -> Patched:
-        return Patched(confusion_matrix(test.labels, scores.argmax(1).numpy(), len(case.classes)), rule)
+    num_classes = len(case.classes)
+    before = test.weak.argmax(1).numpy()
 
     def patch(
         calibration: str, valid_output: Tensor | None, class_outputs: np.ndarray | None, test_output: Tensor
     ) -> Patched:
         rule = RULES[calibration].fit(valid.weak, valid_output, valid.labels, class_outputs)
-        return answers(rule(test.weak, test_output), rule)
+        after = rule(test.weak, test_output).argmax(1).numpy()
+        change = change_of(test.labels, before, after, num_classes - 1)
+        return Patched(confusion_matrix(test.labels, after, num_classes), rule, change)
 
     module = (valid.module, case.module_outputs, test.module)
     whole_model = (valid.strong, case.strong_outputs, test.strong)
-    results = {BEFORE: answers(test.weak)}
+    results = {BEFORE: Patched(confusion_matrix(test.labels, before, num_classes), None)}
     for calibration in calibrations:
         results[calibration] = patch(calibration, *module)
         results[WHOLE_MODEL.format(calibration)] = patch(calibration, *whole_model)

@@ -77,3 +77,9 @@ def reports(artifacts: Artifacts, kind: WeakKind) -> list[RecordFile[PatchedWeak
 def table(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
     """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
     return weak_models_folder(artifacts, kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"
+
+
+def own_report(artifacts: Artifacts, name: str) -> JsonFile:
+    """What a patch of a weak model that was not made here did, and its rule."""
+    path = artifacts.root_dir / "data" / "patch" / "own" / artifacts.folder.name / f"{name}.json"
+    return JsonFile(path, artifacts.command("scripts/patch_weak_model.py"))

@@ -60,6 +60,7 @@ def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[Patch
         try:
             for method in model.methods:
                 model.confusion(method)
+                model.change(method)
             for calibration in model.calibrations:
                 model.rule(calibration)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from patching.confidence import Change
 from patching.metrics import METRICS, TargetClassScores, metrics_of, scores_of_target_class
 from patching.rules import RULES, Rule
 from utils.errors import UserError
@@ -43,6 +44,14 @@ class PatchedWeakModel:
         """The target class's and the others' scores by one method."""
         return scores_of_target_class(self.confusion(method), len(self.classes) - 1)
 
+    def change(self, method: str) -> Change | None:
+        """How sure a method's changes are; None of the weak model as it is, and in reports that do not say it.
+
+        Raises KeyError, TypeError or ValueError where it is none.
+        """
+        values = self.methods[method].get("change")
+        return None if values is None else Change.from_json(values)
+
     @property
     def calibrations(self) -> list[str]:
         """The methods that patch: neither the weak model as it was nor a control."""
@@ -57,14 +66,15 @@ class PatchedWeakModel:
         return rule
 
 
-def method_entry(confusion: np.ndarray, rule: Rule | None) -> dict[str, Any]:
-    """What the file says of one method: metrics, the counts behind them, confusion matrix and rule."""
+def method_entry(confusion: np.ndarray, rule: Rule | None, change: Change | None = None) -> dict[str, Any]:
+    """What the file says of one method: metrics, the counts behind them, confusion matrix, rule and sureness."""
     scores = scores_of_target_class(confusion, len(confusion) - 1)
     return {
         **dict(zip(METRICS, metrics_of(scores), strict=True)),
         **asdict(scores),
         "confusion_matrix": confusion.tolist(),
         "rule": rule.to_json() if rule else None,
+        "change": change.to_json() if change else None,
     }
 
 

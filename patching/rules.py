@@ -130,14 +130,14 @@ class Norm(RangeRule):
 
 
 class Learned(Rule):
-    """Calibrated logits: a linear map of the weak model's logits and the module's output."""
+    """Calibrated logits: a linear map of the weak model's logits and the modules' outputs, one or several."""
 
     saved_as = "linear"
     weight: Tensor
     bias: Tensor
 
     def __init__(self, weight: Any, bias: Any, **found_by: Any) -> None:
-        """`weight` (classes, classes + 1), whose last column weighs the module's output; `bias` (classes,).
+        """`weight` (classes, weak classes + modules), whose last columns weigh the modules' outputs; `bias` (classes,).
 
         `found_by` is the rest of a `LinearFit`; a saved patched model has forgotten it.
         """
@@ -151,10 +151,13 @@ class Learned(Rule):
         cls, weak_logits: Array, module_output: Array | None, labels: Array, class_outputs: Array | None = None
     ) -> "Learned":
         """Without a module's output: the control that only recalibrates the weak model."""
-        return cls(**vars(fit_linear_map(weak_logits, module_output, labels)))
+        outputs = None if module_output is None else torch.as_tensor(module_output)[:, None]
+        return cls(**vars(fit_linear_map(weak_logits, outputs, labels, [weak_logits.shape[1] - 1])))
 
     def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        return nn.functional.linear(torch.cat([weak_logits, module_output[:, None]], 1), self.weight, self.bias)
+        """As every rule; and several modules' outputs (batch, modules)."""
+        outputs = module_output[:, None].flatten(1)
+        return nn.functional.linear(torch.cat([weak_logits, outputs], 1), self.weight, self.bias)
 
     def to_json(self) -> dict[str, Any]:
         return {"weight": self.weight.tolist(), "bias": self.bias.tolist(), **self.found_by}

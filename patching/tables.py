@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+from patching.confidence import Change, Interval
 from patching.metrics import METRICS, TargetClassScores, metrics_of
 from patching.report import BEFORE, PatchedWeakModel, mean_metrics
 
@@ -19,6 +20,41 @@ def single_table(model: PatchedWeakModel) -> tuple[list[str], list[list[Any]]]:
         right = f"{scores.others_right} of {scores.others}"
         table.append([method, *(f"{100 * value:.2f}" for value in metrics_of(scores)), *counts, right])
     return headings, table
+
+
+def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
+    """For people: per calibration which changes of F1 and of the others' accuracy are more than chance."""
+    lines = []
+    for method in models[0].calibrations:
+        changes = [model.change(method) for model in models if method in model.methods]
+        known = [change for change in changes if change is not None]
+        if len(models) == 1 and known:
+            lines.append(f"{method}: {in_words(known[0])}")
+        elif known:
+            f1, others = (_held(known, metric) for metric in ("f1", "others_accuracy"))
+            lines.append(f"{method}: of {len(known)} changes F1 {f1}; others' accuracy {others}")
+    return lines
+
+
+def in_words(change: Change) -> str:
+    """The change of F1 and of the others' accuracy, in points with 95 % confidence, and whether they hold."""
+    f1, others = (
+        f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})"
+        for metric in ("f1", "others_accuracy")
+    )
+    return f"F1 changes by {f1}; others' accuracy by {others}, McNemar's p = {change.others_p:.2g}"
+
+
+def interval_in_words(interval: Interval) -> str:
+    """`-1.2 to +3.4` in points."""
+    low, high = (f"{100 * value:+.1f}" for value in interval)
+    return f"{low} to {high}"
+
+
+def _held(changes: list[Change], metric: str) -> str:
+    lows = [getattr(change, metric)[0] for change in changes if change.holds(metric)]
+    better = sum(low > 0 for low in lows)
+    return f"surely better {better}, surely worse {len(lows) - better}"
 
 
 def overview_table(models: list[PatchedWeakModel]) -> tuple[list[str], list[list[Any]]]:
@@ -42,18 +78,25 @@ def _cell(values: Any, *, signed: bool = False) -> str:
 def exact_table(models: list[PatchedWeakModel]) -> tuple[list[str], list[list[Any]]]:
     """Headings and rows, one per target class and method, then the means and the mean changes over the classes."""
     count_names = [field.name for field in fields(TargetClassScores)]
+    sure_names = [*(f"{metric}_change_{end}" for metric in METRICS for end in ("low", "high")), "others_p"]
     table: list[list[Any]] = []
     for model in models:
         for method in model.methods:
             scores = model.scores(method)
-            values = [*_exact(metrics_of(scores)), *asdict(scores).values()]
+            values = [*_exact(metrics_of(scores)), *asdict(scores).values(), *_sureness(model.change(method))]
             table.append([model.target_class, model.classes[-1], model.epoch, method, *values])
-    before, empty = mean_metrics(models, BEFORE), [""] * len(count_names)
+    before, empty = mean_metrics(models, BEFORE), [""] * len(count_names + sure_names)
     for method in models[0].methods:
         mean = mean_metrics(models, method)
         table.append(["mean", "", "", method, *_exact(mean), *empty])
         table.append(["mean change", "", "", method, *_exact(mean - before), *empty])
-    return ["target_class", "name", "epoch", "method", *METRICS, *count_names], table
+    return ["target_class", "name", "epoch", "method", *METRICS, *count_names, *sure_names], table
+
+
+def _sureness(change: Change | None) -> list[str]:
+    if change is None:
+        return [""] * (2 * len(METRICS) + 1)
+    return [*_exact(end for metric in METRICS for end in getattr(change, metric)), f"{change.others_p:.6g}"]
 
 
 def _exact(values: Any) -> list[str]:

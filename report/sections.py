@@ -10,7 +10,9 @@ from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
 from modules.sensitivity import recommend_sensitive
+from patching.metrics import METRICS
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
+from patching.tables import interval_in_words
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
@@ -239,6 +241,26 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )
+    yield from _sureness_table(models, methods[1:])
+
+
+def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Iterator[Block]:
+    """How sure each weak model's changes are; nothing of reports that do not say it."""
+    rows = []
+    for model in models:
+        for method in methods:
+            if change := model.change(method):
+                held = [
+                    f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})" for metric in METRICS
+                ]
+                rows.append((_label(model, models), method, *held, f"{change.others_p:.2g}"))
+    if rows:
+        yield Table(
+            "How sure the changes are: points with 95 % confidence, by a paired bootstrap over the test images, and "
+            "the p-value of McNemar's exact test for the others' accuracy.",
+            ("target class", "method", *(f"change of {metric}" for metric in METRIC_NAMES), "McNemar's p"),
+            rows,
+        )
 
 
 def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:

@@ -22,7 +22,7 @@ from patching.cases import PatchCases, evaluate
 from patching.patched_model import save_patched_model
 from patching.report import BEFORE, PatchedWeakModel
 from patching.rules import RULES
-from patching.tables import CELL, exact_table, overview_table, single_table
+from patching.tables import CELL, exact_table, overview_table, single_table, sureness_lines
 from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
@@ -73,6 +73,7 @@ def main() -> None:
         headings, table = overview_table(models)
         print(CELL)
         show_table(headings, table)
+        show_sureness(models)
         file = patch_files.table(stage.artifacts, kind, epoch, calibration)
         title = f"{stage.config.name}, {kind.option} models, epoch {epoch}: {CELL} (test images)"
         save_text(file, csv_table(*exact_table(models)))
@@ -87,10 +88,17 @@ def show_model(model: PatchedWeakModel, calibrations: list[str]) -> None:
         f"{model.test_images} test images; in percent:"
     )
     show_table(*single_table(model))
+    show_sureness([model])
     for method in (BEFORE, *calibrations):
         print(f"confusion matrix, {method} (rows: true class; columns: predicted):")
         counts = model.confusion(method).tolist()
         show_table(["", *model.classes], [[name, *row] for name, row in zip(model.classes, counts, strict=True)])
+
+
+def show_sureness(models: list[PatchedWeakModel]) -> None:
+    """Print which changes are more than chance."""
+    print("with 95 % confidence (paired bootstrap over the test images, points):")
+    print("\n".join(sureness_lines(models)))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,6 @@ what follows knows few forms: operators that write in place become their functio
 does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
 """
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from models.graph.atoms import CASTS, IDENTITIES, hint, is_constant, is_in_place, kind, overload, shapes, shares_memory
 from models.graph.constants import fold_constants
 from models.graph.errors import NetworkRefused, refused, where
+from utils.quiet import quiet
 
 aten = torch.ops.aten
 PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
@@ -51,7 +47,7 @@ def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
     was_training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             _try(network, images)
             return _plain(_export(network, images))
     finally:
@@ -76,19 +72,6 @@ def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
             place = where(error)
             raise NetworkRefused(f"the network's code decides by what its maps hold: no one graph{place}") from error
         raise refused("the network cannot be traced", error) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the pages that the exporter logs, prints and warns about what is then said in one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _writes_too_much(graph: fx.Graph) -> bool:

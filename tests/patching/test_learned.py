@@ -48,7 +48,7 @@ def test_module_helps_on_images_that_the_fit_did_not_see():
 def test_same_data_same_rule_and_a_useless_module_is_left_alone():
     logits, _, labels = weak_and_module(300)
     constant = torch.full((300,), 7.0)
-    first, again = (fit_linear_map(logits, constant, labels) for _ in range(2))
+    first, again = (fit_linear_map(logits, constant[:, None], labels, [3]) for _ in range(2))
     assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
     assert first.weight[:, 4].abs().max() < 1e-6
     assert torch.isfinite(first.bias).all()
@@ -59,8 +59,8 @@ def test_same_data_same_rule_and_a_useless_module_is_left_alone():
 def test_gradient_vanishes_at_the_fit_and_other_points_are_worse(form, with_module):
     logits, output, labels = weak_and_module(80)
     logits, target = logits.double(), torch.tensor(labels)
-    features, _ = standardise(logits, output.double())
-    directions = free_directions(4, form, with_module)
+    features, _ = standardise(logits, output.double()[:, None])
+    directions = free_directions(4, form, [3], with_modules=with_module)
     parameters = fit(logits, features, target, directions, ridge=0.01)
 
     def loss(parameters):
@@ -77,8 +77,8 @@ def test_gradient_vanishes_at_the_fit_and_other_points_are_worse(form, with_modu
 
 def test_a_stiff_ridge_leaves_the_weak_model_as_it_is():
     logits, output, labels = weak_and_module(80)
-    features, scale = standardise(logits.double(), output.double())
-    directions = free_directions(4, "vector", True)
+    features, scale = standardise(logits.double(), output.double()[:, None])
+    directions = free_directions(4, "vector", [3])
     parameters = fit(logits.double(), features, torch.tensor(labels), directions, ridge=1e9)
     weight, bias = unstandardise(change(directions, parameters), scale)
     torch.testing.assert_close(weight[:, :4], torch.eye(4).double(), atol=1e-6, rtol=0)
@@ -87,7 +87,7 @@ def test_a_stiff_ridge_leaves_the_weak_model_as_it_is():
 
 def test_unstandardised_scores_are_the_standardised_ones():
     logits, output, _ = weak_and_module(20)
-    features, scale = standardise(logits.double(), output.double())
+    features, scale = standardise(logits.double(), output.double()[:, None])
     changed = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight, bias = unstandardise(changed, scale)
     expected = logits.double() + features @ changed.T
@@ -101,13 +101,13 @@ def test_a_two_class_fit_equals_scikit_learns():
     labels = random.integers(2, size=200)
     output = torch.tensor(random.normal(size=200) + labels)
     logits = torch.zeros(200, 2, dtype=torch.float64)
-    features, scale = standardise(logits, output)
+    features, scale = standardise(logits, output[:, None])
     ridge = 0.01
-    parameters = fit(logits, features, torch.tensor(labels), free_directions(2, "few", True), ridge)
-    weight, _ = unstandardise(change(free_directions(2, "few", True), parameters), scale)
+    parameters = fit(logits, features, torch.tensor(labels), free_directions(2, "few", [1]), ridge)
+    weight, _ = unstandardise(change(free_directions(2, "few", [1]), parameters), scale)
     standardised = features[:, 2:].numpy()  # output, ones: sklearn then penalises the bias as the fit does
     expected = LogisticRegression(C=1 / (ridge * 200), fit_intercept=False, tol=1e-10).fit(standardised, labels)
-    assert float(weight[1, 2] * scale[2]) == pytest.approx(expected.coef_[0, 0], rel=1e-4)
+    assert float(weight[1, 2] * scale[2][0]) == pytest.approx(expected.coef_[0, 0], rel=1e-4)
 
 
 def test_folds_spread_every_class_evenly():
@@ -125,3 +125,33 @@ def test_a_target_class_that_no_validation_image_has():
     scores = Learned.fit(logits[keep], output[keep], labels[keep])(logits, output)
     assert torch.isfinite(scores).all()
     assert (scores.argmax(1) == 3).float().mean() < 0.1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_modules_move_their_own_classes_wherever_these_stand(form):
+    """The fit of reordered classes and modules is the reordered fit."""
+    logits, output, labels = weak_and_module(300)
+    second = torch.tensor(2 * np.random.default_rng(1).normal(size=300) + 5 * (labels == 1))
+    outputs = torch.stack([output.double(), second], 1)
+    order = [2, 3, 1, 0]  # now class 3 is in column 1, and class 1 in column 2
+
+    def scores(logits, outputs, labels, targets):
+        features, _ = standardise(logits.double(), outputs)
+        directions = free_directions(4, form, targets)
+        changed = change(directions, fit(logits.double(), features, torch.tensor(labels), directions, ridge=0.01))
+        own = changed[:, 4:-1].clone()
+        own[targets, [0, 1]] = 0
+        assert (changed[targets, [4, 5]] > 0.1).all() and not own.any()
+        return logits + features @ changed.T
+
+    found = scores(logits, outputs, labels, [3, 1])
+    moved = scores(logits[:, order], outputs.flip(1), np.argsort(order)[labels], [2, 1])
+    torch.testing.assert_close(moved, found[:, order], atol=1e-3, rtol=1e-3)
+
+
+def test_two_modules_are_worth_more_than_either():
+    logits, output, labels = weak_and_module(600)
+    second = torch.tensor(2 * np.random.default_rng(1).normal(size=600) + 5 * (labels == 1), dtype=torch.float32)
+    both = fit_linear_map(logits, torch.stack([output, second], 1), labels, [3, 1])
+    alone = [fit_linear_map(logits, out[:, None], labels, [k]) for out, k in ((output, 3), (second, 1))]
+    assert both.loss_cross_validated < min(fit_.loss_cross_validated for fit_ in alone) - 0.02

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from patching.confidence import Change
 from patching.report import PatchedWeakModel, mean_metrics, method_entry
 from patching.rules import Learned, RangeRule
-from patching.tables import exact_table, overview_table, single_table
+from patching.tables import exact_table, overview_table, single_table, sureness_lines
 
 BEFORE = np.array([[8, 2], [5, 5]])  # precision 5/7, recall 5/10, others 8/10
 AFTER = np.array([[9, 1], [2, 8]])  # precision 8/9, recall 8/10, others 9/10
@@ -59,3 +60,31 @@ def test_single_table_shows_the_counts():
     headings, table = single_table(MODELS[0])
     assert dict(zip(headings, table[1], strict=True))["FP"] == 1
     assert table[1][-1] == "9 of 10"
+
+
+def test_which_gains_hold():
+    changes = [
+        Change((0, 0), (0, 0), (0.02, 0.1), (-0.01, 0.01), 0.5),
+        Change((0, 0), (0, 0), (-0.02, 0.1), (-0.03, -0.01), 0.001),
+    ]
+    models = [patched(number, "x", 3, BEFORE) for number in range(2)]
+    for model, change in zip(models, changes, strict=True):
+        model.methods["min_max"] = method_entry(AFTER, RangeRule(0, 1), change)
+    assert models[0].change("min_max") == changes[0] and models[0].change("before") is None
+    assert sureness_lines(models) == [
+        "min_max: of 2 changes F1 surely better 1, surely worse 0; others' accuracy surely better 0, surely worse 1"
+    ]
+    (line,) = sureness_lines(models[:1])
+    assert line == (
+        "min_max: F1 changes by +2.0 to +10.0 (holds); others' accuracy by -1.0 to +1.0 (may be chance), "
+        "McNemar's p = 0.5"
+    )
+    headings, table = exact_table(models)
+    assert dict(zip(headings, table[1], strict=True))["f1_change_low"] == "0.020000"
+
+
+def test_reports_without_intervals_load():
+    entry = method_entry(AFTER, RangeRule(0, 1))
+    del entry["change"]
+    model = PatchedWeakModel("simcnn_x", 0, ("a", "x"), "simcnn", "weak", 3, 8, 20, {"min_max": entry})
+    assert model.change("min_max") is None and sureness_lines([model]) == []

@@ -1,0 +1,303 @@
+"""Patch a weak model by what it and the modules say about some images: no network is needed, only its logits.
+
+from patching.from_arrays import patch
+patched = patch(weak_logits, {3: module_of_class_3, 5: module_of_class_5}, labels)   # of validation images
+scores = patched(new_weak_logits, {3: new_outputs_3, 5: new_outputs_5})
+print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, test_labels))
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+
+from patching.confidence import Change, change_of
+from patching.helpful import Judged, helpful_modules
+from patching.learned import Array, fit_linear_map
+from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
+from patching.rules import Learned
+from patching.tables import interval_in_words
+from utils.errors import UserError
+
+ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """One target class on test images."""
+
+    target_class: int
+    name: str
+    before: TargetClassScores  # the others are the classes that the patch is not for
+    after: TargetClassScores
+    change: Change
+
+    def __str__(self) -> str:
+        words = ("precision", "recall", "F1")
+        values = zip(words, metrics_of(self.before), metrics_of(self.after), strict=False)
+        shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
+        sure = f"{interval_in_words(self.change.f1)} ({self.change.verdict('f1')})"
+        return f"{self.name}: {shares}; F1 changes by {sure}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        metrics = {
+            when: {**dict(zip(METRICS, metrics_of(scores), strict=True)), **vars(scores)}
+            for when, scores in (("before", self.before), ("after", self.after))
+        }
+        return {"target_class": self.target_class, "name": self.name, **metrics, "change": self.change.to_json()}
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """What a patch did on test images."""
+
+    images: int
+    right_before: int
+    right_after: int
+    targets: tuple[TargetReport, ...]
+
+    @property
+    def f1_gained(self) -> float:
+        """The sum over the target classes, from 0 to 1 each."""
+        return sum(target.after.f1 - target.before.f1 for target in self.targets)
+
+    def __str__(self) -> str:
+        before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
+        lines = [f"accuracy {before} -> {after}", *map(str, self.targets)]
+        for first in self.targets[:1]:  # the others are the same for all of them
+            old, new = (100 * scores.others_accuracy for scores in (first.before, first.after))
+            sure = f"{interval_in_words(first.change.others_accuracy)} ({first.change.verdict('others_accuracy')})"
+            lines.append(
+                f"accuracy of the other classes {old:.1f} -> {new:.1f}; it changes by {sure}, McNemar's p = "
+                f"{first.change.others_p:.2g}"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        counts = {name: getattr(self, name) for name in ("images", "right_before", "right_after")}
+        return {**counts, "targets": [target.to_json() for target in self.targets]}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A fitted patch: give it logits, get scores."""
+
+    weak_classes: int  # that the weak model knows
+    num_classes: int  # with those that were added as the last ones
+    target_classes: tuple[int, ...]  # in the order of the rule's columns
+    rule: Learned | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
+    judged: tuple[Judged, ...] = ()  # every module that was looked at, in the order in which they help
+
+    def __call__(self, weak_logits: Array, module_logits: ModuleLogits) -> np.ndarray:
+        """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
+        weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
+        if self.rule is None:
+            return _with_added(weak, self.num_classes, -np.inf).astype(np.float32)
+        outputs = _stacked({target: _of(module_logits, target) for target in self.target_classes}, len(weak))
+        with torch.inference_mode():
+            return self.rule(torch.tensor(weak).float(), torch.tensor(outputs).float()).numpy()
+
+    def report(
+        self,
+        weak_logits: Array,
+        module_logits: ModuleLogits,
+        labels: Array,
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> PatchReport:
+        """Before and after on test images, with intervals. Raises UserError for arrays that do not fit.
+
+        Args:
+            weak_logits: (images, weak classes) float.
+            module_logits: target class -> (images,) float.
+            labels: (images,) int.
+            classes: the classes' names; their numbers by default.
+            seed: of the bootstrap.
+        """
+        weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
+        wanted = _checked_labels(labels, len(weak), self.num_classes)
+        answers = [weak.argmax(1), self(weak, module_logits).argmax(1)]
+        return report_of(
+            wanted, *answers, self.target_classes, classes or tuple(map(str, range(self.num_classes))), seed
+        )
+
+
+def report_of(
+    labels: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    target_classes: Sequence[int],
+    classes: Sequence[str],
+    seed: int = 0,
+) -> PatchReport:
+    """What changed between two sequences of answers (images,) int64."""
+
+    def scores(answers: np.ndarray, target_class: int) -> TargetClassScores:
+        of_class = scores_of_target_class(confusion_matrix(labels, answers, len(classes)), target_class)
+        is_other = ~np.isin(labels, list(target_classes))
+        right = int((answers == labels)[is_other].sum())
+        return TargetClassScores(
+            of_class.true_positives, of_class.false_positives, of_class.false_negatives, right, int(is_other.sum())
+        )
+
+    targets = tuple(
+        TargetReport(
+            target,
+            classes[target],
+            scores(before, target),
+            scores(after, target),
+            change_of(labels, before, after, target, target_classes, seed),
+        )
+        for target in target_classes
+    )
+    return PatchReport(len(labels), int((before == labels).sum()), int((after == labels).sum()), targets)
+
+
+def patch(
+    weak_logits: Array, module_logits: ModuleLogits, labels: Array, *, auto: bool = False, seed: int = 0
+) -> Patch:
+    """Fit a patch of one or several target classes at once, on validation images.
+
+    Args:
+        weak_logits: (images, weak classes) float, the weak model's logits (or logarithms of its probabilities).
+        module_logits: target class -> (images,) float, what its module says. A class from `weak classes` on is one
+            that the weak model does not know: it is added.
+        labels: (images,) int, from 0 to the number of classes with the added ones.
+        auto: take only the modules that help, and those of added classes, and change nothing where none does.
+        seed: of the cross-validation's folds.
+
+    Raises UserError, one line, for arrays of shapes that do not fit, NaN, labels out of range, or a target class
+    without validation images.
+    """
+    given = _checked(weak_logits, module_logits, labels)
+    judged = helpful_modules(given.known, given.outputs, given.labels, given.targets, seed)
+    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak_classes or not auto}
+    return replace(_fitted(given, [target in wanted for target in given.targets], seed), judged=tuple(judged))
+
+
+def fit_patch(weak_logits: Array, module_logits: ModuleLogits, labels: Array, seed: int = 0) -> Patch:
+    """As `patch` with all modules, none of which is judged."""
+    given = _checked(weak_logits, module_logits, labels)
+    return _fitted(given, [True] * len(given.targets), seed)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Checked arrays of validation images."""
+
+    weak_classes: int
+    known: np.ndarray  # (images, classes) the weak model's logits, and `constant` for classes that it does not know
+    constant: float
+    targets: list[int]
+    outputs: np.ndarray  # (images, modules)
+    labels: np.ndarray  # (images,) int64
+
+
+def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array) -> _Given:
+    weak = _checked_logits(weak_logits, "weak_logits")
+    weak_classes = weak.shape[1]
+    targets = sorted(module_logits)
+    if not targets:
+        raise UserError("module_logits: expected the outputs of at least one module, given none")
+    added = [target for target in targets if target >= weak_classes]
+    if targets[0] < 0 or added != list(range(weak_classes, weak_classes + len(added))):
+        raise UserError(
+            f"module_logits: expected target classes from 0 to {weak_classes - 1}, or the next numbers for classes to "
+            f"add, given {', '.join(map(str, targets))}"
+        )
+    num_classes = weak_classes + len(added)
+    wanted = _checked_labels(labels, len(weak), num_classes)
+    for target in targets:
+        if not (wanted == target).any():
+            raise UserError(f"target class {target}: expected validation images of it, given none; add some")
+    constant = _logit_of_added(weak, wanted, weak_classes)
+    known = _with_added(weak, num_classes, constant)
+    return _Given(weak_classes, known, constant, targets, _stacked(module_logits, len(weak)), wanted)
+
+
+def _fitted(given: _Given, taken: Sequence[bool], seed: int) -> Patch:
+    weak_classes, num_classes = given.weak_classes, given.known.shape[1]
+    targets = [target for target, is_taken in zip(given.targets, taken, strict=True) if is_taken]
+    if not targets:
+        return Patch(weak_classes, num_classes, (), None)
+    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed)
+    # An added class's logit is the same for all images, so it goes into the bias.
+    bias = found.bias + given.constant * found.weight[:, weak_classes:num_classes].sum(1)
+    weight = torch.cat([found.weight[:, :weak_classes], found.weight[:, num_classes:]], 1)
+    how = {name: value for name, value in vars(found).items() if name not in ("weight", "bias")}
+    return Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
+
+
+def _logit_of_added(weak: np.ndarray, labels: np.ndarray, weak_classes: int) -> float:
+    """A logit with which a class that the weak model does not know has its share of the images, on average."""
+    share = float((labels >= weak_classes).mean())
+    if share in (0, 1):
+        return 0.0
+    return float(logsumexp(weak.astype(np.float64), axis=1).mean() + np.log(share / (1 - share)))
+
+
+def _with_added(weak: np.ndarray, num_classes: int, value: float) -> np.ndarray:
+    return np.pad(weak, ((0, 0), (0, num_classes - weak.shape[1])), constant_values=value)
+
+
+def _stacked(module_logits: ModuleLogits, images: int) -> np.ndarray:
+    """(images, modules) in the order of the target classes. Raises UserError."""
+    return np.stack([_checked_output(module_logits[target], target, images) for target in sorted(module_logits)], 1)
+
+
+def _of(module_logits: ModuleLogits, target: int) -> Array:
+    if target not in module_logits:
+        raise UserError(f"module_logits: expected the outputs of the module of class {target}, given none")
+    return module_logits[target]
+
+
+def _checked_output(output: Array, target: int, images: int) -> np.ndarray:
+    values = _plain(output)
+    if values.ndim != 1 or len(values) != images or values.dtype.kind not in "fiu":
+        raise UserError(
+            f"module_logits[{target}]: expected one number for each of {images} images, given {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    return _finite(values, f"module_logits[{target}]")
+
+
+def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
+    values = _plain(logits)
+    if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "fiu":
+        raise UserError(
+            f"{name}: expected (images, classes) real numbers, given {values.dtype} of shape {values.shape}"
+        )
+    if classes is not None and values.shape[1] != classes:
+        raise UserError(f"{name}: expected logits of {classes} classes, given {values.shape[1]}")
+    return _finite(values, name)
+
+
+def _checked_labels(labels: Array, images: int, classes: int) -> np.ndarray:
+    values = _plain(labels)
+    if values.shape != (images,) or values.dtype.kind not in "iu":
+        raise UserError(
+            f"labels: expected a whole number for each of {images} images, given {values.dtype} of shape {values.shape}"
+        )
+    if values.min() < 0 or values.max() >= classes:
+        raise UserError(
+            f"labels: expected classes from 0 to {classes - 1}, given {values.min()} to {values.max()}; a class that "
+            "the weak model does not know needs a module"
+        )
+    return values.astype(np.int64)
+
+
+def _finite(values: np.ndarray, name: str) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    if len(bad):
+        raise UserError(f"{name}: {len(bad)} of {len(values)} images have NaN or infinity, the first is {bad[0]}")
+    return values
+
+
+def _plain(values: Array) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,0 +1,91 @@
+"""Which modules help a weak model: judged by the loss that they take away on images that no fit has seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patching.learned import RIDGES, Array, fold_of_each, free_directions, held_out_scores, standardise
+
+SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a module adds to those that were taken before it."""
+
+    target_class: int
+    gain: float  # cross-entropy that it takes away, nats per image, in cross-validation
+    error: float  # the gain's standard error over the images
+
+    @property
+    def helps(self) -> bool:
+        """Whether the gain is more than chance."""
+        return self.gain > SURE * self.error
+
+    def __str__(self) -> str:
+        verdict = "helps" if self.helps else "no more than chance"
+        return f"takes {self.gain:+.4f} nats per image away, standard error {self.error:.4f}: {verdict}"
+
+
+def helpful_modules(
+    weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
+) -> list[Judged]:
+    """The modules in the order in which they help, each judged beside those before it; behind them those that do not.
+
+    What a module takes away is counted against the same weak model with a temperature and a bias of its own for each
+    class, so that recalibrating is not the module's merit. Greedy: the most helpful one is taken first, then the most
+    helpful beside it, until none helps beside those taken.
+
+    Args:
+        weak_logits: (images, classes) float.
+        module_outputs: (images, modules) float.
+        labels: (images,) int64.
+        targets: the target class of each module.
+        seed: of the assignment of images to folds.
+    """
+    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
+    features, _ = standardise(logits, torch.as_tensor(module_outputs).double())
+    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
+
+    def losses(modules: list[int]) -> Tensor:
+        """(images,) of the best ridge: the cross-entropy where the image was not fitted on."""
+        found = torch.zeros(len(RIDGES), len(target), dtype=torch.float64)
+        directions = _directions(logits.shape[1], targets, modules)
+        for number, outside, scores in held_out_scores(logits, features, target, directions, folds):
+            found[number, outside] = F.cross_entropy(scores, target[outside], reduction="none")
+        return found[found.mean(1).argmin()]
+
+    taken: list[int] = []
+    left = list(range(len(targets)))
+    without, judged = losses(taken), []
+    while True:
+        with_each = {module: losses([*taken, module]) for module in left}
+        found = {module: _judged(targets[module], without - with_each[module]) for module in left}
+        left.sort(key=lambda module: found[module].gain, reverse=True)
+        best = next((module for module in left if found[module].helps), None)
+        if best is None:
+            return [*judged, *(found[module] for module in left)]
+        judged.append(found[best])
+        taken.append(best)
+        left.remove(best)
+        without = with_each[best]
+
+
+def _judged(target_class: int, gains: Tensor) -> Judged:
+    return Judged(target_class, float(gains.mean()), float(gains.std()) / len(gains) ** 0.5)
+
+
+def _directions(num_classes: int, targets: Sequence[int], modules: Sequence[int]) -> Tensor:
+    """Each class's temperature and bias, and the outputs of some modules; all modules have columns."""
+    own = free_directions(num_classes, "vector", [])  # the bias in the last column
+    none = own.new_zeros(len(own), num_classes, len(targets))
+    directions = [torch.cat([own[:, :, :-1], none, own[:, :, -1:]], 2)]
+    for module in modules:
+        direction = own.new_zeros(1, num_classes, num_classes + len(targets) + 1)
+        direction[0, targets[module], num_classes + module] = 1
+        directions.append(direction)
+    return torch.cat(directions)

@@ -1,0 +1,186 @@
+"""A weak model that was not made here: its classes beside the strong model's, and its answers to images.
+
+It is a network with a checkpoint, or its logits alone. Its classes are known by their names, as the images' are.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset.datasets import Images
+from dataset.target_classes import class_number
+from models.training import predict
+from utils.errors import UserError, reason
+
+PARTS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which classes the weak model knows, which are patched, and what the strong model calls them."""
+
+    names: tuple[str, ...]  # the weak model's, then those that are added
+    weak_classes: int  # how many it knows
+    strong_class: dict[int, int]  # of the classes that are patched, or may be -> the strong model's number
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names of the classes that the weak model does not know."""
+        return self.names[self.weak_classes :]
+
+
+def match_classes(
+    images_have: Sequence[str],
+    weak_knows: Sequence[str],
+    strong_knows: Sequence[str],
+    targets: Sequence[str],
+    renamed: dict[str, str],
+) -> Classes:
+    """The classes of a patch.
+
+    Args:
+        images_have: the classes of the images.
+        weak_knows: the weak model's, in the order of its logits.
+        strong_knows: the strong model's.
+        targets: names or numbers, which count first the weak model's classes, then the images' others; `auto` is each
+            of the weak model's classes that the strong model knows, too.
+        renamed: the strong model's name of a class, where it is another one.
+
+    Raises UserError where they do not match.
+    """
+    if absent := [name for name in weak_knows if name not in images_have]:
+        raise UserError(
+            f"the weak model's class {absent[0]} has no images: expected classes of {', '.join(images_have)}; name "
+            "the weak model's classes, in the order of its logits, with --weak_classes"
+        )
+    if len(set(weak_knows)) < len(weak_knows):
+        raise UserError(f"--weak_classes {','.join(weak_knows)}: expected every class once")
+    all_names = (*weak_knows, *(name for name in images_have if name not in weak_knows))
+    for theirs, ours in renamed.items():
+        for name, known, whose in ((theirs, all_names, "images have"), (ours, strong_knows, "strong model has")):
+            if name not in known:
+                raise UserError(f"--class_map {theirs}={ours}: the {whose} no class {name}, but {', '.join(known)}")
+
+    def number_in_strong(name: str) -> int | None:
+        called = renamed.get(name, name)
+        return strong_knows.index(called) if called in strong_knows else None
+
+    shared = [number for number, name in enumerate(weak_knows) if number_in_strong(name) is not None]
+    if "auto" in targets:
+        chosen = sorted({*shared, *(class_number(text, all_names) for text in targets if text != "auto")})
+        if not chosen:
+            raise UserError(_no_match(", ".join(weak_knows), strong_knows))
+    else:
+        chosen = sorted({class_number(text, all_names) for text in targets})
+    for number in chosen:
+        if number_in_strong(all_names[number]) is None:
+            raise UserError(_no_match(all_names[number], strong_knows))
+    names = (*weak_knows, *(all_names[number] for number in chosen if number >= len(weak_knows)))
+    return Classes(names, len(weak_knows), {names.index(all_names[n]): number_in_strong(all_names[n]) for n in chosen})
+
+
+def _no_match(theirs: str, strong_knows: Sequence[str]) -> str:
+    return (
+        f"the strong model has no class {theirs}: expected names of {', '.join(strong_knows)}; where it calls them "
+        "otherwise, say so with --class_map THEIRS=OURS"
+    )
+
+
+def parse_class_map(text: str) -> dict[str, str]:
+    """`cat=kitten,dog=puppy` -> theirs to ours. Raises UserError for another form."""
+    pairs = [pair.split("=") for pair in text.split(",") if pair]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise UserError(f"--class_map {text}: expected THEIRS=OURS,THEIRS=OURS")
+    return {unicodedata.normalize("NFC", theirs): unicodedata.normalize("NFC", ours) for theirs, ours in pairs}
+
+
+def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[str]) -> tuple[Images, np.ndarray]:
+    """The images of the named classes, labelled in the names' order, and which of all images they are (n,) int64."""
+    label = np.array([names.index(name) if name in names else -1 for name in images_have])
+    labels = label[images.labels]
+    places = np.flatnonzero(labels >= 0)
+    return replace(images.take(places), labels=labels[places]), places
+
+
+def logits_of_network(network: nn.Module, images: Images, classes: int, device: torch.device) -> np.ndarray:
+    """(images, classes) float32. Raises UserError where it has another number of logits, does not run, or gives NaN."""
+    try:
+        logits = predict(network.to(device), images, device).numpy()
+    except RuntimeError as error:
+        side = images.pixels.shape[1]
+        raise UserError(
+            f"the weak model does not run on images of {side} pixels: {reason(error)}; give --weak_side"
+        ) from None
+    if logits.shape != (len(images), classes):
+        raise UserError(
+            f"the weak model gives outputs {logits.shape[1:]}: expected {classes} logits, one for each class"
+        )
+    if not np.isfinite(logits).all():
+        raise UserError("the weak model gives NaN or infinity on these images")
+    return logits
+
+
+def load_weak_logits(folder: Path, part: str, images: Images, images_have: Sequence[str], classes: int) -> np.ndarray:
+    """(images, classes) float of all images of a part, from `PART_logits.npy` and `PART_labels.npy`.
+
+    Args:
+        folder: that has them.
+        part: `valid` or `test`.
+        images: the same images, in the same order.
+        images_have: the names of their labels.
+        classes: that the weak model knows.
+
+    Raises UserError where they are not of these images, or of another number of classes.
+    """
+    logits, labels = (_load(folder / f"{part}_{what}.npy") for what in ("logits", "labels"))
+    if logits.ndim != 2 or logits.dtype.kind != "f":
+        raise UserError(
+            f"{folder / f'{part}_logits.npy'}: expected real numbers (images, classes), given {_form(logits)}"
+        )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise UserError(f"{folder / f'{part}_labels.npy'}: expected whole numbers (images,), given {_form(labels)}")
+    if not len(logits) == len(labels) == len(images):
+        raise UserError(
+            f"{folder}: expected logits and labels of {len(images)} {part} images, as the images are, given "
+            f"{len(logits)} and {len(labels)}"
+        )
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"{folder / f'{part}_logits.npy'}: expected logits of {classes} classes, given {logits.shape[1]}; name the "
+            "weak model's classes, in the order of its logits, with --weak_classes"
+        )
+    if labels.min() < 0 or labels.max() >= len(images_have):
+        raise UserError(
+            f"{folder / f'{part}_labels.npy'}: expected labels from 0 to {len(images_have) - 1} ({images_have[0]} to "
+            f"{images_have[-1]}), given {labels.min()} to {labels.max()}"
+        )
+    if not np.isfinite(logits).all():
+        bad = np.flatnonzero(~np.isfinite(logits).all(1))
+        raise UserError(
+            f"{folder / f'{part}_logits.npy'}: {len(bad)} images have NaN or infinity, the first is {bad[0]}"
+        )
+    if len(other := np.flatnonzero(labels != images.labels)):
+        place = other[0]
+        raise UserError(
+            f"{folder / f'{part}_labels.npy'}: image {place} has label {labels[place]}, but is of class "
+            f"{images.labels[place]} ({images_have[images.labels[place]]}): expected the order of the images"
+        )
+    return logits
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; save it with numpy.save") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no plain array: {reason(error)}; save it with numpy.save") from None
+
+
+def _form(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"

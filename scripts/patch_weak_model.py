@@ -1,0 +1,227 @@
+"""Patch a weak model of your own, whatever it was made with, by modules of a strong model that is here.
+
+    python scripts/patch_weak_model.py --model simcnn_x0_25 --dataset digits --weak_logits my_logits --target_class 3 8
+    python scripts/patch_weak_model.py --model simcnn_x0_25 --dataset cifar10 --weak_network torchvision:resnet18 \\
+        --weak_checkpoint weak.pth --target_class cat dog --save patched.py --save patched.onnx
+    python scripts/patch_weak_model.py --model simcnn_x0_25 --dataset flowers --weak_network my_net.py:build \\
+        --weak_checkpoint weak.pth --weak_images my_flowers --weak_side 64 --target_class auto
+
+The weak model is a network and its checkpoint, or a folder with valid_logits.npy, valid_labels.npy, test_logits.npy and
+test_labels.npy. Its images are the strong model's, or --weak_images: a dataset {valid,test}/CLASS/IMAGE in dataset_dir.
+The patch is fitted on valid and judged on test. Classes are matched by name. docs/patching.md has examples. Writes
+data/patch/own/MODEL_DATASET/NAME.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import global_configure  # noqa: F401  (finds our packages before others of their names)
+from configures.base import Config, override
+from dataset.datasets import Normalisation, load_evaluation_parts, load_source
+from models.checkpoints import load_foreign_checkpoint
+from models.names import network_of
+from models.opening import open_stage
+from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
+from models.training import predict
+from modules.on_disk import load_module
+from patching import files as patch_files
+from patching.from_arrays import Patch, PatchReport, patch
+from patching.own_patch import Answers, control_of, cost_of
+from patching.own_weak_model import (
+    PARTS,
+    Classes,
+    load_weak_logits,
+    logits_of_network,
+    match_classes,
+    parse_class_map,
+    with_labels_of,
+)
+from patching.standalone import Form, StandalonePatch, check_save_path, save_standalone
+from utils.errors import UserError, run
+from utils.stage import OneLineParser, stage_parser
+from utils.tables import show_table
+
+
+def main() -> None:
+    arguments = parse_arguments(stage_parser(__doc__))
+    stage = open_stage(arguments)
+    config = stage.config
+    weak_config = override(config, [f"{name}={value}" for name, value in weak_settings(arguments).items()])
+    if arguments.weak_images in (None, config.image_source):
+        load_strong_split(config, stage.artifacts)  # its validation images are as new to the strong model as they were
+    strong_classes = config.classes or load_source(config, config.image_source).classes
+    forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
+    images_have, (module_images, weak_images) = load_evaluation_parts(
+        arguments.weak_images or config.image_source, forms
+    )
+    weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
+    renamed = parse_class_map(arguments.class_map)
+    classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
+    weak = load_weak_network(arguments, weak_config, classes) if arguments.weak_network else None
+    modules = {
+        target: load_module(config, stage.artifacts, number, stage.device)
+        for target, number in classes.strong_class.items()
+    }
+    strong = load_strong_model(config, stage.artifacts, stage.device).network
+
+    def answers(part: str) -> Answers:
+        images, places = with_labels_of(module_images[part], images_have, classes.names)
+        if weak is None:
+            folder = arguments.weak_logits
+            logits = load_weak_logits(folder, part, module_images[part], images_have, classes.weak_classes)[places]
+        else:
+            logits = logits_of_network(weak, weak_images[part].take(places), classes.weak_classes, stage.device)
+        whole = predict(strong, images, stage.device).numpy()
+        return Answers(
+            images.labels,
+            logits,
+            {target: predict(module, images, stage.device)[:, 0].numpy() for target, module in modules.items()},
+            {target: whole[:, number] for target, number in classes.strong_class.items()},
+        )
+
+    valid, test = map(answers, PARTS)
+    check_valid_images(valid, classes)
+    patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, seed=stage.seed)
+    report = patched.report(test.weak, test.modules, test.labels, classes.names, stage.seed)
+    show(patched, report, classes, len(valid.labels))
+    content = {
+        "configuration": config.name,
+        "weak_model": str(arguments.weak_checkpoint or arguments.weak_logits),
+        "classes": classes.names,
+        "added": classes.added,
+        "validation_images": len(valid.labels),
+        "modules": [
+            vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
+        ],
+        "rule": patched.rule.to_json() if patched.rule else None,
+        "test": report.to_json(),
+    }
+    if patched.rule:
+        chosen = {target: modules[target] for target in patched.target_classes}
+        controls = {
+            name: control_of(patched, valid, test, outputs, classes, stage.seed)
+            for name, outputs in (("no module", [{}, {}]), ("whole strong model", [valid.strong, test.strong]))
+        }
+        content["controls"] = {name: control.to_json() for name, control in controls.items()}
+        content["cost"] = cost_of(config, weak_config, weak, chosen, report)
+        show_controls(report, controls)
+        show_cost(content["cost"])
+    name = arguments.name or (arguments.weak_checkpoint or arguments.weak_logits).resolve().stem
+    file = patch_files.own_report(stage.artifacts, name)
+    file.save(content)
+    print(f"saved {file.path}")
+    save(arguments.save, patched, classes, weak, modules, forms)
+
+
+def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
+    """The command line; complains where it names no weak model, or two."""
+    add = parser.add_argument
+    add("--weak_network", help="simcnn_x0_25, torchvision:NAME, timm:NAME or FILE.py:FUNCTION, which runs as your code")
+    add("--weak_checkpoint", type=Path, help="its weights, as people save them; nothing in the file is run")
+    add("--weak_checkpoint_key", help="where in it the weights are, if several fit")
+    add("--weak_logits", type=Path, metavar="FOLDER", help="in place of a network: what it says about the images")
+    add("--weak_images", metavar="NAME", help="a dataset in dataset_dir; the strong model's images by default")
+    add(
+        "--weak_classes", metavar="A,B,...", help="of the weak model's logits, in order; those of the images by default"
+    )
+    add("--weak_side", help="the weak model's images: their side in pixels; the strong model's by default")
+    add("--weak_mean", metavar="R,G,B", help="what is subtracted from them; the strong model's by default")
+    add("--weak_std", metavar="R,G,B", help="what they are divided by then; the strong model's by default")
+    add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
+    add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
+    add("--name", help="of the JSON file; the checkpoint's or folder's by default")
+    add("--save", action="append", default=[], type=Path, help="the patched model: NAME.py (and .safetensors) or .onnx")
+    arguments = parser.parse_args()
+    if bool(arguments.weak_network) == bool(arguments.weak_logits):
+        parser.error("expected --weak_network with --weak_checkpoint, or --weak_logits")
+    if bool(arguments.weak_network) != bool(arguments.weak_checkpoint):
+        parser.error("--weak_network and --weak_checkpoint: expected both or none")
+    if arguments.name and not arguments.name.replace("_", "").replace("-", "").isalnum():
+        parser.error(f"--name {arguments.name}: expected letters, digits, _ and -")
+    for path in arguments.save:
+        check_save_path(path)
+    return arguments
+
+
+def weak_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings in which the weak model's images differ from the strong model's."""
+    given = {"image_side": arguments.weak_side, "mean": arguments.weak_mean, "std": arguments.weak_std}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Classes) -> nn.Module:
+    """The weak model with its weights. Raises UserError where they do not fit."""
+    network = network_of(arguments.weak_network, classes.weak_classes, config.image_side)
+    weights = load_foreign_checkpoint(network, arguments.weak_checkpoint, arguments.weak_checkpoint_key)
+    print(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}", flush=True)
+    return network.eval()
+
+
+def check_valid_images(valid: Answers, classes: Classes) -> None:
+    """Raises UserError, with its name, for a target class that no validation image is of."""
+    for target in classes.strong_class:
+        if not (valid.labels == target).any():
+            raise UserError(
+                f"class {classes.names[target]} has no validation images: expected some to fit the patch on"
+            )
+
+
+def show(patched: Patch, report: PatchReport, classes: Classes, valid_images: int) -> None:
+    """Print what each module is worth, and before and after."""
+    knows = f"the weak model knows {', '.join(classes.names[: classes.weak_classes])}"
+    print(knows + (f"; added: {', '.join(classes.added)}" if classes.added else ""))
+    print(f"modules, by cross-validation on {valid_images} validation images:")
+    for one in patched.judged:
+        print(f"  {classes.names[one.target_class]}: {one}")
+    if patched.rule is None:
+        print("no module helps this weak model: nothing is changed")
+        return
+    print(f"before -> after on {report.images} test images, in percent; changes in points with 95 % confidence:")
+    print(report)
+
+
+def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> None:
+    """Print the patch beside its controls."""
+    targets = [report.targets, *(control.targets for control in controls.values())]
+    rows = [
+        [each[0].name, *(f"{100 * f1:.1f}" for f1 in (each[0].before.f1, *(target.after.f1 for target in each)))]
+        for each in zip(*targets, strict=True)
+    ]
+    first = [each[0] for each in targets]
+    others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
+    rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
+    show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
+
+
+def show_cost(cost: Mapping[str, Any]) -> None:
+    """Print FLOPs and parameters."""
+    rows = [[name, *(f"{value:,}" for value in cost[name])] for name in ("weak", "modules", "composed") if cost[name]]
+    show_table(["", "FLOPs", "parameters"], rows)
+    print(f"points of F1 gained per GFLOP added, summed over the target classes: {cost['f1_points_per_gflop']:.1f}")
+
+
+def save(
+    paths: list[Path],
+    patched: Patch,
+    classes: Classes,
+    weak: nn.Module | None,
+    modules: Mapping[int, nn.Module],
+    forms: list[tuple],
+) -> None:
+    """Write the patched model without this project; nothing where no module helps."""
+    if patched.rule is None or not paths:
+        return
+    module_form, weak_form = (Form(side, normalisation) for side, _, normalisation in forms)
+    chosen = [modules[target] for target in patched.target_classes]
+    model = StandalonePatch(weak, weak_form, chosen, module_form, patched.rule, classes.names)
+    for path in paths:
+        print("saved " + ", ".join(map(str, save_standalone(model, path))))
+
+
+if __name__ == "__main__":
+    run(main)

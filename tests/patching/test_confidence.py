@@ -1,0 +1,95 @@
+"""Intervals and p-values against plain versions of themselves, and facts that hold for every patch."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+from patching import confidence
+from patching.confidence import DRAWS, Change, change_of, mcnemar_p
+from patching.metrics import METRICS, confusion_matrix, metrics_of, scores_of_target_class
+
+
+def answers_of(n: int, right_before: float, right_after: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Labels of 4 classes, and answers that are right by so much."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(4, size=n)
+    answers = [
+        np.where(random.random(n) < right, labels, random.integers(4, size=n)) for right in (right_before, right_after)
+    ]
+    return labels, *answers
+
+
+def metrics(labels: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    return np.array(metrics_of(scores_of_target_class(confusion_matrix(labels, answers, 4), 3)))
+
+
+def test_intervals_are_those_of_drawing_images():
+    labels, before, after = answers_of(400, 0.6, 0.7)
+    random = np.random.default_rng(1)
+    drawn = [random.integers(400, size=400) for _ in range(2000)]
+    changes = [metrics(labels[index], after[index]) - metrics(labels[index], before[index]) for index in drawn]
+    expected = np.percentile(changes, (2.5, 97.5), axis=0).T
+    found = np.array([getattr(change_of(labels, before, after, 3), name) for name in METRICS])
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    width = expected[:, 1] - expected[:, 0]
+    assert (width > 0.06).all()  # so that 0.02 says something
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=60), st.integers(0, 2**31))
+def test_the_mean_draw_is_near_the_change_and_nothing_changed_is_0(images, seed):
+    labels, before, after = np.array(images).T
+    change = change_of(labels, before, before, 3, seed=seed)
+    assert all(getattr(change, name) == (0, 0) for name in METRICS) and change.others_p == 1
+    change = change_of(labels, before, after, 3, seed=seed)
+    for name in METRICS:
+        low, high = getattr(change, name)
+        assert -1 <= low <= high <= 1
+    backwards = change_of(labels, after, before, 3, seed=seed)
+    assert backwards.others_p == pytest.approx(change.others_p)
+
+
+def test_of_many_patches_that_change_nothing_few_seem_to():
+    """An interval of 95 % holds the true change, 0, in about 95 of 100 trials."""
+    held = [change_of(*answers_of(500, 0.7, 0.7, seed), 3).holds("f1") for seed in range(200)]
+    assert 0 < sum(held) < 24
+
+
+def test_a_clear_gain_holds_and_the_other_patched_classes_are_none_of_the_others():
+    labels, before, after = answers_of(2000, 0.5, 0.9)
+    change = change_of(labels, before, after, 3)
+    assert change.f1[0] > 0.2 and all(map(change.holds, METRICS)) and change.others_p < 1e-6
+    after = np.where(labels == 2, after, before)  # only class 2 gets better
+    apart = change_of(labels, before, after, 3, patched_classes=(2, 3))
+    assert apart.others_accuracy == (0, 0) and apart.others_p == 1
+    assert change_of(labels, before, after, 3).others_accuracy[0] > 0
+
+
+def test_mcnemar():
+    assert mcnemar_p(0, 0) == mcnemar_p(5, 5) == 1
+    assert mcnemar_p(0, 10) == mcnemar_p(10, 0) == pytest.approx(2 / 2**10)
+    won, lost = 400, 300  # as many as make the approximation with chi squared good
+    assert mcnemar_p(won, lost) == pytest.approx(chi2.sf((won - lost - 1) ** 2 / (won + lost), 1), rel=0.05)
+
+
+def test_same_seed_same_interval_other_seed_another():
+    answers = answers_of(300, 0.6, 0.7)
+    assert change_of(*answers, 3) == change_of(*answers, 3) != change_of(*answers, 3, seed=1)
+
+
+def test_written_and_read():
+    change = change_of(*answers_of(300, 0.6, 0.7), 3)
+    assert Change.from_json(change.to_json()) == change
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Change.from_json({**change.to_json(), "f1": [1]})
+
+
+def test_a_thousand_draws_of_ten_thousand_images_take_well_under_a_second(monkeypatch):
+    answers = answers_of(10_000, 0.6, 0.7)
+    monkeypatch.setattr(confidence, "DRAWS", 10 * DRAWS)
+    start = time.process_time()
+    change_of(*answers, 3)
+    assert time.process_time() - start < 1

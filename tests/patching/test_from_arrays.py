@@ -1,0 +1,143 @@
+"""A patch of plain arrays: any classes in any order, several at once, added ones, and modules that do not help."""
+
+import numpy as np
+import pytest
+import torch
+
+from patching.from_arrays import fit_patch, patch
+from patching.metrics import METRICS
+from patching.rules import Learned
+from utils.errors import UserError
+
+CLASSES = 5
+WEAK_AT = (1, 3)
+
+
+def images(n: int = 300, seed: int = 0) -> tuple[np.ndarray, dict[int, np.ndarray], np.ndarray]:
+    """The logits of a weak model that knows nothing of two classes, the outputs of their modules, and labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(CLASSES, size=n)
+    known = 3.0 * ~np.isin(np.arange(CLASSES), WEAK_AT)
+    weak = random.normal(size=(n, CLASSES)) + known * (labels[:, None] == np.arange(CLASSES))
+    outputs = {k: 5 + random.normal(size=n) + 4 * (labels == k) for k in WEAK_AT}
+    return weak.astype(np.float32), outputs, labels
+
+
+@pytest.fixture(scope="module")
+def patched():
+    return patch(*images())
+
+
+def test_two_classes_get_better_at_once_and_the_others_do_not_get_worse(patched):
+    assert patched.target_classes == WEAK_AT and all(one.helps for one in patched.judged)
+    report = patched.report(*images(seed=1), classes=tuple("abcde"))
+    assert [target.name for target in report.targets] == ["b", "d"]
+    for target in report.targets:
+        assert target.after.f1 > target.before.f1 + 0.3 and target.change.holds("f1")
+        assert target.change.f1[0] < target.after.f1 - target.before.f1 < target.change.f1[1]
+        assert target.change.others_accuracy[1] > 0
+        assert target.before.others == target.after.others == np.isin(images(seed=1)[2], (0, 2, 4)).sum()
+    assert report.right_after > report.right_before and "b: precision" in str(report)
+    assert report.to_json()["targets"][1]["after"].keys() > set(METRICS)
+
+
+def test_the_last_class_alone_is_the_learned_rule():
+    weak, outputs, labels = images()
+    order = [0, 2, 4, 3, 1]
+    labels = np.argsort(order)[labels]
+    found = fit_patch(weak[:, order], {4: outputs[1]}, labels).rule
+    expected = Learned.fit(weak[:, order], outputs[1], labels)
+    assert torch.equal(found.weight, expected.weight) and torch.equal(found.bias, expected.bias)
+
+
+def test_a_class_that_the_weak_model_does_not_know_is_added():
+    weak, outputs, labels = images()
+    first, last = [0, 1, 2, 4], 3
+    new_labels = np.array([0, 1, 2, 4, 3])[labels]
+    added = fit_patch(weak[:, first], {4: outputs[last]}, new_labels)
+    assert added.num_classes == 5 and added.weak_classes == 4
+    new_weak, new_outputs, test_labels = images(seed=1)
+    test = new_weak[:, first], {4: new_outputs[last]}
+    assert added(*test).shape == (300, 5)
+    (target,) = added.report(*test, np.array([0, 1, 2, 4, 3])[test_labels]).targets
+    assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.holds("f1")
+
+
+def test_shifting_all_logits_of_a_model_changes_no_answer():
+    """Softmax does not know a constant in all logits, so neither may a class that is added beside them."""
+    weak, outputs, labels = images()
+    weak, module, labels = weak[:, [0, 1, 2, 4]], {4: outputs[3]}, np.array([0, 1, 2, 4, 3])[labels]
+    answers = [fit_patch(weak + shift, module, labels)(weak + shift, module).argmax(1) for shift in (0, 7)]
+    assert (answers[0] == answers[1]).mean() > 0.98
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auto_changes_nothing_where_no_module_helps(seed):
+    random = np.random.default_rng(seed)
+    weak, _, labels = images(seed=seed)
+    useless = {k: random.normal(size=len(labels)).astype(np.float32) for k in range(3)}
+    found = patch(weak, useless, labels, auto=True)
+    assert found.rule is None and len(found.judged) == 3
+    assert all("no more than chance" in str(one) for one in found.judged)
+    np.testing.assert_array_equal(found(weak, useless), weak)
+    report = found.report(weak, useless, labels)
+    assert report.targets == () and report.right_before == report.right_after
+
+
+def test_auto_takes_the_modules_that_help_and_leaves_the_others():
+    weak, outputs, labels = images()
+    useless = np.random.default_rng(1).normal(size=len(labels))
+    found = patch(weak, {0: useless, **outputs}, labels, auto=True)
+    assert found.target_classes == WEAK_AT
+    gains = [one.gain for one in found.judged]
+    assert gains[0] == max(gains) and found.judged[-1].target_class == 0 and not found.judged[-1].helps
+    without = fit_patch(weak, outputs, labels)
+    assert torch.equal(found.rule.weight, without.rule.weight)
+
+
+@pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), (3, 0, 1, 4, 2)])
+def test_any_order_of_classes_gives_the_same_answers_nearly(order):
+    weak, outputs, labels = images(120)
+    order = list(order)
+    place = np.argsort(order)
+    moved = fit_patch(weak[:, order], {int(place[k]): out for k, out in outputs.items()}, place[labels])
+    answers = moved(weak[:, order], {int(place[k]): out for k, out in outputs.items()}).argmax(1)
+    expected = fit_patch(weak, outputs, labels)(weak, outputs).argmax(1)
+    assert (np.array(order)[answers] == expected).mean() > 0.9  # the folds differ, so the ridge may
+
+
+WEAK, OUTPUTS, LABELS = images(60)
+NAN = np.where(np.arange(60) == 7, np.nan, OUTPUTS[1])
+
+
+@pytest.mark.parametrize(
+    ("weak", "outputs", "labels", "message"),
+    [
+        (WEAK[:50], OUTPUTS, LABELS, "expected one number for each of 50 images|labels: expected a whole number"),
+        (WEAK, {1: OUTPUTS[1][:50]}, LABELS, r"module_logits\[1\]: expected one number for each of 60 images"),
+        (WEAK, {1: NAN}, LABELS, r"module_logits\[1\]: 1 of 60 images have NaN or infinity, the first is 7"),
+        (np.full_like(WEAK, np.inf), OUTPUTS, LABELS, "weak_logits: 60 of 60 images have NaN or infinity"),
+        (WEAK, OUTPUTS, LABELS + 1, "labels: expected classes from 0 to 4, given 1 to 5"),
+        (WEAK, OUTPUTS, LABELS - 1, "labels: expected classes from 0 to 4, given -1 to 3"),
+        (WEAK, OUTPUTS, LABELS / 2, "labels: expected a whole number"),
+        (WEAK, OUTPUTS, np.where(LABELS == 3, 0, LABELS), "target class 3: expected validation images of it"),
+        (WEAK, {}, LABELS, "expected the outputs of at least one module"),
+        (WEAK, {6: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4, or the next numbers"),
+        (WEAK, {-1: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4"),
+        (WEAK[:, 0], OUTPUTS, LABELS, r"weak_logits: expected \(images, classes\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_one_line(weak, outputs, labels, message):
+    with pytest.raises(UserError, match=message) as refused:
+        patch(weak, outputs, labels)
+    assert "\n" not in str(refused.value)
+
+
+def test_scores_of_arrays_that_do_not_fit(patched):
+    weak, outputs, labels = images(60)
+    with pytest.raises(UserError, match="weak_logits: expected logits of 5 classes, given 4"):
+        patched(weak[:, :4], outputs)
+    with pytest.raises(UserError, match="expected the outputs of the module of class 3, given none"):
+        patched(weak, {1: outputs[1]})
+    with pytest.raises(UserError, match="labels: expected classes from 0 to 4, given 0 to 9"):
+        patched.report(weak, outputs, np.where(labels == 1, 9, labels))

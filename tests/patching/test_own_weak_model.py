@@ -1,0 +1,305 @@
+"""Weak models made elsewhere: classes by name, logits from files, the script as a user types it, and what leaves."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import global_configure
+from configures.base import load
+from dataset.datasets import IMAGENET, load_dataset, load_evaluation_parts, load_split, split
+from dataset.image_files import SIDE
+from models.strong_model import load_strong_model
+from models.weights import cpu_state
+from modules import files as module_files
+from modules.module import extract_modules
+from patching.own_weak_model import match_classes, parse_class_map
+from utils.artifacts import Artifacts
+from utils.errors import UserError
+
+SCRIPT = "scripts/patch_weak_model.py"
+COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits")
+RARE = (3, 8)
+STRONG = ("cat", "dog", "frog")
+
+
+def test_classes_are_matched_by_name_in_any_order():
+    found = match_classes(("bird", "cat", "dog"), ("dog", "bird"), STRONG, ["dog", "2"], {})
+    assert found.names == ("dog", "bird", "cat") and found.added == ("cat",)
+    assert found.strong_class == {0: 1, 2: 0}
+
+
+def test_names_may_differ_and_auto_takes_the_shared_ones():
+    found = match_classes(("cat", "hound", "rose"), ("cat", "hound", "rose"), STRONG, ["auto"], {"hound": "dog"})
+    assert found.strong_class == {0: 0, 1: 1} and not found.added
+
+
+@pytest.mark.parametrize(
+    ("weak", "targets", "renamed", "message"),
+    [
+        (("cat", "owl"), ["cat"], {}, "class owl has no images: expected classes of bird, cat.*--weak_classes"),
+        (("cat", "cat"), ["cat"], {}, "expected every class once"),
+        (("cat",), ["bird"], {}, "the strong model has no class bird: expected names of cat, dog, frog.*--class_map"),
+        (("bird",), ["auto"], {}, "the strong model has no class bird"),
+        (("bird",), ["bird"], {"bird": "crow"}, "--class_map bird=crow: the strong model has no class crow, but cat"),
+        (("bird",), ["bird"], {"crow": "dog"}, "--class_map crow=dog: the images have no class crow, but bird"),
+        (("bird",), ["7"], {}, "--target_class 7: expected a class from 0 to 1"),
+    ],
+)
+def test_classes_that_do_not_match(weak, targets, renamed, message):
+    with pytest.raises(UserError, match=message):
+        match_classes(("bird", "cat"), weak, STRONG, targets, renamed)
+
+
+def test_class_map():
+    assert parse_class_map("a=b,c=d") == {"a": "b", "c": "d"} and parse_class_map("") == {}
+    for wrong in ("a", "a=b=c", "=b", "a=,c=d"):
+        with pytest.raises(UserError, match=r"--class_map .*: expected THEIRS=OURS"):
+            parse_class_map(wrong)
+
+
+@pytest.fixture(scope="module")
+def root(strong_roots, tmp_path_factory):
+    """A strong model of digits that looks trained, and modules that keep all kernels; for reading only."""
+    root = tmp_path_factory.mktemp("own")
+    (root / "data").mkdir()
+    (root / "data" / "decoded_dataset").symlink_to(strong_roots("simcnn_x0_25", "digits") / "data" / "decoded_dataset")
+    folder = root / "data" / "simcnn_x0_25_digits"
+    folder.mkdir()
+    made = strong_roots("simcnn_x0_25", "digits") / "data" / "simcnn_x0_25_digits" / "entire_model.pth"
+    (folder / made.name).symlink_to(made)
+    artifacts, config = Artifacts(root, "simcnn_x0_25", "digits"), load("simcnn_x0_25", "digits")
+    strong = load_strong_model(config, artifacts, torch.device("cpu"))
+    masks = np.ones((10, strong.units.num_kernels), bool)
+    for number, module in enumerate(extract_modules(strong, masks)):
+        module_files.module(artifacts, number).save(cpu_state(module))
+        module_files.module_kernels(artifacts, number).save(masks[number])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(global_configure, "root_dir", root)
+        parts = load_split(config)
+    for part in ("valid", "test"):
+        labels = getattr(parts, part).labels
+        known = 6.0 * (labels[:, None] == np.arange(10)) * ~np.isin(np.arange(10), RARE)
+        logits = known + np.random.default_rng(0).normal(size=known.shape)
+        (root / "logits").mkdir(exist_ok=True)
+        np.save(root / "logits" / f"{part}_logits.npy", logits)
+        np.save(root / "logits" / f"{part}_labels.npy", labels)
+    return root
+
+
+@pytest.fixture
+def logits(root, tmp_path):
+    """A copy of the folder of logits, to spoil."""
+    folder = tmp_path / "spoiled"
+    folder.mkdir()
+    for file in (root / "logits").iterdir():
+        np.save(folder / file.name, np.load(file))
+    return folder
+
+
+def test_logits_alone(root, run_main):
+    done = run_main(SCRIPT, *COMMON, "--weak_logits", root / "logits", "--target_class", *RARE, root=root)
+    assert done.exit_code == 0, done
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "logits.json").read_text())
+    for target in report["test"]["targets"]:
+        assert target["after"]["f1"] > target["before"]["f1"] + 0.3 and target["change"]["f1"][0] > 0.2
+    controls = report["controls"]
+    gained = [part["targets"][0]["after"]["f1"] for part in (controls["no module"], controls["whole strong model"])]
+    assert gained[0] < report["test"]["targets"][0]["after"]["f1"] == pytest.approx(gained[1], abs=0.02)
+    assert report["cost"]["weak"] is None and report["cost"]["modules"][0] > 0
+    assert "control: whole strong model" in done.stdout and "F1 changes by +" in done.stdout
+
+
+def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
+    """A tree with other names of the classes, without a train part: its logits stand in the order of its files."""
+    monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
+    digits, names = load_dataset("digits", SIDE).test, ("drei", "null", "vier")
+    for part, first in (("valid", 0), ("test", 20)):
+        labels = []
+        for label, digit in enumerate((3, 0, 4)):
+            folder = tmp_path / "ziffern" / part / names[label]
+            folder.mkdir(parents=True)
+            for number, place in enumerate(np.flatnonzero(digits.labels == digit)[first : first + 15]):
+                Image.fromarray(digits.pixels[place]).save(folder / f"{number:02}.png")
+                labels.append(label)
+        logits = np.random.default_rng(first).normal(size=(len(labels), 3)) + 5.0 * (
+            np.array(labels)[:, None] == np.arange(3)
+        ) * (np.arange(3) > 0)
+        (tmp_path / "said").mkdir(exist_ok=True)
+        np.save(tmp_path / "said" / f"{part}_logits.npy", logits)
+        np.save(tmp_path / "said" / f"{part}_labels.npy", labels)
+    options = ("--weak_images", "ziffern", "--weak_logits", tmp_path / "said", "--target_class", "drei")
+    done = run_main(SCRIPT, *COMMON, *options, "--class_map", "drei=3", root=root)
+    assert done.exit_code == 0 and "the weak model knows drei, null, vier" in done.stdout, done
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "said.json").read_text())
+    (target,) = report["test"]["targets"]
+    assert target["name"] == "drei" and target["after"]["f1"] > target["before"]["f1"]
+    run_main(SCRIPT, *COMMON, *options, root=root).refused("the strong model has no class drei", "--class_map")
+
+
+def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits, run_main, tmp_path):
+    for part in ("valid", "test"):
+        labels = np.load(logits / f"{part}_labels.npy")
+        noise = np.random.default_rng(1).normal(size=(len(labels), 10))
+        np.save(logits / f"{part}_logits.npy", 30.0 * (labels[:, None] == np.arange(10)) + noise)
+    saved = tmp_path / "patched.py"
+    options = ("--weak_logits", logits, "--target_class", "auto", "--save", saved, "--name", "nothing")
+    done = run_main(SCRIPT, *COMMON, *options, root=root)
+    assert done.exit_code == 0 and "no module helps this weak model: nothing is changed" in done.stdout, done
+    assert done.stdout.count("no more than chance") == 10 and not saved.exists()
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "nothing.json").read_text())
+    assert report["rule"] is None and report["test"]["targets"] == []
+
+
+def spoil(name, change):
+    return lambda folder: np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
+
+
+def nan_in(array):
+    array[5, 2] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (spoil("test_logits", lambda a: a[:, :9]), "expected logits of 10 classes, given 9; name the weak model's"),
+        (spoil("valid_logits", lambda a: a[:-1]), "expected logits and labels of 288 valid images, as the images are"),
+        (spoil("test_logits", nan_in), "test_logits.npy: 1 images have NaN or infinity, the first is 5"),
+        (spoil("valid_labels", lambda a: a + 1), "expected labels from 0 to 9 (0 to 9), given 1 to 10"),
+        (spoil("test_labels", lambda a: a[::-1]), "expected the order of the images"),
+        (spoil("test_labels", lambda a: a.astype(float)), "expected whole numbers (images,), given float64"),
+        (spoil("test_logits", lambda a: a.astype(int)), "expected real numbers (images, classes), given int64"),
+        (lambda folder: (folder / "test_logits.npy").unlink(), "there is no file"),
+        (lambda folder: (folder / "test_logits.npy").write_bytes(b"x"), "is no plain array"),
+    ],
+)
+def test_logits_that_do_not_fit(root, logits, run_main, damage, message):
+    damage(logits)
+    run_main(SCRIPT, *COMMON, "--weak_logits", logits, "--target_class", 3, root=root).refused(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "expected --weak_network with --weak_checkpoint, or --weak_logits"),
+        (("--weak_network", "simcnn"), "--weak_network and --weak_checkpoint: expected both or none"),
+        (("--weak_logits", "x", "--save", "x.pt"), "expected a name that ends with .onnx or .py"),
+        (("--weak_logits", "x", "--weak_classes", "0,1,x"), "class x has no images"),
+        (("--weak_logits", "x", "--weak_mean", "1,2"), "setting mean"),
+        (("--weak_logits", "x", "--weak_images", "nowhere"), "dataset nowhere is not there"),
+        (("--weak_logits", "x", "--name", "../x"), "--name ../x: expected letters"),
+    ],
+)
+def test_bad_options(root, run_main, options, message):
+    run_main(SCRIPT, *COMMON, "--target_class", 3, *options, root=root).refused(message)
+
+
+MY_NET = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(16, num_classes))
+"""
+
+OUTSIDE = """
+import sys
+import numpy as np, torch
+import patched
+
+inputs = [torch.tensor(np.load(path)) for path in sys.argv[2:]]
+np.save(sys.argv[1], patched.scores(patched.load(), *inputs).numpy())
+for name in ("patching", "models", "utils", "configures"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} is there")
+"""
+
+
+@pytest.fixture
+def weak_network(tmp_path):
+    """A network of the user's own that knows nine digits, on images of 16 pixels, and its checkpoint."""
+    (tmp_path / "my_net.py").write_text(MY_NET)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(16, 9))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "weak.pth")
+    known = ("--weak_classes", "0,1,2,3,4,5,6,7,8", "--weak_side", 16)
+    form = ("--weak_mean", "0.5,0.5,0.5", "--weak_std", "0.5,0.5,0.5")
+    named = ("--weak_network", f"{tmp_path / 'my_net.py'}:build", "--weak_checkpoint", tmp_path / "weak.pth")
+    return (*named, *known, *form)
+
+
+def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, run_main, weak_network, tmp_path):
+    out = tmp_path / "out"
+    options = ("--target_class", 9, "--save", out / "patched.py", "--name", "added")
+    done = run_main(SCRIPT, *COMMON, *weak_network, *options, root=root)
+    assert done.exit_code == 0 and "added: 9" in done.stdout, done
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "added.json").read_text())
+    (target,) = report["test"]["targets"]
+    assert target["before"]["f1"] == 0 and target["after"]["f1"] > 0.2
+    weak, modules, composed = (report["cost"][name] for name in ("weak", "modules", "composed"))
+    assert [sum(pair) for pair in zip(weak, modules, strict=True)] == composed
+
+    config = load("simcnn_x0_25", "digits")
+    forms = [(side, "stretch", IMAGENET) for side in (16, 32)]
+    _, parts = load_evaluation_parts("digits", forms)
+    for name, part in zip(("weak", "module"), parts, strict=True):
+        np.save(out / f"{name}.npy", part["test"].pixels)
+    (out / "outside.py").write_text(OUTSIDE)
+    site = sysconfig.get_path("purelib")  # without -S its .pth files would lead to this project
+    program = f"import runpy, sys; sys.path += ['.', {site!r}]; runpy.run_path('outside.py', run_name='__main__')"
+    command = [sys.executable, "-I", "-S", "-c", program, "scores.npy", "weak.npy", "module.npy"]
+    subprocess.run(command, cwd=out, check=True, timeout=300, env={"OMP_NUM_THREADS": "1"})
+    answers, labels = np.load(out / "scores.npy").argmax(1), parts[0]["test"].labels
+    assert int((answers == labels).sum()) == report["test"]["right_after"]
+    assert config.num_classes == np.load(out / "scores.npy").shape[1]
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e .[onnx]")
+    pytest.importorskip("onnxscript", reason="pip install -e .[onnx]")
+    saved = tmp_path / "patched.onnx"
+    options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
+    assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
+    session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
+    test = load_dataset("digits").test
+    given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}
+    (scores,) = session.run(None, given)
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "onnx.json").read_text())
+    assert int((scores.argmax(1) == test.labels).sum()) == report["test"]["right_after"]
+
+
+def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
+    """A tree without a train part is enough to patch; both forms of it have the same images in the same order."""
+    monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
+    for part, shades in (("val", (10, 60, 110)), ("test", (30, 80))):
+        for name in ("rose", "tulip"):
+            (tmp_path / "own" / part / name).mkdir(parents=True)
+            for shade in shades:
+                shade += 100 * (name == "tulip")
+                Image.new("L", (20, 20), shade).save(tmp_path / "own" / part / name / f"{shade}.png")
+    classes, parts = load_evaluation_parts("own", [(side, "stretch", IMAGENET) for side in (16, 32)])
+    assert classes == ("rose", "tulip")
+    for form, side in zip(parts, (16, 32), strict=True):
+        assert form["valid"].pixels.shape == (6, side, side, 3)
+        assert form["valid"].pixels[:, 0, 0, 0].tolist() == [10, 110, 60, 110, 160, 210]
+        assert form["test"].labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(UserError, match=r"dataset own: .*found valid, test; add train"):
+        split(load_dataset("own"))
+
+
+def test_without_a_validation_part_it_is_that_of_the_split(strong_roots, monkeypatch):
+    monkeypatch.setattr(global_configure, "root_dir", strong_roots("simcnn_x0_25", "digits"))
+    _, (parts,) = load_evaluation_parts("digits", [(32, "stretch", IMAGENET)])
+    expected = load_split(load("simcnn_x0_25", "digits"))
+    np.testing.assert_array_equal(parts["valid"].pixels, expected.valid.pixels)
+    np.testing.assert_array_equal(parts["test"].labels, expected.test.labels)
