@@ -66,7 +66,7 @@ def main() -> None:
     for command in (
         "python train.py --model simcnn_x0_25 --dataset flowers      # data/dataset/flowers/{train,test}/CLASS/IMAGE",
         "python scripts/import_model.py --model mine --dataset flowers --network net.py:build --checkpoint best.pth",
-        f"python experiments/patch/apply_patch.py --model {MODEL} --dataset {DATASET} --exp_type weak --target_class 2",
+        "python scripts/patch_weak_model.py --model mine --dataset flowers --weak_logits my_logits --target_class auto",
     ):
         print(f"    {command}")
 
