@@ -49,6 +49,7 @@ Thresholds = Annotated[
 
 # Stages. Each writes the settings that it is made with beside its files, and refuses to mix them with others.
 images = Stage("images")  # which images a stage uses: it writes their checksum in place of the settings
+form = Stage("network")  # which network it is, and how it is given images: stands beside the strong model
 training = Stage("training")
 importance = Stage("importance")
 sensitivity = Stage("sensitivity")
@@ -67,19 +68,21 @@ class Config:
     num_classes: Several
 
     # Network
-    network: str = training(
+    network: str = form(
         "", "The network, where it is not called like `model`: torchvision:NAME, timm:NAME or FILE.py:FUNCTION."
     )
 
     # Data
     source: str = images("", "The dataset that the images are read from, where it is not called like `dataset`.")
     classes: Names = images((), "The source's classes that the strong model knows, in label order; empty = all.")
-    image_side: Side = images(32, "To how many pixels a side images are resized.")
-    resize: Literal["stretch", "crop"] = images(
-        "stretch", "How: `stretch` both sides; or `crop`: the shorter side is resized, and the middle is cut out."
+    image_side: Side = form(32, "To how many pixels a side images are resized.", also=(images,))
+    resize: Literal["stretch", "crop"] = form(
+        "stretch",
+        "How: `stretch` both sides; or `crop`: the shorter side is resized, and the middle is cut out.",
+        also=(images,),
     )
-    mean: Colours = images((0.485, 0.456, 0.406), "What is subtracted of red, green and blue between 0 and 1.")
-    std: Scales = images((0.229, 0.224, 0.225), "What they are divided by then.")
+    mean: Colours = form((0.485, 0.456, 0.406), "What is subtracted of red, green and blue between 0 and 1.")
+    std: Scales = form((0.229, 0.224, 0.225), "What they are divided by then.")
     mirror: bool = training(
         False, "Whether training may flip images: right where a mirror image keeps its class.", also=(gradient, weak)
     )
