@@ -18,7 +18,13 @@ from dataset.split_record import record_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
-from models.strong_model import build_strong_network, load_strong_model, strong_model_training
+from models.strong_model import (
+    build_strong_network,
+    check_network_settings,
+    graph_of,
+    load_strong_model,
+    strong_model_training,
+)
 from models.trained_on import check_trained_on
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
@@ -68,6 +74,10 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     if trained.exists() and not model_files.training_state(stage.artifacts).exists():
         raise UserError(f"{trained.path} was not trained here: --fresh sets it aside and trains anew")
 
+    graph_of(stage.config)  # a network that later stages cannot take is refused before it is trained
+    # Before the first epoch: a training that goes on is one of the same network and form of images.
+    check_network_settings(stage.config, stage.artifacts)
+    model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)
     model = model.to(stage.device, memory_format=torch.channels_last)
@@ -98,7 +108,6 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
-    model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
     model_files.trained_on(stage.artifacts).save(record_of(split))
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)

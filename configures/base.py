@@ -31,7 +31,9 @@ Fraction = Annotated[float, lambda x: 0 <= x <= 1, "between 0 and 1"]
 Positive = Annotated[float, lambda x: 0 < x < math.inf, "above 0"]
 Weight = Annotated[float, lambda x: 0 <= x < math.inf, "0 or more"]
 Colours = Annotated[tuple[float, ...], lambda xs: len(xs) == 3 and all(0 <= x <= 1 for x in xs), "three from 0 to 1"]
-Scales = Annotated[tuple[float, ...], lambda xs: len(xs) == 3 and all(0 < x <= 10 for x in xs), "three from 0 to 10"]
+Scales = Annotated[
+    tuple[float, ...], lambda xs: len(xs) == 3 and all(0 < x <= 10 for x in xs), "three above 0, up to 10"
+]
 Names = Annotated[tuple[str, ...], lambda names: len(set(names)) == len(names), "each name once"]
 Layers = Annotated[tuple[int, ...], lambda layers: min(layers, default=0) >= 0, "layers counted from 0"]
 Epochs = Annotated[tuple[int, ...], lambda epochs: min(epochs, default=0) >= 0, "epochs counted from 0"]

@@ -105,8 +105,8 @@ def load_split(config: Config) -> Split:
     classes = config.classes or dataset.classes
     if len(classes) != config.num_classes:
         raise UserError(
-            f"dataset {config.image_source}: expected {config.num_classes} classes (num_classes in "
-            f"configures/{config.name}.py), found {len(classes)}: {', '.join(classes)}"
+            f"dataset {config.image_source}: expected {config.num_classes} classes (setting num_classes of "
+            f"{config.name}), found {len(classes)}: {', '.join(classes)}"
         )
     return split(choose_classes(dataset, classes))
 

@@ -19,7 +19,7 @@ def chosen_classes(texts: Sequence[str], config: Config) -> list[int]:
     """
     if "all" in texts:
         return list(range(config.num_classes))
-    names = _names(config, needed=not all(map(is_number, texts)))
+    names = _names(config, needed=not all(is_number(text) and 0 <= int(text) < config.num_classes for text in texts))
     return sorted({class_number(text, names) for text in texts})
 
 

@@ -62,8 +62,9 @@ def default_config(model: str, dataset: str) -> Config:
     try:
         images = load_dataset(dataset)
     except UserError as error:
-        known = ", ".join(known_configurations())
-        raise UserError(f"no configuration {model}_{dataset} (there are {known}), and {error}") from None
+        raise UserError(f"there is no file configures/{model}_{dataset}.py, and {error}") from None
+    if len(images.classes) < 2:
+        raise UserError(f"dataset {dataset} has one class, {images.classes[0]}: expected a folder each of 2 or more")
     config = sized_config(model, dataset, len(images.classes), len(images.train))
     if recorded is not None:
         return dataclasses.replace(config, **recorded.settings())

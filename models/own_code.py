@@ -117,7 +117,7 @@ def _run(path: Path, root: Path, module_name: str) -> ModuleType:
         spec.loader.exec_module(module)
         return module
     except SyntaxError as error:
-        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}; mend that and try again") from None
+        raise UserError(f"{error.filename or path}:{error.lineno or 1}: {error.msg}; mend that and try again") from None
     except ImportError as error:
         _fail(f"{path} cannot be run", error, root, "; install what it needs, or stand where its imports start")
     except (Exception, SystemExit) as error:

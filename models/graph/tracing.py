@@ -196,9 +196,10 @@ def _functional(target: Any) -> Any:
 
 def _logits(outputs: list[fx.Node]) -> fx.Node:
     """The first output that is (n, classes), without the softmax at its end: a logit depends on its own class alone."""
-    found = [node for node in outputs if len(node.meta.get("shape") or ()) == 2]
+    shapes_of = [node.meta.get("shape") or () for node in outputs]
+    found = [node for node, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
-        given = ", ".join(str(("n", *(node.meta.get("shape") or ())[1:])) for node in outputs)
+        given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
         raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
     node = found[0]
     while kind(node) in PROBABILITIES and node.args[1] in (1, -1):

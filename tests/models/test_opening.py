@@ -18,6 +18,10 @@ from utils.errors import UserError
 NETWORK = """from torch import nn
 
 
+def again(num_classes):
+    return build(num_classes)
+
+
 def build(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(4, num_classes))
@@ -52,8 +56,8 @@ def test_a_name_that_is_no_folder_is_refused(dataset: str) -> None:
         default_config("torchvision:resnet18", dataset)
 
 
-def test_a_dataset_that_is_not_there_is_refused_with_the_known_configurations(root_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"no configuration simcnn_mnist .*simcnn_cifar10.*dataset mnist is not there"):
+def test_a_dataset_that_is_not_there_is_refused(root_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no file configures/simcnn_mnist.py, and dataset mnist is not there"):
         default_config("simcnn", "mnist")
 
 
@@ -74,6 +78,10 @@ def test_a_stage_after_training_knows_the_network(
     monkeypatch.chdir(tmp_path)
     done = run_main("train.py", *names, *form, "--epochs", 1, root=root_dir)
     assert done.exit_code == 0, done
+    # A training that has ended is not taken for one of another form, nor of another network.
+    for setting in ("mean=0.9,0.5,0.5", "network=net.py:again"):
+        words = [*names, *form, "--set", setting, "--epochs", 1]
+        run_main("train.py", *words, root=root_dir).refused("made with other settings", setting.partition("=")[0])
     assert "no file configures/mine_own.py, so: network=net.py:build, num_classes=3, image_side=16" in done.stdout
     monkeypatch.chdir(root_dir)
     importance = "preprocess/kernel_importance_analyzer.py"
@@ -90,3 +98,21 @@ def test_a_stage_after_training_knows_the_network(
     ):
         line = run_main(importance, *names, "--set", setting, root=root_dir).refused("made with other settings")
         assert difference in line
+
+
+def test_a_dataset_of_one_class_is_refused(root_dir: Path) -> None:
+    write_tree(Path(global_configure.dataset_dir) / "one", ("x",), count=10)
+    with pytest.raises(UserError, match=r"dataset one has one class, x: expected a folder each of 2 or more"):
+        default_config("resnet20", "one")
+
+
+def test_a_network_that_gives_too_few_logits_is_refused_before_training(
+    dataset: str, root_dir: Path, run_main: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "few.py").write_text(
+        NETWORK + "\n\nclass Few(nn.Module):\n    def __init__(self, num_classes):\n"
+        "        super().__init__()\n        self.net = build(num_classes)\n\n    def forward(self, x):\n"
+        "        return self.net(x)[:1]\n"
+    )
+    words = ["--model", "few", "--dataset", dataset, "--set", f"network={tmp_path / 'few.py'}:Few"]
+    run_main("train.py", *words, root=root_dir).refused("expected logits (n, classes), the network gives (1, 3)")

@@ -182,7 +182,10 @@ def test_a_model_from_elsewhere_is_not_overwritten(strong_root: Path, train: Any
     [
         ((), "the following arguments are required: --model, --dataset"),
         (("--model", "vgg", "--dataset", "digits"), "unknown network vgg: expected simcnn"),
-        (("--model", "simcnn", "--dataset", "mnist"), "no configuration simcnn_mnist (there are rescnn_cifar10"),
+        (
+            ("--model", "simcnn", "--dataset", "mnist"),
+            "there is no file configures/simcnn_mnist.py, and dataset mnist is not there",
+        ),
         ((*MODEL, "--set", "epcohs=3"), "unknown setting epcohs: expected one of"),
         ((*MODEL, "--epochs", "many"), "setting epochs: expected int, given 'many'"),
         ((*MODEL, "--epochs", "-1"), "setting epochs: expected at least 1, given -1"),

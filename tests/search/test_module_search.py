@@ -647,7 +647,11 @@ def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monk
         (EXPLORER, WHOLE, "the following arguments are required: --target_class"),
         (EXPLORER, [*WHOLE, *zero, "--set", "sensitive_layers=13"], "sensitive_layers 13: expected conv layers from 0"),
         (EXPLORER, [*WHOLE, *zero, "--set", "popul=3"], "unknown setting popul: expected one of accuracy_thresholds"),
-        (EXPLORER, ["--model", "x", *WHOLE[2:], *zero], "no configuration x_digits_5 (there are rescnn_cifar10"),
+        (
+            EXPLORER,
+            ["--model", "x", *WHOLE[2:], *zero],
+            "there is no file configures/x_digits_5.py, and dataset digits_5 is not there",
+        ),
         (LAUNCHER, [*WHOLE, "--jobs", 0], "--jobs 0: expected at least 1"),
         (LAUNCHER, [*WHOLE, "--jobs", -2], "--jobs -2: expected at least 1"),
         (LAUNCHER, [*WHOLE, "--set", "elites=7"], "setting elites: expected between 1 and population = 6"),
