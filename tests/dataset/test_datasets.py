@@ -379,9 +379,7 @@ def test_labels_follow_the_order_of_the_chosen_classes() -> None:
 
 def test_another_number_of_classes_than_configured(dataset_dir: Path) -> None:
     write_tree(dataset_dir / "own")
-    with pytest.raises(
-        UserError, match=r"dataset own: expected 3 classes \(setting num_classes of simcnn_own\)"
-    ):
+    with pytest.raises(UserError, match=r"dataset own: expected 3 classes \(setting num_classes of simcnn_own\)"):
         load_split(Config("simcnn", "own", 3))
 
 
