@@ -90,6 +90,7 @@ def _imports_found_in(root: Path) -> Iterator[None]:
 
     hidden = {name: sys.modules[name] for name in list(sys.modules) if is_another(name)}
     tops = {name.split(".")[0] for name in hidden}
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
     for name in hidden:
         del sys.modules[name]
     path_before = sys.path[:]
@@ -101,7 +102,7 @@ def _imports_found_in(root: Path) -> Iterator[None]:
         sys.path[:] = path_before
         for name in [name for name in sys.modules if name.split(".")[0] in tops]:
             del sys.modules[name]
-        sys.modules.update(hidden)
+        sys.modules.update(before)
 
 
 def _run(path: Path, root: Path, module_name: str) -> ModuleType:

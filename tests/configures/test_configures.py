@@ -226,7 +226,8 @@ def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (folder / f"{name}.py").write_text(text)
         monkeypatch.setattr(configures, "__path__", [*configures.__path__, str(folder)])
         monkeypatch.setattr(base, "known_configurations", lambda: [name])
-        monkeypatch.delitem(sys.modules, f"configures.{name}", raising=False)
+        monkeypatch.setitem(sys.modules, f"configures.{name}", None)  # so that it is not there after the test
+        monkeypatch.delitem(sys.modules, f"configures.{name}")
 
     return write
 

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from conftest import TOP
 from torch import nn
 
 import models.layers
@@ -135,3 +137,17 @@ def test_another_number_of_outputs(write: Callable) -> None:
     with pytest.raises(UserError) as refused:
         check_num_classes(f"{path}:build", 100, 10)
     assert f"expected 10 logits, it gives 100 ({path}:2); give --num_classes 100" in str(refused.value)
+
+
+def test_a_module_that_is_in_the_way_takes_no_others_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of ours that was loaded from elsewhere: its package's other modules stay loaded."""
+    import configures.base
+
+    stray = ModuleType("configures.stray")
+    stray.__file__ = str(tmp_path / "stray.py")
+    monkeypatch.setitem(sys.modules, "configures.stray", stray)
+    monkeypatch.chdir(TOP)
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef build(num_classes):\n    return nn.Flatten()\n")
+    network_of(f"{tmp_path / 'net.py'}:build", 2)
+    assert sys.modules["configures.base"] is configures.base
+    assert sys.modules["configures.stray"] is stray
