@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
-from models.graph.cutting import Cut, Plan
+from models.graph.cutting import Cut
 from models.graph.values import Code, Constant, Value
 from modules.fast.convolution import Convolutions, convolutions_for
 from modules.fast.fusing import layer_of
@@ -93,15 +93,12 @@ def outputs_with_known(
 
 
 def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
-    """Print, once, which operators of the network have no compiled form, where the others have one.
-
-    Raises UserError where CXX names a compiler that does not work.
-    """
+    """Print, once, which operators of the network have no compiled form, where the others have one."""
     way = convolutions_for(torch.empty(0, dtype=dtype, device=device))
     if way.lanes:
         folded = _prepared(graph.to(device), dtype)
         with torch.inference_mode():
-            logits = Cut(Plan(folded), Code(), np.ones(graph.num_units, bool), 0).run()
+            logits = Cut(folded.plan, Code(), np.ones(graph.num_units, bool), 0).run()
             names = left_to_torch([logits], way)
         if names:
             _say_once(f"no compiled form, so that modules take longer: {', '.join(sorted(names))}")
@@ -122,8 +119,12 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
+@functools.lru_cache(maxsize=2)
 def _prepared(graph: Graph, dtype: torch.dtype) -> Graph:
-    """The graph with batch norm folded, and with weights of a dtype that are fast to slice."""
+    """The graph with batch norm folded, and with weights of a dtype that are fast to slice.
+
+    It is kept for the next population: folding takes as long as some images of a small network.
+    """
     cast = fold_batch_norm(graph).to(dtype=dtype)
     return cast.with_constants({name: value.contiguous() for name, value in cast.constants.items()})
 
@@ -138,11 +139,11 @@ def _parts(
     graph: Graph, unit_masks: np.ndarray, target_classes: Sequence[int], way: Convolutions, value_bytes: int
 ) -> Iterator[Part]:
     """The population's modules, those with equal beginnings beside each other, in parts whose weights fit in memory."""
-    plan, code, part, held = Plan(graph), Code(), Part(), 0
+    code, part, held = Code(), Part(), 0
     for row in np.lexsort(unit_masks.T[::-1]).tolist():
         graph.check(unit_masks[row], target_classes[row])
         num_values = len(code.values)
-        part.logits.append(Cut(plan, code, unit_masks[row].astype(bool), target_classes[row]).run())
+        part.logits.append(Cut(graph.plan, code, unit_masks[row].astype(bool), target_classes[row]).run())
         part.rows.append(row)
         held += sum(_num_weights(value, way) for value in code.values[num_values:]) * value_bytes
         if held > WEIGHT_BYTES:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from models.graph.arguments import replaced
 from models.graph.atoms import is_constant
 from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
@@ -178,15 +179,7 @@ class Cut:
 
     def operands(self, given: Any) -> Any:
         """An argument as it is in the smaller network, with its nodes in lists and tuples."""
-        if isinstance(given, fx.Node):
-            return self.operand(given)
-        if isinstance(given, tuple):
-            return tuple(map(self.operands, given))
-        if isinstance(given, list):
-            return list(map(self.operands, given))
-        if isinstance(given, dict):
-            return {name: self.operands(part) for name, part in given.items()}
-        return given
+        return replaced(given, fx.Node, self.operand)
 
     def copy(self, node: fx.Node) -> Value:
         """The same operator."""

@@ -96,6 +96,11 @@ class Graph:
         return GraphNetwork(program_of(self.nodes), parameters, buffers, others)
 
     @cached_property
+    def plan(self) -> Plan:
+        """What all its cuts have in common."""
+        return Plan(self)
+
+    @cached_property
     def program(self) -> Program:
         """The graph as it is run, with its readers."""
         readers = []
@@ -153,7 +158,7 @@ class Graph:
             if gains.shape != unit_mask.shape or not (gains > 0).all():
                 raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
         with torch.no_grad():
-            logits = Cut(Plan(self), Code(), unit_mask.astype(bool), target_class, gains, logit_map).run()
+            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class, gains, logit_map).run()
             return network_of(logits, self.constants, self.learned, self.buffers)
 
     def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from models.graph.arguments import read_last, replaced
 from models.graph.atoms import is_constant
-from models.graph.values import Constant, Value, needed, with_values
+from models.graph.values import Constant, Value, needed
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ class Program:
         values[self.images] = images
         for (place, _), constant in zip(self.constants, constants, strict=True):
             values[place] = constant
+
+        def value_at(place: Place) -> Any:
+            return values[place.number]
+
         for step in self.steps:
-            args = [_fill(arg, values) for arg in step.args]
-            kwargs = {name: _fill(arg, values) for name, arg in step.kwargs.items()}
+            args = replaced(list(step.args), Place, value_at)
+            kwargs = replaced(step.kwargs, Place, value_at)
             in_front = step.factors if masked is not None else None
             if step.name in layers:
                 if step.factors is not None:
@@ -133,16 +138,6 @@ class MaskedValues:
         self._made.pop(place, None)
 
 
-def _fill(arg: Any, values: list[Any]) -> Any:
-    if isinstance(arg, Place):
-        return values[arg.number]
-    if isinstance(arg, list):
-        return [_fill(part, values) for part in arg]
-    if isinstance(arg, tuple):
-        return tuple(_fill(part, values) for part in arg)
-    return arg
-
-
 def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, np.ndarray]] = ()) -> Program:
     """The program of a plain graph.
 
@@ -151,20 +146,14 @@ def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, n
         readers: (reader, source, dim, units) of those in front of which factors stand.
     """
     place_of = {node: number for number, node in enumerate(nodes.nodes)}
-    last_use: dict[fx.Node, fx.Node] = {}
-    for node in nodes.nodes:
-        last_use.update(dict.fromkeys(node.all_input_nodes, node))
-    done_with: dict[fx.Node, list[int]] = {}
-    for node, user in last_use.items():
-        if not is_constant(node):
-            done_with.setdefault(user, []).append(place_of[node])
+    done_with = read_last([node.all_input_nodes for node in nodes.nodes])
     in_front = {
         reader: Factors(place_of[source], dim, units, len(source.meta["shape"]))
         for reader, source, dim, units in readers
     }
 
     def places(given: Any) -> Any:
-        return _plain_containers(given, place_of)
+        return replaced(given, fx.Node, lambda node: Place(place_of[node]))
 
     steps, constants = [], []
     images = logits = 0
@@ -181,24 +170,13 @@ def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, n
                     node.name,
                     number,
                     node.target,
-                    places(tuple(node.args)),
-                    {name: places(arg) for name, arg in node.kwargs.items()},
-                    tuple(done_with.get(node, [])),
+                    places(node.args),
+                    places(node.kwargs),
+                    tuple(place_of[read] for read in done_with[number] if not is_constant(read)),
                     in_front.get(node),
                 )
             )
     return Program(len(place_of), images, logits, tuple(constants), tuple(steps))
-
-
-def _plain_containers(given: Any, place_of: dict[fx.Node, int]) -> Any:
-    """Arguments with places for nodes, in lists and tuples of Python's own."""
-    if isinstance(given, fx.Node):
-        return Place(place_of[given])
-    if isinstance(given, list):
-        return [_plain_containers(part, place_of) for part in given]
-    if isinstance(given, tuple):
-        return tuple(_plain_containers(part, place_of) for part in given)
-    return given
 
 
 def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
@@ -210,23 +188,19 @@ def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
     """
     values = needed([logits])
     place_of = {value: place for place, value in enumerate(values)}
-    last_use = {operand: value for value in values for operand in value.operands}
-    done_with: dict[Value, list[int]] = {}
-    for operand, user in last_use.items():
-        if not isinstance(operand, Constant):
-            done_with.setdefault(user, []).append(place_of[operand])
+    done_with = read_last([value.operands for value in values])
 
-    def place(value: Value) -> Place:
-        return Place(place_of[value])
+    def places(given: Any) -> Any:
+        return replaced(given, Value, lambda value: Place(place_of[value]))
 
     steps = [
         Step(
             f"value_{number}",
             number,
             value.function,
-            with_values(value.args, place),
-            {name: with_values(arg, place) for name, arg in value.kwargs.items()},
-            tuple(done_with.get(value, [])),
+            places(value.args),
+            places(value.kwargs),
+            tuple(place_of[read] for read in done_with[number] if not isinstance(read, Constant)),
         )
         for value, number in place_of.items()
         if value.function is not None

@@ -71,17 +71,6 @@ def needed(values: Iterable[Value]) -> list[Value]:
     return [found[number] for number in sorted(found)]
 
 
-def with_values(arg: Any, change: Callable[[Value], Any]) -> Any:
-    """An argument with something else in the place of each value."""
-    if isinstance(arg, Value):
-        return change(arg)
-    if isinstance(arg, list):
-        return [with_values(part, change) for part in arg]
-    if isinstance(arg, tuple):
-        return tuple(with_values(part, change) for part in arg)
-    return arg
-
-
 def _key(arg: Any, operands: dict[Value, None]) -> Any:
     """What tells arguments apart; adds the values in them to `operands`.
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.graph.arguments import replaced
 from models.graph.atoms import function_name, is_pointwise_function, words
-from models.graph.values import Constant, Value, with_values
+from models.graph.values import Constant, Value
 
 Call = tuple[Callable[..., Any], tuple, dict[str, Any]]  # a function, and arguments with values and tensors in them
 
@@ -63,8 +64,7 @@ def _call(value: Value, args: tuple, constants: dict[Constant, Tensor] | None = 
     def change(given: Value) -> Any:
         return (constants or {}).get(given, given)
 
-    kwargs = {name: with_values(arg, change) for name, arg in value.kwargs.items()}
-    return value.function, with_values(args, change), kwargs
+    return value.function, replaced(args, Value, change), replaced(value.kwargs, Value, change)
 
 
 def _same(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:

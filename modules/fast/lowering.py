@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from models.graph.arguments import replaced
 from models.graph.atoms import function_name
-from models.graph.values import Constant, Value, needed, with_values
+from models.graph.values import Constant, Value, needed
 from modules.fast.by_channel import by_channel
 from modules.fast.convolution import Convolutions
 from modules.fast.fusing import Layer, fused
@@ -95,8 +96,8 @@ class Lowering:
         def change(given: Value) -> Any:
             return constants.get(given, given)
 
-        kwargs = {name: with_values(arg, change) for name, arg in value.kwargs.items()}
-        function = _bound(operands, value.function, with_values(value.args, change), kwargs)
+        args, kwargs = (replaced(given, Value, change) for given in (value.args, value.kwargs))
+        function = _bound(operands, value.function, args, kwargs)
         self._places[value] = self._steps.add(function, *map(self._place, operands))
 
 
@@ -120,6 +121,6 @@ def _bound(
         def change(value: Value) -> Any:
             return tensors[number_of[value]]
 
-        return function(*with_values(args, change), **{name: with_values(arg, change) for name, arg in kwargs.items()})
+        return function(*replaced(args, Value, change), **replaced(kwargs, Value, change))
 
     return run

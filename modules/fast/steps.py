@@ -1,10 +1,12 @@
 """Straight-line code as it is run: functions in order, each on the results of earlier ones, let go when done with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
+
+from models.graph.arguments import read_last
 
 IMAGES = 0  # the place of the images
 
@@ -32,13 +34,10 @@ class Steps:
 
     def ended(self, outputs: Sequence[int]) -> "Steps":
         """The same with these places as outputs, and everything else let go behind its last use."""
-        last_use = {place: number for number, step in enumerate(self.steps) for place in step.operands}
-        done_with: dict[int, list[int]] = {}
-        for place in last_use.keys() - set(outputs):
-            done_with.setdefault(last_use[place], []).append(place)
+        done_with, kept = read_last([step.operands for step in self.steps]), set(outputs)
         steps = [
-            Step(step.function, step.operands, tuple(done_with.get(number, ())))
-            for number, step in enumerate(self.steps)
+            replace(step, done_with=tuple(place for place in places if place not in kept))
+            for step, places in zip(self.steps, done_with, strict=True)
         ]
         return Steps(steps, tuple(outputs))
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.graph.values import Code, Value, with_values
+from models.graph.arguments import replaced
+from models.graph.values import Code, Value
 from modules.fast.by_channel import by_channel
 from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
@@ -83,7 +84,7 @@ def written(function: Callable[..., Any], args: tuple) -> tuple[Value, dict[Valu
 
     value = code.call(function, tuple(map(with_operands, args)))
     computed = {given: given.compute() for given in value.operands if given not in tensors}
-    result = function(*with_values(value.args, lambda given: {**tensors, **computed}[given]))
+    result = function(*replaced(value.args, Value, lambda given: {**tensors, **computed}[given]))
     value.shape = tuple(result.shape) if isinstance(result, Tensor) else None
     return value, tensors, result
 
@@ -93,7 +94,7 @@ def test_by_channel(name: str) -> None:
     value, tensors, result = written(*BY_CHANNEL[name])
     way = CompiledConvolutions(compiler())
     function, args, kwargs = by_channel(value, way.lanes)
-    found = function(*with_values(args, lambda given: way.place(tensors[given])), **kwargs)
+    found = function(*replaced(args, Value, lambda given: way.place(tensors[given])), **kwargs)
     pairs = [(found, result)] if isinstance(result, Tensor) else list(zip(found, result, strict=True))
     for placed, plain in pairs:
         torch.testing.assert_close(way.unplace(placed, plain), plain, rtol=1e-5, atol=1e-6)
