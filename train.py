@@ -75,8 +75,8 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         raise UserError(f"{trained.path} was not trained here: --fresh sets it aside and trains anew")
 
     graph_of(stage.config)  # a network that later stages cannot take is refused before it is trained
-    # Before the first epoch: a training that goes on is one of the same network and form of images.
-    check_network_settings(stage.config, stage.artifacts)
+    if model_files.training_state(stage.artifacts).exists():
+        check_network_settings(stage.config, stage.artifacts)
     model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)

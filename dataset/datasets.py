@@ -61,11 +61,16 @@ class Images:
 
     @cached_property
     def _crc32(self) -> int:
-        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
+        found = zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
+        # The usual normalisation leaves the number what it was before there were others.
+        return found if self.normalisation == IMAGENET else zlib.crc32(repr(self.normalisation).encode(), found)
 
 
 def fingerprint(images: Images) -> int:
-    """A checksum (CRC-32) of images and labels, in their order; computed once, since nobody writes into images."""
+    """A checksum (CRC-32) of images and labels, in their order, and of how a network is given them.
+
+    It is computed once, since nobody writes into images.
+    """
     return images._crc32
 
 
@@ -227,12 +232,11 @@ def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dat
     else from a tree `{train,test}/CLASS/IMAGE` in `dataset_dir/NAME` or `NAME.zip`, else, if torchvision knows them,
     from a download. Raises UserError where there is none of these.
     """
+    _check_name(name)
     # No dataset's name has an @ in it.
     form = name if (side, resize) == (SIDE, "stretch") else f"{name}@{side}_{resize}"
     folder = Path(global_configure.root_dir) / "data" / "decoded_dataset" / form
     dataset_dir = Path(global_configure.dataset_dir)
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise UserError(f"dataset name {name!r}: expected letters, digits, _ and -")
     if name == "digits":
         return _decoded_once(folder, name, "scikit-learn", side, lambda: _decoded(read_digits(side)))
     if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, side, download=False)):
@@ -250,6 +254,24 @@ def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dat
     if name in TORCHVISION_READERS:
         ways = f"(1) go online and try again; (2) put torchvision's own files into {dataset_dir}; (3) {ways}"
     raise UserError(f"dataset {name} is not there: {ways}")
+
+
+def outline(name: str, side: int = SIDE, resize: Resize = "stretch") -> tuple[tuple[str, ...], int]:
+    """A dataset's classes, and how many training images it has. Images of a tree are counted, not decoded.
+
+    Raises UserError as `load_dataset`.
+    """
+    _check_name(name)
+    tree = None if name in PUBLISHED else find_class_folders(Path(global_configure.dataset_dir), name)
+    if tree is not None:
+        return tree.classes, len(tree.images.get("train", ()))
+    dataset = load_dataset(name, side, resize)
+    return dataset.classes, len(dataset.train)
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"dataset name {name!r}: expected letters, digits, _ and -")
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ def chosen_classes(texts: Sequence[str], config: Config) -> list[int]:
     """
     if "all" in texts:
         return list(range(config.num_classes))
-    names = _names(config, needed=not all(is_number(text) and 0 <= int(text) < config.num_classes for text in texts))
+    names = _names(config, needed=not all(_number(text) in range(config.num_classes) for text in texts))
     return sorted({class_number(text, names) for text in texts})
 
 
-def is_number(text: str) -> bool:
-    """Whether a text is a whole number, with or without a sign."""
-    return text.isascii() and text.removeprefix("-").isdecimal()
+def _number(text: str) -> int | None:
+    """The whole number that a text is, -1 in place of one that is too long to be a class's; None of another text."""
+    if not (text.isascii() and text.removeprefix("-").isdecimal()):
+        return None
+    return int(text) if len(text) < 10 else -1
 
 
 def class_number(text: str, names: Sequence[str]) -> int:
@@ -33,8 +35,8 @@ def class_number(text: str, names: Sequence[str]) -> int:
 
     Raises UserError, with the nearest names, where there is no such class.
     """
-    if is_number(text):
-        number = int(text) if len(text) < 10 else -1
+    number = _number(text)
+    if number is not None:
         if 0 <= number < len(names):
             return number
         hint = f"; the class called {text} is number {names.index(text)}" if text in names else ""

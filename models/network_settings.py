@@ -1,7 +1,6 @@
 """What a strong model's network is, as it stands beside its weights: later stages take it from there, or refuse."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
 from configures.base import Config
 from models.names import anchored, are_same
@@ -10,7 +9,7 @@ from utils.recorded_settings import differences
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The network of a strong model and how it is given images."""
+    """The network of a strong model and how it is given images; its fields are called like the settings."""
 
     network: str  # as `models.names` knows it
     num_classes: int
@@ -28,7 +27,3 @@ class NetworkSettings:
         """What differs, as there and now; nothing where both are of the same network and form of images."""
         there = replace(self, network=now.network) if are_same(self.network, now.network) else self
         return differences(asdict(there), asdict(now))
-
-    def settings(self) -> dict[str, Any]:
-        """The settings of a configuration that has them."""
-        return asdict(self)

@@ -14,7 +14,7 @@ import numpy as np
 import global_configure
 from configures.base import Config, known_configurations, load
 from configures.setting import SettingError
-from dataset.datasets import load_dataset
+from dataset.datasets import outline
 from models import files as model_files
 from models.names import torchvision_classifiers
 from models.registry import is_own_network
@@ -59,15 +59,16 @@ def default_config(model: str, dataset: str) -> Config:
         )
     artifacts = Artifacts(Path(global_configure.root_dir).resolve(), model, dataset)
     recorded = model_files.network_settings(artifacts).load_if_there()
+    form = () if recorded is None else (recorded.image_side, recorded.resize)
     try:
-        images = load_dataset(dataset)
+        classes, num_images = outline(dataset, *form)
     except UserError as error:
         raise UserError(f"there is no file configures/{model}_{dataset}.py, and {error}") from None
-    if len(images.classes) < 2:
-        raise UserError(f"dataset {dataset} has one class, {images.classes[0]}: expected a folder each of 2 or more")
-    config = sized_config(model, dataset, len(images.classes), len(images.train))
+    if len(classes) < 2:
+        raise UserError(f"dataset {dataset} has one class, {classes[0]}: expected a folder each of 2 or more")
+    config = sized_config(model, dataset, len(classes), num_images)
     if recorded is not None:
-        return dataclasses.replace(config, **recorded.settings())
+        return dataclasses.replace(config, **dataclasses.asdict(recorded))
     if not is_own_network(model) and model in torchvision_classifiers():
         return dataclasses.replace(config, network=f"torchvision:{model}")
     return config

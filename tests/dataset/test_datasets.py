@@ -6,6 +6,7 @@ import pickle  # writes only: the format of CIFAR's official files, which torchv
 import shutil
 import tarfile
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from dataset.datasets import (
     Images,
     Normalisation,
     choose_classes,
+    fingerprint,
     load_dataset,
     load_split,
+    outline,
     split,
     split_fingerprint,
 )
@@ -514,6 +517,14 @@ def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:
         assert [name for name in now if now[name] != before[name]] == [part]
 
 
+def test_the_fingerprint_covers_the_normalisation() -> None:
+    images = own_dataset(8).train
+    half = (0.5, 0.5, 0.5)
+    others = [dataclasses.replace(images, normalisation=Normalisation(half, std)) for std in (half, (0.5, 0.5, 0.25))]
+    assert len({fingerprint(images), *map(fingerprint, others)}) == 3
+    assert fingerprint(images) == zlib.crc32(images.labels.tobytes(), zlib.crc32(images.pixels.tobytes()))
+
+
 def test_what_is_passed_over_is_said_once(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tree(dataset_dir / "own")
     load_dataset("own")
@@ -667,6 +678,22 @@ def test_the_form_of_images_is_the_configurations(dataset_dir: Path) -> None:
     for images in (parts.train, parts.valid, parts.test, parts.valid.first(2), parts.train.take(np.array([0]))):
         assert images.normalisation == Normalisation((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
         assert images.pixels.shape[1:] == (16, 16, 3)
+
+
+def test_the_outline_of_a_tree_decodes_nothing(dataset_dir: Path, decoded: list[str]) -> None:
+    write_tree(dataset_dir / "own", count=10)
+    found = outline("own")
+    assert decoded == []
+    dataset = load_dataset("own")
+    assert found == (dataset.classes, len(dataset.train))
+
+
+def test_the_outline_of_a_dataset_without_a_tree(dataset_dir: Path) -> None:
+    assert outline("digits") == (tuple("0123456789"), len(load_dataset("digits").train))
+    with pytest.raises(UserError, match="dataset nowhere is not there"):
+        outline("nowhere")
+    with pytest.raises(UserError, match=r"dataset name '\.\./own': expected letters"):
+        outline("../own")
 
 
 def test_resizing_stretches_or_crops_the_middle(dataset_dir: Path) -> None:
