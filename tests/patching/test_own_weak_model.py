@@ -161,6 +161,15 @@ def spoil(name, change):
     return lambda folder: np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
 
 
+def as_archive(folder):
+    with (folder / "test_logits.npy").open("wb") as file:
+        np.savez(file, logits=np.zeros((3, 10)))
+
+
+def as_objects(folder):
+    np.save(folder / "test_logits.npy", np.array([[1.0] * 10] * 3, object))
+
+
 def nan_in(array):
     array[5, 2] = np.nan
     return array
@@ -178,6 +187,8 @@ def nan_in(array):
         (spoil("test_logits", lambda a: a.astype(int)), "expected real numbers (images, classes), given int64"),
         (lambda folder: (folder / "test_logits.npy").unlink(), "there is no file"),
         (lambda folder: (folder / "test_logits.npy").write_bytes(b"x"), "is no plain array"),
+        (as_archive, "is no plain array"),
+        (as_objects, "is no plain array: Object arrays cannot be loaded when allow_pickle=False"),
     ],
 )
 def test_logits_that_do_not_fit(root, logits, run_main, damage, message):
