@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-from models.graph import Graph, Units, count_flops
+from models.graph import Graph, Units
 from models.weights import count_parameters
 from utils.tables import show_table
 
@@ -14,10 +13,8 @@ LISTED = 3  # groups of a layer that has more are counted
 
 def show_cost(network: nn.Module, graph: Graph) -> None:
     """Print what an image costs."""
-    device, dtype = graph.device_and_dtype
-    image = torch.zeros(1, *graph.image_shape, device=device, dtype=dtype)
     print(f"parameters: {count_parameters(network):,}")
-    print(f"FLOPs of an image: {count_flops(graph.forward, image):,} (a multiply-accumulate counts 2)\n")
+    print(f"FLOPs of an image: {graph.flops:,} (a multiply-accumulate counts 2)\n")
 
 
 def show_layers(units: Units) -> None:

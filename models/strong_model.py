@@ -86,7 +86,9 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
     network = network.to(device, memory_format=torch.channels_last).eval()
     graph, weights = graph_of(config), network.state_dict()
     if graph.learned <= weights.keys():
-        constants = {name: weights.get(name, value.to(device)) for name, value in graph.constants.items()}
+        constants = {
+            name: weights[name] if name in weights else value.to(device) for name, value in graph.constants.items()
+        }
         return graph.with_constants(constants)
     return trace_classifier(network, config.network_name, config.num_classes, config.image_side)
 

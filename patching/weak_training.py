@@ -74,8 +74,7 @@ def train_weak_models(
     """
     check_trained_on(data.strong, stage.artifacts)
     keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
-    with torch.device("meta"):
-        parameters = count_parameters(build_weak_network(stage.config, kind))
+    parameters = count_parameters(build_weak_network(stage.config, kind))
     logs = [patch_files.weak_model_log(stage.artifacts, kind, target_class) for target_class in target_classes]
     to_train = len(logs) if fresh else sum(not log.exists() for log in logs)
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0

@@ -8,7 +8,6 @@ GradSplitter, arXiv 2311.04438), so that dropped units hear what they would be g
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +20,7 @@ DESCENT = 0.5  # the share of a round in which the target goes down; in the rest
 
 def sizes_of(units: Units) -> Tensor:
     """(units,) float32: how many kernels each unit has."""
-    of_kernel = units.unit_of_kernel
-    return torch.as_tensor(np.bincount(of_kernel[of_kernel >= 0], minlength=units.num_units)).float()
+    return torch.as_tensor(units.sizes).float()
 
 
 def kept_kernels(masks: Tensor, units: Units) -> Tensor:
