@@ -35,8 +35,10 @@ def _folder(variable: str, default: Path) -> Path:
 
 _TOP = Path(__file__).resolve().parent
 
-# Scripts in these folders import this file first. Then they find the packages beside it before those of the same names
-# that PYTHONPATH may lead to. Somebody else's program, which has the first say in its own names, is left alone.
+# Scripts in these folders import this file first. Python looks for packages in a script's own folder, then where
+# PYTHONPATH leads, and only then where ours are installed: a `utils` or `models` of another project on PYTHONPATH would
+# be taken for ours. So the top comes second. Somebody else's program, which has the first say in its own names, is left
+# alone.
 _script = Path(getattr(sys.modules["__main__"], "__file__", None) or _TOP).resolve()
 if any(_script.is_relative_to(_TOP / folder) for folder in ("preprocess", "scripts", "experiments")):
     sys.path.insert(1, str(_TOP))

@@ -49,7 +49,7 @@ class Convolutions(Protocol):
 
 
 def convolutions_for(like: Tensor) -> Convolutions:
-    """The way for maps of the dtype and on the device of `like`. Raises UserError for a compiler that does not work."""
+    """The way for maps of the dtype and on the device of `like`; without a compiler that works, torch's."""
     if can_be_compiled(like.dtype, like.device) and (found := compiler()):
         return CompiledConvolutions(found)
     return TorchConvolutions(like.dtype, like.device)
@@ -61,9 +61,9 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
-    """Print that modules take longer, where only a compiler is missing. Raises UserError where CXX names none."""
+    """Print that modules take longer, where only a compiler that works is missing."""
     if can_be_compiled(dtype, device) and not compiler():
-        print("no C++ compiler (see Speed in the README): modules take twice as long", flush=True)
+        print("no C++ compiler (see docs/speed.md): modules take twice as long", flush=True)
 
 
 class TorchConvolutions:

@@ -275,15 +275,26 @@ struct Direct {
     const float *weights;  // for every panel (kernel_rows, kernel_columns, channels, its kernels)
     float *outputs;        // (blocks, to_rows, to_columns, kernels, LANES)
 
+    // What a pixel of the outputs meets: its block's map, and the taps that are on it.
+    struct Meeting {
+        const float *map;
+        Taps down, right;
+    };
+
+    INLINE Meeting meeting(const Window &window, const float *maps, int64_t at) {
+        int64_t row = at / window.to_columns % window.to_rows, column = at % window.to_columns;
+        int64_t block = at / (window.to_rows * window.to_columns);
+        return {maps + block * window.rows * window.columns * window.channels * LANES,
+                Taps(row, window.stride_rows, window.padding_rows, window.dilation_rows, window.kernel_rows,
+                     window.rows),
+                Taps(column, window.stride_columns, window.padding_columns, window.dilation_columns,
+                     window.kernel_columns, window.columns)};
+    }
+
     // All kernels of a panel on one pixel of the outputs.
     template <int KERNELS>
     void pixel(int64_t at, const float *panel, int64_t first) const {
-        int64_t row = at / window.to_columns % window.to_rows, column = at % window.to_columns;
-        const float *map = maps + at / (window.to_rows * window.to_columns) * window.rows * window.columns
-                                      * window.channels * LANES;
-        Taps down(row, window.stride_rows, window.padding_rows, window.dilation_rows, window.kernel_rows, window.rows);
-        Taps right(column, window.stride_columns, window.padding_columns, window.dilation_columns,
-                   window.kernel_columns, window.columns);
+        auto [map, down, right] = meeting(window, maps, at);
         Vector sums[KERNELS][2] = {};
         for (int64_t y = down.first; y < down.end; y++)
             for (int64_t x = right.first; x < right.end; x++) {
@@ -331,13 +342,7 @@ struct Direct {
     void run_depthwise() const {
         int64_t all = window.blocks * window.to_rows * window.to_columns, of_channel = window.kernels / window.channels;
         for (int64_t at = 0; at < all; at++) {
-            int64_t row = at / window.to_columns % window.to_rows, column = at % window.to_columns;
-            const float *map = maps + at / (window.to_rows * window.to_columns) * window.rows * window.columns
-                                          * window.channels * LANES;
-            Taps down(row, window.stride_rows, window.padding_rows, window.dilation_rows, window.kernel_rows,
-                      window.rows);
-            Taps right(column, window.stride_columns, window.padding_columns, window.dilation_columns,
-                       window.kernel_columns, window.columns);
+            auto [map, down, right] = meeting(window, maps, at);
             for (int64_t kernel = 0; kernel < window.kernels; kernel++) {
                 Vector sums[2] = {};
                 for (int64_t y = down.first; y < down.end; y++)
