@@ -12,6 +12,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from torch import nn
@@ -50,9 +51,8 @@ def test_both_formats_of_torch(save: Callable[[Any, Path], None], tmp_path: Path
 
 
 def test_safetensors_whatever_the_file_is_called(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
     state = network().state_dict()
-    safetensors.save_file(state, tmp_path / "model.bin")
+    safetensors.torch.save_file(state, tmp_path / "model.bin")
     content = read_foreign_file(tmp_path / "model.bin")
     assert all(torch.equal(content[name], value) for name, value in state.items())
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.bin").read_bytes()[:-5])

@@ -6,6 +6,7 @@ import sys
 import sysconfig
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -276,8 +277,6 @@ def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, 
 
 @pytest.mark.slow
 def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e .[onnx]")
-    pytest.importorskip("onnxscript", reason="pip install -e .[onnx]")
     saved = tmp_path / "patched.onnx"
     options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
     assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0

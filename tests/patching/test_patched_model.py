@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from random_modules import random_patched_model
@@ -85,10 +86,6 @@ def test_exported_for_any_batch_size(rule):
 @pytest.mark.parametrize("rule", ["range", "linear"])
 @pytest.mark.parametrize(("weak_network", "strong_network"), NETWORKS)
 def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network, rule):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="pip install -e .[onnx]")
-    import onnxruntime
-
     model, path = patched_model(weak_network, strong_network, rule), tmp_path / "patched.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
