@@ -1,12 +1,14 @@
 """What the tests share: folders of their own, a small strong model, and scripts run as a user runs them."""
 
+import contextlib
+import io
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,35 +78,55 @@ def run_script(
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+def run_here(path: str, *args: Any, root: Path) -> Run:
+    """Like `run_script`, but in this process: without the seconds that importing torch takes. For fixtures."""
+    with pytest.MonkeyPatch.context() as patch:
+        live_in(root, patch)
+        return _run_here(path, args)
+
+
 @pytest.fixture
-def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """Like `run_script`, but in this process: without the seconds that importing torch takes."""
+def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """The same for tests, whose own settings in `global_configure` count; they go on with this root_dir."""
 
     def run(path: str, *args: Any, root: Path) -> Run:
         monkeypatch.setattr(global_configure, "root_dir", root)
-        monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
-        capsys.readouterr()
-        exit_code = 0
+        return _run_here(path, args)
+
+    return run
+
+
+def _run_here(path: str, args: Sequence[Any]) -> Run:
+    stdout, stderr, exit_code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        patch.setattr(sys, "argv", [path, *map(str, args)])
         try:
             runpy.run_path(str(TOP / path), run_name="__main__")
         except SystemExit as end:
             exit_code = int(end.code or 0)
         finally:
             torch.use_deterministic_algorithms(False)
-        return Run(exit_code, *capsys.readouterr())
+    return Run(exit_code, stdout.getvalue(), stderr.getvalue())
 
-    return run
+
+def live_in(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """What `environment` says to another process, in this one."""
+    patch.setattr(global_configure, "root_dir", root)
+    patch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
+    patch.setattr(global_configure, "device", "cpu")
+    patch.setattr(global_configure, "precision", "float32")
+    patch.setattr(global_configure, "seed", 0)
 
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
     root = tmp_path_factory.mktemp("root")
-    monkeypatch.setattr(global_configure, "root_dir", root)
-    monkeypatch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
-    monkeypatch.setattr(global_configure, "device", "cpu")
-    monkeypatch.setattr(global_configure, "precision", "float32")
-    monkeypatch.setattr(global_configure, "seed", 0)
+    live_in(root, monkeypatch)
     return root
 
 
@@ -179,6 +201,19 @@ def strong_root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Pat
 def files_below(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its relative name, to see that nothing changed."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes, as on a disk that fills up. Not on Windows."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def numbers_in(pattern: str, text: str) -> list[float]:

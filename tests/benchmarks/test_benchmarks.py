@@ -2,12 +2,13 @@
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import measuring
 import pytest
 import torch
-from conftest import TOP, Run, run_script
+from conftest import TOP, Run, run_here, run_script
 
 pytestmark = pytest.mark.slow
 FOLDER = TOP / "benchmarks"
@@ -17,6 +18,20 @@ TINY_SEARCH = [
     for assignment in ("population=4", "parents=2", "elites=2", "generations=1", "search_images=30")
     for word in ("--set", assignment)
 ]
+
+
+@pytest.fixture(scope="module")
+def measured_root(strong_roots, tmp_path_factory):
+    """A root_dir with a strong model and its kernels' importance: else every benchmark measures that first."""
+    root = shutil.copytree(strong_roots("simcnn_x0_25", "digits"), tmp_path_factory.mktemp("measured") / "root")
+    assert run_here("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=root).exit_code == 0
+    return root
+
+
+@pytest.fixture
+def strong_root(measured_root, tmp_path):
+    """The test's own copy of it."""
+    return shutil.copytree(measured_root, tmp_path / "strong_root")
 
 
 def result_of(run: Run, root: Path, name: str) -> dict:
@@ -70,6 +85,7 @@ def test_training_step(run_main, strong_root):
     assert 0 < rows[0]["loss"] < 10
 
 
+@pytest.mark.long
 def test_training_accuracy(run_main, strong_root):
     run = run_main("benchmarks/training_accuracy.py", *CHOSEN, root=strong_root)
     rows = result_of(run, strong_root, "training_accuracy")["accuracy"]
@@ -98,6 +114,7 @@ def test_library_network(run_main, root_dir):
     assert [row["what"] for row in rows] == ["ResNet-18 as it is", "ResNet-18 for small images"]
 
 
+@pytest.mark.long
 def test_growth(run_main, strong_root):
     run = run_main("benchmarks/growth.py", *CHOSEN, root=strong_root)
     result = result_of(run, strong_root, "growth")
@@ -109,6 +126,7 @@ def test_growth(run_main, strong_root):
     ]
 
 
+@pytest.mark.long
 def test_scoring(strong_root):
     run = run_script("benchmarks/scoring.py", *CHOSEN, root=strong_root)
     result = result_of(run, strong_root, "scoring")
@@ -117,6 +135,7 @@ def test_scoring(strong_root):
     assert alone["final ensembles"] == 500
 
 
+@pytest.mark.long
 def test_cores(strong_root):
     run = run_script("benchmarks/cores.py", *CHOSEN, "--threads", 2, root=strong_root)
     assert run.exit_code == 0, run.stderr
@@ -125,9 +144,9 @@ def test_cores(strong_root):
     assert [(row["processes"], row["threads each"]) for row in rows] == [(2, 1), (1, 2), (2, 2)] * 2
 
 
+@pytest.mark.long
 def test_generation(run_main, strong_root):
     command = "benchmarks/generation.py"
-    run_main("preprocess/kernel_importance_analyzer.py", *CHOSEN[:4], root=strong_root)
     missing = run_main(command, *CHOSEN, *TINY_SEARCH, root=strong_root)
     missing.refused("expected a search of two generations", "run python scripts/run_module_search.py")
     for generations in ("generations=0", "generations=1"):  # one after the other, so that nobody waits

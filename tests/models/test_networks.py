@@ -77,6 +77,7 @@ def test_rescnn_by_hand() -> None:
         torch.testing.assert_close(network(images), network.fcs[0](five.flatten(1)))
 
 
+@pytest.mark.slow
 @given(width=st.floats(0.001, 2), name=st.sampled_from(["simcnn", "rescnn", "resnet20"]))
 def test_any_width(width: float, name: str) -> None:
     with torch.device("meta"):

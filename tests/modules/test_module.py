@@ -79,6 +79,7 @@ def traced(name: str, width: float) -> tuple[SimCNN | ResCNN, Graph]:
     return network, trace(network, 32)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     data=st.data(),
@@ -91,6 +92,7 @@ def test_module_of_a_published_network(data: st.DataObject, name: str, width: fl
     check_module(network, graph, data.draw(kernel_masks(graph.units)), seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     data=st.data(),

@@ -103,11 +103,13 @@ def test_one_layer_as_all_layers(
     assert files_below(old) == files_below(folder) == written
 
 
-def test_from_their_own_folders(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_from_their_own_folders(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+) -> None:
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     random = ["--set", "importance_mode=random"]
-    done = run_script("preprocess/kernel_importance_analyzer.py", *args, *random, root=root, cwd=TOP / "preprocess")
+    done = run_main("preprocess/kernel_importance_analyzer.py", *args, *random, root=root)
     assert done.exit_code == 0, done
     assert "importance_mode random: kernels in index order, nothing measured" in done.stdout
     single = run_script(ONE, *args, *SMALL, "--target_conv", 12, root=root, cwd=TOP / "preprocess")

@@ -249,6 +249,7 @@ def weak_network(tmp_path):
     return (*named, *known, *form)
 
 
+@pytest.mark.slow
 def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, run_main, weak_network, tmp_path):
     out = tmp_path / "out"
     options = ("--target_class", 9, "--save", out / "patched.py", "--name", "added")

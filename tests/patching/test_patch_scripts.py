@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import run_here
 
 from configures.base import load
 from models import files as model_files
@@ -25,7 +25,7 @@ from report import files as report_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("patch scripts")]
 
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
 COLLECT = "preprocess/module_output_collector.py"
@@ -55,7 +55,7 @@ def patched_root(strong_roots, tmp_path_factory):
         )
         module_files.module_kernels(artifacts, target_class).save(kernel_mask)
     for script, more in ((COLLECT, ()), (TRAIN_WEAK, ("--epochs", 2))):
-        done = run_script(script, *COMMON, *more, root=root)
+        done = run_here(script, *COMMON, *more, root=root)
         assert done.exit_code == 0, done
     return root
 

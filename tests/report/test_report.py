@@ -3,9 +3,7 @@
 import itertools
 import json
 import re
-import runpy
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run
+from conftest import Run, run_here
 
 import global_configure
 from configures.base import load
@@ -49,7 +47,7 @@ from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.stage import Stage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
 CONFIG = load(MODEL, DATASET)
 SIMPLE = WeakKind.SIMPLE
@@ -160,11 +158,8 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
         for target_class in (1, 3)
     ]
     for script, arguments in stages:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(global_configure, "root_dir", root)
-            patch.setattr(sys, "argv", [script, "--model", MODEL, "--dataset", DATASET, *arguments])
-            runpy.run_path(str(TOP / script), run_name="__main__")
-        torch.use_deterministic_algorithms(False)
+        done = run_here(script, "--model", MODEL, "--dataset", DATASET, *arguments, root=root)
+        assert done.exit_code == 0, done
     return root
 
 

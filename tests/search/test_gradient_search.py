@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, files_below, run_script
+from conftest import TOP, Run, files_below, run_here, run_script
 
 import global_configure
 from configures.base import load
@@ -27,12 +27,12 @@ from search.gradient import files as gradient_files
 from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
 
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
-SCRIPT = "module_gradient_search.py"
+SCRIPT, LAUNCHER = "module_gradient_search.py", "scripts/run_module_search.py"
 NAMES = ["--model", MODEL, "--dataset", DATASET]
-SETTINGS = ["mask_steps=4", "mask_batch_size=6", "mask_keeps=0.8,0.6,0.5", "mask_step_size=0.02"]
+SETTINGS = ["mask_steps=3", "mask_batch_size=6", "mask_keeps=0.8,0.6,0.5", "mask_step_size=0.02"]
 SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
 Main = Callable[..., Run]
 
@@ -45,9 +45,9 @@ def root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole search, in a process of its own."""
+    """A whole search."""
     root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path_factory.mktemp("reference") / "root"))
-    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    done = run_here(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert done.exit_code == 0, done
     (root / "printed.txt").write_text(done.stdout)
     return root
@@ -70,7 +70,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     widths = [layer.width for layer in model.units.layers]
     rounds = gradient_files.log(artifacts).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
-    assert [row.steps for row in rounds] == [4, 8, 12, 16]
+    assert [row.steps for row in rounds] == [3, 6, 9, 12]
     masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
     logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
@@ -103,9 +103,9 @@ def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) ->
     assert settings == {**settings, **asdict(mask_settings(load(MODEL, DATASET, SETTINGS)))}
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path, threads: str) -> None:
-    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root, env={"OMP_NUM_THREADS": threads})
+def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> None:
+    """In another process, and on another number of threads."""
+    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root, env={"OMP_NUM_THREADS": "2"})
     assert done.exit_code == 0, done
     assert found(root) == found(reference)
 
@@ -118,7 +118,7 @@ def test_another_seed_gives_others(
     assert found(root) != found(reference)
 
 
-@pytest.mark.parametrize("last_step", [0, 2, 5, 7, 10, 14])
+@pytest.mark.parametrize("last_step", [0, 4, 10, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 2, 8))])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
 ) -> None:
@@ -236,25 +236,31 @@ def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_ma
     run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_03.pth", "scores to be torch.float32", SCRIPT)
 
 
-def test_the_launcher_starts_it_too(root: Path, reference: Path, run_main: Main) -> None:
-    launcher = "scripts/run_module_search.py"
-    done = run_script(launcher, *SMALL, "--method", "gradient", "--keep", "0.5", root=root, cwd=TOP / "scripts")
+@pytest.mark.long
+def test_the_launcher_starts_it_too(root: Path, reference: Path) -> None:
+    done = run_script(LAUNCHER, *SMALL, "--method", "gradient", "--keep", "0.5", root=root, cwd=TOP / "scripts")
     assert done.exit_code == 0, done
     assert found(root) == found(reference)
+
+
+def test_the_launcher_refuses_options_of_another_method(root: Path, run_main: Main) -> None:
     for words in (["--jobs", 2], ["--early_stop"], ["--checkpoint", 0]):
-        run_main(launcher, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
+        run_main(LAUNCHER, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
     for words in (["--keep", 0.5], ["--max_loss", 1]):
-        run_main(launcher, *SMALL, *words, root=root).refused(words[0], "--method gradient")
+        run_main(LAUNCHER, *SMALL, *words, root=root).refused(words[0], "--method gradient")
 
 
-def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> None:
+def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path, run_main: Main) -> None:
     root = Path(shutil.copytree(reference, tmp_path / "root"))
-    assert run_script("preprocess/kernel_importance_analyzer.py", *NAMES, root=root).exit_code == 0
+    assert run_main("preprocess/kernel_importance_analyzer.py", *NAMES, root=root).exit_code == 0
     genetic = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]
-    genetic += ["generations=1", "groups=500", "wide_layer=500", "init_pop_mode=gradient"]  # a gene per kernel
+    genetic += ["groups=500", "wide_layer=500", "init_pop_mode=gradient"]  # a gene per kernel
     words = [*NAMES, *(word for setting in genetic for word in ("--set", setting))]
-    done = run_script("scripts/run_module_search.py", *words, "--jobs", "1", root=root, timeout=300)
-    assert done.exit_code == 0, done
+    explorer = ("module_explorer.py", "--target_class", *range(NUM_CLASSES))
+    for generation in (0, 1):  # one after the other, so that nobody waits
+        for script, *more in (explorer, ("module_recorder.py",)):
+            done = run_main(script, *more, *words, "--set", f"generations={generation}", root=root)
+            assert done.exit_code == 0, done
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET, genetic)
     units = graph_of(config).units
     layout = genome_layout(units, config)
@@ -266,7 +272,7 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path) -> 
         assert np.array_equal(units.spread(decoded[0]), masks[c])
         assert len(np.unique(decoded, axis=0)) > 1
     gradient_files.log(artifacts).path.unlink()
-    run_script("scripts/run_module_search.py", *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
+    run_main(LAUNCHER, *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
 
 
 def test_the_trade_off_has_every_round_and_the_published_point(reference: Path, tmp_path: Path, run_main: Main) -> None:

@@ -16,7 +16,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, environment, files_below, run_script
+from conftest import TOP, Run, environment, files_below, largest_file, run_here, run_script
 
 import global_configure
 import modules.population_outputs
@@ -36,7 +36,7 @@ from search.genetic.log import SearchEnd
 from utils.artifacts import Artifacts
 from utils.files import save_array
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("module search")]
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
 NAMES = ["--model", MODEL, "--dataset", DATASET]
 SETTINGS = ["population=6", "parents=4", "elites=2", "search_images=60", "survivors_min=4", "survivors_max=20"]
@@ -90,10 +90,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 @pytest.fixture(scope="module")
 def ready(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root_dir with a strong model and its kernels' importance, measured from the script's own folder."""
+    """A root_dir with a strong model and its kernels' importance."""
     root = tmp_path_factory.mktemp("ready") / "root"
     shutil.copytree(strong_roots(MODEL, DATASET), root)
-    done = run_script("preprocess/kernel_importance_analyzer.py", *NAMES, root=root, cwd=TOP / "preprocess")
+    done = run_here("preprocess/kernel_importance_analyzer.py", *NAMES, root=root)
     assert done.exit_code == 0, done
     return root
 
@@ -128,20 +128,18 @@ def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def explore_and_record(
-    run_main: Main, root: Path, until: int, orders: Sequence[Sequence[int]], *more: str, since: int = 0
+    run_main: Main, root: Path, until: int, *, explorers: Sequence[Sequence[int]] = (range(5),), since: int = 0
 ) -> Run:
-    """A search in this process: in each generation explorers, one after the other, then the recorder."""
+    """A search in this process: in each generation the explorers of these classes, one after the other, then the
+    recorder."""
     for generation in range(since, until + 1):
         settings = [*SMALL, "--set", f"generations={generation}"]
-        for target_class in orders[generation % len(orders)]:
-            done = run_main(EXPLORER, *settings, "--target_class", target_class, root=root)
+        for target_classes in explorers:
+            done = run_main(EXPLORER, *settings, "--target_class", *target_classes, root=root)
             assert done.exit_code == 0, done
-        recorded = run_main(RECORDER, *settings, *more, root=root)
+        recorded = run_main(RECORDER, *settings, root=root)
         assert recorded.exit_code == 0, recorded
     return recorded
-
-
-ORDERS = ((3, 0, 4, 1, 2), (2, 1, 0, 4, 3))
 
 
 def test_every_setting_of_a_stage_stands_beside_its_files(reference: Path) -> None:
@@ -208,7 +206,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     assert processes_of(reference) == []
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
     assert done.exit_code == 0, done
@@ -218,7 +216,8 @@ def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
 
 
 def test_an_explorer_per_class_finds_the_same_in_any_order(root: Path, reference: Path, run_main: Main) -> None:
-    explore_and_record(run_main, root, GENERATIONS, ORDERS)
+    explore_and_record(run_main, root, 1, explorers=[[3], [0], [4], [1], [2]])
+    explore_and_record(run_main, root, GENERATIONS, explorers=[[2], [1, 0], [4], [3]], since=2)
     assert found(root) == found(reference)
     before = found(root)
     again = run_main(RECORDER, *WHOLE, root=root)
@@ -230,14 +229,14 @@ def test_another_seed_finds_another(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(global_configure, "seed", 1)
-    explore_and_record(run_main, root, 0, ORDERS)
+    explore_and_record(run_main, root, 0)
     other, first = found(root), found(reference)
     for target_class in range(5):
         name = f"ga/gen_000_exp_{target_class}_pop.npy"
         assert other[name] != first[name]
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) -> None:
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
@@ -255,6 +254,7 @@ def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) ->
     assert found(root) == found(reference)
 
 
+@pytest.mark.long
 def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
     """Also where the old search has ended: no explorer may take that for the end of this one."""
     artifacts = artifacts_of(searched)
@@ -281,7 +281,7 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     assert later == []
     explored = run_main(EXPLORER, *WHOLE, *back, "--target_class", *range(5), root=searched)
     explored.refused("the recorder's fitness of generation 2", exit_code=3)
-    explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
+    explore_and_record(run_main, searched, GENERATIONS, since=2)
     assert found(searched) == found(reference)
 
 
@@ -315,7 +315,7 @@ def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch
         return evaluate(graph, masks, *others)
 
     monkeypatch.setattr(modules.population_outputs, "population_outputs", counted)
-    explore_and_record(run_main, root, 1, [[0, 1, 2, 3, 4]])
+    explore_and_record(run_main, root, 1)
     assert 0 < len(run) <= 5 * 6 + 5 * 4
     assert len({mask.tobytes() for mask in run[:6]}) == 6
 
@@ -332,7 +332,7 @@ def test_the_naive_evaluator_finds_the_same(
         return np.stack([naive.module_outputs(network, mask, c, [images.contiguous()]) for mask, c in pairs])
 
     monkeypatch.setattr(modules.population_outputs, "population_outputs", one_by_one)
-    explore_and_record(run_main, root, 1, ORDERS)
+    explore_and_record(run_main, root, 1)
     same = [name for name in found(root) if name.startswith("ga/gen") and not name.endswith("_outputs.npy")]
     assert len(same) == 2 * 6
     assert {name: found(root)[name] for name in same} == {name: found(reference)[name] for name in same}
@@ -340,7 +340,7 @@ def test_the_naive_evaluator_finds_the_same(
 
 def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
-    explore_and_record(run_main, root, 0, ORDERS)
+    explore_and_record(run_main, root, 0)
     (row,) = genetic_files.log(artifacts).load()
     (best,) = [type(row)(**{**vars(row), "fitness": 9.0})]  # what no later generation reaches
     genetic_files.log(artifacts).save([best])
@@ -495,20 +495,22 @@ def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, re
     assert line.endswith(f"again with: {' '.join(again)}")
     back = ["--checkpoint", 1]
     run_main(RECORDER, *WHOLE, *back, root=searched).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
-    explore_and_record(run_main, searched, GENERATIONS, ORDERS, since=2)
+    explore_and_record(run_main, searched, GENERATIONS, since=2)
     assert found(searched) == found(reference)
 
 
-def test_a_damaged_file_is_made_again_while_the_search_runs(root: Path, reference: Path) -> None:
+def test_a_damaged_file_is_made_again_while_the_search_runs(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recorder sends it back to an explorer that waits."""
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "0", "1", "2", "3", "4")
     wait_for(genetic_files.outputs(artifacts, 0, 4).exists)
     damage(genetic_files.outputs(artifacts, 0, 1).path)
-    recorder = start(root, RECORDER, *WHOLE)
-    for process in (recorder, explorer):
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, output
+    monkeypatch.setattr(global_configure, "wait_limit", PATIENCE)
+    recorded = run_main(RECORDER, *WHOLE, root=root)
+    output, _ = explorer.communicate(timeout=PATIENCE)
+    assert (recorded.exit_code, explorer.returncode) == (0, 0), (recorded, output)
     assert "the recorder took files back: on with generation 0" in output
     assert found(root) == found(reference)
 
@@ -549,6 +551,7 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
     recorder.communicate()
 
 
+@pytest.mark.long
 def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
@@ -596,38 +599,22 @@ def test_what_a_search_takes(searched: Path) -> None:
     assert there <= estimated <= there + outputs + 1000
 
 
-FULL = """
-import resource, runpy, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, reference: Path, run_main: Main) -> None:
     """The limit on a file's size stands in for it: locks and settings fit, arrays do not."""
-    explored = [EXPLORER, *SMALL, "--set", "generations=0", "--target_class", "0", "1", "2", "3", "4"]
-    recorded = [RECORDER, *SMALL, "--set", "generations=0"]
-    for command, limit, file in (
-        (explored, 1550, "gen_000_exp_0_outputs.npy"),
-        (explored, None, ""),
-        (recorded, 100_000, "modules/class_0.pth"),
-        (recorded, None, ""),
+    settings = [*SMALL, "--set", "generations=0"]
+    for script, more, limit, file in (
+        (EXPLORER, ["--target_class", *range(5)], 1550, "gen_000_exp_0_outputs.npy"),
+        (RECORDER, [], 100_000, "modules/class_0.pth"),
     ):
         before = files_below(root)
-        words = ["-c", FULL, str(limit), str(TOP / command[0])] if limit else [str(TOP / command[0])]
-        done = subprocess.run(
-            [sys.executable, *words, *command[1:]],
-            env=environment(root, CNNMOD_WAIT_LIMIT="1"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if limit:
-            Run(done.returncode, done.stdout, done.stderr).refused(f"{file}: File too large; make room or mend")
-            new = {name for name in files_below(root) if name not in before}
-            assert not any(name.endswith(file) for name in new)
-            assert not [name for name in new if "partial" in name or name.endswith(".lock")], new
+        with largest_file(limit):
+            done = run_main(script, *settings, *more, root=root)
+        done.refused(f"{file}: File too large; make room or mend")
+        new = {name for name in files_below(root) if name not in before}
+        assert not any(name.endswith(file) for name in new)
+        assert not [name for name in new if "partial" in name or name.endswith(".lock")], new
+        done = run_main(script, *settings, *more, root=root)
+        assert done.exit_code == 0, done
     for name, content in found(root).items():
         if name.startswith("ga/gen_000") and not name.endswith("outputs.npy"):
             assert found(reference)[name] == content
@@ -696,11 +683,12 @@ def test_a_stage_before_the_one_it_needs_names_the_command(
     run_main("preprocess/kernel_importance_analyzer.py", *NAMES, root=tmp_path).refused("python train.py")
 
 
-def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path) -> None:
-    done = run_script(RECORDER, *WHOLE, root=root, env={"CNNMOD_WAIT_LIMIT": "1"})
+def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path, run_main: Main) -> None:
+    done = run_main(RECORDER, *WHOLE, root=root)
     done.refused("waited 1 s for generation 0 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
 
 
+@pytest.mark.long
 def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     file = genetic_files.population(artifacts_of(root), 0, 4)
     file.path.mkdir(parents=True)  # what no explorer can mend
@@ -710,7 +698,7 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     assert processes_of(root) == []
 
 
-@pytest.mark.parametrize("again", [0, 3])
+@pytest.mark.parametrize("again", [pytest.param(0, marks=pytest.mark.long), 3])
 def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
     """Nor where it is terminated once more, and once more, while it ends its children."""
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")

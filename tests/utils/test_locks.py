@@ -20,8 +20,9 @@ from utils.errors import UserError
 from utils.locks import check_nobody_holds, held, state_of
 
 HOLD = """
-import signal, sys, time
+import signal, sys, time, types
 from pathlib import Path
+sys.modules["torch"] = types.ModuleType("torch")  # takes seconds to import, and locks do without it
 from utils.artifacts import Role
 from utils import locks
 from utils.errors import run

@@ -34,7 +34,9 @@ def cut_by_torch_pruning(network: nn.Module, graph: Graph, unit_mask: np.ndarray
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning")  # Torch-Pruning's own
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.long) for name in ("vgg11_bn", "mobilenet_v2"))]
+)
 def test_the_same_network_is_cut_out(name: str) -> None:
     network = network_of(f"torchvision:{name}", 10)
     randomise(network, SIDE)
