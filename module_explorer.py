@@ -26,6 +26,7 @@ from search.genetic.generations import GeneticSearch, open_search
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
+from utils.progress import say
 from utils.stage import stage_parser
 from utils.waiting import wait_until
 
@@ -65,14 +66,14 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
         if generation > last_generation:
             break
         if generation <= last:
-            print(f"the recorder took files back: on with generation {generation}", flush=True)
+            say(f"the recorder took files back: on with generation {generation}")
             search.record_settings()
         for target_class in target_classes:
             evolve(search, strong, images, target_class, generation)
         if generation < last_generation:
             wait_for_fitness(search, target_classes, generation)
     over = ": the search has ended" if search.has_ended() else ""
-    print(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
+    say(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
 
 
 def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: int, generation: int) -> None:
@@ -96,7 +97,7 @@ def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: i
             f"retrain the strong model, or use float32 if precision is bfloat16"
         )
     outputs_file.save(outputs)
-    print(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run", flush=True)
+    say(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run")
 
 
 def wait_for_going_back(search: GeneticSearch, checkpoint: int) -> None:

@@ -23,6 +23,7 @@ from search.gradient.log import Round, describe, smallest_within
 from search.gradient.rounds import GradientSearch, open_search
 from utils.errors import UserError, run
 from utils.locks import held
+from utils.progress import say
 from utils.stage import stage_parser
 
 MAX_LOSS = 1.0  # points, where neither option is given
@@ -47,7 +48,7 @@ def learn(search: GradientSearch, max_loss: float | None) -> list[Round]:
             if max_loss is not None and rounds and rounds[-1].points_lost > max_loss:
                 break
             rounds.append(search.learn_round(learner, rounds))
-            print(describe(rounds[-1]), flush=True)
+            say(describe(rounds[-1]))
     return rounds
 
 

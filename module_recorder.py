@@ -26,6 +26,7 @@ from search.genetic.scoring import ensemble_masks, row_of, score_generation
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
+from utils.progress import say, steps
 from utils.stage import stage_parser
 from utils.waiting import wait_until
 
@@ -46,7 +47,7 @@ def main() -> None:
         search = open_search(stage)
         rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
         if rows:
-            print(f"going on after generation {rows[-1].generation}", flush=True)
+            say(f"going on after generation {rows[-1].generation}")
         record(search, rows, patience)
         write_modules(search, rows)
 
@@ -57,7 +58,9 @@ def record(search: GeneticSearch, rows: list[Generation], patience: int | None) 
     last_look = time.monotonic()
     while not is_over(rows, config.generations, patience):
         generation = len(rows)
-        scores = score_generation(search, outputs_of_explorers(search, generation), rows)
+        outputs = outputs_of_explorers(search, generation)
+        with steps(f"scoring generation {generation}", None):
+            scores = score_generation(search, outputs, rows)
         now = time.monotonic()
         rows.append(row_of(search, generation, scores, now - last_look))
         last_look = now
@@ -65,7 +68,7 @@ def record(search: GeneticSearch, rows: list[Generation], patience: int | None) 
         genetic_files.log(artifacts).save(rows)
         genetic_files.fitness(artifacts, generation).save(scores.fitness)
         best = best_generation(rows).generation
-        print(f"{describe(rows[-1])}  best so far: {best} of {config.generations}", flush=True)
+        say(f"{describe(rows[-1])}  best so far: {best} of {config.generations}")
     end = SearchEnd(rows[-1].generation, config.generations, rows[-1].generation < config.generations)
     genetic_files.end(artifacts).save(end)
 
@@ -109,7 +112,6 @@ def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
     """Cut the modules of the chosen ensemble out, write them and say how good they are."""
     stage, seconds = search.stage, sum(row.seconds for row in rows)
     generation, ensemble = chosen_ensemble(search.config, rows)
-    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
     found = {
         "method": "genetic",
         "generation": generation,
@@ -122,7 +124,9 @@ def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
         search.breed(generation, target_class)  # a damaged population is made again
     masks = ensemble_masks(search, generation, ensemble)
     split = load_strong_split(stage.config, stage.artifacts)
-    show_modularization(save_modularization(strong, masks, split, stage, found))
+    result = save_modularization(strong, masks, split, stage, found)
+    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
+    show_modularization(result)
     folder = module_files.module(stage.artifacts, 0).path.parent
     print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
 

@@ -31,6 +31,7 @@ from models.weights import count_parameters
 from utils.errors import UserError, run
 from utils.files import check_writable, set_aside
 from utils.locks import check_nobody_holds, held
+from utils.progress import say, time_in_words
 from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
 
@@ -52,7 +53,7 @@ def main() -> None:
     stage = open_stage(arguments)
     split = load_split(stage.config)
     counts = f"{len(split.train)} train, {len(split.valid)} valid, {len(split.test)} test"
-    print(f"images: {counts}; {len(split.classes)} classes")
+    say(f"images: {counts}; {len(split.classes)} classes")
 
     if arguments.evaluation:
         check_trained_on(split, stage.artifacts)
@@ -81,16 +82,15 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)
     model = model.to(stage.device, memory_format=torch.channels_last)
-    print(f"{stage.config.model}: {count_parameters(model):,} parameters", flush=True)
+    say(f"{stage.config.model}: {count_parameters(model):,} parameters")
     epochs: list[Epoch] = []
 
     def log(epoch: Epoch, _: torch.nn.Module) -> None:
         epochs.append(epoch)
         left = (stage.config.epochs - epoch.number - 1) * epoch.seconds
-        print(
+        say(
             f"epoch {epoch.number:3d}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2%}  "
-            f"valid {epoch.valid_accuracy:.2%}  {epoch.seconds:.1f} s, about {left / 60:.0f} min left",
-            flush=True,
+            f"valid {epoch.valid_accuracy:.2%}  {epoch.seconds:.1f} s, about {time_in_words(left)} left"
         )
 
     start = time.perf_counter()

@@ -42,7 +42,7 @@ def prepare(
     """Load everything; called once in a new process."""
     end_with_parent()
     torch.set_num_threads(threads)
-    stage = open_stage(Namespace(model=model_name, dataset=dataset, set=assignments), announce=False)
+    stage = open_stage(Namespace(model=model_name, dataset=dataset, set=assignments, quiet=True))
     num_images, num_chromosomes = sizes
     graph = load_strong_model(stage.config, stage.artifacts, stage.device)
     images = load_split(stage.config).valid.first(num_images)

@@ -25,6 +25,7 @@ from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
 from utils.files import damaged, load_array, save_array
+from utils.progress import say
 
 TRAIN_SHARE = 0.8  # of the training set; the rest is the validation set
 PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
@@ -370,7 +371,7 @@ def _read_official(name: str, dataset_dir: Path, folder: Path, side: int, *, dow
     try:
         if download:
             _check_room(dataset_dir)
-            print(f"dataset {name} is not in {dataset_dir}: downloading it", flush=True)
+            say(f"dataset {name} is not in {dataset_dir}: downloading it")
         with contextlib.redirect_stdout(io.StringIO()):
             return _decoded_once(
                 folder,

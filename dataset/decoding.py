@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.class_folders import ClassFolders, listed
 from dataset.file_trees import open_tree
 from dataset.image_files import FORMATS, SIDE, DecodedImage, Resize, decode_image, grey_to_rgb
 from utils.errors import UserError, reason
+from utils.progress import progress
 
 LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
 
@@ -37,8 +37,8 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> 
             names = [name for name, _ in images]
             pixels = np.empty((len(images), side, side, 3), np.uint8)
             decoded = pool.map(lambda name: _decode_named(name, read, side, resize), names)
-            progress = tqdm(decoded, f"{tree.path.name} {part}", len(names), unit="images", disable=None, leave=False)
-            for place, image in zip(pixels, progress, strict=True):
+            counted = progress(decoded, f"{tree.path.name} {part}, images", len(names))
+            for place, image in zip(pixels, counted, strict=True):
                 if isinstance(image, str):
                     broken.append(image)
                 elif image.is_deep_grey:

@@ -12,6 +12,7 @@ from dataset.file_trees import open_tree
 from dataset.hash_split import hash_of, held_out
 from utils.errors import UserError, reason
 from utils.files import write_whole
+from utils.progress import progress
 
 
 def split_images(source: Path, target: Path) -> dict[str, tuple[int, int]]:
@@ -34,7 +35,8 @@ def split_images(source: Path, target: Path) -> dict[str, tuple[int, int]]:
                 raise UserError(f"{source}: cannot read {name}: {reason(error)}; mend or remove it") from None
 
         seed = global_configure.split_seed
-        is_test = held_out(np.array([hash_of(content(name), seed) for _, name, _ in images], np.uint64), labels)
+        hashes = [hash_of(content(name), seed) for _, name, _ in progress(images, f"hashing {source.name}, images")]
+        is_test = held_out(np.array(hashes, np.uint64), labels)
         counts = {
             name: (int((labels == label)[~is_test].sum()), int((labels == label)[is_test].sum()))
             for label, name in enumerate(classes)
@@ -45,7 +47,8 @@ def split_images(source: Path, target: Path) -> dict[str, tuple[int, int]]:
 
         def write(file: BinaryIO) -> None:
             with zipfile.ZipFile(file, "w") as archive:
-                for (label, name, in_class), test in zip(images, is_test, strict=True):
+                copied = progress(images, f"copying {source.name}, images")
+                for (label, name, in_class), test in zip(copied, is_test, strict=True):
                     part = "test" if test else "train"
                     archive.writestr(f"{part}/{classes[label]}/{in_class}", content(name))
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from dataset.datasets import Images
 from dataset.images import normalise
 from models.training import EVALUATION_BATCH
+from utils.progress import progress
 
 
 @torch.inference_mode()
 def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.device) -> list[np.ndarray]:
     """Per network its outputs (images, ...) float32; what is common, preparing the images, is done once."""
     outputs: list[list[Tensor]] = [[] for _ in networks]
-    for start in range(0, len(images), EVALUATION_BATCH):
+    starts = range(0, len(images), EVALUATION_BATCH)
+    for start in progress(starts, f"batches of {len(images):,} images"):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         batch = normalise(pixels, normalisation=images.normalisation)
         for network, found in zip(networks, outputs, strict=True):

@@ -21,6 +21,7 @@ from models.registry import is_own_network
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import UserError
+from utils.progress import say, show_progress
 from utils.stage import Stage
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -28,21 +29,21 @@ FEW_IMAGES = 5_000  # training images; below, batches are smaller and population
 LEAST_STEPS = 2_000  # of a training
 
 
-def open_stage(arguments: argparse.Namespace, *, announce: bool = True) -> Stage:
+def open_stage(arguments: argparse.Namespace) -> Stage:
     """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
+    show_progress(not arguments.quiet)
     root_dir = Path(global_configure.root_dir).resolve()
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
     device = resolve_device(global_configure.device)
     dtype = resolve_precision(global_configure.precision, device)
     make_deterministic(global_configure.seed)
-    if announce:
-        print(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}", flush=True)
-        if config.name not in known_configurations():
-            print(f"no file configures/{config.name}.py, so: {_in_words(config)}", flush=True)
-    if announce and not is_fast_in(dtype, device):
-        print(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster", flush=True)
+    say(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}")
+    if config.name not in known_configurations():
+        say(f"no file configures/{config.name}.py, so: {_in_words(config)}")
+    if not is_fast_in(dtype, device):
+        say(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster")
     if arguments.set:
-        print(f"for this run: {' '.join(arguments.set)}", flush=True)
+        say(f"for this run: {' '.join(arguments.set)}")
     artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
     return Stage(config, artifacts, device, dtype, global_configure.seed)
 

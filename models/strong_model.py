@@ -16,6 +16,7 @@ from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
 from utils.files import is_foreign_checkpoint
+from utils.progress import steps
 
 # It may be somebody's own model, which no command of ours makes again.
 NEXT_STEP_FOR_FOREIGN = (
@@ -63,7 +64,8 @@ def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side
     Raises UserError where it cannot be traced, has another number of logits, or has no kernel that can be dropped.
     """
     try:
-        graph = trace(network.eval(), image_side)
+        with steps(f"following the channels of {name}", None):
+            graph = trace(network.eval(), image_side)
     except NetworkRefused as error:
         raise UserError(f"network {name}: {error}") from None
     check_num_classes(name, graph.num_classes, num_classes)

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dataset.datasets import Images, Normalisation, fingerprint
 from dataset.images import augment, normalise, to_device
@@ -18,6 +17,7 @@ from utils.artifacts import CheckpointFile
 from utils.device import precision_name
 from utils.errors import UserError, reason
 from utils.files import damaged
+from utils.progress import progress, say, steps
 from utils.recorded_settings import differences
 from utils.seeds import torch_seed
 
@@ -92,6 +92,7 @@ def train(
     state_file: CheckpointFile | None = None,
     patience: int | None = None,
     compiled: bool = False,
+    name: str = "training",
     after_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, model: None,
 ) -> Training:
     """Train `model` in place with SGD and cross-entropy; return every epoch and the weights of the best one.
@@ -105,6 +106,7 @@ def train(
         state_file: written after each epoch and taken up again where it exists.
         patience: end after so many epochs without a better validation accuracy.
         compiled: run the training step through torch.compile.
+        name: of the training, for people who wait for it.
         after_epoch: called with the epoch and the model, before the state is written.
 
     Raises UserError where the loss is no longer finite, or the state is of a training with other settings or images.
@@ -119,24 +121,26 @@ def train(
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description)
     forward = torch.compile(model) if compiled else model
-    for number in range(len(training.history), settings.epochs):
-        if patience is not None and number - training.best_epoch > patience and training.history:
-            break
-        epoch = _train_epoch(
-            forward, pixels, labels, train_images.normalisation, settings, number, optimizer, dtype, seed
-        )
-        logits = predict(model, valid_images, device, dtype)
-        if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
-            raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
-        valid_accuracy = accuracy(logits, valid_images.labels)
-        epoch = Epoch(**{**asdict(epoch), "valid_accuracy": valid_accuracy})
-        if not training.history or epoch.valid_accuracy > training.history[training.best_epoch].valid_accuracy:
-            training.best_epoch = number
-            training.best_weights = cpu_state(model)
-        training.history.append(epoch)
-        after_epoch(epoch, model)
-        if state_file is not None:
-            _save_state(state_file, model, optimizer, training, description)
+    batches = -(-len(labels) // min(settings.batch_size, len(labels)))
+    with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
+        for number in range(len(training.history), settings.epochs):
+            if patience is not None and number - training.best_epoch > patience and training.history:
+                break
+            epoch = _train_epoch(
+                forward, pixels, labels, train_images.normalisation, settings, number, optimizer, dtype, seed, advance
+            )
+            logits = predict(model, valid_images, device, dtype)
+            if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
+                raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
+            valid_accuracy = accuracy(logits, valid_images.labels)
+            epoch = Epoch(**{**asdict(epoch), "valid_accuracy": valid_accuracy})
+            if not training.history or epoch.valid_accuracy > training.history[training.best_epoch].valid_accuracy:
+                training.best_epoch = number
+                training.best_weights = cpu_state(model)
+            training.history.append(epoch)
+            after_epoch(epoch, model)
+            if state_file is not None:
+                _save_state(state_file, model, optimizer, training, description)
     return training
 
 
@@ -150,6 +154,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     dtype: torch.dtype,
     seed: int,
+    advance: Callable[[], object],
 ) -> Epoch:
     start = time.perf_counter()
     torch.manual_seed(torch_seed(seed, "dropout", number))
@@ -159,7 +164,7 @@ def _train_epoch(
     model.train()
     loss_sum = torch.zeros((), device=labels.device)
     right = torch.zeros((), dtype=torch.long, device=labels.device)
-    for step, batch in enumerate(progress_bar(batches, f"epoch {number}")):
+    for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(settings, number + step / len(batches))
         images = pixels[batch]
@@ -173,6 +178,7 @@ def _train_epoch(
         optimizer.step()
         loss_sum += loss.detach() * len(batch)
         right += (logits.detach().argmax(1) == labels[batch]).sum()
+        advance()
     mean_loss = float(loss_sum) / len(labels)
     if not math.isfinite(mean_loss):
         raise UserError(f"epoch {number}: the training loss is {mean_loss}; {_lower_the_rate(settings)}")
@@ -226,13 +232,8 @@ def _resume(
                 raise ValueError("it holds NaN or infinity")
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
-    print(f"resuming after epoch {last.number}", flush=True)
+    say(f"resuming after epoch {last.number}")
     return training
-
-
-def progress_bar(items: Iterable[Any], label: str) -> Iterable[Any]:
-    """`items` with a progress bar on a terminal, and without one in a log file."""
-    return tqdm(items, label, disable=None, leave=False)
 
 
 @torch.inference_mode()
@@ -241,7 +242,8 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
     was_training = model.training
     model.eval()
     outputs = []
-    for start in range(0, max(1, len(images)), EVALUATION_BATCH):
+    starts = range(0, max(1, len(images)), EVALUATION_BATCH)
+    for start in progress(starts, f"batches of {len(images):,} images"):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             outputs.append(model(normalise(pixels, normalisation=images.normalisation)).float().cpu())

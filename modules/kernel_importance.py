@@ -9,13 +9,14 @@ from dataset.datasets import IMAGENET, Normalisation
 from dataset.images import normalise
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms
-from models.training import EVALUATION_BATCH, progress_bar
+from models.training import EVALUATION_BATCH
 from modules import files as module_files
 from utils.artifacts import Artifacts
 from utils.core_threads import each_on_a_core
 from utils.device import float64_device
 from utils.errors import UserError
 from utils.files import sha256_of
+from utils.progress import progress
 
 
 def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
@@ -58,7 +59,8 @@ def kernel_importance(
     sums = torch.zeros(2, num_classes, graph.num_units, dtype=torch.float64, device=exact)
     counts = torch.zeros(2, num_classes, dtype=torch.float64, device=exact)
     measured = each_on_a_core(measure, starts, labels.device)
-    for _, (batch_sums, batch_counts) in zip(progress_bar(starts, "importance"), measured, strict=True):
+    counted = progress(measured, "kernel importance, batches of images", len(starts))
+    for batch_sums, batch_counts in counted:
         sums += batch_sums
         counts += batch_counts
     used = (counts[1] > 0).long()  # the confident images, else all

@@ -22,6 +22,7 @@ from modules.fast.fusing import layer_of
 from modules.fast.lowering import left_to_torch, lower
 from modules.fast.steps import Steps
 from utils.core_threads import each_on_a_core
+from utils.progress import progress, say
 
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
 KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
@@ -65,7 +66,9 @@ def population_outputs(
                 for row, logit in zip(part.rows, steps.run(images[batch]), strict=True):
                     outputs[row, batch] = logit[:, 0].float()
 
-        for _ in each_on_a_core(run_batch, range(0, len(images), batch_size), images.device):
+        starts = range(0, len(images), batch_size)
+        done = each_on_a_core(run_batch, starts, images.device)
+        for _ in progress(done, f"{len(part.rows)} modules, batches of {len(images):,} images", len(starts)):
             pass  # each batch has written its outputs
     return outputs.cpu().numpy()
 
@@ -106,7 +109,7 @@ def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) 
 
 @functools.cache
 def _say_once(line: str) -> None:
-    print(line, flush=True)
+    say(line)
 
 
 def _keep_freed_memory() -> None:

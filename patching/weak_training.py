@@ -17,6 +17,7 @@ from patching.weak_models import WeakKind, build_weak_network
 from utils.disk import check_room, readable
 from utils.files import set_aside
 from utils.locks import held
+from utils.progress import say
 from utils.recorded_settings import record_or_compare
 from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
@@ -78,11 +79,10 @@ def train_weak_models(
     logs = [patch_files.weak_model_log(stage.artifacts, kind, target_class) for target_class in target_classes]
     to_train = len(logs) if fresh else sum(not log.exists() for log in logs)
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
-    print(
+    say(
         f"{to_train} of {len(target_classes)} weak models to train, {settings.epochs} epochs, {parameters:,} "
         f"parameters each; kept of each: {len(keep)} epochs and the best one; at the most {readable(needed)} below "
-        f"{patch_files.weak_models_folder(stage.artifacts, kind)}",
-        flush=True,
+        f"{patch_files.weak_models_folder(stage.artifacts, kind)}"
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
@@ -137,6 +137,7 @@ def _train_weak_model(
         dtype=stage.dtype,
         seed=int(torch_seed(stage.seed, f"training of the {kind} model", target_class) % 2**31),
         state_file=state,
+        name=name,
         after_epoch=keep_epoch,
     )
     patch_files.weak_model(stage.artifacts, kind, target_class, training.best_epoch).save(training.best_weights)

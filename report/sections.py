@@ -25,6 +25,7 @@ from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
 from search.gradient import files as gradient_files
 from utils.files import sha256_of
+from utils.progress import progress
 
 
 def report_sections(data: ReportData) -> list[Section]:
@@ -48,7 +49,10 @@ def report_sections(data: ReportData) -> list[Section]:
         *(patching if data.config.weak_classes else ()),
         ("provenance", "How it was made", provenance_blocks),
     )
-    return [section(name, heading, *(partial(build, data) for build in builders)) for name, heading, *builders in parts]
+    return [
+        section(name, heading, *(partial(build, data) for build in builders))
+        for name, heading, *builders in progress(parts, "drawing the report, sections")
+    ]
 
 
 def training_blocks(data: ReportData) -> Iterator[Block]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from utils.progress import time_in_words
+
 METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")
 
 
@@ -26,6 +28,4 @@ def duration(seconds: float | None) -> str:
         return "not recorded"
     if not 0 <= seconds < 1e9:
         return "unknown"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return time_in_words(seconds)

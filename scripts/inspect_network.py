@@ -19,7 +19,8 @@ from models.inspection import show_cost, show_layers
 from models.names import network_of
 from models.strong_model import trace_classifier
 from utils.errors import UserError, run
-from utils.stage import OneLineParser
+from utils.progress import show_progress
+from utils.stage import OneLineParser, add_quiet
 
 LARGEST_SIDE = 1024  # pixels
 
@@ -33,7 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint_key", help="where in the file they are, if several places fit: ema, state_dict ..."
     )
+    add_quiet(parser)
     arguments = parser.parse_args()
+    show_progress(not arguments.quiet)
     if not 1 <= arguments.image_side <= LARGEST_SIDE:
         raise UserError(f"--image_side {arguments.image_side}: expected pixels from 1 to {LARGEST_SIDE}")
     if arguments.checkpoint_key is not None and arguments.checkpoint is None:

@@ -20,6 +20,7 @@ from report.page import Note, html_page
 from report.sections import report_sections
 from utils.errors import run
 from utils.files import save_text
+from utils.progress import progress
 from utils.stage import stage_parser
 
 
@@ -42,7 +43,7 @@ def main() -> None:
     if (folder / "figures").exists():
         shutil.rmtree(folder / "figures")  # a figure of an earlier report must not pass for one of this
     pictures = [picture for part in sections for picture in part.pictures]
-    for picture in pictures:
+    for picture in progress(pictures, "saving figures"):
         save_drawing(picture.drawing, folder / "figures" / picture.name)
     save_text(folder / "index.html", page)
     notes = [block.text for part in (answer, *sections) for block in part.blocks if isinstance(block, Note)]

@@ -43,6 +43,7 @@ from patching.own_weak_model import (
 )
 from patching.standalone import Form, StandalonePatch, check_save_path, save_standalone
 from utils.errors import UserError, run
+from utils.progress import progress, say, steps
 from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
 
@@ -86,7 +87,8 @@ def main() -> None:
 
     valid, test = map(answers, PARTS)
     check_valid_images(valid, classes)
-    patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, seed=stage.seed)
+    with steps("fitting the patch", None):
+        patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, seed=stage.seed)
     report = patched.report(test.weak, test.modules, test.labels, classes.names, stage.seed)
     show(patched, report, classes, len(valid.labels))
     content = {
@@ -103,9 +105,10 @@ def main() -> None:
     }
     if patched.rule:
         chosen = {target: modules[target] for target in patched.target_classes}
+        others = {"no module": [{}, {}], "whole strong model": [valid.strong, test.strong]}
         controls = {
             name: control_of(patched, valid, test, outputs, classes, stage.seed)
-            for name, outputs in (("no module", [{}, {}]), ("whole strong model", [valid.strong, test.strong]))
+            for name, outputs in progress(others.items(), "fitting the controls", len(others))
         }
         content["controls"] = {name: control.to_json() for name, control in controls.items()}
         content["cost"] = cost_of(config, weak_config, weak, chosen, report)
@@ -158,7 +161,7 @@ def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Cl
     """The weak model with its weights. Raises UserError where they do not fit."""
     network = network_of(arguments.weak_network, classes.weak_classes, config.image_side)
     weights = load_foreign_checkpoint(network, arguments.weak_checkpoint, arguments.weak_checkpoint_key)
-    print(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}", flush=True)
+    say(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}")
     return network.eval()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
 from models.strong_model import graph_of
-from models.training import progress_bar
 from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity
 from modules.sensitivity import falls_at, recommend_sensitive
@@ -21,6 +20,7 @@ from report.figures_of_model import sensitivity_figure
 from search.genetic.kernel_groups import genome_layout
 from utils.errors import run
 from utils.locks import held
+from utils.progress import progress
 from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
@@ -41,7 +41,7 @@ def measure(stage: Stage, configured: tuple[int, ...], *, fresh: bool) -> None:
     inputs = open_sensitivity(stage, fresh=fresh)
     curves: dict[int, np.ndarray] = {}
     tied_layers = inputs.strong.units.tied_layers
-    for layer in progress_bar(tied_layers, "sensitivity"):
+    for layer in progress(tied_layers, "layer sensitivity, layers"):
         file = module_files.layer_sensitivity(stage.artifacts, layer)
         curve = file.load_if_whole(len(inputs.ratios), 2)
         if curve is None:

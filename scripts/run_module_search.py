@@ -31,6 +31,7 @@ from utils.device import num_cores
 from utils.errors import UserError, run
 from utils.locks import held
 from utils.processes import ProcessGroup
+from utils.progress import is_shown, say, time_in_words
 from utils.stage import Stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
     words = common_words(arguments)
     for option in method.options:
         words += [f"--{option}={getattr(arguments, option)}"] if getattr(arguments, option) is not None else []
-    words += ["--fresh"] if arguments.fresh else []
+    words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(TOP / method.script), *words])  # noqa: S606
 
@@ -99,7 +100,7 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
     common = common_words(arguments)
     logs = genetic_files.folder(stage.artifacts) / "logs"
-    print(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}", flush=True)
+    say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
     with ProcessGroup(logs) as group, Progress(stage) as progress:
         group.start(
             "recorder", TOP / "module_recorder.py", [*common, *(["--early_stop"] if arguments.early_stop else [])]
@@ -132,7 +133,7 @@ class Progress:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.bar = tqdm(total=stage.config.generations + 1, desc="generations", disable=None)
+        self.bar = tqdm(total=stage.config.generations + 1, desc="generations", disable=None if is_shown() else True)
         self.shown = 0
 
     def __enter__(self) -> "Progress":
@@ -152,8 +153,9 @@ class Progress:
             f"best: generation {best.generation}, accuracy {best.accuracy:.2%}, fitness {best.fitness:.4f}"
         )
         if self.bar.disable:
+            pace, left = rows[-1].seconds, self.stage.config.generations + 1 - len(rows)
             for row in rows[self.shown :]:
-                print(describe(row), flush=True)
+                say(f"{describe(row)}, at most {time_in_words(pace * left)} left")
         self.shown = len(rows)
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.hold_out import split_images
 from utils.errors import UserError, run
-from utils.stage import OneLineParser
+from utils.progress import show_progress
+from utils.stage import OneLineParser, add_quiet
 
 
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("target", type=Path, metavar="TARGET")
+    add_quiet(parser)
     arguments = parser.parse_args()
+    show_progress(not arguments.quiet)
     if not arguments.source.exists():
         raise UserError(f"{arguments.source} is not there: expected a folder or a zip file with CLASS/IMAGE")
     if arguments.target.suffix != ".zip" or arguments.target.exists():

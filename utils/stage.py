@@ -51,4 +51,10 @@ def stage_parser(documentation: str | None) -> OneLineParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the configuration file"
     )
+    add_quiet(parser)
     return parser
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """What all scripts take that may be at work for some seconds."""
+    parser.add_argument("--quiet", action="store_true", help="print results and errors alone, not what is being done")

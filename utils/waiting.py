@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import global_configure
 from utils.errors import WaitedTooLong
+from utils.progress import say
 
 FIRST_REPORT = 5.0  # seconds of waiting before it is worth a line
 REPORT_EVERY = 60.0  # seconds
@@ -23,7 +24,7 @@ def wait_until(is_there: Callable[[], bool], awaited: Callable[[], str]) -> None
         if waited > global_configure.wait_limit:
             raise WaitedTooLong(f"waited {waited:.0f} s for {awaited()}; see to that, then type the same command again")
         if waited > next_report:
-            print(f"waiting for {awaited()}, {waited:.0f} s so far", flush=True)
+            say(f"waiting for {awaited()}, {waited:.0f} s so far")
             next_report = waited + REPORT_EVERY
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)

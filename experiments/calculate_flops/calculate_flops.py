@@ -21,6 +21,7 @@ from patching.weak_models import WeakKind, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
+from utils.progress import progress
 from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
@@ -42,7 +43,8 @@ def main() -> None:
     add("strong model", graph.network, graph.units.num_kernels)
     modules = [load_module(config, stage.artifacts, number, device) for number in range(config.num_classes)]
     kept = [int(load_kernel_mask(config, stage.artifacts, number).sum()) for number in range(config.num_classes)]
-    costs = [add(f"module {number}", module, kept[number]) for number, module in enumerate(modules)]
+    counted = enumerate(progress(modules, "cost of modules"))
+    costs = [add(f"module {number}", module, kept[number]) for number, module in counted]
     mean_flops, mean_parameters = np.mean(costs, axis=0)
     shares = (f"{100 * mean_flops / strong_flops:.1f}", f"{100 * mean_parameters / strong_parameters:.1f}")
     rows.append(["mean module", round(np.mean(kept)), round(mean_flops), shares[0], round(mean_parameters), shares[1]])
@@ -50,7 +52,7 @@ def main() -> None:
         weak = build_weak_network(config, kind)
         add(f"{kind.words} weak model ({weak_network_name(config, kind)})", weak)
         classes = tuple(map(str, range(len(config.weak_classes) + 1)))
-        for number, module in enumerate(modules):
+        for number, module in enumerate(progress(modules, f"cost of patched {kind.words} models")):
             add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), classes))
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]

@@ -26,6 +26,7 @@ from patching.tables import CELL, exact_table, overview_table, single_table, sur
 from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
+from utils.progress import progress
 from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
@@ -56,7 +57,7 @@ def main() -> None:
     cases.check(target_classes, epoch)
 
     models = []
-    for target_class in target_classes:
+    for target_class in progress(target_classes, "patching, weak models"):
         case = cases.load(target_class, epoch)
         results = evaluate(case, calibrations)
         model = cases.report(case, results)

@@ -17,6 +17,7 @@ import torch
 
 from utils.errors import UserError, reason
 from utils.files import write_whole
+from utils.progress import steps
 
 VARIABLE = "CXX"  # the environment variable that names the compiler, as everywhere; empty: do without
 COMPILERS = ("c++", "g++", "clang++")
@@ -93,7 +94,8 @@ def compiled(source: Path, compiler: tuple[str, ...]) -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             made = Path(folder) / "library.so"
-            _compile([*command, "-o", str(made)], source)
+            with steps(f"compiling {source.name}", None):
+                _compile([*command, "-o", str(made)], source)
             library = cache / _name(name, made.read_bytes())
             with contextlib.suppress(UserError, OSError):
                 write_whole(library, lambda file: file.write(made.read_bytes()))

@@ -25,6 +25,7 @@ from utils.disk import check_room, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.locks import check_nobody_holds
+from utils.progress import say
 from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
@@ -153,7 +154,7 @@ class GeneticSearch:
         """Say what a search takes on the disk. Raises UserError where neither that much is free nor taken by it."""
         folder = files.folder(self.stage.artifacts)
         needed = bytes_of_search(self.config, self.layout.num_genes, len(self.images))
-        print(f"the search takes at the most {readable(needed)} below {folder}", flush=True)
+        say(f"the search takes at the most {readable(needed)} below {folder}")
         there = sum(path.stat().st_size for path in folder.glob("gen_*")) if folder.is_dir() else 0
         check_room(folder, max(0, needed - there), "lower generations, population or search_images")
 

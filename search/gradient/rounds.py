@@ -16,7 +16,7 @@ from models import files as model_files
 from models.graph import Graph
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
-from models.training import count_right, predict, progress_bar
+from models.training import count_right, predict
 from modules.fast.convolution import say_if_without_compiler
 from modules.jaccard import mean_pairwise_distance
 from modules.population_outputs import population_outputs, say_what_torch_runs
@@ -27,6 +27,7 @@ from utils.artifacts import CheckpointFile
 from utils.core_threads import core_threads
 from utils.errors import reason
 from utils.files import set_aside, sha256_of
+from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
 
@@ -91,12 +92,12 @@ class GradientSearch:
             )
             within = files.state(artifacts)
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
-                print(f"going on after step {learner.steps_done}", flush=True)
+                say(f"going on after step {learner.steps_done}")
             elif num_done:
                 last, keeps = files.round_state(artifacts, num_done - 1), self.keeps[:num_done]
                 if not load_state(learner, last, keeps):
                     raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
-                print(f"going on after round {num_done - 1}", flush=True)
+                say(f"going on after round {num_done - 1}")
             yield learner
 
     # The rounds
@@ -106,7 +107,7 @@ class GradientSearch:
         keeps = self.keeps[: number + 1]
         before, keep = (1.0, *keeps)[-2:]
         steps = range(learner.steps_done, len(keeps) * self.settings.steps)
-        for step in progress_bar(steps, f"round {number}"):
+        for step in progress(steps, f"round {number}, steps"):
             learner.step(before, keep)
             if (step + 1) % STEPS_PER_STATE == 0:
                 save_state(learner, files.state(artifacts), keeps)

@@ -190,3 +190,12 @@ def test_root_dir_defaults_to_the_repository() -> None:
     assert found["dataset_dir"] == TOP / "data" / "dataset"
     assert (found["split_seed"], found["seed"]) == (1009, 0)
     assert sys.modules["global_configure"] is global_configure
+
+
+def test_quiet_prints_results_and_errors_alone(strong_root: Path, run_main: Any) -> None:
+    command = ("train.py", "--model", "simcnn_x0_25", "--dataset", "digits", "--evaluation")
+    loud, quiet = run_main(*command, root=strong_root), run_main(*command, "--quiet", root=strong_root)
+    assert loud.stdout.startswith("root_dir: ") and "images: " in loud.stdout
+    assert [line.split()[:2] for line in quiet.stdout.splitlines()] == [["valid", "accuracy"], ["test", "accuracy"]]
+    assert quiet.stdout in loud.stdout and quiet.stderr == ""
+    run_main(*command, "--dataset", "nothing", "--quiet", root=strong_root).refused("nothing")
