@@ -98,6 +98,16 @@ def change_of(
     return Change(**dict(zip(METRICS, intervals, strict=True)), others_p=mcnemar_p(int(won), int(lost)))
 
 
+def accuracy_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int = 0) -> Interval:
+    """The change of accuracy between two sequences of answers (images,), with 95 % confidence."""
+    differences = (after == labels).astype(int) - (before == labels)
+    counts = np.bincount(differences + 1, minlength=3)  # lost, alike, won
+    drawn = generator(seed, "bootstrap of accuracy").multinomial(len(labels), counts / len(labels), DRAWS)
+    margin = 50 * (1 - LEVEL)
+    low, high = np.percentile((drawn[:, 2] - drawn[:, 0]) / len(labels), (margin, 100 - margin))
+    return float(low), float(high)
+
+
 def mcnemar_p(won: int, lost: int) -> float:
     """The probability of a split at least as uneven of the images that changed, if each went either way by chance.
 

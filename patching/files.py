@@ -81,5 +81,14 @@ def table(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) ->
 
 def own_report(artifacts: Artifacts, name: str) -> JsonFile:
     """What a patch of a weak model that was not made here did, and its rule."""
-    path = artifacts.root_dir / "data" / "patch" / "own" / artifacts.folder.name / f"{name}.json"
+    path = _own_folder(artifacts) / f"{name}.json"
     return JsonFile(path, artifacts.command("scripts/patch_weak_model.py"))
+
+
+def own_reports(artifacts: Artifacts) -> list[JsonFile]:
+    """Those that are there, by name."""
+    return [own_report(artifacts, path.stem) for path in sorted(_own_folder(artifacts).glob("*.json"))]
+
+
+def _own_folder(artifacts: Artifacts) -> Path:
+    return artifacts.root_dir / "data" / "patch" / "own" / artifacts.folder.name

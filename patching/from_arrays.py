@@ -7,7 +7,7 @@ print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,25 @@ class PatchReport:
                 f"{first.change.others_p:.2g}"
             )
         return "\n".join(lines)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "PatchReport":
+        """Raises KeyError, TypeError or ValueError for values of no report."""
+
+        def scores(content: dict[str, Any]) -> TargetClassScores:
+            return TargetClassScores(**{field.name: int(content[field.name]) for field in fields(TargetClassScores)})
+
+        targets = (
+            TargetReport(
+                int(target["target_class"]),
+                str(target["name"]),
+                scores(target["before"]),
+                scores(target["after"]),
+                Change.from_json(target["change"]),
+            )
+            for target in values["targets"]
+        )
+        return cls(*(int(values[name]) for name in ("images", "right_before", "right_after")), tuple(targets))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -1,6 +1,6 @@
 """Weak models and the reports on their patches, read from the disk and checked."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch import nn
 from configures.base import Config
 from models.strong_model import load_weights
 from patching import files as patch_files
+from patching.from_arrays import PatchReport
 from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind, build_weak_network
 from utils.artifacts import Artifacts
@@ -47,6 +48,31 @@ def load_weak_model(
     model = build_weak_network(config, kind)
     load_weights(model, patch_files.weak_model(artifacts, kind, target_class, epoch))
     return model.to(device, memory_format=torch.channels_last).eval()
+
+
+@dataclass(frozen=True)
+class OwnPatch:
+    """A patch of a weak model that was not made here."""
+
+    weak_model: str
+    report: PatchReport
+    controls: dict[str, PatchReport]  # by name; empty where no module helped
+    seconds: float | None  # None in reports that do not say it
+
+
+def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
+    """All that are there, by name. Raises UserError where one is damaged."""
+    found = []
+    for file in patch_files.own_reports(artifacts):
+        content = file.load()
+        try:
+            controls = {name: PatchReport.from_json(values) for name, values in content.get("controls", {}).items()}
+            seconds = content.get("seconds")
+            seconds = None if seconds is None else float(seconds)
+            found.append(OwnPatch(file.path.stem, PatchReport.from_json(content["test"]), controls, seconds))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise file.damaged(f"not a report on a patch: {error}") from None
+    return found
 
 
 def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:

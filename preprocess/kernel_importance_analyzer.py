@@ -7,6 +7,8 @@ feature map over the class's validation images that the model is sure of; and be
 so that it is not used for another strong model. Method: Qi et al., ASE 2022, section 3.1.
 """
 
+import time
+
 import numpy as np
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
@@ -25,6 +27,7 @@ from utils.tables import show_table
 
 
 def main() -> None:
+    start = time.perf_counter()
     stage = open_stage(stage_parser(__doc__).parse_args())
     config = stage.config
     strong = load_strong_model(config, stage.artifacts, stage.device)
@@ -54,6 +57,7 @@ def main() -> None:
         **config.part_of("importance"),
         "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
         "images_crc32": fingerprint(split.valid),
+        "seconds": round(time.perf_counter() - start, 1),
     }
     # Last: an interrupted analysis is of no strong model.
     module_files.importance_settings(stage.artifacts).save(made_with)

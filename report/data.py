@@ -21,7 +21,7 @@ from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
-from patching.on_disk import load_patched_weak_models, load_weak_model
+from patching.on_disk import OwnPatch, load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.figures_of_patching import PatchAnswers
@@ -186,8 +186,13 @@ class ReportData:
         """The images of the weak models."""
         return load_patch_data(self.config)
 
+    @cached_property
+    def own_patches(self) -> list[OwnPatch]:
+        """The patches of weak models that were not made here; none where there are none."""
+        return load_own_patches(self.artifacts)
+
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
-        """The weak models of a kind that were patched."""
+        """The weak models of a kind that were patched, at least one."""
         models = load_patched_weak_models(self.artifacts, kind)
         out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
         if out_of_range:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from report.figures import Drawing
-from utils.errors import UserError
+from utils.errors import MissingFile, UserError
 
 TABLE_ROWS_SHOWN = 130  # of the numbers behind a figure; longer ones are only in the CSV
 CSV_BYTES_INSIDE = 300_000  # larger ones are only beside the page
@@ -110,6 +110,7 @@ class Section:
     name: str  # of its anchor
     heading: str
     blocks: Sequence[Block]
+    absent: Sequence[str] = ()  # the stages that have not run, where so nothing stands below it
 
     @property
     def pictures(self) -> list[Picture]:
@@ -118,21 +119,29 @@ class Section:
 
 
 def section(name: str, heading: str, *builders: Callable[[], Sequence[Block]]) -> Section:
-    """A section of what each builder gives; where one raises UserError, its message stands in that place."""
+    """A section of what each builder gives; where one raises UserError, its message stands in that place.
+
+    Empty where all that it needs was never made: nobody asked for it.
+    """
     blocks: list[Block] = []
+    absent: list[str] = []
     for build in builders:
         try:
             blocks += build()
         except UserError as error:
+            if isinstance(error, MissingFile):
+                absent.append(str(error))
             note = Note(f"Not here: {error}")
             blocks += [] if note in blocks else [note]
+    if absent and all(isinstance(block, Note) and block.text.removeprefix("Not here: ") in absent for block in blocks):
+        return Section(name, heading, (), tuple(dict.fromkeys(absent)))
     return Section(name, heading, blocks)
 
 
 def html_page(title: str, subtitle: str, answer: Section, sections: Sequence[Section], footer: str) -> str:
-    """The whole page."""
-    page = TEMPLATES.get_template("page.html")
-    return page.render(title=title, subtitle=subtitle, answer=answer, sections=sections, footer=footer)
+    """The whole page; a section without blocks is left out."""
+    page, filled = TEMPLATES.get_template("page.html"), [part for part in sections if part.blocks]
+    return page.render(title=title, subtitle=subtitle, answer=answer, sections=filled, footer=footer)
 
 
 def _data_uri(kind: str, text: str) -> str:

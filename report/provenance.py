@@ -18,7 +18,6 @@ from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Table
 from report.words import duration
-from search.genetic.log import Generation
 from utils.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
@@ -36,7 +35,7 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     yield Table(
         "Stages: the command of each, when it ended and how long it took, as far as its log tells.",
         ("stage", "command", "ended", "took"),
-        [*stage_rows(data), *(weak_rows(data) if data.config.weak_classes else ())],
+        [*stage_rows(data), *weak_rows(data)],
     )
     rows = [
         ("seed now", str(data.stage.seed)),
@@ -60,48 +59,69 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
 
 
 def stage_rows(data: ReportData) -> list[StageRow]:
-    """The stages from the strong model to the modules' outputs."""
+    """The stages from the strong model to the modules' outputs that have run."""
     artifacts = data.artifacts
     last_layer, last_class = list(data.layer_names)[-1], data.config.num_classes - 1
     stages = (
-        ("training", model_files.entire_model(artifacts), lambda: data.history),
-        ("kernel importance", module_files.kernel_importance(artifacts), None),
-        ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), None),
-        ("module search", module_files.report(artifacts), lambda: data.generations),
-        ("module outputs", module_files.module_outputs(artifacts, last_class), None),
+        ("training", model_files.entire_model(artifacts), lambda: _sum(data.history)),
+        ("kernel importance", module_files.kernel_importance(artifacts), lambda: _importance_seconds(data)),
+        ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), lambda: None),
+        ("module search", module_files.report(artifacts), lambda: data.modularization.search.get("seconds")),
+        ("module outputs", module_files.module_outputs(artifacts, last_class), lambda: None),
     )
-    return [_row(name, file.made_by, file.path, log) for name, file, log in stages]
+    return [_row(name, file.made_by, file.path, seconds) for name, file, seconds in stages if file.exists()]
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
-    """Training and patching of either kind of weak model."""
+    """Training and patching of either kind of weak model, as far as they have run, and of the user's own."""
     artifacts = data.artifacts
-    for kind in WeakKind:
+    for kind in WeakKind if data.config.weak_classes else ():
         command = patch_files.weak_model_command(artifacts, kind, 0).replace("--target_class 0", "--target_class all")
         logs = [patch_files.weak_model_log(artifacts, kind, c) for c in range(data.config.num_classes)]
         there = [log for log in logs if log.exists()]
-        epochs = (lambda there=there: [epoch for log in there for epoch in log.load()]) if there else None
-        yield _row(f"{kind.words} models", command, (there or logs)[-1].path, epochs)
-        folder = patch_files.weak_models_folder(artifacts, kind)
+        if there:
+            seconds = lambda there=there: sum(_sum(log.load()) for log in there)  # noqa: E731
+            yield _row(f"{kind.words} models", command, there[-1].path, seconds)
         reports = [file.path for file in patch_files.reports(artifacts, kind)]
-        newest = max(reports, key=lambda path: path.stat().st_mtime, default=folder / "no_report")
-        yield _row(f"patching {kind.words} models", patch_files.patch_command(artifacts, kind), newest, None)
+        if reports:
+            name, command = f"patching {kind.words} models", patch_files.patch_command(artifacts, kind)
+            yield _row(name, command, _newest(reports), lambda: None)
+    if own := patch_files.own_reports(artifacts):
+        newest = _newest([file.path for file in own])
+        yield _row("patching your own models", own[0].made_by, newest, lambda: _own_seconds(data))
 
 
-def _row(name: str, command: str, file: Path, log: Callable[[], Sequence[Epoch | Generation]] | None) -> StageRow:
+def _row(name: str, command: str, file: Path, seconds: Callable[[], Any]) -> StageRow:
+    """A stage that has run; `seconds` gives None, or raises UserError, where they are not recorded."""
     try:
-        seconds = sum(row.seconds for row in log()) if log else None
+        took = seconds()
     except UserError:
-        seconds = None
-    took = duration(seconds) if file.exists() or seconds is not None else ""
-    return name, f"`{command}`", _ended(file), took
+        took = None
+    return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
+
+
+def _sum(rows: Sequence[Epoch]) -> float:
+    return sum(row.seconds for row in rows)
+
+
+def _importance_seconds(data: ReportData) -> Any:
+    return module_files.importance_settings(data.artifacts).load().get("seconds")
+
+
+def _own_seconds(data: ReportData) -> float | None:
+    known = [own.seconds for own in data.own_patches if own.seconds is not None]
+    return sum(known) if known else None
+
+
+def _newest(paths: Sequence[Path]) -> Path:
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def _ended(file: Path) -> str:
     try:
         written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
     except (OSError, ValueError, OverflowError):
-        return "not run yet"
+        return "unknown"
     return f"{written:%Y-%m-%d %H:%M} UTC"
 
 

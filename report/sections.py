@@ -1,6 +1,7 @@
 """What a report says, part by part. A part whose artifacts are missing or damaged says so, with the command to run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, 
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
-from report.page import Block, Note, Picture, Section, Table, section
+from report.page import Block, Note, Paragraph, Picture, Section, Table, section
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
@@ -29,7 +30,7 @@ from utils.progress import progress
 
 
 def report_sections(data: ReportData) -> list[Section]:
-    """All sections after the answer."""
+    """All sections after the answer, the last one with the stages that have not run in a fold of their own."""
     patching = [
         (
             f"patch-{kind}",
@@ -47,19 +48,26 @@ def report_sections(data: ReportData) -> list[Section]:
         ("modules", "The modules", kernel_blocks, cost_blocks),
         ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
         *(patching if data.config.weak_classes else ()),
+        ("patch-own", "Patching your own weak models", own_patch_blocks),
         ("provenance", "How it was made", provenance_blocks),
     )
-    return [
+    found = [
         section(name, heading, *(partial(build, data) for build in builders))
         for name, heading, *builders in progress(parts, "drawing the report, sections")
     ]
+    absent = [(part.heading, message) for part in found for message in part.absent]
+    if absent:
+        caption = "What more this page shows once it was made"
+        more = Table(caption, ("section", "what it needs"), absent, folded=True)
+        found[-1] = replace(found[-1], blocks=[*found[-1].blocks, more])
+    return found
 
 
 def training_blocks(data: ReportData) -> Iterator[Block]:
-    """The training curves; a note where there are none, since the model was imported."""
+    """The training curves; a sentence where there are none, since the model was imported."""
     trained = model_files.training_log(data.artifacts).exists() or not model_files.entire_model(data.artifacts).exists()
     if not trained:
-        yield Note("This model was trained elsewhere, and taken over by scripts/import_model.py.")
+        yield Paragraph("This model was trained elsewhere, and taken over by scripts/import_model.py.")
         return
     title = f"{data.config.name}: training of the strong model"
     yield Picture(
@@ -265,6 +273,44 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
             ("target class", "method", *(f"change of {metric}" for metric in METRIC_NAMES), "McNemar's p"),
             rows,
         )
+
+
+def own_patch_blocks(data: ReportData) -> Iterator[Block]:
+    """Weak models that were not made here: F1 of every target class before, after, and by the controls."""
+    names = sorted({name for own in data.own_patches for name in own.controls})
+    rows = []
+    for own in data.own_patches:
+        for place, target in enumerate(own.report.targets):
+            controls = [percent(own.controls[n].targets[place].after.f1) if n in own.controls else "" for n in names]
+            change = target.change
+            rows.append(
+                (
+                    f"{own.weak_model}: {target.name}",
+                    percent(target.before.f1),
+                    percent(target.after.f1),
+                    *controls,
+                    f"{interval_in_words(change.f1)} ({change.verdict('f1')})",
+                    f"{percent(target.before.others_accuracy)} to {percent(target.after.others_accuracy)}",
+                    f"{interval_in_words(change.others_accuracy)} ({change.verdict('others_accuracy')})",
+                )
+            )
+    if rows:
+        yield Table(
+            "F1 of each target class on test images, and how sure its change is: points with 95 % confidence, by a "
+            "paired bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
+            (
+                "weak model: target class",
+                "F1 before",
+                "F1 patched",
+                *(f"control: {name}" for name in names),
+                "change of F1",
+                "others' accuracy",
+                "its change",
+            ),
+            rows,
+        )
+    if unchanged := [own.weak_model for own in data.own_patches if not own.report.targets]:
+        yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
 
 
 def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:

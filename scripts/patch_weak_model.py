@@ -13,6 +13,7 @@ data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from utils.tables import show_table
 
 
 def main() -> None:
+    start = time.perf_counter()
     arguments = parse_arguments(stage_parser(__doc__))
     stage = open_stage(arguments)
     config = stage.config
@@ -114,6 +116,7 @@ def main() -> None:
         content["cost"] = cost_of(config, weak_config, weak, chosen, report)
         show_controls(report, controls)
         show_cost(content["cost"])
+    content["seconds"] = round(time.perf_counter() - start, 1)
     name = arguments.name or (arguments.weak_checkpoint or arguments.weak_logits).resolve().stem
     file = patch_files.own_report(stage.artifacts, name)
     file.save(content)

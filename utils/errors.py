@@ -23,6 +23,10 @@ class DamagedFile(UserError):
     """A file that is not what its stage writes."""
 
 
+class MissingFile(UserError):
+    """A file that its stage has not written yet."""
+
+
 class WaitedTooLong(Exception):
     """Another process did not deliver in time; the state on disk is whole."""
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from utils.errors import DamagedFile, UserError, reason
+from utils.errors import DamagedFile, MissingFile, UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # hashed at a time
@@ -249,9 +249,9 @@ def is_foreign_checkpoint(path: Path) -> bool:
         return False
 
 
-def missing(path: Path, made_by: str) -> UserError:
+def missing(path: Path, made_by: str) -> MissingFile:
     """The error for a file that an earlier stage has not made yet."""
-    return UserError(f"missing {path}; first run: {made_by}")
+    return MissingFile(f"missing {path}; first run: {made_by}")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:

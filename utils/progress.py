@@ -36,7 +36,7 @@ def is_shown() -> bool:
 def say(line: str) -> None:
     """Print a line on the way to the results."""
     if _is_shown:
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)  # in one piece, whichever thread says it
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from patching import confidence
-from patching.confidence import DRAWS, Change, change_of, mcnemar_p
+from patching.confidence import DRAWS, Change, accuracy_change, change_of, mcnemar_p
 from patching.metrics import METRICS, confusion_matrix, metrics_of, scores_of_target_class
 
 
@@ -93,3 +93,13 @@ def test_a_thousand_draws_of_ten_thousand_images_take_well_under_a_second(monkey
     start = time.process_time()
     change_of(*answers, 3)
     assert time.process_time() - start < 1
+
+
+def test_the_change_of_accuracy_is_between_its_bounds():
+    labels, before, after = answers_of(400, 0.6, 0.7)
+    random = np.random.default_rng(1)
+    drawn = [random.integers(400, size=400) for _ in range(2000)]
+    right = [(answers == labels).astype(float) for answers in (before, after)]
+    expected = np.percentile([right[1][index].mean() - right[0][index].mean() for index in drawn], (2.5, 97.5))
+    assert accuracy_change(labels, before, after) == pytest.approx(tuple(expected), abs=0.01)
+    assert accuracy_change(labels, before, before) == (0, 0)

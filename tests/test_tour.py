@@ -1,0 +1,61 @@
+"""The tour holds: its commands, typed one after the other as they stand, print what it says, but for the digits."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOP, environment
+
+TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
+# A command, and the block behind it where there is one: what it prints.
+STEPS = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", TOUR, re.MULTILINE | re.DOTALL)
+ON_THE_WAY = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far)$")  # see utils/progress.py
+
+
+def shape(line: str) -> str:
+    """A line without what differs by machine: numbers, and what was chance."""
+    line = re.sub(r"holds|may be chance|unchanged|no more than chance|helps", "~", line)
+    return " ".join(re.sub(r"[-+]?\d[\d,.]*", "#", line).split())
+
+
+def pattern(printed: str) -> re.Pattern[str]:
+    """What a document says is printed, where `...` is any lines."""
+    lines = [r"(?:.*\n)*?" if line == "..." else re.escape(shape(line)) + "\n" for line in printed.splitlines()]
+    return re.compile("".join(lines))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The project as a reader stands in it, with data of his own: links to its scripts, and a `python`."""
+    for path in (*TOP.glob("*.py"), *(TOP / name for name in ("scripts", "experiments", "preprocess"))):
+        (tmp_path / path.name).symlink_to(path)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def test_the_tour_is_ten_commands():
+    assert re.findall(r"^\*\*(\d+)\. ", TOUR, re.MULTILINE) == [str(number) for number in range(1, 11)]
+    assert len(STEPS) == 10 and STEPS[0][0].startswith("make setup")
+
+
+@pytest.mark.faults
+def test_the_commands_of_the_tour_print_what_it_says(folder: Path):
+    own = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
+    for command, printed in STEPS[1:]:
+        done = subprocess.run(
+            ["/bin/sh", "-e", "-c", command],
+            cwd=folder,
+            env=environment(folder, **own),
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [shape(line) + "\n" for line in done.stdout.splitlines() if not ON_THE_WAY.search(line)]
+        assert pattern(printed).fullmatch("".join(lines)), done.stdout
