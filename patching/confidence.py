@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from patching.metrics import METRICS
 from utils.seeds import generator
@@ -113,7 +113,7 @@ def mcnemar_p(won: int, lost: int) -> float:
 
     Of McNemar's exact test (Psychometrika 12, 1947): `won` images are right only after, `lost` only before.
     """
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def _outcomes(labels: np.ndarray, answers: np.ndarray, target_class: int) -> np.ndarray:
