@@ -137,7 +137,9 @@ def run_program(folder: Path, code: str, root_dir: Path) -> subprocess.Completed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["utils.py", "models.py", "dataset/__init__.py"])
+@pytest.mark.parametrize(
+    "name", ["utils.py", *(pytest.param(name, marks=pytest.mark.long) for name in ("models.py", "dataset/__init__.py"))]
+)
 def test_a_users_own_package_in_the_way_is_named(name, tmp_path, root_dir):
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)

@@ -180,6 +180,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(name=st.one_of(st.sampled_from(SETTINGS), st.text(max_size=8)), equals=st.sampled_from(["=", ""]), text=VALUES)
 @example(name="epochs", equals="=", text="²")

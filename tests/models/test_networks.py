@@ -167,6 +167,7 @@ def test_resnet20_is_traced_and_cut_exactly(side: int) -> None:
     assert len(graph.units.layers) == 19
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1.0, 0.25, 0.75])
 def test_units_of_resnet20(width: float) -> None:
     """The stem is a unit with the second layers of its stage, and, between zeros, with those of the later stages."""

@@ -68,6 +68,7 @@ def test_the_strong_models_own_settings_are_taken_up(dataset: str, root_dir: Pat
     assert NetworkSettings.of(config) == recorded
 
 
+@pytest.mark.slow
 def test_a_stage_after_training_knows_the_network(
     dataset: str, root_dir: Path, run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_dataset_of_one_class_is_refused(root_dir: Path) -> None:
         default_config("resnet20", "one")
 
 
+@pytest.mark.slow
 def test_a_network_that_gives_too_few_logits_is_refused_before_training(
     dataset: str, root_dir: Path, run_main: Callable[..., Run], tmp_path: Path
 ) -> None:

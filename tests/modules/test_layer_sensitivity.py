@@ -80,6 +80,7 @@ def test_what_is_always_kept_has_no_share() -> None:
     assert units.spread(masks).tolist() == [[True, True, True, False, False, True, True]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 8, 14])
 def test_layers_that_share_a_part_of_their_units_are_left_with_something(layer: int) -> None:
     """In ResNet-20 the channels of a stage are a part of those of the next one."""

@@ -116,6 +116,7 @@ def test_the_gradient_of_built_in_networks(workers: ThreadPoolExecutor, name: st
     check_gradient(graph, random_images(32), binary_masks(graph, share), workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.7])
 @pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
 def test_the_gradient_of_other_networks(workers: ThreadPoolExecutor, network: type[nn.Module], share: float) -> None:

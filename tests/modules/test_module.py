@@ -92,7 +92,7 @@ def test_module_of_a_published_network(data: st.DataObject, name: str, width: fl
     check_module(network, graph, data.draw(kernel_masks(graph.units)), seed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=40)
 @given(
     data=st.data(),

@@ -26,7 +26,7 @@ SMALL = ["--set", "sensitivity_ratios=0.3,1.0", "--set", "sensitivity_images=40"
 ONE, ALL = "preprocess/layer_sensitivity_analyzer.py", "scripts/run_layer_sensitivity_analyzer.py"
 
 
-@pytest.fixture(params=["simcnn_x0_25", "rescnn_x0_25"])
+@pytest.fixture(params=[pytest.param("simcnn_x0_25", marks=pytest.mark.long), "rescnn_x0_25"])
 def prepared(
     request: pytest.FixtureRequest, strong_roots: Callable[[str, str], Path], tmp_path: Path
 ) -> tuple[str, Path]:
@@ -103,6 +103,7 @@ def test_one_layer_as_all_layers(
     assert files_below(old) == files_below(folder) == written
 
 
+@pytest.mark.long
 def test_from_their_own_folders(
     strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
 ) -> None:

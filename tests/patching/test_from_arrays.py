@@ -63,6 +63,7 @@ def test_a_class_that_the_weak_model_does_not_know_is_added():
     assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.holds("f1")
 
 
+@pytest.mark.slow
 def test_shifting_all_logits_of_a_model_changes_no_answer():
     """Softmax does not know a constant in all logits, so neither may a class that is added beside them."""
     weak, outputs, labels = images()
@@ -71,6 +72,7 @@ def test_shifting_all_logits_of_a_model_changes_no_answer():
     assert (answers[0] == answers[1]).mean() > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_auto_changes_nothing_where_no_module_helps(seed):
     random = np.random.default_rng(seed)
@@ -84,6 +86,7 @@ def test_auto_changes_nothing_where_no_module_helps(seed):
     assert report.targets == () and report.right_before == report.right_after
 
 
+@pytest.mark.slow
 def test_auto_takes_the_modules_that_help_and_leaves_the_others():
     weak, outputs, labels = images()
     useless = np.random.default_rng(1).normal(size=len(labels))
@@ -95,6 +98,7 @@ def test_auto_takes_the_modules_that_help_and_leaves_the_others():
     assert torch.equal(found.rule.weight, without.rule.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), (3, 0, 1, 4, 2)])
 def test_any_order_of_classes_gives_the_same_answers_nearly(order):
     weak, outputs, labels = images(120)

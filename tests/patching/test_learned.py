@@ -149,6 +149,7 @@ def test_two_modules_move_their_own_classes_wherever_these_stand(form):
     torch.testing.assert_close(moved, found[:, order], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_modules_are_worth_more_than_either():
     logits, output, labels = weak_and_module(600)
     second = torch.tensor(2 * np.random.default_rng(1).normal(size=600) + 5 * (labels == 1), dtype=torch.float32)

@@ -104,6 +104,7 @@ def logits(root, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_logits_alone(root, run_main):
     done = run_main(SCRIPT, *COMMON, "--weak_logits", root / "logits", "--target_class", *RARE, root=root)
     assert done.exit_code == 0, done
@@ -117,6 +118,7 @@ def test_logits_alone(root, run_main):
     assert "control: whole strong model" in done.stdout and "F1 changes by +" in done.stdout
 
 
+@pytest.mark.slow
 def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     """A tree with other names of the classes, without a train part: its logits stand in the order of its files."""
     monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
@@ -144,6 +146,7 @@ def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     run_main(SCRIPT, *COMMON, *options, root=root).refused("the strong model has no class drei", "--class_map")
 
 
+@pytest.mark.slow
 def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits, run_main, tmp_path):
     for part in ("valid", "test"):
         labels = np.load(logits / f"{part}_labels.npy")

@@ -18,7 +18,7 @@ CLASSES = ("6", "7", "8", "9", "2")
 NETWORKS = [
     ("simcnn_tiny", "simcnn_x0_25"),
     ("rescnn_tiny", "rescnn_x0_25"),
-    ("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5"),  # with batch norm
+    pytest.param("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow),  # with batch norm
 ]
 
 

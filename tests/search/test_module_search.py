@@ -499,6 +499,7 @@ def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, re
     assert found(searched) == found(reference)
 
 
+@pytest.mark.long
 def test_a_damaged_file_is_made_again_while_the_search_runs(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -698,7 +699,8 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
     assert processes_of(root) == []
 
 
-@pytest.mark.parametrize("again", [pytest.param(0, marks=pytest.mark.long), 3])
+@pytest.mark.long
+@pytest.mark.parametrize("again", [0, 3])
 def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
     """Nor where it is terminated once more, and once more, while it ends its children."""
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")

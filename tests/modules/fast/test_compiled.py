@@ -63,7 +63,7 @@ def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str,
     assert library.read_bytes() == content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_processes_at_once(source: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from modules.fast.compiled import compiled, compiler;"
@@ -196,6 +196,7 @@ def test_libraries_in_the_cache_that_do_not_load(source: Path, said: Any, monkey
     assert found is None and "Operation not permitted; torch convolves" in line
 
 
+@pytest.mark.slow
 def test_a_user_without_compiler(
     strong_root: Path, run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

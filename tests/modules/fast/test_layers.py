@@ -13,7 +13,10 @@ from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
 from tests.modules.fast.made_layers import expected, made_layer
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+pytestmark = [
+    pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler"),
+    pytest.mark.xdist_group("compiled layers"),  # one worker compiles for every size of vectors
+]
 LANES = {None: None, 16: 8, 32: 16, 64: 32}  # images of a block, by the bytes of a vector
 
 
