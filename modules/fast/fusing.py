@@ -1,6 +1,6 @@
 """Convolutions with what can be done to their maps at once: ReLU, the addition of another map, 2x2 max-pooling."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -47,6 +47,13 @@ class Layer:
         one = (1, 1)
         is_plain = self.groups == 1 and (self.stride, self.padding, self.dilation) == (one, one, one)
         return is_plain and self.weight.shape[2:] == (3, 3) and shape[2] == shape[3]
+
+    @property
+    def recipe(self) -> tuple[Hashable, ...]:
+        """All but the maps themselves: layers of one recipe do the same to maps of one shape."""
+        geometry = (self.maps.shape, self.convolved.shape, self.stride, self.padding, self.dilation, self.groups)
+        ending = (self.relu, self.added is not None, self.relu_of_sum, self.pool)
+        return (self.weight, self.bias, *geometry, *ending)
 
 
 def fused(values: Sequence[Value], outputs: Iterable[Value]) -> tuple[dict[Value, Layer], set[Value]]:

@@ -5,7 +5,7 @@ compiled layer wants the library's order. What works channel by channel takes it
 operator. All else is torch's own operator in torch's own order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -45,6 +45,7 @@ class Lowering:
         self._steps = Steps()
         self._places: dict[Value, int] = {}  # in torch's order
         self._placed: dict[Value, int] = {}  # in the library's
+        self._functions: dict[Hashable, Callable[..., Tensor] | None] = {}  # of layers, by their recipes
         values = needed(outputs)
         layers, inside = fused(values, outputs)
         for value in values:
@@ -70,7 +71,12 @@ class Lowering:
         return self._placed[value]
 
     def _layer(self, layer: Layer) -> None:
-        function = self._way.layer(layer)
+        recipe = layer.recipe
+        if (
+            recipe not in self._functions
+        ):  # what modules leave whole, they have in common: its weights are laid out once
+            self._functions[recipe] = self._way.layer(layer)
+        function = self._functions[recipe]
         if function is None:
             for value in _unfused(layer):
                 self._operator(value)
