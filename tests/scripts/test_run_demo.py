@@ -1,10 +1,19 @@
-"""The demo's command line; `make demo` runs the whole of it."""
+"""The demo's command line, its stages' options, and its last screen; `make demo` runs the whole of it."""
 
+import re
+import runpy
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from conftest import Run, files_below
+from conftest import TOP, Run, files_below
+
+from configures.base import load
+from patching.confidence import Change
+from patching.report import PatchedWeakModel, method_entry
 
 
 @pytest.mark.parametrize("words", [["--quick"], ["digits"], ["--model", "simcnn"]])
@@ -20,3 +29,32 @@ def test_help_starts_nothing(run_main: Callable[..., Run], root_dir: Path) -> No
     assert "python run_demo.py" in run.stdout
     assert "$ python train.py" not in run.stdout
     assert files_below(root_dir) == {}
+
+
+@pytest.fixture(scope="module")
+def demo() -> dict[str, Any]:
+    """The names of the script, which is not run."""
+    return runpy.run_path(str(TOP / "scripts/run_demo.py"))
+
+
+def test_every_stage_takes_its_options_and_settings(
+    demo: dict[str, Any], run_main: Callable[..., Run], root_dir: Path
+) -> None:
+    for script, *words in demo["STAGES"]:
+        known = set(re.findall(r"--\w+", run_main(script, "--help", root=root_dir).stdout))
+        assert {word for word in words if word.startswith("--")} <= known, script
+        load(demo["MODEL"], demo["DATASET"], [after for word, after in pairwise(words) if word == "--set"])
+
+
+def test_a_patch_is_shown_with_its_interval(demo: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = np.array([[8, 2], [5, 5]]), np.array([[9, 1], [2, 8]])
+    change = Change((0.0, 0.2), (0.1, 0.5), (0.125, 0.5), (-0.1, 0.2), 1.0)
+    methods = {"before": method_entry(before, None), "learned": method_entry(after, None, change)}
+    demo["show_patches"]([PatchedWeakModel("simcnn_x", 3, ("a", "3"), "simcnn", "weak", 3, 8, 20, methods)])
+    _, line = capsys.readouterr().out.splitlines()
+    expected = ["3", "71.4 -> 88.9", "50.0 -> 80.0", "58.8 -> 84.2", "80.0 -> 90.0", "+12.5 to +50.0 (holds)"]
+    assert re.split(r"\s{2,}", line.strip()) == expected
+
+
+def test_costs_are_in_millions(demo: dict[str, Any]) -> None:
+    assert demo["in_words"](np.array([40_473_600, 1_252_053])) == "40.5 MFLOPs, 1.25 M parameters"

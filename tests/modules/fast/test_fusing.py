@@ -91,3 +91,17 @@ def test_padding_by_name() -> None:
     for given, padding in (("same", (1, 1)), ([1], (1, 1)), ([2, 3], (2, 3))):
         value = code.conv(code.code.images, f"{given}", given)
         assert layers_of(value)[value].padding == padding
+
+
+def test_layers_of_one_recipe_differ_in_their_maps_alone() -> None:
+    code = Written()
+    first, second = (code.relu(code.conv(code.code.images, name)) for name in ("a", "b"))
+    same = [code.relu(code.conv(maps, "c")) for maps in (first, second)]
+    others = (
+        code.conv(first, "c", [1, 1]),
+        code.relu(code.conv(first, "d")),
+        code.pool(code.relu(code.conv(first, "e"))),
+    )
+    one, other = (layer.recipe for value, layer in layers_of(*same).items() if value in same)
+    assert one == other
+    assert all(layers_of(value)[value].recipe != one for value in others)
