@@ -53,8 +53,9 @@ def _gains(models: list[PatchedWeakModel], kind: WeakKind) -> Gains:
 
 
 def _own_gains(data: ReportData) -> Iterator[Gains]:
-    targets = [target for own in data.own_patches for target in own.report.targets]
+    patched = [own for own in data.own_patches if own.report.targets]
+    targets = [target for own in patched for target in own.report.targets]
     if targets:
         before, after = ([getattr(target, when).f1 for target in targets] for when in ("before", "after"))
-        words = counted(len(targets), "target") + " of your own models"
+        words = f"{counted(len(patched), 'model')} of your own"
         yield Gains(words, float(np.mean(before)), float(np.mean(after)), [target.change for target in targets])

@@ -51,8 +51,9 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 def steps(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[], object]]:
     """A function to call after each of `total` steps, of which some may have been `done` by an earlier run.
 
-    None: it is one step, whose length nobody knows.
+    None, or 1: it is one step, whose length nobody knows.
     """
+    total = None if total == 1 else total
     if not _is_shown or not _speaking.acquire(blocking=False):
         yield lambda: None
         return
