@@ -16,9 +16,9 @@ ON_THE_WAY = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min)
 
 
 def shape(line: str) -> str:
-    """A line without what differs by machine: numbers, and what was chance."""
+    """A line without what differs by machine: numbers, units of time, and what was chance."""
     line = re.sub(r"holds|may be chance|unchanged|no more than chance|helps", "~", line)
-    return " ".join(re.sub(r"[-+]?\d[\d,.]*", "#", line).split())
+    return re.sub(r"# (s|min|h)\b", "# s", " ".join(re.sub(r"[-+]?\d[\d,.]*", "#", line).split()))
 
 
 def pattern(printed: str) -> re.Pattern[str]:
