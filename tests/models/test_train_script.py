@@ -137,6 +137,7 @@ def test_other_images_are_refused(train: Any, tiny_root: Path) -> None:
     assert outcome(tiny_root) == before
 
 
+@pytest.mark.long
 def test_one_training_at_a_time(tiny_root: Path, train: Any) -> None:
     process = subprocess.Popen(
         [sys.executable, "train.py", *map(str, TINY), "--epochs", "100000"],
