@@ -78,6 +78,7 @@ def test_sensitivity(run_main, strong_root):
     assert rows[0]["accuracy changed by, max"] == 0
 
 
+@pytest.mark.long
 def test_training_step(run_main, strong_root):
     run = run_main("benchmarks/training_step.py", *CHOSEN, root=strong_root)
     rows = result_of(run, strong_root, "training_step")["comparison"]
@@ -94,6 +95,7 @@ def test_training_accuracy(run_main, strong_root):
         assert row["mean %"] == pytest.approx(100 * (row["seed 0"] + row["seed 1"]) / 2 / row["test images"])
 
 
+@pytest.mark.long
 def test_mask_gradient(run_main, strong_root):
     run = run_main("benchmarks/mask_gradient.py", *CHOSEN, root=strong_root)
     rows = result_of(run, strong_root, "mask_gradient")["comparison"]
@@ -108,6 +110,7 @@ def test_convolution(run_main, root_dir):
     assert [row["compiled us"] != "" for row in rows] == [row["precision"] == "float32" for row in rows]
 
 
+@pytest.mark.long
 def test_library_network(run_main, root_dir):
     run = run_main("benchmarks/library_network.py", *CHOSEN, root=root_dir)
     rows = result_of(run, root_dir, "library_network")["comparison"]

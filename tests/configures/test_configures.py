@@ -25,6 +25,7 @@ PLAIN = Config("simcnn", "cifar10", 10)
 SETTINGS = sorted(field.name for field in dataclasses.fields(Config) if field.name not in ("model", "dataset"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", known_configurations())
 def test_every_configuration_loads_and_fits_its_network(name: str) -> None:
     model, dataset = next(

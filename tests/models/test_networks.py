@@ -77,7 +77,7 @@ def test_rescnn_by_hand() -> None:
         torch.testing.assert_close(network(images), network.fcs[0](five.flatten(1)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(width=st.floats(0.001, 2), name=st.sampled_from(["simcnn", "rescnn", "resnet20"]))
 def test_any_width(width: float, name: str) -> None:
     with torch.device("meta"):
@@ -159,6 +159,7 @@ def test_resnet20s_shortcuts_take_every_other_pixel_and_add_zeros_on_both_sides(
     assert made.shape == (2, 32, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 64])
 def test_resnet20_is_traced_and_cut_exactly(side: int) -> None:
     torch.manual_seed(0)

@@ -208,6 +208,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], expected: str, train:
     assert not outcome(tiny_root)
 
 
+@pytest.mark.long
 def test_bad_input_is_one_line_to_a_user_too(tiny_root: Path, train: Any) -> None:
     (tiny_root / "data" / "dataset" / "tiny" / "train" / "b" / "1.png").write_text("broken")
     run = run_script("train.py", *TINY, root=tiny_root)

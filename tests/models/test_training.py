@@ -221,6 +221,7 @@ def test_other_settings_are_refused_with_the_differences(tmp_path: Path) -> None
     assert file.path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

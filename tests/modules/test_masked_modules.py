@@ -126,7 +126,7 @@ def test_the_gradient_of_other_networks(workers: ThreadPoolExecutor, network: ty
     check_gradient(graph, random_images(SIDE), masks * (torch.rand_like(masks) + 0.5), workers)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.3, 0.6]))
 def test_the_gradient_of_random_networks(workers: ThreadPoolExecutor, seed: int, share: float) -> None:

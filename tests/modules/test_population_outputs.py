@@ -133,6 +133,7 @@ def test_outputs_are_those_of_the_modules(
     assert torch.equal(batch, images(graph, num_images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*BUILT_IN, *NETWORKS])
 @pytest.mark.parametrize("has_compiler", [False, True])
 def test_one_mask_for_all_classes_gives_all_logits(

@@ -28,6 +28,7 @@ def patched():
     return patch(*images())
 
 
+@pytest.mark.slow
 def test_two_classes_get_better_at_once_and_the_others_do_not_get_worse(patched):
     assert patched.target_classes == WEAK_AT and all(one.helps for one in patched.judged)
     report = patched.report(*images(seed=1), classes=tuple("abcde"))
@@ -41,6 +42,7 @@ def test_two_classes_get_better_at_once_and_the_others_do_not_get_worse(patched)
     assert report.to_json()["targets"][1]["after"].keys() > set(METRICS)
 
 
+@pytest.mark.slow
 def test_the_last_class_alone_is_the_learned_rule():
     weak, outputs, labels = images()
     order = [0, 2, 4, 3, 1]

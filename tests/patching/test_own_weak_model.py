@@ -146,7 +146,7 @@ def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     run_main(SCRIPT, *COMMON, *options, root=root).refused("the strong model has no class drei", "--class_map")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits, run_main, tmp_path):
     for part in ("valid", "test"):
         labels = np.load(logits / f"{part}_labels.npy")
@@ -179,6 +179,7 @@ def nan_in(array):
     return array
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -204,6 +204,7 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     assert not patch_files.weak_model_state(artifacts, SIMPLE, 2).exists()
 
 
+@pytest.mark.long
 def test_poorly_fitted_models_early_and_late(own_root, run_main):
     options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)
     done = run_main(TRAIN_POOR, *COMMON, *options, root=own_root)

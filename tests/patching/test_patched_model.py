@@ -72,6 +72,7 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
         torch.testing.assert_close(loaded(images()), model(images()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["range", "linear"])
 def test_exported_for_any_batch_size(rule):
     model = patched_model(rule=rule)

@@ -39,6 +39,7 @@ def test_before_is_the_weak_model_and_controls_frame_the_patch():
     assert max(f1[BEFORE], f1[NO_MODULE]) + 0.02 < f1["learned"] < f1[WHOLE_MODEL.format("learned")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", RULES)
 def test_every_calibration_has_its_controls(calibration):
     results = evaluate(case(outputs(50, seed=1)), [calibration])

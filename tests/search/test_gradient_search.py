@@ -139,6 +139,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     assert found(root) == found(reference)
 
 
+@pytest.mark.long
 def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, run_main: Main) -> None:
     first = run_main(SCRIPT, *SMALL, "--keep", "0.8", root=root)
     assert "modules of round 1" in first.stdout

@@ -161,7 +161,7 @@ def test_make_deterministic_seeds_torch() -> None:
     assert torch.equal(torch.rand(3), first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

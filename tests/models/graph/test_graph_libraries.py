@@ -43,7 +43,7 @@ def timm_network(name: str) -> Callable[[], nn.Module]:
     ("build", "side", "layers", "kernels", "units", "groups"),
     [
         pytest.param(torchvision_network("resnet18"), 32, 20, 4800, 2880, 12, id="resnet18"),
-        pytest.param(small_vgg, 32, 13, 4224, 4224, 13, id="vgg16_bn"),
+        pytest.param(small_vgg, 32, 13, 4224, 4224, 13, id="vgg16_bn", marks=LONG),
         pytest.param(small_densenet, 32, 28, 835, 835, 28, id="densenet"),
         pytest.param(torchvision_network("mobilenet_v2"), 32, 52, 17056, 9128, 25, id="mobilenet_v2"),
         pytest.param(torchvision_network("squeezenet1_1"), 32, 25, 2954, 2944, 25, id="squeezenet1_1"),
@@ -51,7 +51,7 @@ def timm_network(name: str) -> Callable[[], nn.Module]:
             torchvision_network("shufflenet_v2_x0_5"), 32, None, None, None, None, id="shufflenet_v2", marks=LONG
         ),
         pytest.param(torchvision_network("googlenet"), 32, 57, 7280, 7280, 57, id="googlenet", marks=LONG),
-        pytest.param(torchvision_network("convnext_tiny"), 32, 58, 41184, 27936, 22, id="convnext_tiny"),
+        pytest.param(torchvision_network("convnext_tiny"), 32, 58, 41184, 27936, 22, id="convnext_tiny", marks=LONG),
         pytest.param(timm_network("test_efficientnet"), 32, None, None, None, None, id="timm-efficientnet"),
         pytest.param(timm_network("convnextv2_atto"), 32, None, None, None, None, id="timm-convnextv2", marks=LONG),
         pytest.param(timm_network("regnetx_002"), 32, None, None, None, None, id="timm-regnetx", marks=LONG),

@@ -14,7 +14,7 @@ def test_cut_is_exact(seed: int) -> None:
     check_exact(RandomNetwork(seed), 8, shares=(0.6, 0.1), is_lively=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_long_networks(seed: int) -> None:
     check_exact(RandomNetwork(seed, num_layers=30), 8, shares=(0.7, 0.2), is_lively=False)

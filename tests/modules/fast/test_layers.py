@@ -148,7 +148,9 @@ def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -
     assert difference.square().mean().sqrt() < 1e-6
 
 
-@pytest.mark.parametrize("vector_bytes", LANES)
+@pytest.mark.parametrize(
+    "vector_bytes", [None, *(pytest.param(size, marks=pytest.mark.slow) for size in LANES if size)]
+)
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("side", [2, 4])
 def test_what_is_not_a_number_stays_so(side: int, pool: bool, vector_bytes: int | None) -> None:
