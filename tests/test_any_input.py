@@ -50,6 +50,7 @@ from utils.errors import UserError
 from utils.files import load_array, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
 
+pytestmark = pytest.mark.slow
 MODEL, DATASET = "rescnn_x0_25", "digits_5"
 MAKER = "python make_it.py"
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -280,7 +281,6 @@ VALUES = (
 )
 
 
-@pytest.mark.slow
 @SAME_FOLDER
 @given(
     script=st.sampled_from(SCRIPTS),
