@@ -25,8 +25,10 @@ class Gains:
 
     @property
     def in_words(self) -> str:
-        """In percent."""
-        return f"{100 * self.before:.1f} \N{RIGHTWARDS ARROW} {100 * self.after:.1f}"
+        """In percent, on one line."""
+        return "\N{NO-BREAK SPACE}".join(
+            [f"{100 * self.before:.1f}", "\N{RIGHTWARDS ARROW}", f"{100 * self.after:.1f}"]
+        )
 
 
 def all_gains(data: ReportData) -> list[Gains]:

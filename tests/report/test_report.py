@@ -197,9 +197,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     right = f"({result['test_right_composed']} of {result['test_images']})"
     assert f"How well {share:.1f} % of the test images right by the composed model {right}" in text
     assert re.search(r"How small \d+\.\d % of the kernels in a module on average", text)
-    assert re.search(
-        r"What patching did \d+\.\d \N{RIGHTWARDS ARROW} \d+\.\d mean F1 .* of 2 overly simple models", text
-    )
+    assert re.search(r"What patching did \d+\.\d \S \d+\.\d mean F1 .* of 2 overly simple models", text)
     assert re.search(r"How sure [0-2] of 2 gains in F1 are more than chance .* composed against strong", text)
     assert "decomposed into 5 modules, one for each of the classes 0, 1, 2, 3, 4" in text
     assert "genetic search (generation 1 of 1, 6 s)" in text
@@ -381,7 +379,7 @@ def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
     assert before == "61.5\N{NO-BREAK SPACE}%" and after == "87.5\N{NO-BREAK SPACE}%"
     assert "other" in sentence.text
     *_, own = all_gains(copied)
-    assert own.in_words == "61.5 \N{RIGHTWARDS ARROW} 87.5" and own.changes[0].holds("f1")
+    assert own.in_words.split() == ["61.5", "\N{RIGHTWARDS ARROW}", "87.5"] and own.changes[0].holds("f1")
     (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own models"]
     assert row[3] == "8 s"
 
