@@ -44,7 +44,7 @@ def test_the_tour_is_ten_commands():
     assert len(STEPS) == 10 and STEPS[0][0].startswith("make setup")
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_commands_of_the_tour_print_what_it_says(folder: Path):
     own = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
     for command, printed in STEPS[1:]:
