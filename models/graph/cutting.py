@@ -90,7 +90,7 @@ class Cut:
         self.new: dict[fx.Node, Value] = {}
         self._plan, self._code, self._target_class = plan, code, target_class
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
-        self._gains = None if gains is None else torch.as_tensor(np.append(gains, 1.0))
+        self._gains = None if gains is None else torch.as_tensor(np.append(np.where(unit_mask, gains, 1.0), 1.0))
         self._kept: dict[int, np.ndarray] = {}
         self._whole: dict[fx.Node, bool] = {}
         self._logit_map = logit_map
@@ -111,11 +111,12 @@ class Cut:
         return found
 
     def factors(self, node: fx.Node) -> Tensor | None:
-        """The gains of the channels that a reader reads, for its whole row of channels; None where there are none."""
+        """The gains of the channels that a reader reads, for its whole row of channels; None where all of them are 1."""
         reader = self._plan.readers.get(node)
         if self._gains is None or reader is None:
             return None
-        return self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
+        factors = self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
+        return None if (factors == 1).all() else factors
 
     def with_factors(self, node: fx.Node) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
@@ -190,9 +191,8 @@ class Cut:
         self.new[self._plan.images] = self._code.images
         self._code.images.shape = self.layout(self._plan.images).shape
         for node, rule, operands in self._plan.operators:
-            is_read_by_gains = self._gains is not None and node in self._plan.readers
-            is_whole = all(map(self._is_whole, (node, *operands)))
-            made = self.copy(node) if rule is None or (is_whole and not is_read_by_gains) else rule.cut(self, node)
+            is_same = all(map(self._is_whole, (node, *operands))) and self.factors(node) is None
+            made = self.copy(node) if rule is None or is_same else rule.cut(self, node)
             if made is not None:
                 self.new[node] = made
                 made.shape = self._shape(node)

@@ -96,6 +96,18 @@ class Graph:
         return GraphNetwork(program_of(self.nodes), parameters, buffers, others)
 
     @cached_property
+    def folds_gains(self) -> np.ndarray:
+        """(units,) bool: True = all that reads the unit's maps has weights that a factor of them can be moved into.
+
+        Layer norm, group norm, and means and maxima over channels have none.
+        """
+        folds = np.ones(self.num_units + 1, bool)
+        for reader in self.channels.readers:
+            if not reader.folds:
+                folds[self.units.unit_of_channel[reader.channels]] = False  # unit -1 finds the last one
+        return folds[:-1]
+
+    @cached_property
     def plan(self) -> Plan:
         """What all its cuts have in common."""
         return Plan(self)
@@ -143,8 +155,8 @@ class Graph:
             unit_mask: (units,) bool, True = kept.
             target_class: keep only this class's logit; None keeps all.
             gains: (units,) positive: the kept units' factors, which are moved into the weights of what reads them.
-                Readers without such weights (layer norm, group norm, means over channels) get a multiplication, whose
-                factors are in the state_dict under "gains."; what loads it must have been cut with gains as well.
+                Readers without such weights get a multiplication where a gain is not 1, see `folds_gains`; its factors
+                are in the state_dict under "gains.", and what loads it must have been cut with such gains as well.
             logit_map: a scale and a bias of the logits, which go into a linear layer at the end; behind another end
                 they stand as "logit.scale" and "logit.bias", and what loads them must have been cut with a map as well.
 

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from awkward_networks import PaddedShortcuts, Parametrised, Shuffled, Standardised
-from exactness import random_images, random_mask, random_network, traced
+from awkward_networks import TRACEABLE, ChannelsLast, PaddedShortcuts, Parametrised, Shuffled, Standardised
+from exactness import TOLERANCE, random_images, random_mask, random_network, traced
 from torch import nn
 
 from models.graph import Graph, GraphNetwork, count_flops, trace
@@ -187,3 +187,30 @@ def test_the_digest_tells_structures_apart() -> None:
     wider = Shuffled()
     wider.fc = nn.Linear(48, 11)
     assert trace(wider, SIDE).digest not in digests
+
+
+@pytest.mark.parametrize("network", TRACEABLE)
+@torch.no_grad()
+def test_gains_that_fold_leave_a_plain_network(network: type[nn.Module]) -> None:
+    """It has the names of the one that was cut without them, which loads its weights and answers the same."""
+    _, graph = traced(network)
+    mask, images = random_mask(graph, 0), random_images(SIDE)
+    drawn = np.random.default_rng(1).uniform(0.5, 2, graph.num_units)
+    gains = np.where(graph.folds_gains, drawn, 1)
+    masked = graph.forward(images, torch.as_tensor(mask * gains))
+    cut, plain = graph.cut(mask, gains=gains), graph.cut(mask)
+    assert (cut(images) - masked).abs().max() <= TOLERANCE
+    assert list(cut.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(cut.state_dict())
+    assert torch.equal(plain(images), cut(images))
+    adds_some = any(name.startswith("gains.") for name in graph.cut(mask, gains=drawn).state_dict())
+    assert adds_some == bool((mask & ~graph.folds_gains).any())
+
+
+@torch.no_grad()
+def test_gains_of_dropped_units_and_of_1_change_nothing() -> None:
+    _, graph = traced(ChannelsLast)
+    mask, images = random_mask(graph, 0), random_images(SIDE)
+    cut = graph.cut(mask, gains=np.where(mask, 1, 3))
+    assert list(cut.state_dict()) == list(graph.cut(mask).state_dict())
+    assert torch.equal(cut(images), graph.cut(mask)(images))
