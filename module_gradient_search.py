@@ -56,10 +56,10 @@ def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round) -> 
     """Cut the modules of a round out, write them and say how good they are."""
     artifacts, seconds = search.stage.artifacts, sum(row.seconds for row in rounds)
     print(f"\nmodules of round {chosen.number}, which was to keep {100 * chosen.keep:g}%")
-    masks, logit_maps = search.masks(chosen.number)
+    masks, tuning = search.found(chosen.number)
     found = {"method": "gradient", "round": chosen.number, "seconds": seconds}
     with held(genetic_files.recorder_role(artifacts)):  # which writes modules too
-        show_modularization(save_modularization(search.strong, masks, search.split, search.stage, found, logit_maps))
+        show_modularization(save_modularization(search.strong, masks, search.split, search.stage, found, tuning))
     folder = module_files.module(artifacts, 0).path.parent
     print(f"rounds: {len(rounds)}; seconds: {seconds:.0f}; modules in {folder}")
 

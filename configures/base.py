@@ -128,7 +128,8 @@ class Config:
     # Module search
     init_pop_mode: Literal["sensitivity", "random", "gradient"] = genetic(
         "sensitivity",
-        "First population: `sensitivity` (important groups first), `random` (uniform) or `gradient` (its last round).",
+        "First population: `sensitivity` (important groups first), `random` (uniform) or `gradient` (the masks of its "
+        "last round, without their gains).",
     )
     active_ratios_sensitive: Shares = genetic(
         (0.6, 0.7, 0.8), "The shares of a sensitive layer's groups that a first chromosome may switch on."
@@ -170,6 +171,11 @@ class Config:
     mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.")
     mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.")
+    mask_gain_step_size: Weight = gradient(
+        0.004,
+        "Adam's step size on the logarithms of gains, by which a module multiplies the maps that it keeps; "
+        "0 = no gains.",
+    )
     mask_distillation: Fraction = gradient(
         0.5, "The share of the loss that is the divergence from the strong model; the rest is cross-entropy."
     )

@@ -106,7 +106,8 @@ def mask_gradient(
     Args:
         model: the strong model.
         images: (batch, channels, side, side) normalised, channels-last, in the model's precision.
-        masks: (classes, units) float; module c has row c. Dropped units (0) get their gradient too.
+        masks: (classes, units) float: masks, or masks times gains; module c has row c. Dropped units (0) get their
+            gradient too.
         loss: of the logits (batch, classes), a scalar; what else it reads gets its gradient as usual.
         workers: run the modules, one at a time each; the result does not depend on how many they are.
 

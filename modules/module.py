@@ -5,12 +5,27 @@ it leaves every output as it was.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.graph import Graph, GraphNetwork
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a search may learn of all modules beside their masks. It goes into their weights where they are cut out.
+
+    Attributes:
+        gains: (classes, K) float32, positive: what each kept kernel's map is multiplied by where it is read. Alike in a
+            unit; 1 where a kernel is dropped, is always kept, or is read without weights.
+        logit_maps: (classes, 2) float32: the scale and the bias of each module's logit.
+    """
+
+    gains: np.ndarray
+    logit_maps: np.ndarray
 
 
 def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | None = None) -> GraphNetwork:
@@ -27,15 +42,20 @@ def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | No
     return graph.cut(graph.units.gather(kernel_mask), target_class)
 
 
-def extract_modules(graph: Graph, masks: np.ndarray, logit_maps: np.ndarray | None = None) -> list[GraphNetwork]:
-    """Every class's module, in class order; masks (classes, K) bool.
+def extract_modules(graph: Graph, masks: np.ndarray, tuning: Tuning | None = None) -> list[GraphNetwork]:
+    """Every class's module, in class order; masks (classes, K) bool, and what was learned of the modules beside.
 
-    With `logit_maps` (classes, 2) module c answers scale times its logit plus bias, by its last layer.
+    A gain goes into the weights that read its kernel's map, a logit's scale and bias into the last layer.
     """
-    maps = [None] * len(masks) if logit_maps is None else logit_maps.tolist()
+    unit_masks = [graph.units.gather(mask) for mask in masks]
+    if tuning is None:
+        return [graph.cut(mask, target_class) for target_class, mask in enumerate(unit_masks)]
+    gains = tuning.gains[:, graph.units.first_kernels]
     return [
-        graph.cut(graph.units.gather(mask), target_class, logit_map=logit_map)
-        for target_class, (mask, logit_map) in enumerate(zip(masks, maps, strict=True))
+        graph.cut(mask, target_class, of_units, logit_map)
+        for target_class, (mask, of_units, logit_map) in enumerate(
+            zip(unit_masks, gains, tuning.logit_maps.tolist(), strict=True)
+        )
     ]
 
 

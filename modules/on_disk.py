@@ -15,7 +15,7 @@ from modules import files as module_files
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.modularization import Modularization
-from modules.module import extract_modules, is_float32, module_of_weights
+from modules.module import Tuning, extract_modules, is_float32, module_of_weights
 from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
 from utils.errors import UserError, reason
@@ -28,7 +28,7 @@ def save_modularization(
     split: Split,
     stage: Stage,
     search: dict[str, Any],
-    logit_maps: np.ndarray | None = None,
+    tuning: Tuning | None = None,
 ) -> Modularization:
     """Extract and write every class's module, evaluate them composed, write report.json.
 
@@ -38,10 +38,10 @@ def save_modularization(
         split: the images to evaluate on.
         stage: where to write.
         search: how the masks were found.
-        logit_maps: (classes, 2) the scale and bias that go into each module's last layer; None = none.
+        tuning: what was learned of the modules beside their masks; None = nothing.
     """
     module_files.source_network(stage.artifacts).save(SourceNetwork.of(strong, stage.config))
-    modules = extract_modules(strong, masks, logit_maps)
+    modules = extract_modules(strong, masks, tuning)
     for target_class, module in enumerate(modules):
         module_files.module(stage.artifacts, target_class).save(cpu_state(module))
         module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])

@@ -22,7 +22,7 @@ from models.trained_on import load_strong_split
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
-from modules.module import extract_modules
+from modules.module import Tuning, extract_modules
 from report.figures import save_drawing
 from report.figures_of_trade_off import TradeOff, trade_off_figure
 from search.genetic import files as genetic_files
@@ -30,6 +30,7 @@ from search.genetic.generations import open_search
 from search.genetic.log import best_generation
 from search.genetic.scoring import ensemble_masks
 from search.gradient import files as gradient_files
+from search.gradient.rounds import load_round
 from utils.errors import run
 from utils.files import missing
 from utils.stage import Stage, stage_parser
@@ -82,9 +83,8 @@ def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
         seconds += row.seconds
         target = f"keep {100 * row.keep:g}%" + (", settled" if row.keep == before else "")
         before = row.keep
-        masks = gradient_files.round_kernels(artifacts, row.number).load(stage.config.num_classes, measure.kernels)
-        logit_maps = gradient_files.round_logit_maps(artifacts, row.number).load(len(masks), 2)
-        points.append(measure("gradient", target, masks, logit_maps, seconds))
+        masks, tuning = load_round(artifacts, row.number, stage.config.num_classes, measure.kernels)
+        points.append(measure("gradient", target, masks, tuning, seconds))
     return points
 
 
@@ -108,11 +108,9 @@ class Measure:
         self.kernels = strong.units.num_kernels
         self.flops, self.right = strong.flops, self._count_right(strong.network)
 
-    def __call__(
-        self, method: str, target: str, masks: np.ndarray, logit_maps: np.ndarray | None, seconds: float
-    ) -> TradeOff:
-        """The modules of masks (classes, K) and, where there are any, logit maps (classes, 2)."""
-        modules = extract_modules(self.strong, masks, logit_maps)
+    def __call__(self, method: str, target: str, masks: np.ndarray, tuning: Tuning | None, seconds: float) -> TradeOff:
+        """The modules of masks (classes, K), and of what was learned beside them, where anything was."""
+        modules = extract_modules(self.strong, masks, tuning)
         right = self._count_right(ComposedModel(modules))
         return TradeOff(
             method=method,

@@ -111,7 +111,7 @@ class Cut:
         return found
 
     def factors(self, node: fx.Node) -> Tensor | None:
-        """The gains of the channels that a reader reads, for its whole row of channels; None where all of them are 1."""
+        """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
         reader = self._plan.readers.get(node)
         if self._gains is None or reader is None:
             return None

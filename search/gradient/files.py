@@ -47,6 +47,11 @@ def round_logit_maps(artifacts: Artifacts, number: int) -> ArrayFile:
     return ArrayFile(folder(artifacts) / f"round_{number:02d}_logit_maps.npy", _command(artifacts), "float32")
 
 
+def round_gains(artifacts: Artifacts, number: int) -> ArrayFile:
+    """(classes, K) float32: what each kernel's map is multiplied by after a round; 1 = it stays as it is."""
+    return ArrayFile(folder(artifacts) / f"round_{number:02d}_gains.npy", _command(artifacts), "float32")
+
+
 def last_round_kernels(artifacts: Artifacts) -> ArrayFile:
     """The masks of the last round. Raises UserError where no round is done."""
     rounds = log(artifacts).load_if_there()

@@ -19,8 +19,10 @@ from dataset.datasets import IMAGENET, Normalisation
 from dataset.images import augment, normalise
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
+from modules.module import Tuning
 from search.gradient.scores import (
     Price,
+    gradients_of,
     keep_target,
     kept_share,
     masks_of,
@@ -47,6 +49,7 @@ class MaskSettings:
     steps: int  # per round
     batch_size: int
     step_size: float  # Adam's, on the scores; at the beginning of a round
+    gain_step_size: float  # the same on the gains' logarithms; 0: no gains
     distillation: float  # the share of the loss that is the divergence from the strong model's softmax
     overlap: float  # the weight of the modules' mean Jaccard similarity in the loss
     mirror: bool
@@ -58,6 +61,7 @@ def mask_settings(config: Config) -> MaskSettings:
         steps=config.mask_steps,
         batch_size=config.mask_batch_size,
         step_size=config.mask_step_size,
+        gain_step_size=config.mask_gain_step_size,
         distillation=config.mask_distillation,
         overlap=config.mask_overlap,
         mirror=config.mirror,
@@ -92,19 +96,22 @@ class MaskLearner:
         self.frozen, self.units = freeze(graph, dtype), graph.units
         self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
+        self.folds_gains = torch.as_tensor(graph.folds_gains)
         self.scores = torch.full((graph.num_classes, graph.num_units), SCORE_LIMIT)
+        self.log_gains = torch.zeros_like(self.scores)
         self.logit_scale = torch.ones(graph.num_classes, requires_grad=True)
         self.logit_bias = torch.zeros(graph.num_classes, requires_grad=True)
         self.price = Price()
         self.steps_done = 0
         # A short memory of the gradients' sizes: they change as kernels go.
-        groups = [{"params": [self.scores]}, {"params": [self.logit_scale, self.logit_bias]}]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        learned = ([self.scores], [self.log_gains], [self.logit_scale, self.logit_bias])
+        self.optimizer = torch.optim.Adam([{"params": group} for group in learned], betas=(0.9, 0.99))
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a checkpoint holds it."""
         return {
             "scores": self.scores,
+            "log_gains": self.log_gains,
             "logit_scale": self.logit_scale.detach(),
             "logit_bias": self.logit_bias.detach(),
             "price": self.price.level,
@@ -115,7 +122,7 @@ class MaskLearner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another search's."""
         with torch.no_grad():
-            for name in ("scores", "logit_scale", "logit_bias"):
+            for name in ("scores", "log_gains", "logit_scale", "logit_bias"):
                 own = getattr(self, name)
                 found = state[name]
                 if (found.shape, found.dtype) != (own.shape, own.dtype) or not found.isfinite().all():
@@ -128,8 +135,10 @@ class MaskLearner:
         """One step of a round from `before` down to `keep`; returns the loss. Raises UserError if it is not finite."""
         progress = self.steps_done % self.settings.steps / self.settings.steps
         share = SETTLING if keep == before else 1.0
-        for group, largest in zip(self.optimizer.param_groups, (self.settings.step_size, LOGIT_STEP_SIZE), strict=True):
-            group["lr"] = step_size(share * largest, progress)
+        # The gains go on at full speed where the masks settle: they are what is left to be learned then.
+        largest = (share * self.settings.step_size, self.settings.gain_step_size, share * LOGIT_STEP_SIZE)
+        for group, of_group in zip(self.optimizer.param_groups, largest, strict=True):
+            group["lr"] = step_size(of_group, progress)
         images, labels = self._batch()
         teacher = self.workers.submit(self._strong_logits, images)
 
@@ -144,11 +153,13 @@ class MaskLearner:
 
         masks = masks_of(self.scores, self.units)
         self.optimizer.zero_grad(set_to_none=True)
-        value, gradient = mask_gradient(self.frozen, images, masks.float().to(images.device), loss, self.workers)
+        factors = (masks * self.log_gains.exp()).to(images.device)
+        value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers)
         if not math.isfinite(value):
             raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
         kept, target = kept_share(masks, self.units), keep_target(before, keep, progress)
-        self.scores.grad = gradient.cpu() + self._penalty_gradient(masks, kept, target)
+        of_masks, self.log_gains.grad = gradients_of(masks, self.log_gains, gradient.cpu(), self.folds_gains)
+        self.scores.grad = of_masks + self._penalty_gradient(masks, kept, target)
         self.optimizer.step()
         self.scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
         self.price = self.price.next(kept, target)
@@ -159,9 +170,11 @@ class MaskLearner:
         """The masks (classes, K) bool of all modules, within `keep` of their kernels."""
         return self.units.spread(masks_within(self.scores, self.units, keep).numpy())
 
-    def logit_maps(self) -> np.ndarray:
-        """(classes, 2) float32: the scale and the bias of each module's logit."""
-        return torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
+    def tuning(self, masks: np.ndarray) -> Tuning:
+        """What was learned of the modules beside their masks (classes, K) bool."""
+        gains = self.units.spread(self.log_gains.exp().numpy())
+        logit_maps = torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
+        return Tuning(np.where(masks, gains, np.float32(1)), logit_maps)
 
     def _penalty_gradient(self, masks: Tensor, kept: float, target: float) -> Tensor:
         """Of the price of the kept kernels and of the modules' overlap, with respect to the masks (modules, units)."""

@@ -9,21 +9,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from torch import nn
 
 from dataset.datasets import Split, fingerprint
-from dataset.images import normalise, to_device
+from dataset.images import to_device
 from models import files as model_files
 from models.graph import Graph
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import count_right, predict
-from modules.fast.convolution import say_if_without_compiler
+from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
-from modules.population_outputs import population_outputs, say_what_torch_runs
+from modules.module import Tuning, extract_modules
 from search.gradient import files
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round
-from utils.artifacts import CheckpointFile
+from utils.artifacts import Artifacts, CheckpointFile
 from utils.core_threads import core_threads
 from utils.errors import reason
 from utils.files import set_aside, sha256_of
@@ -111,9 +112,11 @@ class GradientSearch:
             learner.step(before, keep)
             if (step + 1) % STEPS_PER_STATE == 0:
                 save_state(learner, files.state(artifacts), keeps)
-        masks, logit_maps = learner.masks(keep), learner.logit_maps()
+        masks = learner.masks(keep)
+        tuning = learner.tuning(masks)
         files.round_kernels(artifacts, number).save(masks)
-        files.round_logit_maps(artifacts, number).save(logit_maps)
+        files.round_gains(artifacts, number).save(tuning.gains)
+        files.round_logit_maps(artifacts, number).save(tuning.logit_maps)
         save_state(learner, files.round_state(artifacts, number), keeps)
         row = Round(
             number=number,
@@ -121,8 +124,8 @@ class GradientSearch:
             kernels_kept=float(masks.mean()),
             distance=mean_pairwise_distance(masks),
             images=len(self.split.valid),
-            right_strong=self._right_strong(),
-            right_composed=self._right_composed(masks, logit_maps),
+            right_strong=self._right(self.strong.network),
+            right_composed=self._right(ComposedModel(extract_modules(self.strong, masks, tuning))),
             steps=learner.steps_done,
             seconds=time.perf_counter() - start,
         )
@@ -130,26 +133,14 @@ class GradientSearch:
         files.state(artifacts).remove()
         return row
 
-    def masks(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A round's masks (classes, K) bool and logit maps (classes, 2) float32, from their files."""
-        shape = (self.strong.num_classes, self.strong.units.num_kernels)
-        kernels, logit_maps = (
-            file(self.stage.artifacts, number) for file in (files.round_kernels, files.round_logit_maps)
-        )
-        return kernels.load(*shape), logit_maps.load(shape[0], 2)
+    def found(self, number: int) -> tuple[np.ndarray, Tuning]:
+        """What a round found: see `load_round`."""
+        return load_round(self.stage.artifacts, number, self.strong.num_classes, self.strong.units.num_kernels)
 
-    def _right_strong(self) -> int:
+    def _right(self, network: nn.Module) -> int:
+        """How many validation images a classifier assigns to their class."""
         valid = self.split.valid
-        return count_right(predict(self.strong.network, valid, self.stage.device, self.stage.dtype), valid.labels)
-
-    def _right_composed(self, masks: np.ndarray, logit_maps: np.ndarray) -> int:
-        """How many validation images the modules side by side assign to their class."""
-        valid, units = self.split.valid, self.strong.units
-        images = normalise(to_device(valid, self.stage.device)[0], self.stage.dtype, valid.normalisation)
-        unit_masks = masks[:, units.first_kernels]
-        outputs = population_outputs(self.strong, unit_masks, range(len(masks)), images)
-        logits = outputs.T * logit_maps[:, 0] + logit_maps[:, 1]
-        return int((logits.argmax(1) == valid.labels).sum())
+        return count_right(predict(network, valid, self.stage.device, self.stage.dtype), valid.labels)
 
 
 def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> GradientSearch:
@@ -157,14 +148,23 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Gra
 
     Raises UserError where the strong model or the dataset is not there, or they do not belong together.
     """
-    say_if_without_compiler(stage.dtype, stage.device)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    say_what_torch_runs(strong, stage.dtype, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
     folder = files.folder(stage.artifacts)
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)
     return GradientSearch(stage, strong, split, rounds_to_do(stage.config.mask_keeps, keep))
+
+
+def load_round(artifacts: Artifacts, number: int, num_classes: int, num_kernels: int) -> tuple[np.ndarray, Tuning]:
+    """A round's masks (classes, K) bool, and what was learned beside them. Raises UserError for a damaged file."""
+    masks = files.round_kernels(artifacts, number).load(num_classes, num_kernels)
+    gains = files.round_gains(artifacts, number)
+    logit_maps = files.round_logit_maps(artifacts, number).load(num_classes, 2)
+    tuning = Tuning(gains.load(num_classes, num_kernels), logit_maps)
+    if not (tuning.gains > 0).all():
+        raise gains.damaged("expected gains above 0")
+    return masks, tuning
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:

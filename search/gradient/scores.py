@@ -3,6 +3,9 @@
 One real number, a score, per unit and module; a unit's kernels are kept while its score is above 0. The loss's gradient
 with respect to the mask is taken for that of the score (straight-through: Bengio et al., arXiv 1308.3432, as in
 GradSplitter, arXiv 2311.04438), so that dropped units hear what they would be good for, and may come back.
+
+Beside it stands a gain, by which a kept unit's maps are multiplied, so that few of them speak as loudly as all did. It
+is learned by its logarithm: it stays positive, and halving is as far as doubling.
 """
 
 import math
@@ -64,6 +67,19 @@ def _highest_where_needed(scores: Tensor, units: Units) -> Tensor:
     for of_set in map(torch.as_tensor, units.never_empty):
         highest.scatter_(1, of_set[scores[:, of_set].argmax(1, keepdim=True)], True)
     return highest
+
+
+def gradients_of(masks: Tensor, log_gains: Tensor, of_factors: Tensor, folds_gains: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the scores and of the log-gains, by the chain rule through the factors masks * exp(log_gains).
+
+    Args:
+        masks: (modules, units) bool, for which the scores' gradient stands (straight-through).
+        log_gains: (modules, units) float32.
+        of_factors: (modules, units) float32: the gradient of the factors.
+        folds_gains: (units,) bool: False where a gain has to stay 1.
+    """
+    of_masks = of_factors * log_gains.exp()
+    return of_masks, of_masks * (masks & folds_gains)
 
 
 def mean_similarity(masks: Tensor, units: Units) -> Tensor:

@@ -137,9 +137,14 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     gradient = rounds.open_search(stage, float(GRADIENT.arguments[-1]))
     log, settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
     num_rounds = len(log.load())
-    masks, logit_maps, state = (
+    masks, gains, logit_maps, state = (
         file(artifacts, num_rounds - 1)
-        for file in (gradient_files.round_kernels, gradient_files.round_logit_maps, gradient_files.round_state)
+        for file in (
+            gradient_files.round_kernels,
+            gradient_files.round_gains,
+            gradient_files.round_logit_maps,
+            gradient_files.round_state,
+        )
     )
 
     def gradient_state() -> dict[str, Any]:
@@ -150,6 +155,9 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     return {
         "gradient search's masks": Kind(
             masks.path, lambda: masks.load(classes, search.layout.units.num_kernels), [GRADIENT]
+        ),
+        "gradient search's gains": Kind(
+            gains.path, lambda: gains.load(classes, search.layout.units.num_kernels), [GRADIENT]
         ),
         "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
         "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),

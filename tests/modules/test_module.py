@@ -12,7 +12,7 @@ from random_modules import kernel_masks, network_layers, random_network, with_ra
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
-from modules.module import extract_module, extract_modules, module_of_weights
+from modules.module import Tuning, extract_module, extract_modules, module_of_weights
 
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
@@ -129,21 +129,28 @@ def test_keeping_everything_changes_nothing_and_shares_nothing() -> None:
     assert network.convs[0].weight.abs().max() > 0
 
 
-def test_modules_stand_in_class_order_and_answer_their_maps() -> None:
-    graph = trace(published("rescnn", 1 / 16, 3), 32)
-    random = np.random.default_rng(0)
-    masks = graph.units.spread(random.random((3, graph.num_units)) < 0.6)
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=4)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_modules_stand_in_class_order_with_their_gains_and_maps(name: str, seed: int) -> None:
+    """A tuned module is a plain one of other weights, and answers what the masked strong model does."""
+    graph, random = trace(published(name, 1 / 16, 3), 32), np.random.default_rng(seed)
+    unit_masks = graph.units.repair(random.random((3, graph.num_units)) < 0.6)
+    gains = random.uniform(0.3, 3, unit_masks.shape).astype(np.float32)
+    masks = graph.units.spread(unit_masks)
     logit_maps = np.array([[1, 0], [-2, 0.5], [0.25, 3]], np.float32)
     images = torch.tensor(random.normal(size=(2, 3, 32, 32)))
     with torch.no_grad():
-        alone = [extract_module(graph, mask, target_class)(images) for target_class, mask in enumerate(masks)]
-        plain, mapped = (extract_modules(graph, masks, maps) for maps in (None, logit_maps))
-        for target_class, (scale, bias) in enumerate(logit_maps.tolist()):
-            assert torch.equal(plain[target_class](images), alone[target_class])
-            torch.testing.assert_close(
-                mapped[target_class](images), scale * alone[target_class] + bias, rtol=1e-12, atol=1e-12
-            )
-            assert list(mapped[target_class].state_dict()) == list(plain[target_class].state_dict())
+        plain = extract_modules(graph, masks)
+        tuned = extract_modules(graph, masks, Tuning(graph.units.spread(gains), logit_maps))
+        for c, (scale, bias) in enumerate(logit_maps.tolist()):
+            assert torch.equal(plain[c](images), extract_module(graph, masks[c], c)(images))
+            factors = torch.as_tensor(unit_masks[c] * gains[c].astype(float))
+            expected = scale * graph.forward(images, factors)[:, c, None] + bias
+            assert (tuned[c](images) - expected).abs().max() <= 1e-10 * max(1, expected.abs().max())
+            assert list(tuned[c].state_dict()) == list(plain[c].state_dict())
+            again = module_of_weights(graph, masks[c], c, tuned[c].state_dict())
+            assert torch.equal(again(images), tuned[c](images))
 
 
 def test_a_module_comes_back_from_its_weights() -> None:

@@ -33,6 +33,7 @@ MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
 SCRIPT, LAUNCHER = "module_gradient_search.py", "scripts/run_module_search.py"
 NAMES = ["--model", MODEL, "--dataset", DATASET]
 SETTINGS = ["mask_steps=3", "mask_batch_size=6", "mask_keeps=0.8,0.6,0.5", "mask_step_size=0.02"]
+SETTINGS += ["mask_gain_step_size=0.05"]
 SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
 Main = Callable[..., Run]
 
@@ -74,17 +75,21 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
     logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
+    gains = gradient_files.round_gains(artifacts, 3).load(*masks.shape)
+    assert (gains[~masks] == 1).all()
+    assert gains[masks].std() > 0.01
     valid = load_split(config).valid
     images = normalise(torch.tensor(valid.pixels))
     right = np.zeros((NUM_CLASSES, len(valid)))
     with torch.inference_mode():
         for c in range(NUM_CLASSES):
             module = load_module(config, artifacts, c, torch.device("cpu"))
-            mask = torch.tensor(masks[c])
+            factors = torch.tensor(masks[c] * gains[c])
 
-            # The masked strong model, the slow way.
-            for conv, part in zip(strong.convs, mask.split(widths), strict=True):
-                conv.register_forward_hook(lambda _, __, maps, part=part: maps.where(part[:, None, None], 0))
+            # The masked strong model, the slow way. Behind a conv layer stand ReLU and additions of maps with the same
+            # factors, and these are positive.
+            for conv, part in zip(strong.convs, factors.split(widths), strict=True):
+                conv.register_forward_hook(lambda _, __, maps, part=part: maps * part[:, None, None])
             expected = strong(images)[:, c] * logit_maps[c, 0] + logit_maps[c, 1]
             for conv in strong.convs:
                 conv._forward_hooks.clear()
@@ -189,6 +194,7 @@ def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path,
         (["--set", "mask_step_size=nan"], "above 0"),
         (["--set", "mask_distillation=2"], "between 0 and 1"),
         (["--set", "mask_overlap=-1"], "0 or more"),
+        (["--set", "mask_gain_step_size=-1"], "0 or more"),
     ],
 )
 def test_bad_input_is_refused(root: Path, run_main: Main, words: list[str], expected: str) -> None:
@@ -214,7 +220,15 @@ def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypa
 
 
 @pytest.mark.parametrize(
-    "name", ["round_03.pth", "round_03_kernels.npy", "round_03_logit_maps.npy", "search_log.csv", "settings.json"]
+    "name",
+    [
+        "round_03.pth",
+        "round_03_kernels.npy",
+        "round_03_gains.npy",
+        "round_03_logit_maps.npy",
+        "search_log.csv",
+        "settings.json",
+    ],
 )
 def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, name: str) -> None:
     shutil.copytree(
@@ -306,3 +320,11 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
     gradient_files.log(Artifacts(root, MODEL, DATASET)).path.write_text("number\n0\n")
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
+
+
+def test_without_gains_maps_stay_as_they_are(root: Path, run_main: Main) -> None:
+    done = run_main(SCRIPT, *SMALL, "--set", "mask_gain_step_size=0", "--keep", "0.8", root=root)
+    assert done.exit_code == 0, done
+    artifacts = Artifacts(root, MODEL, DATASET)
+    masks = np.load(gradient_files.round_kernels(artifacts, 1).path)
+    assert (gradient_files.round_gains(artifacts, 1).load(*masks.shape) == 1).all()

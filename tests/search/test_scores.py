@@ -13,6 +13,7 @@ from models.graph import Units
 from modules.jaccard import mean_pairwise_distance
 from search.gradient.scores import (
     Price,
+    gradients_of,
     keep_target,
     kept_kernels,
     kept_share,
@@ -116,3 +117,27 @@ def test_the_price_brings_the_kept_share_to_its_target() -> None:
     assert kept == pytest.approx(0.4, abs=0.01)
     assert Price(0.1).next(0.2, 0.9).level == pytest.approx(0.065)
     assert Price(0.0).next(0.2, 0.9).level < 0  # a reward
+
+
+def test_the_gradient_of_gains_and_scores() -> None:
+    """Against the slope of a loss of the factors, and that of a kept unit's score is what its whole map is worth."""
+    generator = torch.Generator().manual_seed(0)
+    log_gains, weights = (torch.randn(3, 19, generator=generator, dtype=torch.double) for _ in range(2))
+    masks, folds = (torch.rand(3, 19, generator=generator) < 0.6 for _ in range(2))
+    folds = folds[0]
+
+    def loss(masks: Tensor, log_gains: Tensor) -> Tensor:
+        return (weights * masks * log_gains.where(folds, 0).exp()).sin().sum()
+
+    log_gains = log_gains.where(folds, 0)  # a gain that has to stay 1 never leaves it
+    factors = (masks * log_gains.exp()).requires_grad_()
+    (of_factors,) = torch.autograd.grad((weights * factors).sin().sum(), factors)
+    of_scores, of_gains = gradients_of(masks, log_gains, of_factors, folds)
+    step = 1e-6
+    for place in itertools.product(range(3), range(19)):
+        moved = torch.zeros_like(log_gains)
+        moved[place] = step
+        slope = (loss(masks.double(), log_gains + moved) - loss(masks.double(), log_gains - moved)) / (2 * step)
+        assert abs(of_gains[place] - slope) < 1e-8
+        slope = (loss(masks.double() + moved, log_gains) - loss(masks.double() - moved, log_gains)) / (2 * step)
+        assert abs(of_scores[place] - slope) < 1e-8
