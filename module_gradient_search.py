@@ -4,7 +4,8 @@
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --keep 0.4
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --max_loss 0.5
 
-In rounds that keep fewer and fewer kernels (`mask_keeps`), each going on from the one before. --keep goes down to that
+In rounds that keep fewer and fewer kernels (`mask_keeps`), each going on from the one before. A factor of each kept
+kernel's map is learned beside (`mask_gain_step_size`), and goes into the module's weights. --keep goes down to that
 share, and lets the masks settle there for one round more; --max_loss goes down until the composed model loses more
 points than that on the validation images, and takes the smallest modules within. Writes data/MODEL_DATASET/gradient,
 and the modules. An interrupted search goes on when the same command is typed again. Published relatives: GradSplitter

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from modules.own_class import MOST_BELOW, free_riders
 from utils.tables import show_table
 
 
@@ -23,15 +24,25 @@ class Modularization:
     test_right_strong: int
     test_right_composed: int
     search: dict[str, Any]  # how they were found
+    # Each class's AUC by its own logit, on the validation images; none where an earlier version wrote it.
+    valid_auc_strong: tuple[float, ...] = ()
+    valid_auc_modules: tuple[float, ...] = ()
+
+    @property
+    def free_riders(self) -> list[int]:
+        """The classes whose modules know them much less well than the strong model does."""
+        return free_riders(self.valid_auc_modules, self.valid_auc_strong)
 
 
 def show_modularization(result: Modularization) -> None:
     """Print the modules and the composed model beside the strong one."""
     rows = [
-        [number, name, kept, f"{kept / result.kernels:.1%}"]
-        for number, (name, kept) in enumerate(zip(result.classes, result.kernels_kept, strict=True))
+        [number, name, kept, f"{kept / result.kernels:.1%}", f"{module:.4f}", f"{strong:.4f}"]
+        for number, (name, kept, module, strong) in enumerate(
+            zip(result.classes, result.kernels_kept, result.valid_auc_modules, result.valid_auc_strong, strict=True)
+        )
     ]
-    show_table(["class", "name", "kernels kept", f"of {result.kernels}"], rows)
+    show_table(["class", "name", "kernels kept", f"of {result.kernels}", "valid AUC", "strong model's"], rows)
     print()
     rows = []
     for part in ("valid", "test"):
@@ -43,6 +54,12 @@ def show_modularization(result: Modularization) -> None:
     show_table(["images", "count", "strong model", "composed model", "points"], rows)
     mean_kept = np.mean(result.kernels_kept) / result.kernels
     print(f"\nkernels kept, mean over modules: {mean_kept:.1%}; mean Jaccard distance: {result.jaccard_distance:.4f}")
+    for target_class in result.free_riders:
+        print(
+            f"class {target_class} ({result.classes[target_class]}): its module's AUC is more than {MOST_BELOW:g} "
+            "below the strong model's: it says little of its own class and leaves the answer to the other modules; "
+            "before you patch with it, let modules keep more kernels"
+        )
 
 
 def _share(right: int, images: int) -> str:

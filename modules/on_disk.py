@@ -16,6 +16,7 @@ from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.modularization import Modularization
 from modules.module import Tuning, extract_modules, is_float32, module_of_weights
+from modules.own_class import auc_by_class
 from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
 from utils.errors import UserError, reason
@@ -45,12 +46,13 @@ def save_modularization(
     for target_class, module in enumerate(modules):
         module_files.module(stage.artifacts, target_class).save(cpu_state(module))
         module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])
-    composed = ComposedModel(modules)
-    right = {
-        (part, name): count_right(predict(network, images, stage.device), images.labels)
-        for part, images in (("valid", split.valid), ("test", split.test))
-        for name, network in (("strong", strong.network), ("composed", composed))
-    }
+    networks = {"strong": strong.network, "composed": ComposedModel(modules)}
+    right, valid_auc = {}, {}
+    for name, network in networks.items():
+        valid, test = (predict(network, images, stage.device) for images in (split.valid, split.test))
+        right["valid", name] = count_right(valid, split.valid.labels)
+        right["test", name] = count_right(test, split.test.labels)
+        valid_auc[name] = tuple(auc_by_class(valid.numpy(), split.valid.labels).tolist())
     result = Modularization(
         classes=split.classes,
         kernels=masks.shape[1],
@@ -63,6 +65,8 @@ def save_modularization(
         test_right_strong=right["test", "strong"],
         test_right_composed=right["test", "composed"],
         search=search,
+        valid_auc_strong=valid_auc["strong"],
+        valid_auc_modules=valid_auc["composed"],
     )
     module_files.report(stage.artifacts).save(result)
     return result
@@ -72,7 +76,10 @@ def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
     """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
     file = module_files.report(artifacts)
     result = file.load()
-    if not len(result.classes) == len(result.kernels_kept) == config.num_classes:
+    counts = {len(result.classes), len(result.kernels_kept)}
+    if result.valid_auc_strong or result.valid_auc_modules:  # an earlier version wrote none
+        counts |= {len(result.valid_auc_strong), len(result.valid_auc_modules)}
+    if counts != {config.num_classes}:
         raise file.damaged(f"expected {config.num_classes} classes")
     if min(result.kernels, result.valid_images, result.test_images) < 1:
         raise file.damaged("expected kernels and images")

@@ -10,6 +10,7 @@ from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
+from modules.own_class import MOST_BELOW
 from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
@@ -45,7 +46,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("importance", "Kernel importance", importance_blocks),
         ("sensitivity", "Layer sensitivity", sensitivity_blocks),
         ("search", "The search", genetic_blocks, gradient_blocks),
-        ("modules", "The modules", kernel_blocks, cost_blocks),
+        ("modules", "The modules", kernel_blocks, own_class_blocks, cost_blocks),
         ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
         *(patching if data.config.weak_classes else ()),
         ("patch-own", "Patching your own weak models", own_patch_blocks),
@@ -169,6 +170,20 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
         "Left: 0 = the same kernels, 1 = none in common. Right: how many kernels two modules have in common; on the "
         "diagonal, how many a module keeps.",
     )
+
+
+def own_class_blocks(data: ReportData) -> Iterator[Block]:
+    """How well each module knows its own class; nothing where an earlier version wrote the modules."""
+    result = data.modularization
+    if result.valid_auc_modules:
+        aucs = zip(data.classes, result.valid_auc_modules, result.valid_auc_strong, strict=True)
+        yield Table(
+            "The chance that a validation image of the class has a larger logit of it than one of another class (AUC): "
+            f"1 = always, 0.5 = it knows nothing of its class. A module that is more than {MOST_BELOW:g} below the "
+            "strong model leaves its class to the others.",
+            ("class", "module's AUC", "strong model's AUC"),
+            [(name, f"{module:.4f}", f"{strong:.4f}") for name, module, strong in aucs],
+        )
 
 
 def cost_blocks(data: ReportData) -> Iterator[Block]:

@@ -142,7 +142,7 @@ class JsonFile(ArtifactFile):
 
 @dataclass(frozen=True)
 class RecordFile(ArtifactFile, Generic[Row]):
-    """A `.json` file that holds one dataclass instance."""
+    """A `.json` file that holds one dataclass instance; what has a default may be lacking in it."""
 
     kind: type[Row]
 
@@ -154,10 +154,11 @@ class RecordFile(ArtifactFile, Generic[Row]):
         """What it says. Raises UserError where it is missing, damaged, or holds other values."""
         content = load_json(self.path, self.made_by)
         kinds = typing.get_type_hints(self.kind)
-        if content.keys() != kinds.keys():
+        may_lack = {field.name for field in dataclasses.fields(self.kind) if field.default is not dataclasses.MISSING}
+        if not kinds.keys() - may_lack <= content.keys() <= kinds.keys():
             raise self.damaged(f"expected {', '.join(kinds)}, found {', '.join(content)}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        wrong = [name for name, kind in kinds.items() if not _is_of_kind(values[name], kind)]
+        wrong = [name for name, value in values.items() if not _is_of_kind(value, kinds[name])]
         if wrong:
             raise self.damaged(f"expected other values of {', '.join(wrong)}")
         return self.kind(**values)

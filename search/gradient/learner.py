@@ -1,4 +1,4 @@
-"""The gradient search: all modules' masks learned together on the training images, in rounds that keep less and less.
+"""The gradient search: all modules' masks and gains, learned together in rounds that keep less and less.
 
 Each step is a function of the state before it and its number alone, so that a search that was interrupted goes on as if
 it had not been.

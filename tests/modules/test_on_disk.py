@@ -9,10 +9,12 @@ import torch
 from configures.base import load
 from models.strong_model import graph_of
 from modules import files as module_files
+from modules.modularization import Modularization, show_modularization
 from modules.module import extract_module
-from modules.on_disk import check_source_network, load_kernel_mask, load_module
+from modules.on_disk import check_source_network, load_kernel_mask, load_modularization, load_module
 from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
+from utils.checked_text import save_json
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -44,6 +46,29 @@ def test_loaded_as_it_was_extracted(config, saved):
         torch.testing.assert_close(loaded(images), module(images))
     assert not loaded.training
     np.testing.assert_array_equal(load_kernel_mask(config, artifacts, 2), kernel_mask)
+
+
+def test_a_report_without_what_earlier_versions_did_not_know(config, root_dir):
+    artifacts = Artifacts(root_dir, config.model, config.dataset)
+    known = Modularization(
+        ("0", "1", "2", "3", "4"), 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {"method": "genetic"}
+    )
+    file = module_files.report(artifacts)
+    save_json(file.path, {name: value for name, value in vars(known).items() if not name.startswith("valid_auc")})
+    assert load_modularization(config, artifacts) == known
+    assert known.free_riders == []
+    file.save(dataclasses.replace(known, valid_auc_strong=(0.9,) * 5, valid_auc_modules=(0.9,) * 4))
+    with pytest.raises(UserError, match="expected 5 classes"):
+        load_modularization(config, artifacts)
+
+
+def test_a_free_rider_is_named(capsys):
+    aucs = {"valid_auc_strong": (0.99, 0.98, 0.97), "valid_auc_modules": (0.98, 0.9, 0.96)}
+    result = Modularization(("cat", "dog", "owl"), 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs)
+    show_modularization(result)
+    printed = capsys.readouterr().out
+    assert "class 1 (dog): its module's AUC is more than 0.02 below the strong model's" in printed
+    assert "class 0" not in printed and "class 2" not in printed
 
 
 def test_missing_files_name_the_command(config, saved):

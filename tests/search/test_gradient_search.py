@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, files_below, run_here, run_script
+from sklearn.metrics import roc_auc_score
 
 import global_configure
 from configures.base import load
@@ -98,6 +99,9 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     report = json.loads(module_files.report(artifacts).path.read_text())
     assert report["search"]["method"] == "gradient"
     assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
+    for name, logits in (("modules", right.T), ("strong", predict(strong, valid, torch.device("cpu")).numpy())):
+        of_classes = [roc_auc_score(valid.labels == c, logits[:, c]) for c in range(NUM_CLASSES)]
+        np.testing.assert_allclose(report[f"valid_auc_{name}"], of_classes, rtol=1e-4)
     answers = predict(strong, valid, torch.device("cpu")).argmax(1).numpy()
     assert rounds[0].right_strong == (answers == valid.labels).sum()
     assert "modules of round 3" in (reference / "printed.txt").read_text()

@@ -1,0 +1,34 @@
+"""How well modules know their own class: the area under the ROC curve (AUC) of each module's logit.
+
+It asks whether a module tells images of its class from all others, whatever the other modules say. A composed model
+may be right without that: where all others say no, a module that always says the same wins.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+
+# A module whose AUC is further below the strong model's leaves the work to the others.
+MOST_BELOW = 0.02
+
+
+def auc_by_class(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The chance that an image of a class has a larger logit of that class than another image; ties count half.
+
+    By ranks, as the Mann-Whitney U statistic (Hanley and McNeil, Radiology 1982).
+
+    Args:
+        logits: (images, classes).
+        labels: (images,) int.
+
+    Returns (classes,) float64; NaN for a class of which there are all images or none.
+    """
+    is_own = np.asarray(labels)[:, None] == np.arange(logits.shape[1])
+    num_own = is_own.sum(0)
+    pairs = num_own * (len(logits) - num_own)
+    wins = (rankdata(logits, axis=0) * is_own).sum(0) - num_own * (num_own + 1) / 2
+    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def free_riders(of_modules: np.ndarray, of_strong: np.ndarray) -> list[int]:
+    """The classes whose module's AUC is more than MOST_BELOW below the strong model's; both (classes,)."""
+    return np.flatnonzero(np.asarray(of_modules) < np.asarray(of_strong) - MOST_BELOW).tolist()
