@@ -172,7 +172,7 @@ class Config:
     mask_batch_size: Count = gradient(64, "Training images per step.")
     mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.")
     mask_gain_step_size: Weight = gradient(
-        0.004,
+        0.01,
         "Adam's step size on the logarithms of gains, by which a module multiplies the maps that it keeps; "
         "0 = no gains.",
     )
