@@ -12,7 +12,8 @@ from conftest import TOP, environment
 TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
 # A command, and the block behind it where there is one: what it prints.
 STEPS = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", TOUR, re.MULTILINE | re.DOTALL)
-ON_THE_WAY = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far)$")  # see utils/progress.py
+# Lines that stand there or not as the machine is fast (utils/progress.py), or as it rounds (free riders).
+BY_CHANCE = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far|let modules keep more kernels)$")
 
 
 def shape(line: str) -> str:
@@ -23,8 +24,8 @@ def shape(line: str) -> str:
 
 def pattern(printed: str) -> re.Pattern[str]:
     """What a document says is printed, where `...` is any lines."""
-    lines = [r"(?:.*\n)*?" if line == "..." else re.escape(shape(line)) + "\n" for line in printed.splitlines()]
-    return re.compile("".join(lines))
+    lines = [line for line in printed.splitlines() if not BY_CHANCE.search(line)]
+    return re.compile("".join(r"(?:.*\n)*?" if line == "..." else re.escape(shape(line)) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -57,5 +58,5 @@ def test_the_commands_of_the_tour_print_what_it_says(folder: Path):
             timeout=1800,
         )
         assert done.returncode == 0, done.stderr
-        lines = [shape(line) + "\n" for line in done.stdout.splitlines() if not ON_THE_WAY.search(line)]
+        lines = [shape(line) + "\n" for line in done.stdout.splitlines() if not BY_CHANCE.search(line)]
         assert pattern(printed).fullmatch("".join(lines)), done.stdout
