@@ -26,6 +26,7 @@ from dataset.images import normalise
 from models import files as model_files
 from models.names import network_of
 from utils.artifacts import Artifacts
+from utils.progress import show_progress
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.
@@ -127,6 +128,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
     root = tmp_path_factory.mktemp("root")
     live_in(root, monkeypatch)
+    show_progress(True)  # whatever an earlier test's --quiet has said
     return root
 
 

@@ -38,11 +38,13 @@ def python_blocks(document: Path) -> list[str]:
 
 
 def commands() -> dict[Path, set[str]]:
-    """Every script that the documents and the Makefile call, and all options that they give it."""
+    """Every script of ours that the documents and the Makefile call, and all options that they give it."""
+    texts = [MAKEFILE, *(text for document in DOCUMENTS for _, text in code_of(document))]
+    of_the_reader = {Path(name).name for text in texts for name in re.findall(r"cat > (\S+)", text)}
     found: dict[Path, set[str]] = {}
-    for text in (MAKEFILE, *(text for document in DOCUMENTS for _, text in code_of(document))):
-        for command in COMMAND.finditer(text):
-            script = Path(command["folder"] or "") / command["script"]
+    for command in (command for text in texts for command in COMMAND.finditer(text)):
+        script = Path(command["folder"] or "") / command["script"]
+        if script.name not in of_the_reader:
             found.setdefault(script, set()).update(re.findall(r"--\w+", command["words"]))
     return found
 
