@@ -17,7 +17,7 @@ def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.devi
     """Per network its outputs (images, ...) float32; what is common, preparing the images, is done once."""
     outputs: list[list[Tensor]] = [[] for _ in networks]
     starts = range(0, len(images), EVALUATION_BATCH)
-    for start in progress(starts, f"batches of {len(images):,} images"):
+    for start in progress(starts, f"{len(images):,} images, batches"):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         batch = normalise(pixels, normalisation=images.normalisation)
         for network, found in zip(networks, outputs, strict=True):

@@ -243,7 +243,7 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
     model.eval()
     outputs = []
     starts = range(0, max(1, len(images)), EVALUATION_BATCH)
-    for start in progress(starts, f"batches of {len(images):,} images"):
+    for start in progress(starts, f"{len(images):,} images, batches"):
         pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             outputs.append(model(normalise(pixels, normalisation=images.normalisation)).float().cpu())

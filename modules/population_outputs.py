@@ -68,7 +68,7 @@ def population_outputs(
 
         starts = range(0, len(images), batch_size)
         done = each_on_a_core(run_batch, starts, images.device)
-        for _ in progress(done, f"{len(part.rows)} modules, batches of {len(images):,} images", len(starts)):
+        for _ in progress(done, f"{len(part.rows)} modules, {len(images):,} images, batches", len(starts)):
             pass  # each batch has written its outputs
     return outputs.cpu().numpy()
 
