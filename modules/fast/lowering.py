@@ -71,10 +71,8 @@ class Lowering:
         return self._placed[value]
 
     def _layer(self, layer: Layer) -> None:
-        recipe = layer.recipe
-        if (
-            recipe not in self._functions
-        ):  # what modules leave whole, they have in common: its weights are laid out once
+        recipe = layer.recipe  # what modules leave whole they have in common: its weights are laid out once
+        if recipe not in self._functions:
             self._functions[recipe] = self._way.layer(layer)
         function = self._functions[recipe]
         if function is None:
