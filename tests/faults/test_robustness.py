@@ -31,7 +31,7 @@ def run_command(root: Path, name: str, script: str, *arguments: Any) -> dict[str
 def test_kills_leave_a_search_as_it_was(root_dir: Path) -> None:
     result = run_command(root_dir, "kill_search_terminals", "kill_search", "--kills", 10)
     assert [row["tried"] for row in result["rows"]] == [10]
-    assert len(result["seconds from a restart to the next file"]) > 0
+    assert result["seconds from a start to the first file"] > 0
 
 
 @pytest.mark.long
