@@ -44,6 +44,7 @@ def test_it_is_the_saved_one(root_dir: Path) -> None:
         torch.testing.assert_close(graph.forward(images), network(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet20_x0_25", "torchvision:squeezenet1_1"])
 def test_other_networks_are_the_saved_ones(root_dir: Path, network: str) -> None:
     config = dataclasses.replace(CONFIG, network=network)

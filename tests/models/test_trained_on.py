@@ -71,6 +71,7 @@ def with_another_test_image(stage: Stage) -> None:
     file.save(dataclasses.replace(record, images_crc32={**record.images_crc32, "test": 1}))
 
 
+@pytest.mark.slow
 def test_the_images_are_those_or_are_refused(stage: Stage) -> None:
     assert len(load_strong_split(CONFIG, stage.artifacts).valid) == 141
     with_another_test_image(stage)

@@ -69,6 +69,7 @@ class Stop(Exception):
     """Stands in for a killed process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_resume_gives_the_same_bits(tmp_path: Path, stop_after: int, capsys: pytest.CaptureFixture[str]) -> None:
     whole_model, whole = train_it()

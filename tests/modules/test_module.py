@@ -129,6 +129,7 @@ def test_keeping_everything_changes_nothing_and_shares_nothing() -> None:
     assert network.convs[0].weight.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1))

@@ -260,6 +260,7 @@ def test_folding_first_changes_nothing() -> None:
     assert np.array_equal(folded, population_outputs(graph, masks, [0], batch))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 def test_what_torch_runs_is_said_once(capsys: pytest.CaptureFixture) -> None:
     module._say_once.cache_clear()

@@ -201,6 +201,7 @@ def test_logits_that_do_not_fit(root, logits, run_main, damage, message):
     run_main(SCRIPT, *COMMON, "--weak_logits", logits, "--target_class", 3, root=root).refused(message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

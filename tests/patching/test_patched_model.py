@@ -50,6 +50,7 @@ def test_forward_is_the_two_model_computation(weak_network, strong_network):
     torch.testing.assert_close(scores, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["range", "linear"])
 @pytest.mark.parametrize(("weak_network", "strong_network"), NETWORKS)
 def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
@@ -101,6 +102,7 @@ def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network,
     np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
 
 
+@pytest.mark.slow
 def test_a_module_whose_logit_is_mapped_behind_its_last_layer(tmp_path):
     """As the gradient search leaves it, of a network that ends in a convolution."""
     strong = "torchvision:squeezenet1_1"
@@ -158,6 +160,7 @@ def damage_value(state):
     state["weights"]["rule.low"] = torch.tensor(float("nan"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -117,6 +117,7 @@ def test_every_figure_is_saved_as_png_svg_and_csv(drawn: dict[str, Drawing], tmp
     assert len(list(tmp_path.iterdir())) == 3 * len(drawn)
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes() -> None:
     def curve(accuracy: float) -> Drawing:
         return training_figure([epoch(0, 0.4), epoch(1, accuracy)], 1, "t")
@@ -167,6 +168,7 @@ def test_won_and_lost_images_are_those_whose_answer_became_right_and_wrong() -> 
     assert case.won.tolist() == [1, 4] and case.lost.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_figures_bear_one_module_many_classes_and_nothing_won() -> None:
     names = [f"class number {number}" for number in range(21)]
     many = np.eye(21, dtype=np.int64)
@@ -211,6 +213,7 @@ def drawn_with(names: tuple[str, ...]) -> list[Drawing]:
     ]
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_, **__: pytest.fail("read as mathematics"))
     for drawing in drawn_with(ODD_NAMES):
@@ -239,6 +242,7 @@ def test_a_users_settings_of_matplotlib_change_nothing() -> None:
         assert curve() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "nonsense", "TkAgg"])
 def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
     """A notebook's environment names one, which a script's need not have."""
@@ -276,6 +280,7 @@ def test_another_font_is_taken_for_characters_that_the_first_lacks(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_characters_that_no_font_has_are_said_once(nothing_said: None, capsys: pytest.CaptureFixture[str]) -> None:
     for drawing in drawn_with(("\U0010f001", "\U0010f002", "\U0010f003")):  # nobody's
         ElementTree.fromstring(drawing.svg)  # noqa: S314 - our own file

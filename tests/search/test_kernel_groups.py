@@ -47,6 +47,7 @@ def groups_of_a_class(draw: st.DrawFn) -> tuple[KernelGroups, np.ndarray]:
     return kernel_groups(layout, units.spread(importance.astype(np.float32), always=9)), importance
 
 
+@pytest.mark.slow
 def test_published_genomes() -> None:
     for name, genes, layers in (("simcnn", 4 * 10 + 9 * 100, 13), ("rescnn", 3 * 10 + 6 * 100, 9)):
         layout = genome_layout(graph_of(Config(name, "digits", 10)).units, CONFIG)

@@ -32,6 +32,7 @@ def result_of(task: str, *redirections: str, encoding: str = "utf-8") -> tuple[i
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
 def test_letters_that_the_encoding_lacks_are_escaped(encoding: str) -> None:
     letter = "\u0141".encode(encoding, errors="backslashreplace")

@@ -100,6 +100,7 @@ def test_a_flipped_length_does_not_take_the_checksum_for_values(tmp_path: Path) 
         load_array(path, dtype="float32", shape=(None, 2), made_by=MAKER)
 
 
+@pytest.mark.slow
 def test_every_single_flipped_bit_of_a_small_array_is_found(tmp_path: Path) -> None:
     path, array = tmp_path / "a.npy", np.arange(3, dtype=np.float32)
     save_array(path, array)
@@ -229,6 +230,7 @@ def test_any_cut_or_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, data: s
             load_checkpoint(path, MAKER)
 
 
+@pytest.mark.slow
 def test_every_single_flipped_byte_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     path = tmp_path / "c.pth"
     whole = save_small_checkpoint(path)

@@ -231,6 +231,7 @@ def test_one_whose_lock_is_taken_ends_and_leaves_it(role: Role, start_and_hold: 
     assert role.lock.read_text() == theirs
 
 
+@pytest.mark.slow
 def test_an_orphan_ends_and_the_next_waits_for_it(role: Role) -> None:
     """A killed launcher's children need a moment to notice; the same launcher started again must not fail by that."""
     launcher = subprocess.Popen(

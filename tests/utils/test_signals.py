@@ -26,6 +26,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_break_off_the_clean_up(first: signal.Signals, second: signal.Signals) -> None:

@@ -67,6 +67,7 @@ def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.Cap
     assert line.endswith("--help lists the options")
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     words=st.lists(
@@ -192,6 +193,7 @@ def test_root_dir_defaults_to_the_repository() -> None:
     assert sys.modules["global_configure"] is global_configure
 
 
+@pytest.mark.slow
 def test_quiet_prints_results_and_errors_alone(strong_root: Path, run_main: Any) -> None:
     command = ("train.py", "--model", "simcnn_x0_25", "--dataset", "digits", "--evaluation")
     loud, quiet = run_main(*command, root=strong_root), run_main(*command, "--quiet", root=strong_root)
