@@ -16,6 +16,7 @@ import torch
 from dataset.datasets import Split, load_split
 from dataset.split_record import record_of
 from models import files as model_files
+from models.input_forms import is_near_chance
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import (
@@ -116,10 +117,12 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
 
 
 def report(model: torch.nn.Module, split: Split, stage: Stage) -> None:
-    """Print the strong model's accuracy with its counts."""
+    """Print the strong model's accuracy with its counts, and whether it has learnt anything."""
     for name, images in (("valid", split.valid), ("test", split.test)):
         right = count_right(predict(model, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})")
+        if name == "valid" and is_near_chance(right, images.labels):
+            print("that is hardly better than chance, and its modules would know nothing: train longer, or add images")
 
 
 if __name__ == "__main__":

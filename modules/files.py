@@ -37,28 +37,32 @@ def sensitivity_settings(artifacts: Artifacts) -> JsonFile:
 def module(artifacts: Artifacts, target_class: int) -> CheckpointFile:
     """The extracted module's state_dict."""
     path = artifacts.folder / "modules" / f"class_{target_class}.pth"
-    return CheckpointFile(path, artifacts.command("module_recorder.py"))
+    return CheckpointFile(path, _search(artifacts))
 
 
 def module_kernels(artifacts: Artifacts, target_class: int) -> ArrayFile:
     """(K,) bool, True = kept."""
     path = artifacts.folder / "modules" / f"class_{target_class}_kernels.npy"
-    return ArrayFile(path, artifacts.command("module_recorder.py"), "bool")
+    return ArrayFile(path, _search(artifacts), "bool")
 
 
 def source_network(artifacts: Artifacts) -> RecordFile[SourceNetwork]:
     """Which network the modules were cut from."""
     path = artifacts.folder / "modules" / "network.json"
-    return RecordFile(path, artifacts.command("scripts/run_module_search.py"), SourceNetwork)
+    return RecordFile(path, _search(artifacts), SourceNetwork)
 
 
 def report(artifacts: Artifacts) -> RecordFile[Modularization]:
     """What is known of the modules."""
     path = artifacts.folder / "modules" / "report.json"
-    return RecordFile(path, artifacts.command("scripts/run_module_search.py"), Modularization)
+    return RecordFile(path, _search(artifacts), Modularization)
 
 
 def module_outputs(artifacts: Artifacts, target_class: int) -> ArrayFile:
     """(valid images of the class,) float32."""
     path = artifacts.folder / "module_outputs" / f"class_{target_class}.npy"
     return ArrayFile(path, artifacts.command("preprocess/module_output_collector.py"), "float32")
+
+
+def _search(artifacts: Artifacts) -> str:
+    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"

@@ -58,7 +58,7 @@ def show_modularization(result: Modularization) -> None:
         print(
             f"class {target_class} ({result.classes[target_class]}): its module's AUC is more than {MOST_BELOW:g} "
             "below the strong model's: it says little of its own class and leaves the answer to the other modules; "
-            "before you patch with it, let modules keep more kernels"
+            "before you patch with it, let modules keep more kernels (in the gradient search: a larger --keep)"
         )
 
 

@@ -58,6 +58,7 @@ class OwnPatch:
     report: PatchReport
     controls: dict[str, PatchReport]  # by name; empty where no module helped
     seconds: float | None  # None in reports that do not say it
+    modules_sha256: dict[int, str]  # of the checkpoints of the modules that were tried, by class of the strong model
 
 
 def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
@@ -69,7 +70,9 @@ def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
             controls = {name: PatchReport.from_json(values) for name, values in content.get("controls", {}).items()}
             seconds = content.get("seconds")
             seconds = None if seconds is None else float(seconds)
-            found.append(OwnPatch(file.path.stem, PatchReport.from_json(content["test"]), controls, seconds))
+            checksums = {int(number): str(value) for number, value in content.get("modules_sha256", {}).items()}
+            report = PatchReport.from_json(content["test"])
+            found.append(OwnPatch(file.path.stem, report, controls, seconds, checksums))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise file.damaged(f"not a report on a patch: {error}") from None
     return found

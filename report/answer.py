@@ -39,6 +39,11 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         f"{data.config.model}, trained on {data.config.dataset}, was decomposed into {len(result.classes)} modules, "
         f"one for each of the classes {', '.join(data.classes)}, by a {_search_in_words(result.search)}."
     )
+    if riders := [f"{data.classes[number]} ({result.valid_auc_modules[number]:.2f})" for number in result.free_riders]:
+        yield Note(
+            f"Modules that say little of their own class, with their AUC for it: {', '.join(riders)}. They leave the "
+            "answer to the other modules, and are no patch; let modules keep more kernels."
+        )
     rows = []
     for part, name in (("valid", "validation"), ("test", "test")):
         images, strong, composed = (

@@ -29,7 +29,9 @@ from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
 from search.gradient import files as gradient_files
 from search.gradient.log import Round
+from search.methods import METHODS
 from utils.errors import UserError
+from utils.files import sha256_of
 from utils.stage import Stage
 
 MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
@@ -128,6 +130,23 @@ class ReportData:
         file = genetic_files.settings(self.artifacts)
         return file.load() if file.exists() else {}
 
+    @property
+    def method(self) -> str:
+        """The search that the modules are of; the genetic one where there are none."""
+        try:
+            method = self.modularization.search.get("method")
+        except UserError:  # its own section says so
+            method = None
+        return method if isinstance(method, str) and method in METHODS else "genetic"
+
+    @property
+    def settings_of_modules(self) -> dict[str, Any]:
+        """What the search that the modules are of wrote down of its settings; nothing where it wrote nothing."""
+        file = gradient_files.settings(self.artifacts)
+        if self.method != "gradient" or not file.exists():
+            return self.search_settings
+        return file.load()
+
     @cached_property
     def modularization(self) -> Modularization:
         """What the search said of its modules."""
@@ -190,6 +209,11 @@ class ReportData:
     def own_patches(self) -> list[OwnPatch]:
         """The patches of weak models that were not made here; none where there are none."""
         return load_own_patches(self.artifacts)
+
+    def has_modules_of(self, own: OwnPatch) -> bool:
+        """Whether the modules on the disk are those that a patch was made with."""
+        files = {number: module_files.module(self.artifacts, number) for number in own.modules_sha256}
+        return all(files[c].exists() and sha256_of(files[c].path) == own.modules_sha256[c] for c in files)
 
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched, at least one."""

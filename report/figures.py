@@ -16,7 +16,10 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from report.fonts import find_fonts
 from utils.files import save_text, write_whole
@@ -93,8 +96,8 @@ def new_figure(width: float, height: float) -> Figure:
 def as_png(figure: Figure) -> bytes:
     """The figure on white."""
     buffer = io.BytesIO()
-    with _laid_out(figure):
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with _laid_out(figure, "white"):
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
@@ -102,23 +105,28 @@ def as_png(figure: Figure) -> bytes:
 def as_svg(figure: Figure) -> str:
     """The figure without a background, its ink light where the reader prefers dark pages."""
     buffer = io.StringIO()
-    with _laid_out(figure):
-        figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
+    with _laid_out(figure, "none"):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     head, defs, rest = buffer.getvalue().partition("<defs>")
     return f"{head}{DARK_STYLE}{defs}{rest}"
 
 
 @contextlib.contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
-    """For saving a figure: its texts have the fonts that they need, and its parts their places."""
+def _laid_out(figure: Figure, background: str) -> Iterator[None]:
+    """For drawing a figure: its texts have the fonts that they need, and its parts their places.
+
+    `Figure.savefig` would draw it once more before, each time, to find the places that it has by then.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # `find_fonts` says it once
-        is_new = figure.get_layout_engine() is not None
-        if is_new:
-            figure.draw_without_rendering()
+        figure.set(dpi=DPI, facecolor=background)
+        layout = figure.get_layout_engine()
+        if is_new := bool(figure.axes) and isinstance(layout, ConstrainedLayoutEngine):
+            FigureCanvasAgg(figure)  # which measures texts
+            layout.execute(figure)
         if find_fonts(figure) and is_new:
-            figure.draw_without_rendering()
-        if is_new:  # it takes as long as drawing, and gives the same every time
+            layout.execute(figure)
+        if is_new:
             figure.set_layout_engine("none")
         yield
 

@@ -18,6 +18,7 @@ from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Table
 from report.words import duration
+from search.methods import METHODS
 from utils.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
@@ -33,7 +34,8 @@ StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long i
 def provenance_blocks(data: ReportData) -> Iterator[Block]:
     """Settings, seeds, versions, machine, commands and times."""
     yield Table(
-        "Stages: the command of each, when it ended and how long it took, as far as its log tells.",
+        "Stages: the command of each, without the options given to it; when it ended and how long it took, as far "
+        "as its log tells.",
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )
@@ -43,7 +45,7 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     ]
     damage = []
     try:
-        settings = data.search_settings
+        settings = data.settings_of_modules
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
     except UserError as error:
         damage.append(Note(str(error)))
@@ -66,10 +68,15 @@ def stage_rows(data: ReportData) -> list[StageRow]:
         ("training", model_files.entire_model(artifacts), lambda: _sum(data.history)),
         ("kernel importance", module_files.kernel_importance(artifacts), lambda: _importance_seconds(data)),
         ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), lambda: None),
-        ("module search", module_files.report(artifacts), lambda: data.modularization.search.get("seconds")),
+        (f"{data.method} search", module_files.report(artifacts), lambda: data.modularization.search.get("seconds")),
         ("module outputs", module_files.module_outputs(artifacts, last_class), lambda: None),
     )
-    return [_row(name, file.made_by, file.path, seconds) for name, file, seconds in stages if file.exists()]
+    search = artifacts.command(METHODS[data.method].script or "scripts/run_module_search.py")
+    return [
+        _row(name, search if name.endswith("search") else file.made_by, file.path, seconds)
+        for name, file, seconds in stages
+        if file.exists()
+    ]
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:

@@ -326,6 +326,11 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
         )
     if unchanged := [own.weak_model for own in data.own_patches if not own.report.targets]:
         yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
+    if outdated := [own.weak_model for own in data.own_patches if not data.has_modules_of(own)]:
+        yield Note(
+            f"{', '.join(outdated)}: patched with other modules than those that are there now; patch again with: "
+            f"{data.artifacts.command('scripts/patch_weak_model.py')}"
+        )
 
 
 def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:

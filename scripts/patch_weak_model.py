@@ -29,6 +29,7 @@ from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import predict
+from modules import files as module_files
 from modules.on_disk import load_module
 from patching import files as patch_files
 from patching.from_arrays import Patch, PatchReport, patch
@@ -44,6 +45,7 @@ from patching.own_weak_model import (
 )
 from patching.standalone import Form, StandalonePatch, check_save_path, save_standalone
 from utils.errors import UserError, run
+from utils.files import sha256_of
 from utils.progress import progress, say, steps
 from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
@@ -102,6 +104,10 @@ def main() -> None:
         "modules": [
             vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
         ],
+        "modules_sha256": {
+            str(number): sha256_of(module_files.module(stage.artifacts, number).path)
+            for number in classes.strong_class.values()
+        },
         "rule": patched.rule.to_json() if patched.rule else None,
         "test": report.to_json(),
     }

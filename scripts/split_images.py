@@ -26,7 +26,9 @@ def main() -> None:
     if not arguments.source.exists():
         raise UserError(f"{arguments.source} is not there: expected a folder or a zip file with CLASS/IMAGE")
     if arguments.target.suffix != ".zip" or arguments.target.exists():
-        raise UserError(f"{arguments.target}: expected the name of a zip file that is not there yet")
+        raise UserError(
+            f"{arguments.target}: expected the name of a zip file that is not there yet; remove it to make it again"
+        )
     for name, (num_train, num_test) in split_images(arguments.source, arguments.target).items():
         print(f"{name}: {num_train} train, {num_test} test")
     print(f"saved {arguments.target}")

@@ -55,7 +55,7 @@ FILES = python_files()
 SOURCES = {file: (TOP / file).read_text(encoding="utf-8") for file in FILES}
 SCRIPTS = [file for file in FILES if '\nif __name__ == "__main__":' in SOURCES[file]]
 STAGES = [script for script in SCRIPTS if script.parts[0] not in ("benchmarks", "tests")]
-ONE_OF_EACH_FOLDER = {script.parts[:-1][:1]: script for script in STAGES}.values()
+ONE_OF_EACH_FOLDER = {script.parent: script for script in STAGES}.values()
 
 
 def test_the_list_is_read_and_an_import_upwards_is_found():
@@ -114,13 +114,9 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(script, marks=[] if script in ONE_OF_EACH_FOLDER else pytest.mark.long) for script in STAGES],
-    ids=str,
-)
+@pytest.mark.parametrize("script", ONE_OF_EACH_FOLDER, ids=str)
 def test_packages_of_the_same_names_are_not_taken(strangers, root_dir, script):
-    """Neither from the user's folder nor from PYTHONPATH."""
+    """Neither from the user's folder nor from PYTHONPATH; where a script lies decides, not what it does."""
     command = [sys.executable, "run.py", str(TOP / script), "--help"]
     env = environment(root_dir, PYTHONPATH=str(strangers))
     done = subprocess.run(command, cwd=strangers, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -137,9 +133,7 @@ def run_program(folder: Path, code: str, root_dir: Path) -> subprocess.Completed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["utils.py", *(pytest.param(name, marks=pytest.mark.long) for name in ("models.py", "dataset/__init__.py"))]
-)
+@pytest.mark.parametrize("name", ["utils.py", "dataset/__init__.py"])
 def test_a_users_own_package_in_the_way_is_named(name, tmp_path, root_dir):
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
 # A command, and the block behind it where there is one: what it prints.
 STEPS = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", TOUR, re.MULTILINE | re.DOTALL)
 # Lines that stand there or not as the machine is fast (utils/progress.py), or as it rounds (free riders).
-BY_CHANCE = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far|let modules keep more kernels)$")
+BY_CHANCE = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far|a larger --keep\))$")
 
 
 def shape(line: str) -> str:

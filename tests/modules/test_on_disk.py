@@ -74,7 +74,7 @@ def test_a_free_rider_is_named(capsys):
 def test_missing_files_name_the_command(config, saved):
     artifacts, _, _ = saved
     with pytest.raises(
-        UserError, match=r"missing .*class_3\.pth; first run: python module_recorder\.py --model rescnn"
+        UserError, match=r"missing .*class_3\.pth; first run: python module_gradient_search\.py --model rescnn"
     ):
         load_module(config, artifacts, 3, CPU)
     module_files.module_kernels(artifacts, 2).path.unlink()
@@ -159,5 +159,5 @@ def test_damaged_checkpoints(config, saved, damage):
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     damage(weights)
     module_files.module(artifacts, 2).save(weights)
-    with pytest.raises(UserError, match=r"(?s)cannot use .*class_2\.pth: .* module_recorder\.py"):
+    with pytest.raises(UserError, match=r"(?s)cannot use .*class_2\.pth: .* module_gradient_search\.py"):
         load_module(config, artifacts, 2, CPU)

@@ -222,8 +222,8 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
     ("file", "message"),
     [
         (model_files.entire_model, "train.py"),
-        (lambda artifacts: module_files.module(artifacts, 3), "module_recorder.py"),
-        (lambda artifacts: module_files.module_kernels(artifacts, 3), "module_recorder.py"),
+        (lambda artifacts: module_files.module(artifacts, 3), "module_gradient_search.py"),
+        (lambda artifacts: module_files.module_kernels(artifacts, 3), "module_gradient_search.py"),
         (lambda artifacts: module_files.module_outputs(artifacts, 3), "preprocess/module_output_collector.py"),
     ],
     ids=("entire_model", "module", "module_kernels", "module_outputs"),

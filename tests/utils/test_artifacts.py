@@ -36,8 +36,8 @@ ARTIFACTS = Artifacts(Path("/root_dir"), "simcnn", "cifar10")
         (genetic_files.population(ARTIFACTS, 3, 9), "ga/gen_003_exp_9_pop.npy", "uint8", "module_explorer.py"),
         (genetic_files.outputs(ARTIFACTS, 12, 0), "ga/gen_012_exp_0_outputs.npy", "float32", "module_explorer.py"),
         (genetic_files.fitness(ARTIFACTS, 199), "ga/gen_199_fitness.npy", "float64", "module_recorder.py"),
-        (module_files.module(ARTIFACTS, 4), "modules/class_4.pth", None, "module_recorder.py"),
-        (module_files.module_kernels(ARTIFACTS, 4), "modules/class_4_kernels.npy", "bool", "module_recorder.py"),
+        (module_files.module(ARTIFACTS, 4), "modules/class_4.pth", None, "module_gradient_search.py"),
+        (module_files.module_kernels(ARTIFACTS, 4), "modules/class_4_kernels.npy", "bool", "module_gradient_search.py"),
         (
             module_files.module_outputs(ARTIFACTS, 4),
             "module_outputs/class_4.npy",
