@@ -57,6 +57,7 @@ importance = Stage("importance")
 sensitivity = Stage("sensitivity")
 genetic = Stage("genetic search")
 gradient = Stage("gradient search")
+for_patch = Stage("gradient search for a patch")
 weak = Stage("weak models")
 free = Stage("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
 
@@ -86,7 +87,9 @@ class Config:
     mean: Colours = form((0.485, 0.456, 0.406), "What is subtracted of red, green and blue between 0 and 1.")
     std: Scales = form((0.229, 0.224, 0.225), "What they are divided by then.")
     mirror: bool = training(
-        False, "Whether training may flip images: right where a mirror image keeps its class.", also=(gradient, weak)
+        False,
+        "Whether training may flip images: right where a mirror image keeps its class.",
+        also=(gradient, for_patch, weak),
     )
 
     # Training of the strong model
@@ -168,18 +171,26 @@ class Config:
         "The shares of the kernels that the rounds of the gradient search go down to, one after the other; where two "
         "are equal, the second round lets the masks settle, in smaller steps.",
     )
-    mask_steps: Count = gradient(500, "Steps of a round.")
-    mask_batch_size: Count = gradient(64, "Training images per step.")
-    mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.")
+    mask_steps: Count = gradient(500, "Steps of a round.", also=(for_patch,))
+    mask_batch_size: Count = gradient(64, "Training images per step.", also=(for_patch,))
+    mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.", also=(for_patch,))
     mask_gain_step_size: Weight = gradient(
         0.01,
         "Adam's step size on the logarithms of gains, by which a module multiplies the maps that it keeps; "
         "0 = no gains.",
+        also=(for_patch,),
     )
     mask_distillation: Fraction = gradient(
         0.5, "The share of the loss that is the divergence from the strong model; the rest is cross-entropy."
     )
     mask_overlap: Weight = gradient(0.0, "The weight in the loss of the modules' mean Jaccard similarity.")
+    patch_keeps: FallingShares = free(
+        (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+        "The shares of the kernels that the search of a module for one patch goes down to.",
+    )
+    patch_class_share: Fraction = for_patch(
+        0.4, "The share of its images in a step that are of the target class; the others are of all other classes."
+    )
 
     # Patching
     weak_model: str = weak("", "The network of the overly simple weak model.")

@@ -1,8 +1,12 @@
-"""What is measured on the strong model, and the modules that a search leaves."""
+"""What is measured on the strong model, and the modules that a search leaves.
 
+Of a module for a patch the same files stand in its own place: `Artifacts.for_patch`.
+"""
+
+from modules.for_patch import ModuleForPatch
 from modules.modularization import Modularization
 from modules.source_network import SourceNetwork
-from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, RecordFile, Role
+from utils.artifacts import ArrayFile, Artifacts, ArtifactsForPatch, CheckpointFile, JsonFile, RecordFile, Role
 
 
 def kernel_importance(artifacts: Artifacts) -> ArrayFile:
@@ -56,6 +60,12 @@ def report(artifacts: Artifacts) -> RecordFile[Modularization]:
     """What is known of the modules."""
     path = artifacts.folder / "modules" / "report.json"
     return RecordFile(path, _search(artifacts), Modularization)
+
+
+def report_for_patch(artifacts: ArtifactsForPatch) -> RecordFile[ModuleForPatch]:
+    """What is known of a module for a patch."""
+    path = artifacts.folder / "modules" / "report.json"
+    return RecordFile(path, artifacts.command("module_gradient_search.py"), ModuleForPatch)
 
 
 def module_outputs(artifacts: Artifacts, target_class: int) -> ArrayFile:

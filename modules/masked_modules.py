@@ -4,7 +4,7 @@ The strong model's weights are frozen. Each module is a run of the graph of its 
 one core each, and what no mask stands in front of is computed once for all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,28 +99,34 @@ def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
 
 
 def mask_gradient(
-    model: FrozenGraph, images: Tensor, masks: Tensor, loss: Callable[[Tensor], Tensor], workers: Executor
+    model: FrozenGraph,
+    images: Tensor,
+    masks: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    workers: Executor,
+    target_classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A loss of the composed model's logits, and its gradient with respect to the masks.
+    """A loss of modules' logits, and its gradient with respect to their masks.
 
     Args:
         model: the strong model.
         images: (batch, channels, side, side) normalised, channels-last, in the model's precision.
-        masks: (classes, units) float: masks, or masks times gains; module c has row c. Dropped units (0) get their
-            gradient too.
-        loss: of the logits (batch, classes), a scalar; what else it reads gets its gradient as usual.
+        masks: (modules, units) float: masks, or masks times gains. Dropped units (0) get their gradient too.
+        loss: of the logits (batch, modules), a scalar; what else it reads gets its gradient as usual.
         workers: run the modules, one at a time each; the result does not depend on how many they are.
+        target_classes: of the modules; None = module c is of class c.
 
-    Returns the loss, detached, and the gradient (classes, units).
+    Returns the loss, detached, and the gradient (modules, units).
     """
-    classes = range(len(masks))
+    numbers = range(len(masks))
+    target_classes = numbers if target_classes is None else target_classes
     first_values = model.first_values(images)
     of_modules = [mask.clone().requires_grad_() for mask in masks]
-    logits = list(workers.map(lambda c: model.logit(images, first_values, of_modules[c], c), classes))
+    logits = list(workers.map(lambda mask, c: model.logit(images, first_values, mask, c), of_modules, target_classes))
     composed = torch.stack([logit.detach() for logit in logits], 1).requires_grad_()
     value = loss(composed)
     value.backward()
-    gradients = workers.map(lambda c: torch.autograd.grad(logits[c], of_modules[c], composed.grad[:, c])[0], classes)
+    gradients = workers.map(lambda m: torch.autograd.grad(logits[m], of_modules[m], composed.grad[:, m])[0], numbers)
     return value.detach(), torch.stack(list(gradients))
 
 

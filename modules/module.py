@@ -4,7 +4,7 @@ A dropped kernel's feature map is zero wherever the masked strong model reads it
 it leaves every output as it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,12 @@ from models.graph import Graph, GraphNetwork
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a search may learn of all modules beside their masks. It goes into their weights where they are cut out.
+    """What a search may learn of modules beside their masks. It goes into their weights where they are cut out.
 
     Attributes:
-        gains: (classes, K) float32, positive: what each kept kernel's map is multiplied by where it is read. Alike in a
+        gains: (modules, K) float32, positive: what each kept kernel's map is multiplied by where it is read. Alike in a
             unit; 1 where a kernel is dropped, is always kept, or is read without weights.
-        logit_maps: (classes, 2) float32: the scale and the bias of each module's logit.
+        logit_maps: (modules, 2) float32: the scale and the bias of each module's logit.
     """
 
     gains: np.ndarray
@@ -42,21 +42,26 @@ def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | No
     return graph.cut(graph.units.gather(kernel_mask), target_class)
 
 
-def extract_modules(graph: Graph, masks: np.ndarray, tuning: Tuning | None = None) -> list[GraphNetwork]:
-    """Every class's module, in class order; masks (classes, K) bool, and what was learned of the modules beside.
+def extract_modules(
+    graph: Graph, masks: np.ndarray, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
+) -> list[GraphNetwork]:
+    """Modules of masks (modules, K) bool, and of what was learned of them beside.
 
     A gain goes into the weights that read its kernel's map, a logit's scale and bias into the last layer.
+
+    Args:
+        graph: the strong model.
+        masks: True = kept.
+        tuning: of these modules; None = nothing.
+        target_classes: of these modules; None = module c is of class c.
     """
+    target_classes = range(len(masks)) if target_classes is None else target_classes
     unit_masks = [graph.units.gather(mask) for mask in masks]
     if tuning is None:
-        return [graph.cut(mask, target_class) for target_class, mask in enumerate(unit_masks)]
+        return [graph.cut(mask, c) for mask, c in zip(unit_masks, target_classes, strict=True)]
     gains = tuning.gains[:, graph.units.first_kernels]
-    return [
-        graph.cut(mask, target_class, of_units, logit_map)
-        for target_class, (mask, of_units, logit_map) in enumerate(
-            zip(unit_masks, gains, tuning.logit_maps.tolist(), strict=True)
-        )
-    ]
+    learned = zip(unit_masks, target_classes, gains, tuning.logit_maps.tolist(), strict=True)
+    return [graph.cut(mask, c, of_units, logit_map) for mask, c, of_units, logit_map in learned]
 
 
 def module_of_weights(

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.datasets import Split
+from dataset.datasets import Images, Split
 from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
 from models.training import count_right, predict
 from models.weights import cpu_state
 from modules import files as module_files
 from modules.composed_model import ComposedModel
+from modules.for_patch import ModuleForPatch
 from modules.jaccard import mean_pairwise_distance
 from modules.modularization import Modularization
 from modules.module import Tuning, extract_modules, is_float32, module_of_weights
@@ -70,6 +71,29 @@ def save_modularization(
     )
     module_files.report(stage.artifacts).save(result)
     return result
+
+
+def save_module_for_patch(
+    strong: Graph, mask: np.ndarray, tuning: Tuning, stage: Stage, of_class: Images, known: ModuleForPatch
+) -> None:
+    """Extract and write one class's module, in its own place, and what it says about its class.
+
+    Args:
+        strong: the strong model.
+        mask: (K,) bool, True = kept.
+        tuning: what was learned of the module beside, for one module.
+        stage: where to write.
+        of_class: the validation images of the class.
+        known: what is known of it.
+    """
+    target_class = known.target_class
+    place = stage.artifacts.for_patch(target_class)
+    (module,) = extract_modules(strong, mask[None], tuning, [target_class])
+    module_files.source_network(place).save(SourceNetwork.of(strong, stage.config))
+    module_files.module(place, target_class).save(cpu_state(module))
+    module_files.module_kernels(place, target_class).save(mask)
+    module_files.module_outputs(place, target_class).save(predict(module, of_class, stage.device)[:, 0].numpy())
+    module_files.report_for_patch(place).save(known)
 
 
 def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:

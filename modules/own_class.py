@@ -21,9 +21,16 @@ def auc_by_class(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Returns (classes,) float64; NaN for a class of which there are all images or none.
     """
+    return auc_of(logits, np.asarray(labels)[:, None] == np.arange(logits.shape[1]))
+
+
+def auc_of(logits: np.ndarray, is_own: np.ndarray) -> np.ndarray:
+    """The same of any logits (images, n); `is_own` (images, n), or (images,) for all: which images are of a class."""
+    logits = np.asarray(logits)
+    is_own = np.broadcast_to(is_own if is_own.ndim == 2 else is_own[:, None], logits.shape)
     auc = np.full(logits.shape[1], np.nan)
-    for number, of_class in enumerate(np.asarray(logits).T):
-        own, others = of_class[labels == number], np.sort(of_class[labels != number])
+    for number in range(logits.shape[1]):
+        own, others = logits[is_own[:, number], number], np.sort(logits[~is_own[:, number], number])
         if len(own) and len(others):
             below, not_above = (np.searchsorted(others, own, side) for side in ("left", "right"))
             auc[number] = (below + not_above).sum() / (2 * len(own) * len(others))

@@ -24,6 +24,7 @@ from patching.patched_model import Origin, PatchedModel
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, method_entry
 from patching.rules import RULES, Rule
 from patching.weak_models import WeakKind, weak_network_name
+from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.stage import Stage
 
@@ -66,10 +67,13 @@ class Patched:
 
 
 class PatchCases:
-    """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once."""
+    """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once.
 
-    def __init__(self, stage: Stage, kind: WeakKind) -> None:
-        self.stage, self.kind = stage, kind
+    With `for_patch` their modules are those that were searched alone, in place of the joint search's.
+    """
+
+    def __init__(self, stage: Stage, kind: WeakKind, *, for_patch: bool = False) -> None:
+        self.stage, self.kind, self.for_patch = stage, kind, for_patch
 
     @cached_property
     def data(self) -> PatchData:
@@ -89,6 +93,10 @@ class PatchCases:
         weak = self.data.weak
         return {part: self._predict(self.strong.network, getattr(weak, part)) for part in ("valid", "test")}
 
+    def place(self, target_class: int) -> Artifacts:
+        """Where the module of a class lies."""
+        return self.stage.artifacts.for_patch(target_class) if self.for_patch else self.stage.artifacts
+
     def epoch(self, target_class: int, wanted: str) -> int:
         """The epoch that `best`, `last` or a number means. Raises UserError where there is no such training."""
         if wanted.isdecimal():
@@ -102,7 +110,7 @@ class PatchCases:
         """Raises UserError, naming the command that makes it, for the first file that is missing."""
         artifacts = self.stage.artifacts
         files = (module_files.module, module_files.module_kernels, module_files.module_outputs)
-        needed = [file(artifacts, target_class) for file in files for target_class in target_classes]
+        needed = [file(self.place(target_class), target_class) for file in files for target_class in target_classes]
         for file in (model_files.entire_model(artifacts), *needed):
             file.check_is_there()
         for target_class in target_classes:
@@ -113,22 +121,23 @@ class PatchCases:
         config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
         epoch = self.epoch(target_class, wanted_epoch)
         weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
-        module = load_module(config, artifacts, target_class, device)
+        place = self.place(target_class)
+        module = load_module(config, place, target_class, device)
         split = self.data.split_for(target_class)
         images = of_class(self.data.strong.valid, target_class)
-        file = module_files.module_outputs(artifacts, target_class)
+        file = module_files.module_outputs(place, target_class)
         module_outputs = file.load(len(images))
         first = images.take(np.arange(min(CHECKED_OUTPUTS, len(images))))
         now = self._predict(module, first)[:, 0].numpy()
         if not np.allclose(now, module_outputs[: len(first)], rtol=1e-2, atol=1e-2):
-            raise file.damaged(f"it is of another module than {module_files.module(artifacts, target_class).path}")
+            raise file.damaged(f"it is of another module than {module_files.module(place, target_class).path}")
         return PatchCase(
             target_class,
             split.classes,
             epoch,
             weak,
             module,
-            load_kernel_mask(config, artifacts, target_class),
+            load_kernel_mask(config, place, target_class),
             self._outputs("valid", split.valid, target_class, weak, module),
             self._outputs("test", split.test, target_class, weak, module),
             module_outputs,

@@ -67,6 +67,14 @@ def report(
     return RecordFile(path, patch_command(artifacts, kind), PatchedWeakModel)
 
 
+def report_for_patch(
+    artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int, calibration: str
+) -> RecordFile[PatchedWeakModel]:
+    """The same of a patch by a module that was searched for it alone."""
+    path = weak_model_folder(artifacts, kind, target_class) / f"for_patch_epoch_{epoch}_{calibration}.json"
+    return RecordFile(path, f"{patch_command(artifacts, kind)} --for_patch", PatchedWeakModel)
+
+
 def reports(artifacts: Artifacts, kind: WeakKind) -> list[RecordFile[PatchedWeakModel]]:
     """The reports that are there, by path; none of a folder that was set aside."""
     paths = sorted(weak_models_folder(artifacts, kind).glob("target_class_*/patch_epoch_*_*.json"))
@@ -77,6 +85,11 @@ def reports(artifacts: Artifacts, kind: WeakKind) -> list[RecordFile[PatchedWeak
 def table(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
     """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
     return weak_models_folder(artifacts, kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"
+
+
+def table_for_patch(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
+    """The same of the patches by modules that were searched for them alone."""
+    return weak_models_folder(artifacts, kind) / f"for_patch_all_epoch_{epoch}_{calibration}.csv"
 
 
 def own_report(artifacts: Artifacts, name: str) -> JsonFile:

@@ -8,8 +8,8 @@
 
 The weak model is a network and its checkpoint, or a folder with valid_logits.npy, valid_labels.npy, test_logits.npy and
 test_labels.npy. Its images are the strong model's, or --weak_images: a dataset {valid,test}/CLASS/IMAGE in dataset_dir.
-The patch is fitted on valid and judged on test. Classes are matched by name. docs/patching.md has examples. Writes
-data/patch/own/MODEL_DATASET/NAME.json.
+The patch is fitted on valid and judged on test. Classes are matched by name. --for_patch takes the modules of
+`module_gradient_search.py --for_patch`. docs/patching.md has examples. Writes data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
@@ -69,7 +69,9 @@ def main() -> None:
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
     weak = load_weak_network(arguments, weak_config, classes) if arguments.weak_network else None
     modules = {
-        target: load_module(config, stage.artifacts, number, stage.device)
+        target: load_module(
+            config, stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts, number, stage.device
+        )
         for target, number in classes.strong_class.items()
     }
     strong = load_strong_model(config, stage.artifacts, stage.device).network
@@ -146,6 +148,7 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     add("--weak_std", metavar="R,G,B", help="what they are divided by then; the strong model's by default")
     add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
     add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
+    add("--for_patch", action="store_true", help="take the modules that were searched each alone")
     add("--name", help="of the JSON file; the checkpoint's or folder's by default")
     add("--save", action="append", default=[], type=Path, help="the patched model: NAME.py (and .safetensors) or .onnx")
     arguments = parser.parse_args()

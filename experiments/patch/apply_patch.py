@@ -2,6 +2,7 @@
 
     python experiments/patch/apply_patch.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak --target_class 3
     python experiments/patch/apply_patch.py --model simcnn --dataset cifar10 --exp_type weak --calibration learned
+    python experiments/patch/apply_patch.py --model simcnn --dataset cifar10 --exp_type weak --for_patch
     python experiments/patch/apply_patch.py --model simcnn --dataset cifar10 --exp_type poor_fit --target_class 3 \\
         --target_epoch 169 --calibration learned --save patched.pth
 
@@ -9,6 +10,7 @@ Calibrations: min_max is the published rule; percentile, outlier and norm take a
 learned is a linear map fitted on the weak model's own validation images; all is every one of them. Two controls stand
 in every table: the learned fit without a module, and with the whole strong model in the module's place. Writes
 patch_epoch_E_CALIBRATION.json beside the weak model and, for all target classes, a CSV and a Markdown table above it.
+--for_patch takes the modules of `module_gradient_search.py --for_patch`, and writes for_patch_epoch_E_CALIBRATION.json.
 Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--calibration", default="min_max", choices=[*RULES, "all"], help="min_max, the published one, by default"
     )
+    parser.add_argument("--for_patch", action="store_true", help="take the modules that were searched each alone")
     parser.add_argument("--save", type=Path, metavar="PATH", help="write the patched model there")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
@@ -53,7 +56,9 @@ def main() -> None:
     if arguments.save and "all" in (arguments.target_class, calibration):
         raise UserError("--save: expected one --target_class and one --calibration, given all")
     calibrations = list(RULES) if calibration == "all" else [calibration]
-    cases = PatchCases(stage, kind)
+    cases = PatchCases(stage, kind, for_patch=arguments.for_patch)
+    report_file = patch_files.report_for_patch if arguments.for_patch else patch_files.report
+    table_path = patch_files.table_for_patch if arguments.for_patch else patch_files.table
     cases.check(target_classes, epoch)
 
     models = []
@@ -62,7 +67,7 @@ def main() -> None:
         results = evaluate(case, calibrations)
         model = cases.report(case, results)
         models.append(model)
-        report = patch_files.report(stage.artifacts, kind, target_class, case.epoch, calibration)
+        report = report_file(stage.artifacts, kind, target_class, case.epoch, calibration)
         report.save(model)
         if len(target_classes) == 1:
             show_model(model, calibrations)
@@ -75,7 +80,7 @@ def main() -> None:
         print(CELL)
         show_table(headings, table)
         show_sureness(models)
-        file = patch_files.table(stage.artifacts, kind, epoch, calibration)
+        file = table_path(stage.artifacts, kind, epoch, calibration)
         title = f"{stage.config.name}, {kind.option} models, epoch {epoch}: {CELL} (test images)"
         save_text(file, csv_table(*exact_table(models)))
         save_text(file.with_suffix(".md"), f"{title}\n\n{markdown_table(headings, table)}")

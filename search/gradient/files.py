@@ -1,9 +1,12 @@
-"""The gradient search's files, below `gradient/`: its rounds, and what it goes on from."""
+"""The gradient search's files, below `gradient/`: its rounds, and what it goes on from.
+
+A search for a patch has them in its own place: `Artifacts.for_patch`.
+"""
 
 from pathlib import Path
 
-from search.gradient.log import Round
-from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role, TableFile
+from search.gradient.log import Round, RoundForPatch
+from utils.artifacts import ArrayFile, Artifacts, ArtifactsForPatch, CheckpointFile, JsonFile, Role, TableFile
 from utils.errors import UserError
 
 
@@ -27,6 +30,11 @@ def log(artifacts: Artifacts) -> TableFile[Round]:
     return TableFile(folder(artifacts) / "search_log.csv", _command(artifacts, "--fresh"), Round)
 
 
+def log_for_patch(artifacts: ArtifactsForPatch) -> TableFile[RoundForPatch]:
+    """The same of a search for one class's module."""
+    return TableFile(folder(artifacts) / "search_log.csv", _command(artifacts, "--fresh"), RoundForPatch)
+
+
 def state(artifacts: Artifacts) -> CheckpointFile:
     """Everything that lets an interrupted round go on."""
     return CheckpointFile(folder(artifacts) / "state.pth", _command(artifacts))
@@ -38,7 +46,7 @@ def round_state(artifacts: Artifacts, number: int) -> CheckpointFile:
 
 
 def round_kernels(artifacts: Artifacts, number: int) -> ArrayFile:
-    """(classes, K) bool, True = kept, of all modules after a round."""
+    """(classes, K) bool, True = kept, of the modules after a round."""
     return ArrayFile(folder(artifacts) / f"round_{number:02d}_kernels.npy", _command(artifacts), "bool")
 
 

@@ -1,4 +1,4 @@
-"""The gradient search: all modules' masks and gains, learned together in rounds that keep less and less.
+"""The gradient search: modules' masks and gains, learned together in rounds that keep less and less.
 
 Each step is a function of the state before it and its number alone, so that a search that was interrupted goes on as if
 it had not been.
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from configures.base import Config
@@ -20,6 +19,7 @@ from dataset.images import augment, normalise
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
+from search.gradient.goals import Goal
 from search.gradient.scores import (
     Price,
     gradients_of,
@@ -50,29 +50,28 @@ class MaskSettings:
     batch_size: int
     step_size: float  # Adam's, on the scores; at the beginning of a round
     gain_step_size: float  # the same on the gains' logarithms; 0: no gains
-    distillation: float  # the share of the loss that is the divergence from the strong model's softmax
     overlap: float  # the weight of the modules' mean Jaccard similarity in the loss
     mirror: bool
 
 
 def mask_settings(config: Config) -> MaskSettings:
-    """The gradient search's part of the configuration."""
+    """The part of the configuration that is the same whatever a gradient search is after."""
     return MaskSettings(
         steps=config.mask_steps,
         batch_size=config.mask_batch_size,
         step_size=config.mask_step_size,
         gain_step_size=config.mask_gain_step_size,
-        distillation=config.mask_distillation,
         overlap=config.mask_overlap,
         mirror=config.mirror,
     )
 
 
 class MaskLearner:
-    """The masks of all modules while they are learned.
+    """The masks of some or all modules while they are learned.
 
     Args:
         graph: the strong model, on the device.
+        goal: which modules, from which images, by which loss.
         pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         settings: what the search is made of.
         normalisation: of the images.
@@ -84,6 +83,7 @@ class MaskLearner:
     def __init__(
         self,
         graph: Graph,
+        goal: Goal,
         pixels: Tensor,
         labels: Tensor,
         settings: MaskSettings,
@@ -93,14 +93,14 @@ class MaskLearner:
         seed: int,
         workers: Executor,
     ) -> None:
-        self.frozen, self.units = freeze(graph, dtype), graph.units
+        self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
         self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
         self.folds_gains = torch.as_tensor(graph.folds_gains)
-        self.scores = torch.full((graph.num_classes, graph.num_units), SCORE_LIMIT)
+        self.scores = torch.full((len(goal.classes), graph.num_units), SCORE_LIMIT)
         self.log_gains = torch.zeros_like(self.scores)
-        self.logit_scale = torch.ones(graph.num_classes, requires_grad=True)
-        self.logit_bias = torch.zeros(graph.num_classes, requires_grad=True)
+        self.logit_scale = torch.ones(len(goal.classes), requires_grad=True)
+        self.logit_bias = torch.zeros(len(goal.classes), requires_grad=True)
         self.price = Price()
         self.steps_done = 0
         # A short memory of the gradients' sizes: they change as kernels go.
@@ -140,21 +140,16 @@ class MaskLearner:
         for group, of_group in zip(self.optimizer.param_groups, largest, strict=True):
             group["lr"] = step_size(of_group, progress)
         images, labels = self._batch()
-        teacher = self.workers.submit(self._strong_logits, images)
+        strong_logits = self.workers.submit(self._strong_logits, images)
 
         def loss(logits: Tensor) -> Tensor:
-            """Cross-entropy, and distillation of the strong model's softmax (Hinton et al., arXiv 1503.02531)."""
             logits = logits * self.logit_scale.to(logits.device) + self.logit_bias.to(logits.device)
-            divergence = F.kl_div(
-                logits.log_softmax(1), teacher.result().log_softmax(1), log_target=True, reduction="batchmean"
-            )
-            share = self.settings.distillation
-            return (1 - share) * F.cross_entropy(logits, labels) + share * divergence
+            return self.goal.loss(logits, labels, strong_logits.result())
 
         masks = masks_of(self.scores, self.units)
         self.optimizer.zero_grad(set_to_none=True)
         factors = (masks * self.log_gains.exp()).to(images.device)
-        value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers)
+        value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers, self.goal.classes)
         if not math.isfinite(value):
             raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
         kept, target = kept_share(masks, self.units), keep_target(before, keep, progress)
@@ -167,11 +162,11 @@ class MaskLearner:
         return float(value)
 
     def masks(self, keep: float) -> np.ndarray:
-        """The masks (classes, K) bool of all modules, within `keep` of their kernels."""
+        """The masks (modules, K) bool, within `keep` of their kernels."""
         return self.units.spread(masks_within(self.scores, self.units, keep).numpy())
 
     def tuning(self, masks: np.ndarray) -> Tuning:
-        """What was learned of the modules beside their masks (classes, K) bool."""
+        """What was learned of the modules beside their masks (modules, K) bool."""
         gains = self.units.spread(self.log_gains.exp().numpy())
         logit_maps = torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
         return Tuning(np.where(masks, gains, np.float32(1)), logit_maps)
@@ -189,7 +184,7 @@ class MaskLearner:
         """This step's images, augmented, in the precision of the search, and their labels."""
         generator = torch.Generator().manual_seed(torch_seed(self.seed, "mask batch", self.steps_done))
         size = min(self.settings.batch_size, len(self.labels))
-        chosen = torch.randperm(len(self.labels), generator=generator)[:size].to(self.labels.device)
+        chosen = self.goal.choose(self.labels, size, generator).to(self.labels.device)
         images = augment(self.pixels[chosen], mirror=self.settings.mirror, generator=generator)
         return normalise(images, self.dtype, self.normalisation), self.labels[chosen]
 

@@ -1,8 +1,9 @@
-"""What the gradient search remembers of its rounds: one row each, with the composed model as it is after the round."""
+"""What a gradient search remembers of its rounds: one row each, with what it found as it is after the round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modules.own_class import MOST_BELOW
 from utils.errors import UserError
 
 
@@ -49,3 +50,37 @@ def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
             f"{nearest.points_lost:.2f} points are lost: expected at least that"
         )
     return min(within, key=lambda row: (row.kernels_kept, row.points_lost))
+
+
+@dataclass(frozen=True)
+class RoundForPatch:
+    """One round's module of one class, judged on all validation images."""
+
+    number: int
+    keep: float  # the share of kernels that it was to keep at the most
+    kernels_kept: float  # the share
+    flops: float  # of the module, as a share of the strong model's
+    images: int
+    auc_strong: float  # of the class's logit
+    auc_module: float
+    explained: float  # the share of the strong logit's variance that the module's logit explains
+    steps: int  # since the start of the search
+    seconds: float  # of the round; of its last run, where it was interrupted
+
+
+def describe_for_patch(row: RoundForPatch) -> str:
+    """One line on a round."""
+    return (
+        f"round {row.number:2d}  to keep {100 * row.keep:g}%  kept {row.kernels_kept:.1%}  FLOPs {row.flops:.1%}  "
+        f"AUC {row.auc_module:.4f} (strong model {row.auc_strong:.4f})  logit explained {row.explained:.1%}  "
+        f"{row.seconds:.1f} s"
+    )
+
+
+def smallest_that_knows(rounds: Sequence[RoundForPatch]) -> RoundForPatch:
+    """The round that keeps the fewest kernels and knows its class nearly as well as the strong model does.
+
+    That is with an AUC at most MOST_BELOW below. Where none does, the one that keeps the most.
+    """
+    knowing = [row for row in rounds if row.auc_module >= row.auc_strong - MOST_BELOW]
+    return min(knowing, key=lambda row: row.kernels_kept) if knowing else rounds[0]

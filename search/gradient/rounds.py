@@ -4,29 +4,34 @@ Like the genetic search it goes on from its files alone, at the step after the l
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from dataset.datasets import Split, fingerprint
+from dataset.datasets import Images, Split, fingerprint
 from dataset.images import to_device
 from models import files as model_files
-from models.graph import Graph, fold_batch_norm
+from models.graph import Graph, flops_of, fold_batch_norm
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
+from modules.own_class import auc_of
 from search.gradient import files
+from search.gradient.goals import Goal, composed_model, own_logit, unexplained
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
-from search.gradient.log import Round
-from utils.artifacts import Artifacts, CheckpointFile
+from search.gradient.log import Round, RoundForPatch
+from utils.artifacts import Artifacts, CheckpointFile, TableFile
 from utils.core_threads import core_threads
-from utils.errors import reason
+from utils.errors import UserError, reason
 from utils.files import set_aside, sha256_of
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
@@ -34,20 +39,44 @@ from utils.stage import Stage
 
 STEPS_PER_STATE = 50  # between two states on the disk
 
+Row = TypeVar("Row", Round, RoundForPatch)
+
 
 @dataclass(frozen=True)
-class GradientSearch:
-    """The search of one model and dataset."""
+class GradientSearch(ABC, Generic[Row]):
+    """A search of one model and dataset, whatever it is after.
+
+    Attributes:
+        place: where its files lie.
+        keeps: the share of the kernels that each round goes down to.
+        goal: whose modules it learns, and how.
+        log: the rounds that are done.
+    """
 
     stage: Stage
     strong: Graph
     split: Split
-    keeps: tuple[float, ...]  # the share of the kernels that each round goes down to
+    place: Artifacts
+    keeps: tuple[float, ...]
+    goal: Goal
+    log: TableFile[Row]
 
     @property
     def settings(self) -> MaskSettings:
         """What the learner is made of."""
         return mask_settings(self.stage.config)
+
+    @abstractmethod
+    def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> Row:
+        """The log's row of a round: what is known of its modules.
+
+        Args:
+            number: of the round.
+            masks: (modules, K) bool, True = kept.
+            tuning: what was learned beside.
+            steps: since the start of the search.
+            start: when the round began, by `time.perf_counter`.
+        """
 
     # Starting and going on
     def record_settings(self) -> None:
@@ -55,20 +84,20 @@ class GradientSearch:
 
         Raises UserError listing the differences where the files were made with others.
         """
-        artifacts = self.stage.artifacts
         made_with = {
             **asdict(self.settings),
+            **self.goal.settings(),
             "seed": self.stage.seed,
             "precision": self.stage.precision,
-            "strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path),
+            "strong_model_sha256": sha256_of(model_files.entire_model(self.stage.artifacts).path),
             "train_images_crc32": fingerprint(self.split.train),
             "valid_images_crc32": fingerprint(self.split.valid),
         }
-        record_or_compare(files.settings(artifacts), made_with)
+        record_or_compare(files.settings(self.place), made_with)
 
-    def rounds_done(self) -> list[Round]:
+    def rounds_done(self) -> list[Row]:
         """The rounds that are done, as far as they are those that are asked for now."""
-        rounds = files.log(self.stage.artifacts).load_if_there()
+        rounds = self.log.load_if_there()
         same = [row.keep == keep for row, keep in zip(rounds, self.keeps, strict=False)]
         return rounds[: same.index(False) if False in same else len(same)]
 
@@ -78,11 +107,12 @@ class GradientSearch:
 
         Raises UserError for a file that holds no such state.
         """
-        stage, artifacts = self.stage, self.stage.artifacts
+        stage = self.stage
         pixels, labels = to_device(self.split.train, stage.device)
         with core_threads(stage.device) as workers:
             learner = MaskLearner(
                 self.strong,
+                self.goal,
                 pixels,
                 labels,
                 self.settings,
@@ -91,78 +121,147 @@ class GradientSearch:
                 seed=stage.seed,
                 workers=workers,
             )
-            within = files.state(artifacts)
+            within = files.state(self.place)
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
                 say(f"going on after step {learner.steps_done}")
             elif num_done:
-                last, keeps = files.round_state(artifacts, num_done - 1), self.keeps[:num_done]
+                last, keeps = files.round_state(self.place, num_done - 1), self.keeps[:num_done]
                 if not load_state(learner, last, keeps):
                     raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
                 say(f"going on after round {num_done - 1}")
             yield learner
 
     # The rounds
-    def learn_round(self, learner: MaskLearner, rounds: list[Round]) -> Round:
+    def learn_round(self, learner: MaskLearner, rounds: list[Row]) -> Row:
         """Take the steps of the round after `rounds`, as far as they are not done, and write what it found."""
-        start, artifacts, number = time.perf_counter(), self.stage.artifacts, len(rounds)
+        start, number = time.perf_counter(), len(rounds)
         keeps = self.keeps[: number + 1]
         before, keep = (1.0, *keeps)[-2:]
         steps = range(learner.steps_done, len(keeps) * self.settings.steps)
         for step in progress(steps, f"round {number}, steps"):
             learner.step(before, keep)
             if (step + 1) % STEPS_PER_STATE == 0:
-                save_state(learner, files.state(artifacts), keeps)
+                save_state(learner, files.state(self.place), keeps)
         masks = learner.masks(keep)
         tuning = learner.tuning(masks)
-        files.round_kernels(artifacts, number).save(masks)
-        files.round_gains(artifacts, number).save(tuning.gains)
-        files.round_logit_maps(artifacts, number).save(tuning.logit_maps)
-        save_state(learner, files.round_state(artifacts, number), keeps)
-        modules = extract_modules(fold_batch_norm(self.strong), masks, tuning)  # the same answers, sooner
-        row = Round(
-            number=number,
-            keep=keep,
-            kernels_kept=float(masks.mean()),
-            distance=mean_pairwise_distance(masks),
-            images=len(self.split.valid),
-            right_strong=self._right(self.strong.network),
-            right_composed=self._right(ComposedModel(modules)),
-            steps=learner.steps_done,
-            seconds=time.perf_counter() - start,
-        )
-        files.log(artifacts).save([*rounds, row])  # last: a round is done when it is there
-        files.state(artifacts).remove()
+        files.round_kernels(self.place, number).save(masks)
+        files.round_gains(self.place, number).save(tuning.gains)
+        files.round_logit_maps(self.place, number).save(tuning.logit_maps)
+        save_state(learner, files.round_state(self.place, number), keeps)
+        row = self.judged(number, masks, tuning, learner.steps_done, start)
+        self.log.save([*rounds, row])  # last: a round is done when it is there
+        files.state(self.place).remove()
         return row
 
     def found(self, number: int) -> tuple[np.ndarray, Tuning]:
         """What a round found: see `load_round`."""
-        return load_round(self.stage.artifacts, number, self.strong.num_classes, self.strong.units.num_kernels)
+        return load_round(self.place, number, len(self.goal.classes), self.strong.units.num_kernels)
 
-    def _right(self, network: nn.Module) -> int:
-        """How many validation images a classifier assigns to their class."""
-        valid = self.split.valid
-        return count_right(predict(network, valid, self.stage.device, self.stage.dtype), valid.labels)
+    def logits(self, network: nn.Module) -> Tensor:
+        """A network's outputs (images, ...) on the validation images."""
+        return predict(network, self.split.valid, self.stage.device, self.stage.dtype)
 
 
-def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> GradientSearch:
+class JointSearch(GradientSearch[Round]):
+    """The search for the modules of all classes, which answer together."""
+
+    def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> Round:
+        """See `GradientSearch`: the composed model beside the strong one."""
+        modules = extract_modules(fold_batch_norm(self.strong), masks, tuning)  # the same answers, sooner
+        return Round(
+            number=number,
+            keep=self.keeps[number],
+            kernels_kept=float(masks.mean()),
+            distance=mean_pairwise_distance(masks),
+            images=len(self.split.valid),
+            right_strong=count_right(self.logits(self.strong.network), self.split.valid.labels),
+            right_composed=count_right(self.logits(ComposedModel(modules)), self.split.valid.labels),
+            steps=steps,
+            seconds=time.perf_counter() - start,
+        )
+
+
+class SearchForPatch(GradientSearch[RoundForPatch]):
+    """The search for one class's module, which is to patch weak models."""
+
+    @property
+    def target_class(self) -> int:
+        """Whose module it is."""
+        return self.goal.classes[0]
+
+    @property
+    def class_name(self) -> str:
+        """The target class's name."""
+        return self.split.classes[self.target_class]
+
+    @property
+    def valid_of_class(self) -> Images:
+        """The validation images of the target class."""
+        return self.split.valid.take(np.flatnonzero(self.split.valid.labels == self.target_class))
+
+    def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> RoundForPatch:
+        """See `GradientSearch`: the module's logit beside the strong model's."""
+        target_class, strong = self.target_class, fold_batch_norm(self.strong)
+        (module,) = extract_modules(strong, masks, tuning, self.goal.classes)
+        logits = torch.stack([self.logits(strong.network)[:, target_class], self.logits(module)[:, 0]], 1)
+        if not logits.isfinite().all():
+            raise UserError(f"class {target_class}: logits that are not finite; retrain the strong model")
+        auc_strong, auc_module = auc_of(logits.numpy(), self.split.valid.labels == target_class)
+        return RoundForPatch(
+            number=number,
+            keep=self.keeps[number],
+            kernels_kept=float(masks.mean()),
+            flops=flops_of(module, strong.image_shape) / strong.flops,
+            images=len(self.split.valid),
+            auc_strong=float(auc_strong),
+            auc_module=float(auc_module),
+            explained=1 - float(unexplained(logits[:, 1:], logits[:, :1])),
+            steps=steps,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> JointSearch:
     """The search of a stage's model and dataset; `fresh` sets an earlier one aside.
 
     Raises UserError where the strong model or the dataset is not there, or they do not belong together.
     """
+    strong, split = _opened(stage, stage.artifacts, fresh)
+    keeps, log = rounds_to_do(stage.config.mask_keeps, keep), files.log(stage.artifacts)
+    return JointSearch(stage, strong, split, stage.artifacts, keeps, composed_model(stage.config), log)
+
+
+def open_search_for_patch(
+    stage: Stage, target_class: int, keep: float | None, *, fresh: bool = False
+) -> SearchForPatch:
+    """The same for one class's module."""
+    place = stage.artifacts.for_patch(target_class)
+    strong, split = _opened(stage, place, fresh)
+    for part in ("train", "valid"):
+        is_own = getattr(split, part).labels == target_class
+        if is_own.all() or not is_own.any():
+            raise UserError(
+                f"class {target_class} ({split.classes[target_class]}): expected {part} images of it, and others"
+            )
+    keeps, log = rounds_to_do(stage.config.patch_keeps, keep), files.log_for_patch(place)
+    return SearchForPatch(stage, strong, split, place, keeps, own_logit(stage.config, target_class), log)
+
+
+def _opened(stage: Stage, place: Artifacts, fresh: bool) -> tuple[Graph, Split]:
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
-    folder = files.folder(stage.artifacts)
+    folder = files.folder(place)
     if fresh and folder.exists():
         print(f"the old search is now {set_aside(folder)}", flush=True)
-    return GradientSearch(stage, strong, split, rounds_to_do(stage.config.mask_keeps, keep))
+    return strong, split
 
 
-def load_round(artifacts: Artifacts, number: int, num_classes: int, num_kernels: int) -> tuple[np.ndarray, Tuning]:
-    """A round's masks (classes, K) bool, and what was learned beside them. Raises UserError for a damaged file."""
-    masks = files.round_kernels(artifacts, number).load(num_classes, num_kernels)
+def load_round(artifacts: Artifacts, number: int, num_modules: int, num_kernels: int) -> tuple[np.ndarray, Tuning]:
+    """A round's masks (modules, K) bool, and what was learned beside them. Raises UserError for a damaged file."""
+    masks = files.round_kernels(artifacts, number).load(num_modules, num_kernels)
     gains = files.round_gains(artifacts, number)
-    logit_maps = files.round_logit_maps(artifacts, number).load(num_classes, 2)
-    tuning = Tuning(gains.load(num_classes, num_kernels), logit_maps)
+    logit_maps = files.round_logit_maps(artifacts, number).load(num_modules, 2)
+    tuning = Tuning(gains.load(num_modules, num_kernels), logit_maps)
     if not (tuning.gains > 0).all():
         raise gains.damaged("expected gains above 0")
     return masks, tuning

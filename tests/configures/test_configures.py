@@ -19,6 +19,7 @@ from configures.setting import SettingError, parse_value
 from models.network_settings import NetworkSettings
 from models.registry import is_own_network
 from models.strong_model import graph_of, strong_model_training
+from search.gradient.goals import composed_model, own_logit
 from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
@@ -79,7 +80,12 @@ def with_another_value(name: str) -> Config:
 
 @pytest.mark.parametrize(
     ("stage", "recorded"),
-    [("network", NetworkSettings.of), ("training", strong_model_training), ("gradient search", mask_settings)],
+    [
+        ("network", NetworkSettings.of),
+        ("training", strong_model_training),
+        ("gradient search", lambda config: (mask_settings(config), composed_model(config).settings())),
+        ("gradient search for a patch", lambda config: (mask_settings(config), own_logit(config, 0).settings())),
+    ],
 )
 def test_every_setting_of_a_stage_changes_what_the_stage_records(stage: str, recorded: Any) -> None:
     """These stages record their settings in records of their own."""

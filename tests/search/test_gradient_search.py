@@ -25,6 +25,7 @@ from report import files as report_files
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
+from search.gradient.goals import composed_model
 from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
 
@@ -109,7 +110,8 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
 
 def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) -> None:
     settings = gradient_files.settings(Artifacts(reference, MODEL, DATASET)).load()
-    assert settings == {**settings, **asdict(mask_settings(load(MODEL, DATASET, SETTINGS)))}
+    config = load(MODEL, DATASET, SETTINGS)
+    assert settings == {**settings, **asdict(mask_settings(config)), **composed_model(config).settings()}
 
 
 def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> None:
