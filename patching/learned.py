@@ -127,6 +127,26 @@ def held_out_scores(
             yield number, outside, logits[outside] + features[outside] @ change(directions, parameters).T
 
 
+def held_out_answers(
+    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int = 0
+) -> np.ndarray:
+    """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
+
+    Form and ridge are those that `fit_linear_map` chooses on all images; its arguments are the same.
+    """
+    found = fit_linear_map(weak_logits, module_outputs, labels, targets, seed)
+    outputs = torch.zeros(len(labels), len(targets)) if module_outputs is None else torch.as_tensor(module_outputs)
+    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
+    features, _ = standardise(logits, outputs.double())
+    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
+    directions = free_directions(logits.shape[1], found.form, targets, with_modules=module_outputs is not None)
+    answers = np.empty(len(labels), np.int64)
+    for number, outside, scores in held_out_scores(logits, features, target, directions, folds):
+        if RIDGES[number] == found.ridge:
+            answers[outside.numpy()] = scores.argmax(1).numpy()
+    return answers
+
+
 def fold_of_each(labels: np.ndarray, seed: int) -> np.ndarray:
     """(images,) int: the fold of each image; every class is spread evenly over the folds."""
     order = generator(seed, "folds").permutation(len(labels))
