@@ -11,10 +11,11 @@ from models.graph import Graph
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from modules import files as module_files
-from modules.fast.convolution import say_if_without_compiler
+from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from modules.population_outputs import population_outputs, say_what_torch_runs
 from modules.sensitivity import top_ratio_masks
+from utils.device import precision_name
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.recorded_settings import record_or_compare
@@ -44,14 +45,15 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     say_if_without_compiler(stage.dtype, stage.device)
     config, artifacts = stage.config, stage.artifacts
     strong = load_strong_model(config, artifacts, stage.device)
-    say_what_torch_runs(strong, stage.dtype, stage.device)
+    dtype = population_dtype(stage.dtype, stage.device)
+    say_what_torch_runs(strong, dtype, stage.device)
     importance = module_files.kernel_importance(artifacts).load(config.num_classes, strong.units.num_kernels)
     valid = load_strong_split(config, artifacts).valid.first(config.sensitivity_images)
     settings = {
         **config.part_of("sensitivity"),
         "images": len(valid),
         "images_crc32": fingerprint(valid),
-        "precision": stage.precision,
+        "precision": precision_name(dtype),
         "strong_model_sha256": check_importance_fits(artifacts),
         "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
     }
@@ -60,7 +62,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
         print(f"the old curves are now {set_aside(file.path.parent)}")
     record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
-    images = normalise(pixels, stage.dtype, valid.normalisation)
+    images = normalise(pixels, dtype, valid.normalisation)
     return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels)
 
 

@@ -60,6 +60,15 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.float32 and device.type == "cpu"
 
 
+def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
+    """What populations are evaluated in where a precision is asked for: float32 in place of bfloat16 if it is compiled.
+
+    That is faster than torch in bfloat16, also on processors with instructions for it, and more precise.
+    """
+    is_faster = asked == torch.bfloat16 and can_be_compiled(torch.float32, device) and compiler() is not None
+    return torch.float32 if is_faster else asked
+
+
 def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
     """Print that modules take longer, where only a compiler that works is missing."""
     if can_be_compiled(dtype, device) and not compiler():

@@ -14,13 +14,14 @@ from models import files as model_files
 from models.strong_model import graph_of
 from models.trained_on import load_strong_split
 from modules import files as module_files
-from modules.fast.convolution import say_if_without_compiler
+from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from search.genetic import files
 from search.genetic.kernel_groups import GenomeLayout, KernelGroups, genome_layout, kernel_groups
 from search.genetic.log import Generation, is_over
 from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
+from utils.device import precision_name
 from utils.disk import check_room, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
@@ -133,7 +134,7 @@ class GeneticSearch:
         made_with = {
             **self.config.part_of("genetic search"),
             "seed": self.stage.seed,
-            "precision": self.stage.precision,
+            "precision": precision_name(population_dtype(self.stage.dtype, self.stage.device)),
             "strong_model_sha256": check_importance_fits(artifacts),
             "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
             "images_crc32": fingerprint(self.images),

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.fast.compiled import compiler
-from modules.fast.convolution import TorchConvolutions, banded_matrix, convolutions_for, convolve_by_rows, relu
+from modules.fast.convolution import (
+    TorchConvolutions,
+    banded_matrix,
+    convolutions_for,
+    convolve_by_rows,
+    population_dtype,
+    relu,
+)
 from modules.fast.layers import CompiledConvolutions
 from tests.modules.fast.made_layers import expected, made_layer
 
@@ -68,6 +75,14 @@ def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(convolutions_for(torch.empty(1, device="meta")), TorchConvolutions)
     monkeypatch.setenv("CXX", "")
     assert isinstance(convolutions_for(torch.empty(1)), TorchConvolutions)
+
+
+def test_populations_are_evaluated_in_what_is_fastest(monkeypatch: pytest.MonkeyPatch):
+    for dtype, device in ((torch.float32, CPU), (torch.float64, CPU), (torch.bfloat16, torch.device("meta"))):
+        assert population_dtype(dtype, device) is dtype
+    assert population_dtype(torch.bfloat16, CPU) is (torch.float32 if compiler() else torch.bfloat16)
+    monkeypatch.setenv("CXX", "")
+    assert population_dtype(torch.bfloat16, CPU) is torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
