@@ -22,10 +22,10 @@ from modules.fast.fusing import layer_of
 from modules.fast.lowering import left_to_torch, lower
 from modules.fast.steps import Steps
 from utils.core_threads import each_on_a_core
+from utils.memory import keep_freed_memory
 from utils.progress import progress, say
 
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts
-KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
 @dataclass
@@ -51,7 +51,7 @@ def population_outputs(
     Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
     Raises ValueError for a mask or class that does not fit.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     folded = _prepared(graph, images.dtype)
     outputs = torch.empty(len(unit_masks), len(images), dtype=torch.float32, device=images.device)
     way = convolutions_for(images)
@@ -110,16 +110,6 @@ def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) 
 @functools.cache
 def _say_once(line: str) -> None:
     say(line)
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library use the memory of one batch's feature maps again for the next one's.
-
-    glibc gives large blocks back to the system when they are freed, and has every page of the next one zeroed; but once
-    a block of its own mapping was freed, it keeps blocks up to that size, and twice as much in all (malloc/malloc.c, on
-    the dynamic threshold). A fifth of the time of one thread in float32. Does nothing to other libraries.
-    """
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
 @functools.lru_cache(maxsize=2)

@@ -32,6 +32,7 @@ from search.gradient.scores import (
     step_size,
 )
 from utils.errors import UserError
+from utils.memory import keep_freed_memory
 from utils.seeds import torch_seed
 
 # Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
@@ -93,6 +94,7 @@ class MaskLearner:
         seed: int,
         workers: Executor,
     ) -> None:
+        keep_freed_memory()
         self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
         self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
         self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
