@@ -118,16 +118,24 @@ def mask_gradient(
 
     Returns the loss, detached, and the gradient (modules, units).
     """
-    numbers = range(len(masks))
-    target_classes = numbers if target_classes is None else target_classes
-    first_values = model.first_values(images)
-    of_modules = [mask.clone().requires_grad_() for mask in masks]
-    logits = list(workers.map(lambda mask, c: model.logit(images, first_values, mask, c), of_modules, target_classes))
-    composed = torch.stack([logit.detach() for logit in logits], 1).requires_grad_()
+    target_classes = range(len(masks)) if target_classes is None else target_classes
+    # One module alone would keep one worker busy. Always halves, so that the result does not depend on the workers.
+    halves = images.chunk(2) if len(masks) == 1 else (images,)
+    first_values = [model.first_values(half) for half in halves]
+    runs = [(module, half) for module in range(len(masks)) for half in range(len(halves))]
+    of_runs = [masks[module].clone().requires_grad_() for module, _ in runs]
+
+    def logit(run: tuple[int, int], mask: Tensor) -> Tensor:
+        module, half = run
+        return model.logit(halves[half], first_values[half], mask, target_classes[module])
+
+    logits = list(workers.map(logit, runs, of_runs))
+    composed = torch.cat([logit.detach() for logit in logits]).view(len(masks), -1).T.requires_grad_()
     value = loss(composed)
     value.backward()
-    gradients = workers.map(lambda m: torch.autograd.grad(logits[m], of_modules[m], composed.grad[:, m])[0], numbers)
-    return value.detach(), torch.stack(list(gradients))
+    of_logits = composed.grad.T.flatten().split([len(logit) for logit in logits])
+    gradients = workers.map(lambda *of_run: torch.autograd.grad(*of_run)[0], logits, of_runs, of_logits)
+    return value.detach(), torch.stack(list(gradients)).view(len(masks), len(halves), -1).sum(1)
 
 
 # What a module's run has in place of operators

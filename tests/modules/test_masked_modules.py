@@ -116,6 +116,24 @@ def test_the_gradient_of_built_in_networks(workers: ThreadPoolExecutor, name: st
     check_gradient(graph, random_images(32), binary_masks(graph, share), workers)
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_the_gradient_of_one_module_alone(workers: ThreadPoolExecutor, images: int) -> None:
+    """It runs on halves of the images."""
+    graph, given = built_in("small"), random_images(32, images)
+    masks, target_class = binary_masks(graph, 0.6), 1
+
+    def of_all(logits: Tensor) -> Tensor:
+        return loss(logits[:, [target_class]] / 3 + logits.new_ones(len(logits), 2))
+
+    _, expected = naive.mask_gradient(graph, given, masks, of_all)
+    model, own = freeze(graph, torch.float64), masks[[target_class]]
+    _, found = mask_gradient(
+        model, given, own, lambda logits: loss(logits / 3 + logits.new_ones(len(logits), 2)), workers, [target_class]
+    )
+    assert found.shape == own.shape
+    torch.testing.assert_close(found[0], expected[target_class], rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.7])
 @pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
