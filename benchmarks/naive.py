@@ -225,7 +225,8 @@ def tournament(
         for target_class, chromosome in zip(classes, ensemble, strict=True):
             fitness_of[target_class, chromosome] = max(fitness_of[target_class, chromosome], fitness)
     members, accuracy, distance, fitness = map(np.array, zip(*survivors, strict=True))
-    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, fitness, num_scored)
+    nothing = np.zeros(len(members))  # the published fitness has no term of the modules' own classes
+    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, fitness, nothing, num_scored)
 
 
 def ensemble_accuracies(

@@ -159,6 +159,9 @@ class Config:
         0.9, "The weight of accuracy in fitness; 1 - alpha is that of the modules' Jaccard distance."
     )
     gamma: Fraction = genetic(0.9, "Below this accuracy of the last best ensemble, accuracy counts more.")
+    own_class: Weight = genetic(
+        0.0, "The weight in fitness of the modules' mean AUC for their own classes; 0, as published, is none."
+    )
     chosen_generation: int = free(-1, "A generation to take the modules from, instead of the best one; -1 = the best.")
     chosen_ensemble: tuple[int, ...] = free(
         (), "One chromosome index per class, instead of that generation's best ensemble."
@@ -182,6 +185,10 @@ class Config:
     )
     mask_distillation: Fraction = gradient(
         0.5, "The share of the loss that is the divergence from the strong model; the rest is cross-entropy."
+    )
+    mask_own_class: Weight = gradient(
+        1.0,
+        "The weight in the loss of the share of the strong logits' variance that the modules' own do not explain.",
     )
     mask_overlap: Weight = gradient(0.0, "The weight in the loss of the modules' mean Jaccard similarity.")
     patch_keeps: FallingShares = free(

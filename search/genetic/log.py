@@ -13,7 +13,7 @@ class Generation:
     generation: int
     accuracy: float  # of the best ensemble, on the search's images
     distance: float  # its mean pairwise Jaccard distance
-    fitness: float  # alpha * accuracy + (1 - alpha) * distance, with the same alpha in every generation
+    fitness: float  # alpha * accuracy + (1 - alpha) * distance (+ own_class * AUC), with the same alpha in all of them
     kernels_kept: float  # the mean share over its modules
     mean_fitness: float  # over all chromosomes, as the explorers select by
     final_ensembles: int  # over all classes, after the last pruning

@@ -39,6 +39,7 @@ def scoring_rules(config: Config, last_best_accuracy: float | None) -> ScoringRu
         survivors_max=config.survivors_max,
         accuracy_weight=accuracy_weight(config.alpha, config.gamma, last_best_accuracy),
         distance_weight=1 - config.alpha,
+        own_class_weight=config.own_class,
     )
 
 
@@ -57,11 +58,12 @@ def row_of(search: GeneticSearch, generation: int, scores: Scores, seconds: floa
     """The log's row of a scored generation: its best ensemble, by the fitness of every generation's same alpha."""
     ensemble = tuple(int(chromosome) for chromosome in scores.ensembles[0])
     accuracy, distance = float(scores.ensemble_accuracy[0]), float(scores.ensemble_distance[0])
+    own_class = search.config.own_class * float(scores.ensemble_own_class[0])
     return Generation(
         generation=generation,
         accuracy=accuracy,
         distance=distance,
-        fitness=search.config.alpha * accuracy + (1 - search.config.alpha) * distance,
+        fitness=search.config.alpha * accuracy + (1 - search.config.alpha) * distance + own_class,
         kernels_kept=float(np.mean([mask.mean() for mask in ensemble_masks(search, generation, ensemble)])),
         mean_fitness=float(scores.fitness.mean()),
         final_ensembles=len(scores.ensembles),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from modules.jaccard import jaccard_distances
+from modules.own_class import auc_of
 from search.genetic.pair_counting import count_greater
 from search.genetic.ranks import output_levels
 from utils.core_threads import core_threads
@@ -35,6 +36,7 @@ class ScoringRules:
     survivors_max: int
     accuracy_weight: float  # alpha'
     distance_weight: float  # 1 - alpha
+    own_class_weight: float = 0.0  # of the modules' mean AUC for their own classes; 0, as published: none
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Scores:
     ensemble_accuracy: np.ndarray  # (final ensembles,) float64
     ensemble_distance: np.ndarray  # (final ensembles,) float64: mean pairwise Jaccard distance
     ensemble_fitness: np.ndarray  # (final ensembles,) float64
+    ensemble_own_class: np.ndarray  # (final ensembles,) float64: the modules' mean AUC; 0 where nothing weighs it
     num_scored: int  # ensembles whose accuracy was counted
 
 
@@ -58,6 +61,7 @@ class Group:
     own: slice  # where the images of these classes stand among the n
     levels: np.ndarray  # (E, n): on own images the label's module's where it is right, else 0; elsewhere the largest
     distance_sum: np.ndarray  # (E,) float64: summed Jaccard distance over the pairs of members
+    own_class_sum: np.ndarray  # (E,) float64: summed AUC of the members
 
 
 def accuracy_weight(alpha: float, gamma: float, last_best_accuracy: float | None) -> float:
@@ -96,7 +100,7 @@ def score_population(
     # (class, chromosome, other class, other chromosome), in one matrix product
     distances = jaccard_distances(stacked_masks, stacked_masks).reshape(2 * (num_classes, len(masks[0])))
     order = generator(seed, "tournament", generation).permutation(num_classes).tolist()
-    groups = _singles(output_levels(outputs, labels), order)
+    groups = _singles(output_levels(outputs, labels), _own_class(outputs, labels, rules), order)
     num_scored = 0
     with core_threads(torch.device("cpu"), threads or num_cores()) as workers:
         count = partial(count_greater, num_best=rules.survivors_max, workers=workers, device=device)
@@ -113,14 +117,23 @@ def score_population(
     for target_class in range(num_classes):
         np.maximum.at(chromosome_fitness[target_class], ensembles[:, target_class], fitness)
     distance = group.distance_sum / _num_pairs(num_classes)
-    return Scores(chromosome_fitness, ensembles, accuracy, distance, fitness, num_scored)
+    own_class = group.own_class_sum / num_classes
+    return Scores(chromosome_fitness, ensembles, accuracy, distance, fitness, own_class, num_scored)
 
 
 def _num_pairs(modules: int) -> int:
     return modules * (modules - 1) // 2
 
 
-def _singles(levels: list[np.ndarray], order: list[int]) -> list[Group]:
+def _own_class(outputs: Sequence[np.ndarray], labels: np.ndarray, rules: ScoringRules) -> list[np.ndarray]:
+    """Per class (population,) float64: its modules' AUC for the class, where the rules weigh it; else 0."""
+    if rules.own_class_weight == 0:
+        return [np.zeros(len(of_class)) for of_class in outputs]
+    found = [auc_of(of_class.T, labels == target_class) for target_class, of_class in enumerate(outputs)]
+    return [np.nan_to_num(auc, nan=0.5) for auc in found]  # of a class without images nothing is known
+
+
+def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[int]) -> list[Group]:
     """Every class alone, in the tournament's order, in which the images are laid out too."""
     by_class = np.concatenate([levels[label] for label in order], axis=2)  # (classes, population, n)
     ends = np.cumsum([levels[label].shape[2] for label in order])
@@ -132,6 +145,7 @@ def _singles(levels: list[np.ndarray], order: list[int]) -> list[Group]:
             own=slice(end - levels[target_class].shape[2], end),
             levels=by_class[target_class],  # alone, a module is always the largest
             distance_sum=np.zeros(population),
+            own_class_sum=own_class[target_class],
         )
         for target_class, end in zip(order, ends.tolist(), strict=True)
     ]
@@ -166,6 +180,8 @@ def _cross(
     accuracy = num_right[e, f] / max(1, num_own)
     distance = distance_sum / _num_pairs(len(classes))
     fitness = rules.accuracy_weight * accuracy + rules.distance_weight * distance
+    own_class_sum = left.own_class_sum[e] + right.own_class_sum[f]
+    fitness += rules.own_class_weight * own_class_sum / len(classes)
 
     best_first = np.argsort(-fitness, kind="stable")
     group = Group(
@@ -174,6 +190,7 @@ def _cross(
         own=slice(left.own.start, right.own.stop),
         levels=left.levels[:0] if last else _joined_levels(left, right, e[best_first], f[best_first]),
         distance_sum=distance_sum[best_first],
+        own_class_sum=own_class_sum[best_first],
     )
     return group, accuracy[best_first], fitness[best_first]
 

@@ -39,6 +39,7 @@ class ComposedModel:
 
     num_classes: int
     distillation: float  # the share of the loss that is the divergence from the strong model's softmax
+    own_class: float  # the weight of what a module's logit does not explain of the strong model's
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -47,18 +48,23 @@ class ComposedModel:
 
     def settings(self) -> dict[str, Any]:
         """See `Goal`."""
-        return {"distillation": self.distillation}
+        return {"distillation": self.distillation, "own_class": self.own_class}
 
     def choose(self, labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Images of all classes alike."""
         return torch.randperm(len(labels), generator=generator)[:size]
 
     def loss(self, logits: Tensor, labels: Tensor, strong_logits: Tensor) -> Tensor:
-        """Cross-entropy, and distillation of the strong model's softmax (Hinton et al., arXiv 1503.02531)."""
+        """Cross-entropy, and distillation of the strong model's softmax (Hinton et al., arXiv 1503.02531).
+
+        Both are of the modules' answer together, for which a module that always says the same is good enough where all
+        others say no. So each is held to the strong model's logit of its own class, too.
+        """
         divergence = F.kl_div(
             logits.log_softmax(1), strong_logits.log_softmax(1), log_target=True, reduction="batchmean"
         )
-        return (1 - self.distillation) * F.cross_entropy(logits, labels) + self.distillation * divergence
+        together = (1 - self.distillation) * F.cross_entropy(logits, labels) + self.distillation * divergence
+        return together + self.own_class * unexplained(logits, strong_logits).mean()
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def unexplained(logits: Tensor, strong_logits: Tensor) -> Tensor:
 
 def composed_model(config: Config) -> ComposedModel:
     """The goal of the search for all modules."""
-    return ComposedModel(config.num_classes, config.mask_distillation)
+    return ComposedModel(config.num_classes, config.mask_distillation, config.mask_own_class)
 
 
 def own_logit(config: Config, target_class: int) -> OwnLogit:

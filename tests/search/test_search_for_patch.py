@@ -21,7 +21,6 @@ from patching import files as patch_files
 from patching.patched_model import load_patched_model
 from patching.weak_models import WeakKind
 from search.gradient import files as gradient_files
-from search.gradient.goals import OwnLogit, unexplained
 from utils.artifacts import Artifacts
 
 MODEL, DATASET, TARGET = "simcnn_x0_25", "digits_5", 3
@@ -35,24 +34,6 @@ Main = Callable[..., Run]
 
 def place(root: Path, target_class: int = TARGET) -> Artifacts:
     return Artifacts(root, MODEL, DATASET).for_patch(target_class)
-
-
-def test_a_batch_has_its_share_of_the_class() -> None:
-    labels = torch.tensor([0, 1, 2, 1, 2, 0, 2, 0, 1, 0] * 10)
-    chosen = OwnLogit(1, 0.4).choose(labels, 20, torch.Generator().manual_seed(1))
-    assert len(chosen) == len(set(chosen.tolist())) == 20
-    assert (labels[chosen] == 1).sum() == 8
-    assert {0, 2} < set(labels[chosen].tolist())
-    few = OwnLogit(1, 0.4).choose(labels[:5], 20, torch.Generator().manual_seed(1))
-    assert sorted(few.tolist()) == [0, 1, 2, 3, 4]
-
-
-def test_what_is_unexplained_is_the_squared_error_as_a_share_of_the_variance() -> None:
-    strong = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)) * 7 + 3
-    assert torch.equal(unexplained(strong, strong), torch.zeros(2))
-    torch.testing.assert_close(unexplained(strong.mean(0).expand(50, 2), strong), torch.ones(2))
-    loss = OwnLogit(1, 0.4).loss(2 * strong[:, 1:], torch.zeros(50), strong)
-    torch.testing.assert_close(loss, strong[:, 1].square().mean() / strong[:, 1].var(correction=0))
 
 
 def test_its_files_have_a_place_and_a_command_of_their_own() -> None:

@@ -113,6 +113,24 @@ def test_more_chromosomes_than_a_byte_counts(threshold: float) -> None:
     assert (scores.ensemble_accuracy == right[tuple(scores.ensembles.T)] / 12).all()
 
 
+def test_a_term_for_the_own_class_tells_a_free_rider_from_a_module_that_knows() -> None:
+    """Both are right in company: of two modules of class 0 the first always says the same."""
+    labels = np.repeat([0, 1], 3)
+    outputs = [np.array([[0.5] * 6, [1, 1, 1, 0, 0.25, 0.25]], np.float32), np.array([[0, 0, 0, 2, 2, 1]], np.float32)]
+    outputs[1] = outputs[1].repeat(2, 0)
+    masks = [np.eye(2, dtype=bool)] * 2
+    published = ScoringRules({}, 9, 9, 0.9, 0.0)
+    with_term = ScoringRules({}, 9, 9, 0.9, 0.0, own_class_weight=0.2)
+    before, after = (
+        score_population(outputs, masks, labels, rules, seed=0, generation=0) for rules in (published, with_term)
+    )
+    assert before.ensemble_accuracy.tolist() == [1] * 4 and (before.fitness == 0.9).all()
+    assert (before.ensemble_own_class == 0).all()
+    np.testing.assert_allclose(after.fitness[0], [0.9 + 0.2 * (0.5 + 1) / 2, 0.9 + 0.2])
+    assert after.ensembles[0, 0] == 1
+    np.testing.assert_allclose(after.ensemble_own_class, [1, 1, 0.75, 0.75])
+
+
 def test_survivors() -> None:
     num_right = np.array([5, 9, 9, 7, 9, 1])
 
