@@ -89,7 +89,10 @@ class CheckpointFile(ArtifactFile):
 
 @dataclass(frozen=True)
 class TableFile(ArtifactFile, Generic[Row]):
-    """A `.csv` log: one row per dataclass instance, numbered 0, 1, 2 ... by the dataclass's first field."""
+    """A `.csv` log: one row per dataclass instance, numbered 0, 1, 2 ... by the dataclass's first field.
+
+    Fields with a default, the last ones, may be lacking in it, and may be NaN: an earlier version did not know them.
+    """
 
     row: type[Row]
 
@@ -101,12 +104,17 @@ class TableFile(ArtifactFile, Generic[Row]):
     def load(self) -> list[Row]:
         """Its rows, one or more. Raises UserError where it is missing, damaged, or holds no finite, numbered rows."""
         kinds = typing.get_type_hints(self.row)
+        needed = [field.name for field in dataclasses.fields(self.row) if field.default is dataclasses.MISSING]
         rows = []
         try:
-            for number, texts in enumerate(load_table(self.path, list(kinds), self.made_by)):
-                row = self.row(**{name: _value(texts[name], kind) for name, kind in kinds.items()})
-                first, *_ = values = [getattr(row, name) for name in kinds]
-                if first != number or not all(math.isfinite(value) for value in values if isinstance(value, float)):
+            for number, texts in enumerate(load_table(self.path, list(kinds), self.made_by, len(kinds) - len(needed))):
+                row = self.row(**{name: _value(text, kinds[name]) for name, text in texts.items()})
+                values = vars(row)
+                is_wrong = values[needed[0]] != number or any(
+                    isinstance(value, float) and not math.isfinite(value) and (name in needed or not math.isnan(value))
+                    for name, value in values.items()
+                )
+                if is_wrong:
                     raise ValueError(f"expected finite values of {self.row.__name__.lower()} {number} in row {number}")
                 rows.append(row)
         except (ValueError, OverflowError) as error:

@@ -55,8 +55,8 @@ def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     save_text(path, csv_table([*columns, CHECKSUM], checked))
 
 
-def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
-    """The rows of a CSV table.
+def load_table(path: Path, columns: Sequence[str], made_by: str, may_lack: int = 0) -> list[dict[str, str]]:
+    """The rows of a CSV table, which may lack so many of the last columns: all of them, or none.
 
     Raises UserError where it is missing or not text; ValueError where it has other columns, no row (as a table that
     was cut off after its heading), or was changed.
@@ -65,6 +65,8 @@ def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[st
         heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]
     except csv.Error as error:
         raise ValueError(error) from None
+    if may_lack and CHECKSUM in heading and len(heading) == len(columns) - may_lack + 1:  # of an earlier version
+        columns = columns[:-may_lack]
     if heading not in ([*columns], [*columns, CHECKSUM]):
         raise ValueError(f"expected the columns {', '.join(columns)}")
     if not rows:

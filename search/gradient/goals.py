@@ -34,7 +34,7 @@ class Goal(Protocol):
 
 
 @dataclass(frozen=True)
-class ComposedModel:
+class ComposedAnswer:
     """The modules of all classes, which answer together as the strong model does."""
 
     num_classes: int
@@ -107,9 +107,9 @@ def unexplained(logits: Tensor, strong_logits: Tensor) -> Tensor:
     return (logits - strong_logits).square().mean(0) / variance
 
 
-def composed_model(config: Config) -> ComposedModel:
+def composed_answer(config: Config) -> ComposedAnswer:
     """The goal of the search for all modules."""
-    return ComposedModel(config.num_classes, config.mask_distillation, config.mask_own_class)
+    return ComposedAnswer(config.num_classes, config.mask_distillation, config.mask_own_class)
 
 
 def own_logit(config: Config, target_class: int) -> OwnLogit:

@@ -1,5 +1,6 @@
 """What a gradient search remembers of its rounds: one row each, with what it found as it is after the round."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Round:
     right_composed: int
     steps: int  # since the start of the search
     seconds: float  # of the round; of its last run, where it was interrupted
+    auc_mean: float = math.nan  # of the modules for their own classes; NaN where an earlier version wrote the row
+    auc_below: float = math.nan  # how far the one that falls most below the strong model's is below it
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -36,7 +39,8 @@ def describe(row: Round) -> str:
     return (
         f"round {row.number:2d}  to keep {100 * row.keep:g}%  kept {row.kernels_kept:.1%}  "
         f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)  "
-        f"distance {row.distance:.4f}  {row.seconds:.1f} s"
+        f"distance {row.distance:.4f}  AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's  "
+        f"{row.seconds:.1f} s"
     )
 
 

@@ -24,9 +24,9 @@ from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
-from modules.own_class import auc_of
+from modules.own_class import auc_by_class, auc_of
 from search.gradient import files
-from search.gradient.goals import Goal, composed_model, own_logit, unexplained
+from search.gradient.goals import Goal, composed_answer, own_logit, unexplained
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round, RoundForPatch
 from utils.artifacts import Artifacts, CheckpointFile, TableFile
@@ -167,17 +167,23 @@ class JointSearch(GradientSearch[Round]):
 
     def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> Round:
         """See `GradientSearch`: the composed model beside the strong one."""
-        modules = extract_modules(fold_batch_norm(self.strong), masks, tuning)  # the same answers, sooner
+        strong = fold_batch_norm(self.strong)  # the same answers, sooner
+        composed, labels = ComposedModel(extract_modules(strong, masks, tuning)), self.split.valid.labels
+        of_strong, of_modules = self.logits(self.strong.network), self.logits(composed)
+        right_strong, right_composed = (count_right(logits, labels) for logits in (of_strong, of_modules))
+        auc_strong, auc_modules = (auc_by_class(logits.numpy(), labels) for logits in (of_strong, of_modules))
         return Round(
             number=number,
             keep=self.keeps[number],
             kernels_kept=float(masks.mean()),
             distance=mean_pairwise_distance(masks),
             images=len(self.split.valid),
-            right_strong=count_right(self.logits(self.strong.network), self.split.valid.labels),
-            right_composed=count_right(self.logits(ComposedModel(modules)), self.split.valid.labels),
+            right_strong=right_strong,
+            right_composed=right_composed,
             steps=steps,
             seconds=time.perf_counter() - start,
+            auc_mean=float(np.nanmean(auc_modules)),
+            auc_below=float(np.nanmax(auc_strong - auc_modules)),
         )
 
 
@@ -228,7 +234,7 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Joi
     """
     strong, split = _opened(stage, stage.artifacts, fresh)
     keeps, log = rounds_to_do(stage.config.mask_keeps, keep), files.log(stage.artifacts)
-    return JointSearch(stage, strong, split, stage.artifacts, keeps, composed_model(stage.config), log)
+    return JointSearch(stage, strong, split, stage.artifacts, keeps, composed_answer(stage.config), log)
 
 
 def open_search_for_patch(

@@ -19,7 +19,7 @@ from configures.setting import SettingError, parse_value
 from models.network_settings import NetworkSettings
 from models.registry import is_own_network
 from models.strong_model import graph_of, strong_model_training
-from search.gradient.goals import composed_model, own_logit
+from search.gradient.goals import composed_answer, own_logit
 from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
@@ -83,7 +83,7 @@ def with_another_value(name: str) -> Config:
     [
         ("network", NetworkSettings.of),
         ("training", strong_model_training),
-        ("gradient search", lambda config: (mask_settings(config), composed_model(config).settings())),
+        ("gradient search", lambda config: (mask_settings(config), composed_answer(config).settings())),
         ("gradient search for a patch", lambda config: (mask_settings(config), own_logit(config, 0).settings())),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.gradient.goals import ComposedModel, OwnLogit, unexplained
+from search.gradient.goals import ComposedAnswer, OwnLogit, unexplained
 
 IMAGES, CLASSES = 40, 4
 
@@ -35,8 +35,8 @@ def test_the_composed_model_learns_from_labels_and_from_the_strong_model() -> No
     logits, strong, labels = drawn(1), drawn(2), torch.arange(IMAGES) % CLASSES
     divergence = (strong.softmax(1) * (strong.log_softmax(1) - logits.log_softmax(1))).sum(1).mean()
     expected = 0.3 * F.cross_entropy(logits, labels) + 0.7 * divergence
-    torch.testing.assert_close(ComposedModel(CLASSES, 0.7, 0.0).loss(logits, labels, strong), expected)
-    assert float(ComposedModel(CLASSES, 1.0, 1.0).loss(strong, labels, strong)) == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(ComposedAnswer(CLASSES, 0.7, 0.0).loss(logits, labels, strong), expected)
+    assert float(ComposedAnswer(CLASSES, 1.0, 1.0).loss(strong, labels, strong)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None:
@@ -45,7 +45,7 @@ def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None
     strong = 40 * F.one_hot(labels, CLASSES) - 20 + drawn(1) / 10
     constant = strong.clone()
     constant[:, 0] = 0
-    alone, held = ComposedModel(CLASSES, 0.5, 0.0), ComposedModel(CLASSES, 0.5, 2.0)
+    alone, held = ComposedAnswer(CLASSES, 0.5, 0.0), ComposedAnswer(CLASSES, 0.5, 2.0)
     assert float(alone.loss(constant, labels, strong)) < 1e-6
     of_constant = strong[:, 0].square().mean() / strong[:, 0].var(correction=0)
     torch.testing.assert_close(held.loss(constant, labels, strong), 2 * of_constant / CLASSES)
@@ -56,7 +56,7 @@ def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None
 
 def test_the_images_of_a_step_are_of_all_classes() -> None:
     labels = torch.arange(IMAGES)
-    goal = ComposedModel(CLASSES, 0.5, 1.0)
+    goal = ComposedAnswer(CLASSES, 0.5, 1.0)
     chosen = [goal.choose(labels, 12, torch.Generator().manual_seed(seed)).tolist() for seed in (1, 1, 2)]
     assert len(set(chosen[0])) == 12 and chosen[0] == chosen[1] != chosen[2]
     assert goal.classes == (0, 1, 2, 3)

@@ -25,7 +25,7 @@ from report import files as report_files
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
-from search.gradient.goals import composed_model
+from search.gradient.goals import composed_answer
 from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
 
@@ -103,6 +103,9 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     for name, logits in (("modules", right.T), ("strong", predict(strong, valid, torch.device("cpu")).numpy())):
         of_classes = [roc_auc_score(valid.labels == c, logits[:, c]) for c in range(NUM_CLASSES)]
         np.testing.assert_allclose(report[f"valid_auc_{name}"], of_classes, rtol=1e-4)
+    below = np.subtract(report["valid_auc_strong"], report["valid_auc_modules"]).max()
+    assert rounds[-1].auc_below == pytest.approx(below, abs=1e-4)
+    assert rounds[-1].auc_mean == pytest.approx(np.mean(report["valid_auc_modules"]), abs=1e-4)
     answers = predict(strong, valid, torch.device("cpu")).argmax(1).numpy()
     assert rounds[0].right_strong == (answers == valid.labels).sum()
     assert "modules of round 3" in (reference / "printed.txt").read_text()
@@ -111,7 +114,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
 def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) -> None:
     settings = gradient_files.settings(Artifacts(reference, MODEL, DATASET)).load()
     config = load(MODEL, DATASET, SETTINGS)
-    assert settings == {**settings, **asdict(mask_settings(config)), **composed_model(config).settings()}
+    assert settings == {**settings, **asdict(mask_settings(config)), **composed_answer(config).settings()}
 
 
 def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> None:

@@ -1,6 +1,8 @@
 """The search's log: exact numbers, the best generation, when a search is over."""
 
+import math
 import re
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -8,7 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
-from utils.artifacts import RecordFile, TableFile
+from search.gradient import files as gradient_files
+from search.gradient.log import Round
+from utils.artifacts import Artifacts, RecordFile, TableFile
+from utils.checked_text import save_table
 from utils.errors import UserError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -106,3 +111,20 @@ def test_the_end_of_a_search(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=r"cannot use .*end\.json"):
             end_at(path).load()
+
+
+def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path: Path) -> None:
+    """Fields with a default may be lacking, all of them, and only the last ones."""
+    artifacts = Artifacts(tmp_path, "simcnn", "cifar10")
+    file = gradient_files.log(artifacts)
+    rows = [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
+    names = [field.name for field in fields(Round)][:-2]
+    save_table(file.path, names, [{name: str(getattr(row, name)) for name in names} for row in rows])
+    old = file.load()
+    assert [astuple(row)[:-2] for row in old] == [astuple(row)[:-2] for row in rows]
+    assert all(math.isnan(row.auc_mean) and math.isnan(row.auc_below) for row in old)
+    file.save([*old, replace(rows[1], number=2)])
+    assert file.load()[2].auc_below == 0.125
+    save_table(file.path, names[:-1], [{name: str(getattr(row, name)) for name in names[:-1]} for row in rows])
+    with pytest.raises(UserError, match="expected the columns number"):
+        file.load()
