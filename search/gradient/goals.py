@@ -103,8 +103,8 @@ class OwnLogit:
 
 def unexplained(logits: Tensor, strong_logits: Tensor) -> Tensor:
     """The mean squared difference as a share of the strong logits' variance: (images, modules) twice to (modules,)."""
-    variance = strong_logits.var(0, correction=0).clamp_min(torch.finfo(strong_logits.dtype).tiny)
-    return (logits - strong_logits).square().mean(0) / variance
+    variance = strong_logits.var(0, correction=0)
+    return (logits - strong_logits).square().mean(0) / variance.where(variance > 0, 1)  # of one image there is none
 
 
 def composed_answer(config: Config) -> ComposedAnswer:

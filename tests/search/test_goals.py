@@ -27,6 +27,7 @@ def test_what_is_unexplained_is_the_squared_error_as_a_share_of_the_variance() -
     strong = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)) * 7 + 3
     assert torch.equal(unexplained(strong, strong), torch.zeros(2))
     torch.testing.assert_close(unexplained(strong.mean(0).expand(50, 2), strong), torch.ones(2))
+    torch.testing.assert_close(unexplained(strong[:1] + 2, strong[:1]), torch.full((2,), 4.0))  # of one image
     loss = OwnLogit(1, 0.4).loss(2 * strong[:, 1:], torch.zeros(50), strong)
     torch.testing.assert_close(loss, strong[:, 1].square().mean() / strong[:, 1].var(correction=0))
 
