@@ -14,6 +14,7 @@ from patching.learned import (
     fit_linear_map,
     fold_of_each,
     free_directions,
+    held_out_answers,
     standardise,
     unstandardise,
 )
@@ -156,3 +157,19 @@ def test_two_modules_are_worth_more_than_either():
     both = fit_linear_map(logits, torch.stack([output, second], 1), labels, [3, 1])
     alone = [fit_linear_map(logits, out[:, None], labels, [k]) for out, k in ((output, 3), (second, 1))]
     assert both.loss_cross_validated < min(fit_.loss_cross_validated for fit_ in alone) - 0.02
+
+
+@pytest.mark.parametrize("with_module", [True, False])
+def test_held_out_answers_are_those_of_fits_without_the_image(with_module):
+    logits, output, labels = weak_and_module(120)
+    outputs = output[:, None] if with_module else None
+    found = held_out_answers(logits, outputs, labels, [3])
+    chosen = fit_linear_map(logits, outputs, labels, [3])
+    directions = free_directions(4, chosen.form, [3], with_modules=with_module)
+    features, _ = standardise(logits.double(), (outputs if with_module else torch.zeros(120, 1)).double())
+    folds, target = torch.as_tensor(fold_of_each(labels, 0)), torch.as_tensor(labels)
+    for fold in range(FOLDS):
+        inside, outside = folds != fold, folds == fold
+        parameters = fit(logits[inside].double(), features[inside], target[inside], directions, chosen.ridge)
+        scores = logits[outside].double() + features[outside] @ change(directions, parameters).T
+        assert (scores.argmax(1).numpy() == found[outside.numpy()]).mean() > 0.95  # from another start of the fit
