@@ -1,0 +1,1 @@
+"""What runs in parallel, and where: processes of this machine, a cluster. One file per engine."""

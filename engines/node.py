@@ -1,0 +1,59 @@
+"""What a machine must have in common with the driver's, so that both compute the same; and what it may differ in."""
+
+import functools
+import hashlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+TOP = Path(__file__).resolve().parent.parent
+# Settings travel with the tasks; where files live is each machine's own.
+LEFT_OUT = ("configures", "tests", "data", "build")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine, as far as results depend on it."""
+
+    host: str
+    processor: str
+    project: str  # a digest of the sources
+    torch: str
+    numpy: str
+
+
+@functools.cache
+def this_node() -> Node:
+    """The machine that this process runs on."""
+    return Node(platform.node(), processor(), sources_digest(TOP), torch.__version__, np.__version__)
+
+
+def difference(expected: Node, found: Node) -> str:
+    """What of `found` has to be mended before it may work for `expected`; empty where nothing has."""
+    pairs = {name: (getattr(expected, name), getattr(found, name)) for name in ("project", "torch", "numpy")}
+    return "; ".join(
+        f"{name}: {found} there, {wanted} here" for name, (wanted, found) in pairs.items() if wanted != found
+    )
+
+
+def processor() -> str:
+    """The processor's name, and the vector instructions that torch and our own C++ use of it."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor without a name
+        pass
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def sources_digest(top: Path) -> str:
+    """A number (hexadecimal) of all Python and C++ files of the rooms below `top`."""
+    digest = hashlib.sha256()
+    for package in sorted(path.parent for path in top.glob("*/__init__.py") if path.parent.name not in LEFT_OUT):
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.cpp")]):
+            digest.update(f"{path.relative_to(top).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
