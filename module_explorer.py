@@ -10,7 +10,6 @@ back; --checkpoint G waits for a recorder that goes back to generation G, where 
 Method: Qi et al., ASE 2022, section 4.2.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from models.strong_model import load_strong_model
 from modules.fast.convolution import population_dtype
 from modules.population_outputs import outputs_with_known, say_what_torch_runs
 from search.genetic import files as genetic_files
-from search.genetic.generations import GeneticSearch, open_search
+from search.genetic.generations import GeneticSearch, open_search, save_outputs
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
@@ -93,12 +92,7 @@ def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: i
         last = genetic_files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
         known = None if last is None else (search.breed(generation - 1, target_class), last)
     outputs, num_run = outputs_with_known(strong, masks, target_class, images, known)
-    if not np.isfinite(outputs).all():
-        raise UserError(
-            f"class {target_class}, generation {generation}: a module's outputs are NaN or infinite; "
-            f"retrain the strong model, or use float32 if precision is bfloat16"
-        )
-    outputs_file.save(outputs)
+    save_outputs(search, generation, target_class, outputs)
     say(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run")
 
 

@@ -12,21 +12,15 @@ import time
 
 import numpy as np
 
-from configures.base import Config
 from models.opening import open_stage
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
-from modules import files as module_files
-from modules.modularization import show_modularization
-from modules.on_disk import save_modularization
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
-from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
-from search.genetic.scoring import ensemble_masks, row_of, score_generation
+from search.genetic.log import Generation, best_generation, describe, is_over
+from search.genetic.recording import record_end, record_generation, write_modules
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
-from utils.progress import say, steps
+from utils.progress import say
 from utils.stage import stage_parser
 from utils.waiting import wait_until
 
@@ -54,23 +48,13 @@ def main() -> None:
 
 def record(search: GeneticSearch, rows: list[Generation], patience: int | None) -> None:
     """Score generation after generation as the explorers deliver them; `rows` has those before, and all in the end."""
-    config, artifacts = search.config, search.stage.artifacts
-    last_look = time.monotonic()
+    config, last_look = search.config, time.monotonic()
     while not is_over(rows, config.generations, patience):
-        generation = len(rows)
-        outputs = outputs_of_explorers(search, generation)
-        with steps(f"scoring generation {generation}", None):
-            scores = score_generation(search, outputs, rows)
-        now = time.monotonic()
-        rows.append(row_of(search, generation, scores, now - last_look))
-        last_look = now
-        # The row first: a generation counts as scored when its fitness is there.
-        genetic_files.log(artifacts).save(rows)
-        genetic_files.fitness(artifacts, generation).save(scores.fitness)
+        outputs = outputs_of_explorers(search, len(rows))
+        last_look = record_generation(search, rows, outputs, last_look)
         best = best_generation(rows).generation
         say(f"{describe(rows[-1])}  best so far: {best} of {config.generations}")
-    end = SearchEnd(rows[-1].generation, config.generations, rows[-1].generation < config.generations)
-    genetic_files.end(artifacts).save(end)
+    record_end(search, rows)
 
 
 def outputs_of_explorers(search: GeneticSearch, generation: int) -> list[np.ndarray]:
@@ -106,45 +90,6 @@ def wait_for_explorers(search: GeneticSearch, generation: int) -> None:
         return f"generation {generation} of {classes}: {artifacts.command('module_explorer.py --target_class C')}"
 
     wait_until(lambda: not awaited_classes(), awaited)
-
-
-def write_modules(search: GeneticSearch, rows: list[Generation]) -> None:
-    """Cut the modules of the chosen ensemble out, write them and say how good they are."""
-    stage, seconds = search.stage, sum(row.seconds for row in rows)
-    generation, ensemble = chosen_ensemble(search.config, rows)
-    found = {
-        "method": "genetic",
-        "generation": generation,
-        "generations": len(rows),
-        "ensemble": ensemble,
-        "seconds": seconds,
-    }
-    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    for target_class in range(stage.config.num_classes):
-        search.breed(generation, target_class)  # a damaged population is made again
-    masks = ensemble_masks(search, generation, ensemble)
-    split = load_strong_split(stage.config, stage.artifacts)
-    result = save_modularization(strong, masks, split, stage, found)
-    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
-    show_modularization(result)
-    folder = module_files.module(stage.artifacts, 0).path.parent
-    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
-
-
-def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:
-    """The generation and ensemble that give the modules: the configuration's, where it names them, else the best.
-
-    Raises UserError for a generation that was not scored or a chromosome that does not exist.
-    """
-    row = best_generation(rows)
-    if config.chosen_generation >= 0:
-        if config.chosen_generation >= len(rows):
-            raise UserError(f"chosen_generation {config.chosen_generation}: expected 0 to {len(rows) - 1}")
-        row = rows[config.chosen_generation]
-    ensemble = config.chosen_ensemble or row.ensemble
-    if not all(0 <= chromosome < config.population for chromosome in ensemble):
-        raise UserError(f"chosen_ensemble {ensemble}: expected indices from 0 to {config.population - 1}")
-    return row.generation, ensemble
 
 
 if __name__ == "__main__":

@@ -85,14 +85,22 @@ def outputs_with_known(
         images: (n, channels, side, side) normalised, on the model's device.
         known: unit masks (m, U) and their outputs (m, n), or None.
     """
+    outputs_of, new = known_and_new(unit_masks, known)
+    if len(new):
+        fresh = population_outputs(graph, new, [target_class] * len(new), images)
+        outputs_of.update(zip(map(np.ndarray.tobytes, new), fresh, strict=True))
+    return np.stack([outputs_of[mask.tobytes()] for mask in unit_masks]), len(new)
+
+
+def known_and_new(
+    unit_masks: np.ndarray, known: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[dict[bytes, np.ndarray], np.ndarray]:
+    """The known outputs (n,) by the bytes of their mask, and the masks (new, U) without, each once, in their order."""
     outputs_of = {}
     if known is not None:
         outputs_of = {mask.tobytes(): outputs for mask, outputs in zip(*known, strict=True)}
     new = {mask.tobytes(): mask for mask in unit_masks if mask.tobytes() not in outputs_of}
-    if new:
-        fresh = population_outputs(graph, np.stack(list(new.values())), [target_class] * len(new), images)
-        outputs_of.update(zip(new, fresh, strict=True))
-    return np.stack([outputs_of[mask.tobytes()] for mask in unit_masks]), len(new)
+    return outputs_of, np.array(list(new.values()), bool).reshape(len(new), unit_masks.shape[1])
 
 
 def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) -> None:

@@ -3,12 +3,16 @@
     python run_module_search.py --model simcnn_x0_25 --dataset digits
     python run_module_search.py --model simcnn_x0_25 --dataset digits --jobs 4 --early_stop
     python run_module_search.py --model simcnn_x0_25 --dataset digits --fresh
+    python run_module_search.py --model simcnn_x0_25 --dataset digits --engine ray --address auto
     python run_module_search.py --model simcnn_x0_25 --dataset digits --method gradient --keep 0.4
 
 The same as module_recorder.py and one module_explorer.py per class in terminals of their own, and the same modules. The
 classes are shared among --jobs explorers (default: one per core), each of which loads the images once. One that fails
 ends all; the same command typed again goes on from the last whole generation. With --method gradient it is
 module_gradient_search.py.
+
+With --engine the recorder is a driver, and --jobs workers (on a running Ray cluster: all of its cores) take chunks of
+all classes' populations, so that there can be more of them than classes; the files and the modules are the same.
 """
 
 import argparse
@@ -20,12 +24,14 @@ from typing import NoReturn
 from tqdm import tqdm
 
 import global_configure
+from engines.opening import add_engine_options, check_engine_options, open_engine
 from models import files as model_files
 from models.opening import open_stage
 from modules import files as module_files
 from search.genetic import files as genetic_files
 from search.genetic.generations import open_search
 from search.genetic.log import best_generation, describe
+from search.genetic.on_engine import search_on_engine
 from search.methods import METHODS, Method
 from utils.device import num_cores
 from utils.errors import UserError, run
@@ -43,6 +49,7 @@ def main() -> None:
     parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at the most")
     parser.add_argument("--max_loss", help="with --method gradient: the points of accuracy to lose at the most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
+    add_engine_options(parser, "a recorder and explorers are started")
     parser.add_argument(
         "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
     )
@@ -50,6 +57,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
     arguments = parser.parse_args()
     check_options(arguments)
+    check_engine_options(arguments)
     if METHODS[arguments.method].script:
         become_script(METHODS[arguments.method], arguments)
     stage = open_stage(arguments)
@@ -59,10 +67,27 @@ def main() -> None:
     for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
         needed.check_is_there()
     with held(genetic_files.launcher_role(stage.artifacts)):
+        if arguments.engine:
+            search_by_driver(stage, arguments, jobs)
+            return
         # Before any explorer looks: one that saw the end of the old search would be off.
         with held(genetic_files.recorder_role(stage.artifacts)):
             prepare(stage, arguments)
         print(search(stage, arguments, jobs))
+
+
+def search_by_driver(stage: Stage, arguments: argparse.Namespace, jobs: int) -> None:
+    """Search as the driver of an engine, in the place of the recorder and of all explorers."""
+    classes = range(stage.config.num_classes)
+    explorers = [genetic_files.explorer_role(stage.artifacts, target_class) for target_class in classes]
+    with held(genetic_files.recorder_role(stage.artifacts)):
+        patience = stage.config.patience if arguments.early_stop else None
+        opened = open_search(stage)
+        rows = opened.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+        if rows:
+            say(f"going on after generation {rows[-1].generation}")
+        with held(*explorers), open_engine(arguments, stage.device, jobs) as engine:
+            search_on_engine(opened, rows, patience, engine)
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -100,6 +125,7 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
     common = common_words(arguments)
     logs = genetic_files.folder(stage.artifacts) / "logs"
+    jobs = min(jobs, stage.config.num_classes)
     say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
     with ProcessGroup(logs) as group, Progress(stage) as progress:
         group.start(
@@ -113,13 +139,13 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
 
 
 def number_of_jobs(asked: int | None, stage: Stage) -> int:
-    """The explorers to start: what was asked for, else the configuration's; never more than classes."""
+    """The explorers, or workers, to start: what was asked for, else the configuration's."""
     jobs = asked if asked is not None else global_configure.num_workers
     if jobs < 0 or asked == 0:
         raise UserError(f"--jobs {jobs}: expected at least 1")
     if jobs == 0:
         jobs = num_cores() if stage.device.type == "cpu" else 1
-    return min(jobs, stage.config.num_classes)
+    return jobs
 
 
 def result_lines(recorder_log: Path) -> str:

@@ -227,6 +227,16 @@ def open_search(stage: Stage) -> GeneticSearch:
     return GeneticSearch(stage, layout, groups, images)
 
 
+def save_outputs(search: GeneticSearch, generation: int, target_class: int, outputs: np.ndarray) -> None:
+    """Write a population's outputs (population, images). Raises UserError where they are NaN or infinite."""
+    if not np.isfinite(outputs).all():
+        raise UserError(
+            f"class {target_class}, generation {generation}: a module's outputs are NaN or infinite; "
+            f"retrain the strong model, or use float32 if precision is bfloat16"
+        )
+    files.outputs(search.stage.artifacts, generation, target_class).save(outputs)
+
+
 def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:
     """What all files of a search take that goes on to its last generation."""
     chromosomes, generations = config.num_classes * config.population, config.generations + 1

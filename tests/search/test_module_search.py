@@ -1,5 +1,6 @@
 """The module search as a user runs it: same seed, same files, whatever the number of processes and their order."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, largest_file, run_here, run_script
+from shuffled_engine import ShuffledEngine
 
 import global_configure
 import modules.population_outputs
@@ -30,12 +32,15 @@ from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from modules.fast.compiled import compiler
 from modules.module import extract_module
+from search.genetic import chunks
 from search.genetic import files as genetic_files
-from search.genetic.generations import bytes_of_search
+from search.genetic.generations import bytes_of_search, open_search
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
+from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
 from utils.files import save_array
+from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("module search")]
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
@@ -224,6 +229,47 @@ def test_an_explorer_per_class_finds_the_same_in_any_order(root: Path, reference
     again = run_main(RECORDER, *WHOLE, root=root)
     assert "going on after generation 3" in again.stdout
     assert found(root) == before
+
+
+@pytest.mark.parametrize("workers", [1, 3, 100])
+def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_they_come(
+    root: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Also where nodes die, and where it goes on after some generations."""
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    monkeypatch.setattr(chunks, "LEAST_SECONDS", 0.0)
+    engine = ShuffledEngine(count=workers, seed=workers)
+    for generations in (1, GENERATIONS):
+        config = load(MODEL, DATASET, [*SETTINGS, f"generations={generations}"])
+        search = open_search(Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, 0))
+        rows = search.start(fresh=False, checkpoint=None, patience=None)
+        assert len(rows) == (0 if generations == 1 else 2)
+        search_on_engine(search, rows, None, engine)
+    assert "died" in engine.log
+    assert found(root) == found(reference)
+    assert genetic_files.end(artifacts_of(root)).load_if_there() == SearchEnd(3, 3, False)
+
+
+def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(searched: Path, reference: Path) -> None:
+    artifacts = artifacts_of(searched)
+    genetic_files.end(artifacts).remove()
+    genetic_files.fitness(artifacts, 3).remove()
+    damage(genetic_files.outputs(artifacts, 3, 1).path)
+    genetic_files.outputs(artifacts, 3, 2).remove()
+    done = run_script(LAUNCHER, *WHOLE, "--engine", "local", "--jobs", "2", root=searched, timeout=PATIENCE)
+    assert done.exit_code == 0, done
+    assert "going on after generation 2" in done.stdout
+    assert "2 processes of this machine, " in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
+    assert found(searched) == found(reference)
+    assert processes_of(searched) == []
+
+
+def test_wrong_engines_are_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_main(LAUNCHER, *WHOLE, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
+    run_main(LAUNCHER, *WHOLE, "--engine", "dask", root=root).refused("--engine")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    run_main(LAUNCHER, *WHOLE, "--engine", "ray", root=root).refused('Ray is not installed; type: pip install "ray')
+    assert not genetic_files.folder(artifacts_of(root)).exists()
 
 
 def test_another_seed_finds_another(

@@ -1,0 +1,95 @@
+"""What a worker needs to evaluate modules, as plain data: it has no files of the search, and no code of the user's run.
+
+The network is traced again where the modules run, from its name; the weights and images come from the driver, once.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configures.base import Config
+from dataset.datasets import Images, Normalisation, fingerprint
+from dataset.images import normalise
+from models.graph import Graph
+from models.strong_model import untrained_graph
+from modules.fast.compiled import compiler
+from modules.fast.convolution import can_be_compiled
+from modules.population_outputs import population_outputs
+from utils.device import PRECISIONS, precision_name
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """The strong model and the images. Equal ones have equal digests."""
+
+    digest: str
+    network: tuple[str, int, int] = field(compare=False)  # its name, classes and image side
+    graph_digest: str = field(compare=False)
+    weights: Mapping[str, np.ndarray] = field(compare=False)  # and other constants
+    pixels: np.ndarray = field(compare=False)  # (n, side, side, 3) uint8
+    normalisation: Normalisation = field(compare=False)
+    precision: str = field(compare=False)
+    is_compiled: bool = field(
+        compare=False
+    )  # whether our own C++ convolves, whose sums have another order than torch's
+
+
+def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torch.dtype) -> EvaluationInputs:
+    """What workers evaluate modules of the strong model on these images with."""
+    weights = {name: value.cpu().contiguous().numpy() for name, value in strong.constants.items()}
+    digest = hashlib.sha256(f"{strong.digest} {fingerprint(images)} {precision_name(dtype)}".encode())
+    for name, value in weights.items():
+        digest.update(name.encode() + value.tobytes())
+    return EvaluationInputs(
+        digest.hexdigest(),
+        (config.network_name, config.num_classes, config.image_side),
+        strong.digest,
+        weights,
+        np.ascontiguousarray(images.pixels),
+        images.normalisation,
+        precision_name(dtype),
+        _is_compiled(dtype, torch.device("cpu")),
+    )
+
+
+def outputs_on_worker(
+    inputs: EvaluationInputs, device: str, unit_masks: np.ndarray, target_classes: Sequence[int]
+) -> tuple[np.ndarray, float]:
+    """A task: the outputs (modules, n) float32 of `population_outputs`, and the seconds that they took.
+
+    Raises UserError where the worker's machine would compute something else than the driver's.
+    """
+    graph, images = _prepared(inputs, device)
+    start = time.perf_counter()
+    outputs = population_outputs(graph, unit_masks, target_classes, images)
+    return outputs, time.perf_counter() - start
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor]:
+    """The strong model's graph, and the images as it is given them, on the worker's device."""
+    device, dtype = torch.device(device_name), PRECISIONS[inputs.precision]
+    if device.type == "cpu" and _is_compiled(dtype, device) != inputs.is_compiled:
+        with_compiler, without = ("here", "there") if inputs.is_compiled else ("there", "here")
+        raise UserError(
+            f"a C++ compiler is {with_compiler} and not {without}, so that sums would differ: install one, "
+            "or set CXX= to nothing on both sides"
+        )
+    graph = untrained_graph(*inputs.network)
+    if graph.digest != inputs.graph_digest:
+        raise UserError(f"network {inputs.network[0]} has another graph there than here: bring the same code to it")
+    constants = {name: torch.tensor(value, device=device) for name, value in inputs.weights.items()}
+    return graph.with_constants(constants), normalise(
+        torch.tensor(inputs.pixels, device=device), dtype, inputs.normalisation
+    )
+
+
+def _is_compiled(dtype: torch.dtype, device: torch.device) -> bool:
+    return can_be_compiled(dtype, device) and compiler() is not None

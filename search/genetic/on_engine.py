@@ -1,0 +1,123 @@
+"""The genetic search by one driver, whose workers evaluate modules of all classes wherever an engine runs them.
+
+The driver breeds, hands chunks out, scores, and writes the files that recorder and explorers write, byte for byte:
+which worker took what, and in which order results come, changes none of them. Ended at any time, it goes on from the
+files.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.engine import Engine
+from models.strong_model import load_strong_model
+from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
+from modules.population_outputs import known_and_new
+from search.genetic import files
+from search.genetic.chunks import ModuleCosts, guided_chunks
+from search.genetic.generations import GeneticSearch, save_outputs
+from search.genetic.log import Generation, best_generation, describe, is_over
+from search.genetic.recording import record_end, record_generation, write_modules
+from utils.progress import say, steps, time_in_words
+
+FIRST_GUESS = 1e-4  # seconds for each unit that a module keeps, before anything is measured
+
+
+def search_on_engine(search: GeneticSearch, rows: list[Generation], patience: int | None, engine: Engine) -> None:
+    """Go on after the generations of `rows` until the search is over, and write the modules.
+
+    Raises UserError where outputs are NaN or infinite, or a task fails for good.
+    """
+    last_look, last = time.monotonic(), search.config.generations
+    driver = Driver(search, engine)
+    while not is_over(rows, last, patience):
+        outputs, num_run = driver.outputs(len(rows))
+        evaluated = time.monotonic()
+        pace = num_run / (evaluated - last_look)
+        last_look = record_generation(search, rows, outputs, last_look)
+        left = time_in_words(rows[-1].seconds * (last + 1 - len(rows)))
+        say(
+            f"{describe(rows[-1])}  best so far: {best_generation(rows).generation} of {last}; "
+            f"{engine.where()}, {pace:.1f} chromosomes/s, at most {left} left"
+        )
+    record_end(search, rows)
+    mixed = len(engine.processors) > 1
+    write_modules(search, rows, {"mixed_processors": engine.processors} if mixed else None)
+
+
+class Driver:
+    """Lets workers evaluate one generation after the other."""
+
+    def __init__(self, search: GeneticSearch, engine: Engine) -> None:
+        stage = search.stage
+        strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+        inputs = evaluation_inputs(stage.config, strong, search.images, stage.dtype)
+        self._search, self._engine, self._inputs = search, engine, engine.share(inputs)
+        self._costs = ModuleCosts(search.config.num_classes, FIRST_GUESS)
+
+    def outputs(self, generation: int) -> tuple[list[np.ndarray], int]:
+        """Every class's outputs (population, images) float32, which are in their files, and how many modules ran."""
+        classes = range(self._search.config.num_classes)
+        populations = [self._open(generation, target_class) for target_class in classes]
+        of_class = np.repeat(classes, [len(population.new) for population in populations])
+        masks = np.concatenate([population.new for population in populations])
+        self._evaluate(generation, masks, of_class, populations)
+        return [population.outputs() for population in populations], len(masks)
+
+    def _open(self, generation: int, target_class: int) -> "Population":
+        """One class's population, in its file, and as much of its outputs as is known."""
+        search, artifacts = self._search, self._search.stage.artifacts
+        size = (search.config.population, len(search.images))
+        masks = search.breed(generation, target_class)
+        file = files.outputs(artifacts, generation, target_class)
+        # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
+        files.outputs(artifacts, generation - search.config.keep_outputs, target_class).remove()
+        known, there = None, file.load_if_whole(*size)
+        if there is not None:
+            known = masks, there
+        elif generation > 0:
+            last = files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
+            known = None if last is None else (search.breed(generation - 1, target_class), last)
+        outputs_of, new = known_and_new(masks, known)
+        # Modules with equal beginnings beside each other: what they have in common is computed once in a chunk.
+        population = Population(masks, outputs_of, new[np.lexsort(new.T[::-1])])
+        if there is None and not len(new):
+            save_outputs(search, generation, target_class, population.outputs())
+        return population
+
+    def _evaluate(
+        self, generation: int, masks: np.ndarray, of_class: np.ndarray, populations: Sequence["Population"]
+    ) -> None:
+        """Let workers evaluate masks (modules, U) of classes (modules,); a class's last one writes its file."""
+        engine, missing = self._engine, np.bincount(of_class, minlength=len(populations))
+        for chunk in guided_chunks(self._costs.of(masks, of_class), engine.workers):
+            engine.submit(
+                chunk.indices(len(masks)), outputs_on_worker, self._inputs, engine.device, masks[chunk], of_class[chunk]
+            )
+        with steps(f"generation {generation}, {engine.where()}, chromosomes", len(masks)) as advance:
+            for (start, stop, _), (outputs, seconds) in engine.results():
+                self._costs.measured(masks[start:stop], of_class[start:stop], seconds)
+                for mask, target_class, row in zip(
+                    masks[start:stop], of_class[start:stop].tolist(), outputs, strict=True
+                ):
+                    populations[target_class].outputs_of[mask.tobytes()] = row
+                    missing[target_class] -= 1
+                    if not missing[target_class]:
+                        save_outputs(self._search, generation, target_class, populations[target_class].outputs())
+                    advance()
+        self._costs.learn()
+
+
+@dataclass(frozen=True)
+class Population:
+    """One class's population, while outputs of it are awaited."""
+
+    masks: np.ndarray  # (population, U) bool
+    outputs_of: dict[bytes, np.ndarray]  # (images,) by the bytes of a mask
+    new: np.ndarray  # (new, U) bool: the masks that had no outputs
+
+    def outputs(self) -> np.ndarray:
+        """(population, images) float32, once all are there."""
+        return np.stack([self.outputs_of[mask.tobytes()] for mask in self.masks])

@@ -1,0 +1,94 @@
+"""What becomes of a scored generation, and of a search that is over: rows, fitness, the end, and the modules."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from configures.base import Config
+from models.strong_model import load_strong_model
+from models.trained_on import load_strong_split
+from modules import files as module_files
+from modules.modularization import show_modularization
+from modules.on_disk import save_modularization
+from search.genetic import files
+from search.genetic.generations import GeneticSearch
+from search.genetic.log import Generation, SearchEnd, best_generation
+from search.genetic.scoring import ensemble_masks, row_of, score_generation
+from utils.errors import UserError
+from utils.progress import steps
+
+
+def record_generation(
+    search: GeneticSearch, rows: list[Generation], outputs: Sequence[np.ndarray], since: float
+) -> float:
+    """Score the generation after `rows`, add its row to them, and write both.
+
+    Args:
+        search: the search.
+        rows: of the generations before.
+        outputs: per class (population, images) float32.
+        since: the time.monotonic() from which its seconds count.
+
+    Returns the time.monotonic() up to which they count.
+    """
+    generation, artifacts = len(rows), search.stage.artifacts
+    with steps(f"scoring generation {generation}", None):
+        scores = score_generation(search, outputs, rows)
+    now = time.monotonic()
+    rows.append(row_of(search, generation, scores, now - since))
+    # The row first: a generation counts as scored when its fitness is there.
+    files.log(artifacts).save(rows)
+    files.fitness(artifacts, generation).save(scores.fitness)
+    return now
+
+
+def record_end(search: GeneticSearch, rows: list[Generation]) -> None:
+    """Say in a file that the search is over."""
+    generations = search.config.generations
+    end = SearchEnd(rows[-1].generation, generations, rows[-1].generation < generations)
+    files.end(search.stage.artifacts).save(end)
+
+
+def write_modules(search: GeneticSearch, rows: list[Generation], noticed: Mapping[str, Any] | None = None) -> None:
+    """Cut the modules of the chosen ensemble out, write them and say how good they are.
+
+    What was `noticed` during the search stands in their report.
+    """
+    stage, seconds = search.stage, sum(row.seconds for row in rows)
+    generation, ensemble = chosen_ensemble(search.config, rows)
+    found = {
+        "method": "genetic",
+        "generation": generation,
+        "generations": len(rows),
+        "ensemble": ensemble,
+        "seconds": seconds,
+        **(noticed or {}),
+    }
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    for target_class in range(stage.config.num_classes):
+        search.breed(generation, target_class)  # a damaged population is made again
+    masks = ensemble_masks(search, generation, ensemble)
+    split = load_strong_split(stage.config, stage.artifacts)
+    result = save_modularization(strong, masks, split, stage, found)
+    print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
+    show_modularization(result)
+    folder = module_files.module(stage.artifacts, 0).path.parent
+    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
+
+
+def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:
+    """The generation and ensemble that give the modules: the configuration's, where it names them, else the best.
+
+    Raises UserError for a generation that was not scored or a chromosome that does not exist.
+    """
+    row = best_generation(rows)
+    if config.chosen_generation >= 0:
+        if config.chosen_generation >= len(rows):
+            raise UserError(f"chosen_generation {config.chosen_generation}: expected 0 to {len(rows) - 1}")
+        row = rows[config.chosen_generation]
+    ensemble = config.chosen_ensemble or row.ensemble
+    if not all(0 <= chromosome < config.population for chromosome in ensemble):
+        raise UserError(f"chosen_ensemble {ensemble}: expected indices from 0 to {config.population - 1}")
+    return row.generation, ensemble
