@@ -1,16 +1,19 @@
 """The accuracy of the composed model while one layer after the other loses kernels."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from dataset.datasets import fingerprint
+from dataset.datasets import Images, fingerprint
 from dataset.images import normalise, to_device
-from models.graph import Graph
+from engines.engine import Engine
+from models.graph import Graph, Units
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from modules import files as module_files
+from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from modules.population_outputs import population_outputs, say_what_torch_runs
@@ -31,10 +34,20 @@ class SensitivityInputs:
     ratios: tuple[float, ...]
     images: Tensor  # (n, 3, 32, 32) normalised, on the model's device
     labels: np.ndarray  # (n,)
+    valid: Images  # the same, as they are on the disk
 
     def curve(self, layer: int) -> np.ndarray:
         """(ratios, 2) float32 of one layer: ratio, accuracy."""
         return layer_sensitivity(self.strong, self.importance, layer, self.ratios, self.images, self.labels)
+
+    def curves(self, layers: Sequence[int], engine: Engine, stage: Stage) -> Iterator[tuple[int, np.ndarray]]:
+        """Layers and their curves, in the order in which an engine's workers are done with them."""
+        shared = engine.share(evaluation_inputs(stage.config, self.strong, self.valid, stage.dtype))
+        for layer in layers:
+            masks, classes = modules_of_layer(self.strong.units, self.importance, layer, self.ratios)
+            engine.submit(layer, outputs_on_worker, shared, engine.device, masks, classes)
+        for layer, (outputs, _) in engine.results():
+            yield layer, accuracies(outputs, layer, self.ratios, self.labels)
 
 
 def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
@@ -63,7 +76,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
     images = normalise(pixels, dtype, valid.normalisation)
-    return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels)
+    return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels, valid)
 
 
 def layer_sensitivity(
@@ -84,12 +97,25 @@ def layer_sensitivity(
 
     Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
     """
-    num_classes = len(importance)
-    masks = np.concatenate([top_ratio_masks(importance, strong.units, layer, ratio) for ratio in ratios])
-    target_classes = list(range(num_classes)) * len(ratios)
-    outputs = population_outputs(strong, masks, target_classes, images)
+    outputs = population_outputs(strong, *modules_of_layer(strong.units, importance, layer, ratios), images)
+    return accuracies(outputs, layer, ratios, labels)
+
+
+def modules_of_layer(
+    units: Units, importance: np.ndarray, layer: int, ratios: tuple[float, ...]
+) -> tuple[np.ndarray, list[int]]:
+    """Unit masks (ratios * classes, U) of all classes' modules for one ratio after the other, and their classes."""
+    masks = np.concatenate([top_ratio_masks(importance, units, layer, ratio) for ratio in ratios])
+    return masks, list(range(len(importance))) * len(ratios)
+
+
+def accuracies(outputs: np.ndarray, layer: int, ratios: tuple[float, ...], labels: np.ndarray) -> np.ndarray:
+    """(ratios, 2) float32: ratio, and the accuracy of the modules' outputs (ratios * classes, n).
+
+    Raises UserError where one is NaN or infinite.
+    """
     if not np.isfinite(outputs).all():
         raise UserError(f"conv {layer}: a module's outputs are NaN or infinite; retrain the strong model")
-    predicted = outputs.reshape(len(ratios), num_classes, -1).argmax(1)
+    predicted = outputs.reshape(len(ratios), -1, len(labels)).argmax(1)
     accuracy = (predicted == labels).mean(1)
     return np.stack([np.array(ratios), accuracy], 1).astype(np.float32)

@@ -5,11 +5,14 @@
 Writes data/MODEL_DATASET/layer_sensitivity/layer_II.npy for each layer (tied ones once), and
 layer_sensitivity.png, .svg and .csv. The search takes the `sensitive_layers` of the configuration file: copy the
 recommendation there if you agree. Layers whose file is there are not measured again; --fresh sets the files aside.
+With --engine several layers are measured at a time.
 """
 
-import numpy as np
+import argparse
+import contextlib
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from engines.opening import add_engine_options, check_engine_options, open_engine
 from models.opening import open_stage
 from models.strong_model import graph_of
 from modules import files as module_files
@@ -28,25 +31,31 @@ from utils.tables import show_table
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--fresh", action="store_true", help="set the curves that are there aside")
+    add_engine_options(parser, "one layer is measured after the other, by this process")
     arguments = parser.parse_args()
+    check_engine_options(arguments)
     stage = open_stage(arguments)
     configured = genome_layout(graph_of(stage.config).units, stage.config).sensitive_layers
     with held(module_files.sensitivity_role(stage.artifacts)):
-        measure(stage, configured, fresh=arguments.fresh)
+        measure(stage, configured, arguments)
 
 
-def measure(stage: Stage, configured: tuple[int, ...], *, fresh: bool) -> None:
+def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Namespace) -> None:
     """Write the curves that are not there yet, print all, plot them, and compare with the configured layers."""
     config = stage.config
-    inputs = open_sensitivity(stage, fresh=fresh)
-    curves: dict[int, np.ndarray] = {}
+    inputs = open_sensitivity(stage, fresh=arguments.fresh)
     tied_layers = inputs.strong.units.tied_layers
-    for layer in progress(tied_layers, "layer sensitivity, layers"):
-        file = module_files.layer_sensitivity(stage.artifacts, layer)
-        curve = file.load_if_whole(len(inputs.ratios), 2)
-        if curve is None:
-            file.save(inputs.curve(layer))
-        curves[layer] = file.load(len(inputs.ratios), 2)
+    files = {layer: module_files.layer_sensitivity(stage.artifacts, layer) for layer in tied_layers}
+    size = len(inputs.ratios), 2
+    missing = [layer for layer, file in files.items() if file.load_if_whole(*size) is None]
+    with contextlib.ExitStack() as stack:
+        if missing and arguments.engine:
+            measured = inputs.curves(missing, stack.enter_context(open_engine(arguments, stage.device)), stage)
+        else:
+            measured = ((layer, inputs.curve(layer)) for layer in missing)
+        for layer, curve in progress(measured, "layer sensitivity, layers", len(missing)):
+            files[layer].save(curve)
+    curves = {layer: file.load(*size) for layer, file in files.items()}
 
     names = {layer: "=".join(map(str, tied_layers[layer])) for layer in curves}
     rows = [

@@ -1,0 +1,78 @@
+"""The engine on Ray: a cluster of two nodes on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sample_tasks
+from conftest import TOP
+from ray_nodes import RayNodes, ray_nodes
+
+from engines.on_ray import RayEngine
+from utils.errors import UserError
+
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        # What workers import the tasks of the tests from; the rooms they find where the driver does.
+        patch.setenv("PYTHONPATH", str(TOP / "tests" / "engines"))
+        with ray_nodes(2) as opened:
+            yield opened
+
+
+@pytest.fixture
+def engine(nodes: RayNodes) -> Iterator[RayEngine]:
+    with RayEngine(address=nodes.address) as opened:
+        yield opened
+
+
+def test_results_come_with_their_keys_and_large_values_by_the_store(engine: RayEngine) -> None:
+    shared = engine.share(np.arange(1_000_000))
+    for factor in range(6):
+        engine.submit(factor, sample_tasks.scaled, shared, factor)
+    assert {key: int(value[-1]) for key, value in engine.results()} == {f: 999_999 * f for f in range(6)}
+    assert (engine.workers, engine.where(), engine.device) == (2, "2 workers on 2 Ray nodes", "cpu")
+
+
+def test_a_dead_nodes_tasks_run_again(engine: RayEngine, nodes: RayNodes, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in range(4):
+        engine.submit(key, sample_tasks.slow, 3.0)
+    engine.submit("first", sample_tasks.slow, 0.0)
+    results = engine.results()
+    done = {next(results)[0]}
+    nodes.replace(0)
+    done |= {key for key, _ in results}
+    assert done == {0, 1, 2, 3, "first"}
+    assert "a Ray node is gone" in capsys.readouterr().out
+
+
+def test_failures_end_with_one_line(engine: RayEngine, tmp_path: Path) -> None:
+    notes = str(tmp_path / "notes")
+    engine.submit(0, sample_tasks.fails, notes)
+    engine.submit(1, sample_tasks.slow, 600.0)
+    with pytest.raises(UserError, match=r"failed 3 times: sample_tasks.fails on .*: ZeroDivisionError: as always"):
+        list(engine.results())
+    Path(notes).unlink()
+    engine.submit(0, sample_tasks.dies_the_first_times, 3, notes)
+    with pytest.raises(UserError, match=r"failed 3 times: a Ray worker ended \(WorkerCrashedError"):
+        list(engine.results())
+    engine.submit(0, sample_tasks.slow, 0.0)
+    assert len(list(engine.results())) == 1  # those that were cancelled hold no worker
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    for address, message in (
+        ("127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9: Connection refused; start one with `ray start"),
+        ("here", "--address here: expected auto, or HOST:PORT"),
+    ):
+        with pytest.raises(UserError, match=message):
+            RayEngine(address=address)
+
+
+def test_a_cluster_of_its_own_ends_with_it() -> None:
+    with RayEngine(count=2) as engine:
+        assert engine.where() == "2 workers on 1 Ray node"

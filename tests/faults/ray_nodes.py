@@ -1,0 +1,63 @@
+"""A Ray cluster of several nodes on this machine, each a raylet of its own, whose nodes come and go."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported
+
+from ray.cluster_utils import Cluster
+
+STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
+
+
+class RayNodes:
+    """A head without workers, and nodes of one worker each."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        few = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+        os.environ["RAY_TMPDIR"] = str(folder)
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few})
+        self._nodes = [self._add() for _ in range(count)]
+
+    @property
+    def address(self) -> str:
+        """For --address."""
+        return self._cluster.address
+
+    def replace(self, place: int) -> None:
+        """End a node with `kill -9`, whatever runs on it, and start another one in its place."""
+        self._cluster.remove_node(self._nodes[place], allow_graceful=False)
+        self._nodes[place] = self._add()
+
+    def _add(self):
+        return self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+
+    def processes(self, title: str = "") -> dict[int, str]:
+        """The cluster's processes, by their number, whose command line begins with `title`."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it is somebody else's, or has ended
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                # Of Ray's workers the title takes the place of all that told whose they are, but for where they write.
+                if str(self.folder) in str((process / "fd" / "1").readlink()) and command.startswith(title):
+                    found[int(process.name)] = command
+        return found
+
+    def shutdown(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+@contextlib.contextmanager
+def ray_nodes(count: int) -> Iterator[RayNodes]:
+    """A cluster for as long as the block runs; its folder has a short name, since sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True) as folder:
+        nodes = RayNodes(Path(folder), count)
+        try:
+            yield nodes
+        finally:
+            nodes.shutdown()
