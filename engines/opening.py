@@ -25,8 +25,14 @@ def check_engine_options(arguments: argparse.Namespace) -> None:
     """Raises UserError for an option of another engine, and for Ray where it is not installed."""
     if arguments.address is not None and arguments.engine != "ray":
         raise UserError(f"--address {arguments.address}: only with --engine ray, given --engine {arguments.engine}")
-    if arguments.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise UserError(f"--engine ray: Ray is not installed; type: {PIP_LINE}")
+    if arguments.engine == "ray":
+        check_ray_is_there("--engine ray")
+
+
+def check_ray_is_there(wanted_by: str) -> None:
+    """Raises UserError, with the command that installs it, where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(f"{wanted_by}: Ray is not installed; type: {PIP_LINE}")
 
 
 def open_engine(arguments: argparse.Namespace, device: torch.device, jobs: int = 0) -> Engine:

@@ -38,6 +38,7 @@ from faults import (
 from ray_nodes import RayNodes, ray_nodes
 
 import global_configure
+from engines.opening import check_ray_is_there
 from utils.errors import run
 
 NODES = 3
@@ -49,6 +50,7 @@ def main() -> None:
         __doc__, node_kills=(20, "how many nodes to kill"), driver_kills=(5, "how often to kill the driver")
     )
     arguments = parser.parse_args()
+    check_ray_is_there("kill_nodes.py")
     folder = Path(global_configure.root_dir).resolve()
     kills = {"node": arguments.node_kills, "driver": arguments.driver_kills}
     with workshop() as place:

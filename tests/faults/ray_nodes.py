@@ -6,10 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported
-
-from ray.cluster_utils import Cluster
-
 STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
 
@@ -17,9 +13,11 @@ class RayNodes:
     """A head without workers, and nodes of one worker each."""
 
     def __init__(self, folder: Path, count: int) -> None:
+        os.environ |= {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}  # before Ray is imported
+        from ray.cluster_utils import Cluster  # an extra: not everybody has it
+
         self.folder = folder
         few = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
-        os.environ["RAY_TMPDIR"] = str(folder)
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few})
         self._nodes = [self._add() for _ in range(count)]
 

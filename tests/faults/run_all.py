@@ -37,6 +37,11 @@ COMMANDS = (
     ),
     ("full_disk", ["full_disk.py", "--times", "5"], ["full_disk.py", "--times", "1", "--last_stage", "importance"]),
     ("failed_launches", ["failed_launches.py", "--launches", "20"], ["failed_launches.py", "--launches", "1"]),
+    (
+        "kill_nodes",
+        ["kill_nodes.py", "--node_kills", "20", "--driver_kills", "5"],
+        ["kill_nodes.py", "--node_kills", "1", "--driver_kills", "1"],
+    ),
 )
 
 

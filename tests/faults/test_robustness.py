@@ -47,6 +47,13 @@ def test_killed_trainings_and_analyses_go_on(root_dir: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("ray")
+def test_killed_nodes_and_drivers_of_a_ray_search_change_nothing(root_dir: Path) -> None:
+    result = run_command(root_dir, "kill_nodes", "kill_nodes", "--node_kills", 3, "--driver_kills", 1)
+    assert [row["tried"] for row in result["rows"]] == [3, 1, 1, 1]
+
+
+@pytest.mark.long
 def test_damaged_files_are_found_out_or_made_again(root_dir: Path) -> None:
     result = run_command(root_dir, "damage_files", "damage_files", "--count", 6, "--runs", 1)
     assert [row["what"] for row in result["rows"]] == ["damaged, loader", "damaged, script"]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, files_below, run_script
+from shuffled_engine import ShuffledEngine
 
+import engines.opening
 import global_configure
 from configures.base import load
 from dataset.datasets import load_split
@@ -101,6 +103,20 @@ def test_one_layer_as_all_layers(
     old = folder.with_name("layer_sensitivity.old_1")
     assert f"the old curves are now {old}\n" in fresh.stdout
     assert files_below(old) == files_below(folder) == written
+
+
+def test_workers_of_an_engine_measure_the_same(
+    prepared: tuple[str, Path], run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, root = prepared
+    args = ["--model", name, "--dataset", "digits_5", *SMALL]
+    folder = module_files.layer_sensitivity(Artifacts(root, name, "digits_5"), 0).path.parent
+    assert run_main(ALL, *args, root=root).exit_code == 0
+    written = files_below(folder)
+    monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: ShuffledEngine(count=2))
+    assert run_main(ALL, *args, "--fresh", "--engine", "local", root=root).exit_code == 0
+    assert files_below(folder) == written
+    run_main(ALL, *args, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
 
 
 @pytest.mark.long
