@@ -32,6 +32,7 @@ COMMANDS = (
     "library_network",
     "cores",
     "growth",
+    "cluster_speed_up",
 )
 TRAINS = ("training_accuracy",)  # whole networks, several times: minutes on digits, days on others
 SMALL_DATASET = "digits"

@@ -15,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a library that reports to its makers does so when it is asked
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning in every start
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a page of a raylet's log for every node that dies
 
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
