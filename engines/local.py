@@ -20,6 +20,7 @@ import torch
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
 from engines.node import this_node
+from utils.device import make_deterministic
 from utils.signals import signals_held_back
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -158,6 +159,7 @@ def _work(pipe: Connection, gpu: int | None) -> None:
     if gpu is not None:
         torch.cuda.set_device(gpu)
     torch.set_num_threads(1)
+    make_deterministic(0)
     values: list[Any] = []
     with contextlib.suppress(EOFError, OSError):  # the driver is gone
         while True:

@@ -8,7 +8,7 @@ ends its workers.
 import os
 import signal
 import socket
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warni
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a page of a raylet's log for every node that dies
 
 import ray
+import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from engines.node import TOP, this_node
+from engines.node import TOP, Node, this_node
+from utils.device import make_deterministic
 from utils.errors import UserError, reason
 from utils.progress import say
 
@@ -55,7 +57,7 @@ class RayEngine(Engine):
         signal.signal(signal.SIGTERM, handler)  # ours ends the search in order; Ray has put its own in its place
         self.on_gpus = self.on_gpus and ray.cluster_resources().get("GPU", 0) > 0
         gpus = {"num_gpus": GPU_SHARE} if self.on_gpus else {}
-        self._remote = ray.remote(run_task).options(num_cpus=1, max_retries=0, **gpus)
+        self._remote = ray.remote(_run_task).options(num_cpus=1, max_retries=0, **gpus)
         if context.dashboard_url:
             say(f"Ray's dashboard: http://{context.dashboard_url}")
 
@@ -109,6 +111,13 @@ class RayEngine(Engine):
 
 def _first_sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0]}"
+
+
+def _run_task(function: Callable[..., Any], expected: Node, *arguments: Any) -> Returned:
+    """`run_task` on a worker of Ray, which is made alike before each task: it may be another one."""
+    torch.set_num_threads(1)
+    make_deterministic(0)
+    return run_task(function, expected, *arguments)
 
 
 def _check_answers(address: str) -> None:

@@ -1,7 +1,9 @@
 """From an engine's name on the command line to the engine."""
 
 import argparse
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 
 import torch
 
@@ -48,3 +50,13 @@ def open_engine(arguments: argparse.Namespace, device: torch.device, jobs: int =
         return RayEngine(address=arguments.address or "", count=jobs or num_cores(), on_gpus=on_gpus)
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     return LocalEngine(count=jobs or gpus or num_cores(), gpus=gpus)
+
+
+@contextlib.contextmanager
+def chosen_engine(arguments: argparse.Namespace, device: torch.device) -> Iterator[Engine | None]:
+    """The engine that the command line names, for as long as the block runs, or None where it names none."""
+    if arguments.engine is None:
+        yield None
+        return
+    with open_engine(arguments, device) as engine:
+        yield engine

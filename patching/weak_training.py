@@ -4,22 +4,24 @@ import argparse
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from dataset.datasets import Split, fingerprint
 from dataset.target_classes import HELP
+from engines.engine import Engine
+from engines.opening import add_engine_options, check_engine_options
 from models.trained_on import check_trained_on
-from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
-from models.weights import count_parameters, cpu_state
+from models.training import TrainingSettings, best_epoch
+from models.weights import count_parameters
 from patching import files as patch_files
 from patching.data import PatchData
+from patching.weak_job import Trained, WeakJob, train_on_worker, train_weak_model
 from patching.weak_models import WeakKind, build_weak_network
 from utils.disk import check_room, readable
 from utils.files import set_aside
 from utils.locks import held
-from utils.progress import say
+from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
-from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
 
 BYTES_PER_PARAMETER = 4
@@ -33,7 +35,9 @@ def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argpar
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
     parser.add_argument("--keep_every", help="keep every so-manyth epoch")
     parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
+    add_engine_options(parser, "weak models are trained one after the other, by this process")
     arguments = parser.parse_args()
+    check_engine_options(arguments)
     for option, name in (("epochs", f"{kind}_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
         if getattr(arguments, option) is not None:
             arguments.set.append(f"{name}={getattr(arguments, option)}")
@@ -59,6 +63,7 @@ def train_weak_models(
     settings: TrainingSettings,
     *,
     fresh: bool = False,
+    engine: Engine | None = None,
 ) -> None:
     """Train one weak model per target class, and keep the chosen epochs.
 
@@ -69,6 +74,7 @@ def train_weak_models(
         data: the images of all of them.
         settings: what the training is made of.
         fresh: set what is there aside, in place of going on or refusing.
+        engine: where to train them at the same time; None = here, one after the other.
 
     Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
     those of the strong model whose modules are to patch them.
@@ -86,69 +92,87 @@ def train_weak_models(
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
-    for target_class in target_classes:
-        with held(patch_files.weak_training_role(stage.artifacts, kind, target_class)):
-            _train_weak_model(stage, kind, target_class, data.split_for(target_class), settings, keep, fresh)
+    jobs = [
+        WeakJob(
+            config=stage.config,
+            kind=kind,
+            target_class=target_class,
+            settings=settings,
+            keep=tuple(keep),
+            precision=stage.precision,
+            seed=stage.seed,
+            name=f"target class {target_class} ({data.strong.classes[target_class]})",
+        )
+        for target_class in target_classes
+    ]
+    if engine is None:
+        for job in jobs:
+            with held(patch_files.weak_training_role(stage.artifacts, kind, job.target_class)):
+                _train_here(stage, job, data.split_for(job.target_class), fresh)
+    else:
+        with held(*(patch_files.weak_training_role(stage.artifacts, kind, job.target_class) for job in jobs)):
+            _train_on(engine, stage, jobs, data, fresh)
 
 
-def _train_weak_model(
-    stage: Stage,
-    kind: WeakKind,
-    target_class: int,
-    split: Split,
-    settings: TrainingSettings,
-    keep: list[int],
-    fresh: bool,
-) -> None:
-    name = f"target class {target_class} ({split.classes[-1]})"
+def _train_here(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> None:
+    if not _is_to_train(stage, job, split, fresh):
+        return
+    state = patch_files.weak_model_state(stage.artifacts, job.kind, job.target_class)
+
+    def save(epoch: int, weights: dict[str, Tensor]) -> None:
+        patch_files.weak_model(stage.artifacts, job.kind, job.target_class, epoch).save(weights)
+
+    _record(stage, job, split, train_weak_model(job, split, stage.device, save, state))
+    state.path.unlink(missing_ok=True)
+
+
+def _train_on(engine: Engine, stage: Stage, jobs: list[WeakJob], data: PatchData, fresh: bool) -> None:
+    """One task a weak model, whose files are written once it is trained."""
+    kind = jobs[0].kind
+    splits = {job.target_class: data.split_for(job.target_class) for job in jobs}
+    to_train = {job.target_class: job for job in jobs if _is_to_train(stage, job, splits[job.target_class], fresh)}
+    for target_class, job in to_train.items():
+        engine.submit(target_class, train_on_worker, job, splits[target_class], engine.device)
+    for target_class, trained in progress(engine.results(), f"weak models, {engine.where()}", len(to_train)):
+        for epoch, weights in trained.weights.items():
+            file = patch_files.weak_model(stage.artifacts, kind, target_class, epoch)
+            file.save({name: torch.tensor(value) for name, value in weights.items()})
+        _record(stage, to_train[target_class], splits[target_class], trained)
+        patch_files.weak_model_state(stage.artifacts, kind, target_class).remove()  # of one that was interrupted here
+
+
+def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
+    """Whether a weak model is not trained yet; its settings stand beside it, or are compared with those that do."""
+    kind, target_class = job.kind, job.target_class
     folder = patch_files.weak_model_folder(stage.artifacts, kind, target_class)
     if fresh and folder.exists():
-        print(f"{name}: the old folder is now {set_aside(folder)}")
-    log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
-    torch.manual_seed(torch_seed(stage.seed, f"{kind} model", target_class))
-    model = build_weak_network(stage.config, kind).to(stage.device, memory_format=torch.channels_last)
+        print(f"{job.name}: the old folder is now {set_aside(folder)}")
     described = {
         "classes": list(split.classes),
         "images": [len(split.train), len(split.valid), len(split.test)],
-        "layers": [list(value.shape) for value in model.parameters()],
-        "kept_epochs": keep,
+        "layers": [list(value.shape) for value in build_weak_network(stage.config, kind).parameters()],
+        "kept_epochs": list(job.keep),
         "seed": stage.seed,
         "precision": stage.precision,
         "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
-        **dataclasses.asdict(settings),
+        **dataclasses.asdict(job.settings),
     }
     record_or_compare(patch_files.weak_model_settings(stage.artifacts, kind, target_class), described)
+    log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
     if log.exists():
-        best = best_epoch(log.load())
-        print(f"{name}: already trained; best: epoch {best}", flush=True)
-        return
+        print(f"{job.name}: already trained; best: epoch {best_epoch(log.load())}", flush=True)
+    return not log.exists()
 
-    def keep_epoch(epoch: Epoch, trained: nn.Module) -> None:
-        if epoch.number in keep:
-            patch_files.weak_model(stage.artifacts, kind, target_class, epoch.number).save(cpu_state(trained))
 
-    state = patch_files.weak_model_state(stage.artifacts, kind, target_class)
-    training = train(
-        model,
-        split.train,
-        split.valid,
-        settings,
-        device=stage.device,
-        dtype=stage.dtype,
-        seed=int(torch_seed(stage.seed, f"training of the {kind} model", target_class) % 2**31),
-        state_file=state,
-        name=name,
-        after_epoch=keep_epoch,
-    )
-    patch_files.weak_model(stage.artifacts, kind, target_class, training.best_epoch).save(training.best_weights)
-    log.save(training.history)
-    state.path.unlink(missing_ok=True)
-    right = count_right(predict(model, split.test, stage.device), split.test.labels)
-    last, best = training.history[-1], training.history[training.best_epoch]
+def _record(stage: Stage, job: WeakJob, split: Split, trained: Trained) -> None:
+    """Write the log, which says that a weak model is trained, and print how good it is."""
+    patch_files.weak_model_log(stage.artifacts, job.kind, job.target_class).save(trained.history)
+    last, best = trained.history[-1], trained.history[trained.best_epoch]
+    right, count = trained.test_right, len(split.test)
     print(
-        f"{name}: best epoch {best.number} (train {best.train_accuracy:.2%}, valid {best.valid_accuracy:.2%}), "
+        f"{job.name}: best epoch {best.number} (train {best.train_accuracy:.2%}, valid {best.valid_accuracy:.2%}), "
         f"last epoch {last.number} (train {last.train_accuracy:.2%}, valid {last.valid_accuracy:.2%}, "
-        f"test {right / len(split.test):.2%}: {right} of {len(split.test)}); "
-        f"{sum(epoch.seconds for epoch in training.history):.0f} s",
+        f"test {right / count:.2%}: {right} of {count}); "
+        f"{sum(epoch.seconds for epoch in trained.history):.0f} s",
         flush=True,
     )

@@ -9,10 +9,9 @@ With --engine several layers are measured at a time.
 """
 
 import argparse
-import contextlib
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from engines.opening import add_engine_options, check_engine_options, open_engine
+from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage
 from models.strong_model import graph_of
 from modules import files as module_files
@@ -48,11 +47,11 @@ def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Names
     files = {layer: module_files.layer_sensitivity(stage.artifacts, layer) for layer in tied_layers}
     size = len(inputs.ratios), 2
     missing = [layer for layer, file in files.items() if file.load_if_whole(*size) is None]
-    with contextlib.ExitStack() as stack:
-        if missing and arguments.engine:
-            measured = inputs.curves(missing, stack.enter_context(open_engine(arguments, stage.device)), stage)
-        else:
+    with chosen_engine(arguments, stage.device) as engine:
+        if engine is None:
             measured = ((layer, inputs.curve(layer)) for layer in missing)
+        else:
+            measured = inputs.curves(missing, engine, stage)
         for layer, curve in progress(measured, "layer sensitivity, layers", len(missing)):
             files[layer].save(curve)
     curves = {layer: file.load(*size) for layer, file in files.items()}

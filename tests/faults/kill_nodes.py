@@ -114,7 +114,7 @@ def search_disturbed(nodes: RayNodes, root: Path, to_kill: list[str], random: np
                 continue
             driver.send(signal.SIGKILL)
             driver.wait()
-            done["tasks ended with it"] += not wait_until_none(lambda: nodes.processes("ray::run_task"))
+            done["tasks ended with it"] += not wait_until_none(lambda: nodes.processes("ray::_run_task"))
             break
         if code == 0:
             return done

@@ -7,8 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import run_here
+from conftest import files_below, run_here
+from shuffled_engine import ShuffledEngine
 
+import engines.opening
 from configures.base import load
 from models import files as model_files
 from models.strong_model import load_strong_model
@@ -202,6 +204,24 @@ def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, mo
     resumed_weights = patch_files.weak_model(artifacts, SIMPLE, 2, 2).load()
     assert all(torch.equal(value, resumed_weights[name]) for name, value in whole.items())
     assert not patch_files.weak_model_state(artifacts, SIMPLE, 2).exists()
+
+
+def test_workers_of_an_engine_train_the_same(own_root, run_main, monkeypatch):
+    folder = patch_files.weak_models_folder(artifacts_of(own_root), SIMPLE)
+
+    def trained():
+        names = (".pth", "/settings.json")
+        files = files_below(folder).items()
+        return {name: content for name, content in files if name.endswith(names) and ".old_" not in name}
+
+    before, engine = trained(), ShuffledEngine(count=2)
+    monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: engine)
+    done = run_main(TRAIN_WEAK, *COMMON, "--epochs", 2, "--engine", "local", "--fresh", root=own_root)
+    assert done.exit_code == 0, done
+    assert trained() == before and len(before) >= 10
+    assert done.stdout.count(": best epoch") == 5
+    again = run_main(TRAIN_WEAK, *COMMON, "--epochs", 2, "--engine", "local", root=own_root)
+    assert again.stdout.count("already trained") == 5
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ An interrupted training goes on when the same command is typed again. Method: Qi
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import chosen_classes
+from engines.opening import chosen_engine
 from models.opening import open_stage
 from models.training import TrainingSettings
 from patching.data import load_patch_data
@@ -30,7 +31,8 @@ def main() -> None:
     )
     print(f"weak model: {config.model}, poorly fitted")
 
-    train_weak_models(stage, WeakKind.POOR, target_classes, data, settings, fresh=arguments.fresh)
+    with chosen_engine(arguments, stage.device) as engine:
+        train_weak_models(stage, WeakKind.POOR, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
 
 
 if __name__ == "__main__":

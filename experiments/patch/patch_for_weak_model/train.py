@@ -10,6 +10,7 @@ again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import chosen_classes
+from engines.opening import chosen_engine
 from models.opening import open_stage
 from models.training import TrainingSettings
 from patching.data import load_patch_data
@@ -35,7 +36,8 @@ def main() -> None:
     )
     print(f"weak model: {config.weak_model}")
 
-    train_weak_models(stage, WeakKind.SIMPLE, target_classes, data, settings, fresh=arguments.fresh)
+    with chosen_engine(arguments, stage.device) as engine:
+        train_weak_models(stage, WeakKind.SIMPLE, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
 
 
 if __name__ == "__main__":
