@@ -136,5 +136,6 @@ def _check_answers(address: str) -> None:
 def _no_cluster(address: str, why: str) -> UserError:
     return UserError(
         f"no Ray cluster answers at {address or 'this machine'}: {why}; "
-        "start one with `ray start --head`, or leave --address out for one of this machine alone"
+        "start one with `ray start --head` (if it has a token: RAY_AUTH_MODE=token here, too), "
+        "or leave --address out for one of this machine alone"
     )
