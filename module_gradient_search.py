@@ -21,6 +21,8 @@ strong model does is taken. Writes data/MODEL_DATASET/for_patch; apply_patch.py 
 import argparse
 
 from dataset.target_classes import HELP, chosen_classes
+from engines.engine import Engine
+from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage
 from modules import files as module_files
 from modules.for_patch import ModuleForPatch, show_modules_for_patches
@@ -47,16 +49,17 @@ def main() -> None:
     with held(gradient_files.role(stage.artifacts)):
         search = open_search(stage, arguments.keep, fresh=arguments.fresh)
         max_loss = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
-        rounds = learn(search, None if arguments.keep is not None else max_loss)
+        with chosen_engine(arguments, stage.device) as engine:
+            rounds = learn(search, None if arguments.keep is not None else max_loss, engine)
         chosen = rounds[-1] if arguments.keep is not None else smallest_within(rounds, max_loss)
         save_modules(search, rounds, chosen)
 
 
-def learn(search: JointSearch, max_loss: float | None) -> list[Round]:
+def learn(search: JointSearch, max_loss: float | None, engine: Engine | None) -> list[Round]:
     """Go down round by round, from where an earlier run ended, to the last round or one that loses more points."""
     search.record_settings()
     rounds = search.rounds_done()
-    with search.learner(len(rounds)) as learner:
+    with search.learner(len(rounds), engine) as learner:
         while len(rounds) < len(search.keeps):
             if max_loss is not None and rounds and rounds[-1].points_lost > max_loss:
                 break
@@ -130,11 +133,15 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--for_patch", action="store_true", help="one class's module alone, to patch a weak model with")
     parser.add_argument("--target_class", nargs="+", help=f"with --for_patch: {HELP}, or all")
     parser.add_argument("--fresh", action="store_true", help="set an earlier gradient search aside and start anew")
+    add_engine_options(parser, "modules run in threads of this process")
     arguments = parser.parse_args()
+    check_engine_options(arguments)
     if arguments.keep is not None and not 0 < arguments.keep <= 1:
         raise UserError(f"--keep {arguments.keep:g}: expected a share above 0, up to 1")
     if arguments.for_patch != bool(arguments.target_class):
         raise UserError("--for_patch and --target_class: expected both or none")
+    if arguments.for_patch and arguments.engine is not None:
+        raise UserError("--engine: it runs the modules of all classes; with --for_patch expected no engine")
     if arguments.for_patch and arguments.max_loss is not None:
         raise UserError("--max_loss: it is the composed model's; with --for_patch expected --keep, or neither")
     if arguments.max_loss is not None and not -100 <= arguments.max_loss <= 100:

@@ -108,10 +108,12 @@ class LocalEngine(Engine):
 
     def _occupy(self) -> None:
         """Give the free workers what waits."""
-        for worker in self.staff:
-            if worker.is_busy or not self.queue:
+        for place, worker in enumerate(self.staff):
+            waiting = (item for item in self.queue if item[1].seat is None or item[1].seat % self.count == place)
+            if worker.is_busy or (item := next(waiting, None)) is None:
                 continue
-            worker.key, task = self.queue.popleft()
+            self.queue.remove(item)
+            worker.key, task = item
             worker.is_busy = True
             with contextlib.suppress(OSError):  # it has died: `_wait` finds the pipe closed
                 for value in self.shared[worker.known :]:

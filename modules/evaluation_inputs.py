@@ -82,13 +82,17 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
             f"a C++ compiler is {with_compiler} and not {without}, so that sums would differ: install one, "
             "or set CXX= to nothing on both sides"
         )
+    pixels = torch.tensor(inputs.pixels, device=device)
+    return graph_on_worker(inputs, device), normalise(pixels, dtype, inputs.normalisation)
+
+
+def graph_on_worker(inputs: EvaluationInputs, device: torch.device) -> Graph:
+    """The strong model's graph, on the worker's device. Raises UserError where its code is another one there."""
     graph = untrained_graph(*inputs.network)
     if graph.digest != inputs.graph_digest:
         raise UserError(f"network {inputs.network[0]} has another graph there than here: bring the same code to it")
     constants = {name: torch.tensor(value, device=device) for name, value in inputs.weights.items()}
-    return graph.with_constants(constants), normalise(
-        torch.tensor(inputs.pixels, device=device), dtype, inputs.normalisation
-    )
+    return graph.with_constants(constants)
 
 
 def _is_compiled(dtype: torch.dtype, device: torch.device) -> bool:

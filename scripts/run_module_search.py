@@ -102,7 +102,7 @@ def check_options(arguments: argparse.Namespace) -> None:
 def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
     """Go on as the method's own script, in this process."""
     words = common_words(arguments)
-    for option in method.options:
+    for option in (*method.options, "engine", "address"):
         words += [f"--{option}={getattr(arguments, option)}"] if getattr(arguments, option) is not None else []
     words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
     sys.stdout.flush()

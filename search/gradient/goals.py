@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configures.base import Config
+from search.gradient.batches import any_of
 
 
 class Goal(Protocol):
@@ -52,7 +53,7 @@ class ComposedAnswer:
 
     def choose(self, labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Images of all classes alike."""
-        return torch.randperm(len(labels), generator=generator)[:size]
+        return any_of(len(labels), size, generator)
 
     def loss(self, logits: Tensor, labels: Tensor, strong_logits: Tensor) -> Tensor:
         """Cross-entropy, and distillation of the strong model's softmax (Hinton et al., arXiv 1503.02531).

@@ -7,6 +7,7 @@ it had not been.
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from configures.base import Config
 from dataset.datasets import IMAGENET, Normalisation
-from dataset.images import augment, normalise
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
+from search.gradient.batches import batch_of_step
 from search.gradient.goals import Goal
+from search.gradient.on_engine import ModulesOnEngine
 from search.gradient.scores import (
     Price,
     gradients_of,
@@ -33,7 +35,6 @@ from search.gradient.scores import (
 )
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
-from utils.seeds import torch_seed
 
 # Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
 # first steps' noise drops no kernel.
@@ -79,6 +80,7 @@ class MaskLearner:
         dtype: of the convolutions.
         seed: decides the batches and their augmentation.
         workers: run the modules, one core each.
+        modules: run them in place of the workers.
     """
 
     def __init__(
@@ -93,11 +95,13 @@ class MaskLearner:
         dtype: torch.dtype,
         seed: int,
         workers: Executor,
+        modules: ModulesOnEngine | None = None,
     ) -> None:
         keep_freed_memory()
         self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
         self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
-        self.settings, self.dtype, self.seed, self.workers = settings, dtype, seed, workers
+        self.settings, self.dtype, self.seed = settings, dtype, seed
+        self.workers, self.modules = workers, modules
         self.folds_gains = torch.as_tensor(graph.folds_gains)
         self.scores = torch.full((len(goal.classes), graph.num_units), SCORE_LIMIT)
         self.log_gains = torch.zeros_like(self.scores)
@@ -150,8 +154,12 @@ class MaskLearner:
 
         masks = masks_of(self.scores, self.units)
         self.optimizer.zero_grad(set_to_none=True)
-        factors = (masks * self.log_gains.exp()).to(images.device)
-        value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers, self.goal.classes)
+        factors = masks * self.log_gains.exp()
+        if self.modules is None:
+            factors = factors.to(images.device)
+            value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers, self.goal.classes)
+        else:
+            value, gradient = self.modules.mask_gradient(self.steps_done, factors, loss)
         if not math.isfinite(value):
             raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
         kept, target = kept_share(masks, self.units), keep_target(before, keep, progress)
@@ -184,11 +192,17 @@ class MaskLearner:
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """This step's images, augmented, in the precision of the search, and their labels."""
-        generator = torch.Generator().manual_seed(torch_seed(self.seed, "mask batch", self.steps_done))
-        size = min(self.settings.batch_size, len(self.labels))
-        chosen = self.goal.choose(self.labels, size, generator).to(self.labels.device)
-        images = augment(self.pixels[chosen], mirror=self.settings.mirror, generator=generator)
-        return normalise(images, self.dtype, self.normalisation), self.labels[chosen]
+        images, chosen = batch_of_step(
+            self.pixels,
+            self.steps_done,
+            choose=partial(self.goal.choose, self.labels),
+            batch_size=self.settings.batch_size,
+            mirror=self.settings.mirror,
+            seed=self.seed,
+            dtype=self.dtype,
+            normalisation=self.normalisation,
+        )
+        return images, self.labels[chosen]
 
     @torch.no_grad()
     def _strong_logits(self, images: Tensor) -> Tensor:

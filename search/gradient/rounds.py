@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from dataset.datasets import Images, Split, fingerprint
 from dataset.images import to_device
+from engines.engine import Engine
 from models import files as model_files
 from models.graph import Graph, flops_of, fold_batch_norm
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
+from modules.evaluation_inputs import evaluation_inputs
 from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
 from modules.own_class import auc_by_class, auc_of
@@ -29,6 +31,7 @@ from search.gradient import files
 from search.gradient.goals import Goal, composed_answer, own_logit, unexplained
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round, RoundForPatch
+from search.gradient.on_engine import ModulesOnEngine
 from utils.artifacts import Artifacts, CheckpointFile, TableFile
 from utils.core_threads import core_threads
 from utils.errors import UserError, reason
@@ -102,10 +105,11 @@ class GradientSearch(ABC, Generic[Row]):
         return rounds[: same.index(False) if False in same else len(same)]
 
     @contextmanager
-    def learner(self, num_done: int) -> Iterator[MaskLearner]:
+    def learner(self, num_done: int, engine: Engine | None = None) -> Iterator[MaskLearner]:
         """The learner in the state within the round to come, where one was written, else after the rounds done.
 
-        Raises UserError for a file that holds no such state.
+        Its modules run on the engine, where one is given, else in threads. Raises UserError for a file that holds no
+        such state.
         """
         stage = self.stage
         pixels, labels = to_device(self.split.train, stage.device)
@@ -120,6 +124,7 @@ class GradientSearch(ABC, Generic[Row]):
                 dtype=stage.dtype,
                 seed=stage.seed,
                 workers=workers,
+                modules=None if engine is None else self._modules_on(engine),
             )
             within = files.state(self.place)
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
@@ -130,6 +135,11 @@ class GradientSearch(ABC, Generic[Row]):
                     raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
                 say(f"going on after round {num_done - 1}")
             yield learner
+
+    def _modules_on(self, engine: Engine) -> ModulesOnEngine:
+        stage, settings = self.stage, self.settings
+        inputs = evaluation_inputs(stage.config, self.strong, self.split.train, stage.dtype)
+        return ModulesOnEngine(engine, inputs, settings.batch_size, settings.mirror, stage.seed)
 
     # The rounds
     def learn_round(self, learner: MaskLearner, rounds: list[Row]) -> Row:

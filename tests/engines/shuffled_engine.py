@@ -43,7 +43,11 @@ class ShuffledEngine(Engine):
         if self.random.random() < self.deaths:
             self.log.append("died")
             return key, Lost("a node is gone", with_node=True)
+        self.before_task()
         return key, run_task(task.function, this_node(), *task.arguments)
+
+    def before_task(self) -> None:
+        """For tests to put something in its place."""
 
     def _stop(self, keys: list[Hashable]) -> None:
         for key in keys:

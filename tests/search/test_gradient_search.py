@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, files_below, run_here, run_script
+from shuffled_engine import ShuffledEngine
 from sklearn.metrics import roc_auc_score
 
+import engines.opening
 import global_configure
 from configures.base import load
 from dataset.datasets import load_split
@@ -25,6 +27,7 @@ from report import files as report_files
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
+from search.gradient import on_engine
 from search.gradient.goals import composed_answer
 from search.gradient.learner import MaskLearner, mask_settings
 from utils.artifacts import Artifacts
@@ -62,6 +65,25 @@ def found(root: Path) -> dict[str, bytes]:
     return {
         name: content for name, content in files.items() if name.endswith("s.npy") or name.startswith("modules/class")
     }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_modules_on_an_engine_learn_the_same(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Also where processes die between the two exchanges of a step, so that what they knew is lost."""
+    engine = ShuffledEngine(count=3, seed=seed)
+
+    def lose(*_: object) -> None:
+        if len(engine.log) % 3 == 0:
+            on_engine._runs.clear()
+
+    monkeypatch.setattr(engine, "before_task", lose)
+    monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: engine)
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", "--engine", "local", root=root)
+    assert done.exit_code == 0, done
+    assert found(root) == found(reference)
+    assert engine.log.count("died") > 10
 
 
 def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:

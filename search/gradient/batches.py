@@ -1,0 +1,45 @@
+"""Which images a step of the search takes: a function of its number, so that anybody can tell, also later."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dataset.datasets import Normalisation
+from dataset.images import augment, normalise
+from utils.seeds import torch_seed
+
+
+def batch_of_step(
+    pixels: Tensor,
+    step: int,
+    *,
+    choose: Callable[[int, torch.Generator], Tensor],
+    batch_size: int,
+    mirror: bool,
+    seed: int,
+    dtype: torch.dtype,
+    normalisation: Normalisation,
+) -> tuple[Tensor, Tensor]:
+    """A step's images (batch, 3, side, side), augmented and normalised, and their places (batch,) among the `pixels`.
+
+    Args:
+        pixels: (n, side, side, 3) uint8 training images.
+        step: its number.
+        choose: the places of so many images, on the CPU, by a generator.
+        batch_size: images of a step, where there are so many.
+        mirror: whether flips are part of the augmentation.
+        seed: of the search.
+        dtype: the precision of the search.
+        normalisation: of the images.
+    """
+    generator = torch.Generator().manual_seed(torch_seed(seed, "mask batch", step))
+    size = min(batch_size, len(pixels))
+    chosen = choose(size, generator).to(pixels.device)
+    images = augment(pixels[chosen], mirror=mirror, generator=generator)
+    return normalise(images, dtype, normalisation), chosen
+
+
+def any_of(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """The places (size,) of so many of `count` images, all alike."""
+    return torch.randperm(count, generator=generator)[:size]
