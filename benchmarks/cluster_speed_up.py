@@ -223,7 +223,15 @@ def checked(benchmark: Benchmark, costs: Costs) -> list[dict[str, Any]]:
             submitting, receiving = answer_all(engine, waits, costs.answer_bytes)
         measured = submitting + receiving
         predicted = generation_seconds(costs, workers, seconds, expected, serial=0.0)
-        rows.append({"workers": workers, "tasks": len(chunks), "predicted s": predicted, "measured s": measured})
+        rows.append(
+            {
+                "workers": workers,
+                "tasks": len(chunks),
+                "waiting s": sum(waits) / workers,
+                "predicted s": predicted,
+                "measured s": measured,
+            }
+        )
     return rows
 
 
