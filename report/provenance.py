@@ -47,6 +47,10 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     try:
         settings = data.settings_of_modules
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
+        if module_files.report(data.artifacts).exists() and (
+            mixed := data.modularization.search.get("mixed_processors")
+        ):
+            rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
     except UserError as error:
         damage.append(Note(str(error)))
     caption = "Seeds, and the versions and machine that made this report."

@@ -68,7 +68,7 @@ def main() -> None:
         needed.check_is_there()
     with held(genetic_files.launcher_role(stage.artifacts)):
         if arguments.engine:
-            search_by_driver(stage, arguments, jobs)
+            search_by_driver(stage, arguments)
             return
         # Before any explorer looks: one that saw the end of the old search would be off.
         with held(genetic_files.recorder_role(stage.artifacts)):
@@ -76,7 +76,7 @@ def main() -> None:
         print(search(stage, arguments, jobs))
 
 
-def search_by_driver(stage: Stage, arguments: argparse.Namespace, jobs: int) -> None:
+def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
     """Search as the driver of an engine, in the place of the recorder and of all explorers."""
     classes = range(stage.config.num_classes)
     explorers = [genetic_files.explorer_role(stage.artifacts, target_class) for target_class in classes]
@@ -86,6 +86,7 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace, jobs: int) -> 
         rows = opened.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
         if rows:
             say(f"going on after generation {rows[-1].generation}")
+        jobs = arguments.jobs or global_configure.num_workers
         with held(*explorers), open_engine(arguments, stage.device, jobs) as engine:
             search_on_engine(opened, rows, patience, engine)
 
@@ -139,7 +140,7 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
 
 
 def number_of_jobs(asked: int | None, stage: Stage) -> int:
-    """The explorers, or workers, to start: what was asked for, else the configuration's."""
+    """The explorers to start: what was asked for, else the configuration's; there may be fewer classes."""
     jobs = asked if asked is not None else global_configure.num_workers
     if jobs < 0 or asked == 0:
         raise UserError(f"--jobs {jobs}: expected at least 1")

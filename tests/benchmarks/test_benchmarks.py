@@ -3,9 +3,12 @@
 import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import cluster_speed_up
 import measuring
+import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, run_here, run_script
@@ -194,3 +197,42 @@ def test_turns_are_taken_and_ratios_are_per_unit():
 def test_sides_that_disagree_end_the_benchmark():
     with pytest.raises(RuntimeError, match="disagree: outputs by 3"):
         measuring.must_agree(False, "outputs by 3")
+
+
+def test_a_cluster_is_simulated_as_it_would_be_reckoned_by_hand():
+    costs = cluster_speed_up.Costs(
+        modules=np.full(4, 10.0),
+        kept=np.full(4, 100),
+        in_chunks={1: 1.0, 2: 0.5},
+        serial=1.0,
+        submit=0.0,
+        receive=0.0,
+        per_byte=0.0,
+        latency=0.0,
+        answer_bytes=8,
+    )
+
+    def seconds(workers, count, **other):
+        times = np.full(count, 10.0)
+        return cluster_speed_up.generation_seconds(replace(costs, **other), workers, times, times, serial=1.0)
+
+    assert seconds(8, 8) == 11  # a module each
+    assert seconds(100, 8) == 11  # no more workers than modules are of use
+    assert seconds(1, 2) == 11 + 10  # two chunks of one
+    assert seconds(4, 8, in_chunks={1: 1.0}) == 21
+    assert seconds(8, 8, submit=0.5) == 11 + 8 * 0.5  # the last one is handed in after four seconds
+    assert seconds(8, 8, receive=0.25, per_byte=0.25 / 8) == 11 + 8 * 0.5
+    one, two, *_ = cluster_speed_up.predictions(replace(costs, in_chunks={1: 1.0}), 3, 1000)
+    assert one["speed-up"] == 1 and 1.9 < two["speed-up"] < 2
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
+def test_cluster_speed_up(strong_root):
+    options = ["--model", "simcnn_x0_25", "--dataset", "digits", "--quick"]
+    run = run_script("benchmarks/cluster_speed_up.py", *options, root=strong_root)
+    assert run.exit_code == 0, run
+    folder = strong_root / "data" / "benchmark" / "simcnn_x0_25_digits"
+    assert (folder / "cluster_speed_up.csv").read_text().startswith("workers,hours,speed-up")
+    (check,) = json.loads((folder / "cluster_speed_up.json").read_text())["checks"]
+    assert 0 < check["waiting s"] < check["measured s"] and check["predicted s"] > 0

@@ -1,5 +1,6 @@
 """The report: a page of a whole run, of an empty folder, and of damaged, mixed-up and half-written artifacts."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -328,6 +329,14 @@ def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
     )
     assert found["seed of the search"] == ["not recorded"]
     assert len(setting_rows(CONFIG)) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
+
+
+def test_mixed_processors_of_a_search_are_named(copied: ReportData) -> None:
+    file = module_files.report(copied.artifacts)
+    result = file.load()
+    file.save(dataclasses.replace(result, search={**result.search, "mixed_processors": ["old", "new"]}))
+    rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
+    assert [row[1] for row in rows if row[0].startswith("processors of the search: mixed")] == ["['old', 'new']"]
 
 
 def test_markup_in_names_is_shown_not_obeyed() -> None:

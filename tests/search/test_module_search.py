@@ -25,6 +25,7 @@ import modules.population_outputs
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
+from engines.node import this_node
 from models import files as model_files
 from models.graph import Graph
 from models.names import network_of
@@ -239,6 +240,8 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
     monkeypatch.setattr(global_configure, "root_dir", root)
     monkeypatch.setattr(chunks, "LEAST_SECONDS", 0.0)
     engine = ShuffledEngine(count=workers, seed=workers)
+    if workers == 3:
+        engine.nodes["elsewhere"] = replace(this_node(), processor="an older one")
     for generations in (1, GENERATIONS):
         config = load(MODEL, DATASET, [*SETTINGS, f"generations={generations}"])
         search = open_search(Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, 0))
@@ -246,6 +249,8 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
         assert len(rows) == (0 if generations == 1 else 2)
         search_on_engine(search, rows, None, engine)
     assert "died" in engine.log
+    noticed = module_files.report(artifacts_of(root)).load().search.get("mixed_processors", [])
+    assert ("an older one" in noticed) == (len(noticed) == 2) == (workers == 3)
     assert found(root) == found(reference)
     assert genetic_files.end(artifacts_of(root)).load_if_there() == SearchEnd(3, 3, False)
 
