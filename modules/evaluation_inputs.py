@@ -20,7 +20,7 @@ from models.graph import Graph
 from models.strong_model import untrained_graph
 from modules.fast.compiled import compiler
 from modules.fast.convolution import can_be_compiled
-from modules.population_outputs import population_outputs
+from modules.population_outputs import image_batches, population_outputs
 from utils.device import PRECISIONS, precision_name
 from utils.errors import UserError
 
@@ -60,16 +60,29 @@ def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torc
 
 
 def outputs_on_worker(
-    inputs: EvaluationInputs, device: str, unit_masks: np.ndarray, target_classes: Sequence[int]
-) -> tuple[np.ndarray, float]:
-    """A task: the outputs (modules, n) float32 of `population_outputs`, and the seconds that they took.
+    inputs: EvaluationInputs,
+    device: str,
+    unit_masks: np.ndarray,
+    target_classes: Sequence[int],
+    block: tuple[int, int] = (0, 1),
+) -> tuple[np.ndarray, int, float]:
+    """A task: the outputs (modules, images) of `population_outputs` on a block of the images.
 
-    Raises UserError where the worker's machine would compute something else than the driver's.
+    Args:
+        inputs: the strong model and the images.
+        device: the worker's.
+        unit_masks, target_classes: the modules.
+        block: which of how many blocks, cut where batches end, so that each image is in the same batch as ever.
+
+    Returns the outputs float32, the place of the block's first image, and the seconds that it took. Raises UserError
+    where the worker's machine would compute something else than the driver's.
     """
     graph, images = _prepared(inputs, device)
     start = time.perf_counter()
-    outputs = population_outputs(graph, unit_masks, target_classes, images)
-    return outputs, time.perf_counter() - start
+    batches, (number, count) = image_batches(graph, images), block
+    batches = batches[len(batches) * number // count : len(batches) * (number + 1) // count]
+    outputs = population_outputs(graph, unit_masks, target_classes, images, batches=batches)
+    return outputs, batches[0].start if batches else 0, time.perf_counter() - start
 
 
 @functools.lru_cache(maxsize=1)

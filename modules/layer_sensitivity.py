@@ -46,7 +46,7 @@ class SensitivityInputs:
         for layer in layers:
             masks, classes = modules_of_layer(self.strong.units, self.importance, layer, self.ratios)
             engine.submit(layer, outputs_on_worker, shared, engine.device, masks, classes)
-        for layer, (outputs, _) in engine.results():
+        for layer, (outputs, *_) in engine.results():
             yield layer, accuracies(outputs, layer, self.ratios, self.labels)
 
 

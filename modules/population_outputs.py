@@ -37,7 +37,12 @@ class Part:
 
 
 def population_outputs(
-    graph: Graph, unit_masks: np.ndarray, target_classes: Sequence[int], images: Tensor, batch_size: int | None = None
+    graph: Graph,
+    unit_masks: np.ndarray,
+    target_classes: Sequence[int],
+    images: Tensor,
+    batch_size: int | None = None,
+    batches: Sequence[slice] | None = None,
 ) -> np.ndarray:
     """Each module's target-class logit on each image.
 
@@ -47,30 +52,39 @@ def population_outputs(
         target_classes: (modules,) the class whose logit each module is trusted for.
         images: (n, channels, side, side) normalised, channels-last, on the model's device; float32 or bfloat16.
         batch_size: images at a time; None = what the way to compute is best with, within a bound on memory.
+        batches: of `image_batches`, consecutive ones; None = all.
 
-    Returns (modules, n) float32. A module's outputs do not depend on which others are evaluated with it.
+    Returns (modules, n) float32, n being the images of the batches. A module's outputs do not depend on which others
+    are evaluated with it.
     Raises ValueError for a mask or class that does not fit.
     """
     keep_freed_memory()
     folded = _prepared(graph, images.dtype)
     outputs = torch.empty(len(unit_masks), len(images), dtype=torch.float32, device=images.device)
     way = convolutions_for(images)
-    batch_size = batch_size or way.batch_size(_largest_map(folded))
+    batches = image_batches(graph, images, batch_size) if batches is None else batches
     for part in _parts(folded, np.asarray(unit_masks), target_classes, way, images.itemsize):
         with torch.inference_mode():
             steps = lower(part.logits, way)
 
-        def run_batch(start: int, part: Part = part, steps: Steps = steps) -> None:
-            batch = slice(start, start + batch_size)
+        def run_batch(batch: slice, part: Part = part, steps: Steps = steps) -> None:
             with torch.inference_mode():  # of this thread
                 for row, logit in zip(part.rows, steps.run(images[batch]), strict=True):
                     outputs[row, batch] = logit[:, 0].float()
 
-        starts = range(0, len(images), batch_size)
-        done = each_on_a_core(run_batch, starts, images.device)
-        for _ in progress(done, f"{len(part.rows)} modules, {len(images):,} images, batches", len(starts)):
+        done = each_on_a_core(run_batch, batches, images.device)
+        for _ in progress(done, f"{len(part.rows)} modules, {len(images):,} images, batches", len(batches)):
             pass  # each batch has written its outputs
-    return outputs.cpu().numpy()
+    if batches:
+        return outputs[:, batches[0].start : batches[-1].stop].cpu().numpy()
+    return outputs[:, :0].cpu().numpy()
+
+
+def image_batches(graph: Graph, images: Tensor, batch_size: int | None = None) -> list[slice]:
+    """The batches that `population_outputs` runs of images (n, ...): the same, whoever runs which of them."""
+    if batch_size is None:
+        batch_size = convolutions_for(images).batch_size(_largest_map(_prepared(graph, images.dtype)))
+    return [slice(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
 
 
 def outputs_with_known(

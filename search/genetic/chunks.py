@@ -6,6 +6,7 @@ what is left. Few chunks keep in common what modules share; small ones at the en
 
 import numpy as np
 
+FEW_MODULES = 4  # a worker: below, the images are cut, too
 LEAST_SECONDS = 0.2  # of a chunk: many times what a task costs beside its work
 
 
@@ -18,6 +19,22 @@ def guided_chunks(seconds: np.ndarray, workers: int) -> list[slice]:
         end = max(start + 1, int(np.searchsorted(ends, done + share, "right")))
         chunks.append(slice(start, end))
         start = end
+    return chunks
+
+
+def image_blocks(seconds: np.ndarray, workers: int) -> int:
+    """How many blocks to cut the images into: 1, unless modules (modules,) are long and too few for so many workers."""
+    wanted = -(-FEW_MODULES * workers // max(1, len(seconds)))
+    return int(np.clip(seconds.sum() / max(1e-9, LEAST_SECONDS * len(seconds)), 1, max(1, wanted)))
+
+
+def block_chunks(seconds: np.ndarray, workers: int, blocks: int) -> list[tuple[int, slice]]:
+    """Chunks of modules that cost `seconds` (modules,) on all images, each with the number of its block of images."""
+    chunks, count = [], len(seconds)
+    for chunk in guided_chunks(np.tile(seconds / blocks, blocks), workers):
+        for block in range(chunk.start // count, (chunk.stop - 1) // count + 1):
+            first = block * count
+            chunks.append((block, slice(max(chunk.start - first, 0), min(chunk.stop - first, count))))
     return chunks
 
 

@@ -16,7 +16,7 @@ from models.strong_model import load_strong_model
 from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.population_outputs import known_and_new
 from search.genetic import files
-from search.genetic.chunks import ModuleCosts, guided_chunks
+from search.genetic.chunks import ModuleCosts, block_chunks, image_blocks
 from search.genetic.generations import GeneticSearch, save_outputs
 from search.genetic.log import Generation, best_generation, describe, is_over
 from search.genetic.recording import record_end, record_generation, write_modules
@@ -91,21 +91,27 @@ class Driver:
         self, generation: int, masks: np.ndarray, of_class: np.ndarray, populations: Sequence["Population"]
     ) -> None:
         """Let workers evaluate masks (modules, U) of classes (modules,); a class's last one writes its file."""
-        engine, missing = self._engine, np.bincount(of_class, minlength=len(populations))
-        for chunk in guided_chunks(self._costs.of(masks, of_class), engine.workers):
-            engine.submit(
-                chunk.indices(len(masks)), outputs_on_worker, self._inputs, engine.device, masks[chunk], of_class[chunk]
-            )
+        engine, seconds = self._engine, self._costs.of(masks, of_class)
+        blocks = image_blocks(seconds, engine.workers)
+        for block, chunk in block_chunks(seconds, engine.workers, blocks):
+            modules = masks[chunk], of_class[chunk]
+            key = block, chunk.start, chunk.stop
+            engine.submit(key, outputs_on_worker, self._inputs, engine.device, *modules, (block, blocks))
+        outputs = np.empty((len(masks), len(self._search.images)), np.float32)
+        missing_blocks = np.full(len(masks), blocks)
+        missing_modules = np.bincount(of_class, minlength=len(populations))
         with steps(f"generation {generation}, {engine.where()}, chromosomes", len(masks)) as advance:
-            for (start, stop, _), (outputs, seconds) in engine.results():
-                self._costs.measured(masks[start:stop], of_class[start:stop], seconds)
-                for mask, target_class, row in zip(
-                    masks[start:stop], of_class[start:stop].tolist(), outputs, strict=True
-                ):
-                    populations[target_class].outputs_of[mask.tobytes()] = row
-                    missing[target_class] -= 1
-                    if not missing[target_class]:
-                        save_outputs(self._search, generation, target_class, populations[target_class].outputs())
+            for (_, start, stop), (found, first_image, took) in engine.results():
+                self._costs.measured(masks[start:stop], of_class[start:stop], took * blocks)
+                outputs[start:stop, first_image : first_image + found.shape[1]] = found
+                missing_blocks[start:stop] -= 1
+                for module in start + np.flatnonzero(missing_blocks[start:stop] == 0):
+                    target_class = of_class[module]
+                    population = populations[target_class]
+                    population.outputs_of[masks[module].tobytes()] = outputs[module]
+                    missing_modules[target_class] -= 1
+                    if not missing_modules[target_class]:
+                        save_outputs(self._search, generation, int(target_class), population.outputs())
                     advance()
         self._costs.learn()
 

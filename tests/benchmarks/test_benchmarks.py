@@ -202,6 +202,7 @@ def test_sides_that_disagree_end_the_benchmark():
 def test_a_cluster_is_simulated_as_it_would_be_reckoned_by_hand():
     costs = cluster_speed_up.Costs(
         modules=np.full(4, 10.0),
+        set_up=0.0,
         kept=np.full(4, 100),
         in_chunks={1: 1.0, 2: 0.5},
         serial=1.0,
@@ -216,12 +217,13 @@ def test_a_cluster_is_simulated_as_it_would_be_reckoned_by_hand():
         times = np.full(count, 10.0)
         return cluster_speed_up.generation_seconds(replace(costs, **other), workers, times, times, serial=1.0)
 
-    assert seconds(8, 8) == 11  # a module each
-    assert seconds(100, 8) == 11  # no more workers than modules are of use
-    assert seconds(1, 2) == 11 + 10  # two chunks of one
+    assert seconds(2, 8, in_chunks={1: 1.0}) == 41
+    assert seconds(8, 8, in_chunks={1: 1.0}) == 11  # a quarter of the images each, four times
+    assert seconds(16, 8, in_chunks={1: 1.0}) == 6  # more workers than modules
+    assert seconds(16, 8, in_chunks={1: 1.0}, set_up=2.0) == 13  # four tasks each, of 2 s and an eighth of 8 s
     assert seconds(4, 8, in_chunks={1: 1.0}) == 21
-    assert seconds(8, 8, submit=0.5) == 11 + 8 * 0.5  # the last one is handed in after four seconds
-    assert seconds(8, 8, receive=0.25, per_byte=0.25 / 8) == 11 + 8 * 0.5
+    assert seconds(8, 8, submit=0.5) == 19  # the last of 31 tasks is handed in after 15.5 s, and takes 2.5 s
+    assert 11 < seconds(8, 8, receive=0.1) < 11 + 31 * 0.1 < seconds(8, 8, receive=0.1, per_byte=0.1)
     one, two, *_ = cluster_speed_up.predictions(replace(costs, in_chunks={1: 1.0}), 3, 1000)
     assert one["speed-up"] == 1 and 1.9 < two["speed-up"] < 2
 

@@ -15,6 +15,7 @@ from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, trace_classifier
 from modules.evaluation_inputs import EvaluationInputs, evaluation_inputs, outputs_on_worker
+from modules.fast.convolution import convolutions_for
 from modules.population_outputs import population_outputs
 from utils.errors import UserError
 
@@ -55,9 +56,26 @@ def test_outputs_are_the_same_bits_in_any_chunk(strong: Graph, dtype: torch.dtyp
         order = random.permutation(9)
         for start in range(0, 9, chunk_size):
             chunk = order[start : start + chunk_size]
-            outputs, seconds = outputs_on_worker(inputs, "cpu", masks[chunk], classes[chunk])
+            outputs, first_image, seconds = outputs_on_worker(inputs, "cpu", masks[chunk], classes[chunk])
             assert outputs.tobytes() == whole[chunk].tobytes()
-            assert seconds > 0
+            assert first_image == 0 and seconds > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_of_images_are_the_same_bits(strong: Graph, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, classes = masks_of(strong, 4), np.arange(4)
+    images = normalise(torch.tensor(IMAGES.pixels), dtype, IMAGES.normalisation)
+    way = type(convolutions_for(images))
+    monkeypatch.setattr(way, "batch_size", lambda *_: 8)  # of 20 images three batches
+    whole = population_outputs(strong, masks, classes.tolist(), images)
+    inputs = on_worker(evaluation_inputs(CONFIG, strong, IMAGES, dtype))
+    for count in (1, 2, 3, 5):
+        found = np.full_like(whole, np.nan)
+        for number in range(count):
+            outputs, first, _ = outputs_on_worker(inputs, "cpu", masks, classes, (number, count))
+            assert first % 8 == 0 and (outputs.shape[1] > 0 or count > 3)
+            found[:, first : first + outputs.shape[1]] = outputs
+        assert found.tobytes() == whole.tobytes()
 
 
 def test_equal_inputs_are_prepared_once(strong: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from search.genetic.chunks import LEAST_SECONDS, ModuleCosts, guided_chunks
+from search.genetic.chunks import LEAST_SECONDS, ModuleCosts, block_chunks, guided_chunks, image_blocks
 
 
 @given(seconds=st.lists(st.floats(1e-3, 10), min_size=0, max_size=60), workers=st.integers(0, 200))
@@ -26,6 +26,22 @@ def test_chunks_grow_smaller_and_end_together() -> None:
     small = guided_chunks(np.full(1000, 1e-3), 100)
     assert min(len(range(1000)[chunk]) for chunk in small[:-1]) >= round(LEAST_SECONDS / 1e-3) - 1
     assert guided_chunks(np.full(20, 60.0), 1000) == [slice(place, place + 1) for place in range(20)]
+
+
+@given(count=st.integers(1, 60), workers=st.integers(1, 200), blocks=st.integers(1, 7))
+def test_blocks_cover_every_module_once(count: int, workers: int, blocks: int) -> None:
+    chunks = block_chunks(np.full(count, 1.0), workers, blocks)
+    assert [(block, module) for block, chunk in chunks for module in range(chunk.start, chunk.stop)] == [
+        (block, module) for block in range(blocks) for module in range(count)
+    ]
+
+
+def test_images_are_cut_where_modules_are_long_and_few() -> None:
+    assert image_blocks(np.full(800, 10.0), 100) == 1
+    assert image_blocks(np.full(800, 10.0), 1024) == 6
+    assert image_blocks(np.full(800, 0.5), 1024) == 2  # no shorter than is worth a task
+    assert image_blocks(np.full(8, 0.01), 100) == 1
+    assert image_blocks(np.empty(0), 100) == 1
 
 
 def test_costs_are_learned_by_class() -> None:
