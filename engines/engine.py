@@ -56,7 +56,9 @@ def run_task(function: Callable[..., Any], expected: Node, *arguments: Any) -> R
     """
     node = this_node()
     if other := difference(expected, node):
-        return Returned(node, failure=f"{node.host} differs from {expected.host} ({other})", is_final=True)
+        return Returned(
+            node, failure=f"{node.host} is unlike {expected.host} ({other}): install the same", is_final=True
+        )
     try:
         return Returned(node, function(*arguments))
     except UserError as error:
