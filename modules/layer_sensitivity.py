@@ -42,7 +42,7 @@ class SensitivityInputs:
 
     def curves(self, layers: Sequence[int], engine: Engine, stage: Stage) -> Iterator[tuple[int, np.ndarray]]:
         """Layers and their curves, in the order in which an engine's workers are done with them."""
-        shared = engine.share(evaluation_inputs(stage.config, self.strong, self.valid, stage.dtype))
+        shared = engine.share(evaluation_inputs(stage.config, self.strong, self.valid, self.images.dtype))
         for layer in layers:
             masks, classes = modules_of_layer(self.strong.units, self.importance, layer, self.ratios)
             engine.submit(layer, outputs_on_worker, shared, engine.device, masks, classes)
