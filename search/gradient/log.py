@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from modules.own_class import MOST_BELOW
 from utils.errors import UserError
 
+LEAST_EXPLAINED = 0.8  # of the strong logit's variance, by the smallest module for a patch that is taken unasked
+
 
 @dataclass(frozen=True)
 class Round:
@@ -82,9 +84,12 @@ def describe_for_patch(row: RoundForPatch) -> str:
 
 
 def smallest_that_knows(rounds: Sequence[RoundForPatch]) -> RoundForPatch:
-    """The round that keeps the fewest kernels and knows its class nearly as well as the strong model does.
+    """The round that keeps the fewest kernels and says of its class nearly what the strong model says.
 
-    That is with an AUC at most MOST_BELOW below. Where none does, the one that keeps the most.
+    That is with an AUC at most MOST_BELOW below, and LEAST_EXPLAINED of the logit's variance explained: classes that the
+    strong model never saw need more than the AUC. Where none does, the one that explains the most.
     """
-    knowing = [row for row in rounds if row.auc_module >= row.auc_strong - MOST_BELOW]
-    return min(knowing, key=lambda row: row.kernels_kept) if knowing else rounds[0]
+    knowing = [
+        row for row in rounds if row.auc_module >= row.auc_strong - MOST_BELOW and row.explained >= LEAST_EXPLAINED
+    ]
+    return min(knowing, key=lambda row: row.kernels_kept) if knowing else max(rounds, key=lambda row: row.explained)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
 from search.gradient import files as gradient_files
-from search.gradient.log import Round
+from search.gradient.log import Round, RoundForPatch, smallest_that_knows
 from utils.artifacts import Artifacts, RecordFile, TableFile
 from utils.checked_text import save_table
 from utils.errors import UserError
@@ -128,3 +128,12 @@ def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path
     save_table(file.path, names[:-1], [{name: str(getattr(row, name)) for name in names[:-1]} for row in rows])
     with pytest.raises(UserError, match="expected the columns number"):
         file.load()
+
+
+def test_the_module_for_a_patch_that_is_taken_is_small_and_knows() -> None:
+    def row(number: int, kept: float, auc: float, explained: float) -> RoundForPatch:
+        return RoundForPatch(number, kept, kept, kept, 100, 0.95, auc, explained, 3, 1.0)
+
+    rounds = [row(0, 0.6, 0.95, 0.98), row(1, 0.4, 0.94, 0.85), row(2, 0.3, 0.92, 0.81), row(3, 0.2, 0.95, 0.5)]
+    assert smallest_that_knows(rounds).number == 1  # the third falls in AUC, the fourth in what it explains
+    assert smallest_that_knows(rounds[2:]).number == 2  # none knows: the one that explains the most
