@@ -13,9 +13,9 @@ and the modules.
 
 --for_patch learns the modules of the target classes one by one, each alone (`patch_keeps`): it is to say of any image
 what the strong model's logit of its class says. Without --keep, the smallest is taken that explains four fifths of that
-logit's variance, and knows its class nearly as well. Writes data/MODEL_DATASET/for_patch; apply_patch.py and patch_weak_model.py take it by
---for_patch. An interrupted search goes on when the same command is typed again. Published relatives: GradSplitter
-(arXiv 2311.04438), SeaM (ICSE 2023).
+logit's variance, and knows its class nearly as well. Writes data/MODEL_DATASET/for_patch; apply_patch.py and
+patch_weak_model.py take it by --for_patch. An interrupted search goes on when the same command is typed again.
+Published relatives: GradSplitter (arXiv 2311.04438), SeaM (ICSE 2023).
 """
 
 import argparse

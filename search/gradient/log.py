@@ -86,8 +86,8 @@ def describe_for_patch(row: RoundForPatch) -> str:
 def smallest_that_knows(rounds: Sequence[RoundForPatch]) -> RoundForPatch:
     """The round that keeps the fewest kernels and says of its class nearly what the strong model says.
 
-    That is with an AUC at most MOST_BELOW below, and LEAST_EXPLAINED of the logit's variance explained: classes that the
-    strong model never saw need more than the AUC. Where none does, the one that explains the most.
+    That is with an AUC at most MOST_BELOW below, and LEAST_EXPLAINED of the logit's variance explained, since a weak
+    model's images may be of classes that the strong model never saw. Where none does, the one that explains the most.
     """
     knowing = [
         row for row in rounds if row.auc_module >= row.auc_strong - MOST_BELOW and row.explained >= LEAST_EXPLAINED
