@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a library that reports to its makers does so when it is asked
+os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: not behind all else, as explorers are not
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning in every start
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a page of a raylet's log for every node that dies
 
@@ -21,6 +22,7 @@ import ray
 import torch
 from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
 
+import global_configure
 from engines.engine import Engine, Lost, Returned, Task, run_task
 from engines.node import TOP, Node, this_node
 from utils.device import make_deterministic
@@ -100,7 +102,7 @@ class RayEngine(Engine):
         (result,) = ended
         key, seat = self.running.pop(result)
         try:
-            return key, ray.get(result)
+            return key, ray.get(result, timeout=global_configure.wait_limit)
         except (NodeDiedError, ObjectLostError) as error:  # the latter: a result on a node that died before we had it
             return key, Lost(f"a Ray node is gone ({_first_sentence(error)})", with_node=True)
         except RayTaskError as error:  # not even `run_task` could be called there

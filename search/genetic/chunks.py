@@ -6,7 +6,7 @@ what is left. Few chunks keep in common what modules share; small ones at the en
 
 import numpy as np
 
-FEW_MODULES = 4  # a worker: below, the images are cut, too
+FEW_MODULES = 2  # a worker: below, the images are cut, too
 LEAST_SECONDS = 0.2  # of a chunk: many times what a task costs beside its work
 
 

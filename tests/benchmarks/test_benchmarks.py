@@ -218,12 +218,12 @@ def test_a_cluster_is_simulated_as_it_would_be_reckoned_by_hand():
         return cluster_speed_up.generation_seconds(replace(costs, **other), workers, times, times, serial=1.0)
 
     assert seconds(2, 8, in_chunks={1: 1.0}) == 41
-    assert seconds(8, 8, in_chunks={1: 1.0}) == 11  # a quarter of the images each, four times
+    assert seconds(8, 8, in_chunks={1: 1.0}) == 11  # half of the images each, twice
     assert seconds(16, 8, in_chunks={1: 1.0}) == 6  # more workers than modules
-    assert seconds(16, 8, in_chunks={1: 1.0}, set_up=2.0) == 13  # four tasks each, of 2 s and an eighth of 8 s
+    assert seconds(16, 8, in_chunks={1: 1.0}, set_up=2.0) == 9  # two tasks each, of 2 s and a quarter of 8 s
     assert seconds(4, 8, in_chunks={1: 1.0}) == 21
-    assert seconds(8, 8, submit=0.5) == 19  # the last of 31 tasks is handed in after 15.5 s, and takes 2.5 s
-    assert 11 < seconds(8, 8, receive=0.1) < seconds(8, 8, receive=0.1, per_byte=0.1) < 11 + 31 * 0.3
+    assert seconds(8, 8, submit=0.5) == 15  # the last of 16 tasks waits for one that ends after 9 s
+    assert 11 < seconds(8, 8, receive=0.1) < seconds(8, 8, receive=0.1, per_byte=0.1) < 11 + 16 * 0.5
     one, two, *_ = cluster_speed_up.predictions(replace(costs, in_chunks={1: 1.0}), 3, 1000)
     assert one["speed-up"] == 1 and 1.9 < two["speed-up"] < 2
 

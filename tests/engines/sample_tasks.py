@@ -28,6 +28,15 @@ def dies_the_first_times(count: int, notes: str) -> str:
     return "done"
 
 
+def waits(notes: str, go: str) -> str:
+    """Until the file `go` is there."""
+    with Path(notes).open("a", encoding="utf-8") as file:
+        file.write("started\n")
+    while not Path(go).exists():
+        time.sleep(0.1)
+    return "done"
+
+
 def fails(notes: str) -> None:
     with Path(notes).open("a", encoding="utf-8") as file:
         file.write("started\n")

@@ -13,7 +13,8 @@ class RayNodes:
     """A head without workers, and nodes of one worker each."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        os.environ |= {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}  # before Ray is imported
+        # Before Ray is imported. Its workers would be nicer than all else on a busy machine, and starve.
+        os.environ |= {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         from ray.cluster_utils import Cluster  # an extra: not everybody has it
 
         self.folder = folder

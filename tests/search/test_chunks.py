@@ -37,8 +37,8 @@ def test_blocks_cover_every_module_once(count: int, workers: int, blocks: int) -
 
 
 def test_images_are_cut_where_modules_are_long_and_few() -> None:
-    assert image_blocks(np.full(800, 10.0), 100) == 1
-    assert image_blocks(np.full(800, 10.0), 1024) == 6
+    assert image_blocks(np.full(800, 10.0), 400) == 1
+    assert image_blocks(np.full(800, 10.0), 1024) == 3
     assert image_blocks(np.full(800, 0.5), 1024) == 2  # no shorter than is worth a task
     assert image_blocks(np.full(8, 0.01), 100) == 1
     assert image_blocks(np.empty(0), 100) == 1
