@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from answering import answer
+from matplotlib.ticker import FixedLocator
 from measuring import Benchmark, Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
 from subjects import first_masks, model_to_measure, resident, scoring_instance
 
@@ -266,8 +267,12 @@ def drawing(rows: list[dict[str, Any]], costs: Costs) -> Drawing:
     bound = rows[-1]["speed-up"] / rows[-1]["of which the driver alone"]
     axes.axhline(bound, color=PALETTE[3], linestyle=":", label="breeding, writing and scoring alone")
     axes.set(xlabel="workers", ylabel="times as fast as one", title="A search of the published scale")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(workers))
+        axis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    axes.tick_params(axis="x", labelrotation=60)
     axes.grid()
-    axes.legend()
+    axes.legend(loc="lower right")
     last = rows[-1]
     finding = (
         f"On {last['workers']:,} workers the search is predicted to be {last['speed-up']:.0f} times as fast as on one. "
