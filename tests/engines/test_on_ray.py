@@ -1,5 +1,6 @@
 """The engine on Ray: a cluster of two nodes on this machine."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import sample_tasks
 from conftest import TOP
-from ray_nodes import RayNodes, ray_nodes
+from ray_nodes import RayNodes, at_most, ray_nodes
 
+import global_configure
 from engines.on_ray import RayEngine
 from utils.errors import UserError
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
+LONGEST = 600.0  # seconds of a test: they take half a minute, and minutes where others have the cores
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +24,20 @@ def nodes() -> Iterator[RayNodes]:
     with pytest.MonkeyPatch.context() as patch:
         # What workers import the tasks of the tests from; the rooms they find where the driver does.
         patch.setenv("PYTHONPATH", str(TOP / "tests" / "engines"))
-        with ray_nodes(2) as opened:
+        with contextlib.ExitStack() as stack:
+            with at_most(LONGEST):
+                opened = stack.enter_context(ray_nodes(2))
             yield opened
+            with at_most(LONGEST):
+                stack.close()
+
+
+@pytest.fixture(autouse=True)
+def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An end to every test: where nothing comes for some minutes the engine says so; where Ray does not answer, we."""
+    monkeypatch.setattr(global_configure, "wait_limit", LONGEST / 2)
+    with at_most(LONGEST):
+        yield
 
 
 @pytest.fixture

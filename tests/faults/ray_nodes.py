@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+PATIENCE = 300.0  # seconds for a node to start, on a busy machine: Ray itself gives it 30
 STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
 
@@ -15,8 +19,23 @@ class RayNodes:
     def __init__(self, folder: Path, count: int) -> None:
         # Before Ray is imported. Its workers would be nicer than all else on a busy machine, and starve.
         os.environ |= {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        from ray.cluster_utils import Cluster  # an extra: not everybody has it
+        from ray._private import services  # an extra: not everybody has it
+        from ray.cluster_utils import Cluster
 
+        get_node = services.get_node
+
+        def patient(*words: Any) -> Any:
+            """Ray asks for a new node once more until its 30 seconds are over, and calls it failed then."""
+            ends = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    return get_node(*words)
+                except RuntimeError:  # it is not known yet, or the head has no time to answer
+                    if time.monotonic() > ends:
+                        raise
+                time.sleep(0.1)
+
+        services.get_node = patient
         self.folder = folder
         few = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few})
@@ -49,6 +68,22 @@ class RayNodes:
     def shutdown(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in a block that takes longer, in whichever call of Ray it waits. For the main thread."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
