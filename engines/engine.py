@@ -7,14 +7,16 @@ tasks and says what became of them; what to do about failures is decided here, o
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import global_configure
 from engines.node import Node, difference, this_node
 from utils.errors import UserError, WaitedTooLong, reason
 from utils.progress import say
+
+Value = TypeVar("Value")
 
 MOST_FAILURES = 3  # of one task; then the search ends with what it said
 MOST_DEATHS = 20  # of nodes under one task: it may be the task that ends them
@@ -66,6 +68,17 @@ def run_task(function: Callable[..., Any], expected: Node, *arguments: Any) -> R
     except Exception as error:
         said = f"{type(error).__name__}: {reason(error)}"
         return Returned(node, failure=f"{function.__module__}.{function.__name__} on {node.host}: {said}")
+
+
+def in_order(results: Iterable[tuple[Hashable, Value]]) -> Iterator[Value]:
+    """The values whose keys are 0, 1, 2 ..., in that order, each as soon as it and all before it are there."""
+    early: dict[Hashable, Value] = {}
+    following = 0
+    for number, value in results:
+        early[number] = value
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 @dataclass

@@ -26,13 +26,19 @@ from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class EvaluationInputs:
-    """The strong model and the images. Equal ones have equal digests."""
+class StrongInputs:
+    """The strong model. Equal ones have equal digests."""
 
     digest: str
     network: tuple[str, int, int] = field(compare=False)  # its name, classes and image side
     graph_digest: str = field(compare=False)
     weights: Mapping[str, np.ndarray] = field(compare=False)  # and other constants
+
+
+@dataclass(frozen=True)
+class EvaluationInputs(StrongInputs):
+    """The strong model and the images. Equal ones have equal digests."""
+
     pixels: np.ndarray = field(compare=False)  # (n, side, side, 3) uint8
     normalisation: Normalisation = field(compare=False)
     precision: str = field(compare=False)
@@ -41,14 +47,18 @@ class EvaluationInputs:
     )  # whether our own C++ convolves, whose sums have another order than torch's
 
 
+def strong_inputs(config: Config, strong: Graph) -> StrongInputs:
+    """What workers make the strong model of, where each task brings images of its own."""
+    weights = _weights_of(strong)
+    network = (config.network_name, config.num_classes, config.image_side)
+    return StrongInputs(_digest_of(strong.digest, weights), network, strong.digest, weights)
+
+
 def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torch.dtype) -> EvaluationInputs:
     """What workers evaluate modules of the strong model on these images with."""
-    weights = {name: value.cpu().contiguous().numpy() for name, value in strong.constants.items()}
-    digest = hashlib.sha256(f"{strong.digest} {fingerprint(images)} {precision_name(dtype)}".encode())
-    for name, value in weights.items():
-        digest.update(name.encode() + value.tobytes())
+    weights = _weights_of(strong)
     return EvaluationInputs(
-        digest.hexdigest(),
+        _digest_of(f"{strong.digest} {fingerprint(images)} {precision_name(dtype)}", weights),
         (config.network_name, config.num_classes, config.image_side),
         strong.digest,
         weights,
@@ -99,13 +109,37 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
     return graph_on_worker(inputs, device), normalise(pixels, dtype, inputs.normalisation)
 
 
-def graph_on_worker(inputs: EvaluationInputs, device: torch.device) -> Graph:
+@functools.lru_cache(maxsize=1)
+def strong_on_worker(inputs: StrongInputs, device_name: str) -> Graph:
+    """The strong model as `load_strong_model` gives it, channels-last, on the worker's device."""
+    graph = graph_on_worker(inputs, torch.device(device_name))
+    constants = {
+        name: value.contiguous(memory_format=torch.channels_last)
+        if name in graph.learned and value.dim() == 4
+        else value
+        for name, value in graph.constants.items()
+    }
+    return graph.with_constants(constants)
+
+
+def graph_on_worker(inputs: StrongInputs, device: torch.device) -> Graph:
     """The strong model's graph, on the worker's device. Raises UserError where its code is another one there."""
     graph = untrained_graph(*inputs.network)
     if graph.digest != inputs.graph_digest:
         raise UserError(f"network {inputs.network[0]} has another graph there than here: bring the same code to it")
     constants = {name: torch.tensor(value, device=device) for name, value in inputs.weights.items()}
     return graph.with_constants(constants)
+
+
+def _weights_of(strong: Graph) -> dict[str, np.ndarray]:
+    return {name: value.cpu().contiguous().numpy() for name, value in strong.constants.items()}
+
+
+def _digest_of(described: str, weights: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(described.encode())
+    for name, value in weights.items():
+        digest.update(name.encode() + value.tobytes())
+    return digest.hexdigest()
 
 
 def _is_compiled(dtype: torch.dtype, device: torch.device) -> bool:

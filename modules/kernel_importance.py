@@ -1,22 +1,28 @@
 """How important each kernel is for each class: the mean L1 norm of its feature map on the class's confident images."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.datasets import IMAGENET, Normalisation
-from dataset.images import normalise
+from dataset.datasets import IMAGENET, Images, Normalisation
+from dataset.images import normalise, to_device
+from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms
 from models.training import EVALUATION_BATCH
 from modules import files as module_files
+from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from utils.artifacts import Artifacts
 from utils.core_threads import each_on_a_core
 from utils.device import float64_device
 from utils.errors import UserError
 from utils.files import sha256_of
 from utils.progress import progress
+
+BLOCK = 4  # batches of images that are one task of an engine
 
 
 def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
@@ -43,28 +49,74 @@ def kernel_importance(
     Returns importance (classes, K) float32, 0 of kernels that are always kept, and the number of confident images per
     class. The number of threads does not change a bit of it.
     """
-    num_classes, exact = graph.num_classes, float64_device(labels.device)
 
     def measure(start: int) -> tuple[Tensor, Tensor]:
-        """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
         batch = slice(start, start + EVALUATION_BATCH)
-        with torch.inference_mode():
-            logits, norms = unit_norms(graph, normalise(pixels[batch], normalisation=normalisation))
-            of_class = F.one_hot(labels[batch], num_classes).T.to(exact).double()
-            chosen = torch.stack([of_class, of_class * confident_images(logits, labels[batch], confidence).to(exact)])
-            # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
-            return chosen @ norms.to(exact).double(), chosen.sum(2)
+        return _batch_sums(graph, pixels[batch], labels[batch], confidence, normalisation)
 
     starts = range(0, len(labels), EVALUATION_BATCH)
-    sums = torch.zeros(2, num_classes, graph.num_units, dtype=torch.float64, device=exact)
-    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=exact)
     measured = each_on_a_core(measure, starts, labels.device)
     counted = progress(measured, "kernel importance, batches of images", len(starts))
-    for batch_sums, batch_counts in counted:
+    return _importance_of_sums(graph, counted, float64_device(labels.device))
+
+
+def kernel_importance_on(
+    engine: Engine, strong: StrongInputs, graph: Graph, images: Images, confidence: float
+) -> tuple[np.ndarray, list[int]]:
+    """The same on an engine, to the byte: a task per block of images, whose batches' sums are added here, in order.
+
+    Args:
+        engine: where they run.
+        strong: the strong model, as workers are told it.
+        graph: the same, here.
+        images: the validation images.
+        confidence: as of `kernel_importance`.
+    """
+    shared, size = engine.share(strong), BLOCK * EVALUATION_BATCH
+    starts = range(0, len(images), size)
+    for number, start in enumerate(starts):
+        block = images.take(np.arange(start, min(start + size, len(images))))
+        engine.submit(number, block_sums, shared, engine.device, block, confidence)
+    blocks = progress(engine.results(), f"kernel importance, blocks of images, {engine.where()}", len(starts))
+    batches = (tuple(map(torch.tensor, batch)) for block in in_order(blocks) for batch in block)
+    return _importance_of_sums(graph, batches, torch.device("cpu"))
+
+
+def block_sums(
+    strong: StrongInputs, device: str, images: Images, confidence: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A task: of each batch of a block of images, its sums (2, classes, units) and counts (2, classes) float64."""
+    graph = strong_on_worker(strong, device)
+    pixels, labels = to_device(images, torch.device(device))
+    batches = zip(pixels.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+    measured = (_batch_sums(graph, *batch, confidence, images.normalisation) for batch in batches)
+    return [(sums.cpu().numpy(), counts.cpu().numpy()) for sums, counts in measured]
+
+
+def _batch_sums(
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
+) -> tuple[Tensor, Tensor]:
+    """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
+    exact = float64_device(labels.device)
+    with torch.inference_mode():
+        logits, norms = unit_norms(graph, normalise(pixels, normalisation=normalisation))
+        of_class = F.one_hot(labels, graph.num_classes).T.to(exact).double()
+        chosen = torch.stack([of_class, of_class * confident_images(logits, labels, confidence).to(exact)])
+        # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
+        return chosen @ norms.to(exact).double(), chosen.sum(2)
+
+
+def _importance_of_sums(
+    graph: Graph, batches: Iterable[tuple[Tensor, Tensor]], exact: torch.device
+) -> tuple[np.ndarray, list[int]]:
+    """What `kernel_importance` returns, by the sums and counts of the batches, in their order, on a device."""
+    sums = torch.zeros(2, graph.num_classes, graph.num_units, dtype=torch.float64, device=exact)
+    counts = torch.zeros(2, graph.num_classes, dtype=torch.float64, device=exact)
+    for batch_sums, batch_counts in batches:
         sums += batch_sums
         counts += batch_counts
     used = (counts[1] > 0).long()  # the confident images, else all
-    every = torch.arange(num_classes, device=exact)
+    every = torch.arange(graph.num_classes, device=exact)
     importance = (sums[used, every] / counts[used, every].clamp(min=1)[:, None]).float().cpu().numpy()
     return graph.units.spread(importance, always=0), counts[1].long().tolist()
 

@@ -4,7 +4,8 @@
 
 Writes data/MODEL_DATASET/kernel_importance/avg_L1.npy: (classes, K) float32, the mean L1 norm of each kernel's
 feature map over the class's validation images that the model is sure of; and beside it what it was measured with,
-so that it is not used for another strong model. Method: Qi et al., ASE 2022, section 3.1.
+so that it is not used for another strong model. Method: Qi et al., ASE 2022, section 3.1. With --engine several
+blocks of images are measured at a time.
 """
 
 import time
@@ -14,12 +15,14 @@ import numpy as np
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.datasets import fingerprint
 from dataset.images import to_device
+from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models import files as model_files
 from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from modules import files as module_files
-from modules.kernel_importance import kernel_importance, random_importance
+from modules.evaluation_inputs import strong_inputs
+from modules.kernel_importance import kernel_importance, kernel_importance_on, random_importance
 from utils.errors import UserError, run
 from utils.files import sha256_of
 from utils.stage import stage_parser
@@ -28,7 +31,11 @@ from utils.tables import show_table
 
 def main() -> None:
     start = time.perf_counter()
-    stage = open_stage(stage_parser(__doc__).parse_args())
+    parser = stage_parser(__doc__)
+    add_engine_options(parser, "all images are measured by this process")
+    arguments = parser.parse_args()
+    check_engine_options(arguments)
+    stage = open_stage(arguments)
     config = stage.config
     strong = load_strong_model(config, stage.artifacts, stage.device)
     split = load_strong_split(config, stage.artifacts)
@@ -36,10 +43,16 @@ def main() -> None:
         importance = random_importance(config.num_classes, strong.units)
         print("importance_mode random: kernels in index order, nothing measured")
     else:
-        pixels, labels = to_device(split.valid, stage.device)
-        importance, confident = kernel_importance(
-            strong, pixels, labels, config.importance_confidence, split.valid.normalisation
-        )
+        with chosen_engine(arguments, stage.device) as engine:
+            if engine is None:
+                pixels, labels = to_device(split.valid, stage.device)
+                importance, confident = kernel_importance(
+                    strong, pixels, labels, config.importance_confidence, split.valid.normalisation
+                )
+            else:
+                importance, confident = kernel_importance_on(
+                    engine, strong_inputs(config, strong), strong, split.valid, config.importance_confidence
+                )
         of_class = [int((split.valid.labels == target_class).sum()) for target_class in range(config.num_classes)]
         rows = [[number, *row] for number, row in enumerate(zip(split.classes, of_class, confident, strict=True))]
         show_table(["class", "name", "valid images", f"confidence >= {config.importance_confidence}"], rows)

@@ -14,7 +14,7 @@ import sample_tasks
 from conftest import TOP
 
 import global_configure
-from engines.engine import Returned, run_task
+from engines.engine import Returned, in_order, run_task
 from engines.local import LocalEngine
 from engines.node import Node, difference, sources_digest, this_node
 from utils.errors import UserError, WaitedTooLong
@@ -169,3 +169,15 @@ def test_the_digest_is_of_the_rooms_sources(tmp_path: Path) -> None:
 def test_returned_says_nothing_where_all_went_well() -> None:
     returned = run_task(sample_tasks.scaled, this_node(), np.ones(1), 3)
     assert returned == Returned(this_node(), np.full(1, 3.0))
+
+
+def test_in_order_gives_each_value_as_soon_as_all_before_it_are_there() -> None:
+    come: list[int] = []
+
+    def results() -> Iterator[tuple[int, str]]:
+        for number in (2, 0, 1, 4, 3):
+            come.append(number)
+            yield number, "abcde"[number]
+
+    assert [(value, len(come)) for value in in_order(results())] == [("a", 2), ("b", 3), ("c", 3), ("d", 5), ("e", 5)]
+    assert list(in_order([])) == []

@@ -1,24 +1,41 @@
 """Kernel importance against a slow computation, image by image and layer by layer."""
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
 import hypothesis.strategies as st
 import naive
 import numpy as np
 import pytest
 import torch
-from conftest import even_out
+from conftest import Run, even_out
 from hypothesis import given
 from random_modules import tied_units
+from shuffled_engine import ShuffledEngine
 
-from dataset.datasets import IMAGENET, Normalisation
+import engines.opening
+from configures.base import load
+from dataset.datasets import IMAGENET, Images, Normalisation
 from dataset.images import normalise
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
+from models.strong_model import load_strong_model
+from modules import files as module_files
 from modules import kernel_importance as module
-from modules.kernel_importance import confident_images, kernel_importance, random_importance
+from modules.evaluation_inputs import strong_inputs
+from modules.kernel_importance import (
+    confident_images,
+    kernel_importance,
+    kernel_importance_on,
+    random_importance,
+)
+from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 
+SCRIPT = "preprocess/kernel_importance_analyzer.py"
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
 
@@ -123,6 +140,49 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     for importance, counts in found[1:]:
         assert np.array_equal(importance, found[0][0])
         assert counts == found[0][1]
+
+
+@pytest.mark.slow
+def test_an_engine_gives_the_same_bytes_in_whatever_order(
+    strong_roots: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
+    root, config, device = strong_roots("rescnn_x0_25", "digits_5"), load("rescnn_x0_25", "digits_5"), "cpu"
+    strong = load_strong_model(config, Artifacts(root, config.model, config.dataset), torch.device(device))
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 95)
+    images = Images(random.integers(0, 256, (95, 32, 32, 3)).astype(np.uint8), labels)
+    pixels = torch.tensor(images.pixels)
+    expected, confident = kernel_importance(strong, pixels, torch.tensor(labels), 0.3)
+    assert 0 < sum(confident) < 95
+    for block, seed in ((1, 0), (1, 1), (4, 2), (99, 3)):
+        monkeypatch.setattr(module, "BLOCK", block)
+        engine = ShuffledEngine(count=block, seed=seed)
+        found, counts = kernel_importance_on(engine, strong_inputs(config, strong), strong, images, 0.3)
+        assert found.tobytes() == expected.tobytes() and counts == confident
+        assert len(engine.waiting) == len(engine.tasks) == 0
+
+
+@pytest.mark.slow
+def test_the_script_writes_the_same_file_with_an_engine(
+    strong_roots: Callable[[str, str], Path],
+    run_main: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    args = [SCRIPT, "--model", "simcnn_x0_25", "--dataset", "digits_5", "--quiet"]
+    file = module_files.kernel_importance(Artifacts(root, "simcnn_x0_25", "digits_5"))
+    here = run_main(*args, root=root)
+    assert here.exit_code == 0, here
+    written = file.path.read_bytes()
+    file.path.unlink()
+    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: ShuffledEngine(count=2, seed=1))
+    done = run_main(*args, "--engine", "local", root=root)
+    assert (done.exit_code, file.path.read_bytes()) == (0, written), done
+    assert done.stdout == here.stdout
+    run_main(*args, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
 
 
 def test_images_are_normalised_as_their_dataset_says() -> None:
