@@ -75,4 +75,5 @@ def module_outputs(artifacts: Artifacts, target_class: int) -> ArrayFile:
 
 
 def _search(artifacts: Artifacts) -> str:
-    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"
+    command = artifacts.command("module_gradient_search.py")
+    return command if isinstance(artifacts, ArtifactsForPatch) else f"{command}, or scripts/run_module_search.py"

@@ -58,6 +58,7 @@ class OwnPatch:
     report: PatchReport
     controls: dict[str, PatchReport]  # by name; empty where no module helped
     seconds: float | None  # None in reports that do not say it
+    for_patch: bool  # whether its modules were searched each alone
     modules_sha256: dict[int, str]  # of the checkpoints of the modules that were tried, by class of the strong model
 
 
@@ -72,7 +73,7 @@ def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
             seconds = None if seconds is None else float(seconds)
             checksums = {int(number): str(value) for number, value in content.get("modules_sha256", {}).items()}
             report = PatchReport.from_json(content["test"])
-            found.append(OwnPatch(file.path.stem, report, controls, seconds, checksums))
+            found.append(OwnPatch(file.path.stem, report, controls, seconds, bool(content.get("for_patch")), checksums))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise file.damaged(f"not a report on a patch: {error}") from None
     return found

@@ -212,8 +212,12 @@ class ReportData:
 
     def has_modules_of(self, own: OwnPatch) -> bool:
         """Whether the modules on the disk are those that a patch was made with."""
-        files = {number: module_files.module(self.artifacts, number) for number in own.modules_sha256}
-        return all(files[c].exists() and sha256_of(files[c].path) == own.modules_sha256[c] for c in files)
+        for number, checksum in own.modules_sha256.items():
+            place = self.artifacts.for_patch(number) if own.for_patch else self.artifacts
+            file = module_files.module(place, number)
+            if not file.exists() or sha256_of(file.path) != checksum:
+                return False
+        return True
 
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched, at least one."""

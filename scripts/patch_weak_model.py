@@ -68,10 +68,12 @@ def main() -> None:
     renamed = parse_class_map(arguments.class_map)
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
     weak = load_weak_network(arguments, weak_config, classes) if arguments.weak_network else None
+    folders = {
+        number: stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts
+        for number in classes.strong_class.values()
+    }
     modules = {
-        target: load_module(
-            config, stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts, number, stage.device
-        )
+        target: load_module(config, folders[number], number, stage.device)
         for target, number in classes.strong_class.items()
     }
     strong = load_strong_model(config, stage.artifacts, stage.device).network
@@ -106,9 +108,9 @@ def main() -> None:
         "modules": [
             vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
         ],
+        "for_patch": arguments.for_patch,
         "modules_sha256": {
-            str(number): sha256_of(module_files.module(stage.artifacts, number).path)
-            for number in classes.strong_class.values()
+            str(number): sha256_of(module_files.module(folder, number).path) for number, folder in folders.items()
         },
         "rule": patched.rule.to_json() if patched.rule else None,
         "test": report.to_json(),

@@ -139,8 +139,6 @@ class GeneticSearch:
             "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
             "images_crc32": fingerprint(self.images),
         }
-        if self.config.own_class == 0:  # as in searches from before there was such a term
-            del made_with["own_class"]
         if self.config.init_pop_mode == "gradient":
             made_with["gradient_kernels_sha256"] = sha256_of(last_round_kernels(self.stage.artifacts).path)
         record_or_compare(files.settings(artifacts), made_with)

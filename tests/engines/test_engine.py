@@ -54,6 +54,7 @@ def test_a_worker_that_dies_is_replaced_and_its_task_runs_again(engine: LocalEng
     assert dict(engine.results()) == {0: "done", 1: np.full(1, 2.0)}
 
 
+@pytest.mark.long
 def test_a_task_that_fails_three_times_ends_it_with_what_it_said(engine: LocalEngine, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     engine.submit(0, sample_tasks.fails, str(notes))
@@ -68,6 +69,7 @@ def test_a_task_that_fails_three_times_ends_it_with_what_it_said(engine: LocalEn
         list(engine.results())
 
 
+@pytest.mark.long
 def test_what_the_user_can_mend_is_not_tried_again(engine: LocalEngine) -> None:
     engine.submit(0, sample_tasks.complains)
     with pytest.raises(UserError, match=r"^expected 1, given 2 \(on "):
@@ -91,6 +93,7 @@ def test_no_wait_is_endless(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
         list(engine.results())
 
 
+@pytest.mark.long
 def test_tasks_can_be_cancelled(engine: LocalEngine) -> None:
     for key in range(4):
         engine.submit(key, sample_tasks.slow, 600)

@@ -46,6 +46,7 @@ def outcome(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name == "entire_model.pth"}
 
 
+@pytest.mark.long
 def test_here_and_from_another_folder(tiny_root: Path, tmp_path: Path, train: Any) -> None:
     other_root = Path(shutil.copytree(tiny_root, tmp_path / "other"))
     command = (*TINY, "--epochs", 2)

@@ -79,7 +79,7 @@ def traced(name: str, width: float) -> tuple[SimCNN | ResCNN, Graph]:
     return network, trace(network, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=40)
 @given(
     data=st.data(),

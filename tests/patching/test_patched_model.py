@@ -85,7 +85,7 @@ def test_exported_for_any_batch_size(rule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["range", "linear"])
+@pytest.mark.parametrize("rule", ["linear", pytest.param("range", marks=pytest.mark.long)])
 @pytest.mark.parametrize(("weak_network", "strong_network"), NETWORKS)
 def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network, rule):
     model, path = patched_model(weak_network, strong_network, rule), tmp_path / "patched.onnx"

@@ -67,7 +67,7 @@ def found(root: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_modules_on_an_engine_learn_the_same(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -139,6 +139,7 @@ def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) ->
     assert settings == {**settings, **asdict(mask_settings(config)), **composed_answer(config).settings()}
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> None:
     """In another process, and on another number of threads."""
     done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root, env={"OMP_NUM_THREADS": "2"})
@@ -146,6 +147,7 @@ def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> No
     assert found(root) == found(reference)
 
 
+@pytest.mark.long
 def test_another_seed_gives_others(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +156,7 @@ def test_another_seed_gives_others(
     assert found(root) != found(reference)
 
 
-@pytest.mark.parametrize("last_step", [4, 10, *(pytest.param(step, marks=pytest.mark.long) for step in (0, 1, 2, 8))])
+@pytest.mark.parametrize("last_step", [10, *(pytest.param(step, marks=pytest.mark.long) for step in (0, 1, 4, 8))])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
 ) -> None:

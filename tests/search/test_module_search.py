@@ -232,7 +232,7 @@ def test_an_explorer_per_class_finds_the_same_in_any_order(root: Path, reference
     assert found(root) == before
 
 
-@pytest.mark.parametrize("workers", [1, 3, 100])
+@pytest.mark.parametrize("workers", [3, *(pytest.param(workers, marks=pytest.mark.long) for workers in (1, 100))])
 def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_they_come(
     root: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -319,6 +319,7 @@ def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
     assert len(genetic_files.log(artifacts).load()) == 4
 
 
+@pytest.mark.long
 def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
     back = ("--checkpoint", "1")
@@ -372,6 +373,7 @@ def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch
     assert len({mask.tobytes() for mask in run[:6]}) == 6
 
 
+@pytest.mark.long
 def test_the_naive_evaluator_finds_the_same(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +392,7 @@ def test_the_naive_evaluator_finds_the_same(
     assert {name: found(root)[name] for name in same} == {name: found(reference)[name] for name in same}
 
 
+@pytest.mark.long
 def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     explore_and_record(run_main, root, 0)
@@ -530,6 +533,7 @@ def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, ref
     assert found(searched) == found(reference)
 
 
+@pytest.mark.long
 def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, reference: Path, run_main: Main) -> None:
     artifacts = artifacts_of(searched)
     for generation in range(4):
@@ -570,6 +574,7 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(
     assert found(root) == found(reference)
 
 
+@pytest.mark.long
 def test_who_is_missing(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")

@@ -37,7 +37,7 @@ def test_a_table_comes_back_and_is_plain(tmp_path: Path) -> None:
     assert load_table(path, COLUMNS, "its maker") == [{"number": "1", "share": "0.5", "words": "by hand"}]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
     for path, save, read in (
         (tmp_path / "a.json", lambda path: save_json(path, CONTENT), lambda path: load_json(path, "")),

@@ -230,7 +230,7 @@ def test_any_cut_or_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, data: s
             load_checkpoint(path, MAKER)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_single_flipped_byte_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     path = tmp_path / "c.pth"
     whole = save_small_checkpoint(path)
