@@ -1,4 +1,4 @@
-"""The whole pipeline on scikit-learn's bundled digits: two to three minutes on two cores, nothing to download.
+"""The whole pipeline on scikit-learn's bundled digits: one to three minutes on two cores, nothing to download.
 
     python run_demo.py
 
