@@ -42,26 +42,28 @@ class EvaluationInputs(StrongInputs):
     pixels: np.ndarray = field(compare=False)  # (n, side, side, 3) uint8
     normalisation: Normalisation = field(compare=False)
     precision: str = field(compare=False)
-    is_compiled: bool = field(
-        compare=False
-    )  # whether our own C++ convolves, whose sums have another order than torch's
+    # Whether our own C++ convolves, whose sums have another order than torch's.
+    is_compiled: bool = field(compare=False)
 
 
 def strong_inputs(config: Config, strong: Graph) -> StrongInputs:
     """What workers make the strong model of, where each task brings images of its own."""
-    weights = _weights_of(strong)
+    weights = {name: value.cpu().contiguous().numpy() for name, value in strong.constants.items()}
     network = (config.network_name, config.num_classes, config.image_side)
-    return StrongInputs(_digest_of(strong.digest, weights), network, strong.digest, weights)
+    digest = hashlib.sha256(strong.digest.encode())
+    for name, value in weights.items():
+        digest.update(name.encode() + value.tobytes())
+    return StrongInputs(digest.hexdigest(), network, strong.digest, weights)
 
 
 def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torch.dtype) -> EvaluationInputs:
     """What workers evaluate modules of the strong model on these images with."""
-    weights = _weights_of(strong)
+    model = strong_inputs(config, strong)
     return EvaluationInputs(
-        _digest_of(f"{strong.digest} {fingerprint(images)} {precision_name(dtype)}", weights),
-        (config.network_name, config.num_classes, config.image_side),
-        strong.digest,
-        weights,
+        f"{model.digest} {fingerprint(images)} {precision_name(dtype)}",
+        model.network,
+        model.graph_digest,
+        model.weights,
         np.ascontiguousarray(images.pixels),
         images.normalisation,
         precision_name(dtype),
@@ -129,17 +131,6 @@ def graph_on_worker(inputs: StrongInputs, device: torch.device) -> Graph:
         raise UserError(f"network {inputs.network[0]} has another graph there than here: bring the same code to it")
     constants = {name: torch.tensor(value, device=device) for name, value in inputs.weights.items()}
     return graph.with_constants(constants)
-
-
-def _weights_of(strong: Graph) -> dict[str, np.ndarray]:
-    return {name: value.cpu().contiguous().numpy() for name, value in strong.constants.items()}
-
-
-def _digest_of(described: str, weights: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(described.encode())
-    for name, value in weights.items():
-        digest.update(name.encode() + value.tobytes())
-    return digest.hexdigest()
 
 
 def _is_compiled(dtype: torch.dtype, device: torch.device) -> bool:

@@ -68,19 +68,17 @@ def stage_rows(data: ReportData) -> list[StageRow]:
     """The stages from the strong model to the modules' outputs that have run."""
     artifacts = data.artifacts
     last_layer, last_class = list(data.layer_names)[-1], data.config.num_classes - 1
+    # Two searches write the modules: the command is that of theirs.
+    search = artifacts.command(METHODS[data.method].script or "scripts/run_module_search.py")
+    searched = dataclasses.replace(module_files.report(artifacts), made_by=search)
     stages = (
         ("training", model_files.entire_model(artifacts), lambda: _sum(data.history)),
         ("kernel importance", module_files.kernel_importance(artifacts), lambda: _importance_seconds(data)),
         ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), lambda: None),
-        (f"{data.method} search", module_files.report(artifacts), lambda: data.modularization.search.get("seconds")),
+        (f"{data.method} search", searched, lambda: data.modularization.search.get("seconds")),
         ("module outputs", module_files.module_outputs(artifacts, last_class), lambda: None),
     )
-    search = artifacts.command(METHODS[data.method].script or "scripts/run_module_search.py")
-    return [
-        _row(name, search if name.endswith("search") else file.made_by, file.path, seconds)
-        for name, file, seconds in stages
-        if file.exists()
-    ]
+    return [_row(name, file.made_by, file.path, seconds) for name, file, seconds in stages if file.exists()]
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:

@@ -29,8 +29,8 @@ from models import files as model_files
 from models.opening import open_stage
 from modules import files as module_files
 from search.genetic import files as genetic_files
-from search.genetic.generations import open_search
-from search.genetic.log import best_generation, describe
+from search.genetic.generations import GeneticSearch, open_search
+from search.genetic.log import Generation, best_generation, describe
 from search.genetic.on_engine import search_on_engine
 from search.methods import METHODS, Method
 from utils.device import num_cores
@@ -81,9 +81,7 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
     classes = range(stage.config.num_classes)
     explorers = [genetic_files.explorer_role(stage.artifacts, target_class) for target_class in classes]
     with held(genetic_files.recorder_role(stage.artifacts)):
-        patience = stage.config.patience if arguments.early_stop else None
-        opened = open_search(stage)
-        rows = opened.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+        opened, rows, patience = prepare(stage, arguments)
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         jobs = arguments.jobs or global_configure.num_workers
@@ -116,10 +114,11 @@ def common_words(arguments: argparse.Namespace) -> list[str]:
     return ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
 
 
-def prepare(stage: Stage, arguments: argparse.Namespace) -> None:
-    """Bring the search's files to where it starts or goes on."""
-    patience = stage.config.patience if arguments.early_stop else None
-    open_search(stage).start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+def prepare(stage: Stage, arguments: argparse.Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
+    """Bring the search's files to where it starts or goes on: the search, the rows of what is scored, the patience."""
+    patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
+    rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+    return search, rows, patience
 
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
