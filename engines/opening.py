@@ -26,7 +26,8 @@ def add_engine_options(parser: argparse.ArgumentParser, without: str) -> None:
 def check_engine_options(arguments: argparse.Namespace) -> None:
     """Raises UserError for an option of another engine, and for Ray where it is not installed."""
     if arguments.address is not None and arguments.engine != "ray":
-        raise UserError(f"--address {arguments.address}: only with --engine ray, given --engine {arguments.engine}")
+        given = arguments.engine or "no engine"
+        raise UserError(f"--address {arguments.address}: only with --engine ray, given {given}")
     if arguments.engine == "ray":
         check_ray_is_there("--engine ray")
 
