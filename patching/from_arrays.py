@@ -6,6 +6,7 @@ scores = patched(new_weak_logits, {3: new_outputs_3, 5: new_outputs_5})
 print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, test_labels))
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from patching.confidence import Change, change_of
 from patching.helpful import Judged, helpful_modules
-from patching.learned import Array, fit_linear_map
+from patching.learned import FORMS, Array, fit_linear_map
 from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
+from patching.others_spared import least_lowering, others_right
 from patching.rules import Learned
 from patching.tables import interval_in_words
 from utils.errors import UserError
@@ -179,7 +181,13 @@ def report_of(
 
 
 def patch(
-    weak_logits: Array, module_logits: ModuleLogits, labels: Array, *, auto: bool = False, seed: int = 0
+    weak_logits: Array,
+    module_logits: ModuleLogits,
+    labels: Array,
+    *,
+    auto: bool = False,
+    others_may_lose: float | None = None,
+    seed: int = 0,
 ) -> Patch:
     """Fit a patch of one or several target classes at once, on validation images.
 
@@ -189,21 +197,31 @@ def patch(
             that the weak model does not know: it is added.
         labels: (images,) int, from 0 to the number of classes with the added ones.
         auto: take only the modules that help, and those of added classes, and change nothing where none does.
+        others_may_lose: at most so much of their accuracy, from 0 to 1, may the other classes lose on these images; by
+            default whatever is best for all images together.
         seed: of the cross-validation's folds.
 
     Raises UserError, one line, for arrays of shapes that do not fit, NaN, labels out of range, or a target class
     without validation images.
     """
-    given = _checked(weak_logits, module_logits, labels)
+    given = _checked(weak_logits, module_logits, labels, others_may_lose)
     judged = helpful_modules(given.known, given.outputs, given.labels, given.targets, seed)
     wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak_classes or not auto}
-    return replace(_fitted(given, [target in wanted for target in given.targets], seed), judged=tuple(judged))
+    taken = [target in wanted for target in given.targets]
+    return replace(_fitted(given, taken, others_may_lose, seed), judged=tuple(judged))
 
 
-def fit_patch(weak_logits: Array, module_logits: ModuleLogits, labels: Array, seed: int = 0) -> Patch:
+def fit_patch(
+    weak_logits: Array,
+    module_logits: ModuleLogits,
+    labels: Array,
+    *,
+    others_may_lose: float | None = None,
+    seed: int = 0,
+) -> Patch:
     """As `patch` with all modules, none of which is judged."""
-    given = _checked(weak_logits, module_logits, labels)
-    return _fitted(given, [True] * len(given.targets), seed)
+    given = _checked(weak_logits, module_logits, labels, others_may_lose)
+    return _fitted(given, [True] * len(given.targets), others_may_lose, seed)
 
 
 @dataclass(frozen=True)
@@ -218,7 +236,9 @@ class _Given:
     labels: np.ndarray  # (images,) int64
 
 
-def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array) -> _Given:
+def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array, others_may_lose: float | None) -> _Given:
+    if others_may_lose is not None and not 0 <= others_may_lose <= 1:
+        raise UserError(f"others_may_lose: expected a share from 0 to 1, given {others_may_lose:g}")
     weak = _checked_logits(weak_logits, "weak_logits")
     weak_classes = weak.shape[1]
     targets = sorted(module_logits)
@@ -240,17 +260,33 @@ def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array) -> 
     return _Given(weak_classes, known, constant, targets, _stacked(module_logits, len(weak)), wanted)
 
 
-def _fitted(given: _Given, taken: Sequence[bool], seed: int) -> Patch:
+def _fitted(given: _Given, taken: Sequence[bool], others_may_lose: float | None, seed: int) -> Patch:
     weak_classes, num_classes = given.weak_classes, given.known.shape[1]
     targets = [target for target, is_taken in zip(given.targets, taken, strict=True) if is_taken]
     if not targets:
         return Patch(weak_classes, num_classes, (), None)
-    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed)
+    # To spare the other classes, the choice among them stays the weak model's.
+    forms = FORMS if others_may_lose is None else [form for form in FORMS if form != "vector"]
+    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed, forms)
     # An added class's logit is the same for all images, so it goes into the bias.
     bias = found.bias + given.constant * found.weight[:, weak_classes:num_classes].sum(1)
     weight = torch.cat([found.weight[:, :weak_classes], found.weight[:, num_classes:]], 1)
     how = {name: value for name, value in vars(found).items() if name not in ("weight", "bias")}
-    return Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
+    fitted = Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
+    return fitted if others_may_lose is None else _sparing_others(fitted, given, others_may_lose)
+
+
+def _sparing_others(fitted: Patch, given: _Given, may_lose: float) -> Patch:
+    """The same with the target classes' scores lowered until the others are right nearly as often as before."""
+    targets, weak = fitted.target_classes, given.known[:, : given.weak_classes]
+    outputs = {target: given.outputs[:, given.targets.index(target)] for target in targets}
+    of_others = int((~np.isin(given.labels, targets)).sum())
+    right = math.ceil(others_right(weak.argmax(1), given.labels, targets) - may_lose * of_others)
+    lowering = least_lowering(fitted(weak, outputs), given.labels, targets, right)
+    rule = fitted.rule
+    bias = rule.bias.clone()
+    bias[list(targets)] -= lowering
+    return replace(fitted, rule=Learned(rule.weight, bias, **rule.found_by, lowered_by=lowering))
 
 
 def _logit_of_added(weak: np.ndarray, labels: np.ndarray, weak_classes: int) -> float:

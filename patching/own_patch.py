@@ -30,6 +30,7 @@ def control_of(
     test: Answers,
     outputs: Sequence[Mapping[int, np.ndarray]],
     classes: Classes,
+    others_may_lose: float | None,
     seed: int,
 ) -> PatchReport:
     """The same patch with others' outputs on valid and test in the modules' place.
@@ -42,7 +43,7 @@ def control_of(
         {target: given.get(target, np.zeros(len(part.labels))) for target in kept}
         for given, part in zip(outputs, (valid, test), strict=True)
     )
-    other = fit_patch(valid.weak, of_valid, valid.labels, seed)
+    other = fit_patch(valid.weak, of_valid, valid.labels, others_may_lose=others_may_lose, seed=seed)
     return other.report(test.weak, of_test, test.labels, classes.names, seed)
 
 

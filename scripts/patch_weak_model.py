@@ -8,7 +8,8 @@
 
 The weak model is a network and its checkpoint, or a folder with valid_logits.npy, valid_labels.npy, test_logits.npy and
 test_labels.npy. Its images are the strong model's, or --weak_images: a dataset {valid,test}/CLASS/IMAGE in dataset_dir.
-The patch is fitted on valid and judged on test. Classes are matched by name. --for_patch takes the modules of
+The patch is fitted on valid and judged on test. Classes are matched by name. --others_may_lose 0 answers the target
+classes less often, so that the other classes lose nothing on valid. --for_patch takes the modules of
 `module_gradient_search.py --for_patch`. docs/patching.md has examples. Writes data/patch/own/MODEL_DATASET/NAME.json.
 """
 
@@ -95,8 +96,16 @@ def main() -> None:
 
     valid, test = map(answers, PARTS)
     check_valid_images(valid, classes)
+    others_may_lose = None if arguments.others_may_lose is None else arguments.others_may_lose / 100
     with steps("fitting the patch", None):
-        patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, seed=stage.seed)
+        patched = patch(
+            valid.weak,
+            valid.modules,
+            valid.labels,
+            auto="auto" in arguments.target_class,
+            others_may_lose=others_may_lose,
+            seed=stage.seed,
+        )
     report = patched.report(test.weak, test.modules, test.labels, classes.names, stage.seed)
     show(patched, report, classes, len(valid.labels))
     content = {
@@ -109,6 +118,7 @@ def main() -> None:
             vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
         ],
         "for_patch": arguments.for_patch,
+        "others_may_lose": arguments.others_may_lose,
         "modules_sha256": {
             str(number): sha256_of(module_files.module(folder, number).path) for number, folder in folders.items()
         },
@@ -119,7 +129,7 @@ def main() -> None:
         chosen = {target: modules[target] for target in patched.target_classes}
         others = {"no module": [{}, {}], "whole strong model": [valid.strong, test.strong]}
         controls = {
-            name: control_of(patched, valid, test, outputs, classes, stage.seed)
+            name: control_of(patched, valid, test, outputs, classes, others_may_lose, stage.seed)
             for name, outputs in progress(others.items(), "fitting the controls", len(others))
         }
         content["controls"] = {name: control.to_json() for name, control in controls.items()}
@@ -150,6 +160,12 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     add("--weak_std", metavar="R,G,B", help="what they are divided by then; the strong model's by default")
     add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
     add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
+    add(
+        "--others_may_lose",
+        type=float,
+        metavar="POINTS",
+        help="of accuracy that the other classes may lose at most, on valid; by default what is best for all images",
+    )
     add("--for_patch", action="store_true", help="take the modules that were searched each alone")
     add("--name", help="of the JSON file; the checkpoint's or folder's by default")
     add("--save", action="append", default=[], type=Path, help="the patched model: NAME.py (and .safetensors) or .onnx")
@@ -158,6 +174,8 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         parser.error("expected --weak_network with --weak_checkpoint, or --weak_logits")
     if bool(arguments.weak_network) != bool(arguments.weak_checkpoint):
         parser.error("--weak_network and --weak_checkpoint: expected both or none")
+    if arguments.others_may_lose is not None and not 0 <= arguments.others_may_lose <= 100:
+        parser.error(f"--others_may_lose {arguments.others_may_lose:g}: expected points from 0 to 100")
     if arguments.name and not arguments.name.replace("_", "").replace("-", "").isalnum():
         parser.error(f"--name {arguments.name}: expected letters, digits, _ and -")
     for path in arguments.save:

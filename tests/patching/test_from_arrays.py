@@ -112,6 +112,33 @@ def test_any_order_of_classes_gives_the_same_answers_nearly(order):
     assert (np.array(order)[answers] == expected).mean() > 0.9  # the folds differ, so the ridge may
 
 
+def test_the_other_classes_may_lose_only_so_much():
+    """A weak model that never answers two classes takes none of the others' images for them; a patch of it does."""
+    weak, outputs, labels = images(600)
+    weak[:, WEAK_AT] -= 4
+    noise = np.random.default_rng(1).normal(size=600)
+    outputs = {target: output + 2 * noise for target, output in outputs.items()}
+    lost = {}
+    for may_lose in (None, 0.02, 0.0):
+        report = fit_patch(weak, outputs, labels, others_may_lose=may_lose).report(weak, outputs, labels)
+        first = report.targets[0]
+        lost[may_lose] = first.before.others_accuracy - first.after.others_accuracy
+        assert all(target.after.f1 > target.before.f1 + 0.1 for target in report.targets)
+    assert lost[None] > 0.02 >= lost[0.02] > 0 >= lost[0.0]
+    assert lost[0.02] > 0.01  # and no less is taken than needs be
+
+
+def test_a_share_to_lose_that_is_none_is_one_line():
+    with pytest.raises(UserError, match="others_may_lose: expected a share from 0 to 1, given 5"):
+        patch(WEAK, OUTPUTS, LABELS, others_may_lose=5)
+
+
+def test_others_that_lose_nothing_are_left_alone():
+    weak, outputs, labels = images()
+    rule = fit_patch(weak, outputs, labels, others_may_lose=1.0).rule
+    assert rule.found_by["lowered_by"] == 0
+
+
 WEAK, OUTPUTS, LABELS = images(60)
 NAN = np.where(np.arange(60) == 7, np.nan, OUTPUTS[1])
 

@@ -212,6 +212,7 @@ def test_logits_that_do_not_fit(root, logits, run_main, damage, message):
         (("--weak_logits", "x", "--weak_mean", "1,2"), "setting mean"),
         (("--weak_logits", "x", "--weak_images", "nowhere"), "dataset nowhere is not there"),
         (("--weak_logits", "x", "--name", "../x"), "--name ../x: expected letters"),
+        (("--weak_logits", "x", "--others_may_lose", "-1"), "--others_may_lose -1: expected points from 0 to 100"),
     ],
 )
 def test_bad_options(root, run_main, options, message):
@@ -285,6 +286,7 @@ def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, 
 def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     saved = tmp_path / "patched.onnx"
     options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
+    options += ("--others_may_lose", 0)
     assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
     session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
     test = load_dataset("digits").test
@@ -292,6 +294,7 @@ def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     (scores,) = session.run(None, given)
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "onnx.json").read_text())
     assert int((scores.argmax(1) == test.labels).sum()) == report["test"]["right_after"]
+    assert report["others_may_lose"] == 0 and report["rule"]["lowered_by"] >= 0
 
 
 def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
