@@ -3,6 +3,7 @@
 The log is the recorder's only memory, so numbers stand in it exactly (repr of a float64).
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -20,6 +21,8 @@ class Generation:
     ensembles_scored: int
     ensemble: tuple[int, ...]  # one chromosome index per class
     seconds: float  # since the last generation, or the recorder's start
+    auc_mean: float = math.nan  # of its modules for their own classes; NaN where an earlier version wrote the row
+    auc_least: float = math.nan  # of the module that knows its class least
 
 
 def best_generation(rows: list[Generation]) -> Generation:
@@ -38,7 +41,8 @@ def describe(row: Generation) -> str:
     """One line on a generation."""
     return (
         f"generation {row.generation:3d}  accuracy {row.accuracy:.2%}  distance {row.distance:.4f}  "
-        f"kept {row.kernels_kept:.1%}  fitness {row.fitness:.4f}  {row.seconds:.1f} s"
+        f"kept {row.kernels_kept:.1%}  fitness {row.fitness:.4f}  AUC {row.auc_mean:.4f}, "
+        f"at least {row.auc_least:.4f}  {row.seconds:.1f} s"
     )
 
 

@@ -37,7 +37,7 @@ def record_generation(
     with steps(f"scoring generation {generation}", None):
         scores = score_generation(search, outputs, rows)
     now = time.monotonic()
-    rows.append(row_of(search, generation, scores, now - since))
+    rows.append(row_of(search, generation, outputs, scores, now - since))
     # The row first: a generation counts as scored when its fitness is there.
     files.log(artifacts).save(rows)
     files.fitness(artifacts, generation).save(scores.fitness)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from configures.base import Config
+from modules.own_class import auc_by_class
 from search.genetic.generations import GeneticSearch
 from search.genetic.log import Generation
 from search.genetic.tournament import Scores, ScoringRules, accuracy_weight, score_population
@@ -54,10 +55,17 @@ def places_of(wanted: list[np.ndarray], masks: list[np.ndarray]) -> list[int] | 
     return places
 
 
-def row_of(search: GeneticSearch, generation: int, scores: Scores, seconds: float) -> Generation:
-    """The log's row of a scored generation: its best ensemble, by the fitness of every generation's same alpha."""
+def row_of(
+    search: GeneticSearch, generation: int, outputs: Sequence[np.ndarray], scores: Scores, seconds: float
+) -> Generation:
+    """The log's row of a scored generation: its best ensemble, by the fitness of every generation's same alpha.
+
+    `outputs`: per class (population, images) float32.
+    """
     ensemble = tuple(int(chromosome) for chromosome in scores.ensembles[0])
     accuracy, distance = float(scores.ensemble_accuracy[0]), float(scores.ensemble_distance[0])
+    of_modules = np.stack([of_class[chromosome] for of_class, chromosome in zip(outputs, ensemble, strict=True)], 1)
+    auc = auc_by_class(of_modules, search.images.labels)
     own_class = search.config.own_class * float(scores.ensemble_own_class[0])
     return Generation(
         generation=generation,
@@ -70,6 +78,8 @@ def row_of(search: GeneticSearch, generation: int, scores: Scores, seconds: floa
         ensembles_scored=scores.num_scored,
         ensemble=ensemble,
         seconds=seconds,
+        auc_mean=float(np.nanmean(auc)),
+        auc_least=float(np.nanmin(auc)),
     )
 
 

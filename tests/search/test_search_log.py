@@ -29,6 +29,8 @@ generations = st.builds(
     ensembles_scored=st.integers(0, 10**9),
     ensemble=st.lists(st.integers(0, 500), min_size=2).map(tuple),
     seconds=finite,
+    auc_mean=finite,
+    auc_least=finite,
 )
 
 
@@ -41,7 +43,7 @@ def end_at(path: Path) -> RecordFile[SearchEnd]:
 
 
 def rows_of(*fitness: float) -> list[Generation]:
-    return [Generation(n, 0.5, 0.25, value, 0.6, 0.1, 9, 99, (0, 3), 1.5) for n, value in enumerate(fitness)]
+    return [Generation(n, 0.5, 0.25, value, 0.6, 0.1, 9, 99, (0, 3), 1.5, 0.9, 0.75) for n, value in enumerate(fitness)]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,9 +59,9 @@ def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
     heading, row = (tmp_path / "search_log.csv").read_text().splitlines()
     assert heading == (
         "generation,accuracy,distance,fitness,kernels_kept,mean_fitness,"
-        "final_ensembles,ensembles_scored,ensemble,seconds,checksum"
+        "final_ensembles,ensembles_scored,ensemble,seconds,auc_mean,auc_least,checksum"
     )
-    assert re.fullmatch(r"0,0\.5,0\.25,0\.5,0\.6,0\.1,9,99,0 3,1\.5,[0-9a-f]{8}", row)
+    assert re.fullmatch(r"0,0\.5,0\.25,0\.5,0\.6,0\.1,9,99,0 3,1\.5,0\.9,0\.75,[0-9a-f]{8}", row)
     assert describe(rows_of(0.5)[0]).startswith("generation   0  accuracy 50.00%  distance 0.2500")
 
 
