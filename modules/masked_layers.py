@@ -13,20 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A convolution reads a multiple of so many maps: what fills a processor's vectors, and few enough widths for the
-# convolution library to keep the code that it makes for each.
-MAPS_AT_ONCE = 8
+from modules.fast.masking import Ending, Masking
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution without groups, and what directly follows it. ReLU and the maximum may change places."""
+    """A convolution without groups, and what directly follows it."""
 
     stride: list[int]
     padding: list[int]
     dilation: list[int]
-    is_rectified: bool
-    pool: tuple[Any, ...] | None  # kernel size, stride, padding, dilation, ceil_mode, as torch's max_pool2d has them
+    ending: Ending
+    masking: Masking
 
     def __call__(
         self, maps: Tensor, weight: Tensor, bias: Tensor | None, factors: Tensor | None, is_heard: Tensor
@@ -76,61 +74,40 @@ class _MaskedConvolution(torch.autograd.Function):
         is_heard: Tensor,
         layer: Convolution,
     ) -> Tensor:
-        read, some_of_weight = maps, weight
+        read, some_of_weight, masking = maps, weight, layer.masking
         if factors is not None:
-            chosen = _chosen(factors[0] != 0)
+            chosen = _chosen(factors[0] != 0, masking.maps_at_once)
             in_weight = factors[0].to(weight.dtype)  # smaller than the maps
             if chosen is not None:
-                read, some_of_weight = take_channels(maps, chosen), take_channels(weight, chosen)
+                read, some_of_weight = masking.take(maps, chosen), masking.take(weight, chosen)
                 in_weight = in_weight[chosen]
             some_of_weight = some_of_weight * in_weight[:, None, None]
-        made = F.conv2d(read, some_of_weight, bias, layer.stride, layer.padding, layer.dilation)
-        ctx.unpooled_shape, where = made.shape, None
-        if layer.pool is not None:
-            made, where = torch.ops.aten.max_pool2d_with_indices(made, *layer.pool)
-        if layer.is_rectified:
-            made = made.relu_()
-        ctx.save_for_backward(maps, factors, weight, is_heard, made if layer.is_rectified else None, where)
-        ctx.layer = layer
+        convolved = F.conv2d(read, some_of_weight, bias, layer.stride, layer.padding, layer.dilation)
+        made, where = masking.end(convolved, layer.ending)
+        ctx.save_for_backward(maps, factors, weight, is_heard, made, where)
+        ctx.layer, ctx.size = layer, convolved.shape[2:]
         return made
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, factors, weight, is_heard, made, where = ctx.saved_tensors
-        layer, chosen = ctx.layer, _chosen(is_heard)
+        layer, masking = ctx.layer, ctx.layer.masking
+        chosen = _chosen(is_heard, masking.maps_at_once)
         if chosen is not None:
-            grad, weight = take_channels(grad, chosen), weight.index_select(0, chosen)
-            made, where = (None if values is None else take_channels(values, chosen) for values in (made, where))
-        if made is not None:
-            grad = torch.ops.aten.threshold_backward(grad, made, 0)
-        if where is not None:
-            n, _, height, width = ctx.unpooled_shape
-            # Only its shape and the order of its memory count.
-            unpooled = grad.new_empty(n, height, width, grad.shape[1]).permute(0, 3, 1, 2)
-            grad = torch.ops.aten.max_pool2d_with_indices_backward(grad, unpooled, *layer.pool, where)
+            weight = weight.index_select(0, chosen)
+        grad = masking.before_end(grad, made, where, chosen, layer.ending, ctx.size)
         geometry = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1)
         of_maps, _, _ = torch.ops.aten.convolution_backward(grad, maps, weight, None, *geometry, [True, False, False])
-        of_factors = None
-        if factors is not None:
-            of_factors = (of_maps * maps).sum((0, 2, 3), dtype=factors.dtype)[None]
-            if ctx.needs_input_grad[0]:
-                of_maps.mul_(factors[0].to(of_maps.dtype)[:, None, None])
+        of_factors = None if factors is None else masking.of_factors(of_maps, maps, factors[0])[None]
         return of_maps if ctx.needs_input_grad[0] else None, of_factors, None, None, None, None
 
 
-def take_channels(values: Tensor, chosen: Tensor) -> Tensor:
-    """Some channels of values (n, channels, height, width), channels-last: (n, chosen, height, width)."""
-    n, channels, height, width = values.shape
-    rows = values.permute(0, 2, 3, 1).reshape(-1, channels)  # torch is quick along the last of two dimensions
-    return rows.index_select(1, chosen).view(n, height, width, len(chosen)).permute(0, 3, 1, 2)
-
-
-def _chosen(is_kept: Tensor) -> Tensor | None:
+def _chosen(is_kept: Tensor, multiple: int) -> Tensor | None:
     """The kept channels (int64), filled up with dropped ones to a multiple; None if those are all."""
     num_channels = len(is_kept)
     num_kept = int(is_kept.sum())
-    num_chosen = max(-(-num_kept // MAPS_AT_ONCE), 1) * MAPS_AT_ONCE
+    num_chosen = max(-(-num_kept // multiple), 1) * multiple
     if num_chosen >= num_channels:
         return None
     return is_kept.to(torch.uint8).argsort(descending=True, stable=True)[:num_chosen]

@@ -16,6 +16,8 @@ from models.graph import Graph, fold_batch_norm
 from models.graph.atoms import argument, is_constant, kind
 from models.graph.propagation import rule_of
 from models.graph.running import Program, Step
+from modules.fast.compiled_masking import masking_for
+from modules.fast.masking import Ending, Masking
 from modules.masked_layers import Convolution, Scaled
 
 
@@ -81,12 +83,12 @@ def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
     behind = {node.name for node in masked}
     shared = {operand.name for node in masked for operand in node.all_input_nodes if _is_step(operand)} - behind
     device, _ = graph.device_and_dtype
-    convolutions, done_before = {}, set()
+    convolutions, done_before, masking = {}, set(), masking_for(dtype, device)
     for node in filter(_is_plain_convolution, masked):
         kernels = graph.channels.layout(node)
         if kernels.is_row:
             followers, units = _followers(node), graph.units.unit_of_channel[kernels.channels]
-            convolutions[node.name] = _convolution(node, followers), torch.as_tensor(units, device=device)
+            convolutions[node.name] = _convolution(node, followers, masking), torch.as_tensor(units, device=device)
             done_before.update(follower.name for follower in followers)
     return FrozenGraph(
         graph,
@@ -221,9 +223,11 @@ def _followers(convolution: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _convolution(node: fx.Node, followers: list[fx.Node]) -> Convolution:
+def _convolution(node: fx.Node, followers: list[fx.Node], masking: Masking) -> Convolution:
     pool = None
     if len(followers) == 2:
         defaults = {2: [], 3: [0, 0], 4: [1, 1], 5: False}
         pool = (followers[1].args[1], *(argument(followers[1], place, default) for place, default in defaults.items()))
-    return Convolution(argument(node, 3, [1, 1]), _padding(node), argument(node, 5, [1, 1]), bool(followers), pool)
+    return Convolution(
+        argument(node, 3, [1, 1]), _padding(node), argument(node, 5, [1, 1]), Ending(bool(followers), pool), masking
+    )
