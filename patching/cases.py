@@ -1,5 +1,6 @@
 """One patch and its controls: what the networks say about a weak model's images, and what each rule makes of it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from dataset.datasets import Images
+from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import load_strong_model
 from models.trained_on import check_trained_on
 from models.training import best_epoch, predict
 from modules import files as module_files
+from modules.evaluation_inputs import strong_inputs
 from modules.on_disk import load_kernel_mask, load_module
 from patching import files as patch_files
+from patching.answers import Answers, PatchImages, PatchNetworks, answers, answers_on_worker
 from patching.confidence import Change, change_of
 from patching.data import PatchData, load_patch_data, of_class
 from patching.metrics import confusion_matrix
@@ -42,8 +46,8 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class PatchCase:
-    """All that patching one weak model needs, every network evaluated once."""
+class Patch:
+    """What a weak model is patched with, as it is read from the disk."""
 
     target_class: int
     classes: tuple[str, ...]  # the weak model's; the target class last
@@ -51,10 +55,16 @@ class PatchCase:
     weak: nn.Module
     module: GraphNetwork
     kernels: np.ndarray  # (K,) bool: those that the module keeps
+    module_outputs: np.ndarray  # (validation images of the class,) float32
+
+
+@dataclass(frozen=True)
+class PatchCase(Patch):
+    """All that patching one weak model needs, every network evaluated once."""
+
     valid: Outputs
     test: Outputs
-    module_outputs: np.ndarray  # (validation images of the class,) float32
-    strong_outputs: np.ndarray  # the same of the whole strong model
+    strong_outputs: np.ndarray  # as `module_outputs`, of the whole strong model
 
 
 @dataclass(frozen=True)
@@ -88,10 +98,16 @@ class PatchCases:
         return load_strong_model(self.stage.config, self.stage.artifacts, self.stage.device)
 
     @cached_property
-    def strong_logits(self) -> dict[str, Tensor]:
-        """The strong model's logits (images, its classes) on the weak classes' images, per part."""
-        weak = self.data.weak
-        return {part: self._predict(self.strong.network, getattr(weak, part)) for part in ("valid", "test")}
+    def _weak_images(self) -> dict[str, Images]:
+        """The weak classes' images, by part."""
+        return {"valid": self.data.weak.valid, "test": self.data.weak.test}
+
+    @cached_property
+    def _strong_logits(self) -> dict[str, Tensor]:
+        """The strong model's logits (images, its classes) on the weak classes' images, by part."""
+        return {
+            part: predict(self.strong.network, images, self.stage.device) for part, images in self._weak_images.items()
+        }
 
     def place(self, target_class: int) -> Artifacts:
         """Where the module of a class lies."""
@@ -118,31 +134,47 @@ class PatchCases:
 
     def load(self, target_class: int, wanted_epoch: str) -> PatchCase:
         """One case. Raises UserError where a file is missing, damaged, or of another module."""
+        patch, images = self._read(target_class, wanted_epoch)
+        networks = patch.weak, patch.module, self.strong.network
+        return self._case(patch, images, answers(*networks, self._weak_images, images, self.stage.device))
+
+    def load_all(self, target_classes: list[int], wanted_epoch: str, engine: Engine | None) -> Iterator[PatchCase]:
+        """The case of each class, in this order; on an engine their networks are evaluated by its workers."""
+        if engine is None:
+            yield from (self.load(target_class, wanted_epoch) for target_class in target_classes)
+            return
+        config, patches = self.stage.config, [self._read(target_class, wanted_epoch) for target_class in target_classes]
+        shared = engine.share(strong_inputs(config, self.strong)), engine.share(self._weak_images)
+        for number, (patch, images) in enumerate(patches):
+            networks = PatchNetworks.of(config, self.kind, patch.weak, patch.module, patch.kernels)
+            engine.submit(number, answers_on_worker, networks, *shared, images, engine.device)
+        for (patch, images), said in zip(patches, in_order(engine.results()), strict=True):
+            yield self._case(patch, images, said)
+
+    def _read(self, target_class: int, wanted_epoch: str) -> tuple[Patch, PatchImages]:
         config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
         epoch = self.epoch(target_class, wanted_epoch)
         weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
         place = self.place(target_class)
         module = load_module(config, place, target_class, device)
-        split = self.data.split_for(target_class)
-        images = of_class(self.data.strong.valid, target_class)
+        of_target = of_class(self.data.strong.valid, target_class)
         file = module_files.module_outputs(place, target_class)
-        module_outputs = file.load(len(images))
-        first = images.take(np.arange(min(CHECKED_OUTPUTS, len(images))))
-        now = self._predict(module, first)[:, 0].numpy()
+        module_outputs = file.load(len(of_target))
+        first = of_target.take(np.arange(min(CHECKED_OUTPUTS, len(of_target))))
+        now = predict(module, first, device)[:, 0].numpy()
         if not np.allclose(now, module_outputs[: len(first)], rtol=1e-2, atol=1e-2):
             raise file.damaged(f"it is of another module than {module_files.module(place, target_class).path}")
-        return PatchCase(
-            target_class,
-            split.classes,
-            epoch,
-            weak,
-            module,
-            load_kernel_mask(config, place, target_class),
-            self._outputs("valid", split.valid, target_class, weak, module),
-            self._outputs("test", split.test, target_class, weak, module),
-            module_outputs,
-            self._predict(self.strong.network, images)[:, target_class].numpy(),
-        )
+        split, own = self.data.split_for(target_class), {}
+        for part, shared in self._weak_images.items():
+            images: Images = getattr(split, part)
+            own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
+        kernels = load_kernel_mask(config, place, target_class)
+        patch = Patch(target_class, split.classes, epoch, weak, module, kernels, module_outputs)
+        return patch, PatchImages(target_class, own, of_target)
+
+    def _case(self, patch: Patch, images: PatchImages, said: Answers) -> PatchCase:
+        valid, test = (self._outputs(part, images, said) for part in ("valid", "test"))
+        return PatchCase(**vars(patch), valid=valid, test=test, strong_outputs=said.strong_of_class)
 
     def report(self, case: PatchCase, results: dict[str, Patched]) -> PatchedWeakModel:
         """What `evaluate` made of a case, as it is written down."""
@@ -173,19 +205,14 @@ class PatchCases:
         )
         return PatchedModel(case.weak, case.module, rule, case.classes, origin)
 
-    def _outputs(self, part: str, images: Images, target_class: int, weak: nn.Module, module: nn.Module) -> Outputs:
-        shared = self.strong_logits[part][:, target_class]
-        own = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
-        strong = torch.cat([shared, self._predict(self.strong.network, own)[:, target_class]])
-        module_output = self._predict(module, images)[:, 0]
-        outputs = Outputs(images.labels, self._predict(weak, images), module_output, strong)
+    def _outputs(self, part: str, images: PatchImages, said: Answers) -> Outputs:
+        labels = np.concatenate([self._weak_images[part].labels, images.own[part].labels])
+        strong = torch.cat([self._strong_logits[part][:, images.target_class], torch.tensor(said.strong[part])])
+        outputs = Outputs(labels, torch.tensor(said.weak[part]), torch.tensor(said.module[part]), strong)
         for name, values in (("weak model", outputs.weak), ("module", outputs.module)):
             if not torch.isfinite(values).all():
-                raise UserError(f"target class {target_class}: the {name} gives NaN or infinity; train it again")
+                raise UserError(f"target class {images.target_class}: the {name} gives NaN or infinity; train it again")
         return outputs
-
-    def _predict(self, model: nn.Module, images: Images) -> Tensor:
-        return predict(model, images, self.stage.device)
 
 
 def evaluate(case: PatchCase, calibrations: list[str]) -> dict[str, Patched]:

@@ -11,6 +11,7 @@ learned is a linear map fitted on the weak model's own validation images; all is
 in every table: the learned fit without a module, and with the whole strong model in the module's place. Writes
 patch_epoch_E_CALIBRATION.json beside the weak model and, for all target classes, a CSV and a Markdown table above it.
 --for_patch takes the modules of `module_gradient_search.py --for_patch`, and writes for_patch_epoch_E_CALIBRATION.json.
+With --engine the networks of several weak models are evaluated at a time.
 Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import HELP, chosen_classes
+from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage
 from patching import files as patch_files
 from patching.cases import PatchCases, evaluate
@@ -49,7 +51,9 @@ def main() -> None:
     )
     parser.add_argument("--for_patch", action="store_true", help="take the modules that were searched each alone")
     parser.add_argument("--save", type=Path, metavar="PATH", help="write the patched model there")
+    add_engine_options(parser, "the networks are evaluated one after the other, by this process")
     arguments = parser.parse_args()
+    check_engine_options(arguments)
     stage = open_stage(arguments)
     kind, epoch, calibration = KINDS[arguments.exp_type], arguments.target_epoch, arguments.calibration
     target_classes = chosen_classes([arguments.target_class], stage.config)
@@ -62,19 +66,20 @@ def main() -> None:
     cases.check(target_classes, epoch)
 
     models = []
-    for target_class in progress(target_classes, "patching, weak models"):
-        case = cases.load(target_class, epoch)
-        results = evaluate(case, calibrations)
-        model = cases.report(case, results)
-        models.append(model)
-        report = report_file(stage.artifacts, kind, target_class, case.epoch, calibration)
-        report.save(model)
-        if len(target_classes) == 1:
-            show_model(model, calibrations)
-            print(f"saved {report.path}")
-        if arguments.save:
-            save_patched_model(cases.patched_model(case, results[calibration].rule), arguments.save)
-            print(f"saved {arguments.save}")
+    with chosen_engine(arguments, stage.device) as engine:
+        loaded = cases.load_all(target_classes, epoch, engine)
+        for case in progress(loaded, "patching, weak models", len(target_classes)):
+            results = evaluate(case, calibrations)
+            model = cases.report(case, results)
+            models.append(model)
+            report = report_file(stage.artifacts, kind, case.target_class, case.epoch, calibration)
+            report.save(model)
+            if len(target_classes) == 1:
+                show_model(model, calibrations)
+                print(f"saved {report.path}")
+            if arguments.save:
+                save_patched_model(cases.patched_model(case, results[calibration].rule), arguments.save)
+                print(f"saved {arguments.save}")
     if arguments.target_class == "all":
         headings, table = overview_table(models)
         print(CELL)

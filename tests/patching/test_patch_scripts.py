@@ -224,6 +224,23 @@ def test_workers_of_an_engine_train_the_same(own_root, run_main, monkeypatch):
     assert again.stdout.count("already trained") == 5
 
 
+def test_workers_of_an_engine_patch_the_same(own_root, run_main, monkeypatch):
+    folder = patch_files.weak_models_folder(artifacts_of(own_root), SIMPLE)
+    arguments = ("--exp_type", "weak", "--calibration", "all")
+    done = run_main(APPLY, *COMMON, *arguments, root=own_root)
+    assert done.exit_code == 0, done
+    written = files_below(folder)
+    reports = sorted(folder.glob("target_class_*/patch_*_all.json"))
+    for report in reports:
+        report.unlink()
+    assert len(reports) == 5
+    monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: ShuffledEngine(count=2))
+    again = run_main(APPLY, *COMMON, *arguments, "--engine", "local", root=own_root)
+    assert again.exit_code == 0, again
+    assert files_below(folder) == written
+    run_main(APPLY, *COMMON, *arguments, "--address", "auto", root=own_root).refused("only with --engine ray")
+
+
 @pytest.mark.long
 def test_poorly_fitted_models_early_and_late(own_root, run_main):
     options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)

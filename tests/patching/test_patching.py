@@ -26,8 +26,9 @@ def case(test: Outputs) -> PatchCase:
     valid = outputs(400, seed=0)
     of_class = valid.labels == 3
     network = network_of("simcnn_tiny", 4)
-    ranges = (valid.module[of_class].numpy(), valid.strong[of_class].numpy())
-    return PatchCase(0, ("a", "b", "c", "target"), 0, network, network, np.ones(24, bool), valid, test, *ranges)
+    of_module, of_strong = valid.module[of_class].numpy(), valid.strong[of_class].numpy()
+    classes, kernels = ("a", "b", "c", "target"), np.ones(24, bool)
+    return PatchCase(0, classes, 0, network, network, kernels, of_module, valid, test, of_strong)
 
 
 def test_before_is_the_weak_model_and_controls_frame_the_patch():

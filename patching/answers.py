@@ -1,0 +1,111 @@
+"""What the networks of one patch say about its images: the same in this process and on an engine's worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from configures.base import Config
+from dataset.datasets import Images
+from models.graph import GraphNetwork
+from models.strong_model import graph_of
+from models.training import predict
+from models.weights import cpu_state
+from modules.evaluation_inputs import StrongInputs, strong_on_worker
+from modules.module import module_of_weights
+from patching.weak_models import WeakKind, build_weak_network
+
+
+@dataclass(frozen=True)
+class PatchImages:
+    """What one patch is fitted and measured on, beside the weak classes' images, which all patches share."""
+
+    target_class: int  # of the strong model
+    own: dict[str, Images]  # by part: the target class's, labelled as the weak model's last class
+    of_class: Images  # all validation images that the strong model has of the class
+
+
+@dataclass(frozen=True)
+class PatchNetworks:
+    """A weak model and a module as plain data."""
+
+    config: Config
+    kind: WeakKind
+    kernels: np.ndarray  # (K,) bool: those that the module keeps
+    weak: Mapping[str, np.ndarray]  # weights
+    module: Mapping[str, np.ndarray]
+
+    @staticmethod
+    def of(config: Config, kind: WeakKind, weak: nn.Module, module: nn.Module, kernels: np.ndarray) -> "PatchNetworks":
+        """The networks' weights, for workers."""
+        weights = ({name: value.numpy() for name, value in cpu_state(network).items()} for network in (weak, module))
+        return PatchNetworks(config, kind, kernels, *weights)
+
+    def build(self, target_class: int, device: torch.device) -> tuple[nn.Module, GraphNetwork]:
+        """The weak model and the module, as they are read from the disk: channels-last, in evaluation mode."""
+        of_weak, of_module = (
+            {name: torch.tensor(value) for name, value in weights.items()} for weights in (self.weak, self.module)
+        )
+        weak = build_weak_network(self.config, self.kind)
+        weak.load_state_dict(of_weak)
+        module = module_of_weights(graph_of(self.config), self.kernels, target_class, of_module)
+        return (
+            weak.to(device, memory_format=torch.channels_last).eval(),
+            module.to(device, memory_format=torch.channels_last),
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """By part what the networks say, float32; a part's images are the weak classes' and then the target class's."""
+
+    weak: dict[str, np.ndarray]  # (images, classes) logits
+    module: dict[str, np.ndarray]  # (images,) the module's logit
+    strong: dict[str, np.ndarray]  # (images of the target class,) the whole strong model's logit of it
+    strong_of_class: np.ndarray  # (validation images of the class,) the same
+
+
+def answers(
+    weak: nn.Module,
+    module: nn.Module,
+    strong: nn.Module,
+    shared: Mapping[str, Images],
+    images: PatchImages,
+    device: torch.device,
+) -> Answers:
+    """What a weak model, a module and the strong model say, all on the device.
+
+    Args:
+        weak, module, strong: the networks.
+        shared: by part, the weak classes' images.
+        images: the patch's own.
+        device: of the networks.
+    """
+    parts = {part: joined(shared[part], own) for part, own in images.own.items()}
+    return Answers(
+        weak={part: predict(weak, both, device).numpy() for part, both in parts.items()},
+        module={part: predict(module, both, device)[:, 0].numpy() for part, both in parts.items()},
+        strong={part: _logit(strong, own, images, device) for part, own in images.own.items()},
+        strong_of_class=_logit(strong, images.of_class, images, device),
+    )
+
+
+def answers_on_worker(
+    networks: PatchNetworks, strong: StrongInputs, shared: Mapping[str, Images], images: PatchImages, device: str
+) -> Answers:
+    """A task: `answers` of networks that are made again."""
+    where = torch.device(device)
+    weak, module = networks.build(images.target_class, where)
+    return answers(weak, module, strong_on_worker(strong, device).network, shared, images, where)
+
+
+def joined(weak: Images, own: Images) -> Images:
+    """The images of the weak classes, then the target class's."""
+    pixels, labels = (np.concatenate([getattr(part, name) for part in (weak, own)]) for name in ("pixels", "labels"))
+    return replace(weak, pixels=pixels, labels=labels)
+
+
+def _logit(strong: nn.Module, of: Images, patch: PatchImages, device: torch.device) -> np.ndarray:
+    return predict(strong, of, device)[:, patch.target_class].numpy()
