@@ -21,6 +21,7 @@ import torch
 from engines.engine import Engine, Lost, Returned, Task, run_task
 from engines.node import this_node
 from utils.device import make_deterministic
+from utils.progress import show_progress
 from utils.signals import signals_held_back
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -158,6 +159,7 @@ def _work(pipe: Connection, gpu: int | None) -> None:
     """A worker's life: it is told values and tasks, and answers tasks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C meets the driver, which ends its workers
     threading.Thread(target=_end_with_driver, daemon=True).start()
+    show_progress(False)  # the driver says how far all of them are
     if gpu is not None:
         torch.cuda.set_device(gpu)
     torch.set_num_threads(1)
