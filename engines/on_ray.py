@@ -25,6 +25,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskErro
 import global_configure
 from engines.engine import Engine, Lost, Returned, Task, run_task
 from engines.node import TOP, Node, this_node
+from engines.ray_head import RayHead
 from utils.device import make_deterministic
 from utils.errors import UserError, reason
 from utils.progress import say
@@ -58,6 +59,7 @@ class RayEngine(Engine):
         finally:
             os.chdir(folder)
         signal.signal(signal.SIGTERM, handler)  # ours ends the search in order; Ray has put its own in its place
+        self._head = RayHead(ray.get_runtime_context().gcs_address)
         self.on_gpus = self.on_gpus and ray.cluster_resources().get("GPU", 0) > 0
         gpus = {"num_gpus": GPU_SHARE} if self.on_gpus else {}
         self._remote = ray.remote(_run_task).options(num_cpus=1, max_retries=0, **gpus)
@@ -67,11 +69,13 @@ class RayEngine(Engine):
     @property
     def workers(self) -> int:
         """The cluster's cores, or shares of GPUs."""
+        self._head.wait()
         there = ray.cluster_resources()
         return int(there.get("GPU", 0) / GPU_SHARE) if self.on_gpus else int(there.get("CPU", 0))
 
     def where(self) -> str:
         """Workers and nodes."""
+        self._head.wait()
         alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         return f"{self.workers} workers on {len(alive)} Ray node{'' if len(alive) == 1 else 's'}"
 
@@ -96,6 +100,7 @@ class RayEngine(Engine):
         return self.seats[number]
 
     def _wait(self, seconds: float) -> tuple[Hashable, Returned | Lost] | None:
+        self._head.check()
         ended, _ = ray.wait(list(self.running), num_returns=1, timeout=seconds)
         if not ended:
             return None

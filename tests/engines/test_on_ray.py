@@ -12,6 +12,7 @@ from conftest import TOP
 from ray_nodes import RayNodes, at_most, ray_nodes
 
 import global_configure
+from engines import ray_head
 from engines.on_ray import RayEngine
 from utils.errors import UserError
 
@@ -113,3 +114,17 @@ def test_a_cluster_that_is_not_there_is_named() -> None:
 def test_a_cluster_of_its_own_ends_with_it() -> None:
     with RayEngine(count=2) as engine:
         assert engine.where() == "2 workers on 1 Ray node"
+
+
+def test_a_head_that_died_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import worker  # after `engines.on_ray`, which sets what Ray reads when it is imported
+
+    monkeypatch.setattr(ray_head, "PATIENCE", 3.0)
+    gone = r"the head of the Ray cluster, .*:\d+, has not answered for 3 s; start a cluster, then type"
+    with RayEngine(count=1) as engine:
+        engine.submit(0, sample_tasks.slow, 600.0)
+        worker._global_node.kill_gcs_server(check_alive=False)
+        with pytest.raises(UserError, match=gone):
+            list(engine.results())
+        with pytest.raises(UserError, match=gone):
+            engine.where()
