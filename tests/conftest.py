@@ -1,6 +1,7 @@
 """What the tests share: folders of their own, a small strong model, and scripts run as a user runs them."""
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from xdist.scheduler import LoadFileScheduling
 
 import global_configure
 from configures.base import load
@@ -34,6 +36,29 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.register_profile("thorough", deadline=None, database=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
+
+
+class ByFile(LoadFileScheduling):
+    """One worker for all tests of a file, and of files that carry the same `xdist_group`: they share what they make.
+
+    xdist's own groups hold no more from pytest 9.2 on, where the names of tests cannot be changed.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return _group_of(file) or file
+
+
+@functools.cache
+def _group_of(file: str) -> str:
+    found = re.search(r'xdist_group\("([^"]+)"\)', (TOP / file).read_text(encoding="utf-8"))
+    return found[1] if found else ""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How tests are shared out among workers."""
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)
