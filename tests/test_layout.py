@@ -55,7 +55,12 @@ FILES = python_files()
 SOURCES = {file: (TOP / file).read_text(encoding="utf-8") for file in FILES}
 SCRIPTS = [file for file in FILES if '\nif __name__ == "__main__":' in SOURCES[file]]
 STAGES = [script for script in SCRIPTS if script.parts[0] not in ("benchmarks", "tests")]
-ONE_OF_EACH_FOLDER = {script.parent: script for script in STAGES}.values()
+OF_EACH_FOLDER = {script.parent: script for script in STAGES}
+OF_EACH_DEPTH = {len(folder.parts): folder for folder in OF_EACH_FOLDER}.values()
+ONE_OF_EACH_FOLDER = [
+    pytest.param(script, marks=[] if folder in OF_EACH_DEPTH else pytest.mark.long)
+    for folder, script in OF_EACH_FOLDER.items()
+]
 
 
 def test_the_list_is_read_and_an_import_upwards_is_found():
@@ -100,6 +105,15 @@ def test_no_script_is_imported():
             # Beside each other, the files of benchmarks/ and tests/faults/ go by their last name.
             names = {dotted(script), script.stem} if script.parent == file.parent else {dotted(script)}
             assert not names & imported, f"{file} imports the script {script}"
+
+
+@pytest.mark.parametrize("script", [script for script in STAGES if len(script.parts) > 1], ids=str)
+def test_a_script_looks_for_our_packages_first(script):
+    """Before it imports any of them, global_configure: those at the top lie beside them."""
+    imports = [node for node in ast.parse(SOURCES[script]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [n.names[0].name if isinstance(n, ast.Import) else str(n.module) for n in imports]
+    ours = [name for name in names if room_of(name)]
+    assert ours[0] == "global_configure"
 
 
 @pytest.fixture(scope="module")

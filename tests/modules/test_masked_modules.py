@@ -135,7 +135,7 @@ def test_the_gradient_of_one_module_alone(workers: ThreadPoolExecutor, images: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.7, marks=pytest.mark.long)])
 @pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
 def test_the_gradient_of_other_networks(workers: ThreadPoolExecutor, network: type[nn.Module], share: float) -> None:
     graph = traced(network, SIDE)[1]

@@ -101,7 +101,7 @@ def populations(draw: st.DrawFn, graph: Graph) -> np.ndarray:
 
 
 @pytest.mark.slow
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(
     data=st.data(),
     name=st.sampled_from([*BUILT_IN, *NETWORKS]),

@@ -243,7 +243,13 @@ def test_a_users_settings_of_matplotlib_change_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "nonsense", "TkAgg"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "module://matplotlib_inline.backend_inline",
+        *(pytest.param(other, marks=pytest.mark.long) for other in ("inline", "nonsense", "TkAgg")),
+    ],
+)
 def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
     """A notebook's environment names one, which a script's need not have."""
     (tmp_path / "matplotlibrc").write_text("backend: TkAgg\ntext.usetex: True\nfont.size: 40\n")

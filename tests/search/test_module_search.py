@@ -223,8 +223,8 @@ def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
 
 
 def test_an_explorer_per_class_finds_the_same_in_any_order(root: Path, reference: Path, run_main: Main) -> None:
-    explore_and_record(run_main, root, 1, explorers=[[3], [0], [4], [1], [2]])
-    explore_and_record(run_main, root, GENERATIONS, explorers=[[2], [1, 0], [4], [3]], since=2)
+    explore_and_record(run_main, root, 0, explorers=[[3], [0], [4], [1], [2]])
+    explore_and_record(run_main, root, GENERATIONS, explorers=[[2, 4], [1, 0, 3]], since=1)
     assert found(root) == found(reference)
     before = found(root)
     again = run_main(RECORDER, *WHOLE, root=root)
@@ -255,16 +255,25 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
     assert genetic_files.end(artifacts_of(root)).load_if_there() == SearchEnd(3, 3, False)
 
 
-def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(searched: Path, reference: Path) -> None:
+@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(
+    searched: Path, reference: Path, run_main: Main, own_process: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifacts = artifacts_of(searched)
     genetic_files.end(artifacts).remove()
     genetic_files.fitness(artifacts, 3).remove()
     damage(genetic_files.outputs(artifacts, 3, 1).path)
     genetic_files.outputs(artifacts, 3, 2).remove()
-    done = run_script(LAUNCHER, *WHOLE, "--engine", "local", "--jobs", "2", root=searched, timeout=PATIENCE)
+    words = (LAUNCHER, *WHOLE, "--engine", "local", "--jobs")
+    if own_process:
+        done = run_script(*words, "2", root=searched, timeout=PATIENCE)
+    else:
+        monkeypatch.setattr(global_configure, "wait_limit", PATIENCE)
+        done = run_main(*words, "1", root=searched)
     assert done.exit_code == 0, done
     assert "going on after generation 2" in done.stdout
-    assert "2 processes of this machine, " in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
+    workers = "2 processes" if own_process else "1 process"
+    assert f"{workers} of this machine, " in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
     assert found(searched) == found(reference)
     assert processes_of(searched) == []
 
