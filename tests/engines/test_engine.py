@@ -35,13 +35,17 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_results_come_as_they_end_with_their_keys(engine: LocalEngine) -> None:
-    shared = engine.share(np.arange(3))
-    engine.submit("slow", sample_tasks.slow, 0.5)
+def test_results_come_as_they_end_with_their_keys(engine: LocalEngine, tmp_path: Path) -> None:
+    shared, go = engine.share(np.arange(3)), tmp_path / "go"
+    engine.submit("slow", sample_tasks.waits, str(tmp_path / "notes"), str(go))
     for factor in range(5):
         engine.submit(factor, sample_tasks.scaled, shared, factor)
-    results = list(engine.results())
-    assert results[-1][0] == "slow"
+    results = []
+    for result in engine.results():
+        results.append(result)
+        if len(results) == 5:
+            go.touch()
+    assert results[-1] == ("slow", "done")
     assert {key: value.tolist() for key, value in results[:-1]} == {f: [0, f, 2 * f] for f in range(5)}
     assert list(engine.results()) == []
     assert (engine.workers, engine.where(), engine.device) == (2, "2 processes of this machine", "cpu")
