@@ -174,7 +174,7 @@ class Config:
         "The shares of the kernels that the rounds of the gradient search go down to, one after the other; where two "
         "are equal, the second round lets the masks settle, in smaller steps.",
     )
-    mask_steps: Count = gradient(500, "Steps of a round.", also=(for_patch,))
+    mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.", also=(for_patch,))
     mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.", also=(for_patch,))
     mask_gain_step_size: Weight = gradient(
@@ -195,6 +195,7 @@ class Config:
         (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
         "The shares of the kernels that the search of a module for one patch goes down to.",
     )
+    patch_steps: Count = for_patch(1500, "Steps of a round of that search, each of which is a tenth of the work.")
     patch_class_share: Fraction = for_patch(
         0.4, "The share of its images in a step that are of the target class; the others are of all other classes."
     )

@@ -56,10 +56,10 @@ class MaskSettings:
     mirror: bool
 
 
-def mask_settings(config: Config) -> MaskSettings:
-    """The part of the configuration that is the same whatever a gradient search is after."""
+def mask_settings(config: Config, steps: int) -> MaskSettings:
+    """What a search with so many steps a round is made of, whatever it is after."""
     return MaskSettings(
-        steps=config.mask_steps,
+        steps=steps,
         batch_size=config.mask_batch_size,
         step_size=config.mask_step_size,
         gain_step_size=config.mask_gain_step_size,

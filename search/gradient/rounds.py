@@ -52,6 +52,7 @@ class GradientSearch(ABC, Generic[Row]):
     Attributes:
         place: where its files lie.
         keeps: the share of the kernels that each round goes down to.
+        steps: of a round.
         goal: whose modules it learns, and how.
         log: the rounds that are done.
     """
@@ -61,13 +62,14 @@ class GradientSearch(ABC, Generic[Row]):
     split: Split
     place: Artifacts
     keeps: tuple[float, ...]
+    steps: int
     goal: Goal
     log: TableFile[Row]
 
     @property
     def settings(self) -> MaskSettings:
         """What the learner is made of."""
-        return mask_settings(self.stage.config)
+        return mask_settings(self.stage.config, self.steps)
 
     @abstractmethod
     def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> Row:
@@ -243,8 +245,9 @@ def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> Joi
     Raises UserError where the strong model or the dataset is not there, or they do not belong together.
     """
     strong, split = _opened(stage, stage.artifacts, fresh)
-    keeps, log = rounds_to_do(stage.config.mask_keeps, keep), files.log(stage.artifacts)
-    return JointSearch(stage, strong, split, stage.artifacts, keeps, composed_answer(stage.config), log)
+    config, log = stage.config, files.log(stage.artifacts)
+    rounds = rounds_to_do(config.mask_keeps, keep), config.mask_steps
+    return JointSearch(stage, strong, split, stage.artifacts, *rounds, composed_answer(config), log)
 
 
 def open_search_for_patch(
@@ -259,8 +262,9 @@ def open_search_for_patch(
             raise UserError(
                 f"class {target_class} ({split.classes[target_class]}): expected {part} images of it, and others"
             )
-    keeps, log = rounds_to_do(stage.config.patch_keeps, keep), files.log_for_patch(place)
-    return SearchForPatch(stage, strong, split, place, keeps, own_logit(stage.config, target_class), log)
+    config, log = stage.config, files.log_for_patch(place)
+    rounds = rounds_to_do(config.patch_keeps, keep), config.patch_steps
+    return SearchForPatch(stage, strong, split, place, *rounds, own_logit(config, target_class), log)
 
 
 def _opened(stage: Stage, place: Artifacts, fresh: bool) -> tuple[Graph, Split]:

@@ -83,8 +83,14 @@ def with_another_value(name: str) -> Config:
     [
         ("network", NetworkSettings.of),
         ("training", strong_model_training),
-        ("gradient search", lambda config: (mask_settings(config), composed_answer(config).settings())),
-        ("gradient search for a patch", lambda config: (mask_settings(config), own_logit(config, 0).settings())),
+        (
+            "gradient search",
+            lambda config: (mask_settings(config, config.mask_steps), composed_answer(config).settings()),
+        ),
+        (
+            "gradient search for a patch",
+            lambda config: (mask_settings(config, config.patch_steps), own_logit(config, 0).settings()),
+        ),
     ],
 )
 def test_every_setting_of_a_stage_changes_what_the_stage_records(stage: str, recorded: Any) -> None:

@@ -25,7 +25,7 @@ from utils.artifacts import Artifacts
 
 MODEL, DATASET, TARGET = "simcnn_x0_25", "digits_5", 3
 NAMES = ["--model", MODEL, "--dataset", DATASET]
-SETTINGS = ["mask_steps=3", "mask_batch_size=6", "patch_keeps=0.9,0.8", "mask_step_size=0.02"]
+SETTINGS = ["patch_steps=3", "mask_batch_size=6", "patch_keeps=0.9,0.8", "mask_step_size=0.02"]
 SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
 SCRIPT, APPLY, CURVE = "module_gradient_search.py", "experiments/patch/apply_patch.py", "patch_trade_off.py"
 CPU = torch.device("cpu")
@@ -37,10 +37,10 @@ def place(root: Path, target_class: int = TARGET) -> Artifacts:
 
 
 def test_its_files_have_a_place_and_a_command_of_their_own() -> None:
-    artifacts = Artifacts(Path("root"), MODEL, DATASET, ("mask_steps=3",))
+    artifacts = Artifacts(Path("root"), MODEL, DATASET, ("patch_steps=3",))
     file = module_files.module(artifacts.for_patch(3), 3)
     assert file.path == artifacts.folder / "for_patch" / "class_3" / "modules" / "class_3.pth"
-    expected = f"python {SCRIPT} --model {MODEL} --dataset {DATASET} --set mask_steps=3 --for_patch --target_class 3"
+    expected = f"python {SCRIPT} --model {MODEL} --dataset {DATASET} --set patch_steps=3 --for_patch --target_class 3"
     assert file.made_by == expected
     assert gradient_files.settings(artifacts.for_patch(3)).made_by == f"{expected} --fresh"
     roles = [gradient_files.role(each) for each in (artifacts, artifacts.for_patch(3), artifacts.for_patch(4))]
