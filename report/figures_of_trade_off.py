@@ -1,5 +1,6 @@
 """The figure of what small modules cost: accuracy lost against kernels kept, and against floating-point operations."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
@@ -19,6 +20,8 @@ class TradeOff:
     images: int
     distance: float  # mean pairwise Jaccard distance; NaN where it is not known
     seconds: float  # of the search; NaN where it is not known
+    auc_mean: float = math.nan  # of the modules for their own classes, on the same images
+    auc_least: float = math.nan  # of the module that knows its class least
 
 
 @styled

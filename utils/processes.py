@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,12 @@ class ProcessGroup:
                     child.process.kill()
                     child.process.wait()
 
-    def start(self, name: str, script: Path, arguments: Sequence[str]) -> None:
-        """Start a script with this Python; what it prints goes to NAME.log."""
+    def start(
+        self, name: str, script: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a script with this Python, in this environment with `variables`; what it prints goes to NAME.log."""
         log = self.log_folder / f"{name}.log"
-        environment = {**os.environ, LAUNCHER_VARIABLE: str(os.getpid())}
+        environment = {**os.environ, **(variables or {}), LAUNCHER_VARIABLE: str(os.getpid())}
         try:
             self.log_folder.mkdir(parents=True, exist_ok=True)
             log_start = log.stat().st_size if log.exists() else 0
@@ -66,7 +68,7 @@ class ProcessGroup:
         except OSError as error:
             raise UserError(f"cannot start {script.name} with its log in {log}: {error.strerror}") from None
 
-    def wait(self, while_waiting: Callable[[], None]) -> None:
+    def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
         """Return when all have ended well. Raises UserError, with what it said, as soon as one fails."""
         running = list(self.children)
         while running:

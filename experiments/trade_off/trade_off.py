@@ -11,7 +11,7 @@ data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation ima
 import math
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.datasets import Images
@@ -23,6 +23,8 @@ from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
+from modules.own_class import auc_by_class
+from report import files as report_files
 from report.figures import save_drawing
 from report.figures_of_trade_off import TradeOff, trade_off_figure
 from search.genetic import files as genetic_files
@@ -50,7 +52,18 @@ def main() -> None:
     measure = Measure(stage, strong, images)
     points = [*gradient_points(stage, measure), *genetic_points(stage, measure), PUBLISHED]
     show_table(
-        ["method", "asked for", "kernels kept", "FLOPs", "accuracy", "points lost", "distance", "seconds"],
+        [
+            "method",
+            "asked for",
+            "kernels kept",
+            "FLOPs",
+            "accuracy",
+            "points lost",
+            "distance",
+            "AUC",
+            "least",
+            "seconds",
+        ],
         [
             [
                 point.method,
@@ -59,16 +72,16 @@ def main() -> None:
                 known(point.flops, ".1%"),
                 f"{point.right / point.images:.2%} ({point.right})" if point.images else "",
                 f"{point.points_lost:.2f}",
-                known(point.distance, ".4f"),
+                *(known(value, ".4f") for value in (point.distance, point.auc_mean, point.auc_least)),
                 known(point.seconds, ".0f"),
             ]
             for point in points
         ],
     )
     title = f"{stage.config.name}, {len(images):,} {arguments.images} images"
-    path = stage.artifacts.folder / f"trade_off_{arguments.images}"
-    save_drawing(trade_off_figure(points, title), path)
-    print(f"\n{path}.png, .svg, .csv")
+    path = report_files.trade_off(stage.artifacts, arguments.images)
+    save_drawing(trade_off_figure(points, title), path.with_suffix(""))
+    print(f"\nsaved {path}, .png, .svg")
 
 
 def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
@@ -106,12 +119,13 @@ class Measure:
     def __init__(self, stage: Stage, strong: Graph, images: Images) -> None:
         self.strong, self.images, self.device = strong, images, stage.device
         self.kernels = strong.units.num_kernels
-        self.flops, self.right = strong.flops, self._count_right(strong.network)
+        self.flops, self.right = strong.flops, count_right(self._logits(strong.network), images.labels)
 
     def __call__(self, method: str, target: str, masks: np.ndarray, tuning: Tuning | None, seconds: float) -> TradeOff:
         """The modules of masks (classes, K), and of what was learned beside them, where anything was."""
         modules = extract_modules(self.strong, masks, tuning)
-        right = self._count_right(ComposedModel(modules))
+        logits, labels = self._logits(ComposedModel(modules)), self.images.labels
+        right, auc = count_right(logits, labels), auc_by_class(logits.numpy(), labels)
         return TradeOff(
             method=method,
             target=target,
@@ -122,10 +136,12 @@ class Measure:
             images=len(self.images),
             distance=mean_pairwise_distance(masks),
             seconds=seconds,
+            auc_mean=float(np.nanmean(auc)),
+            auc_least=float(np.nanmin(auc)),
         )
 
-    def _count_right(self, network: nn.Module) -> int:
-        return count_right(predict(network, self.images, self.device), self.images.labels)
+    def _logits(self, network: nn.Module) -> Tensor:
+        return predict(network, self.images, self.device)
 
 
 def known(value: float, form: str) -> str:

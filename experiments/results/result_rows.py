@@ -1,0 +1,262 @@
+"""The rows of the tables of the published experiments, from what the stages' scripts wrote.
+
+Every function takes the stages that are done, and gives the cells of row after row; what is not done is left out.
+"""
+
+import csv
+import typing
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from result_records import Place, Record
+from result_stages import Stage
+
+import global_configure  # noqa: F401  (finds our packages before others of their names)
+from configures.base import load
+from models.training import best_epoch
+from patching import files as patch_files
+from patching.metrics import METRICS, metrics_of
+from patching.report import BEFORE, PatchedWeakModel, mean_metrics
+from patching.weak_models import WeakKind
+from report import files as report_files
+from report.figures_of_patch_trade_off import FOR_PATCH, NO_MODULE, PatchTradeOff
+from report.figures_of_trade_off import TradeOff
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation, best_generation
+from utils.files import damaged, read_text
+
+Row = TypeVar("Row")
+Cells = list[Any]
+
+SHARES = (0.6, 0.5, 0.4, 0.3)  # of the kernels, at which the gradient search's rounds are shown
+PATCHED = {  # stage -> kind of weak models, and in words
+    "patch_weak": (WeakKind.SIMPLE, "overly simple"),
+    "patch_overfitted": (WeakKind.POOR, "overfitted"),
+    "patch_underfitted": (WeakKind.POOR, "underfitted"),
+}
+PUBLISHED_FIGURES = Path(__file__).with_name("published.csv")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The stages of a place that are done, with their records; and the others."""
+
+    place: Place
+    records: dict[str, Record]
+    stages: Sequence[Stage]
+
+    def of(self, *whats: str) -> Iterator[tuple[Stage, Record]]:
+        """Those of some kinds, in their order."""
+        for stage in self.stages:
+            if stage.what in whats and stage.name in self.records:
+                yield stage, self.records[stage.name]
+
+    def lacking(self, *whats: str) -> list[str]:
+        """The names of those of some kinds that are not done."""
+        return [stage.name for stage in self.stages if stage.what in whats and stage.name not in self.records]
+
+
+def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
+    """The dataclass instances of a CSV file whose columns are its fields. Raises UserError where it holds others."""
+    kinds = typing.get_type_hints(kind)
+    lines = csv.DictReader(read_text(path, made_by).splitlines())
+    try:
+        return [kind(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, made_by, f"expected the columns {', '.join(kinds)} ({error})") from None
+
+
+# How well modules do
+def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
+    """What is shown of a trade-off: by its name, per share of SHARES the round that keeps nearest to it; and the rest.
+
+    Of rounds that keep as much the last one counts, in which the masks settled.
+    """
+    rounds = [point for point in points if point.method == "gradient"]
+    found: dict[str, TradeOff] = {}
+    for share in SHARES:
+        nearest = min(reversed(rounds), key=lambda point: round(abs(point.kernels_kept - share), 3))
+        if nearest not in found.values():
+            found[f"gradient, {share:.0%}"] = nearest
+    return [*found.items(), *((point.method, point) for point in points if point.method == "genetic")]
+
+
+def _trade_offs(done: Done) -> Iterator[tuple[Stage, Record, str, TradeOff]]:
+    for stage, record in done.of("trade_off"):
+        path = report_files.trade_off(done.place.artifacts(stage), "test")
+        for name, point in nearest_rounds(read_rows(path, TradeOff, done.place.command)):
+            yield stage, record, name, point
+
+
+def module_rows(done: Done) -> Iterator[Cells]:
+    """A row per network, seed and set of modules; the seconds are the search's."""
+    for stage, record, name, point in _trade_offs(done):
+        right = [point.right + round(point.points_lost * point.images / 100), point.right]
+        yield [
+            *(stage.model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
+            *(*right, point.images, f"{point.points_lost:.2f}", f"{point.distance:.4f}"),
+            *(f"{point.auc_mean:.4f}", f"{point.auc_least:.4f}"),
+            *(stage.seed, f"{point.seconds:.0f}", record.commit),
+        ]
+
+
+def seed_rows(done: Done) -> Iterator[Cells]:
+    """A row per network and set of modules that several seeds have: mean, lowest and highest."""
+    found = defaultdict(list)
+    for stage, _, name, point in _trade_offs(done):
+        found[stage.model, name].append(point)
+    for (model, name), points in found.items():
+        if len(points) > 1:
+            strong = [100 * point.right / point.images + point.points_lost for point in points]
+            lost, kept = [point.points_lost for point in points], [100 * point.kernels_kept for point in points]
+            yield [model, name, len(points), f"{np.mean(kept):.1f}", spread(strong), spread(lost)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """`mean (lowest to highest)`."""
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+# Whether patching helps
+def _patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakModel]]]:
+    for stage, record in done.of(*PATCHED):
+        kind, words = PATCHED[stage.what]
+        artifacts, wanted = done.place.artifacts(stage), stage.option("--target_epoch")
+        models = []
+        for target_class in range(load(stage.model, stage.dataset).num_classes):
+            history = patch_files.weak_model_log(artifacts, kind, target_class).load()
+            epoch = int(wanted) if wanted.isdecimal() else best_epoch(history)
+            models.append(patch_files.report(artifacts, kind, target_class, epoch, "all").load())
+        yield stage, record, words, models
+
+
+def patching_rows(done: Done) -> Iterator[Cells]:
+    """A row per network, kind of weak models and method: means over the target classes, and in how many F1 changed."""
+    for stage, record, words, models in _patched(done):
+        before = mean_metrics(models, BEFORE)
+        for method in models[0].methods:
+            yield [
+                *(stage.model, words, method, len(models), sum(model.test_images for model in models)),
+                *changes(mean_metrics(models, method), before if method != BEFORE else None),
+                *(["", ""] if method == BEFORE else better_and_worse(models, method)),
+                *(stage.seed, f"{record.seconds:.0f}", record.commit),
+            ]
+
+
+def changes(values: np.ndarray, before: np.ndarray | None) -> list[str]:
+    """Metrics in percent, with the change in points where they are not those before."""
+    texts = [f"{100 * value:.1f}" for value in values]
+    if before is None:
+        return texts
+    return [f"{text} ({100 * (new - old):+.1f})" for text, new, old in zip(texts, values, before, strict=True)]
+
+
+def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
+    """In how many target classes F1 rose and fell: `all / by more than chance`."""
+    gains = [model.scores(method).f1 - model.scores(BEFORE).f1 for model in models]
+    sure = [(change := model.change(method)) is not None and change.holds("f1") for model in models]
+    return [
+        f"{sum(sign * gain > 0 for gain in gains)} / "
+        f"{sum(sign * gain > 0 and holds for gain, holds in zip(gains, sure, strict=True))}"
+        for sign in (1, -1)
+    ]
+
+
+def patch_rows(done: Done) -> Iterator[Cells]:
+    """A row per weak model and method, with the counts and with the interval of F1's change."""
+    for stage, record, words, models in _patched(done):
+        for model in models:
+            for method in model.methods:
+                scores, change = model.scores(method), model.change(method)
+                low, high = change.f1 if change else (np.nan, np.nan)
+                yield [
+                    *(stage.model, words, model.target_class, model.classes[-1], model.epoch, method),
+                    *(f"{100 * value:.2f}" for value in metrics_of(scores)),
+                    *(scores.true_positives, scores.false_positives, scores.false_negatives),
+                    *(scores.others_right, scores.others),
+                    *([f"{100 * low:+.1f}", f"{100 * high:+.1f}"] if change else ["", ""]),
+                    *(stage.seed, f"{record.seconds:.0f}", record.commit),
+                ]
+
+
+def patch_size_rows(done: Done) -> Iterator[Cells]:
+    """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
+    for stage, record in done.of("patch_sizes"):
+        artifacts = done.place.artifacts(stage)
+        path = patch_files.trade_off(artifacts, WeakKind.SIMPLE, "test")
+        for cells in patch_sizes(read_rows(path, PatchTradeOff, done.place.command)):
+            yield [stage.model, *cells, stage.seed, f"{record.seconds:.0f}", record.commit]
+
+
+def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
+    """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
+    ways = defaultdict(dict)
+    for point in points:
+        name = f"{point.method}, {point.keep:.0%}" if point.method == FOR_PATCH else point.method
+        ways[name][point.target_class] = point
+    before, without = (
+        {point.target_class: point.f1 for point in points if point.method == method} for method in (BEFORE, NO_MODULE)
+    )
+    for name, of_class in ways.items():
+        f1 = {target_class: point.f1 for target_class, point in of_class.items()}
+        means = [
+            np.mean([getattr(point, column) for point in of_class.values()])
+            for column in ("kernels_kept", "flops", "f1", "others_accuracy")
+        ]
+        worse = [sum(f1[c] < others[c] for c in f1) for others in (before, without)]
+        gain = np.mean([f1[c] - without[c] for c in f1])
+        yield [name, len(f1), *(f"{100 * mean:.1f}" for mean in means), f"{100 * gain:+.1f}", *worse]
+
+
+# Which heuristics matter
+def heuristic_rows(done: Done) -> Iterator[Cells]:
+    """A row per genetic search with all of its heuristics and without one, each over the same generations."""
+    searches = [
+        (stage, record, genetic_files.log(done.place.artifacts(stage)).load()) for stage, record in done.of("genetic")
+    ]
+    ablated = {(stage.model, stage.seed) for stage, *_ in searches if stage.strong_from}
+    shortest = min((len(rows) for stage, _, rows in searches if stage.strong_from), default=0)
+    for stage, record, rows in searches:
+        if (stage.model, stage.seed) in ablated:
+            without = stage.root.removeprefix(f"{stage.strong_from}_").replace("_", " ") if stage.strong_from else "all"
+            rows, config = rows[:shortest], load(stage.model, stage.dataset, stage.settings)
+            bred = config.num_classes * (config.population + (len(rows) - 1) * (config.population - config.elites))
+            seconds = sum(row.seconds for row in rows)
+            yield [
+                *(stage.model, without, len(rows), bred, sum(row.ensembles_scored for row in rows)),
+                *course(rows),
+                *(stage.seed, f"{seconds:.0f}", record.commit),
+            ]
+
+
+def course(rows: Sequence[Generation]) -> Cells:
+    """The best fitness after the first generation, a quarter, half and all of them; and what the last best one is."""
+    ends = [1 + part * (len(rows) - 1) // 4 for part in (0, 1, 2, 4)]
+    best = best_generation(list(rows))
+    texts = [f"{best_generation(list(rows[:end])).fitness:.4f}" for end in ends]
+    return [*texts, f"{100 * best.accuracy:.2f}", f"{100 * best.kernels_kept:.1f}", f"{best.distance:.4f}"]
+
+
+# Beside the others
+def literature_rows(done: Done) -> Iterator[Cells]:
+    """Published figures, then those of the first seed of each network; its patches are the learned rule's."""
+    yield from list(csv.reader(read_text(PUBLISHED_FIGURES, "git checkout").splitlines()))[1:]
+    patches = {}
+    for stage, _, words, models in _patched(done):
+        if words == PATCHED["patch_weak"][1]:
+            change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
+            patches[stage.root, stage.model] = [f"{100 * value:+.2f}" for value in change]
+    for stage, record, name, point in _trade_offs(done):
+        if name in ("gradient, 50%", "genetic") and stage.seed == 0:
+            gains = patches.get((stage.root, stage.model), [""] * len(METRICS))
+            yield [
+                *(f"here, {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),
+                *(f"{100 * point.kernels_kept:.1f}", "kernels", f"{100 * point.flops:.1f}"),
+                f"{100 * point.distance:.2f}",
+                *(gains if name != "genetic" else [""] * len(METRICS)),
+                *(f"commit {record.commit}", f"{point.right} of {point.images} composed"),
+            ]
