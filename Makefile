@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-all check lint format benchmark clean
+.PHONY: help setup demo test test-all check lint format benchmark results clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
 
@@ -35,6 +35,9 @@ format: setup  ## mend formatting
 
 benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
 	$(BIN)/python benchmarks/run_all.py --model simcnn_x0_25 --dataset digits
+
+results: setup  ## the published experiments on CIFAR-10, from the images to the tables: hours; goes on where it was
+	$(BIN)/python experiments/results/results.py
 
 clean:  ## remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ Every function takes the stages that are done, and gives the cells of row after 
 import csv
 import typing
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,15 +105,20 @@ def module_rows(done: Done) -> Iterator[Cells]:
 
 
 def seed_rows(done: Done) -> Iterator[Cells]:
-    """A row per network and set of modules that several seeds have: mean, lowest and highest."""
+    """A row per network and set of modules that several seeds have."""
+    yield from over_seeds((stage.model, name, point) for stage, _, name, point in _trade_offs(done))
+
+
+def over_seeds(trade_offs: Iterable[tuple[str, str, TradeOff]]) -> Iterator[Cells]:
+    """Mean, lowest and highest over what has the same two names, where that is more than one."""
     found = defaultdict(list)
-    for stage, _, name, point in _trade_offs(done):
-        found[stage.model, name].append(point)
-    for (model, name), points in found.items():
+    for model, name, point in trade_offs:
+        found[model, name].append(point)
+    for names, points in found.items():
         if len(points) > 1:
+            kept, lost = ([100 * point.kernels_kept for point in points], [point.points_lost for point in points])
             strong = [100 * point.right / point.images + point.points_lost for point in points]
-            lost, kept = [point.points_lost for point in points], [100 * point.kernels_kept for point in points]
-            yield [model, name, len(points), f"{np.mean(kept):.1f}", spread(strong), spread(lost)]
+            yield [*names, len(points), f"{np.mean(kept):.1f}", spread(strong), spread(lost)]
 
 
 def spread(values: Sequence[float]) -> str:

@@ -69,11 +69,11 @@ PUBLISHED = Size(
 _FEW_STEPS = ("--set", "mask_steps=4", "--set", "mask_batch_size=8")
 _FEW_CHROMOSOMES = tuple(
     word
-    for setting in ("generations=2", "population=6", "parents=3", "elites=2", "survivors_min=10", "survivors_max=20")
+    for setting in ("generations=2", "population=4", "parents=2", "elites=2", "search_images=40")
     for word in ("--set", setting)
 )
 TINY = Size(
-    seeds={"simcnn_x0_25": (0, 1)},
+    seeds={"simcnn_x0_25": (0,)},
     poorly_fitted=("simcnn_x0_25",),
     ablated=("simcnn_x0_25",),
     underfitted="0",
