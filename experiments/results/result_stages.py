@@ -84,7 +84,7 @@ TINY = Size(
     patching_modules=("--set", "mask_keeps=0.7,0.5", *_FEW_STEPS),
     weak=("--epochs", "2"),
     poor=("--epochs", "2", "--keep_epochs", "0"),
-    for_patch=("--keep", "0.4", "--set", "patch_keeps=0.7", *_FEW_STEPS),
+    for_patch=("--keep", "0.4", "--set", "patch_keeps=0.7", "--set", "patch_steps=4", "--set", "mask_batch_size=8"),
     for_patch_classes=("0",),
 )
 
