@@ -98,7 +98,13 @@ def test_paths_in_the_design_exist():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "document", [document for document in GUIDES if python_blocks(document)], ids=lambda path: path.name
+    "document",
+    [
+        # A patched model as ONNX, too, which other tests make.
+        pytest.param(document, marks=pytest.mark.long if document.name == "patching.md" else [], id=document.name)
+        for document in GUIDES
+        if python_blocks(document)
+    ],
 )
 def test_python_blocks_run(document, tmp_path, root_dir):
     blocks = python_blocks(document)

@@ -189,6 +189,7 @@ def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, 
     assert "modules of round 2" in again.stdout
 
 
+@pytest.mark.long
 def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference: Path, run_main: Main) -> None:
     shutil.copytree(
         Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
@@ -356,6 +357,7 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
 
 
+@pytest.mark.long
 def test_without_gains_maps_stay_as_they_are(root: Path, run_main: Main) -> None:
     done = run_main(SCRIPT, *SMALL, "--set", "mask_gain_step_size=0", "--keep", "0.8", root=root)
     assert done.exit_code == 0, done
