@@ -72,17 +72,17 @@ def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
 
 # How well modules do
 def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
-    """What is shown of a trade-off: by its name, per share of SHARES the round that keeps nearest to it; and the rest.
+    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the genetic.
 
     Of rounds that keep as much the last one counts, in which the masks settled.
     """
     rounds = [point for point in points if point.method == "gradient"]
-    found: dict[str, TradeOff] = {}
-    for share in SHARES:
-        nearest = min(reversed(rounds), key=lambda point: round(abs(point.kernels_kept - share), 3))
-        if nearest not in found.values():
-            found[f"gradient, {share:.0%}"] = nearest
-    return [*found.items(), *((point.method, point) for point in points if point.method == "genetic")]
+    nearest = [
+        min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
+        for share in SHARES
+    ]
+    found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
+    return [*found, *((point.method, point) for point in points if point.method == "genetic")]
 
 
 def _trade_offs(done: Done) -> Iterator[tuple[Stage, Record, str, TradeOff]]:
@@ -256,7 +256,7 @@ def literature_rows(done: Done) -> Iterator[Cells]:
             change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
             patches[stage.root, stage.model] = [f"{100 * value:+.2f}" for value in change]
     for stage, record, name, point in _trade_offs(done):
-        if name in ("gradient, 50%", "genetic") and stage.seed == 0:
+        if name.startswith(("gradient, keep 50%", "genetic")) and stage.seed == 0:
             gains = patches.get((stage.root, stage.model), [""] * len(METRICS))
             yield [
                 *(f"here, {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),

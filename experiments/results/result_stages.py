@@ -131,14 +131,10 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
                 if model in size.poorly_fitted:
                     yield from _of_poorly_fitted(make, size)
     for model in (model for model in size.ablated if model in seeds_of):
-        for seed in seeds_of[model]:
-            for name, words in ABLATIONS.items():
-                yield _stage(
-                    *(model, dataset, f"seed_{seed}_{name}", seed, "genetic"),
-                    (IMPORTANCE, *words),
-                    (GENETIC, *size.ablation, *words),
-                    strong_from=f"seed_{seed}",
-                )
+        for seed, (name, words) in itertools.product(seeds_of[model], ABLATIONS.items()):
+            make = partial(_stage, model, dataset, f"seed_{seed}_{name}", seed, strong_from=f"seed_{seed}")
+            yield make("importance", (IMPORTANCE, *words))
+            yield make("genetic", (GENETIC, *size.ablation, *words), needs=("importance",))
 
 
 def _stage(
@@ -152,14 +148,16 @@ def _stage(
     strong_from: str = "",
 ) -> Stage:
     lines = tuple((script, "--model", model, "--dataset", dataset, *words) for script, *words in commands)
-    before = [f"{root}/{need}" for need in needs] + ([f"{strong_from}/strong"] if strong_from else [])
-    return Stage(model, dataset, root, what, seed, lines, tuple(f"{model}/{name}" for name in before), strong_from)
+    before = [f"{model}/{strong_from}/strong"] if strong_from else []
+    needed = (*before, *(f"{model}/{root}/{need}" for need in needs))
+    return Stage(model, dataset, root, what, seed, lines, needed, strong_from)
 
 
 def _of_modules(make: Callable[..., Stage], size: Size) -> Iterator[Stage]:
     """A strong model, both searches, and what each costs and loses."""
     yield make("strong", (TRAIN, *size.training))
-    yield make("genetic", (IMPORTANCE,), (GENETIC, *size.genetic), needs=("strong",))
+    yield make("importance", (IMPORTANCE,), needs=("strong",))
+    yield make("genetic", (GENETIC, *size.genetic), needs=("importance",))
     yield make("gradient", (GRADIENT, *size.gradient), needs=("strong",))
     yield make("trade_off", (TRADE_OFF, "--images", "test", *size.genetic), needs=("genetic", "gradient"))
 

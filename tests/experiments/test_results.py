@@ -152,7 +152,7 @@ def test_flags_are_those_that_matter() -> None:
 
 # The tables
 def trade_off(kept: float, lost: float, method: str = "gradient") -> TradeOff:
-    return TradeOff(method, "", kept, kept, lost, 90, 100, 0.4, 10.0, 0.99, 0.9)
+    return TradeOff(method, f"keep {100 * kept:g}%", kept, kept, lost, 90, 100, 0.4, 10.0, 0.99, 0.9)
 
 
 def test_the_rounds_nearest_to_a_share_are_shown() -> None:
@@ -161,7 +161,7 @@ def test_the_rounds_nearest_to_a_share_are_shown() -> None:
     points += [trade_off(0.7, 9, "genetic"), trade_off(0.5675, 2.89, "published (mean, full width)")]
     found = {name: point.points_lost for name, point in nearest_rounds(points)}
     # 45 % is the nearest to 50 and to 40 %; of both of 30 % the last one settled.
-    assert found == {"gradient, 60%": 1, "gradient, 50%": 2, "gradient, 30%": 4, "genetic": 9}
+    assert found == {"gradient, keep 60%": 1, "gradient, keep 45%": 2, "gradient, keep 29.99%": 4, "genetic": 9}
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     assert "Not done" not in text and "nothing is done" not in text
     # Of one seed there is no spread.
     rows = {name: table_of(folder / "tables" / f"{name}.csv") for name in TABLES if name != "seeds"}
-    assert [row["modules"] for row in rows["modules"]] == ["gradient, 60%", "genetic"]
+    assert [row["modules"] for row in rows["modules"]] == ["gradient, keep 50%, settled", "genetic"]
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
     assert len(rows["patches"]) == 5 * len(rows["patching"])
