@@ -85,6 +85,11 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
     check_network_settings(config, artifacts)
     network = build_strong_network(config)
     load_weights(network, model_files.entire_model(artifacts))
+    return strong_graph(config, network, device)
+
+
+def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Graph:
+    """The graph of the configuration's network with weights, channels-last, on the device."""
     network = network.to(device, memory_format=torch.channels_last).eval()
     graph, weights = graph_of(config), network.state_dict()
     if graph.learned <= weights.keys():

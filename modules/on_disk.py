@@ -1,5 +1,6 @@
 """Modules on the disk: written at the end of a search, whichever way it searched, and read checked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,19 +43,40 @@ def save_modularization(
         search: how the masks were found.
         tuning: what was learned of the modules beside their masks; None = nothing.
     """
-    module_files.source_network(stage.artifacts).save(SourceNetwork.of(strong, stage.config))
     modules = extract_modules(strong, masks, tuning)
+    write_modules(strong, modules, masks, stage.config, stage.artifacts)
+    result = evaluate_modules(strong, modules, masks, split, stage.device, search)
+    module_files.report(stage.artifacts).save(result)
+    return result
+
+
+def write_modules(
+    strong: Graph, modules: Sequence[GraphNetwork], masks: np.ndarray, config: Config, artifacts: Artifacts
+) -> None:
+    """Write every class's module and its mask (classes, K) bool, True = kept, and which network they are cut from."""
+    module_files.source_network(artifacts).save(SourceNetwork.of(strong, config))
     for target_class, module in enumerate(modules):
-        module_files.module(stage.artifacts, target_class).save(cpu_state(module))
-        module_files.module_kernels(stage.artifacts, target_class).save(masks[target_class])
+        module_files.module(artifacts, target_class).save(cpu_state(module))
+        module_files.module_kernels(artifacts, target_class).save(masks[target_class])
+
+
+def evaluate_modules(
+    strong: Graph,
+    modules: Sequence[GraphNetwork],
+    masks: np.ndarray,
+    split: Split,
+    device: torch.device,
+    search: dict[str, Any],
+) -> Modularization:
+    """What is known of modules of masks (classes, K) bool, True = kept: composed, and each by itself."""
     networks = {"strong": strong.network, "composed": ComposedModel(modules)}
     right, valid_auc = {}, {}
     for name, network in networks.items():
-        valid, test = (predict(network, images, stage.device) for images in (split.valid, split.test))
+        valid, test = (predict(network, images, device) for images in (split.valid, split.test))
         right["valid", name] = count_right(valid, split.valid.labels)
         right["test", name] = count_right(test, split.test.labels)
         valid_auc[name] = tuple(auc_by_class(valid.numpy(), split.valid.labels).tolist())
-    result = Modularization(
+    return Modularization(
         classes=split.classes,
         kernels=masks.shape[1],
         kernels_kept=tuple(int(kept) for kept in masks.sum(1)),
@@ -69,8 +91,6 @@ def save_modularization(
         valid_auc_strong=valid_auc["strong"],
         valid_auc_modules=valid_auc["composed"],
     )
-    module_files.report(stage.artifacts).save(result)
-    return result
 
 
 def save_module_for_patch(

@@ -1,0 +1,73 @@
+"""Publish the strong model and its modules that are here: in half precision, a few megabytes, for the repository.
+
+    python experiments/results/publish_model.py --model simcnn_x0_25 --dataset cifar10
+
+Writes published/MODEL_DATASET (or --folder), with what they are worth in half precision on the validation and test
+images; scripts/take_published_model.py makes a strong model and modules of it again. They are the modules of
+data/MODEL_DATASET/modules, of whichever search.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from result_records import commit_now
+
+import global_configure  # noqa: F401  (finds our packages before others of their names)
+from models import files as model_files
+from models.network_settings import NetworkSettings
+from models.opening import open_stage
+from models.strong_model import build_strong_network, load_strong_model, strong_graph
+from models.trained_on import load_strong_split
+from models.weights import cpu_state
+from modules.modularization import Modularization, show_modularization
+from modules.module import Tuning, extract_modules
+from modules.on_disk import evaluate_modules, load_kernel_mask, load_modularization
+from modules.published import TOP, PublishedModel, in_half_precision, save_published
+from search.gradient.rounds import load_round
+from utils.errors import UserError, run
+from utils.stage import Stage, stage_parser
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--folder", type=Path, help="where to; default: published/MODEL_DATASET of the project")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    config, found = stage.config, load_modularization(stage.config, stage.artifacts)
+    split = load_strong_split(config, stage.artifacts)
+    weights = in_half_precision(cpu_state(load_strong_model(config, stage.artifacts, stage.device).network))
+    masks, tuning = modules_here(stage, found)
+    network = build_strong_network(config)
+    network.load_state_dict(weights)
+    strong = strong_graph(config, network, stage.device)
+    modules = extract_modules(strong, masks, tuning)
+    search = {**found.search, "published_of_commit": commit_now()}
+    report = evaluate_modules(strong, modules, masks, split, stage.device, search)
+    trained_on = model_files.trained_on(stage.artifacts).load()
+    model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, report)
+    folder = arguments.folder or TOP / config.name
+    save_published(folder, model)
+    show_modularization(report)
+    for name in ("valid_right_strong", "valid_right_composed", "test_right_strong", "test_right_composed"):
+        print(f"{name}: {getattr(found, name)} in full precision, {getattr(report, name)} as published")
+    print(f"saved {folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB")
+
+
+def modules_here(stage: Stage, found: Modularization) -> tuple[np.ndarray, Tuning]:
+    """The masks (classes, K) bool of the modules that are here, and what was learned of them beside.
+
+    Raises UserError where the gradient search's round that they are of is another one by now.
+    """
+    classes = range(stage.config.num_classes)
+    masks = np.stack([load_kernel_mask(stage.config, stage.artifacts, target_class) for target_class in classes])
+    if found.search.get("method") != "gradient":
+        return masks, Tuning(np.ones(masks.shape, np.float32), np.tile(np.float32([1, 0]), (len(masks), 1)))
+    of_round, tuning = load_round(stage.artifacts, int(found.search["round"]), *masks.shape)
+    if not np.array_equal(of_round, masks):
+        again = stage.artifacts.command("module_gradient_search.py")
+        raise UserError(f"the modules are not those of round {found.search['round']}; make them again with: {again}")
+    return masks, tuning
+
+
+if __name__ == "__main__":
+    run(main)

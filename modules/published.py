@@ -1,0 +1,113 @@
+"""A strong model and its modules, small enough to be published: weights in half precision, and what the modules keep.
+
+A folder of four files. `network.json`, `strong_model.json` and `report.json` are as they stand beside a strong model
+and its modules; the report is of what is published, not of what it was made of. `arrays.npz` has the strong model's
+state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True = kept,
+`gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.split_record import SplitRecord
+from models.network_settings import NetworkSettings
+from modules.modularization import Modularization
+from modules.module import Tuning
+from utils.artifacts import RecordFile
+from utils.errors import UserError, reason
+from utils.files import damaged, missing, unreadable, write_whole
+
+TOP = Path(__file__).resolve().parent.parent / "published"
+MADE_BY = "python experiments/results/publish_model.py"
+WEIGHTS = "weights/"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A strong model and its modules."""
+
+    weights: dict[str, Tensor]  # the strong model's state_dict, float32
+    masks: np.ndarray  # (classes, K) bool, True = kept
+    tuning: Tuning
+    network: NetworkSettings
+    trained_on: SplitRecord
+    report: Modularization
+
+
+def in_half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict, float32, as it comes back from float16.
+
+    Raises UserError where a weight is too large for that.
+    """
+    halved = {name: torch.from_numpy(_float32(_float16(value))) for name, value in weights.items()}
+    lost = [name for name, value in halved.items() if not value.isfinite().all()]
+    if lost:
+        raise UserError(f"{', '.join(lost)}: expected weights up to 65,504, the largest that half precision can hold")
+    return halved
+
+
+def _float16(value: Tensor) -> np.ndarray:
+    return (value.half() if value.is_floating_point() else value).cpu().numpy()
+
+
+def _float32(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) if value.dtype.kind == "f" else value
+
+
+def save_published(folder: Path, model: PublishedModel) -> None:
+    """Write the files of a published model, each whole."""
+    arrays = {f"{WEIGHTS}{name}": _float16(value) for name, value in model.weights.items()}
+    modules = {"kernels": model.masks, "gains": model.tuning.gains, "logit_maps": model.tuning.logit_maps}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays, **modules)
+    write_whole(folder / "arrays.npz", lambda file: file.write(buffer.getvalue()))
+    for file, part in zip(_records(folder), (model.network, model.trained_on, model.report), strict=True):
+        file.save(part)
+
+
+def load_published(folder: Path) -> PublishedModel:
+    """A published model. Raises UserError where it is missing or damaged; nothing in it is executed."""
+    parts, path = [file.load() for file in _records(folder)], folder / "arrays.npz"
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # Nothing is compressed; a file that announces more than it holds would exhaust memory.
+            if sum(info.file_size for info in archive.infolist()) > len(content):
+                raise ValueError("it announces more bytes than it holds")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:  # which compares the checksums
+            arrays = {name: _float32(archive[name]) for name in archive.files}
+        masks, gains, logit_maps = (arrays.pop(name) for name in ("kernels", "gains", "logit_maps"))
+        _check_modules(masks, gains, logit_maps)
+        weights = {name.removeprefix(WEIGHTS): torch.from_numpy(value) for name, value in arrays.items()}
+    except FileNotFoundError:
+        raise missing(path, MADE_BY) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except Exception as error:  # whatever a damaged or hostile file makes zipfile and NumPy raise
+        raise damaged(path, MADE_BY, f"not a published model: {reason(error)}") from None
+    return PublishedModel(weights, masks, Tuning(gains, logit_maps), *parts)
+
+
+def _records(folder: Path) -> tuple[RecordFile[NetworkSettings], RecordFile[SplitRecord], RecordFile[Modularization]]:
+    return (
+        RecordFile(folder / "network.json", MADE_BY, NetworkSettings),
+        RecordFile(folder / "strong_model.json", MADE_BY, SplitRecord),
+        RecordFile(folder / "report.json", MADE_BY, Modularization),
+    )
+
+
+def _check_modules(masks: np.ndarray, gains: np.ndarray, logit_maps: np.ndarray) -> None:
+    """Raises ValueError for arrays that are not those of modules."""
+    kinds = [str(array.dtype) for array in (masks, gains, logit_maps)]
+    shapes_fit = masks.ndim == 2 and gains.shape == masks.shape and logit_maps.shape == (len(masks), 2)
+    if kinds != ["bool", "float32", "float32"] or not shapes_fit:
+        raise ValueError("expected kernels, gains and logit_maps of the same modules")
+    if not (np.isfinite(gains).all() and (gains > 0).all() and np.isfinite(logit_maps).all()):
+        raise ValueError("expected gains above 0, and finite logit maps")

@@ -1,0 +1,84 @@
+"""Take a published strong model and its modules: to patch a weak model at once, without training and searching.
+
+    python scripts/take_published_model.py --model simcnn_x0_25 --dataset cifar10
+    python scripts/patch_weak_model.py --model simcnn_x0_25 --dataset cifar10 --weak_logits my_logits --target_class cat
+
+Reads published/MODEL_DATASET (or --folder), and needs no images. Writes what train.py and a search write to
+data/MODEL_DATASET: the strong model, its modules, and what they are worth. Later stages compare the images that they
+are given with those that the model was trained on.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import global_configure  # noqa: F401  (finds our packages before others of their names)
+from configures.base import Config
+from models import files as model_files
+from models.network_settings import NetworkSettings
+from models.opening import open_stage
+from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
+from modules import files as module_files
+from modules.modularization import show_modularization
+from modules.module import extract_modules
+from modules.on_disk import write_modules
+from modules.published import TOP, PublishedModel, load_published
+from search.genetic import files as genetic_files
+from utils.errors import UserError, run
+from utils.files import check_writable, set_aside
+from utils.locks import held
+from utils.stage import Stage, stage_parser
+
+
+def main() -> None:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--folder", type=Path, help="where from; default: published/MODEL_DATASET of the project")
+    parser.add_argument("--fresh", action="store_true", help="set aside what is in the model's folder")
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    # The roles of train.py, and of the searches, which write modules.
+    with held(model_files.training_role(stage.artifacts), genetic_files.recorder_role(stage.artifacts)):
+        take(stage, arguments)
+
+
+def take(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Read the published model, and write the strong model and the modules."""
+    config, artifacts = stage.config, stage.artifacts
+    folder = arguments.folder or TOP / config.name
+    model = load_published(folder)
+    check_fits(folder, model, config)
+    file = model_files.entire_model(artifacts)
+    if file.exists():
+        if not arguments.fresh:
+            raise UserError(f"{file.path} is there: --fresh sets its folder aside")
+        print(f"the old folder is now {set_aside(artifacts.folder)}")
+    check_writable(artifacts.folder)
+    model_files.network_settings(artifacts).save(model.network)
+    model_files.trained_on(artifacts).save(model.trained_on)
+    file.save(model.weights)
+    network = build_strong_network(config)
+    load_weights(network, file)
+    strong = strong_graph(config, network, torch.device("cpu"))
+    modules = extract_modules(strong, model.masks, model.tuning)
+    write_modules(strong, modules, model.masks, config, artifacts)
+    module_files.report(artifacts).save(model.report)
+    show_modularization(model.report)
+    print(f"\nstrong model and modules in {artifacts.folder}")
+
+
+def check_fits(folder: Path, model: PublishedModel, config: Config) -> None:
+    """Raises UserError for a published model of another network than the configuration's."""
+    if different := model.network.difference_from(NetworkSettings.of(config)):
+        raise UserError(f"{folder} is of another network ({different}): expected that of {config.name}")
+    units = graph_of(config).units
+    try:
+        fit = len(model.masks) == config.num_classes and all(units.gather(mask).any() for mask in model.masks)
+    except ValueError:
+        fit = False
+    if not fit:
+        raise UserError(f"the kernels in {folder} fit no modules of {config.network_name}; take its files again")
+
+
+if __name__ == "__main__":
+    run(main)

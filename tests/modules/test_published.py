@@ -1,0 +1,123 @@
+"""A strong model and its modules, published in half precision and taken again."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+
+from configures.base import load
+from dataset.datasets import load_split
+from dataset.split_record import SplitRecord, record_of
+from models import files as model_files
+from models.network_settings import NetworkSettings
+from models.training import predict
+from modules.modularization import Modularization
+from modules.module import Tuning
+from modules.on_disk import load_modularization, load_module
+from modules.published import PublishedModel, in_half_precision, load_published, save_published
+from utils.artifacts import Artifacts
+from utils.errors import UserError
+
+MODEL, DATASET = "simcnn_x0_25", "digits_5"
+NAMES = ("--model", MODEL, "--dataset", DATASET)
+CPU = torch.device("cpu")
+PUBLISH, TAKE = "experiments/results/publish_model.py", "scripts/take_published_model.py"
+
+
+@pytest.fixture
+def published() -> PublishedModel:
+    """One of a network that there is not."""
+    random = np.random.default_rng(0)
+    weights = {"conv.weight": torch.randn(4, 3, 3, 3), "norm.num_batches_tracked": torch.tensor(7)}
+    gains, logit_maps = (random.uniform(0.5, 2, shape).astype(np.float32) for shape in ((2, 4), (2, 2)))
+    network = NetworkSettings("net", 2, 32, "stretch", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    trained_on = SplitRecord(("a", "b"), {"train": 8}, {"train": 123})
+    report = Modularization(("a", "b"), 4, (2, 3), 0.5, 9, 8, 7, 9, 8, 6, {"method": "genetic"}, (0.9, 1.0), (0.8, 0.9))
+    return PublishedModel(weights, random.random((2, 4)) < 0.5, Tuning(gains, logit_maps), network, trained_on, report)
+
+
+def test_it_comes_back_in_half_precision(published: PublishedModel, tmp_path: Path) -> None:
+    save_published(tmp_path, published)
+    back = load_published(tmp_path)
+    assert (back.network, back.trained_on, back.report) == (published.network, published.trained_on, published.report)
+    assert np.array_equal(back.masks, published.masks)
+    assert np.array_equal(back.tuning.gains, published.tuning.gains)
+    assert np.array_equal(back.tuning.logit_maps, published.tuning.logit_maps)
+    assert back.weights.keys() == published.weights.keys()
+    for name, halved in in_half_precision(published.weights).items():
+        assert torch.equal(back.weights[name], halved) and halved.dtype == published.weights[name].dtype
+        assert torch.allclose(halved.float(), published.weights[name].float(), rtol=1e-3)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="large: expected weights up to 65,504"):
+        in_half_precision({"small": torch.ones(2), "large": torch.tensor([1e5])})
+
+
+def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing .*network\.json; first run: python experiments"):
+        load_published(tmp_path)
+    wrong = (
+        {"masks": published.masks[:1]},
+        {"masks": published.masks.astype(np.uint8)},
+        {"tuning": Tuning(-published.tuning.gains, published.tuning.logit_maps)},
+        {"tuning": Tuning(published.tuning.gains, published.tuning.logit_maps * np.float32(np.nan))},
+    )
+    for changes in wrong:
+        save_published(tmp_path, dataclasses.replace(published, **changes))
+        with pytest.raises(UserError, match="not a published model: expected"):
+            load_published(tmp_path)
+    save_published(tmp_path, published)
+    path = tmp_path / "arrays.npz"
+    content = bytearray(path.read_bytes())
+    for damaged in (content[:-50], b"", content[:100] + bytes([content[100] ^ 1]) + content[101:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot use .*arrays.npz"):
+            load_published(tmp_path)
+    np.savez(path, kernels=np.array([{}], object))
+    with pytest.raises(UserError, match=r"cannot use .*arrays.npz"):
+        load_published(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"missing .*arrays.npz"):
+        load_published(tmp_path)
+
+
+@pytest.mark.slow
+def test_published_and_taken_it_answers_alike(
+    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+) -> None:
+    config = load(MODEL, DATASET)
+    here = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "here"))
+    there, folder = tmp_path / "there", tmp_path / "published"
+    few = [word for s in ("mask_keeps=0.7", "mask_steps=4", "mask_batch_size=8") for word in ("--set", s)]
+    assert run_main("module_gradient_search.py", *NAMES, "--keep", "0.6", *few, root=here).exit_code == 0
+    split = load_split(config)
+    model_files.trained_on(Artifacts(here, MODEL, DATASET)).save(record_of(split))
+
+    run = run_main(PUBLISH, *NAMES, "--folder", folder, root=here)
+    assert run.exit_code == 0, run
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+    run = run_main(TAKE, *NAMES, "--folder", folder, root=there)
+    assert run.exit_code == 0, run
+
+    before, after = (load_modularization(config, Artifacts(root, MODEL, DATASET)) for root in (here, there))
+    assert after.kernels_kept == before.kernels_kept
+    for name in ("valid_right_strong", "valid_right_composed", "test_right_strong", "test_right_composed"):
+        assert abs(getattr(after, name) - getattr(before, name)) <= 1
+    for target_class in range(config.num_classes):
+        old, new = (
+            predict(load_module(config, Artifacts(root, MODEL, DATASET), target_class, CPU), split.test, CPU)
+            for root in (here, there)
+        )
+        assert float((new - old).abs().max()) < 1e-2 * float(old.abs().max())
+
+    run_main(TAKE, *NAMES, "--folder", folder, root=there).refused("is there: --fresh sets its folder aside")
+    again = run_main(TAKE, *NAMES, "--folder", folder, "--fresh", root=there)
+    assert again.exit_code == 0 and "the old folder is now" in again.stdout, again
+    run = run_main(TAKE, "--model", MODEL, "--dataset", "digits", "--folder", folder, root=tmp_path / "other")
+    run.refused("is of another network (num_classes: 5 there, 10 now)")
