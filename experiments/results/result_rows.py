@@ -20,10 +20,12 @@ from configures.base import load
 from models.training import best_epoch
 from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
-from patching.report import BEFORE, PatchedWeakModel, mean_metrics
+from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, mean_metrics
+from patching.rules import RULES
 from patching.weak_models import WeakKind
+from report import figures_of_patch_trade_off as of_sizes
 from report import files as report_files
-from report.figures_of_patch_trade_off import FOR_PATCH, NO_MODULE, PatchTradeOff
+from report.figures_of_patch_trade_off import PatchTradeOff
 from report.figures_of_trade_off import TradeOff
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
@@ -140,10 +142,10 @@ def _patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakM
 
 
 def patching_rows(done: Done) -> Iterator[Cells]:
-    """A row per network, kind of weak models and method: means over the target classes, and in how many F1 changed."""
+    """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
     for stage, record, words, models in _patched(done):
         before = mean_metrics(models, BEFORE)
-        for method in models[0].methods:
+        for method in (BEFORE, *RULES, NO_MODULE, WHOLE_MODEL.format("learned")):
             yield [
                 *(stage.model, words, method, len(models), sum(model.test_images for model in models)),
                 *changes(mean_metrics(models, method), before if method != BEFORE else None),
@@ -201,10 +203,11 @@ def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
     """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
     ways = defaultdict(dict)
     for point in points:
-        name = f"{point.method}, {point.keep:.0%}" if point.method == FOR_PATCH else point.method
+        name = f"{point.method}, {point.keep:.0%}" if point.method == of_sizes.FOR_PATCH else point.method
         ways[name][point.target_class] = point
     before, without = (
-        {point.target_class: point.f1 for point in points if point.method == method} for method in (BEFORE, NO_MODULE)
+        {point.target_class: point.f1 for point in points if point.method == method}
+        for method in (of_sizes.BEFORE, of_sizes.NO_MODULE)
     )
     for name, of_class in ways.items():
         f1 = {target_class: point.f1 for target_class, point in of_class.items()}
@@ -227,7 +230,7 @@ def heuristic_rows(done: Done) -> Iterator[Cells]:
     shortest = min((len(rows) for stage, _, rows in searches if stage.strong_from), default=0)
     for stage, record, rows in searches:
         if (stage.model, stage.seed) in ablated:
-            without = stage.root.removeprefix(f"{stage.strong_from}_").replace("_", " ") if stage.strong_from else "all"
+            without = stage.root.removeprefix(f"seed_{stage.seed}").strip("_").replace("_", " ") or "none"
             rows, config = rows[:shortest], load(stage.model, stage.dataset, stage.settings)
             bred = config.num_classes * (config.population + (len(rows) - 1) * (config.population - config.elites))
             seconds = sum(row.seconds for row in rows)
@@ -259,7 +262,7 @@ def literature_rows(done: Done) -> Iterator[Cells]:
         if name.startswith(("gradient, keep 50%", "genetic")) and stage.seed == 0:
             gains = patches.get((stage.root, stage.model), [""] * len(METRICS))
             yield [
-                *(f"here, {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),
+                *(f"here: {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),
                 *(f"{100 * point.kernels_kept:.1f}", "kernels", f"{100 * point.flops:.1f}"),
                 f"{100 * point.distance:.2f}",
                 *(gains if name != "genetic" else [""] * len(METRICS)),

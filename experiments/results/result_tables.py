@@ -35,6 +35,7 @@ class Table:
     stages: tuple[str, ...]  # the kinds that it shows
     columns: tuple[str, ...]
     rows: Callable[[Done], Iterator[Cells]]
+    is_short: bool = True  # else it is written as CSV alone
 
 
 def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
@@ -48,9 +49,10 @@ def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
         rows = list(table.rows(done))
         if rows:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
-        texts[name] = markdown(done, table, rows)
+        if table.is_short:
+            texts[name] = markdown(done, table, rows)
     readme = folder / "README.md"
-    text = read_text(readme, place.command) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in TABLES)
+    text = read_text(readme, place.command) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
     save_text(readme, filled(text, texts))
     print(f"{len(records)} of {len(stages)} stages are done; tables in {folder / 'tables'} and {readme}")
 
@@ -76,7 +78,7 @@ def markdown(done: Done, table: Table, rows: list[Cells]) -> str:
     lacking = done.lacking(*table.stages)
     left_out = f"Not done, and so left out: {', '.join(lacking)}.\n" if lacking else ""
     if not rows:
-        return f"**{table.title}**: nothing is done yet.\n\n{left_out}"
+        return f"**{table.title}** Nothing to show yet.\n\n{left_out}"
     made = provenance([record for _, record in done.of(*table.stages)])
     heading = f"**{table.title}** `{done.place.command}`{made}\n\n"
     return "\n".join([heading + markdown_table(table.columns, rows), left_out])
@@ -112,7 +114,7 @@ TABLES = {
     ),
     "patching": Table(
         "What patching does, on test images: means over the target classes in %, changes in points; in how many F1 "
-        "rose and fell, all / by more than chance (95 %).",
+        "rose and fell, all / by more than chance (95 %). Every patch, and the controls of every rule: patches.csv.",
         tuple(PATCHED),
         (
             *("network", "weak models", "method", "target classes", "images", *METRIC_COLUMNS),
@@ -128,6 +130,7 @@ TABLES = {
             *("TP", "FP", "FN", "others right", "others", "F1 change low", "F1 change high", *MADE_BY),
         ),
         patch_rows,
+        is_short=False,
     ),
     "patch_sizes": Table(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "

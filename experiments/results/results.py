@@ -52,10 +52,11 @@ def main() -> None:
     if arguments.list:
         show_stages(place, stages)
         return
-    if not arguments.tables:
-        run_stages(place, chosen(stages, arguments.only), stages)
+    failed = [] if arguments.tables else run_stages(place, chosen(stages, arguments.only), stages)
     if not arguments.only:
         write_tables(place, stages, place.folder if options else HERE)
+    if failed:
+        raise UserError(f"not done, see above: {', '.join(failed)}; the same command tries them again")
 
 
 def parsed_arguments() -> argparse.Namespace:
@@ -79,8 +80,8 @@ def chosen(stages: list[Stage], patterns: list[str] | None) -> list[Stage]:
     return [stage for stage in stages if patterns is None or any(fnmatch(stage.name, p) for p in patterns)]
 
 
-def run_stages(place: Place, wanted: list[Stage], stages: list[Stage]) -> None:
-    """Run what is not done. Raises UserError at the end where a stage failed or lacks what it needs."""
+def run_stages(place: Place, wanted: list[Stage], stages: list[Stage]) -> list[str]:
+    """Run what is not done; the names of the stages that failed, or lack what they need."""
     by_name, failed = {stage.name: stage for stage in stages}, []
     for number, stage in enumerate(wanted, start=1):
         state = place.state(stage)
@@ -96,8 +97,7 @@ def run_stages(place: Place, wanted: list[Stage], stages: list[Stage]) -> None:
         except UserError as error:
             print(f"    failed: {error}", flush=True)
             failed.append(stage.name)
-    if failed:
-        raise UserError(f"not done, see above: {', '.join(failed)}; the same command tries them again")
+    return failed
 
 
 def run_stage(place: Place, stage: Stage) -> None:

@@ -68,7 +68,7 @@ def test_a_wrong_command_line_is_refused(run_main: Callable[..., Run], root_dir:
 
 def test_a_stage_is_not_run_without_what_it_needs(run_main: Callable[..., Run], root_dir: Path) -> None:
     run = run_main(SCRIPT, "--dataset", "digits", "--tiny", "--only", "*/seed_0/trade_off", root=root_dir)
-    run.refused("not done, see above: simcnn_x0_25/seed_0/trade_off")
+    run.refused("not done, see above: simcnn_x0_25/seed_0/trade_off; the same command tries them again")
     assert "it needs simcnn_x0_25/seed_0/genetic, simcnn_x0_25/seed_0/gradient; run that before" in run.stdout
 
 
@@ -97,7 +97,7 @@ def counting(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_stages() -> Callable[[Place, list[Stage], list[Stage]], None]:
+def run_stages() -> Callable[[Place, list[Stage], list[Stage]], list[str]]:
     return runpy.run_path(str(TOP / SCRIPT))["run_stages"]
 
 
@@ -105,7 +105,7 @@ def test_what_is_done_is_not_run_again(place: Place, counting: Path, run_stages:
     stages = [stage_of(counting, "first", "a"), stage_of(counting, "second", "b", needs=("net/seed_3/first",))]
     assert [place.state(stage) for stage in stages] == [TO_DO, TO_DO]
     for _ in range(2):
-        run_stages(place, stages, stages)
+        assert run_stages(place, stages, stages) == []
     assert [place.state(stage) for stage in stages] == [DONE, DONE]
     ran = (counting.parent / "ran").read_text().splitlines()
     assert ran == [f"{word} 3 {place.root('seed_3')}" for word in "ab"]
@@ -124,12 +124,10 @@ def test_what_is_done_is_not_run_again(place: Place, counting: Path, run_stages:
 def test_the_others_are_run_where_one_fails(place: Place, counting: Path, run_stages: Callable[..., None]) -> None:
     fails = stage_of(counting, "fails", "a", "error: expected luck")
     stages = [fails, stage_of(counting, "after", "b", needs=(fails.name,)), stage_of(counting, "apart", "c")]
-    with pytest.raises(UserError, match="not done, see above: net/seed_3/fails, net/seed_3/after"):
-        run_stages(place, stages, stages)
+    assert run_stages(place, stages, stages) == ["net/seed_3/fails", "net/seed_3/after"]
     assert [place.state(stage) for stage in stages] == ["interrupted", TO_DO, DONE]
     before = place.record(fails.name).load().seconds
-    with pytest.raises(UserError):
-        run_stages(place, [fails], stages)
+    assert run_stages(place, [fails], stages) == [fails.name]
     assert place.record(fails.name).load().seconds > before
 
 
@@ -224,8 +222,8 @@ def test_a_document_gets_its_tables() -> None:
 
 def test_the_document_of_the_results_has_a_place_for_every_table() -> None:
     text = (TOP / "experiments" / "results" / "README.md").read_text(encoding="utf-8")
-    assert [name for name in TABLES if mark(name) not in text] == ["patches"]  # too long to be read
-    assert text.count("<!-- table: ") == text.count(END) == len(TABLES) - 1
+    assert [name for name in TABLES if mark(name) in text] == [name for name in TABLES if TABLES[name].is_short]
+    assert text.count("<!-- table: ") == text.count(END)
 
 
 def test_published_figures_have_a_source() -> None:
@@ -253,14 +251,13 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     again = run_script(SCRIPT, *words, root=root)
     assert again.exit_code == 0 and "$ python" not in again.stdout, again
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "Not done" not in text and "nothing is done" not in text
-    # Of one seed there is no spread.
+    assert "Not done" not in text and text.count("Nothing to show yet") == 1  # of one seed there is no spread
     rows = {name: table_of(folder / "tables" / f"{name}.csv") for name in TABLES if name != "seeds"}
     assert [row["modules"] for row in rows["modules"]] == ["gradient, keep 50%, settled", "genetic"]
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
-    assert len(rows["patches"]) == 5 * len(rows["patching"])
-    assert {row["without"] for row in rows["heuristics"]} == {"all", "random importance", "random population"}
+    assert {row["target class"] for row in rows["patches"]} == set("01234")
+    assert {row["without"] for row in rows["heuristics"]} == {"none", "random importance", "random population"}
     assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "module for the patch, 40%"}
     record = json.loads((folder / "records" / f"{stages[0].name}.json").read_text())
     assert record["done"] and record["precision"] == "float32"
