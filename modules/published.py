@@ -66,7 +66,10 @@ def save_published(folder: Path, model: PublishedModel) -> None:
     arrays = {f"{WEIGHTS}{name}": _float16(value) for name, value in model.weights.items()}
     modules = {"kernels": model.masks, "gains": model.tuning.gains, "logit_maps": model.tuning.logit_maps}
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays, **modules)
+    with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez, which before NumPy 2.1 can not be kept from pickling
+        for name, array in {**arrays, **modules}.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     write_whole(folder / "arrays.npz", lambda file: file.write(buffer.getvalue()))
     for file, part in zip(_records(folder), (model.network, model.trained_on, model.report), strict=True):
         file.save(part)
