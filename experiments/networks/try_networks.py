@@ -12,7 +12,6 @@ A network is a line of the CSV file, written when it is done. Lines that are the
 command goes on where it was stopped; take a line out to have it made again. The table is written from the CSV file.
 """
 
-import argparse
 import csv
 import platform
 import time
@@ -31,6 +30,7 @@ from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
 from utils.errors import reason
 from utils.random_weights import randomise
+from utils.stage import OneLineParser
 
 HERE = Path(__file__).parent
 NUM_CLASSES = 10
@@ -196,7 +196,7 @@ def markdown(rows: list[Row], note: str = "") -> str:
 
 def main() -> None:
     """Try the networks and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="LIBRARY:NAME", help="these networks; default: all")
     parser.add_argument(
         "--side", type=int, default=SIDE, help=f"pixels; default: {SIDE}, more where a network needs it"
