@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dataset.datasets import Images
 from dataset.images import normalise
-from models.training import EVALUATION_BATCH
+from models.training import evaluation_batch
 from utils.progress import progress
 
 
@@ -16,9 +16,10 @@ from utils.progress import progress
 def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.device) -> list[np.ndarray]:
     """Per network its outputs (images, ...) float32; what is common, preparing the images, is done once."""
     outputs: list[list[Tensor]] = [[] for _ in networks]
-    starts = range(0, len(images), EVALUATION_BATCH)
+    batch_size = evaluation_batch(device)
+    starts = range(0, len(images), batch_size)
     for start in progress(starts, f"{len(images):,} images, batches"):
-        pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
+        pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
         batch = normalise(pixels, normalisation=images.normalisation)
         for network, found in zip(networks, outputs, strict=True):
             found.append(network(batch).float().cpu())

@@ -42,7 +42,7 @@ class Convolution:
 
 
 class Scaled(torch.autograd.Function):
-    """Values times factors (1, channels) along a dimension; the factors' gradient is summed in their precision."""
+    """Values times factors (1 or n, channels) along a dimension; the factors' gradient is summed in their precision."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, factors: Tensor, dim: int) -> Tensor:
@@ -54,13 +54,17 @@ class Scaled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, factors = ctx.saved_tensors
-        others = [dim for dim in range(values.dim()) if dim != ctx.dim]
-        of_factors = (grad * values).sum(others, dtype=factors.dtype)[None]
+        first = 0 if len(factors) == 1 else 1  # an image's own factors are not summed over images
+        others = [dim for dim in range(first, values.dim()) if dim != ctx.dim]
+        of_factors = (grad * values).sum(others, dtype=factors.dtype) if others else (grad * values).to(factors.dtype)
+        of_factors = of_factors.view(factors.shape)
         return grad * _along(factors, values, ctx.dim) if ctx.needs_input_grad[0] else None, of_factors, None
 
 
 def _along(factors: Tensor, values: Tensor, dim: int) -> Tensor:
-    return factors.to(values.dtype).view(-1, *[1] * (values.dim() - 1 - dim))
+    shape = [len(factors), *[1] * (values.dim() - 1)]
+    shape[dim] = factors.shape[1]
+    return factors.to(values.dtype).view(shape)
 
 
 class _MaskedConvolution(torch.autograd.Function):

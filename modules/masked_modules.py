@@ -1,12 +1,14 @@
 """The modules of a strong model before they are cut out: its feature maps times masks, and the masks' gradient.
 
-The strong model's weights are frozen. Each module is a run of the graph of its own, so that modules run in threads of
-one core each, and what no mask stands in front of is computed once for all.
+The strong model's weights are frozen. On the CPU each module is a run of the graph of its own, so that modules run in
+threads of one core each, dropped kernels cost nothing, and what no mask stands in front of is computed once for all. On
+other devices, where starting an operator costs more than a small network's maps, all modules are one run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,6 +71,42 @@ class FrozenGraph:
         logits = self.behind.run(images, self.constants, factors=mask, layers=layers)
         return logits[:, 0 if only_one else target_class].to(mask.dtype)
 
+    @cached_property
+    def has_images_first(self) -> bool:
+        """Whether whatever masks stand in front of has images in its first dimension: attention may turn them."""
+        steps = self.graph.program.steps
+        masked = {step.factors.source for step in steps if step.factors is not None}
+        made: set[tuple[int, int]] = set()  # numbers of images, and the first dimension of maps of so many
+
+        def first_of(number: int) -> Callable[[Tensor], None]:
+            return lambda value: made.add((number, len(value)))
+
+        device, dtype = self.graph.device_and_dtype
+        for number in (2, 3):
+            images = torch.zeros(number, *self.graph.image_shape, device=device, dtype=dtype)
+            with torch.no_grad():
+                observe = {step.name: first_of(number) for step in steps if step.place in masked}
+                self.graph.forward(images, observe=observe)
+        return all(number == size for number, size in made)
+
+    def logits(self, images: Tensor, masks: Tensor, target_classes: Sequence[int]) -> Tensor:
+        """The logits (n, modules) of modules in one run, in the masks' precision, differentiable in the masks.
+
+        The graph must have `has_images_first`.
+
+        Args:
+            images: (n, channels, side, side) in the weights' precision; each is run once for each module.
+            masks: (modules, units) float; 0 = dropped.
+            target_classes: whose logits.
+        """
+        program, modules = self.graph.program, len(masks)
+        constants = [self.graph.constants[name] for _, name in program.constants]
+        layers = {step.name: _reader(step) for step in program.steps if step.factors is not None}
+        of_all = _channels_last(images.repeat(modules, *[1] * (images.dim() - 1)))
+        logits = program.run(of_all, constants, factors=masks.repeat_interleave(len(images), 0), layers=layers)
+        own = torch.as_tensor(target_classes, device=logits.device).repeat_interleave(len(images))[:, None]
+        return logits.gather(1, own).view(modules, -1).T.to(masks.dtype)
+
 
 def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
     """A strong model as the search for its modules' masks uses it.
@@ -115,12 +153,14 @@ def mask_gradient(
         images: (batch, channels, side, side) normalised, channels-last, in the model's precision.
         masks: (modules, units) float: masks, or masks times gains. Dropped units (0) get their gradient too.
         loss: of the logits (batch, modules), a scalar; what else it reads gets its gradient as usual.
-        workers: run the modules, one at a time each; the result does not depend on how many they are.
+        workers: run the modules on the CPU, one at a time each; the result does not depend on how many they are.
         target_classes: of the modules; None = module c is of class c.
 
     Returns the loss, detached, and the gradient (modules, units).
     """
-    target_classes = range(len(masks)) if target_classes is None else target_classes
+    target_classes = list(range(len(masks)) if target_classes is None else target_classes)
+    if images.device.type != "cpu" and model.has_images_first:
+        return gradient_in_one_run(model, images, masks, loss, target_classes)
     # One module alone would keep one worker busy. Always halves, so that the result does not depend on the workers.
     halves = images.chunk(2) if len(masks) == 1 else (images,)
     first_values = [model.first_values(half) for half in halves]
@@ -138,6 +178,20 @@ def mask_gradient(
     of_logits = composed.grad.T.flatten().split([len(logit) for logit in logits])
     gradients = workers.map(lambda *of_run: torch.autograd.grad(*of_run)[0], logits, of_runs, of_logits)
     return value.detach(), torch.stack(list(gradients)).view(len(masks), len(halves), -1).sum(1)
+
+
+def gradient_in_one_run(
+    model: FrozenGraph,
+    images: Tensor,
+    masks: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    target_classes: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """What `mask_gradient` gives, of all modules together; of a model that `has_images_first`."""
+    masks = masks.clone().requires_grad_()
+    value = loss(model.logits(images, masks, target_classes))
+    value.backward()
+    return value.detach(), masks.grad
 
 
 # What a module's run has in place of operators

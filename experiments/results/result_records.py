@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import torch
 from result_stages import Stage
 
 import global_configure
 from engines.node import processor
 from models import files as model_files
 from utils.artifacts import Artifacts, RecordFile
-from utils.device import num_cores
+from utils.device import num_cores, resolve_device
 from utils.files import write_whole
 
 TOP = Path(__file__).resolve().parents[2]
@@ -124,7 +125,7 @@ class Place:
                 ended=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 commit=commit,
                 versions={package: importlib.metadata.version(package) for package in PACKAGES},
-                machine={"processor": processor(), "flags": " ".join(flags()), "cores": str(num_cores())},
+                machine=machine_now(),
             )
             file.save(record)
 
@@ -132,6 +133,13 @@ class Place:
 def typed(stage: Stage) -> tuple[str, ...]:
     """A stage's command lines."""
     return tuple(shlex.join(["python", *words]) for words in stage.commands)
+
+
+def machine_now() -> dict[str, str]:
+    """The processor, and the GPU if stages take one."""
+    device = resolve_device(global_configure.device)
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"processor": processor(), "flags": " ".join(flags()), "cores": str(num_cores()), **gpu}
 
 
 def flags() -> list[str]:

@@ -86,13 +86,14 @@ def markdown(done: Done, table: Table, rows: list[Cells]) -> str:
 
 def provenance(records: Sequence[Record]) -> str:
     """Machines, versions and precisions of some records, each named once."""
-    said = [
-        f"{record.machine['processor']} ({record.machine['flags']}), {record.machine['cores']} cores, "
-        + ", ".join(f"{name} {version}" for name, version in record.versions.items())
-        + f", {record.precision}"
-        for record in records
-    ]
-    return "".join(f"; {line}" for line in dict.fromkeys(said))
+    return "".join(f"; {line}" for line in dict.fromkeys(map(_provenance, records)))
+
+
+def _provenance(record: Record) -> str:
+    machine = record.machine
+    gpu = f"{machine['gpu']} beside " if "gpu" in machine else ""
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return f"{gpu}{machine['processor']} ({machine['flags']}), {machine['cores']} cores, {versions}, {record.precision}"
 
 
 METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")

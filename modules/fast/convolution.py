@@ -15,9 +15,11 @@ from modules.fast.layers import CompiledConvolutions
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
 # measured by `benchmarks/convolution.py`.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
-# Small enough that feature maps stay in the cache and that their memory is used again instead of asked for anew, which
-# costs more than the convolutions; large enough for the small maps of the deep layers.
-FEATURE_MAP_VALUES = 4 * 2**20  # of one batch's largest feature map: 16 MiB in float32
+# Of one batch's largest feature map. On the CPU small enough that maps stay in the cache and that their memory is used
+# again instead of asked for anew, which costs more than the convolutions; large enough for the small maps of the deep
+# layers: 16 MiB in float32. Elsewhere enough that convolutions take longer than starting them: 128 MiB.
+FEATURE_MAP_VALUES = 4 * 2**20
+FEATURE_MAP_VALUES_ON_DEVICE = 32 * 2**20
 
 
 class Convolutions(Protocol):
@@ -85,11 +87,13 @@ class TorchConvolutions:
     lanes = 0
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._banded_up_to = BANDED_UP_TO.get(dtype, 0) if device.type == "cpu" else 0
+        on_cpu = device.type == "cpu"
+        self._banded_up_to = BANDED_UP_TO.get(dtype, 0) if on_cpu else 0
+        self._map_values = FEATURE_MAP_VALUES if on_cpu else FEATURE_MAP_VALUES_ON_DEVICE
 
     def batch_size(self, values: int) -> int:
-        """As many as keep the largest feature map within FEATURE_MAP_VALUES."""
-        return max(1, FEATURE_MAP_VALUES // values)
+        """As many as keep the largest feature map within FEATURE_MAP_VALUES, or FEATURE_MAP_VALUES_ON_DEVICE."""
+        return max(1, self._map_values // values)
 
     def place(self, values: Tensor) -> Tensor:
         """The values themselves."""

@@ -8,7 +8,7 @@ import naive
 import pytest
 import torch
 import torch.nn.functional as F
-from awkward_networks import TRACEABLE
+from awkward_networks import TRACEABLE, SelfAttention
 from exactness import random_images, random_mask, random_network, traced
 from hypothesis import given, settings
 from random_modules import random_network as small_network
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.graph import Graph, trace
 from models.names import network_of
 from models.rescnn import Conv
-from modules.masked_modules import freeze, mask_gradient
+from modules.masked_modules import freeze, gradient_in_one_run, mask_gradient
 
 # Said by torch of a convolution that the tests have for what it says.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -101,11 +101,14 @@ def binary_masks(graph: Graph, share: float, seed: int = 0) -> Tensor:
 
 
 def check_gradient(graph: Graph, images: Tensor, masks: Tensor, workers: ThreadPoolExecutor) -> None:
-    """It is what torch finds for the masked graph, of dropped units too."""
-    found_loss, found = mask_gradient(freeze(graph, torch.float64), images, masks, loss, workers)
-    expected_loss, expected = naive.mask_gradient(graph, images, masks, loss)
-    torch.testing.assert_close(found_loss, expected_loss)
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10 * float(expected.abs().max()))
+    """It is what torch finds for the masked graph, of dropped units too, in a run each and in one run."""
+    model, (expected_loss, expected) = freeze(graph, torch.float64), naive.mask_gradient(graph, images, masks, loss)
+    results = [mask_gradient(model, images, masks, loss, workers)]
+    if model.has_images_first:
+        results.append(gradient_in_one_run(model, images, masks, loss, range(len(masks))))
+    for found_loss, found in results:
+        torch.testing.assert_close(found_loss, expected_loss)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10 * float(expected.abs().max()))
     assert masks.all() or expected[masks == 0].any()
 
 
@@ -152,6 +155,12 @@ def test_the_gradient_of_random_networks(workers: ThreadPoolExecutor, seed: int,
     graph = trace(random_network(RandomNetwork(seed), SIDE), SIDE)
     if graph.num_units:
         check_gradient(graph, random_images(SIDE), binary_masks(graph, share), workers)
+
+
+@pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
+def test_whether_images_come_first(network: type[nn.Module]) -> None:
+    """Only torch's attention, which takes them second, has them elsewhere where masks stand."""
+    assert freeze(traced(network, SIDE)[1], torch.float64).has_images_first == (network is not SelfAttention)
 
 
 @pytest.mark.parametrize("network", [Residual, Dense])

@@ -1,0 +1,112 @@
+"""What a CUDA device computes is what the CPU computes, and the same bits every time. Skipped where there is none.
+
+The scripts need no tests of their own: on such a machine all tests of scripts run on the device.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_images as some_images
+from exactness import random_images, random_mask
+from random_modules import with_random_biases
+from torch import Tensor
+
+from models.graph import Graph, trace
+from models.names import network_of
+from models.training import TrainingSettings, train
+from modules.kernel_importance import kernel_importance
+from modules.masked_modules import freeze, mask_gradient
+from modules.population_outputs import population_outputs
+from search.genetic.pair_counting import count_greater
+from utils.core_threads import core_threads
+from utils.device import make_deterministic
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NETWORKS = ("simcnn_x0_25", "rescnn_x0_25", "resnet20")
+# TF32, in which CUDA convolves float32, has ten bits of precision.
+CLOSE = {"rtol": 2e-2, "atol": 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Any:
+    make_deterministic(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def graph_of(name: str) -> Graph:
+    torch.manual_seed(1)
+    return trace(with_random_biases(network_of(name, 10), seed=1), 32)
+
+
+def masks_of(graph: Graph, count: int) -> np.ndarray:
+    return np.stack([random_mask(graph, seed, 0.6) for seed in range(count)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_populations(name: str) -> None:
+    graph, images = graph_of(name), random_images(32, 50).float()
+    masks, classes = masks_of(graph, 6), [0, 1, 2, 3, 4, 0]
+    on_cpu = population_outputs(graph.to(dtype=torch.float32), masks, classes, images)
+    on_cuda = [
+        population_outputs(graph.to(CUDA, torch.float32), masks, classes, images.to(CUDA), batch_size)
+        for batch_size in (None, None, 20)
+    ]
+    np.testing.assert_allclose(on_cuda[0], on_cpu, rtol=0, atol=2e-2 * np.abs(on_cpu).max())
+    assert np.array_equal(on_cuda[0], on_cuda[1])
+    np.testing.assert_allclose(on_cuda[0], on_cuda[2], rtol=0, atol=2e-2 * np.abs(on_cpu).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gradient_of_masks(name: str, dtype: torch.dtype) -> None:
+    graph, images = graph_of(name), random_images(32, 16)
+    masks = torch.as_tensor(masks_of(graph, 10)).double()
+
+    def gradient(device: torch.device, dtype: torch.dtype) -> Tensor:
+        labels = torch.arange(16, device=device) % 10
+        of_device = masks.to(device, torch.promote_types(dtype, torch.float32))
+        model = freeze(graph.to(device), dtype)
+        with ThreadPoolExecutor(1) as workers:
+            given = images.to(device, dtype)
+            return mask_gradient(model, given, of_device, lambda logits: F.cross_entropy(logits, labels), workers)[1]
+
+    expected, found = gradient(CPU, torch.float64), gradient(CUDA, dtype)
+    error = float((found.cpu() - expected).norm() / expected.norm())
+    assert error < {torch.float64: 1e-9, torch.float32: 0.1, torch.bfloat16: 0.5}[dtype]
+    assert torch.equal(found, gradient(CUDA, dtype))
+
+
+def test_training_gives_the_same_bits_again() -> None:
+    settings = TrainingSettings(2, 16, 0.02, momentum=0.9, weight_decay=1e-3, augmented=True, mirror=True)
+
+    def trained(dtype: torch.dtype) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = network_of("simcnn_x0_25", 3).to(CUDA, memory_format=torch.channels_last)
+        train(network, some_images(50, 3), some_images(11, 3, seed=2), settings, device=CUDA, dtype=dtype, seed=0)
+        return list(network.state_dict().values())
+
+    for dtype in (torch.float32, torch.bfloat16):
+        assert all(map(torch.equal, trained(dtype), trained(dtype)))
+
+
+def test_importance() -> None:
+    graph = graph_of("simcnn_x0_25").to(dtype=torch.float32)
+    images = some_images(80, 10)
+    pixels, labels = torch.tensor(images.pixels), torch.tensor(images.labels)
+    of_devices = [kernel_importance(graph.to(d), pixels.to(d), labels.to(d), 0.0)[0] for d in (CPU, CUDA)]
+    np.testing.assert_allclose(of_devices[1], of_devices[0], **CLOSE)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+def test_counting_pairs(kind: type) -> None:
+    random = np.random.default_rng(0)
+    values, others = (random.integers(0, 9, (rows, 3000)).astype(kind) for rows in (40, 30))
+    expected = (values[:, None] > others[None]).sum(-1)
+    with core_threads(CPU) as workers:
+        assert np.array_equal(count_greater(values, others, workers=workers, device=CUDA), expected)
