@@ -38,8 +38,9 @@ class Size:
     """How much is run."""
 
     seeds: Mapping[str, tuple[int, ...]]  # of every network; weak models are of the first one
+    genetic_seeds: Mapping[str, tuple[int, ...]]  # those of them with a genetic search, which takes the most time
     poorly_fitted: Words  # the networks whose poorly fitted weak models are patched, too
-    ablated: Words  # the networks whose genetic search is run without its heuristics
+    ablated: Words  # the networks whose genetic searches are run without each heuristic, too
     underfitted: str  # the epoch of poorly fitted models, counted from 0, that counts as underfitted
     precision: str = "float32"
     training: Words = ()
@@ -55,12 +56,13 @@ class Size:
 
 PUBLISHED = Size(
     seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0,), "resnet20": (0,)},
+    genetic_seeds={"simcnn_x0_25": (0,)},
     poorly_fitted=("simcnn_x0_25",),
     ablated=("simcnn_x0_25",),
     underfitted="9",
     precision="bfloat16",
-    genetic=("--set", "generations=60"),
-    ablation=("--set", "generations=20"),
+    genetic=("--set", "generations=20"),
+    ablation=("--set", "generations=10"),
     gradient=("--keep", "0.3"),
     patching_modules=("--set", "mask_keeps=0.8,0.6,0.55,0.5"),
     for_patch=("--keep", "0.1"),
@@ -74,6 +76,7 @@ _FEW_CHROMOSOMES = tuple(
 )
 TINY = Size(
     seeds={"simcnn_x0_25": (0,)},
+    genetic_seeds={"simcnn_x0_25": (0,)},
     poorly_fitted=("simcnn_x0_25",),
     ablated=("simcnn_x0_25",),
     underfitted="0",
@@ -125,13 +128,14 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
     for model, seeds in seeds_of.items():
         for seed in seeds:
             make = partial(_stage, model, dataset, f"seed_{seed}", seed)
-            yield from _of_modules(make, size)
+            searches = ("genetic", "gradient") if seed in size.genetic_seeds.get(model, ()) else ("gradient",)
+            yield from _of_modules(make, size, searches)
             if seed == seeds[0] and load(model, dataset).weak_classes:
-                yield from _of_patching(make, size)
+                yield from _of_patching(make, size, searches)
                 if model in size.poorly_fitted:
                     yield from _of_poorly_fitted(make, size)
     for model in (model for model in size.ablated if model in seeds_of):
-        for seed, (name, words) in itertools.product(seeds_of[model], ABLATIONS.items()):
+        for seed, (name, words) in itertools.product(size.genetic_seeds[model], ABLATIONS.items()):
             make = partial(_stage, model, dataset, f"seed_{seed}_{name}", seed, strong_from=f"seed_{seed}")
             yield make("importance", (IMPORTANCE, *words))
             yield make("genetic", (GENETIC, *size.ablation, *words), needs=("importance",))
@@ -153,21 +157,22 @@ def _stage(
     return Stage(model, dataset, root, what, seed, lines, needed, strong_from)
 
 
-def _of_modules(make: Callable[..., Stage], size: Size) -> Iterator[Stage]:
-    """A strong model, both searches, and what each costs and loses."""
+def _of_modules(make: Callable[..., Stage], size: Size, searches: Words) -> Iterator[Stage]:
+    """A strong model, the searches, and what each costs and loses."""
     yield make("strong", (TRAIN, *size.training))
-    yield make("importance", (IMPORTANCE,), needs=("strong",))
-    yield make("genetic", (GENETIC, *size.genetic), needs=("importance",))
+    if "genetic" in searches:
+        yield make("importance", (IMPORTANCE,), needs=("strong",))
+        yield make("genetic", (GENETIC, *size.genetic), needs=("importance",))
     yield make("gradient", (GRADIENT, *size.gradient), needs=("strong",))
-    yield make("trade_off", (TRADE_OFF, "--images", "test", *size.genetic), needs=("genetic", "gradient"))
+    yield make("trade_off", (TRADE_OFF, "--images", "test", *size.genetic), needs=searches)
 
 
-def _of_patching(make: Callable[..., Stage], size: Size) -> Iterator[Stage]:
+def _of_patching(make: Callable[..., Stage], size: Size, searches: Words) -> Iterator[Stage]:
     """Overly simple weak models, patched; and by modules that were searched for that, down to very small ones."""
     # Both searches write the modules, and the last one counts. All rounds are done: however much one loses, of those
     # down to the last of `mask_keeps` the smallest is taken.
     take = (GRADIENT, "--max_loss", "100", *size.patching_modules)
-    yield make("modules", take, (OUTPUTS,), needs=("genetic", "gradient"))
+    yield make("modules", take, (OUTPUTS,), needs=searches)
     yield make("weak", (WEAK, *size.weak), needs=("strong",))
     simple = ("--exp_type", "weak")
     yield make("patch_weak", (PATCH, *simple, "--target_epoch", "best", *ALL_RULES), needs=("modules", "weak"))

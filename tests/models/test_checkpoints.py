@@ -55,7 +55,7 @@ def refusal(content: Any, tmp_path: Path, key: str | None = None) -> str:
 
 
 def is_same(found: dict[str, Tensor], expected: State) -> bool:
-    return all(torch.equal(found[name], value) for name, value in expected.items())
+    return all(torch.equal(found[name].cpu(), value) for name, value in expected.items())
 
 
 WRAPPED = {
