@@ -87,16 +87,22 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     return [*found, *((point.method, point) for point in points if point.method == "genetic")]
 
 
-def _trade_offs(done: Done) -> Iterator[tuple[Stage, Record, str, TradeOff]]:
+def trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[TradeOff]]]:
+    """All sets of modules of each network and seed."""
     for stage, record in done.of("trade_off"):
         path = report_files.trade_off(done.place.artifacts(stage), "test")
-        for name, point in nearest_rounds(read_rows(path, TradeOff, done.place.command)):
+        yield stage, record, read_rows(path, TradeOff, done.place.command)
+
+
+def _shown(done: Done) -> Iterator[tuple[Stage, Record, str, TradeOff]]:
+    for stage, record, points in trade_offs(done):
+        for name, point in nearest_rounds(points):
             yield stage, record, name, point
 
 
 def module_rows(done: Done) -> Iterator[Cells]:
     """A row per network, seed and set of modules; the seconds are the search's."""
-    for stage, record, name, point in _trade_offs(done):
+    for stage, record, name, point in _shown(done):
         right = [point.right + round(point.points_lost * point.images / 100), point.right]
         yield [
             *(stage.model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
@@ -108,7 +114,7 @@ def module_rows(done: Done) -> Iterator[Cells]:
 
 def seed_rows(done: Done) -> Iterator[Cells]:
     """A row per network and set of modules that several seeds have."""
-    yield from over_seeds((stage.model, name, point) for stage, _, name, point in _trade_offs(done))
+    yield from over_seeds((stage.model, name, point) for stage, _, name, point in _shown(done))
 
 
 def over_seeds(trade_offs: Iterable[tuple[str, str, TradeOff]]) -> Iterator[Cells]:
@@ -129,7 +135,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 # Whether patching helps
-def _patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakModel]]]:
+def patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakModel]]]:
+    """The weak models of each network and kind, which stands before them in words."""
     for stage, record in done.of(*PATCHED):
         kind, words = PATCHED[stage.what]
         artifacts, wanted = done.place.artifacts(stage), stage.option("--target_epoch")
@@ -143,7 +150,7 @@ def _patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakM
 
 def patching_rows(done: Done) -> Iterator[Cells]:
     """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
-    for stage, record, words, models in _patched(done):
+    for stage, record, words, models in patched(done):
         before = mean_metrics(models, BEFORE)
         for method in (BEFORE, *RULES, NO_MODULE, WHOLE_MODEL.format("learned")):
             yield [
@@ -175,7 +182,7 @@ def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[st
 
 def patch_rows(done: Done) -> Iterator[Cells]:
     """A row per weak model and method, with the counts and with the interval of F1's change."""
-    for stage, record, words, models in _patched(done):
+    for stage, record, words, models in patched(done):
         for model in models:
             for method in model.methods:
                 scores, change = model.scores(method), model.change(method)
@@ -190,12 +197,17 @@ def patch_rows(done: Done) -> Iterator[Cells]:
                 ]
 
 
+def patch_trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
+    """The patches of each network, by modules of several sizes."""
+    for stage, record in done.of("patch_sizes"):
+        path = patch_files.trade_off(done.place.artifacts(stage), WeakKind.SIMPLE, "test")
+        yield stage, record, read_rows(path, PatchTradeOff, done.place.command)
+
+
 def patch_size_rows(done: Done) -> Iterator[Cells]:
     """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
-    for stage, record in done.of("patch_sizes"):
-        artifacts = done.place.artifacts(stage)
-        path = patch_files.trade_off(artifacts, WeakKind.SIMPLE, "test")
-        for cells in patch_sizes(read_rows(path, PatchTradeOff, done.place.command)):
+    for stage, record, points in patch_trade_offs(done):
+        for cells in patch_sizes(points):
             yield [stage.model, *cells, stage.seed, f"{record.seconds:.0f}", record.commit]
 
 
@@ -221,24 +233,49 @@ def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
 
 
 # Which heuristics matter
+@dataclass(frozen=True)
+class Search:
+    """A genetic search with all of its heuristics or without one, over the generations that all of them did."""
+
+    stage: Stage
+    record: Record
+    without: str  # or "none"
+    rows: list[Generation]
+
+    @property
+    def chromosomes(self) -> np.ndarray:
+        """(generations,) how many had been made at the end of each."""
+        config = load(self.stage.model, self.stage.dataset, self.stage.settings)
+        bred = config.num_classes * (config.population - config.elites)
+        return config.num_classes * config.population + bred * np.arange(len(self.rows))
+
+
+def compared_searches(done: Done) -> list[Search]:
+    """The genetic searches of the seeds that have some without a heuristic."""
+    logs = [(*of, genetic_files.log(done.place.artifacts(of[0])).load()) for of in done.of("genetic")]
+    ablated = {(stage.model, stage.seed) for stage, *_ in logs if stage.strong_from}
+    shortest = min((len(rows) for stage, _, rows in logs if stage.strong_from), default=0)
+    return [
+        Search(stage, record, without_what(stage), list(rows[:shortest]))
+        for stage, record, rows in logs
+        if (stage.model, stage.seed) in ablated
+    ]
+
+
+def without_what(stage: Stage) -> str:
+    """The heuristic that a genetic search does without, in words."""
+    return stage.root.removeprefix(f"seed_{stage.seed}").strip("_").replace("_", " ") or "none"
+
+
 def heuristic_rows(done: Done) -> Iterator[Cells]:
     """A row per genetic search with all of its heuristics and without one, each over the same generations."""
-    searches = [
-        (stage, record, genetic_files.log(done.place.artifacts(stage)).load()) for stage, record in done.of("genetic")
-    ]
-    ablated = {(stage.model, stage.seed) for stage, *_ in searches if stage.strong_from}
-    shortest = min((len(rows) for stage, _, rows in searches if stage.strong_from), default=0)
-    for stage, record, rows in searches:
-        if (stage.model, stage.seed) in ablated:
-            without = stage.root.removeprefix(f"seed_{stage.seed}").strip("_").replace("_", " ") or "none"
-            rows, config = rows[:shortest], load(stage.model, stage.dataset, stage.settings)
-            bred = config.num_classes * (config.population + (len(rows) - 1) * (config.population - config.elites))
-            seconds = sum(row.seconds for row in rows)
-            yield [
-                *(stage.model, without, len(rows), bred, sum(row.ensembles_scored for row in rows)),
-                *course(rows),
-                *(stage.seed, f"{seconds:.0f}", record.commit),
-            ]
+    for search in compared_searches(done):
+        rows = search.rows
+        yield [
+            *(search.stage.model, search.without, len(rows), search.chromosomes[-1]),
+            *(sum(row.ensembles_scored for row in rows), *course(rows), search.stage.seed),
+            *(f"{sum(row.seconds for row in rows):.0f}", search.record.commit),
+        ]
 
 
 def course(rows: Sequence[Generation]) -> Cells:
@@ -254,11 +291,11 @@ def literature_rows(done: Done) -> Iterator[Cells]:
     """Published figures, then those of the first seed of each network; its patches are the learned rule's."""
     yield from list(csv.reader(read_text(PUBLISHED_FIGURES, "git checkout").splitlines()))[1:]
     patches = {}
-    for stage, _, words, models in _patched(done):
+    for stage, _, words, models in patched(done):
         if words == PATCHED["patch_weak"][1]:
             change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
             patches[stage.root, stage.model] = [f"{100 * value:+.2f}" for value in change]
-    for stage, record, name, point in _trade_offs(done):
+    for stage, record, name, point in _shown(done):
         if name.startswith(("gradient, keep 50%", "genetic")) and stage.seed == 0:
             gains = patches.get((stage.root, stage.model), [""] * len(METRICS))
             yield [

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from result_figures import figures_of
 from result_records import DONE, Place, Record
 from result_rows import (
     PATCHED,
@@ -21,6 +22,7 @@ from result_rows import (
 from result_stages import Stage
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from report.figures import save_drawing
 from utils.files import read_text, save_text
 from utils.tables import csv_table, markdown_table
 
@@ -39,7 +41,7 @@ class Table:
 
 
 def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
-    """Write tables/NAME.csv below a folder, and every table between its marks in the folder's README.md.
+    """Write tables/NAME.csv and figures/ below a folder, and every table between its marks in the folder's README.md.
 
     Where there is no README.md, one is made of the tables alone.
     """
@@ -51,6 +53,8 @@ def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
         if table.is_short:
             texts[name] = markdown(done, table, rows)
+    for name, drawing in figures_of(done):
+        save_drawing(drawing, folder / "figures" / name)
     readme = folder / "README.md"
     text = read_text(readme, place.command) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
     save_text(readme, filled(text, texts))
@@ -100,7 +104,7 @@ METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
 TABLES = {
     "modules": Table(
         "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's).",
-        ("trade_off",),
+        ("trade_off", "strong"),
         (
             *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
             *("points lost", "distance", "AUC mean", "AUC least", *MADE_BY),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.graph import operators  # noqa: F401 (fills the rules)
+from models.graph.agreement import check_answers
 from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused
@@ -215,7 +216,9 @@ def trace(network: nn.Module, image_side: int, channels: int = 3, fewest_units: 
     Raises NetworkRefused, a ValueError of one line, where that does not work.
     """
     plain = trace_plain(network, image_side, channels)
-    return graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
+    graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
+    check_answers(network, graph.forward, graph.image_shape)
+    return graph
 
 
 def graph_of(

@@ -5,6 +5,8 @@ what follows knows few forms: operators that write in place become their functio
 does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +44,11 @@ def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
 
     Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no (n, classes).
     """
-    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = floating_parameter(network)
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
-    was_training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        with torch.no_grad(), quiet():
-            _try(network, images)
-            return _plain(_export(network, images))
-    finally:
-        for module in was_training:
-            module.training = True
+    with torch.no_grad(), in_evaluation_mode(network), quiet():
+        _try(network, images)
+        return _plain(_export(network, images))
 
 
 def _try(network: nn.Module, images: Tensor) -> None:
@@ -205,6 +201,23 @@ def _logits(outputs: list[fx.Node]) -> fx.Node:
     while kind(node) in PROBABILITIES and node.args[1] in (1, -1):
         node = node.args[0]
     return node
+
+
+def floating_parameter(network: nn.Module) -> Tensor:
+    """One that tells the network's dtype and device; a zero where it has none."""
+    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+
+
+@contextmanager
+def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Leaves every part of the network in the mode that it was in."""
+    was_training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
 
 
 def erase_unused(graph: fx.Graph) -> None:

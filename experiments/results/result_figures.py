@@ -1,0 +1,104 @@
+"""The figures of the published experiments: one to a table, of the numbers behind it."""
+
+from collections.abc import Iterator, Sequence
+
+from result_rows import PATCHED, Done, Search, compared_searches, patch_trade_offs, patched, trade_offs
+from result_stages import Stage
+
+import global_configure  # noqa: F401  (finds our packages before others of their names)
+from patching.report import BEFORE, WHOLE_MODEL
+from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures_of_patch_trade_off import patch_trade_off_figure
+from report.figures_of_patching import patch_figure
+from report.figures_of_trade_off import TradeOff
+from search.genetic.log import best_generation
+
+SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods
+
+
+def figures_of(done: Done) -> Iterator[tuple[str, Drawing]]:
+    """What can be drawn of what is done: (name, drawing)."""
+    if searched := [(stage, points) for stage, _, points in trade_offs(done)]:
+        yield "modules", modules_figure(searched)
+    for stage, _, words, models in patched(done):
+        scores = {model.classes[-1]: {method: model.scores(method) for method in SHOWN} for model in models}
+        title = f"{stage.model} on {stage.dataset}: {words} weak models, test images"
+        yield f"{stage.what}_{stage.model}", patch_figure(scores, title)
+    for stage, _, points in patch_trade_offs(done):
+        title = f"{stage.model} on {stage.dataset}: {PATCHED['patch_weak'][1]} weak models, test images"
+        yield f"patch_sizes_{stage.model}", patch_trade_off_figure(points, title)
+    if searches := compared_searches(done):
+        yield "heuristics", heuristics_figure(searches)
+
+
+@styled
+def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Drawing:
+    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks."""
+    figure = new_figure(10, 4.6)
+    axes = figure.subplots()
+    models = list(dict.fromkeys(stage.model for stage, _ in searched))
+    rows, sentences, named = [], [], set()
+    for stage, points in searched:
+        number = models.index(stage.model)
+        for method, line in (("gradient", "-"), ("genetic", "none")):
+            own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
+            label = f"{stage.model}, {method}"
+            axes.plot(
+                [100 * point.kernels_kept for point in own],
+                [point.points_lost for point in own],
+                color=PALETTE[(0, 1, 2, 4)[number % 4]],
+                marker=MARKERS[number] if method == "gradient" else "*",
+                markersize=5 if method == "gradient" else 13,
+                linestyle=line,
+                label=label if own and label not in named else None,
+            )
+            named.add(label)
+            rows += [
+                (stage.model, stage.seed, method, point.target, point.kernels_kept, point.points_lost) for point in own
+            ]
+        within = [point for point in points if point.points_lost <= 1]
+        if within:
+            least = min(within, key=lambda point: point.kernels_kept)
+            sentences.append(
+                f"{stage.model}, seed {stage.seed}: with at most one point lost, {least.kernels_kept:.1%} of the "
+                f"kernels are kept ({least.method})."
+            )
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("kernels kept in %, mean over modules")
+    axes.set_ylabel("accuracy lost in percentage points")
+    axes.grid()
+    axes.legend()
+    figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
+    columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
+    return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
+
+
+@styled
+def heuristics_figure(searches: Sequence[Search]) -> Drawing:
+    """The best fitness so far by the chromosomes that were made: a colour a heuristic that was left out."""
+    figure = new_figure(10, 4.6)
+    axes = figure.subplots()
+    ways = list(dict.fromkeys(search.without for search in searches))
+    rows, ends, named = [], [], set()
+    for search in searches:
+        number = ways.index(search.without)
+        best = [best_generation(search.rows[: last + 1]).fitness for last in range(len(search.rows))]
+        label = "all heuristics" if search.without == "none" else search.without
+        axes.plot(
+            search.chromosomes,
+            best,
+            color=PALETTE[(0, 1, 2, 4)[number % 4]],
+            marker=MARKERS[number],
+            label=None if label in named else label,
+        )
+        named.add(label)
+        made = zip(search.chromosomes.tolist(), best, strict=True)
+        rows += [(search.stage.model, search.stage.seed, label, count, fitness) for count, fitness in made]
+        ends.append(f"{label} (seed {search.stage.seed}) {best[-1]:.4f}")
+    axes.set_xlabel("chromosomes made, all classes together")
+    axes.set_ylabel("best fitness so far")
+    axes.grid()
+    axes.legend()
+    figure.suptitle("The genetic search with all heuristics and without one, on the search's validation images")
+    columns = ("network", "seed", "heuristics", "chromosomes", "best_fitness")
+    return Drawing(figure, f"Best fitness at the end: {', '.join(ends)}.", columns, rows)
