@@ -155,6 +155,10 @@ class Config:
     )
     survivors_min: Count = genetic(50, "Ensembles that survive a tournament round at the least.")
     survivors_max: int = genetic(500, "Ensembles that survive a tournament round at the most.")
+    survival: Literal["accuracy", "random"] = genetic(
+        "accuracy",
+        "Which partial ensembles live on: `accuracy`, the most accurate ones, or `random`, as many, drawn: a control.",
+    )
     alpha: Fraction = genetic(
         0.9, "The weight of accuracy in fitness; 1 - alpha is that of the modules' Jaccard distance."
     )

@@ -30,6 +30,7 @@ ALL_RULES = ("--calibration", "all")
 ABLATIONS: Mapping[str, Words] = {
     "random_importance": ("--set", "importance_mode=random"),
     "random_population": ("--set", "init_pop_mode=random"),
+    "random_survivors": ("--set", "survival=random"),
 }
 
 

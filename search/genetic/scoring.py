@@ -41,6 +41,7 @@ def scoring_rules(config: Config, last_best_accuracy: float | None) -> ScoringRu
         accuracy_weight=accuracy_weight(config.alpha, config.gamma, last_best_accuracy),
         distance_weight=1 - config.alpha,
         own_class_weight=config.own_class,
+        draws_survivors=config.survival == "random",
     )
 
 

@@ -37,6 +37,7 @@ class ScoringRules:
     accuracy_weight: float  # alpha'
     distance_weight: float  # 1 - alpha
     own_class_weight: float = 0.0  # of the modules' mean AUC for their own classes; 0, as published: none
+    draws_survivors: bool = False  # partial ensembles survive by chance, as many as would by accuracy: a control
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,14 @@ def score_population(
     groups = _singles(output_levels(outputs, labels), _own_class(outputs, labels, rules), order)
     num_scored = 0
     with core_threads(torch.device("cpu"), threads or num_cores()) as workers:
-        count = partial(count_greater, num_best=rules.survivors_max, workers=workers, device=device)
+        count = partial(count_greater, workers=workers, device=device)
         while len(groups) > 1:
             crossed, last = [], len(groups) == 2
             for left, right in zip(groups[::2], groups[1::2], strict=False):
-                group, accuracy, fitness = _cross(left, right, distances, rules, protected, count, last)
+                draw = None
+                if rules.draws_survivors and not last:
+                    draw = generator(seed, "survivors", generation, *left.classes, *right.classes)
+                group, accuracy, fitness = _cross(left, right, distances, rules, protected, count, draw, last)
                 num_scored += len(left.members) * len(right.members)
                 crossed.append(group)
             groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
@@ -157,20 +161,26 @@ def _cross(
     distances: np.ndarray,
     rules: ScoringRules,
     protected: Sequence[int] | None,
-    count: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    count: Callable[..., np.ndarray],
+    draw: np.random.Generator | None,
     last: bool,
 ) -> tuple[Group, np.ndarray, np.ndarray]:
-    """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels."""
+    """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels.
+
+    They survive by accuracy; or, where there is a generator to `draw` them by, by chance.
+    """
     classes = left.classes + right.classes
     num_own = right.own.stop - left.own.start
     ours, theirs = _ascending(left, left, right), _ascending(right, left, right)
-    num_right = count(ours, theirs)
+    num_right = count(ours, theirs, num_best=rules.survivors_max if draw is None else None)
     always = None if protected is None else _find(left, right, protected)
     if always is not None:
         e, f = divmod(always, len(theirs))
         num_right[e, f] = (ours[e] > theirs[f]).sum()
     threshold = rules.thresholds.get(len(classes), 0.0)
     chosen = most_accurate(num_right.ravel(), num_own, threshold, rules, always)
+    if draw is not None:
+        chosen = drawn(num_right.size, len(chosen), always, draw)
 
     e, f = np.divmod(chosen, len(right.members))
     members = np.concatenate([left.members[e], right.members[f]], axis=1)
@@ -248,3 +258,11 @@ def most_accurate(
     above, at = np.flatnonzero(num_right > last_count), np.flatnonzero(num_right == last_count)
     chosen = np.concatenate([above[np.argsort(-num_right[above], kind="stable")], at[: num_surviving - len(above)]])
     return chosen if always is None or always in chosen else np.append(chosen, always)
+
+
+def drawn(ensembles: int, surviving: int, always: int | None, draw: np.random.Generator) -> np.ndarray:
+    """Indices of `surviving` of so many ensembles, rising, each as likely as any other; `always` is one of them."""
+    chosen = draw.choice(ensembles, surviving, replace=False)
+    if always is not None and always not in chosen:
+        chosen[0] = always
+    return np.sort(chosen)

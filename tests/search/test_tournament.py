@@ -1,5 +1,6 @@
 """The tournament against a loop over its ensembles: equal to the last bit."""
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from search.genetic.tournament import ScoringRules, accuracy_weight, most_accurate, score_population
+from search.genetic.tournament import ScoringRules, accuracy_weight, drawn, most_accurate, score_population
 
 
 def check(
@@ -129,6 +130,50 @@ def test_a_term_for_the_own_class_tells_a_free_rider_from_a_module_that_knows() 
     np.testing.assert_allclose(after.fitness[0], [0.9 + 0.2 * (0.5 + 1) / 2, 0.9 + 0.2])
     assert after.ensembles[0, 0] == 1
     np.testing.assert_allclose(after.ensemble_own_class, [1, 1, 0.75, 0.75])
+
+
+@settings(max_examples=30)
+@given(instances(4, 4))
+def test_the_control_scores_as_many_ensembles_as_exactly(instance: tuple) -> None:
+    """Whoever survives by chance: what is said of a final ensemble is what a loop over the images finds."""
+    outputs, masks, labels, rules, protected, generation = instance
+    arguments: dict[str, Any] = {"seed": 5, "generation": generation, "protected": protected}
+    by_chance = replace(rules, draws_survivors=True)
+    scores = score_population(outputs, masks, labels, by_chance, threads=1, **arguments)
+    again = score_population(outputs, masks, labels, by_chance, threads=3, **arguments)
+    assert naive.same_scores(scores, again)
+    if protected:
+        assert protected in scores.ensembles.tolist()
+    for ensemble, accuracy in zip(scores.ensembles, scores.ensemble_accuracy, strict=True):
+        answers = np.stack([of_class[c] for of_class, c in zip(outputs, ensemble, strict=True)]).argmax(0)
+        assert accuracy == (answers == labels).mean()
+    if not rules.thresholds and not protected:  # else a threshold decides how many they are
+        assert scores.num_scored == score_population(outputs, masks, labels, rules, **arguments).num_scored
+
+
+def test_survivors_by_chance() -> None:
+    """All survive where there is room, the best ones need not where there is none, and generations draw anew."""
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    outputs = [(random.standard_normal((6, 40)) + (labels == c)).astype(np.float32) for c in range(3)]
+    masks = [random.random((6, 5)) < 0.5 for _ in range(3)]
+
+    def best(survivors: int, by_chance: bool, generation: int = 0) -> tuple[float, int]:
+        rules = ScoringRules({}, survivors, survivors, 1.0, 0.0, draws_survivors=by_chance)
+        scores = score_population(outputs, masks, labels, rules, seed=0, generation=generation)
+        return scores.ensemble_accuracy[0], len(scores.ensembles)
+
+    assert best(216, True) == best(216, False)
+    assert sum(best(2, True, g)[0] < best(2, False, g)[0] for g in range(10)) >= 8
+
+
+@given(st.integers(1, 40), st.data())
+def test_drawn(ensembles: int, data: st.DataObject) -> None:
+    surviving = data.draw(st.integers(1, ensembles))
+    always = data.draw(st.none() | st.integers(0, ensembles - 1))
+    chosen = drawn(ensembles, surviving, always, np.random.default_rng(data.draw(st.integers(0, 99)))).tolist()
+    assert chosen == sorted(set(chosen)) and len(chosen) == surviving and set(chosen) <= set(range(ensembles))
+    assert always is None or always in chosen
 
 
 def test_survivors() -> None:
