@@ -46,7 +46,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Patch:
+class PatchParts:
     """What a weak model is patched with, as it is read from the disk."""
 
     target_class: int
@@ -59,7 +59,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class PatchCase(Patch):
+class PatchCase(PatchParts):
     """All that patching one weak model needs, every network evaluated once."""
 
     valid: Outputs
@@ -151,7 +151,7 @@ class PatchCases:
         for (patch, images), said in zip(patches, in_order(engine.results()), strict=True):
             yield self._case(patch, images, said)
 
-    def _read(self, target_class: int, wanted_epoch: str) -> tuple[Patch, PatchImages]:
+    def _read(self, target_class: int, wanted_epoch: str) -> tuple[PatchParts, PatchImages]:
         config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
         epoch = self.epoch(target_class, wanted_epoch)
         weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
@@ -169,10 +169,10 @@ class PatchCases:
             images: Images = getattr(split, part)
             own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
         kernels = load_kernel_mask(config, place, target_class)
-        patch = Patch(target_class, split.classes, epoch, weak, module, kernels, module_outputs)
+        patch = PatchParts(target_class, split.classes, epoch, weak, module, kernels, module_outputs)
         return patch, PatchImages(target_class, own, of_target)
 
-    def _case(self, patch: Patch, images: PatchImages, said: Answers) -> PatchCase:
+    def _case(self, patch: PatchParts, images: PatchImages, said: Answers) -> PatchCase:
         valid, test = (self._outputs(part, images, said) for part in ("valid", "test"))
         return PatchCase(**vars(patch), valid=valid, test=test, strong_outputs=said.strong_of_class)
 

@@ -11,7 +11,7 @@ from dataset.target_classes import HELP
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options
 from models.trained_on import check_trained_on
-from models.training import TrainingSettings, best_epoch
+from models.training import Epoch, TrainingSettings, best_epoch
 from models.weights import count_parameters
 from patching import files as patch_files
 from patching.data import PatchData
@@ -25,6 +25,7 @@ from utils.recorded_settings import record_or_compare
 from utils.stage import Stage, stage_parser
 
 BYTES_PER_PARAMETER = 4
+GUESSING = 1.5  # times the accuracy of guessing: less is no training
 
 
 def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
@@ -47,6 +48,11 @@ def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argpar
 def epochs_to_keep(epochs: int, every: int, chosen: tuple[int, ...]) -> list[int]:
     """Which of `epochs` epochs, counted from 0, leave a checkpoint: every so-manyth, the chosen ones and the last."""
     return sorted({*range(every - 1, epochs, every), *(epoch for epoch in chosen if epoch < epochs), epochs - 1})
+
+
+def has_learned(history: list[Epoch], num_classes: int) -> bool:
+    """Whether the best epoch is right on half as many images again as guessing would be."""
+    return history[best_epoch(history)].valid_accuracy >= GUESSING / num_classes
 
 
 def bytes_to_write(parameters: int, kept: int, models: int) -> int:
@@ -176,3 +182,9 @@ def _record(stage: Stage, job: WeakJob, split: Split, trained: Trained) -> None:
         f"{sum(epoch.seconds for epoch in trained.history):.0f} s",
         flush=True,
     )
+    if not has_learned(trained.history, len(split.classes)):
+        print(
+            f"{job.name}: it has learned nothing, so a patch of it says nothing; train it again (--fresh) with another "
+            f"seed (CNNMOD_SEED) or step size (--set {job.kind}_learning_rate={job.settings.learning_rate / 2:g})",
+            flush=True,
+        )

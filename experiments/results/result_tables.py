@@ -158,9 +158,9 @@ TABLES = {
         heuristic_rows,
     ),
     "literature": Table(
-        "Beside the others. The scale differs: published figures are of full-width networks on a GPU, ours of "
-        "quarter-width ones and of ResNet-20 on two CPU cores, with other weak models; so compare signs and orders of "
-        "magnitude. Accuracies, kept parts and patches in % and points.",
+        "Beside the others. The scale differs: published figures, and two of ours, are of full-width networks on a "
+        "GPU, the rest of ours of quarter-width ones and of ResNet-20 on two CPU cores, with other weak models; so "
+        "compare signs and orders of magnitude there. Accuracies, kept parts and patches in % and points.",
         ("trade_off", "patch_weak"),
         (
             *("method", "what", "points lost", "kept %", "kept of", "FLOPs %", "distance %", *METRIC_COLUMNS),

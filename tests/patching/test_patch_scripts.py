@@ -181,6 +181,9 @@ def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root,
     other.refused("was made with other settings", "epochs: 2 there, 3 now", "--fresh")
     fresh = run_main(TRAIN_WEAK, *COMMON, "--epochs", 3, "--target_class", 1, "--fresh", root=own_root)
     assert fresh.exit_code == 0 and "target_class_1.old_1" in fresh.stdout
+    words = ("--epochs", 1, "--target_class", 1, "--set", "weak_learning_rate=1e-9", "--fresh")
+    nothing = run_main(TRAIN_WEAK, *COMMON, *words, root=own_root)
+    assert nothing.exit_code == 0 and "it has learned nothing, so a patch of it says nothing" in nothing.stdout
 
 
 def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from configures.base import load
 from models.training import Epoch, best_epoch
 from patching.weak_models import WeakKind, build_weak_network
-from patching.weak_training import bytes_to_write, epochs_to_keep
+from patching.weak_training import bytes_to_write, epochs_to_keep, has_learned
 from utils.artifacts import TableFile
 from utils.errors import UserError
 
@@ -25,6 +25,13 @@ def test_epochs_to_keep(epochs, every, chosen, expected):
 
 def test_disk_space_is_counted():
     assert bytes_to_write(parameters=1000, kept=3, models=2) == 4000 * (4 * 2 + 3)
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0.1, False), (0.149, False), (0.15, True), (0.9, True)])
+def test_a_training_that_was_none(best, expected):
+    """Of ten classes; the last epoch does not count where another one is better."""
+    history = [Epoch(number, 0.1, 2.3, 0.1, accuracy, 1.0) for number, accuracy in enumerate((0.1, best, 0.09))]
+    assert has_learned(history, 10) == expected
 
 
 def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
