@@ -36,6 +36,8 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.register_profile("thorough", deadline=None, database=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
 torch.set_num_threads(1)
+# Of xdist's workers and of all that tests start: else BLAS's threads, one a core in each, spin while they wait.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class ByFile(LoadFileScheduling):
