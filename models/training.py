@@ -14,7 +14,7 @@ from dataset.datasets import Images, Normalisation, fingerprint
 from dataset.images import augment, normalise, to_device
 from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
-from utils.device import precision_name
+from utils.device import precision_name, through_compiler
 from utils.errors import UserError, reason
 from utils.files import damaged
 from utils.progress import progress, say, steps
@@ -122,7 +122,7 @@ def train(
     description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description)
-    forward = torch.compile(model) if compiled else model
+    forward = through_compiler(model) if compiled else model
     batches = -(-len(labels) // min(settings.batch_size, len(labels)))
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
         for number in range(len(training.history), settings.epochs):

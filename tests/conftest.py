@@ -137,7 +137,7 @@ def _run_here(path: str, args: Sequence[Any]) -> Run:
         except SystemExit as end:
             exit_code = int(end.code or 0)
         finally:
-            torch.use_deterministic_algorithms(False)
+            torch.set_deterministic_debug_mode("default")
     return Run(exit_code, stdout.getvalue(), stderr.getvalue())
 
 

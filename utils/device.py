@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import nn
 
 from utils.errors import UserError, reason
 
@@ -66,7 +67,15 @@ def num_cores() -> int:
 def make_deterministic(seed: int) -> None:
     """Seed torch's global generators and ask for algorithms that give the same bits every time."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # What `use_deterministic_algorithms` does, too, but that imports torch's compiler first: a second of each process.
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # else new tensors are written twice, first with NaN
     torch.backends.cudnn.benchmark = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before the first product
+
+
+def through_compiler(network: nn.Module) -> nn.Module:
+    """The network through torch's compiler, which has to give the same bits every time, too, where torch has to."""
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.compile(network)

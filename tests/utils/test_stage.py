@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, given, settings
 import global_configure
 from configures.setting import SettingError
 from models.opening import open_stage
-from utils.device import float64_device, make_deterministic, num_cores, resolve_device, resolve_precision
+from utils.device import (
+    float64_device,
+    make_deterministic,
+    num_cores,
+    resolve_device,
+    resolve_precision,
+    through_compiler,
+)
 from utils.errors import UserError, WaitedTooLong, run
 from utils.stage import stage_parser
 
@@ -21,7 +28,7 @@ from utils.stage import stage_parser
 @pytest.fixture(autouse=True)
 def torch_as_before() -> Any:
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 def test_open_stage(root_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +167,17 @@ def test_make_deterministic_seeds_torch() -> None:
     first = torch.rand(3)
     make_deterministic(3)
     assert torch.equal(torch.rand(3), first)
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_torchs_compiler_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, *, warn_only: told.append(mode))
+    network = torch.nn.Identity()
+    assert through_compiler(network) is network and told == []
+    make_deterministic(0)
+    assert through_compiler(network) is network and told == [True]
 
 
 @pytest.mark.long
