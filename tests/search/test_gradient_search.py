@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, files_below, run_here, run_script
+from conftest import TOP, Run, files_below, keep_few_images, run_here, run_script
 from shuffled_engine import ShuffledEngine
 from sklearn.metrics import roc_auc_score
 
@@ -43,16 +43,24 @@ SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
 Main = Callable[..., Run]
 
 
+@pytest.fixture(scope="module")
+def ready(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root_dir with a strong model."""
+    root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path_factory.mktemp("ready") / "root"))
+    keep_few_images(root)
+    return root
+
+
 @pytest.fixture
-def root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Path:
+def root(ready: Path, tmp_path: Path) -> Path:
     """Ready for a search."""
-    return Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "root"))
+    return Path(shutil.copytree(ready, tmp_path / "root"))
 
 
 @pytest.fixture(scope="module")
-def reference(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole search."""
-    root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path_factory.mktemp("reference") / "root"))
+    root = Path(shutil.copytree(ready, tmp_path_factory.mktemp("reference") / "root"))
     done = run_here(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert done.exit_code == 0, done
     (root / "printed.txt").write_text(done.stdout)

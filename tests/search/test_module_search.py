@@ -17,7 +17,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, environment, files_below, largest_file, run_here, run_script
+from conftest import TOP, Run, environment, files_below, keep_few_images, largest_file, run_here, run_script
 from shuffled_engine import ShuffledEngine
 
 import global_configure
@@ -100,6 +100,7 @@ def ready(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.Tem
     """A root_dir with a strong model and its kernels' importance."""
     root = tmp_path_factory.mktemp("ready") / "root"
     shutil.copytree(strong_roots(MODEL, DATASET), root)
+    keep_few_images(root)
     done = run_here("preprocess/kernel_importance_analyzer.py", *NAMES, root=root)
     assert done.exit_code == 0, done
     return root
@@ -138,14 +139,18 @@ def explore_and_record(
     run_main: Main, root: Path, until: int, *, explorers: Sequence[Sequence[int]] = (range(5),), since: int = 0
 ) -> Run:
     """A search in this process: in each generation the explorers of these classes, one after the other, then the
-    recorder."""
+    recorder, which waits for nobody and writes modules of the last generation alone."""
     for generation in range(since, until + 1):
         settings = [*SMALL, "--set", f"generations={generation}"]
         for target_classes in explorers:
             done = run_main(EXPLORER, *settings, "--target_class", *target_classes, root=root)
             assert done.exit_code == 0, done
-        recorded = run_main(RECORDER, *settings, root=root)
-        assert recorded.exit_code == 0, recorded
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(global_configure, "wait_limit", 0)
+            recorded = run_main(RECORDER, *SMALL, "--set", f"generations={until}", root=root)
+        if generation < until:
+            recorded.refused(f"generation {generation + 1} of class 0, 1, 2, 3, 4", exit_code=3)
+    assert recorded.exit_code == 0, recorded
     return recorded
 
 
@@ -294,7 +299,8 @@ def test_another_seed_finds_another(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(global_configure, "seed", 1)
-    explore_and_record(run_main, root, 0)
+    done = run_main(EXPLORER, *SMALL, "--set", "generations=0", "--target_class", *range(5), root=root)
+    assert done.exit_code == 0, done
     other, first = found(root), found(reference)
     for target_class in range(5):
         name = f"ga/gen_000_exp_{target_class}_pop.npy"
