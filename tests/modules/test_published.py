@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, keep_few_images
 
 from configures.base import load
 from dataset.datasets import load_split
@@ -93,7 +93,9 @@ def test_published_and_taken_it_answers_alike(
 ) -> None:
     config = load(MODEL, DATASET)
     here = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "here"))
+    keep_few_images(here)
     there, folder = tmp_path / "there", tmp_path / "published"
+    shutil.copytree(here / "data" / "decoded_dataset", there / "data" / "decoded_dataset")
     few = [word for s in ("mask_keeps=0.7", "mask_steps=4", "mask_batch_size=8") for word in ("--set", s)]
     assert run_main("module_gradient_search.py", *NAMES, "--keep", "0.6", *few, root=here).exit_code == 0
     split = load_split(config)

@@ -62,6 +62,15 @@ def patched_root(strong_roots, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def applied(patched_root):
+    """What the patching of all classes by the learned rule said."""
+    arguments = ("--exp_type", "weak", "--calibration", "learned")
+    done = run_here(APPLY, *COMMON, *arguments, root=patched_root)
+    assert done.exit_code == 0, done
+    return done
+
+
 @pytest.fixture
 def own_root(patched_root, tmp_path):
     """A copy of it that the test may change."""
@@ -73,11 +82,9 @@ def test_outputs_are_those_of_the_modules_on_their_class(patched_root):
     assert sum(counts) == 141  # all validation images of the strong model
 
 
-def test_all_classes_give_a_table_with_controls(patched_root, run_main):
-    done = run_main(APPLY, *COMMON, "--exp_type", "weak", "--calibration", "learned", root=patched_root)
-    assert done.exit_code == 0, done
+def test_all_classes_give_a_table_with_controls(patched_root, applied):
     for text in ("before", "learned", "control: learned, no module", "control: learned, whole strong model", "mean ch"):
-        assert text in done.stdout
+        assert text in applied.stdout
     table = patch_files.table(artifacts_of(patched_root), SIMPLE, "best", "learned")
     assert len(table.read_text().splitlines()) == 1 + 5 * 4 + 2 * 4
     assert "| class | name |" in table.with_suffix(".md").read_text()
@@ -227,13 +234,11 @@ def test_workers_of_an_engine_train_the_same(own_root, run_main, monkeypatch):
     assert again.stdout.count("already trained") == 5
 
 
-def test_workers_of_an_engine_patch_the_same(own_root, run_main, monkeypatch):
+def test_workers_of_an_engine_patch_the_same(applied, own_root, run_main, monkeypatch):
     folder = patch_files.weak_models_folder(artifacts_of(own_root), SIMPLE)
-    arguments = ("--exp_type", "weak", "--calibration", "all")
-    done = run_main(APPLY, *COMMON, *arguments, root=own_root)
-    assert done.exit_code == 0, done
+    arguments = ("--exp_type", "weak", "--calibration", "learned")
     written = files_below(folder)
-    reports = sorted(folder.glob("target_class_*/patch_*_all.json"))
+    reports = sorted(folder.glob("target_class_*/patch_*_learned.json"))
     for report in reports:
         report.unlink()
     assert len(reports) == 5
