@@ -147,6 +147,14 @@ def test_a_model_of_no_known_origin_is_not_saved(tmp_path):
         save_patched_model(model, tmp_path / "patched.pth")
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The file of a patched model; for reading only."""
+    path = tmp_path_factory.mktemp("saved") / "patched.pth"
+    save_patched_model(patched_model(), path)
+    return path
+
+
 def damage_network(state):
     state["weak_network"] = "vgg"
 
@@ -198,10 +206,9 @@ def damage_value(state):
         damage_value,
     ],
 )
-def test_a_file_that_is_no_patched_model_is_refused(tmp_path, damage):
+def test_a_file_that_is_no_patched_model_is_refused(tmp_path, saved, damage):
     path = tmp_path / "patched.pth"
-    save_patched_model(patched_model(), path)
-    state = torch.load(path, weights_only=True)
+    state = torch.load(saved, weights_only=True)
     damage(state)
     torch.save(state, path)
     with pytest.raises(UserError, match=r"patched\.pth.*apply_patch\.py --save") as refused:
