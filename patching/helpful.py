@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patching.learned import RIDGES, Array, fold_of_each, free_directions, held_out_scores, standardise
+from patching.learned import (
+    RIDGES,
+    Array,
+    fold_of_each,
+    free_directions,
+    held_out_scores,
+    one_blas_thread,
+    standardise,
+)
 
 SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
 
@@ -31,6 +39,7 @@ class Judged:
         return f"takes {self.gain:+.4f} nats per image away, standard error {self.error:.4f}: {verdict}"
 
 
+@one_blas_thread
 def helpful_modules(
     weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
 ) -> list[Judged]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from utils.seeds import generator
@@ -23,6 +24,9 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
 
 Array = np.ndarray | Tensor
+
+# The matrices of a fit are small: BLAS's threads wait for each other for several times as long as they multiply.
+one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def free_directions(num_classes: int, form: str, targets: Sequence[int], *, with
     return directions
 
 
+@one_blas_thread
 def fit_linear_map(
     weak_logits: Array,
     module_outputs: Array | None,
@@ -127,6 +132,7 @@ def held_out_scores(
             yield number, outside, logits[outside] + features[outside] @ change(directions, parameters).T
 
 
+@one_blas_thread
 def held_out_answers(
     weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int = 0
 ) -> np.ndarray:
