@@ -2,7 +2,8 @@
 
 The strong model's weights are frozen. On the CPU each module is a run of the graph of its own, so that modules run in
 threads of one core each, dropped kernels cost nothing, and what no mask stands in front of is computed once for all. On
-other devices, where starting an operator costs more than a small network's maps, all modules are one run.
+other devices, where starting an operator costs more than a small network's maps, all modules are one run, but for
+networks whose code keeps images apart less plainly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,8 +73,10 @@ class FrozenGraph:
         return logits[:, 0 if only_one else target_class].to(mask.dtype)
 
     @cached_property
-    def has_images_first(self) -> bool:
-        """Whether whatever masks stand in front of has images in its first dimension: attention may turn them."""
+    def runs_together(self) -> bool:
+        """Whether several modules can be one run: images are the first dimension of whatever masks stand in front of,
+        which attention may turn, and no image's logits depend on the other images.
+        """
         steps = self.graph.program.steps
         masked = {step.factors.source for step in steps if step.factors is not None}
         made: set[tuple[int, int]] = set()  # numbers of images, and the first dimension of maps of so many
@@ -87,12 +90,18 @@ class FrozenGraph:
             with torch.no_grad():
                 observe = {step.name: first_of(number) for step in steps if step.place in masked}
                 self.graph.forward(images, observe=observe)
-        return all(number == size for number, size in made)
+        images = torch.randn(2, *self.graph.image_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        with torch.no_grad():
+            together = self.graph.forward(images)
+            alone = torch.cat([self.graph.forward(image[None]) for image in images])
+        limit = max(0.01, torch.finfo(dtype).eps ** 0.5) * float(together.abs().max())
+        independent = torch.allclose(together, alone, rtol=0, atol=limit)
+        return independent and all(number == size for number, size in made)
 
     def logits(self, images: Tensor, masks: Tensor, target_classes: Sequence[int]) -> Tensor:
         """The logits (n, modules) of modules in one run, in the masks' precision, differentiable in the masks.
 
-        The graph must have `has_images_first`.
+        The graph must be one that `runs_together`.
 
         Args:
             images: (n, channels, side, side) in the weights' precision; each is run once for each module.
@@ -159,7 +168,7 @@ def mask_gradient(
     Returns the loss, detached, and the gradient (modules, units).
     """
     target_classes = list(range(len(masks)) if target_classes is None else target_classes)
-    if images.device.type != "cpu" and model.has_images_first:
+    if images.device.type != "cpu" and model.runs_together:
         return gradient_in_one_run(model, images, masks, loss, target_classes)
     # One module alone would keep one worker busy. Always halves, so that the result does not depend on the workers.
     halves = images.chunk(2) if len(masks) == 1 else (images,)
@@ -187,7 +196,7 @@ def gradient_in_one_run(
     loss: Callable[[Tensor], Tensor],
     target_classes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """What `mask_gradient` gives, of all modules together; of a model that `has_images_first`."""
+    """What `mask_gradient` gives, of all modules together; of a model that `runs_together`."""
     masks = masks.clone().requires_grad_()
     value = loss(model.logits(images, masks, target_classes))
     value.backward()

@@ -75,7 +75,7 @@ def make_deterministic(seed: int) -> None:
 
 
 def through_compiler(network: nn.Module) -> nn.Module:
-    """The network through torch's compiler, which has to give the same bits every time, too, where torch has to."""
+    """The network through torch's compiler, which is told where torch has to give the same bits every time."""
     if torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True, warn_only=torch.is_deterministic_algorithms_warn_only_enabled())
     return torch.compile(network)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from result_rows import PATCHED, Done, Search, compared_searches, patch_trade_offs, patched, trade_offs
+from result_rows import NOTHING, PATCHED, Done, Search, compared_searches, patch_trade_offs, patched, trade_offs
 from result_stages import Stage
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
@@ -42,6 +42,8 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
         number = models.index(stage.model)
         for method, line in (("gradient", "-"), ("genetic", "none")):
             own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
+            if not own:
+                continue
             label = f"{stage.model}, {method}"
             axes.plot(
                 [100 * point.kernels_kept for point in own],
@@ -50,7 +52,7 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
                 marker=MARKERS[number] if method == "gradient" else "*",
                 markersize=5 if method == "gradient" else 13,
                 linestyle=line,
-                label=label if own and label not in named else None,
+                label=None if label in named else label,
             )
             named.add(label)
             rows += [
@@ -83,7 +85,7 @@ def heuristics_figure(searches: Sequence[Search]) -> Drawing:
     for search in searches:
         number = ways.index(search.without)
         best = [best_generation(search.rows[: last + 1]).fitness for last in range(len(search.rows))]
-        label = "all heuristics" if search.without == "none" else search.without
+        label = "all heuristics" if search.without == NOTHING else f"without {search.without}"
         axes.plot(
             search.chromosomes,
             best,

@@ -111,7 +111,7 @@ class Place:
         """Record what happens within: done at its end, or interrupted where it is left otherwise."""
         file, start = self.record(stage.name), time.monotonic()
         before = file.load().seconds if self.state(stage) == "interrupted" else 0.0
-        commit, done = commit_now(), False
+        commit, machine, done = commit_now(), machine_now(), False
         try:
             yield
             done = True
@@ -125,7 +125,7 @@ class Place:
                 ended=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 commit=commit,
                 versions={package: importlib.metadata.version(package) for package in PACKAGES},
-                machine=machine_now(),
+                machine=machine,
             )
             file.save(record)
 

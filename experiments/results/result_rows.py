@@ -40,6 +40,12 @@ PATCHED = {  # stage -> kind of weak models, and in words
     "patch_overfitted": (WeakKind.POOR, "overfitted"),
     "patch_underfitted": (WeakKind.POOR, "underfitted"),
 }
+NOTHING = "nothing"
+HEURISTICS = {  # by the name of the ablation that replaces it by chance
+    "random_importance": "kernel importance",
+    "random_population": "a first population by sensitivity",
+    "random_survivors": "pruning by accuracy",
+}
 PUBLISHED_FIGURES = Path(__file__).with_name("published.csv")
 
 
@@ -239,7 +245,7 @@ class Search:
 
     stage: Stage
     record: Record
-    without: str  # or "none"
+    without: str  # the heuristic, in words, or NOTHING
     rows: list[Generation]
 
     @property
@@ -264,7 +270,8 @@ def compared_searches(done: Done) -> list[Search]:
 
 def without_what(stage: Stage) -> str:
     """The heuristic that a genetic search does without, in words."""
-    return stage.root.removeprefix(f"seed_{stage.seed}").strip("_").replace("_", " ") or "none"
+    name = stage.root.removeprefix(f"seed_{stage.seed}").strip("_")
+    return HEURISTICS[name] if name else NOTHING
 
 
 def heuristic_rows(done: Done) -> Iterator[Cells]:

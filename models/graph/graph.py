@@ -217,7 +217,7 @@ def trace(network: nn.Module, image_side: int, channels: int = 3, fewest_units: 
     """
     plain = trace_plain(network, image_side, channels)
     graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
-    check_answers(network, graph.forward, graph.image_shape)
+    check_answers(network, graph.forward, plain.ends, graph.image_shape)
     return graph
 
 

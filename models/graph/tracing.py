@@ -37,6 +37,7 @@ class Plain:
     constants: dict[str, Tensor]
     learned: frozenset[str]  # the constants that depend on what the network's state_dict holds
     buffers: frozenset[str]  # the constants that are buffers of the network
+    ends: tuple[fx.Node, ...] = ()  # softmaxes of the network that stood behind the logits, in their order
 
 
 def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
@@ -113,7 +114,8 @@ def _plain(program: ExportedProgram) -> Plain:
         elif node.op == "placeholder":
             new[node] = graph.placeholder("images")
         elif node.op == "output":
-            graph.output(_logits([latest(value) for value in node.args[0] if isinstance(value, fx.Node)]))
+            logits, ends = _logits([latest(value) for value in node.args[0] if isinstance(value, fx.Node)])
+            graph.output(logits)
             continue
         elif kind(node).startswith(CHECKS):
             continue
@@ -133,7 +135,7 @@ def _plain(program: ExportedProgram) -> Plain:
     erase_unused(graph)
     constants, learned = fold_constants(graph, constants, learned)
     erase_unused(graph)
-    return Plain(graph, constants, learned, frozenset(constants) & frozenset(signature.buffers))
+    return Plain(graph, constants, learned, frozenset(constants) & frozenset(signature.buffers), ends)
 
 
 def _meta(node: fx.Node) -> dict[str, Any]:
@@ -190,17 +192,21 @@ def _functional(target: Any) -> Any:
     return getattr(packet, target._overloadname, None)
 
 
-def _logits(outputs: list[fx.Node]) -> fx.Node:
-    """The first output that is (n, classes), without the softmax at its end: a logit depends on its own class alone."""
+def _logits(outputs: list[fx.Node]) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    """The first output that is (n, classes), without the softmaxes at its end, and these.
+
+    A logit depends on its own class alone.
+    """
     shapes_of = [node.meta.get("shape") or () for node in outputs]
     found = [node for node, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
         raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
-    node = found[0]
+    node, ends = found[0], []
     while kind(node) in PROBABILITIES and node.args[1] in (1, -1):
+        ends.insert(0, node)
         node = node.args[0]
-    return node
+    return node, tuple(ends)
 
 
 def floating_parameter(network: nn.Module) -> Tensor:

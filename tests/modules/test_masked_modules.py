@@ -104,7 +104,7 @@ def check_gradient(graph: Graph, images: Tensor, masks: Tensor, workers: ThreadP
     """It is what torch finds for the masked graph, of dropped units too, in a run each and in one run."""
     model, (expected_loss, expected) = freeze(graph, torch.float64), naive.mask_gradient(graph, images, masks, loss)
     results = [mask_gradient(model, images, masks, loss, workers)]
-    if model.has_images_first:
+    if model.runs_together:
         results.append(gradient_in_one_run(model, images, masks, loss, range(len(masks))))
     for found_loss, found in results:
         torch.testing.assert_close(found_loss, expected_loss)
@@ -157,10 +157,22 @@ def test_the_gradient_of_random_networks(workers: ThreadPoolExecutor, seed: int,
         check_gradient(graph, random_images(SIDE), binary_masks(graph, share), workers)
 
 
-@pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
-def test_whether_images_come_first(network: type[nn.Module]) -> None:
-    """Only torch's attention, which takes them second, has them elsewhere where masks stand."""
-    assert freeze(traced(network, SIDE)[1], torch.float64).has_images_first == (network is not SelfAttention)
+class Mixing(nn.Module):
+    """Its images' maps depend on each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.conv1, self.fc = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv0(x))
+        return self.fc(F.relu(self.conv1(x - x.mean(0))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Residual, Dense, Turned, Mixing, *TRACEABLE])
+def test_whether_modules_can_be_one_run(network: type[nn.Module]) -> None:
+    """Not where torch's attention takes images second, nor where an image's logits depend on the others."""
+    assert freeze(traced(network, SIDE)[1], torch.float64).runs_together == (network not in (SelfAttention, Mixing))
 
 
 @pytest.mark.parametrize("network", [Residual, Dense])

@@ -1,5 +1,7 @@
 """Which epochs of a weak model are kept, and what they take on the disk."""
 
+from dataclasses import replace
+
 import pytest
 
 from configures.base import load
@@ -32,6 +34,8 @@ def test_a_training_that_was_none(best, expected):
     """Of ten classes; the last epoch does not count where another one is better."""
     history = [Epoch(number, 0.1, 2.3, 0.1, accuracy, 1.0) for number, accuracy in enumerate((0.1, best, 0.09))]
     assert has_learned(history, 10) == expected
+    assert has_learned([replace(epoch, valid_accuracy=0.54) for epoch in history], 2)
+    assert not has_learned([replace(epoch, valid_accuracy=0.52) for epoch in history], 2)
 
 
 def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
