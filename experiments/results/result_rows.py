@@ -46,7 +46,8 @@ HEURISTICS = {  # by the name of the ablation that replaces it by chance
     "random_population": "a first population by sensitivity",
     "random_survivors": "pruning by accuracy",
 }
-PUBLISHED_FIGURES = Path(__file__).with_name("published.csv")
+# Published figures, and ours that were measured by hand, on a GPU.
+NOT_MADE_HERE = tuple(Path(__file__).with_name(f"{name}.csv") for name in ("published", "published_width"))
 
 
 @dataclass(frozen=True)
@@ -295,8 +296,9 @@ def course(rows: Sequence[Generation]) -> Cells:
 
 # Beside the others
 def literature_rows(done: Done) -> Iterator[Cells]:
-    """Published figures, then those of the first seed of each network; its patches are the learned rule's."""
-    yield from list(csv.reader(read_text(PUBLISHED_FIGURES, "git checkout").splitlines()))[1:]
+    """Published figures, ours of the published width, and of the first seed of each network, patched by `learned`."""
+    for path in NOT_MADE_HERE:
+        yield from list(csv.reader(read_text(path, "git checkout").splitlines()))[1:]
     patches = {}
     for stage, _, words, models in patched(done):
         if words == PATCHED["patch_weak"][1]:

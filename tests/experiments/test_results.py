@@ -15,9 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TOP, Run, run_script
+from result_figures import heuristics_figure, modules_figure
 from result_records import DONE, TO_DO, Place, flags
-from result_rows import better_and_worse, course, nearest_rounds, over_seeds, patch_sizes, read_rows
-from result_stages import PUBLISHED, TINY, Stage, stages_of
+from result_rows import (
+    HEURISTICS,
+    NOT_MADE_HERE,
+    Search,
+    better_and_worse,
+    course,
+    nearest_rounds,
+    over_seeds,
+    patch_sizes,
+    read_rows,
+    without_what,
+)
+from result_stages import ABLATIONS, PUBLISHED, TINY, Stage, stages_of
 from result_tables import END, TABLES, filled, mark
 from test_commands import Understood, read_only
 
@@ -25,6 +37,7 @@ from configures.base import load
 from models import files as model_files
 from patching.confidence import Change
 from patching.report import PatchedWeakModel, method_entry
+from report.figures import Drawing
 from report.figures_of_patch_trade_off import PatchTradeOff
 from report.figures_of_trade_off import TradeOff
 from search.genetic.log import Generation
@@ -199,12 +212,50 @@ def test_small_modules_are_compared_with_none() -> None:
 
 
 def test_the_course_of_a_search() -> None:
-    def row(generation: int, fitness: float) -> Generation:
-        return Generation(generation, 0.8, 0.4, fitness, 0.6, 0.5, 10, 100, (0, 1), 2.0)
-
-    rows = [row(number, fitness) for number, fitness in enumerate((0.1, 0.3, 0.2, 0.4, 0.5))]
+    rows = [generation(number, fitness) for number, fitness in enumerate((0.1, 0.3, 0.2, 0.4, 0.5))]
     assert course(rows) == ["0.1000", "0.3000", "0.3000", "0.5000", "80.00", "60.0", "0.4000"]
     assert course(rows[:1])[:4] == ["0.1000"] * 4
+
+
+def generation(number: int, fitness: float) -> Generation:
+    return Generation(number, 0.8, 0.4, fitness, 0.6, 0.5, 10, 100, (0, 1), 2.0)
+
+
+def genetic_stage(root: str) -> Stage:
+    """A genetic search of four classes' 40 chromosomes, of which 8 are elites."""
+    return Stage("simcnn_x0_25", "digits_5", root, "genetic", 0, (("run_module_search.py", "--set", "elites=8"),))
+
+
+def test_the_figure_of_the_heuristics() -> None:
+    searches = [
+        Search(genetic_stage(root), None, without_what(genetic_stage(root)), [generation(0, 0.1), generation(1, end)])
+        for root, end in (("seed_0", 0.5), ("seed_0_random_survivors", 0.05))
+    ]
+    drawing = heuristics_figure(searches)
+    assert legend_of(drawing) == ["all heuristics", "without pruning by accuracy"]
+    config = load("simcnn_x0_25", "digits_5")
+    made = [5 * config.population, 5 * (2 * config.population - 8)]
+    assert [row[3:] for row in drawing.rows] == [(made[0], 0.1), (made[1], 0.5), (made[0], 0.1), (made[1], 0.1)]
+    assert "all heuristics (seed 0) 0.5000, without pruning by accuracy (seed 0) 0.1000" in drawing.finding
+
+
+def test_the_figure_of_the_modules() -> None:
+    """A seed without a genetic search beside one with it: the legend names each network's way once."""
+    points = [trade_off(0.6, 0.5), trade_off(0.4, 0.9), trade_off(0.3, 3.0)]
+    searched = [(genetic_stage("seed_0"), points), (genetic_stage("seed_1"), [*points, trade_off(0.7, 4.0, "genetic")])]
+    drawing = modules_figure(searched)
+    assert legend_of(drawing) == ["simcnn_x0_25, gradient", "simcnn_x0_25, genetic"]
+    assert [row[-1] for row in drawing.rows] == [3.0, 0.9, 0.5, 3.0, 0.9, 0.5, 4.0]
+    assert drawing.finding.count("with at most one point lost, 40.0% of the kernels are kept (gradient).") == 2
+
+
+def legend_of(drawing: Drawing) -> list[str]:
+    (axes,) = drawing.figure.axes
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_every_ablation_has_a_name_in_words() -> None:
+    assert list(HEURISTICS) == list(ABLATIONS)
 
 
 def test_seeds_are_put_together() -> None:
@@ -226,8 +277,8 @@ def test_the_document_of_the_results_has_a_place_for_every_table() -> None:
     assert text.count("<!-- table: ") == text.count(END)
 
 
-def test_published_figures_have_a_source() -> None:
-    path = TOP / "experiments" / "results" / "published.csv"
+@pytest.mark.parametrize("path", NOT_MADE_HERE, ids=lambda path: path.stem)
+def test_figures_that_are_not_made_here_have_a_source(path: Path) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         heading, *rows = list(csv.reader(file))
     assert tuple(heading) == TABLES["literature"].columns
