@@ -17,13 +17,13 @@ setup: $(VENV)/ready  ## make the virtual environment .venv and install the tool
 demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no GPU
 	$(BIN)/python scripts/run_demo.py
 
-test: setup  ## the tests but for the long ones: four to five minutes on two cores with AVX-512
+test: setup  ## the tests but for the long ones: three minutes on two cores with AVX-512
 	$(BIN)/python -m pytest -m "not long"
 
 test-all: setup  ## all tests, as CI does: a quarter of an hour
 	$(BIN)/python -m pytest
 
-check: lint  ## style, formatting and the quick tests: 80 seconds
+check: lint  ## style, formatting and the quick tests: one minute
 	$(BIN)/python -m pytest -m "not slow and not long"
 
 lint: setup  ## style and formatting
