@@ -20,6 +20,8 @@ from result_records import DONE, TO_DO, Place, flags
 from result_rows import (
     HEURISTICS,
     NOT_MADE_HERE,
+    NOTHING,
+    PATCHED,
     Search,
     better_and_worse,
     course,
@@ -308,7 +310,9 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
     assert {row["target class"] for row in rows["patches"]} == set("01234")
-    assert {row["without"] for row in rows["heuristics"]} == {"none", "random importance", "random population"}
+    assert {row["without"] for row in rows["heuristics"]} == {NOTHING, *HEURISTICS.values()}
+    drawn = {path.stem.removesuffix("_simcnn_x0_25") for path in (folder / "figures").glob("*.png")}
+    assert drawn == {"modules", *PATCHED, "patch_sizes", "heuristics"}
     assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "module for the patch, 40%"}
     record = json.loads((folder / "records" / f"{stages[0].name}.json").read_text())
     assert record["done"] and record["precision"] == "float32"
