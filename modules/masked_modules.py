@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from models.graph import Graph, fold_batch_norm
+from models.graph.agreement import agrees
 from models.graph.atoms import argument, is_constant, kind
 from models.graph.propagation import rule_of
 from models.graph.running import Program, Step
@@ -94,9 +95,7 @@ class FrozenGraph:
         with torch.no_grad():
             together = self.graph.forward(images)
             alone = torch.cat([self.graph.forward(image[None]) for image in images])
-        limit = max(0.01, torch.finfo(dtype).eps ** 0.5) * float(together.abs().max())
-        independent = torch.allclose(together, alone, rtol=0, atol=limit)
-        return independent and all(number == size for number, size in made)
+        return agrees(alone, together, dtype) and all(number == size for number, size in made)
 
     def logits(self, images: Tensor, masks: Tensor, target_classes: Sequence[int]) -> Tensor:
         """The logits (n, modules) of modules in one run, in the masks' precision, differentiable in the masks.

@@ -22,7 +22,7 @@ from modules.modularization import Modularization
 from modules.module import Tuning
 from utils.artifacts import RecordFile
 from utils.errors import UserError, reason
-from utils.files import damaged, missing, unreadable, write_whole
+from utils.files import check_archive, damaged, missing, unreadable, write_whole
 
 TOP = Path(__file__).resolve().parent.parent / "published"
 MADE_BY = "python experiments/results/publish_model.py"
@@ -80,11 +80,8 @@ def load_published(folder: Path) -> PublishedModel:
     parts, path = [file.load() for file in _records(folder)], folder / "arrays.npz"
     try:
         content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # Nothing is compressed; a file that announces more than it holds would exhaust memory.
-            if sum(info.file_size for info in archive.infolist()) > len(content):
-                raise ValueError("it announces more bytes than it holds")
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:  # which compares the checksums
+        check_archive(content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: _float32(archive[name]) for name in archive.files}
         masks, gains, logit_maps = (arrays.pop(name) for name in ("kernels", "gains", "logit_maps"))
         _check_modules(masks, gains, logit_maps)

@@ -219,12 +219,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
         has_digest = content[-ZIP_END_BYTES:][: len(ZIP_END)] != ZIP_END
         if has_digest and hashlib.sha256(memoryview(content)[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
             raise ValueError("its checksum does not match")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # torch.save does not compress; a file that announces more than it holds would exhaust memory.
-            if sum(info.file_size for info in archive.infolist()) > len(content):
-                raise ValueError("it announces more bytes than it holds")
-            if archive.testzip() is not None:  # torch itself does not compare the checksums
-                raise ValueError("its checksum does not match")
+        check_archive(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on what a hostile file asks of it
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -237,6 +232,18 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise damaged(path, made_by, "expected a state_dict")
     return state
+
+
+def check_archive(content: bytes) -> None:
+    """Raises ValueError for a zip file, nothing in it compressed, that is damaged or announces more than it holds.
+
+    What announces more would exhaust memory. Checksums are compared, which torch itself does not.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > len(content):
+            raise ValueError("it announces more bytes than it holds")
+        if archive.testzip() is not None:
+            raise ValueError("its checksum does not match")
 
 
 def is_foreign_checkpoint(path: Path) -> bool:

@@ -53,16 +53,17 @@ def check_answers(
         found = end.target(found, *end.args[1:], **end.kwargs)
     if ends and "log" not in kind(ends[-1]):  # probabilities of small logits are all nearly the same
         found, expected, again = map(_centred_logarithms, (found, expected, again))
-    limit = max(LEAST_LIMIT, torch.finfo(like.dtype).eps ** 0.5) * float(expected.abs().nan_to_num(0, 0, 0).max())
-
-    def agrees(answer: Tensor) -> bool:
-        return torch.allclose(answer, expected, rtol=0, atol=limit, equal_nan=True)
-
-    if agrees(again) and not agrees(found):
+    if agrees(again, expected, like.dtype) and not agrees(found, expected, like.dtype):
         raise NetworkRefused(
             f"torch {torch.__version__} traces the network wrongly, its graph gives other logits: expected code that "
             "writes nothing in place (relu_, x += 1, inplace=True); write it so, or try another version of torch"
         )
+
+
+def agrees(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are the expected ones but for what a network of this dtype rounds; NaN where NaN is expected."""
+    limit = max(LEAST_LIMIT, torch.finfo(dtype).eps ** 0.5) * float(expected.abs().nan_to_num(0, 0, 0).max())
+    return torch.allclose(found, expected, rtol=0, atol=limit, equal_nan=True)
 
 
 def _first_of_classes(outputs: Any) -> Tensor:
