@@ -161,6 +161,18 @@ def _synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def exact_results(works: dict[str, Work], timings: dict[str, Timing], device: torch.device) -> dict[str, Any]:
+    """What the works give in float32 proper: CUDA convolves it in TF32, of ten bits, so there each is run once more."""
+    if device.type != "cuda":
+        return {name: timings[name].result for name in works}
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return {name: work.run() for name, work in works.items()}
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def compare(what: str, unit: str, naive: Timing, fast: Timing) -> dict[str, Any]:
     """One row: how many times faster, and what both sides take for one unit.
 

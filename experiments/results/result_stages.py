@@ -41,6 +41,7 @@ class Size:
     seeds: Mapping[str, tuple[int, ...]]  # of every network; weak models are of the first one
     genetic_seeds: Mapping[str, tuple[int, ...]]  # those of them with a genetic search, which takes the most time
     poorly_fitted: Words  # the networks whose poorly fitted weak models are patched, too
+    made_small: Words  # the networks whose weak models are patched by modules of all sizes, too
     ablated: Words  # the networks whose genetic searches are run without each heuristic, too
     underfitted: str  # the epoch of poorly fitted models, counted from 0, that counts as underfitted
     precision: str = "float32"
@@ -56,13 +57,14 @@ class Size:
 
 
 PUBLISHED = Size(
-    seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0,), "resnet20": (0,)},
-    genetic_seeds={"simcnn_x0_25": (0,)},
+    seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)},
+    genetic_seeds={"simcnn_x0_25": (0, 1, 2)},
     poorly_fitted=("simcnn_x0_25",),
+    made_small=("simcnn_x0_25",),
     ablated=("simcnn_x0_25",),
     underfitted="9",
     precision="bfloat16",
-    genetic=("--set", "generations=20"),
+    genetic=("--set", "generations=50"),
     ablation=("--set", "generations=10"),
     gradient=("--keep", "0.3"),
     patching_modules=("--set", "mask_keeps=0.8,0.6,0.55,0.5"),
@@ -79,6 +81,7 @@ TINY = Size(
     seeds={"simcnn_x0_25": (0,)},
     genetic_seeds={"simcnn_x0_25": (0,)},
     poorly_fitted=("simcnn_x0_25",),
+    made_small=("simcnn_x0_25",),
     ablated=("simcnn_x0_25",),
     underfitted="0",
     training=("--epochs", "2"),
@@ -133,6 +136,8 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
             yield from _of_modules(make, size, searches)
             if seed == seeds[0] and load(model, dataset).weak_classes:
                 yield from _of_patching(make, size, searches)
+                if model in size.made_small:
+                    yield from _of_small_modules(make, size)
                 if model in size.poorly_fitted:
                     yield from _of_poorly_fitted(make, size)
     for model in (model for model in size.ablated if model in seeds_of):
@@ -169,17 +174,21 @@ def _of_modules(make: Callable[..., Stage], size: Size, searches: Words) -> Iter
 
 
 def _of_patching(make: Callable[..., Stage], size: Size, searches: Words) -> Iterator[Stage]:
-    """Overly simple weak models, patched; and by modules that were searched for that, down to very small ones."""
+    """Overly simple weak models, patched."""
     # Both searches write the modules, and the last one counts. All rounds are done: however much one loses, of those
     # down to the last of `mask_keeps` the smallest is taken.
     take = (GRADIENT, "--max_loss", "100", *size.patching_modules)
     yield make("modules", take, (OUTPUTS,), needs=searches)
     yield make("weak", (WEAK, *size.weak), needs=("strong",))
-    simple = ("--exp_type", "weak")
-    yield make("patch_weak", (PATCH, *simple, "--target_epoch", "best", *ALL_RULES), needs=("modules", "weak"))
+    words = ("--exp_type", "weak", "--target_epoch", "best", *ALL_RULES)
+    yield make("patch_weak", (PATCH, *words), needs=("modules", "weak"))
+
+
+def _of_small_modules(make: Callable[..., Stage], size: Size) -> Iterator[Stage]:
+    """The same weak models, patched by modules that were searched for that, down to very small ones."""
     classes = ("--target_class", *size.for_patch_classes)
     yield make("for_patch", (GRADIENT, "--for_patch", *classes, *size.for_patch), needs=("strong",))
-    sizes = (PATCH_SIZES, *simple, *classes, "--images", "test")
+    sizes = (PATCH_SIZES, "--exp_type", "weak", *classes, "--images", "test")
     yield make("patch_sizes", sizes, needs=("modules", "weak", "for_patch"))
 
 
