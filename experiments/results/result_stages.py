@@ -64,7 +64,7 @@ PUBLISHED = Size(
     ablated=("simcnn_x0_25",),
     underfitted="9",
     precision="bfloat16",
-    genetic=("--set", "generations=50"),
+    genetic=("--set", "generations=20"),
     ablation=("--set", "generations=10"),
     gradient=("--keep", "0.3"),
     patching_modules=("--set", "mask_keeps=0.8,0.6,0.55,0.5"),
