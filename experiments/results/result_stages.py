@@ -170,7 +170,8 @@ def _of_modules(make: Callable[..., Stage], size: Size, searches: Words) -> Iter
         yield make("importance", (IMPORTANCE,), needs=("strong",))
         yield make("genetic", (GENETIC, *size.genetic), needs=("importance",))
     yield make("gradient", (GRADIENT, *size.gradient), needs=("strong",))
-    yield make("trade_off", (TRADE_OFF, "--images", "test", *size.genetic), needs=searches)
+    words = size.genetic if "genetic" in searches else ()  # whose settings name the generation that counts
+    yield make("trade_off", (TRADE_OFF, "--images", "test", *words), needs=searches)
 
 
 def _of_patching(make: Callable[..., Stage], size: Size, searches: Words) -> Iterator[Stage]:
