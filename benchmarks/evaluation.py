@@ -70,7 +70,7 @@ def main() -> None:
         works[f"all {name}"] = evaluate(dtype, len(masks))
     timings = time_in_turns(works, benchmark.repetitions, stage.device)
 
-    exact = exact_results({name: works[name] for name in ("naive", "one float32", "all float32")}, timings, stage.device)
+    exact = exact_results(works, timings, stage.device, "naive", "one float32", "all float32")
     expected = exact["naive"]
     for count in ("one", "all"):
         difference = float(np.abs(exact[f"{count} float32"][0] - expected).max())

@@ -69,7 +69,7 @@ def main() -> None:
             **{name: Work(lambda d=dtype: fast(d), steps) for name, dtype in benchmark.precisions.items()},
         }
         timings = time_in_turns(works, benchmark.repetitions, stage.device)
-        exact = exact_results({name: works[name] for name in ("naive", "float32")}, timings, stage.device)
+        exact = exact_results(works, timings, stage.device, "naive", "float32")
     expected, found = exact["naive"], exact["float32"]
     agree = bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
     must_agree(agree, "the gradient of the masks")

@@ -161,14 +161,16 @@ def _synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def exact_results(works: dict[str, Work], timings: dict[str, Timing], device: torch.device) -> dict[str, Any]:
-    """What the works give in float32 proper: CUDA convolves it in TF32, of ten bits, so there each is run once more."""
+def exact_results(
+    works: dict[str, Work], timings: dict[str, Timing], device: torch.device, *names: str
+) -> dict[str, Any]:
+    """What the named give in float32 proper: CUDA convolves it in TF32, of ten bits, so there each is run once more."""
     if device.type != "cuda":
-        return {name: timings[name].result for name in works}
+        return {name: timings[name].result for name in names}
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        return {name: work.run() for name, work in works.items()}
+        return {name: works[name].run() for name in names}
     finally:
         torch.backends.cudnn.allow_tf32 = before
 
