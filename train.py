@@ -26,7 +26,7 @@ from models.strong_model import (
     load_strong_model,
     strong_model_training,
 )
-from models.trained_on import check_trained_on
+from models.trained_on import load_strong_split
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
 from utils.errors import UserError, run
@@ -52,12 +52,12 @@ def main() -> None:
         if getattr(arguments, name) is not None:
             arguments.set.append(f"{name}={getattr(arguments, name)}")
     stage = open_stage(arguments)
-    split = load_split(stage.config)
+    # A published model has an order of its images; one that is trained here takes them as they are.
+    split = load_strong_split(stage.config, stage.artifacts) if arguments.evaluation else load_split(stage.config)
     counts = f"{len(split.train)} train, {len(split.valid)} valid, {len(split.test)} test"
     say(f"images: {counts}; {len(split.classes)} classes")
 
     if arguments.evaluation:
-        check_trained_on(split, stage.artifacts)
         report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
         return
     with held(model_files.training_role(stage.artifacts)):

@@ -21,6 +21,7 @@ from dataset.class_folders import ClassFolders, describe, find_class_folders
 from dataset.decoding import decode
 from dataset.hash_split import hash_of, held_out
 from dataset.image_files import SIDE, Resize
+from dataset.image_order import ImageOrder, hashes_of, order_of
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
@@ -105,8 +106,16 @@ def split_fingerprint(split: Split) -> dict[str, int]:
     return {part: fingerprint(getattr(split, part)) for part in ("train", "valid", "test")}
 
 
-def load_split(config: Config) -> Split:
-    """The strong model's classes, split. Raises UserError where the dataset does not have them, or too few images."""
+def image_order_of(split: Split) -> ImageOrder:
+    """The order of its images, to be kept with a network that is given away."""
+    return order_of([(images.pixels, images.labels) for images in (split.train, split.valid, split.test)])
+
+
+def load_split(config: Config, order: ImageOrder | None = None) -> Split:
+    """The strong model's classes, split, in an order that it came with; see `split`.
+
+    Raises UserError where the dataset does not have them, or too few images.
+    """
     dataset = load_source(config, config.image_source)
     classes = config.classes or dataset.classes
     if len(classes) != config.num_classes:
@@ -114,7 +123,7 @@ def load_split(config: Config) -> Split:
             f"dataset {config.image_source}: expected {config.num_classes} classes (setting num_classes of "
             f"{config.name}), found {len(classes)}: {', '.join(classes)}"
         )
-    return split(choose_classes(dataset, classes))
+    return split(choose_classes(dataset, classes), order)
 
 
 def has_own_validation(config: Config) -> bool:
@@ -133,43 +142,51 @@ def load_source(config: Config, name: str) -> Dataset:
     )
 
 
-def split(dataset: Dataset) -> Split:
+def split(dataset: Dataset, order: ImageOrder | None = None) -> Split:
     """The dataset with a validation part: the one that it has, or one in five of its training images.
 
-    Of a published dataset the training images are shuffled with the published seed and cut. Of others every image
-    decides by itself (`held_out`), so that adding images moves none, and the images are sorted by their hash, which
-    is a shuffling, too. Raises UserError where a class of those has no image in a part.
+    Of a published dataset the training images are shuffled with the published seed and cut; or parts and order are
+    those of `order`, where these are its images. Of others every image decides by itself (`held_out`), so that adding
+    images moves none, and the images are sorted by their hash, which is a shuffling, too. Raises UserError where a
+    class of those has no image in a part.
     """
-    train, valid = dataset.train, dataset.valid
+    train, valid, test = dataset.train, dataset.valid, dataset.test
     if not len(train):
         raise UserError(
             f"dataset {dataset.name}: expected images as {{train,test}}/CLASS/IMAGE, found valid, test; add train, or "
             "give one of them its name"
         )
     if valid is None:
-        order, held = _split_places(dataset)
-        train, valid = train.take(order), train.take(held)
+        of_train, held, of_test = _split_places(dataset, order)
+        train, valid, test = train.take(of_train), train.take(held), test if of_test is None else test.take(of_test)
     elif dataset.name not in PUBLISHED:
         train, valid = (images.take(np.argsort(_hashes(images), kind="stable")) for images in (train, valid))
     if dataset.name not in PUBLISHED:
         _check_split(dataset, train, valid)
-    return Split(dataset.classes, train, valid, dataset.test)
+    return Split(dataset.classes, train, valid, test)
 
 
-def _split_places(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the training images that stay, and of those that are for validation, in the split's order."""
+def _split_places(dataset: Dataset, order: ImageOrder | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The places of the training images that stay, of those that are for validation, and of the test images.
+
+    All in the split's order; None where the test images stay in theirs.
+    """
     if dataset.name in PUBLISHED:
-        order = np.random.default_rng(global_configure.split_seed).permutation(len(dataset.train))
+        if order is not None:
+            known = order.places(*(hashes_of(images.pixels, images.labels) for images in (dataset.train, dataset.test)))
+            if known is not None:
+                return known
+        shuffled = np.random.default_rng(global_configure.split_seed).permutation(len(dataset.train))
         cut = int(len(dataset.train) * TRAIN_SHARE)
-        return order[:cut], order[cut:]
+        return shuffled[:cut], shuffled[cut:], None
     hashes = _hashes(dataset.train)
-    order = np.argsort(hashes, kind="stable")
-    chosen = held_out(hashes, dataset.train.labels)[order]
-    return order[~chosen], order[chosen]
+    by_hash = np.argsort(hashes, kind="stable")
+    chosen = held_out(hashes, dataset.train.labels)[by_hash]
+    return by_hash[~chosen], by_hash[chosen], None
 
 
 def load_evaluation_parts(
-    name: str, forms: Sequence[tuple[int, Resize, Normalisation]]
+    name: str, forms: Sequence[tuple[int, Resize, Normalisation]], order: ImageOrder | None = None
 ) -> tuple[tuple[str, ...], list[dict[str, Images]]]:
     """A dataset's classes, and per form the same validation and test images in the same order.
 
@@ -179,10 +196,11 @@ def load_evaluation_parts(
     Args:
         name: of the dataset, of which nobody needs a training part.
         forms: side in pixels, how images come to it, and how a network is given colours.
+        order: of the split in the first form.
     """
     datasets = [load_dataset(name, side, resize) for side, resize, _ in forms]
     if datasets[0].valid is None:
-        _, places = _split_places(datasets[0])
+        _, places, _ = _split_places(datasets[0], order)
         valid = [dataset.train.take(places) for dataset in datasets]
     else:
         valid = [dataset.valid for dataset in datasets]

@@ -3,7 +3,7 @@
 from dataset.split_record import SplitRecord
 from models.network_settings import NetworkSettings
 from models.training import Epoch
-from utils.artifacts import Artifacts, CheckpointFile, RecordFile, Role, TableFile
+from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, RecordFile, Role, TableFile
 
 
 def training_role(artifacts: Artifacts) -> Role:
@@ -25,6 +25,12 @@ def network_settings(artifacts: Artifacts) -> RecordFile[NetworkSettings]:
 def trained_on(artifacts: Artifacts) -> RecordFile[SplitRecord]:
     """The images that the strong model was trained on, or imported with."""
     return RecordFile(artifacts.folder / "strong_model.json", artifacts.command("train.py"), SplitRecord)
+
+
+def image_order(artifacts: Artifacts) -> ArrayFile:
+    """The `ImageOrder.hashes` (n,) of those images, where the strong model is a published one."""
+    made_by = artifacts.command("scripts/take_published_model.py", "--fresh")
+    return ArrayFile(artifacts.folder / "image_order.npy", made_by, "uint64")
 
 
 def training_state(artifacts: Artifacts) -> CheckpointFile:

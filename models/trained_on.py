@@ -2,6 +2,7 @@
 
 from configures.base import Config
 from dataset.datasets import Split, load_split
+from dataset.image_order import ImageOrder
 from dataset.split_record import differences, record_of
 from models import files as model_files
 from utils.artifacts import Artifacts
@@ -10,9 +11,21 @@ from utils.errors import UserError
 
 def load_strong_split(config: Config, artifacts: Artifacts) -> Split:
     """The strong model's classes and images, as `load_split`. Raises UserError for others than it was trained on."""
-    split = load_split(config)
+    split = load_split(config, image_order(artifacts))
     check_trained_on(split, artifacts)
     return split
+
+
+def image_order(artifacts: Artifacts) -> ImageOrder | None:
+    """The order of the strong model's images, where it came with one; None where it was trained here, or imported.
+
+    Raises UserError where the files are damaged.
+    """
+    file, record = model_files.image_order(artifacts), model_files.trained_on(artifacts).load_if_there()
+    if record is None or not file.exists():
+        return None
+    counts = tuple(record.images.get(part, 0) for part in ("train", "valid", "test"))
+    return ImageOrder(file.load(sum(counts)), counts)
 
 
 def check_trained_on(split: Split, artifacts: Artifacts) -> None:

@@ -3,7 +3,8 @@
 A folder of four files. `network.json`, `strong_model.json` and `report.json` are as they stand beside a strong model
 and its modules; the report is of what is published, not of what it was made of. `arrays.npz` has the strong model's
 state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True = kept,
-`gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`.
+`gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`. Its `images`, (n,)
+uint64, are the hashes of an `ImageOrder`: of the images that the strong model was trained on, and kept from.
 """
 
 import io
@@ -38,6 +39,7 @@ class PublishedModel:
     tuning: Tuning
     network: NetworkSettings
     trained_on: SplitRecord
+    images: np.ndarray  # (n,) uint64, the hashes of those images in their order
     report: Modularization
 
 
@@ -65,9 +67,10 @@ def save_published(folder: Path, model: PublishedModel) -> None:
     """Write the files of a published model, each whole."""
     arrays = {f"{WEIGHTS}{name}": _float16(value) for name, value in model.weights.items()}
     modules = {"kernels": model.masks, "gains": model.tuning.gains, "logit_maps": model.tuning.logit_maps}
+    images = {"images": model.images}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez, which before NumPy 2.1 can not be kept from pickling
-        for name, array in {**arrays, **modules}.items():
+        for name, array in {**arrays, **modules, **images}.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     write_whole(folder / "arrays.npz", lambda file: file.write(buffer.getvalue()))
@@ -83,8 +86,9 @@ def load_published(folder: Path) -> PublishedModel:
         check_archive(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: _float32(archive[name]) for name in archive.files}
-        masks, gains, logit_maps = (arrays.pop(name) for name in ("kernels", "gains", "logit_maps"))
+        masks, gains, logit_maps, images = (arrays.pop(n) for n in ("kernels", "gains", "logit_maps", "images"))
         _check_modules(masks, gains, logit_maps)
+        _check_images(images, parts[1])
         weights = {name.removeprefix(WEIGHTS): torch.from_numpy(value) for name, value in arrays.items()}
     except FileNotFoundError:
         raise missing(path, MADE_BY) from None
@@ -92,7 +96,8 @@ def load_published(folder: Path) -> PublishedModel:
         raise unreadable(path, error) from None
     except Exception as error:  # whatever a damaged or hostile file makes zipfile and NumPy raise
         raise damaged(path, MADE_BY, f"not a published model: {reason(error)}") from None
-    return PublishedModel(weights, masks, Tuning(gains, logit_maps), *parts)
+    network, trained_on, report = parts
+    return PublishedModel(weights, masks, Tuning(gains, logit_maps), network, trained_on, images, report)
 
 
 def _records(folder: Path) -> tuple[RecordFile[NetworkSettings], RecordFile[SplitRecord], RecordFile[Modularization]]:
@@ -111,3 +116,9 @@ def _check_modules(masks: np.ndarray, gains: np.ndarray, logit_maps: np.ndarray)
         raise ValueError("expected kernels, gains and logit_maps of the same modules")
     if not (np.isfinite(gains).all() and (gains > 0).all() and np.isfinite(logit_maps).all()):
         raise ValueError("expected gains above 0, and finite logit maps")
+
+
+def _check_images(images: np.ndarray, trained_on: SplitRecord) -> None:
+    """Raises ValueError for hashes that are not those of the recorded images."""
+    if str(images.dtype) != "uint64" or images.shape != (sum(trained_on.images.values()),):
+        raise ValueError("expected images, the hashes of those that strong_model.json counts")

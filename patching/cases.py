@@ -13,7 +13,7 @@ from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import load_strong_model
-from models.trained_on import check_trained_on
+from models.trained_on import check_trained_on, image_order
 from models.training import best_epoch, predict
 from modules import files as module_files
 from modules.evaluation_inputs import strong_inputs
@@ -88,7 +88,7 @@ class PatchCases:
     @cached_property
     def data(self) -> PatchData:
         """The images of all weak models."""
-        data = load_patch_data(self.stage.config)
+        data = load_patch_data(self.stage.config, image_order(self.stage.artifacts))
         check_trained_on(data.strong, self.stage.artifacts)
         return data
 

@@ -8,6 +8,7 @@ import numpy as np
 import global_configure
 from configures.base import Config
 from dataset.datasets import TRAIN_SHARE, Images, Split, choose_classes, load_source, load_split, split
+from dataset.image_order import ImageOrder
 from utils.errors import UserError
 from utils.seeds import generator
 
@@ -50,8 +51,8 @@ class PatchData:
         return Split((*self.weak.classes, name), **parts)
 
 
-def load_patch_data(config: Config) -> PatchData:
-    """The images of all weak models of a configuration.
+def load_patch_data(config: Config, order: ImageOrder | None = None) -> PatchData:
+    """The images of all weak models of a configuration; the strong model's in an order that it came with.
 
     Raises UserError where the configuration has no patching experiment, or its images are not there.
     """
@@ -60,7 +61,7 @@ def load_patch_data(config: Config) -> PatchData:
             f"configures/{config.name}.py has no patching experiment: expected weak_model and weak_classes in it, "
             "as in configures/simcnn_x0_25_digits_5.py"
         )
-    strong = load_split(config)
+    strong = load_split(config, order)
     source = config.weak_image_source
     if source == config.image_source and (shared := set(config.weak_classes) & set(strong.classes)):
         raise UserError(

@@ -12,7 +12,7 @@ from models import files as model_files
 from models.evaluation import outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of
 from models.strong_model import graph_of, load_strong_model
-from models.trained_on import check_trained_on
+from models.trained_on import check_trained_on, image_order
 from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
@@ -55,7 +55,7 @@ class ReportData:
     @cached_property
     def split(self) -> Split:
         """The dataset."""
-        return load_split(self.config)
+        return load_split(self.config, image_order(self.artifacts))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ class ReportData:
     @cached_property
     def patch_data(self) -> PatchData:
         """The images of the weak models."""
-        return load_patch_data(self.config)
+        return load_patch_data(self.config, image_order(self.artifacts))
 
     @cached_property
     def own_patches(self) -> list[OwnPatch]:

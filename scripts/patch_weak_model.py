@@ -28,7 +28,7 @@ from models.checkpoints import load_foreign_checkpoint
 from models.names import network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.trained_on import image_order, load_strong_split
 from models.training import predict
 from modules import files as module_files
 from modules.on_disk import load_module
@@ -58,12 +58,14 @@ def main() -> None:
     stage = open_stage(arguments)
     config = stage.config
     weak_config = override(config, [f"{name}={value}" for name, value in weak_settings(arguments).items()])
+    order = None
     if arguments.weak_images in (None, config.image_source):
         load_strong_split(config, stage.artifacts)  # its validation images are as new to the strong model as they were
+        order = image_order(stage.artifacts)
     strong_classes = config.classes or load_source(config, config.image_source).classes
     forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
     images_have, (module_images, weak_images) = load_evaluation_parts(
-        arguments.weak_images or config.image_source, forms
+        arguments.weak_images or config.image_source, forms, order
     )
     weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
     renamed = parse_class_map(arguments.class_map)

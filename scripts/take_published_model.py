@@ -56,6 +56,7 @@ def take(stage: Stage, arguments: argparse.Namespace) -> None:
     check_writable(artifacts.folder)
     model_files.network_settings(artifacts).save(model.network)
     model_files.trained_on(artifacts).save(model.trained_on)
+    model_files.image_order(artifacts).save(model.images)
     file.save(model.weights)
     network = build_strong_network(config)
     load_weights(network, file)

@@ -13,10 +13,11 @@ import numpy as np
 from result_records import commit_now
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from dataset.datasets import image_order_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
-from models.strong_model import build_strong_network, load_strong_model, strong_graph
+from models.strong_model import build_strong_network, check_network_settings, load_weights, strong_graph
 from models.trained_on import load_strong_split
 from models.weights import cpu_state
 from modules.modularization import Modularization, show_modularization
@@ -35,16 +36,19 @@ def main() -> None:
     stage = open_stage(arguments)
     config, found = stage.config, load_modularization(stage.config, stage.artifacts)
     split = load_strong_split(config, stage.artifacts)
-    weights = in_half_precision(cpu_state(load_strong_model(config, stage.artifacts, stage.device).network))
-    masks, tuning = modules_here(stage, found)
+    check_network_settings(config, stage.artifacts)
     network = build_strong_network(config)
+    load_weights(network, model_files.entire_model(stage.artifacts))
+    weights = in_half_precision(cpu_state(network))
     network.load_state_dict(weights)
+    masks, tuning = modules_here(stage, found)
     strong = strong_graph(config, network, stage.device)
     modules = extract_modules(strong, masks, tuning)
     search = {**found.search, "published_of_commit": commit_now()}
     report = evaluate_modules(strong, modules, masks, split, stage.device, search)
     trained_on = model_files.trained_on(stage.artifacts).load()
-    model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, report)
+    images = image_order_of(split).hashes
+    model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, images, report)
     folder = arguments.folder or TOP / config.name
     save_published(folder, model)
     show_modularization(report)

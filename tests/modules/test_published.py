@@ -15,13 +15,15 @@ from dataset.datasets import load_split
 from dataset.split_record import SplitRecord, record_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
+from models.strong_model import load_strong_model
 from models.training import predict
 from modules.modularization import Modularization
 from modules.module import Tuning
 from modules.on_disk import load_modularization, load_module
-from modules.published import PublishedModel, in_half_precision, load_published, save_published
+from modules.published import TOP, PublishedModel, in_half_precision, load_published, save_published
 from utils.artifacts import Artifacts
 from utils.errors import UserError
+from utils.files import save_array
 
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
 NAMES = ("--model", MODEL, "--dataset", DATASET)
@@ -38,14 +40,15 @@ def published() -> PublishedModel:
     network = NetworkSettings("net", 2, 32, "stretch", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     trained_on = SplitRecord(("a", "b"), {"train": 8}, {"train": 123})
     report = Modularization(("a", "b"), 4, (2, 3), 0.5, 9, 8, 7, 9, 8, 6, {"method": "genetic"}, (0.9, 1.0), (0.8, 0.9))
-    return PublishedModel(weights, random.random((2, 4)) < 0.5, Tuning(gains, logit_maps), network, trained_on, report)
+    masks, images = random.random((2, 4)) < 0.5, random.integers(0, 2**63, 8, np.uint64)
+    return PublishedModel(weights, masks, Tuning(gains, logit_maps), network, trained_on, images, report)
 
 
 def test_it_comes_back_in_half_precision(published: PublishedModel, tmp_path: Path) -> None:
     save_published(tmp_path, published)
     back = load_published(tmp_path)
     assert (back.network, back.trained_on, back.report) == (published.network, published.trained_on, published.report)
-    assert np.array_equal(back.masks, published.masks)
+    assert np.array_equal(back.masks, published.masks) and np.array_equal(back.images, published.images)
     assert np.array_equal(back.tuning.gains, published.tuning.gains)
     assert np.array_equal(back.tuning.logit_maps, published.tuning.logit_maps)
     assert back.weights.keys() == published.weights.keys()
@@ -67,6 +70,8 @@ def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp
         {"masks": published.masks.astype(np.uint8)},
         {"tuning": Tuning(-published.tuning.gains, published.tuning.logit_maps)},
         {"tuning": Tuning(published.tuning.gains, published.tuning.logit_maps * np.float32(np.nan))},
+        {"images": published.images[:-1]},
+        {"images": published.images.astype(np.int64)},
     )
     for changes in wrong:
         save_published(tmp_path, dataclasses.replace(published, **changes))
@@ -87,6 +92,17 @@ def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp
         load_published(tmp_path)
 
 
+@pytest.mark.parametrize("folder", sorted(TOP.iterdir()), ids=lambda folder: folder.name)
+def test_what_the_project_publishes_can_be_taken(folder: Path, tmp_path: Path, run_main: Callable[..., Run]) -> None:
+    model, dataset = folder.name.rsplit("_", 1)
+    run = run_main(TAKE, "--model", model, "--dataset", dataset, root=tmp_path)
+    assert run.exit_code == 0 and "strong model and modules in" in run.stdout, run
+    config, artifacts = load(model, dataset), Artifacts(tmp_path, model, dataset)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert load_strong_model(config, artifacts, CPU).forward(images).isfinite().all()
+    assert load_module(config, artifacts, 0, CPU)(images).isfinite().all()
+
+
 @pytest.mark.slow
 def test_published_and_taken_it_answers_alike(
     strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
@@ -96,6 +112,9 @@ def test_published_and_taken_it_answers_alike(
     keep_few_images(here)
     there, folder = tmp_path / "there", tmp_path / "published"
     shutil.copytree(here / "data" / "decoded_dataset", there / "data" / "decoded_dataset")
+    for part in ("train", "test"):  # in another order
+        for path in (there / "data" / "decoded_dataset").glob(f"*/{part}_*.npy"):
+            save_array(path, np.load(path, allow_pickle=False)[::-1])
     few = [word for s in ("mask_keeps=0.7", "mask_steps=4", "mask_batch_size=8") for word in ("--set", s)]
     assert run_main("module_gradient_search.py", *NAMES, "--keep", "0.6", *few, root=here).exit_code == 0
     split = load_split(config)
@@ -117,6 +136,11 @@ def test_published_and_taken_it_answers_alike(
             for root in (here, there)
         )
         assert float((new - old).abs().max()) < 1e-2 * float(old.abs().max())
+
+    images = run_main("preprocess/module_output_collector.py", *NAMES, root=there)
+    assert images.exit_code == 0, images  # those of the strong model, wherever they stand
+    evaluated = run_main("train.py", *NAMES, "--evaluation", root=there)
+    assert f"({after.test_right_strong} of {after.test_images})" in evaluated.stdout, evaluated
 
     run_main(TAKE, *NAMES, "--folder", folder, root=there).refused("is there: --fresh sets its folder aside")
     again = run_main(TAKE, *NAMES, "--folder", folder, "--fresh", root=there)

@@ -12,6 +12,7 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from dataset.target_classes import chosen_classes
 from engines.opening import chosen_engine
 from models.opening import open_stage
+from models.trained_on import image_order
 from models.training import TrainingSettings
 from patching.data import load_patch_data
 from patching.weak_models import WeakKind
@@ -24,7 +25,7 @@ def main() -> None:
     stage = open_stage(arguments)
     config = stage.config
     target_classes = chosen_classes([arguments.target_class], config)
-    data = load_patch_data(config)
+    data = load_patch_data(config, image_order(stage.artifacts))
     settings = TrainingSettings(
         epochs=config.weak_epochs,
         batch_size=config.weak_batch_size,
