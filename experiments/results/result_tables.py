@@ -37,7 +37,8 @@ class Table:
     stages: tuple[str, ...]  # the kinds that it shows
     columns: tuple[str, ...]
     rows: Callable[[Done], Iterator[Cells]]
-    is_short: bool = True  # else it is written as CSV alone
+    # Which rows stand in the document, too; the others are written as CSV alone. None: none of them.
+    is_shown: Callable[[Cells], bool] | None = lambda _: True
 
 
 def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
@@ -51,8 +52,8 @@ def write_tables(place: Place, stages: Sequence[Stage], folder: Path) -> None:
         rows = list(table.rows(done))
         if rows:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
-        if table.is_short:
-            texts[name] = markdown(done, table, rows)
+        if table.is_shown is not None:
+            texts[name] = markdown(done, table, list(filter(table.is_shown, rows)))
     for name, drawing in figures_of(done):
         save_drawing(drawing, folder / "figures" / name)
     readme = folder / "README.md"
@@ -103,13 +104,15 @@ def _provenance(record: Record) -> str:
 METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
 TABLES = {
     "modules": Table(
-        "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's).",
+        "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
+        "seeds than 0: modules.csv.",
         ("trade_off", "strong"),
         (
             *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
             *("points lost", "distance", "AUC mean", "AUC least", *MADE_BY),
         ),
         module_rows,
+        is_shown=lambda cells: cells[-len(MADE_BY)] == 0,
     ),
     "seeds": Table(
         "The same over seeds: mean (lowest to highest).",
@@ -119,13 +122,15 @@ TABLES = {
     ),
     "patching": Table(
         "What patching does, on test images: means over the target classes in %, changes in points; in how many F1 "
-        "rose and fell, all / by more than chance (95 %). Every patch, and the controls of every rule: patches.csv.",
+        "rose and fell, all / by more than chance (95 %). The other rules: patching.csv; every patch, and the controls "
+        "of every rule: patches.csv.",
         tuple(PATCHED),
         (
             *("network", "weak models", "method", "target classes", "images", *METRIC_COLUMNS),
             *("F1 better", "F1 worse", *MADE_BY),
         ),
         patching_rows,
+        is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
     ),
     "patches": Table(
         "Every patch, with its counts and the interval (95 %) of F1's change in points.",
@@ -135,7 +140,7 @@ TABLES = {
             *("TP", "FP", "FN", "others right", "others", "F1 change low", "F1 change high", *MADE_BY),
         ),
         patch_rows,
-        is_short=False,
+        is_shown=None,
     ),
     "patch_sizes": Table(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
