@@ -66,6 +66,10 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
                 f"kernels are kept ({least.method})."
             )
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_yscale("symlog", linthresh=1)  # networks that lose a little and a lot in one picture
+    axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))
+    lost = [points_lost for *_, points_lost in rows]
+    axes.set_ylim(min(lost) - 0.2, 1.2 * max(lost) + 0.2)
     axes.set_xlabel("kernels kept in %, mean over modules")
     axes.set_ylabel("accuracy lost in percentage points")
     axes.grid()
