@@ -21,7 +21,7 @@ from dataset.class_folders import ClassFolders, describe, find_class_folders
 from dataset.decoding import decode
 from dataset.hash_split import hash_of, held_out
 from dataset.image_files import SIDE, Resize
-from dataset.image_order import ImageOrder, hashes_of, order_of
+from dataset.image_order import ImageOrder, hashes_of
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
@@ -108,7 +108,9 @@ def split_fingerprint(split: Split) -> dict[str, int]:
 
 def image_order_of(split: Split) -> ImageOrder:
     """The order of its images, to be kept with a network that is given away."""
-    return order_of([(images.pixels, images.labels) for images in (split.train, split.valid, split.test)])
+    hashes = [hashes_of(images.pixels, images.labels) for images in (split.train, split.valid, split.test)]
+    num_train, num_valid, num_test = map(len, hashes)
+    return ImageOrder(np.concatenate(hashes), (num_train, num_valid, num_test))
 
 
 def load_split(config: Config, order: ImageOrder | None = None) -> Split:

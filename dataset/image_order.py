@@ -4,7 +4,6 @@ Such a dataset is split by the places of its images. The same images stand elsew
 files, and so would be split otherwise; a network that comes with this order is given its own split of both.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +55,3 @@ def places_of(wanted: np.ndarray, found: np.ndarray) -> np.ndarray | None:
     places = np.empty(len(wanted), np.int64)
     places[as_wanted] = by_value
     return places
-
-
-def order_of(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> ImageOrder:
-    """The order of a split's images, from the pixels and labels of its three parts."""
-    hashes = [hashes_of(pixels, labels) for pixels, labels in parts]
-    num_train, num_valid, num_test = map(len, hashes)
-    return ImageOrder(np.concatenate(hashes), (num_train, num_valid, num_test))

@@ -106,7 +106,7 @@ TABLES = {
     "modules": Table(
         "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
         "seeds than 0: modules.csv.",
-        ("trade_off", "strong"),
+        ("trade_off", "strong", "gradient"),
         (
             *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
             *("points lost", "distance", "AUC mean", "AUC least", *MADE_BY),
@@ -116,7 +116,7 @@ TABLES = {
     ),
     "seeds": Table(
         "The same over seeds: mean (lowest to highest).",
-        ("trade_off",),
+        ("trade_off", "strong", "gradient"),
         ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
         seed_rows,
     ),
@@ -164,9 +164,9 @@ TABLES = {
     ),
     "literature": Table(
         "Beside the others. The scale differs: published figures, and two of ours, are of full-width networks on a "
-        "GPU, the rest of ours of quarter-width ones and of ResNet-20 on two CPU cores, with other weak models; so "
-        "compare signs and orders of magnitude there. Accuracies, kept parts and patches in % and points.",
-        ("trade_off", "patch_weak"),
+        "GPU, the rest of ours of quarter-width ones and of ResNet-20, with other weak models; so compare signs and "
+        "orders of magnitude there. Accuracies, kept parts and patches in % and points.",
+        ("trade_off", "gradient", "patch_weak"),
         (
             *("method", "what", "points lost", "kept %", "kept of", "FLOPs %", "distance %", *METRIC_COLUMNS),
             *("source", "remark"),
