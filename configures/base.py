@@ -204,6 +204,10 @@ class Config:
         0.4, "The share of its images in a step that are of the target class; the others are of all other classes."
     )
 
+    # Fine-tuning of modules
+    fine_tuning_steps: Count = free(1500, "Steps of the training of modules' weights, by `module_fine_tuner.py`.")
+    fine_tuning_step_size: Positive = free(0.001, "Adam's step size then, at the beginning.")
+
     # Patching
     weak_model: str = weak("", "The network of the overly simple weak model.")
     weak_source: str = weak("", "The dataset of the weak model's other classes; empty = `source`.")

@@ -50,6 +50,11 @@ def module_kernels(artifacts: Artifacts, target_class: int) -> ArrayFile:
     return ArrayFile(path, _search(artifacts), "bool")
 
 
+def fine_tuning_state(artifacts: Artifacts) -> CheckpointFile:
+    """Everything that lets an interrupted fine-tuning go on; there only while one is not done."""
+    return CheckpointFile(artifacts.folder / "modules" / "fine_tuning.pth", _search(artifacts))
+
+
 def source_network(artifacts: Artifacts) -> RecordFile[SourceNetwork]:
     """Which network the modules were cut from."""
     path = artifacts.folder / "modules" / "network.json"

@@ -106,9 +106,16 @@ def save_module_for_patch(
         of_class: the validation images of the class.
         known: what is known of it.
     """
+    (module,) = extract_modules(strong, mask[None], tuning, [known.target_class])
+    write_module_for_patch(strong, module, mask, stage, of_class, known)
+
+
+def write_module_for_patch(
+    strong: Graph, module: GraphNetwork, mask: np.ndarray, stage: Stage, of_class: Images, known: ModuleForPatch
+) -> None:
+    """The same of a module that is there, on the device."""
     target_class = known.target_class
     place = stage.artifacts.for_patch(target_class)
-    (module,) = extract_modules(strong, mask[None], tuning, [target_class])
     module_files.source_network(place).save(SourceNetwork.of(strong, stage.config))
     module_files.module(place, target_class).save(cpu_state(module))
     module_files.module_kernels(place, target_class).save(mask)

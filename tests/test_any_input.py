@@ -245,6 +245,7 @@ SCRIPTS = (
     "module_recorder.py",
     "module_explorer.py",
     "module_gradient_search.py",
+    "module_fine_tuner.py",
     "scripts/run_module_search.py",
     "scripts/run_layer_sensitivity_analyzer.py",
     "scripts/make_report.py",

@@ -219,24 +219,43 @@ class SearchForPatch(GradientSearch[RoundForPatch]):
 
     def judged(self, number: int, masks: np.ndarray, tuning: Tuning, steps: int, start: float) -> RoundForPatch:
         """See `GradientSearch`: the module's logit beside the strong model's."""
-        target_class, strong = self.target_class, fold_batch_norm(self.strong)
+        strong = fold_batch_norm(self.strong)  # the same answers, sooner
         (module,) = extract_modules(strong, masks, tuning, self.goal.classes)
-        logits = torch.stack([self.logits(strong.network)[:, target_class], self.logits(module)[:, 0]], 1)
-        if not logits.isfinite().all():
-            raise UserError(f"class {target_class}: logits that are not finite; retrain the strong model")
-        auc_strong, auc_module = auc_of(logits.numpy(), self.split.valid.labels == target_class)
         return RoundForPatch(
             number=number,
             keep=self.keeps[number],
             kernels_kept=float(masks.mean()),
             flops=flops_of(module, strong.image_shape) / strong.flops,
             images=len(self.split.valid),
-            auc_strong=float(auc_strong),
-            auc_module=float(auc_module),
-            explained=1 - float(unexplained(logits[:, 1:], logits[:, :1])),
+            **vars(compare_own_logit(strong.network, module, self.target_class, self.split.valid, self.stage)),
             steps=steps,
             seconds=time.perf_counter() - start,
         )
+
+
+@dataclass(frozen=True)
+class OwnLogitComparison:
+    """A module's logit of its class beside the strong model's, on validation images."""
+
+    auc_strong: float
+    auc_module: float
+    explained: float  # the share of the strong logit's variance that the module's logit explains
+
+
+def compare_own_logit(
+    strong: nn.Module, module: nn.Module, target_class: int, valid: Images, stage: Stage
+) -> OwnLogitComparison:
+    """How well a module says of validation images what the strong model's logit of its class says.
+
+    Raises UserError where a logit is not finite.
+    """
+    of_strong, of_module = (predict(network, valid, stage.device, stage.dtype) for network in (strong, module))
+    logits = torch.stack([of_strong[:, target_class], of_module[:, 0]], 1)
+    if not logits.isfinite().all():
+        raise UserError(f"class {target_class}: logits that are not finite; retrain the strong model")
+    auc_strong, auc_module = auc_of(logits.numpy(), valid.labels == target_class)
+    explained = 1 - float(unexplained(logits[:, 1:], logits[:, :1]))
+    return OwnLogitComparison(float(auc_strong), float(auc_module), explained)
 
 
 def open_search(stage: Stage, keep: float | None, *, fresh: bool = False) -> JointSearch:

@@ -1,0 +1,140 @@
+"""Fine-tuning: the weights of modules that a search left, trained on towards what the strong model says.
+
+A search chooses kernels and leaves their weights as they are, which were trained to work with those that were dropped.
+A short training lets them work without. Which kernels a module has, and so its size, stays as it was.
+As in the search, a step is a function of the state before it and its number alone.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configures.base import Config
+from dataset.datasets import Images
+from dataset.images import to_device
+from search.gradient.batches import batch_of_step
+from search.gradient.goals import Goal
+from search.gradient.scores import step_size
+from utils.device import precision_name
+from utils.errors import UserError, reason
+from utils.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """What a fine-tuning is made of."""
+
+    steps: int
+    batch_size: int
+    step_size: float  # Adam's, at the beginning; it falls as a cosine does
+    mirror: bool
+
+
+def fine_tuning_settings(config: Config) -> FineTuningSettings:
+    """What the configuration says of it."""
+    return FineTuningSettings(
+        config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
+    )
+
+
+class FineTuner:
+    """Modules while their weights are trained.
+
+    Args:
+        modules: in evaluation mode, on the device; their parameters change.
+        strong: the strong model's network, on the device; it stays as it is.
+        goal: the modules' classes, from which images they learn, and by which loss.
+        images: the strong model's training images.
+        settings: what the training is made of.
+        device, dtype: bfloat16 runs the networks in autocast; weights stay float32.
+        seed: decides the batches and their augmentation.
+        workers: run the modules; the result does not depend on how many they are.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        strong: nn.Module,
+        goal: Goal,
+        images: Images,
+        settings: FineTuningSettings,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int,
+        workers: Executor,
+    ) -> None:
+        keep_freed_memory()
+        self.modules, self.strong, self.goal = nn.ModuleList(modules), strong, goal
+        self.pixels, self.labels = to_device(images, device)
+        self.normalisation = images.normalisation
+        self.settings, self.device, self.dtype, self.seed = settings, device, dtype, seed
+        self.workers = workers
+        self.steps_done = 0
+        # The searches' own memory of the gradients' sizes.
+        self.optimizer = torch.optim.Adam(self.modules.parameters(), settings.step_size, betas=(0.9, 0.99))
+
+    def description(self) -> dict[str, Any]:
+        """What the result depends on beside the modules, the strong model and the images, as plain values."""
+        precision = precision_name(self.dtype)
+        return {**asdict(self.settings), **self.goal.settings(), "seed": self.seed, "precision": precision}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a checkpoint holds it."""
+        weights = {name: value.detach().cpu() for name, value in self.modules.state_dict().items()}
+        return {"weights": weights, "optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`'s. Raises ValueError, in one line, for what is not such a state."""
+        try:
+            if not all(torch.isfinite(value).all() for value in state["weights"].values()):
+                raise ValueError("it holds NaN or infinity")
+            self.modules.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.steps_done = int(state["steps_done"])
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise ValueError(reason(error)) from None
+
+    def step(self) -> float:
+        """Take one step and return the loss before it. Raises UserError if that is not finite."""
+        progress = self.steps_done / self.settings.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = step_size(self.settings.step_size, progress)
+        images, chosen = batch_of_step(
+            self.pixels,
+            self.steps_done,
+            choose=partial(self.goal.choose, self.labels),
+            batch_size=self.settings.batch_size,
+            mirror=self.settings.mirror,
+            seed=self.seed,
+            dtype=self.dtype,
+            normalisation=self.normalisation,
+        )
+        of_strong = self.workers.submit(self._strong_logits, images)
+        outputs = list(self.workers.map(partial(self._output, images=images), self.modules))
+        logits = torch.stack([output.detach() for output in outputs], 1).requires_grad_()
+        loss = self.goal.loss(logits, self.labels[chosen], of_strong.result())
+        if not math.isfinite(value := float(loss.detach())):
+            raise UserError(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        list(self.workers.map(torch.autograd.backward, outputs, logits.grad.unbind(1)))
+        self.optimizer.step()
+        self.steps_done += 1
+        return value
+
+    def _output(self, module: nn.Module, images: Tensor) -> Tensor:
+        """A module's logit (batch,) float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return module(images)[:, 0].float()
+
+    @torch.no_grad()
+    def _strong_logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self.strong(images).float()

@@ -1,0 +1,234 @@
+"""Fine-tuning as a user runs it: modules of the same size that know more, the same in pieces, and what is refused."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, files_below, keep_few_images, random_images, run_here
+
+from configures.base import load
+from dataset.datasets import load_split
+from models.graph import trace
+from models.strong_model import load_strong_model
+from models.training import count_right, predict
+from modules import files as module_files
+from modules.composed_model import ComposedModel
+from modules.module import extract_modules
+from modules.on_disk import load_kernel_mask, load_module
+from search.gradient.fine_tuning import FineTuner, FineTuningSettings
+from search.gradient.goals import ComposedAnswer, Goal, OwnLogit
+from utils.artifacts import Artifacts
+from utils.core_threads import core_threads
+from utils.errors import UserError
+
+CPU = torch.device("cpu")
+SETTINGS = FineTuningSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
+TOGETHER, ALONE = ComposedAnswer(3, 0.5, 1.0), OwnLogit(1, 0.4)
+
+
+class Small(torch.nn.Module):
+    """Batch norm, an addition, and a pool in front of the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.second = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.last = torch.nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.first(images)).relu()
+        maps = maps + self.second(maps).relu()
+        return self.last(maps.mean((2, 3)))
+
+
+def tuner(goal: Goal, workers: int = 1, settings: FineTuningSettings = SETTINGS, dtype: torch.dtype = torch.float32):
+    """Half of a random network, about to be trained."""
+    torch.manual_seed(0)
+    graph = trace(Small(), 8)
+    masks = np.random.default_rng(0).random((3, graph.units.num_kernels)) < 0.6
+    masks = graph.units.spread(graph.units.repair(masks[:, graph.units.first_kernels]))
+    modules = extract_modules(graph, masks[list(goal.classes)], target_classes=goal.classes)
+    images = dataclasses.replace(random_images(40, 3), pixels=random_images(40, 3).pixels[:, :8, :8])
+    pool = core_threads(CPU, workers)
+    with pool as threads:
+        yield FineTuner(
+            modules, graph.network, goal, images, settings, device=CPU, dtype=dtype, seed=0, workers=threads
+        )
+
+
+def weights_of(one: FineTuner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in one.modules.state_dict().items()}
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("goal", [TOGETHER, ALONE], ids=["together", "alone"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_and_pieces_change_nothing(goal: Goal, dtype: torch.dtype) -> None:
+    found = []
+    for workers in (1, 3):
+        for one in tuner(goal, workers, dtype=dtype):
+            start, strong = weights_of(one), {name: value.clone() for name, value in one.strong.state_dict().items()}
+            for _ in range(SETTINGS.steps):
+                one.step()
+            found.append(weights_of(one))
+            assert not same(start, found[-1]) and same(strong, one.strong.state_dict())
+    for first in tuner(goal, dtype=dtype):
+        for _ in range(2):
+            first.step()
+        for second in tuner(goal, dtype=dtype):
+            second.load_state(first.state())
+            for _ in range(2, SETTINGS.steps):
+                second.step()
+            found.append(weights_of(second))
+    assert same(found[0], found[1]) and same(found[0], found[2])
+
+
+@pytest.mark.parametrize("goal", [TOGETHER, ALONE], ids=["together", "alone"])
+def test_modules_come_nearer_to_what_the_strong_model_says(goal: Goal) -> None:
+    for one in tuner(goal, settings=dataclasses.replace(SETTINGS, steps=60, batch_size=40)):
+        losses = [one.step() for _ in range(60)]
+        assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_what_is_no_state_is_refused_and_so_is_a_loss_that_is_not_finite() -> None:
+    for one in tuner(ALONE):
+        state, start = one.state(), weights_of(one)
+        spoiled = {name: value * torch.nan for name, value in state["weights"].items()}
+        for wrong in ({}, {**state, "weights": {}}, {**state, "weights": spoiled}, {**state, "optimizer": {}}):
+            with pytest.raises(ValueError):
+                one.load_state(wrong)
+        assert same(start, weights_of(one))
+        with torch.no_grad():
+            next(one.modules.parameters()).fill_(torch.inf)
+        with pytest.raises(UserError, match="fine_tuning_step_size"):
+            one.step()
+
+
+MODEL, DATASET, NUM_CLASSES, TARGET = "rescnn_x0_25", "digits_5", 5, 3
+SCRIPT, SEARCH = "module_fine_tuner.py", "module_gradient_search.py"
+NAMES = ["--model", MODEL, "--dataset", DATASET]
+FEW = ["mask_steps=3", "mask_batch_size=6", "mask_keeps=0.6", "patch_steps=3", "patch_keeps=0.6"]
+SMALL = [*NAMES, *(word for setting in FEW for word in ("--set", setting))]
+TUNE = [*NAMES, "--set", "mask_batch_size=16", "--set", "fine_tuning_steps=12"]
+FOR_PATCH = ["--for_patch", "--target_class", TARGET]
+Main = Callable[..., Run]
+for_real = [pytest.mark.slow, pytest.mark.xdist_group("fine-tuning")]
+
+
+def marked(test: Callable[..., None]) -> Callable[..., None]:
+    """Of whole searches, which these tests share."""
+    for mark in for_real:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def searched(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root_dir with small modules of all classes, and one for a patch."""
+    root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path_factory.mktemp("searched") / "root"))
+    keep_few_images(root)
+    for words in (["--keep", 0.4], [*FOR_PATCH, "--keep", 0.4]):
+        done = run_here(SEARCH, *SMALL, *words, root=root)
+        assert done.exit_code == 0, done
+    return root
+
+
+@pytest.fixture
+def root(searched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched, tmp_path / "root"))
+
+
+def modules_in(root: Path, of_patch: bool = False) -> dict[str, bytes]:
+    """What lies beside the modules, but for the seconds in the report."""
+    place = Artifacts(root, MODEL, DATASET)
+    place = place.for_patch(TARGET) if of_patch else place
+    files = files_below(place.folder / "modules")
+    return {name: content for name, content in files.items() if name != "report.json"}
+
+
+@marked
+def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, searched: Path, run_main: Main) -> None:
+    done = run_main(SCRIPT, *TUNE, root=root)
+    assert done.exit_code == 0, done
+    config, place, before = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET), Artifacts(searched, MODEL, DATASET)
+    was, now = module_files.report(before).load(), module_files.report(place).load()
+    assert now.valid_right_composed > was.valid_right_composed and now.kernels_kept == was.kernels_kept
+    assert f"{was.valid_right_composed} of {was.valid_images} validation images right before" in done.stdout
+    assert now.search["fine_tuned"]["steps"] == 12
+    modules = [load_module(config, place, target_class, CPU) for target_class in range(NUM_CLASSES)]
+    valid = load_split(config).valid
+    assert count_right(predict(ComposedModel(modules), valid, CPU), valid.labels) == now.valid_right_composed
+    for target_class in range(NUM_CLASSES):
+        kept = (load_kernel_mask(config, each, target_class) for each in (before, place))
+        assert np.array_equal(*kept)
+    again = run_main(SCRIPT, *TUNE, root=root)
+    again.refused("fine-tuned already", SEARCH)
+    done = run_main(SEARCH, *SMALL, "--keep", 0.4, root=root)  # its rounds are done: the modules as they were cut
+    assert done.exit_code == 0 and modules_in(root) == modules_in(searched)
+
+
+@marked
+def test_a_module_for_a_patch_says_more_of_what_the_strong_model_says(
+    root: Path, searched: Path, run_main: Main
+) -> None:
+    done = run_main(SCRIPT, *TUNE, *FOR_PATCH, root=root)
+    assert done.exit_code == 0, done
+    config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET).for_patch(TARGET)
+    was = module_files.report_for_patch(Artifacts(searched, MODEL, DATASET).for_patch(TARGET)).load()
+    now = module_files.report_for_patch(place).load()
+    assert now.explained > was.explained and now.flops == was.flops and "fine_tuned" in now.search
+    strong = load_strong_model(config, Artifacts(root, MODEL, DATASET), CPU)
+    valid, module = load_split(config).valid, load_module(config, place, TARGET, CPU)
+    expected, found = predict(strong.network, valid, CPU)[:, TARGET], predict(module, valid, CPU)[:, 0]
+    assert now.explained == pytest.approx(1 - float((found - expected).square().mean() / expected.var(correction=0)))
+    outputs = module_files.module_outputs(place, TARGET).load(None)
+    np.testing.assert_allclose(outputs, found[valid.labels == TARGET], rtol=1e-4, atol=1e-4)
+
+
+@marked
+@pytest.mark.parametrize("of_patch", [False, True], ids=["together", "for a patch"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    root: Path, searched: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, of_patch: bool
+) -> None:
+    words = [*TUNE, *(FOR_PATCH if of_patch else [])]
+    whole = Path(shutil.copytree(searched, tmp_path / "whole"))
+    assert run_main(SCRIPT, *words, root=whole).exit_code == 0
+    whole_step = FineTuner.step
+    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 5)
+
+    def step(one: FineTuner) -> float:
+        if one.steps_done > 6:
+            raise KeyboardInterrupt
+        return whole_step(one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuner, "step", step)
+        assert run_main(SCRIPT, *words, root=root).exit_code == 130
+    run_main(SCRIPT, *words, "--set", "fine_tuning_step_size=0.1", root=root).refused("step_size: 0.001 there, 0.1 now")
+    done = run_main(SCRIPT, *words, root=root)
+    assert done.exit_code == 0 and "going on after step 5" in done.stdout, done
+    assert modules_in(root, of_patch) == modules_in(whole, of_patch)
+
+
+@marked
+def test_modules_that_get_worse_stay_as_they_were(root: Path, searched: Path, run_main: Main) -> None:
+    done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.5", root=root)
+    assert done.exit_code == 0 and "the modules stay as they were" in done.stdout, done
+    assert modules_in(root) == modules_in(searched)
+
+
+def test_what_does_not_fit_is_refused(strong_roots: Callable[[str, str], Path], run_main: Main) -> None:
+    root = strong_roots(MODEL, DATASET)
+    for words in (["--for_patch"], ["--target_class", "3"]):
+        run_main(SCRIPT, *NAMES, *words, root=root).refused("--for_patch and --target_class: expected both or none")
+    run_main(SCRIPT, *NAMES, root=root).refused("report.json", "first run")
+    run_main(SCRIPT, *NAMES, *FOR_PATCH, root=root).refused("report.json", "--for_patch --target_class 3")
+    run_main(SCRIPT, *NAMES, "--set", "fine_tuning_steps=0", root=root).refused("fine_tuning_steps", "at least 1")
