@@ -113,9 +113,10 @@ def _search_in_words(search: dict[str, Any]) -> str:
     method, generation, generations, seconds = map(search.get, ("method", "generation", "generations", "seconds"))
     found = f"{method} search" if isinstance(method, str) else "search"
     took = f", {duration(seconds)}" if isinstance(seconds, int | float) else ""
+    tuned = ", and fine-tuned" if "fine_tuned" in search else ""
     if isinstance(generation, int) and isinstance(generations, int):
-        return f"{found} (generation {generation} of {generations - 1}{took})"
-    return found + took
+        return f"{found} (generation {generation} of {generations - 1}{took}){tuned}"
+    return found + took + tuned
 
 
 def _points(right: int, other_right: int, images: int) -> str:

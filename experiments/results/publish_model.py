@@ -20,6 +20,7 @@ from models.opening import open_stage
 from models.strong_model import build_strong_network, check_network_settings, load_weights, strong_graph
 from models.trained_on import load_strong_split
 from models.weights import cpu_state
+from modules import files as module_files
 from modules.modularization import Modularization, show_modularization
 from modules.module import Tuning, extract_modules
 from modules.on_disk import evaluate_modules, load_kernel_mask, load_modularization
@@ -35,6 +36,9 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     config, found = stage.config, load_modularization(stage.config, stage.artifacts)
+    if "fine_tuned" in found.search:
+        again = module_files.module(stage.artifacts, 0).made_by
+        raise UserError(f"the modules are fine-tuned, and published ones are cut from the strong model; run: {again}")
     split = load_strong_split(config, stage.artifacts)
     check_network_settings(config, stage.artifacts)
     network = build_strong_network(config)

@@ -169,8 +169,10 @@ def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, sear
     for target_class in range(NUM_CLASSES):
         kept = (load_kernel_mask(config, each, target_class) for each in (before, place))
         assert np.array_equal(*kept)
-    again = run_main(SCRIPT, *TUNE, root=root)
-    again.refused("fine-tuned already", SEARCH)
+    run_main(SCRIPT, *TUNE, root=root).refused("fine-tuned already", SEARCH)
+    run_main("experiments/results/publish_model.py", *NAMES, root=root).refused("cut from the strong model", SEARCH)
+    assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
+    assert ", and fine-tuned." in (place.folder / "report" / "index.html").read_text()
     done = run_main(SEARCH, *SMALL, "--keep", 0.4, root=root)  # its rounds are done: the modules as they were cut
     assert done.exit_code == 0 and modules_in(root) == modules_in(searched)
 
