@@ -9,6 +9,7 @@ from report.figures import INK, PALETTE, Drawing, new_figure, styled
 
 BEFORE, NO_MODULE, WHOLE_MODEL = "before", "learned, no module", "learned, whole strong model"
 FOR_PATCH, JOINT = "module for the patch", "module of the joint search"
+FINE_TUNED = "module for the patch, fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ def patch_trade_off_figure(points: Sequence[PatchTradeOff], title: str) -> Drawi
     flops = [100 * np.mean([point.flops for point in own if point.keep == keep]) for keep in keeps]
     f1 = [100 * mean_f1(points, FOR_PATCH, keep) for keep in keeps]
     axes.plot(flops, f1, color=PALETTE[0], marker="o", linewidth=2, label=f"{FOR_PATCH}, mean")
-    joint = [point for point in points if point.method == JOINT]
-    if joint:
-        where = 100 * np.mean([point.flops for point in joint]), 100 * mean_f1(points, JOINT)
-        axes.plot(*where, color=PALETTE[1], marker="s", linestyle="", label=f"{JOINT}, mean")
+    classes = {point.target_class for point in points}
+    for method, marker, colour in ((JOINT, "s", PALETTE[1]), (FINE_TUNED, "*", PALETTE[2])):
+        found = [point for point in points if point.method == method]
+        if {point.target_class for point in found} == classes:  # else their means are of different classes
+            where = 100 * np.mean([point.flops for point in found]), 100 * mean_f1(points, method)
+            axes.plot(*where, color=colour, marker=marker, markersize=9, linestyle="", label=f"{method}, mean")
     for method, style in ((WHOLE_MODEL, "--"), (NO_MODULE, "-."), (BEFORE, ":")):
         axes.axhline(100 * mean_f1(points, method), color=INK, linewidth=0.8, linestyle=style, label=f"{method}, mean")
     axes.set_xlabel("FLOPs of the module in % of the strong model's")

@@ -6,8 +6,8 @@
 Needs weak models, and `module_gradient_search.py --for_patch --keep 0.1` for the target classes (all by default). The
 learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of images that the rule
 was not fitted on (five folds); the test images are for the report. Beside the rounds stand the weak model as it is, the
-controls, and the module of the joint search where there is one. Writes for_patch_trade_off_IMAGES.csv, .png and .svg
-beside the weak models.
+controls, and, where there are such, the module of the joint search and the one that `module_fine_tuner.py` trained.
+Writes for_patch_trade_off_IMAGES.csv, .png and .svg beside the weak models.
 """
 
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ from patching.weak_models import WeakKind
 from report.figures import save_drawing
 from report.figures_of_patch_trade_off import (
     BEFORE,
+    FINE_TUNED,
     FOR_PATCH,
     JOINT,
     NO_MODULE,
@@ -106,6 +107,11 @@ class WeakModel:
             masks, tuning = load_round(place, row.number, 1, strong.units.num_kernels)
             (module,) = extract_modules(strong, masks, tuning, [case.target_class])
             yield self._of_module(FOR_PATCH, row.keep, float(masks.mean()), module)
+        known = module_files.report_for_patch(place).load_if_there()
+        if known is not None and "fine_tuned" in known.search:
+            module = load_module(stage.config, place, case.target_class, stage.device)
+            kept = known.kernels_kept / known.kernels
+            yield self._of_module(FINE_TUNED, kept, kept, module)
 
     def _of_module(self, method: str, keep: float, kept: float, module: GraphNetwork) -> PatchTradeOff:
         outputs = {part: predict(module, images, self.cases.stage.device)[:, 0] for part, images in self.images.items()}
