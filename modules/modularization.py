@@ -58,8 +58,9 @@ def show_modularization(result: Modularization) -> None:
         print(
             f"class {target_class} ({result.classes[target_class]}): its module's AUC is more than {MOST_BELOW:g} "
             "below the strong model's: it says little of its own class and leaves the answer to the other modules; "
-            "before you patch with it, search it alone (module_gradient_search.py --for_patch), or let modules keep "
-            "more kernels (in the gradient search: a larger --keep)"
+            "before you patch with it, fine-tune the modules (module_fine_tuner.py), search it alone "
+            "(module_gradient_search.py --for_patch), or let modules keep more kernels (in the gradient search: "
+            "a larger --keep)"
         )
 
 

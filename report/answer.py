@@ -42,7 +42,7 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
     if riders := [f"{data.classes[number]} ({result.valid_auc_modules[number]:.2f})" for number in result.free_riders]:
         yield Note(
             f"Modules that say little of their own class, with their AUC for it: {', '.join(riders)}. They leave the "
-            "answer to the other modules, and are no patch; let modules keep more kernels."
+            "answer to the other modules, and are no patch; fine-tune them, or let modules keep more kernels."
         )
     rows = []
     for part, name in (("valid", "validation"), ("test", "test")):
