@@ -40,7 +40,7 @@ from modules.on_disk import (
 )
 from search.genetic import files as genetic_files
 from search.gradient import files as gradient_files
-from search.gradient.fine_tuning import FineTuner, fine_tuning_settings
+from search.gradient.fine_tuning import FineTuner, fine_tuning_settings, made_with
 from search.gradient.goals import Goal, composed_answer, own_logit
 from search.gradient.rounds import STEPS_PER_STATE, compare_own_logit
 from utils.artifacts import Artifacts
@@ -72,11 +72,13 @@ def main() -> None:
 def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularization:
     """Train the modules of all classes by what they answer together; write them, and return what is known of them."""
     config, place = stage.config, stage.artifacts
-    before = load_modularization(config, place)
+    before, goal = load_modularization(config, place), composed_answer(config)
+    if is_fine_tuned(before, goal, stage, place):
+        return before
     modules = [load_module(config, place, target_class, stage.device) for target_class in range(config.num_classes)]
     masks = np.stack([load_kernel_mask(config, place, target_class) for target_class in range(config.num_classes)])
-    made_with = trained(modules, stage, strong, split, place, composed_answer(config), before)
-    after = evaluate_modules(strong, modules, masks, split, stage.device, {**before.search, "fine_tuned": made_with})
+    search = {**before.search, "fine_tuned": trained(modules, goal, stage, strong, split, place, before)}
+    after = evaluate_modules(strong, modules, masks, split, stage.device, search)
     print(
         f"\n{before.valid_right_composed} of {before.valid_images} validation images right before, "
         f"{after.valid_right_composed} after"
@@ -90,18 +92,20 @@ def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularizat
 def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class: int) -> ModuleForPatch:
     """The same of one class's module, by the strong model's logit of the class."""
     config, place = stage.config, stage.artifacts.for_patch(target_class)
-    before = module_files.report_for_patch(place).load()
+    before, goal = module_files.report_for_patch(place).load(), own_logit(config, target_class)
+    if is_fine_tuned(before, goal, stage, place):
+        return before
+    say(f"class {target_class} ({before.name})")
     module = load_module(config, place, target_class, stage.device)
     mask = load_kernel_mask(config, place, target_class)
-    say(f"class {target_class} ({before.name})")
-    made_with = trained([module], stage, strong, split, place, own_logit(config, target_class), before)
+    search = {**before.search, "fine_tuned": trained([module], goal, stage, strong, split, place, before)}
     now = compare_own_logit(strong.network, module, target_class, split.valid, stage)
     after = replace(
         before,
         valid_auc_strong=now.auc_strong,
         valid_auc_module=now.auc_module,
         explained=now.explained,
-        search={**before.search, "fine_tuned": made_with},
+        search=search,
     )
     print(f"class {target_class}: logit explained {before.explained:.1%} before, {after.explained:.1%} after")
     if is_better := after.explained >= before.explained:
@@ -110,24 +114,40 @@ def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class:
     return finished(place, before, after, is_better=is_better)
 
 
+def is_fine_tuned(report: Modularization | ModuleForPatch, goal: Goal, stage: Stage, place: Artifacts) -> bool:
+    """Whether the modules are fine-tuned already. Raises UserError where they are so with other settings."""
+    there = report.search.get("fine_tuned")
+    if there is None:
+        return False
+    now, file = made_with(fine_tuning_settings(stage.config), goal, stage), module_files.module(place, 0)
+    if not isinstance(there, dict) or (different := differences(there, {**now, "seconds": there.get("seconds")})):
+        raise UserError(
+            f"the modules in {file.path.parent} are fine-tuned already, with other settings ({different}); "
+            f"to start anew, first run: {file.made_by}"
+        )
+    say("fine-tuned already")
+    module_files.fine_tuning_state(place).remove()
+    return True
+
+
 def trained(
     modules: Sequence[GraphNetwork],
+    goal: Goal,
     stage: Stage,
     strong: Graph,
     split: Split,
     place: Artifacts,
-    goal: Goal,
     report: Modularization | ModuleForPatch,
 ) -> dict[str, Any]:
     """Train modules in place, from where an earlier run ended; returns what that was made with, and its seconds.
 
-    Raises UserError where they are fine-tuned already, or an earlier run's state is of other settings.
+    Raises UserError where an earlier run's state is of other settings.
     """
     start, file = time.perf_counter(), module_files.fine_tuning_state(place)
-    if "fine_tuned" in report.search:
-        again = module_files.module(place, 0).made_by
-        raise UserError(f"the modules in {file.path.parent} are fine-tuned already; to start anew, first run: {again}")
     settings = fine_tuning_settings(stage.config)
+    now = made_with(settings, goal, stage)
+    # What tells a state of these modules from one of an earlier search's.
+    of_modules = hashlib.sha256(json.dumps(asdict(report), sort_keys=True).encode()).hexdigest()
     with core_threads(stage.device) as workers:
         tuner = FineTuner(
             modules,
@@ -140,10 +160,8 @@ def trained(
             seed=stage.seed,
             workers=workers,
         )
-        description = tuner.description()
-        of_modules = hashlib.sha256(json.dumps(asdict(report), sort_keys=True).encode()).hexdigest()
-        if file.exists() and (state := file.load()).get("of_modules") == of_modules:  # else of an earlier search's
-            if different := differences(state.get("description", {}), description):
+        if file.exists() and (state := file.load()).get("of_modules") == of_modules:
+            if different := differences(state.get("made_with", {}), now):
                 raise UserError(
                     f"{file.path} is of a fine-tuning with other settings ({different}): use the same, or remove it "
                     f"and make the modules again with: {module_files.module(place, 0).made_by}"
@@ -156,8 +174,8 @@ def trained(
         for _ in progress(range(tuner.steps_done, settings.steps), "fine-tuning, steps"):
             tuner.step()
             if tuner.steps_done % STEPS_PER_STATE == 0 or tuner.steps_done == settings.steps:
-                file.save({"of_modules": of_modules, "description": description, "tuner": tuner.state()})
-    return {**description, "seconds": time.perf_counter() - start}
+                file.save({"of_modules": of_modules, "made_with": now, "tuner": tuner.state()})
+    return {**now, "seconds": time.perf_counter() - start}
 
 
 def finished(

@@ -21,9 +21,9 @@ from dataset.images import to_device
 from search.gradient.batches import batch_of_step
 from search.gradient.goals import Goal
 from search.gradient.scores import step_size
-from utils.device import precision_name
 from utils.errors import UserError, reason
 from utils.memory import keep_freed_memory
+from utils.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ def fine_tuning_settings(config: Config) -> FineTuningSettings:
     return FineTuningSettings(
         config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
     )
+
+
+def made_with(settings: FineTuningSettings, goal: Goal, stage: Stage) -> dict[str, Any]:
+    """What a fine-tuning's result depends on beside the modules, the strong model and the images, as plain values."""
+    return {**asdict(settings), **goal.settings(), "seed": stage.seed, "precision": stage.precision}
 
 
 class FineTuner:
@@ -79,11 +84,6 @@ class FineTuner:
         self.steps_done = 0
         # The searches' own memory of the gradients' sizes.
         self.optimizer = torch.optim.Adam(self.modules.parameters(), settings.step_size, betas=(0.9, 0.99))
-
-    def description(self) -> dict[str, Any]:
-        """What the result depends on beside the modules, the strong model and the images, as plain values."""
-        precision = precision_name(self.dtype)
-        return {**asdict(self.settings), **self.goal.settings(), "seed": self.seed, "precision": precision}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a checkpoint holds it."""

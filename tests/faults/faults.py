@@ -89,6 +89,7 @@ TRAIN = Script("train.py")
 IMPORTANCE = Script("preprocess/kernel_importance_analyzer.py")
 SENSITIVITY = Script("scripts/run_layer_sensitivity_analyzer.py")
 GRADIENT = Script("module_gradient_search.py", ("--keep", "0.6"))
+FINE_TUNING = Script("module_fine_tuner.py", ("--set", "fine_tuning_steps=60"))
 RECORDER = Script("module_recorder.py")
 EXPLORERS = (
     Script("module_explorer.py", ("--target_class", "0", "2")),
@@ -104,6 +105,7 @@ STAGES = {  # in the order of the pipeline
     "importance": IMPORTANCE,
     "sensitivity": SENSITIVITY,
     "gradient search": GRADIENT,
+    "fine-tuning": FINE_TUNING,
     "module search": LAUNCHER,
     "module outputs": COLLECTOR,
     "weak training": WEAK_TRAIN,

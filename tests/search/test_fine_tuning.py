@@ -169,7 +169,11 @@ def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, sear
     for target_class in range(NUM_CLASSES):
         kept = (load_kernel_mask(config, each, target_class) for each in (before, place))
         assert np.array_equal(*kept)
-    run_main(SCRIPT, *TUNE, root=root).refused("fine-tuned already", SEARCH)
+    written = files_below(place.folder / "modules")
+    assert "fine-tuned already" in run_main(SCRIPT, *TUNE, root=root).stdout
+    assert files_below(place.folder / "modules") == written
+    other = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_steps=13", root=root)
+    other.refused("fine-tuned already, with other settings (steps: 12 there, 13 now)", SEARCH)
     run_main("experiments/results/publish_model.py", *NAMES, root=root).refused("cut from the strong model", SEARCH)
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
     assert ", and fine-tuned." in (place.folder / "report" / "index.html").read_text()
