@@ -10,6 +10,7 @@ from report.figures import INK, PALETTE, Drawing, new_figure, styled
 BEFORE, NO_MODULE, WHOLE_MODEL = "before", "learned, no module", "learned, whole strong model"
 FOR_PATCH, JOINT = "module for the patch", "module of the joint search"
 FINE_TUNED = "module for the patch, fine-tuned"
+LABEL_HEIGHT = 1.4  # of a class's name in the figure, in points of F1
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,27 @@ def mean_f1(points: Sequence[PatchTradeOff], method: str, keep: float | None = N
     return float(np.mean([point.f1 for point in points if point.method == method and keep in (None, point.keep)]))
 
 
+def apart(heights: Sequence[float], least: float) -> list[float]:
+    """Heights in the same order, each moved up as far as it takes to be so far above the next lower one."""
+    moved, last = list(heights), -np.inf
+    for number in np.argsort(heights, kind="stable"):
+        moved[number] = last = max(heights[number], last + least)
+    return moved
+
+
 @styled
 def patch_trade_off_figure(points: Sequence[PatchTradeOff], title: str) -> Drawing:
     """F1 against FLOPs: a thin line a class, a thick one their mean, and the mean of the controls across."""
     figure = new_figure(7, 4.6)
     axes = figure.subplots()
     own = [point for point in points if point.method == FOR_PATCH]
-    for target_class in dict.fromkeys(point.target_class for point in own):
-        line = [point for point in own if point.target_class == target_class]
+    of_classes = dict.fromkeys(point.target_class for point in own)
+    lines = [[point for point in own if point.target_class == target_class] for target_class in of_classes]
+    for line in lines:
         axes.plot([100 * p.flops for p in line], [100 * p.f1 for p in line], color=PALETTE[7], linewidth=0.8)
-        axes.annotate(line[0].name, (100 * line[0].flops, 100 * line[0].f1), fontsize=7, color=PALETTE[7])
+    right = max((100 * line[0].flops for line in lines), default=0)
+    for line, height in zip(lines, apart([100 * line[0].f1 for line in lines], LABEL_HEIGHT), strict=True):
+        axes.annotate(line[0].name, (right + 1, height), fontsize=7, color=PALETTE[7], va="center")
     keeps = list(dict.fromkeys(point.keep for point in own))
     flops = [100 * np.mean([point.flops for point in own if point.keep == keep]) for keep in keeps]
     f1 = [100 * mean_f1(points, FOR_PATCH, keep) for keep in keeps]
