@@ -154,23 +154,25 @@ def show(points: list[PatchTradeOff]) -> None:
     ways = [(BEFORE, None), (NO_MODULE, None), (WHOLE_MODEL, None), *((FOR_PATCH, keep) for keep in keeps)]
     if any(point.method == JOINT for point in points):
         ways.insert(3, (JOINT, None))
+    if any(point.method == FINE_TUNED for point in points):
+        ways.append((FINE_TUNED, None))
+    names = list(dict.fromkeys(point.name for point in points))
     rows = []
     for method, keep in ways:
         of_way = [point for point in points if point.method == method and keep in (None, point.keep)]
         flops, others = (
             float(np.mean([getattr(point, name) for point in of_way])) for name in ("flops", "others_accuracy")
         )
-        f1 = [f"{100 * point.f1:.1f}" for point in of_way]
+        f1_of = {point.name: f"{100 * point.f1:.1f}" for point in of_way}  # not every class has every module
         rows.append(
             [
                 method if keep is None else f"{method}, {keep:.0%}",
                 f"{flops:.1%}",
-                *f1,
+                *(f1_of.get(name, "") for name in names),
                 f"{100 * mean_f1(points, method, keep):.1f}",
                 f"{100 * others:.1f}",
             ]
         )
-    names = list(dict.fromkeys(point.name for point in points))
     print("F1 of the target class in percent:")
     show_table(["patched by", "FLOPs", *names, "mean", "others' accuracy"], rows)
 
