@@ -116,11 +116,11 @@ def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class:
 
 def is_fine_tuned(report: Modularization | ModuleForPatch, goal: Goal, stage: Stage, place: Artifacts) -> bool:
     """Whether the modules are fine-tuned already. Raises UserError where they are so with other settings."""
-    there = report.search.get("fine_tuned")
-    if there is None:
+    if "fine_tuned" not in report.search:
         return False
-    now, file = made_with(fine_tuning_settings(stage.config), goal, stage), module_files.module(place, 0)
-    if not isinstance(there, dict) or (different := differences(there, {**now, "seconds": there.get("seconds")})):
+    there, file = dict(report.search["fine_tuned"]), module_files.module(place, 0)
+    there.pop("seconds", None)
+    if different := differences(there, made_with(fine_tuning_settings(stage.config), goal, stage)):
         raise UserError(
             f"the modules in {file.path.parent} are fine-tuned already, with other settings ({different}); "
             f"to start anew, first run: {file.made_by}"
