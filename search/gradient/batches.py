@@ -1,6 +1,8 @@
 """Which images a step of the search takes: a function of its number, so that anybody can tell, also later."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +10,40 @@ from torch import Tensor
 from dataset.datasets import Normalisation
 from dataset.images import augment, normalise
 from utils.seeds import torch_seed
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What steps take their images and labels from, on the device.
+
+    Attributes:
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images.
+        choose: the places of so many images of these labels, on the CPU, by a generator: see `Goal.choose`.
+        batch_size, mirror, seed, dtype, normalisation: see `batch_of_step`.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    choose: Callable[[Tensor, int, torch.Generator], Tensor]
+    batch_size: int
+    mirror: bool
+    seed: int
+    dtype: torch.dtype
+    normalisation: Normalisation
+
+    def of_step(self, step: int) -> tuple[Tensor, Tensor]:
+        """A step's images (batch, 3, side, side), augmented and normalised, and their labels (batch,)."""
+        images, chosen = batch_of_step(
+            self.pixels,
+            step,
+            choose=partial(self.choose, self.labels),
+            batch_size=self.batch_size,
+            mirror=self.mirror,
+            seed=self.seed,
+            dtype=self.dtype,
+            normalisation=self.normalisation,
+        )
+        return images, self.labels[chosen]
 
 
 def batch_of_step(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from configures.base import Config
 from dataset.datasets import Images
 from dataset.images import to_device
-from search.gradient.batches import batch_of_step
+from search.gradient.batches import StepBatches
 from search.gradient.goals import Goal
 from search.gradient.scores import step_size
 from utils.errors import UserError, reason
@@ -77,10 +77,16 @@ class FineTuner:
     ) -> None:
         keep_freed_memory()
         self.modules, self.strong, self.goal = nn.ModuleList(modules), strong, goal
-        self.pixels, self.labels = to_device(images, device)
-        self.normalisation = images.normalisation
-        self.settings, self.device, self.dtype, self.seed = settings, device, dtype, seed
-        self.workers = workers
+        self.settings, self.device, self.dtype, self.workers = settings, device, dtype, workers
+        self.batches = StepBatches(
+            *to_device(images, device),
+            goal.choose,
+            settings.batch_size,
+            settings.mirror,
+            seed,
+            dtype,
+            images.normalisation,
+        )
         self.steps_done = 0
         # The searches' own memory of the gradients' sizes.
         self.optimizer = torch.optim.Adam(self.modules.parameters(), settings.step_size, betas=(0.9, 0.99))
@@ -106,20 +112,11 @@ class FineTuner:
         progress = self.steps_done / self.settings.steps
         for group in self.optimizer.param_groups:
             group["lr"] = step_size(self.settings.step_size, progress)
-        images, chosen = batch_of_step(
-            self.pixels,
-            self.steps_done,
-            choose=partial(self.goal.choose, self.labels),
-            batch_size=self.settings.batch_size,
-            mirror=self.settings.mirror,
-            seed=self.seed,
-            dtype=self.dtype,
-            normalisation=self.normalisation,
-        )
+        images, labels = self.batches.of_step(self.steps_done)
         of_strong = self.workers.submit(self._strong_logits, images)
         outputs = list(self.workers.map(partial(self._output, images=images), self.modules))
         logits = torch.stack([output.detach() for output in outputs], 1).requires_grad_()
-        loss = self.goal.loss(logits, self.labels[chosen], of_strong.result())
+        loss = self.goal.loss(logits, labels, of_strong.result())
         if not math.isfinite(value := float(loss.detach())):
             raise UserError(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
         loss.backward()

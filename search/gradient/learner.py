@@ -7,7 +7,6 @@ it had not been.
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from dataset.datasets import IMAGENET, Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
-from search.gradient.batches import batch_of_step
+from search.gradient.batches import StepBatches
 from search.gradient.goals import Goal
 from search.gradient.on_engine import ModulesOnEngine
 from search.gradient.scores import (
@@ -99,8 +98,10 @@ class MaskLearner:
     ) -> None:
         keep_freed_memory()
         self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
-        self.pixels, self.labels, self.normalisation = pixels, labels, normalisation
-        self.settings, self.dtype, self.seed = settings, dtype, seed
+        self.settings = settings
+        self.batches = StepBatches(
+            pixels, labels, goal.choose, settings.batch_size, settings.mirror, seed, dtype, normalisation
+        )
         self.workers, self.modules = workers, modules
         self.folds_gains = torch.as_tensor(graph.folds_gains)
         self.scores = torch.full((len(goal.classes), graph.num_units), SCORE_LIMIT)
@@ -145,7 +146,7 @@ class MaskLearner:
         largest = (share * self.settings.step_size, self.settings.gain_step_size, share * LOGIT_STEP_SIZE)
         for group, of_group in zip(self.optimizer.param_groups, largest, strict=True):
             group["lr"] = step_size(of_group, progress)
-        images, labels = self._batch()
+        images, labels = self.batches.of_step(self.steps_done)
         strong_logits = self.workers.submit(self._strong_logits, images)
 
         def loss(logits: Tensor) -> Tensor:
@@ -189,20 +190,6 @@ class MaskLearner:
         values = masks.float().requires_grad_()
         (of_overlap,) = torch.autograd.grad(mean_similarity(values, self.units), values)
         return gradient + self.settings.overlap * of_overlap
-
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """This step's images, augmented, in the precision of the search, and their labels."""
-        images, chosen = batch_of_step(
-            self.pixels,
-            self.steps_done,
-            choose=partial(self.goal.choose, self.labels),
-            batch_size=self.settings.batch_size,
-            mirror=self.settings.mirror,
-            seed=self.seed,
-            dtype=self.dtype,
-            normalisation=self.normalisation,
-        )
-        return images, self.labels[chosen]
 
     @torch.no_grad()
     def _strong_logits(self, images: Tensor) -> Tensor:

@@ -120,14 +120,11 @@ SMALL = [*NAMES, *(word for setting in FEW for word in ("--set", setting))]
 TUNE = [*NAMES, "--set", "mask_batch_size=16", "--set", "fine_tuning_steps=12"]
 FOR_PATCH = ["--for_patch", "--target_class", TARGET]
 Main = Callable[..., Run]
-for_real = [pytest.mark.slow, pytest.mark.xdist_group("fine-tuning")]
 
 
-def marked(test: Callable[..., None]) -> Callable[..., None]:
+def for_real(test: Callable[..., None]) -> Callable[..., None]:
     """Of whole searches, which these tests share."""
-    for mark in for_real:
-        test = mark(test)
-    return test
+    return pytest.mark.slow(pytest.mark.xdist_group("fine-tuning")(test))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +151,7 @@ def modules_in(root: Path, of_patch: bool = False) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != "report.json"}
 
 
-@marked
+@for_real
 def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, searched: Path, run_main: Main) -> None:
     done = run_main(SCRIPT, *TUNE, root=root)
     assert done.exit_code == 0, done
@@ -181,7 +178,7 @@ def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, sear
     assert done.exit_code == 0 and modules_in(root) == modules_in(searched)
 
 
-@marked
+@for_real
 def test_a_module_for_a_patch_says_more_of_what_the_strong_model_says(
     root: Path, searched: Path, run_main: Main
 ) -> None:
@@ -199,7 +196,7 @@ def test_a_module_for_a_patch_says_more_of_what_the_strong_model_says(
     np.testing.assert_allclose(outputs, found[valid.labels == TARGET], rtol=1e-4, atol=1e-4)
 
 
-@marked
+@for_real
 @pytest.mark.parametrize("of_patch", [False, True], ids=["together", "for a patch"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     root: Path, searched: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, of_patch: bool
@@ -224,7 +221,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert modules_in(root, of_patch) == modules_in(whole, of_patch)
 
 
-@marked
+@for_real
 def test_modules_that_get_worse_stay_as_they_were(root: Path, searched: Path, run_main: Main) -> None:
     done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.5", root=root)
     assert done.exit_code == 0 and "the modules stay as they were" in done.stdout, done
