@@ -43,7 +43,7 @@ def test_a_killed_launcher_goes_on(root_dir: Path) -> None:
 @pytest.mark.long
 def test_killed_trainings_and_analyses_go_on(root_dir: Path) -> None:
     result = run_command(root_dir, "kill_stages", "kill_stages", "--kills", 1)
-    assert len(result["rows"]) == 7
+    assert len(result["rows"]) == 8
 
 
 @pytest.mark.long
