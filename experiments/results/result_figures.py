@@ -1,14 +1,25 @@
 """The figures of the published experiments: one to a table, of the numbers behind it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from result_rows import NOTHING, PATCHED, Done, Search, compared_searches, patch_trade_offs, patched, trade_offs
+from result_records import Record
+from result_rows import (
+    NOTHING,
+    PATCHED,
+    Done,
+    Search,
+    compared_searches,
+    fine_tuned_patches,
+    patch_trade_offs,
+    patched,
+    trade_offs,
+)
 from result_stages import Stage
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from patching.report import BEFORE, WHOLE_MODEL
 from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
-from report.figures_of_patch_trade_off import patch_trade_off_figure
+from report.figures_of_patch_trade_off import FINE_TUNED, patch_trade_off_figure
 from report.figures_of_patching import patch_figure
 from report.figures_of_trade_off import TradeOff
 from search.genetic.log import best_generation
@@ -18,29 +29,44 @@ SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a pa
 
 def figures_of(done: Done) -> Iterator[tuple[str, Drawing]]:
     """What can be drawn of what is done: (name, drawing)."""
-    if searched := [(stage, points) for stage, _, points in trade_offs(done)]:
+    if searched := list(of_seeds(trade_offs(done))):
         yield "modules", modules_figure(searched)
     for stage, _, words, models in patched(done):
         scores = {model.classes[-1]: {method: model.scores(method) for method in SHOWN} for model in models}
         title = f"{stage.model} on {stage.dataset}: {words} weak models, test images"
         yield f"{stage.what}_{stage.model}", patch_figure(scores, title)
     for stage, _, points in patch_trade_offs(done):
+        for other, _, tuned in fine_tuned_patches(done):
+            points += [point for point in tuned if other.model == stage.model and point.method == FINE_TUNED]
         title = f"{stage.model} on {stage.dataset}: {PATCHED['patch_weak'][1]} weak models, test images"
         yield f"patch_sizes_{stage.model}", patch_trade_off_figure(points, title)
     if searches := compared_searches(done):
         yield "heuristics", heuristics_figure(searches)
 
 
+def of_seeds(
+    trade_offs: Iterable[tuple[Stage, Record, list[TradeOff]]],
+) -> Iterator[tuple[Stage, list[TradeOff]]]:
+    """All sets of modules of each network and seed; those that were fine-tuned are of several stages."""
+    found: dict[tuple[str, int], tuple[Stage, list[TradeOff]]] = {}
+    for stage, _, points in trade_offs:
+        found.setdefault((stage.model, stage.seed), (stage, []))[1].extend(points)
+    yield from found.values()
+
+
 @styled
 def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Drawing:
-    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks."""
+    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks.
+
+    Of fine-tuned modules the line is dotted.
+    """
     figure = new_figure(10, 4.6)
     axes = figure.subplots()
     models = list(dict.fromkeys(stage.model for stage, _ in searched))
     rows, sentences, named = [], [], set()
     for stage, points in searched:
         number = models.index(stage.model)
-        for method, line in (("gradient", "-"), ("genetic", "none")):
+        for method, line in (("gradient", "-"), ("fine-tuned", ":"), ("genetic", "none")):
             own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
             if not own:
                 continue
@@ -49,8 +75,8 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
                 [100 * point.kernels_kept for point in own],
                 [point.points_lost for point in own],
                 color=PALETTE[(0, 1, 2, 4)[number % 4]],
-                marker=MARKERS[number] if method == "gradient" else "*",
-                markersize=5 if method == "gradient" else 13,
+                marker=MARKERS[number] if line != "none" else "*",
+                markersize=5 if line != "none" else 13,
                 linestyle=line,
                 label=None if label in named else label,
             )

@@ -1,6 +1,7 @@
 """What was run: a record of every stage, where its files lie, and whether it must be run again."""
 
 import importlib.metadata
+import itertools
 import os
 import shlex
 import shutil
@@ -18,6 +19,9 @@ from result_stages import Stage
 import global_configure
 from engines.node import processor
 from models import files as model_files
+from patching import files as patch_files
+from patching.weak_models import WeakKind
+from search.gradient import files as gradient_files
 from utils.artifacts import Artifacts, RecordFile
 from utils.device import num_cores, resolve_device
 from utils.files import write_whole
@@ -25,6 +29,25 @@ from utils.files import write_whole
 TOP = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "numpy")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # of a processor, on which speed and the last bits depend
+
+
+def _of_strong(artifacts: Artifacts) -> Iterator[Path]:
+    for file in (model_files.network_settings, model_files.trained_on, model_files.entire_model):
+        file(artifacts).check_is_there()
+        yield file(artifacts).path
+
+
+def _of_gradient(artifacts: Artifacts) -> Iterator[Path]:
+    yield from gradient_files.folder(artifacts).iterdir()
+
+
+def _of_weak(artifacts: Artifacts) -> Iterator[Path]:
+    folder = patch_files.weak_models_folder(artifacts, WeakKind.SIMPLE)
+    yield from (path for path in folder.rglob("*") if path.is_file())
+
+
+# What a stage left, for others to take over.
+TAKEN = {"strong": _of_strong, "gradient": _of_gradient, "weak": _of_weak}
 
 DONE, TO_DO = "done", "to do"
 
@@ -91,20 +114,19 @@ class Place:
         }
 
     def prepare(self, stage: Stage) -> None:
-        """Bring what a stage shares with others to its root: the decoded datasets, and another root's strong model."""
+        """Bring what a stage shares with others to its root: the decoded datasets, and what it takes of another."""
         data = self.root(stage.root) / "data"
         shared, link = Path(global_configure.root_dir).resolve() / "data" / "decoded_dataset", data / "decoded_dataset"
         for folder in (shared, data):
             folder.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(shared, data), target_is_directory=True)
-        if not stage.strong_from:
+        if not stage.other_root:
             return
-        there = Artifacts(self.root(stage.strong_from), stage.model, stage.dataset)
-        for file in (model_files.network_settings, model_files.trained_on, model_files.entire_model):
-            file(there).check_is_there()
-            content = file(there).path.read_bytes()
-            write_whole(file(self.artifacts(stage)).path, lambda target, content=content: target.write(content))
+        there, here = Artifacts(self.root(stage.other_root), stage.model, stage.dataset), self.artifacts(stage)
+        for file in itertools.chain.from_iterable(TAKEN[what](there) for what in stage.taken):
+            content, target = file.read_bytes(), here.root_dir / file.relative_to(there.root_dir)
+            write_whole(target, lambda target, content=content: target.write(content))
 
     @contextmanager
     def recorded(self, stage: Stage) -> Iterator[None]:

@@ -89,14 +89,18 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     nearest = [
         min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
         for share in SHARES
+        if rounds
     ]
     found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
-    return [*found, *((point.method, point) for point in points if point.method == "genetic")]
+    found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
+    # Its target is the generation of the best ensemble, of all that were bred.
+    genetic = [(f"genetic, {point.target.split(' of ')[-1]} generations", point) for point in points]
+    return [*found, *((name, point) for name, point in genetic if point.method == "genetic")]
 
 
 def trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[TradeOff]]]:
-    """All sets of modules of each network and seed."""
-    for stage, record in done.of("trade_off"):
+    """All sets of modules of each network and seed; those that were fine-tuned, one at a time."""
+    for stage, record in done.of("trade_off", "fine_tuned"):
         path = report_files.trade_off(done.place.artifacts(stage), "test")
         yield stage, record, read_rows(path, TradeOff, done.place.command)
 
@@ -204,28 +208,42 @@ def patch_rows(done: Done) -> Iterator[Cells]:
                 ]
 
 
-def patch_trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
+def patch_trade_offs(done: Done, what: str = "patch_sizes") -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
     """The patches of each network, by modules of several sizes."""
-    for stage, record in done.of("patch_sizes"):
+    for stage, record in done.of(what):
         path = patch_files.trade_off(done.place.artifacts(stage), WeakKind.SIMPLE, "test")
         yield stage, record, read_rows(path, PatchTradeOff, done.place.command)
+
+
+def fine_tuned_patches(done: Done) -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
+    """Those by fine-tuned modules, and by the same modules before; weak models and controls are the others' own."""
+    for stage, record, points in patch_trade_offs(done, "fine_tuned_patches"):
+        tuned = [point for point in points if point.method == of_sizes.FINE_TUNED]
+        least = min(point.keep for point in points if point.method == of_sizes.FOR_PATCH)
+        cut = [point for point in points if point.method == of_sizes.FOR_PATCH and point.keep == least]
+        yield stage, record, [*cut, *tuned]
 
 
 def patch_size_rows(done: Done) -> Iterator[Cells]:
     """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
     for stage, record, points in patch_trade_offs(done):
-        for cells in patch_sizes(points):
-            yield [stage.model, *cells, stage.seed, f"{record.seconds:.0f}", record.commit]
+        controls = [point for point in points if point.method in (of_sizes.BEFORE, of_sizes.NO_MODULE)]
+        rows = [(record, stage.seed, cells) for cells in patch_sizes(points, controls)]
+        for other, of_other, tuned in fine_tuned_patches(done):
+            if other.model == stage.model:
+                rows += [(of_other, other.seed, cells) for cells in patch_sizes(tuned, controls)]
+        for made, seed, cells in rows:
+            yield [stage.model, *cells, seed, f"{made.seconds:.0f}", made.commit]
 
 
-def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
+def patch_sizes(points: Sequence[PatchTradeOff], controls: Sequence[PatchTradeOff]) -> Iterator[Cells]:
     """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
     ways = defaultdict(dict)
     for point in points:
         name = f"{point.method}, {point.keep:.0%}" if point.method == of_sizes.FOR_PATCH else point.method
         ways[name][point.target_class] = point
     before, without = (
-        {point.target_class: point.f1 for point in points if point.method == method}
+        {point.target_class: point.f1 for point in controls if point.method == method}
         for method in (of_sizes.BEFORE, of_sizes.NO_MODULE)
     )
     for name, of_class in ways.items():
@@ -260,8 +278,8 @@ class Search:
 def compared_searches(done: Done) -> list[Search]:
     """The genetic searches of the seeds that have some without a heuristic."""
     logs = [(*of, genetic_files.log(done.place.artifacts(of[0])).load()) for of in done.of("genetic")]
-    ablated = {(stage.model, stage.seed) for stage, *_ in logs if stage.strong_from}
-    shortest = min((len(rows) for stage, _, rows in logs if stage.strong_from), default=0)
+    ablated = {(stage.model, stage.seed) for stage, *_ in logs if stage.other_root}
+    shortest = min((len(rows) for stage, _, rows in logs if stage.other_root), default=0)
     return [
         Search(stage, record, without_what(stage), list(rows[:shortest]))
         for stage, record, rows in logs
@@ -305,12 +323,13 @@ def literature_rows(done: Done) -> Iterator[Cells]:
             change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
             patches[stage.root, stage.model] = [f"{100 * value:+.2f}" for value in change]
     for stage, record, name, point in _shown(done):
-        if name.startswith(("gradient, keep 50%", "genetic")) and stage.seed == 0:
-            gains = patches.get((stage.root, stage.model), [""] * len(METRICS))
+        if name.startswith(("gradient, keep 50%", "fine-tuned, keep 30%", "genetic")) and stage.seed == 0:
+            none = [""] * len(METRICS)
+            gains = patches.get((stage.root, stage.model), none) if point.method == "gradient" else none
             yield [
                 *(f"here: {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),
                 *(f"{100 * point.kernels_kept:.1f}", "kernels", f"{100 * point.flops:.1f}"),
                 f"{100 * point.distance:.2f}",
-                *(gains if name != "genetic" else [""] * len(METRICS)),
+                *gains,
                 *(f"commit {record.commit}", f"{point.right} of {point.images} composed"),
             ]

@@ -18,6 +18,7 @@ TRAIN = "train.py"
 IMPORTANCE = "preprocess/kernel_importance_analyzer.py"
 GENETIC = "scripts/run_module_search.py"
 GRADIENT = "module_gradient_search.py"
+FINE_TUNER = "module_fine_tuner.py"
 OUTPUTS = "preprocess/module_output_collector.py"
 TRADE_OFF = "experiments/trade_off/trade_off.py"
 WEAK = "experiments/patch/patch_for_weak_model/train.py"
@@ -42,17 +43,22 @@ class Size:
     genetic: Mapping[str, Mapping[int, Words]]  # those of them with a genetic search, which takes the most time
     poorly_fitted: Words  # the networks whose poorly fitted weak models are patched, too
     made_small: Words  # the networks whose weak models are patched by modules of all sizes, too
+    # Of networks, which modules of the gradient search are fine-tuned, too: what its command is given to take them.
+    fine_tuned: Mapping[str, Mapping[str, Words]]
     ablated: Words  # the networks whose genetic searches are run without each heuristic, too
     underfitted: str  # the epoch of poorly fitted models, counted from 0, that counts as underfitted
     precision: str = "float32"
     training: Words = ()
     ablation: Words = ()  # of a genetic search without one of its heuristics
     gradient: Words = ()
-    patching_modules: Words = ()  # which round's modules patch, of those that are there: see `_of_patching`
+    fine_tuning: Words = ()
+    patching_modules: Words = ()  # which round's modules patch, of those that are there
     weak: Words = ()
     poor: Words = ()
     for_patch: Words = ()
     for_patch_classes: Words = ("all",)
+    fine_tuned_for_patch: Words = ()  # in place of `for_patch`, where modules are fine-tuned afterwards
+    fine_tuning_for_patch: Words = ()
 
 
 def generations(count: int) -> Words:
@@ -60,19 +66,39 @@ def generations(count: int) -> Words:
     return ("--set", f"generations={count}")
 
 
+def _smallest_of(*keeps: str) -> Words:
+    """Of the rounds of a gradient search that is done, take the last of some: however much it loses."""
+    return ("--max_loss", "100", "--set", f"mask_keeps={','.join(keeps)}")
+
+
+_HALF = ("0.8", "0.6", "0.55", "0.5")
+_SMALL_MODULES = {
+    "keep_0.5": _smallest_of(*_HALF),
+    "keep_0.4": _smallest_of(*_HALF, "0.475", "0.45", "0.425", "0.4"),
+    "keep_0.3": ("--keep", "0.3"),
+}
 PUBLISHED = Size(
     seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)},
     # 50 generations take ten times as long as the gradient search takes, on the same core, to as many kernels.
     genetic={"simcnn_x0_25": {0: generations(50), 1: generations(20), 2: generations(20)}},
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
+    fine_tuned={
+        "simcnn_x0_25": _SMALL_MODULES,
+        "rescnn_x0_25": _SMALL_MODULES,
+        "resnet20": {"keep_0.6": _smallest_of("0.8", "0.6"), "keep_0.5": _smallest_of(*_HALF)},
+    },
     ablated=("simcnn_x0_25",),
     underfitted="9",
     precision="bfloat16",
     ablation=generations(10),
     gradient=("--keep", "0.3"),
-    patching_modules=("--set", "mask_keeps=0.8,0.6,0.55,0.5"),
+    fine_tuning=("--set", "fine_tuning_steps=500"),
+    patching_modules=_smallest_of(*_HALF),
     for_patch=("--keep", "0.1"),
+    # Within 35 % of the FLOPs, and three minutes of two cores for each class.
+    fine_tuned_for_patch=("--keep", "0.22", "--set", "patch_steps=500"),
+    fine_tuning_for_patch=("--set", "fine_tuning_steps=4000"),
 )
 
 _FEW_STEPS = ("--set", "mask_steps=4", "--set", "mask_batch_size=8")
@@ -81,21 +107,27 @@ _FEW_CHROMOSOMES = tuple(
     for setting in ("generations=2", "population=4", "parents=2", "elites=2", "search_images=40")
     for word in ("--set", setting)
 )
+_SMALL_GRADIENT = ("--keep", "0.5", "--set", "mask_keeps=0.7", *_FEW_STEPS)
+_SMALL_PATCH = ("--keep", "0.4", "--set", "patch_keeps=0.7", "--set", "patch_steps=4", "--set", "mask_batch_size=8")
 TINY = Size(
     seeds={"simcnn_x0_25": (0,)},
     genetic={"simcnn_x0_25": {0: _FEW_CHROMOSOMES}},
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
+    fine_tuned={"simcnn_x0_25": {"keep_0.5": _SMALL_GRADIENT}},
     ablated=("simcnn_x0_25",),
     underfitted="0",
     training=("--epochs", "2"),
     ablation=_FEW_CHROMOSOMES,
-    gradient=("--keep", "0.5", "--set", "mask_keeps=0.7", *_FEW_STEPS),
-    patching_modules=("--set", "mask_keeps=0.7,0.5", *_FEW_STEPS),
+    gradient=_SMALL_GRADIENT,
+    fine_tuning=("--set", "fine_tuning_steps=4", "--set", "mask_batch_size=8"),
+    patching_modules=(*_smallest_of("0.7", "0.5"), *_FEW_STEPS),
     weak=("--epochs", "2"),
     poor=("--epochs", "2", "--keep_epochs", "0"),
-    for_patch=("--keep", "0.4", "--set", "patch_keeps=0.7", "--set", "patch_steps=4", "--set", "mask_batch_size=8"),
+    for_patch=_SMALL_PATCH,
     for_patch_classes=("0",),
+    fine_tuned_for_patch=_SMALL_PATCH,
+    fine_tuning_for_patch=("--set", "fine_tuning_steps=4", "--set", "mask_batch_size=8"),
 )
 
 
@@ -110,7 +142,8 @@ class Stage:
     seed: int
     commands: tuple[Words, ...]  # script, words
     needs: tuple[str, ...] = ()  # names of stages before it, whose files it reads
-    strong_from: str = ""  # the root whose strong model is taken over first
+    other_root: str = ""  # from which the files of some stages are taken over first
+    taken: tuple[str, ...] = ()  # what those stages are called there
 
     @property
     def name(self) -> str:
@@ -138,15 +171,17 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
             genetic = size.genetic.get(model, {}).get(seed)
             searches = ("gradient",) if genetic is None else ("genetic", "gradient")
             yield from _of_modules(make, size, genetic, searches)
+            yield from _of_fine_tuned_modules(model, dataset, seed, size)
             if seed == seeds[0] and load(model, dataset).weak_classes:
                 yield from _of_patching(make, size, searches)
                 if model in size.made_small:
                     yield from _of_small_modules(make, size)
+                    yield _of_fine_tuned_patches(model, dataset, seed, size)
                 if model in size.poorly_fitted:
                     yield from _of_poorly_fitted(make, size)
     for model in (model for model in size.ablated if model in seeds_of):
         for seed, (name, words) in itertools.product(size.genetic[model], ABLATIONS.items()):
-            make = partial(_stage, model, dataset, f"seed_{seed}_{name}", seed, strong_from=f"seed_{seed}")
+            make = _beside(model, dataset, seed, name, "strong")
             yield make("importance", (IMPORTANCE, *words))
             yield make("genetic", (GENETIC, *size.ablation, *words), needs=("importance",))
 
@@ -159,12 +194,18 @@ def _stage(
     what: str,
     *commands: Words,
     needs: Words = (),
-    strong_from: str = "",
+    other_root: str = "",
+    taken: Words = (),
 ) -> Stage:
     lines = tuple((script, "--model", model, "--dataset", dataset, *words) for script, *words in commands)
-    before = [f"{model}/{strong_from}/strong"] if strong_from else []
-    needed = (*before, *(f"{model}/{root}/{need}" for need in needs))
-    return Stage(model, dataset, root, what, seed, lines, needed, strong_from)
+    needed = (*(f"{model}/{other_root}/{need}" for need in taken), *(f"{model}/{root}/{need}" for need in needs))
+    return Stage(model, dataset, root, what, seed, lines, needed, other_root, taken)
+
+
+def _beside(model: str, dataset: str, seed: int, name: str, *taken: str) -> Callable[..., Stage]:
+    """Makes stages in a root of their own, with what some stages left in the seed's root."""
+    root = f"seed_{seed}"
+    return partial(_stage, model, dataset, f"{root}_{name}", seed, other_root=root, taken=taken)
 
 
 def _of_modules(make: Callable[..., Stage], size: Size, genetic: Words | None, searches: Words) -> Iterator[Stage]:
@@ -180,10 +221,8 @@ def _of_modules(make: Callable[..., Stage], size: Size, genetic: Words | None, s
 
 def _of_patching(make: Callable[..., Stage], size: Size, searches: Words) -> Iterator[Stage]:
     """Overly simple weak models, patched."""
-    # Both searches write the modules, and the last one counts. All rounds are done: however much one loses, of those
-    # down to the last of `mask_keeps` the smallest is taken.
-    take = (GRADIENT, "--max_loss", "100", *size.patching_modules)
-    yield make("modules", take, (OUTPUTS,), needs=searches)
+    # Both searches write the modules, and the last one counts.
+    yield make("modules", (GRADIENT, *size.patching_modules), (OUTPUTS,), needs=searches)
     yield make("weak", (WEAK, *size.weak), needs=("strong",))
     words = ("--exp_type", "weak", "--target_epoch", "best", *ALL_RULES)
     yield make("patch_weak", (PATCH, *words), needs=("modules", "weak"))
@@ -195,6 +234,26 @@ def _of_small_modules(make: Callable[..., Stage], size: Size) -> Iterator[Stage]
     yield make("for_patch", (GRADIENT, "--for_patch", *classes, *size.for_patch), needs=("strong",))
     sizes = (PATCH_SIZES, "--exp_type", "weak", *classes, "--images", "test")
     yield make("patch_sizes", sizes, needs=("modules", "weak", "for_patch"))
+
+
+def _of_fine_tuned_modules(model: str, dataset: str, seed: int, size: Size) -> Iterator[Stage]:
+    """The gradient search's modules of some sizes, fine-tuned; each in a root of its own, since one has one set."""
+    for name, words in size.fine_tuned.get(model, {}).items():
+        make = _beside(model, dataset, seed, name, "strong", "gradient")
+        tune, measure = (FINE_TUNER, *size.fine_tuning), (TRADE_OFF, "--images", "test", "--only", "fine-tuned")
+        yield make("fine_tuned", (GRADIENT, *words), tune, measure)
+
+
+def _of_fine_tuned_patches(model: str, dataset: str, seed: int, size: Size) -> Stage:
+    """The same weak models, patched by small modules that were searched for that and fine-tuned."""
+    classes = ("--target_class", *size.for_patch_classes)
+    make = _beside(model, dataset, seed, "for_patch", "strong", "weak")
+    return make(
+        "fine_tuned_patches",
+        (GRADIENT, "--for_patch", *classes, *size.fine_tuned_for_patch),
+        (FINE_TUNER, "--for_patch", *classes, *size.fine_tuning_for_patch),
+        (PATCH_SIZES, "--exp_type", "weak", *classes, "--images", "test"),
+    )
 
 
 def _of_poorly_fitted(make: Callable[..., Stage], size: Size) -> Iterator[Stage]:

@@ -106,7 +106,7 @@ TABLES = {
     "modules": Table(
         "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
         "seeds than 0: modules.csv.",
-        ("trade_off", "strong", "gradient"),
+        ("trade_off", "fine_tuned", "strong", "gradient"),
         (
             *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
             *("points lost", "distance", "AUC mean", "AUC least", *MADE_BY),
@@ -116,7 +116,7 @@ TABLES = {
     ),
     "seeds": Table(
         "The same over seeds: mean (lowest to highest).",
-        ("trade_off", "strong", "gradient"),
+        ("trade_off", "fine_tuned", "strong", "gradient"),
         ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
         seed_rows,
     ),
@@ -145,7 +145,7 @@ TABLES = {
     "patch_sizes": Table(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
         "rule, means over the target classes in %; in how many F1 is below that before, and that without a module.",
-        ("patch_sizes",),
+        ("patch_sizes", "fine_tuned_patches"),
         (
             *("network", "patched by", "target classes", "kernels %", "FLOPs %", "F1", "others' accuracy"),
             *("F1 above no module", "below before", "below no module", *MADE_BY),

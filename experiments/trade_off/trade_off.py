@@ -2,13 +2,16 @@
 
     python trade_off.py --model simcnn_x0_25 --dataset digits
     python trade_off.py --model simcnn_x0_25 --dataset digits --images test
+    python trade_off.py --model simcnn_x0_25 --dataset digits --only fine-tuned
 
-Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults); a genetic search
-of the same model, finished or not, stands beside it where there is one, and so does the published point. Writes
-data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images; the test images are for the report.
+Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults). Beside them stand
+the published point and, where they are there, the modules that module_fine_tuner.py trained and a genetic search of the
+same model, finished or not. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images;
+the test images are for the report.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,9 +23,11 @@ from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
 from models.training import count_right, predict
+from modules import files as module_files
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
+from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from modules.own_class import auc_by_class
 from report import files as report_files
 from report.figures import save_drawing
@@ -32,8 +37,9 @@ from search.genetic.generations import open_search
 from search.genetic.log import best_generation
 from search.genetic.scoring import ensemble_masks
 from search.gradient import files as gradient_files
+from search.gradient.log import Round
 from search.gradient.rounds import load_round
-from utils.errors import run
+from utils.errors import UserError, run
 from utils.files import missing
 from utils.stage import Stage, stage_parser
 from utils.tables import show_table
@@ -45,12 +51,17 @@ PUBLISHED = TradeOff("published (mean, full width)", "", 0.5675, math.nan, 2.89,
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--images", choices=("valid", "test"), default="valid", help="what to measure accuracy on")
+    parser.add_argument("--only", choices=WAYS, help="measure these modules alone; all by default")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     images = getattr(load_strong_split(stage.config, stage.artifacts), arguments.images)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     measure = Measure(stage, strong, images)
-    points = [*gradient_points(stage, measure), *genetic_points(stage, measure), PUBLISHED]
+    ways = WAYS if arguments.only is None else {arguments.only: WAYS[arguments.only]}
+    points = [point for points_of in ways.values() for point in points_of(stage, measure)]
+    if not points:
+        raise UserError(f"--only {arguments.only}: no such modules are in {stage.artifacts.folder}")
+    points.append(PUBLISHED)
     show_table(
         [
             "method",
@@ -91,14 +102,35 @@ def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     if not rounds:
         command = artifacts.command("module_gradient_search.py", "--keep", "0.3")
         raise missing(gradient_files.log(artifacts).path, command)
-    points, seconds, before = [], 0.0, 1.0
-    for row in rounds:
+    points, seconds = [], 0.0
+    for number, row in enumerate(rounds):
         seconds += row.seconds
-        target = f"keep {100 * row.keep:g}%" + (", settled" if row.keep == before else "")
-        before = row.keep
         masks, tuning = load_round(artifacts, row.number, stage.config.num_classes, measure.kernels)
-        points.append(measure("gradient", target, masks, tuning, seconds))
+        points.append(measure.masks("gradient", asked_for(rounds, number), masks, tuning, seconds))
     return points
+
+
+def asked_for(rounds: Sequence[Round], number: int) -> str:
+    """What a round was to keep, in words."""
+    settled = number > 0 and rounds[number].keep == rounds[number - 1].keep
+    return f"keep {100 * rounds[number].keep:g}%" + (", settled" if settled else "")
+
+
+def fine_tuned_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
+    """The modules that are there, if they are fine-tuned; their seconds are the search's and the training's."""
+    artifacts, classes = stage.artifacts, range(stage.config.num_classes)
+    if not module_files.report(artifacts).exists():
+        return []
+    search = load_modularization(stage.config, artifacts).search
+    if "fine_tuned" not in search:
+        return []
+    tuned, target = search["fine_tuned"], str(search["method"])
+    if "round" in search:
+        target = asked_for(gradient_files.log(artifacts).load(), search["round"])
+    modules = [load_module(stage.config, artifacts, target_class, stage.device) for target_class in classes]
+    masks = np.stack([load_kernel_mask(stage.config, artifacts, target_class) for target_class in classes])
+    seconds = search.get("seconds", math.nan) + tuned["seconds"]
+    return [measure.modules("fine-tuned", f"{target}, {tuned['steps']} steps", modules, masks, seconds)]
 
 
 def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
@@ -110,20 +142,28 @@ def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     masks = ensemble_masks(open_search(stage), row.generation, row.ensemble)
     seconds = sum(earlier.seconds for earlier in rows)
     target = f"generation {row.generation} of {len(rows) - 1}"
-    return [measure("genetic", target, masks, None, seconds)]
+    return [measure.masks("genetic", target, masks, None, seconds)]
+
+
+WAYS = {"gradient": gradient_points, "fine-tuned": fine_tuned_points, "genetic": genetic_points}
 
 
 class Measure:
-    """Cuts sets of modules out of one strong model, and compares them with it on the same images."""
+    """Compares sets of modules with the strong model that they are of, on the same images."""
 
     def __init__(self, stage: Stage, strong: Graph, images: Images) -> None:
         self.strong, self.images, self.device = strong, images, stage.device
         self.kernels = strong.units.num_kernels
         self.flops, self.right = strong.flops, count_right(self._logits(strong.network), images.labels)
 
-    def __call__(self, method: str, target: str, masks: np.ndarray, tuning: Tuning | None, seconds: float) -> TradeOff:
+    def masks(self, method: str, target: str, masks: np.ndarray, tuning: Tuning | None, seconds: float) -> TradeOff:
         """The modules of masks (classes, K), and of what was learned beside them, where anything was."""
-        modules = extract_modules(self.strong, masks, tuning)
+        return self.modules(method, target, extract_modules(self.strong, masks, tuning), masks, seconds)
+
+    def modules(
+        self, method: str, target: str, modules: Sequence[nn.Module], masks: np.ndarray, seconds: float
+    ) -> TradeOff:
+        """Modules as they are, and the masks (classes, K) that they were cut by."""
         logits, labels = self._logits(ComposedModel(modules)), self.images.labels
         right, auc = count_right(logits, labels), auc_by_class(logits.numpy(), labels)
         return TradeOff(

@@ -147,7 +147,7 @@ def test_the_others_are_run_where_one_fails(place: Place, counting: Path, run_st
 
 
 def test_a_root_takes_the_strong_model_of_another(place: Place) -> None:
-    stage = replace(stage_of(Path("none"), "genetic"), root="seed_3_other", strong_from="seed_3")
+    stage = replace(stage_of(Path("none"), "genetic"), root="seed_3_other", other_root="seed_3", taken=("strong",))
     with pytest.raises(UserError, match="missing"):
         place.prepare(stage)
     there, here = place.artifacts(replace(stage, root="seed_3")), place.artifacts(stage)
@@ -171,10 +171,14 @@ def trade_off(kept: float, lost: float, method: str = "gradient") -> TradeOff:
 def test_the_rounds_nearest_to_a_share_are_shown() -> None:
     kept = (0.8, 0.6, 0.45, 0.3001, 0.2999)
     points = [trade_off(share, number) for number, share in enumerate(kept)]
-    points += [trade_off(0.7, 9, "genetic"), trade_off(0.5675, 2.89, "published (mean, full width)")]
+    points += [replace(trade_off(0.3, 5, "fine-tuned"), target="keep 30%, 500 steps")]
+    points += [replace(trade_off(0.7, 9, "genetic"), target="generation 19 of 20")]
+    points += [trade_off(0.5675, 2.89, "published (mean, full width)")]
     found = {name: point.points_lost for name, point in nearest_rounds(points)}
     # 45 % is the nearest to 50 and to 40 %; of both of 30 % the last one settled.
-    assert found == {"gradient, keep 60%": 1, "gradient, keep 45%": 2, "gradient, keep 29.99%": 4, "genetic": 9}
+    of_gradient = {"gradient, keep 60%": 1, "gradient, keep 45%": 2, "gradient, keep 29.99%": 4}
+    assert found == {**of_gradient, "fine-tuned, keep 30%, 500 steps": 5, "genetic, 20 generations": 9}
+    assert list(dict(nearest_rounds(points[5:6]))) == ["fine-tuned, keep 30%, 500 steps"]
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_small_modules_are_compared_with_none() -> None:
 
     points = [point(c, "before", 0.0, 0.4) for c in (0, 1)] + [point(c, "learned, no module", 0.0, 0.5) for c in (0, 1)]
     points += [point(0, "module for the patch", 0.2, 0.7), point(1, "module for the patch", 0.2, 0.45)]
-    *_, row = patch_sizes(points)
+    *_, row = patch_sizes(points, points)
     assert row == ["module for the patch, 20%", 2, "20.0", "10.0", "57.5", "75.0", "+7.5", 0, 1]
 
 
@@ -306,7 +310,11 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "Not done" not in text and text.count("Nothing to show yet") == 1  # of one seed there is no spread
     rows = {name: table_of(folder / "tables" / f"{name}.csv") for name in TABLES if name != "seeds"}
-    assert [row["modules"] for row in rows["modules"]] == ["gradient, keep 50%, settled", "genetic"]
+    assert [row["modules"] for row in rows["modules"]] == [
+        "gradient, keep 50%, settled",
+        "genetic, 2 generations",
+        "fine-tuned, keep 50%, settled, 4 steps",
+    ]
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
     assert {row["target class"] for row in rows["patches"]} == set("01234")
