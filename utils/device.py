@@ -52,6 +52,11 @@ def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def has_tiles() -> bool:
+    """Whether the processor multiplies whole tiles of bfloat16 (AMX), as far as this torch can tell."""
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+
+
 def precision_name(dtype: torch.dtype) -> str:
     """The name of this dtype, as `resolve_precision` takes it."""
     return str(dtype).removeprefix("torch.")

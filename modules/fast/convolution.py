@@ -11,6 +11,7 @@ from torch import Tensor
 from modules.fast.compiled import compiler
 from modules.fast.fusing import Layer
 from modules.fast.layers import CompiledConvolutions
+from utils.device import has_tiles
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
 # measured by `benchmarks/convolution.py`.
@@ -65,10 +66,11 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
 def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
     """What populations are evaluated in where a precision is asked for: float32 in place of bfloat16 if it is compiled.
 
-    That is faster than torch in bfloat16, also on processors with instructions for it, and more precise.
+    That is faster than torch in bfloat16, also on processors that multiply vectors of it, and more precise. Only those
+    that multiply tiles of it are faster still, 1.3 times (`benchmarks/evaluation.py`).
     """
-    is_faster = asked == torch.bfloat16 and can_be_compiled(torch.float32, device) and compiler() is not None
-    return torch.float32 if is_faster else asked
+    is_compiled = can_be_compiled(torch.float32, device) and compiler() is not None
+    return torch.float32 if asked == torch.bfloat16 and is_compiled and not has_tiles() else asked
 
 
 def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:

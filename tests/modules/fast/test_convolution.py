@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modules.fast import convolution
 from modules.fast.compiled import compiler
 from modules.fast.convolution import (
     TorchConvolutions,
@@ -80,7 +81,12 @@ def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch):
 def test_populations_are_evaluated_in_what_is_fastest(monkeypatch: pytest.MonkeyPatch):
     for dtype, device in ((torch.float32, CPU), (torch.float64, CPU), (torch.bfloat16, torch.device("meta"))):
         assert population_dtype(dtype, device) is dtype
-    assert population_dtype(torch.bfloat16, CPU) is (torch.float32 if compiler() else torch.bfloat16)
+    for is_there in (False, True):
+        monkeypatch.setattr(convolution, "has_tiles", lambda is_there=is_there: is_there)
+        is_slower = compiler() is not None and not is_there
+        assert population_dtype(torch.bfloat16, CPU) is (torch.float32 if is_slower else torch.bfloat16)
+        assert population_dtype(torch.float32, CPU) is torch.float32
+    monkeypatch.setattr(convolution, "has_tiles", lambda: False)
     monkeypatch.setenv("CXX", "")
     assert population_dtype(torch.bfloat16, CPU) is torch.bfloat16
 
