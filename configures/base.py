@@ -206,7 +206,11 @@ class Config:
 
     # Fine-tuning of modules
     fine_tuning_steps: Count = free(1500, "Steps of the training of modules' weights, by `module_fine_tuner.py`.")
-    fine_tuning_step_size: Positive = free(0.002, "Adam's step size then, at the beginning.")
+    fine_tuning_step_size: Positive = free(
+        0.001,
+        "Adam's step size then, at the beginning; less for modules that lose little, since large steps first make them "
+        "worse.",
+    )
 
     # Patching
     weak_model: str = weak("", "The network of the overly simple weak model.")

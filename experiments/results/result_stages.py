@@ -43,15 +43,15 @@ class Size:
     genetic: Mapping[str, Mapping[int, Words]]  # those of them with a genetic search, which takes the most time
     poorly_fitted: Words  # the networks whose poorly fitted weak models are patched, too
     made_small: Words  # the networks whose weak models are patched by modules of all sizes, too
-    # Of networks, which modules of the gradient search are fine-tuned, too: what its command is given to take them.
-    fine_tuned: Mapping[str, Mapping[str, Words]]
+    # Of networks, which modules of the gradient search are fine-tuned, too: what takes them, and how they are trained.
+    fine_tuned: Mapping[str, Mapping[str, tuple[Words, Words]]]
+    fine_tuned_seeds: tuple[int, ...]
     ablated: Words  # the networks whose genetic searches are run without each heuristic, too
     underfitted: str  # the epoch of poorly fitted models, counted from 0, that counts as underfitted
     precision: str = "float32"
     training: Words = ()
     ablation: Words = ()  # of a genetic search without one of its heuristics
     gradient: Words = ()
-    fine_tuning: Words = ()
     patching_modules: Words = ()  # which round's modules patch, of those that are there
     weak: Words = ()
     poor: Words = ()
@@ -71,11 +71,16 @@ def _smallest_of(*keeps: str) -> Words:
     return ("--max_loss", "100", "--set", f"mask_keeps={','.join(keeps)}")
 
 
+def _training(steps: int, step_size: float) -> Words:
+    return ("--set", f"fine_tuning_steps={steps}", "--set", f"fine_tuning_step_size={step_size}")
+
+
 _HALF = ("0.8", "0.6", "0.55", "0.5")
-_SMALL_MODULES = {
-    "keep_0.5": _smallest_of(*_HALF),
-    "keep_0.4": _smallest_of(*_HALF, "0.475", "0.45", "0.425", "0.4"),
-    "keep_0.3": ("--keep", "0.3"),
+# What has little to gain is trained in small steps, since large ones first make it worse: see docs/patching.md.
+_FINE_TUNED = {
+    "keep_0.5": (_smallest_of(*_HALF), _training(300, 0.0002)),
+    "keep_0.4": (_smallest_of(*_HALF, "0.475", "0.45", "0.425", "0.4"), _training(600, 0.0005)),
+    "keep_0.3": (("--keep", "0.3"), _training(1500, 0.001)),
 }
 PUBLISHED = Size(
     seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)},
@@ -84,21 +89,21 @@ PUBLISHED = Size(
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
     fine_tuned={
-        "simcnn_x0_25": _SMALL_MODULES,
-        "rescnn_x0_25": _SMALL_MODULES,
-        "resnet20": {"keep_0.6": _smallest_of("0.8", "0.6"), "keep_0.5": _smallest_of(*_HALF)},
+        "simcnn_x0_25": _FINE_TUNED,
+        "rescnn_x0_25": _FINE_TUNED,
+        "resnet20": {"keep_0.6": (_smallest_of("0.8", "0.6"), _training(1500, 0.001))},
     },
+    fine_tuned_seeds=(0, 1),
     ablated=("simcnn_x0_25",),
     underfitted="9",
     precision="bfloat16",
     ablation=generations(10),
     gradient=("--keep", "0.3"),
-    fine_tuning=("--set", "fine_tuning_steps=500"),
     patching_modules=_smallest_of(*_HALF),
     for_patch=("--keep", "0.1"),
     # Within 35 % of the FLOPs, and three minutes of two cores for each class.
     fine_tuned_for_patch=("--keep", "0.22", "--set", "patch_steps=500"),
-    fine_tuning_for_patch=("--set", "fine_tuning_steps=4000"),
+    fine_tuning_for_patch=_training(4000, 0.002),
 )
 
 _FEW_STEPS = ("--set", "mask_steps=4", "--set", "mask_batch_size=8")
@@ -107,6 +112,8 @@ _FEW_CHROMOSOMES = tuple(
     for setting in ("generations=2", "population=4", "parents=2", "elites=2", "search_images=40")
     for word in ("--set", setting)
 )
+# Small enough that the modules are no worse afterwards, which would leave them as they were.
+_FEW_TRAINING_STEPS = ("--set", "mask_batch_size=8", *_training(4, 1e-6))
 _SMALL_GRADIENT = ("--keep", "0.5", "--set", "mask_keeps=0.7", *_FEW_STEPS)
 _SMALL_PATCH = ("--keep", "0.4", "--set", "patch_keeps=0.7", "--set", "patch_steps=4", "--set", "mask_batch_size=8")
 TINY = Size(
@@ -114,20 +121,20 @@ TINY = Size(
     genetic={"simcnn_x0_25": {0: _FEW_CHROMOSOMES}},
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
-    fine_tuned={"simcnn_x0_25": {"keep_0.5": _SMALL_GRADIENT}},
+    fine_tuned={"simcnn_x0_25": {"keep_0.5": (_SMALL_GRADIENT, _FEW_TRAINING_STEPS)}},
+    fine_tuned_seeds=(0,),
     ablated=("simcnn_x0_25",),
     underfitted="0",
     training=("--epochs", "2"),
     ablation=_FEW_CHROMOSOMES,
     gradient=_SMALL_GRADIENT,
-    fine_tuning=("--set", "fine_tuning_steps=4", "--set", "mask_batch_size=8"),
     patching_modules=(*_smallest_of("0.7", "0.5"), *_FEW_STEPS),
     weak=("--epochs", "2"),
     poor=("--epochs", "2", "--keep_epochs", "0"),
     for_patch=_SMALL_PATCH,
     for_patch_classes=("0",),
     fine_tuned_for_patch=_SMALL_PATCH,
-    fine_tuning_for_patch=("--set", "fine_tuning_steps=4", "--set", "mask_batch_size=8"),
+    fine_tuning_for_patch=_FEW_TRAINING_STEPS,
 )
 
 
@@ -171,7 +178,8 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
             genetic = size.genetic.get(model, {}).get(seed)
             searches = ("gradient",) if genetic is None else ("genetic", "gradient")
             yield from _of_modules(make, size, genetic, searches)
-            yield from _of_fine_tuned_modules(model, dataset, seed, size)
+            if seed in size.fine_tuned_seeds:
+                yield from _of_fine_tuned_modules(model, dataset, seed, size)
             if seed == seeds[0] and load(model, dataset).weak_classes:
                 yield from _of_patching(make, size, searches)
                 if model in size.made_small:
@@ -238,10 +246,10 @@ def _of_small_modules(make: Callable[..., Stage], size: Size) -> Iterator[Stage]
 
 def _of_fine_tuned_modules(model: str, dataset: str, seed: int, size: Size) -> Iterator[Stage]:
     """The gradient search's modules of some sizes, fine-tuned; each in a root of its own, since one has one set."""
-    for name, words in size.fine_tuned.get(model, {}).items():
+    for name, (search, training) in size.fine_tuned.get(model, {}).items():
         make = _beside(model, dataset, seed, name, "strong", "gradient")
-        tune, measure = (FINE_TUNER, *size.fine_tuning), (TRADE_OFF, "--images", "test", "--only", "fine-tuned")
-        yield make("fine_tuned", (GRADIENT, *words), tune, measure)
+        measure = (TRADE_OFF, "--images", "test", "--only", "fine-tuned")
+        yield make("fine_tuned", (GRADIENT, *search), (FINE_TUNER, *training), measure)
 
 
 def _of_fine_tuned_patches(model: str, dataset: str, seed: int, size: Size) -> Stage:

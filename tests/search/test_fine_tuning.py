@@ -215,7 +215,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(FineTuner, "step", step)
         assert run_main(SCRIPT, *words, root=root).exit_code == 130
-    run_main(SCRIPT, *words, "--set", "fine_tuning_step_size=0.1", root=root).refused("step_size: 0.002 there, 0.1 now")
+    run_main(SCRIPT, *words, "--set", "fine_tuning_step_size=0.1", root=root).refused("step_size: 0.001 there, 0.1 now")
     done = run_main(SCRIPT, *words, root=root)
     assert done.exit_code == 0 and "going on after step 5" in done.stdout, done
     assert modules_in(root, of_patch) == modules_in(whole, of_patch)
