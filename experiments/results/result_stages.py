@@ -91,7 +91,7 @@ PUBLISHED = Size(
     fine_tuned={
         "simcnn_x0_25": _FINE_TUNED,
         "rescnn_x0_25": _FINE_TUNED,
-        "resnet20": {"keep_0.6": (_smallest_of("0.8", "0.6"), _training(1500, 0.001))},
+        "resnet20": {"keep_0.6": (_smallest_of("0.8", "0.6"), _training(500, 0.001))},
     },
     fine_tuned_seeds=(0, 1),
     ablated=("simcnn_x0_25",),

@@ -58,9 +58,12 @@ def main() -> None:
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     measure = Measure(stage, strong, images)
     ways = WAYS if arguments.only is None else {arguments.only: WAYS[arguments.only]}
-    points = [point for points_of in ways.values() for point in points_of(stage, measure)]
+    points = [point for points_of, _ in ways.values() for point in points_of(stage, measure)]
     if not points:
-        raise UserError(f"--only {arguments.only}: no such modules are in {stage.artifacts.folder}")
+        made_by = stage.artifacts.command(ways[arguments.only][1])
+        raise UserError(
+            f"--only {arguments.only}: {stage.artifacts.folder} has no such modules; to make them: {made_by}"
+        )
     points.append(PUBLISHED)
     show_table(
         [
@@ -145,7 +148,12 @@ def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     return [measure.masks("genetic", target, masks, None, seconds)]
 
 
-WAYS = {"gradient": gradient_points, "fine-tuned": fine_tuned_points, "genetic": genetic_points}
+# How modules are found: what measures them, and what makes them.
+WAYS = {
+    "gradient": (gradient_points, "module_gradient_search.py"),
+    "fine-tuned": (fine_tuned_points, "module_fine_tuner.py"),
+    "genetic": (genetic_points, "scripts/run_module_search.py"),
+}
 
 
 class Measure:

@@ -1,5 +1,6 @@
 """Fine-tuning as a user runs it: modules of the same size that know more, the same in pieces, and what is refused."""
 
+import csv
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -118,6 +119,7 @@ NAMES = ["--model", MODEL, "--dataset", DATASET]
 FEW = ["mask_steps=3", "mask_batch_size=6", "mask_keeps=0.6", "patch_steps=3", "patch_keeps=0.6"]
 SMALL = [*NAMES, *(word for setting in FEW for word in ("--set", setting))]
 TUNE = [*NAMES, "--set", "mask_batch_size=16", "--set", "fine_tuning_steps=12"]
+TRADE_OFF, ONLY = "experiments/trade_off/trade_off.py", [*NAMES, "--only", "fine-tuned"]
 FOR_PATCH = ["--for_patch", "--target_class", TARGET]
 Main = Callable[..., Run]
 
@@ -174,6 +176,11 @@ def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, sear
     run_main("experiments/results/publish_model.py", *NAMES, root=root).refused("cut from the strong model", SEARCH)
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
     assert ", and fine-tuned." in (place.folder / "report" / "index.html").read_text()
+    assert run_main(TRADE_OFF, *ONLY, root=root).exit_code == 0
+    own, published = csv.DictReader((place.folder / "trade_off_valid.csv").read_text().splitlines())
+    assert own["method"] == "fine-tuned" and own["target"].endswith(", 12 steps") and not published["target"]
+    assert int(own["right"]) == now.valid_right_composed and float(own["seconds"]) > 0
+    assert float(own["kernels_kept"]) == pytest.approx(np.mean(now.kernels_kept) / now.kernels)
     done = run_main(SEARCH, *SMALL, "--keep", 0.4, root=root)  # its rounds are done: the modules as they were cut
     assert done.exit_code == 0 and modules_in(root) == modules_in(searched)
 
@@ -226,6 +233,7 @@ def test_modules_that_get_worse_stay_as_they_were(root: Path, searched: Path, ru
     done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.5", root=root)
     assert done.exit_code == 0 and "the modules stay as they were" in done.stdout, done
     assert modules_in(root) == modules_in(searched)
+    run_main(TRADE_OFF, *ONLY, root=root).refused("--only fine-tuned: ", "has no such modules", SCRIPT)
 
 
 def test_what_does_not_fit_is_refused(strong_roots: Callable[[str, str], Path], run_main: Main) -> None:
