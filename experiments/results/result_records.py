@@ -17,6 +17,7 @@ import torch
 from result_stages import Stage
 
 import global_configure
+from configures.base import load
 from engines.node import processor
 from models import files as model_files
 from patching import files as patch_files
@@ -42,8 +43,12 @@ def _of_gradient(artifacts: Artifacts) -> Iterator[Path]:
 
 
 def _of_weak(artifacts: Artifacts) -> Iterator[Path]:
-    folder = patch_files.weak_models_folder(artifacts, WeakKind.SIMPLE)
-    yield from (path for path in folder.rglob("*") if path.is_file())
+    for target_class in range(load(artifacts.model, artifacts.dataset).num_classes):
+        history = patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, target_class)
+        history.check_is_there()
+        yield history.path
+        yield patch_files.weak_model_settings(artifacts, WeakKind.SIMPLE, target_class).path
+        yield from history.path.parent.glob("epoch_*.pth")
 
 
 # What a stage left, for others to take over.

@@ -37,8 +37,10 @@ from test_commands import Understood, read_only
 
 from configures.base import load
 from models import files as model_files
+from patching import files as patch_files
 from patching.confidence import Change
 from patching.report import PatchedWeakModel, method_entry
+from patching.weak_models import WeakKind
 from report.figures import Drawing
 from report.figures_of_patch_trade_off import PatchTradeOff
 from report.figures_of_trade_off import TradeOff
@@ -157,6 +159,25 @@ def test_a_root_takes_the_strong_model_of_another(place: Place) -> None:
         file(there).path.write_text(str(number))
     place.prepare(stage)
     assert [file(here).path.read_text() for file in files] == ["0", "1", "2"]
+
+
+def test_a_root_takes_the_weak_models_of_another_and_no_report_on_them(place: Place) -> None:
+    own = stage_of(Path("none"), "fine_tuned_patches")
+    stage = replace(own, model="simcnn_x0_25", dataset="digits_5", root="other", other_root="first", taken=("weak",))
+    with pytest.raises(UserError, match=r"missing .*training_log\.csv"):
+        place.prepare(stage)
+    there, here = place.artifacts(replace(stage, root="first")), place.artifacts(stage)
+    for target_class in range(5):
+        for file in (patch_files.weak_model_log, patch_files.weak_model_settings):
+            path = file(there, WeakKind.SIMPLE, target_class).path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(path.name)
+        patch_files.weak_model(there, WeakKind.SIMPLE, target_class, 7).path.write_text("weights")
+    patch_files.trade_off(there, WeakKind.SIMPLE, "test").write_text("of modules that are not taken")
+    place.prepare(stage)
+    assert patch_files.weak_model(here, WeakKind.SIMPLE, 4, 7).path.read_text() == "weights"
+    assert patch_files.weak_model_log(here, WeakKind.SIMPLE, 4).exists()
+    assert not patch_files.trade_off(here, WeakKind.SIMPLE, "test").exists()
 
 
 def test_flags_are_those_that_matter() -> None:
