@@ -88,14 +88,15 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     rounds = [point for point in points if point.method == "gradient"]
     nearest = [
         min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
-        for share in SHARES
-        if rounds
+        for share in (SHARES if rounds else ())
     ]
     found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
     found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
-    # Its target is the generation of the best ensemble, of all that were bred.
-    genetic = [(f"genetic, {point.target.split(' of ')[-1]} generations", point) for point in points]
-    return [*found, *((name, point) for name, point in genetic if point.method == "genetic")]
+    for point in points:
+        if point.method == "genetic":
+            bred = point.target.split(" of ")[-1]  # behind the generation of the best ensemble
+            found.append((f"genetic, {bred} generations", point))
+    return found
 
 
 def trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[TradeOff]]]:
