@@ -19,7 +19,6 @@ from dataset.target_classes import HELP, chosen_classes
 from models.graph import Graph
 from models.opening import open_stage
 from models.strong_model import load_strong_model
-from modules.fast.convolution import population_dtype
 from modules.population_outputs import outputs_with_known, say_what_torch_runs
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search, save_outputs
@@ -52,9 +51,9 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     """Evolve the classes' populations, one generation after the other, until the recorder has scored the last one."""
     stage, last_generation = search.stage, search.config.generations
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    dtype = population_dtype(stage.dtype, stage.device)
-    say_what_torch_runs(strong, dtype, stage.device)
     search.record_settings()
+    dtype = search.dtype
+    say_what_torch_runs(strong, dtype, stage.device)
     pixels, _ = to_device(search.images, stage.device)
     images = normalise(pixels, dtype, search.images.normalisation)
 

@@ -7,6 +7,7 @@ number of machines, and go on from it at any time.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from configures.base import Config
 from dataset.datasets import Images, fingerprint
@@ -21,7 +22,7 @@ from search.genetic.kernel_groups import GenomeLayout, KernelGroups, genome_layo
 from search.genetic.log import Generation, is_over
 from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
-from utils.device import precision_name
+from utils.device import PRECISIONS, precision_name
 from utils.disk import check_room, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
@@ -46,6 +47,19 @@ class GeneticSearch:
     def config(self) -> Config:
         """The settings."""
         return self.stage.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What modules are evaluated in: what is fast here, but of a search that began in float32 or bfloat16, that.
+
+        Which of the two is fast depends on the processor, and a search may be taken from one to another; only where
+        float32 is asked for, nothing else will do. Raises UserError where the recorded settings are damaged.
+        """
+        if self.stage.dtype != torch.bfloat16:
+            return self.stage.dtype
+        file = files.settings(self.stage.artifacts)
+        recorded = str(file.load().get("precision")) if file.exists() else ""
+        return PRECISIONS.get(recorded, population_dtype(torch.bfloat16, self.stage.device))
 
     # The populations
     def masks(self, generation: int, target_class: int) -> np.ndarray:
@@ -134,7 +148,7 @@ class GeneticSearch:
         made_with = {
             **self.config.part_of("genetic search"),
             "seed": self.stage.seed,
-            "precision": precision_name(population_dtype(self.stage.dtype, self.stage.device)),
+            "precision": precision_name(self.dtype),
             "strong_model_sha256": check_importance_fits(artifacts),
             "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
             "images_crc32": fingerprint(self.images),

@@ -14,7 +14,6 @@ import numpy as np
 from engines.engine import Engine
 from models.strong_model import load_strong_model
 from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
-from modules.fast.convolution import population_dtype
 from modules.population_outputs import known_and_new
 from search.genetic import files
 from search.genetic.chunks import ModuleCosts, block_chunks, image_blocks
@@ -54,8 +53,7 @@ class Driver:
     def __init__(self, search: GeneticSearch, engine: Engine) -> None:
         stage = search.stage
         strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-        dtype = population_dtype(stage.dtype, stage.device)
-        inputs = evaluation_inputs(stage.config, strong, search.images, dtype)
+        inputs = evaluation_inputs(stage.config, strong, search.images, search.dtype)
         self._search, self._engine, self._inputs = search, engine, engine.share(inputs)
         self._costs = ModuleCosts(search.config.num_classes, FIRST_GUESS)
 

@@ -21,6 +21,7 @@ from conftest import TOP, Run, environment, files_below, keep_few_images, larges
 from shuffled_engine import ShuffledEngine
 
 import global_configure
+import modules.fast.convolution
 import modules.population_outputs
 from configures.base import load
 from dataset.datasets import load_split
@@ -31,7 +32,6 @@ from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
-from modules.fast.compiled import compiler
 from modules.module import extract_module
 from search.genetic import chunks
 from search.genetic import files as genetic_files
@@ -490,13 +490,25 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
     line = run_main(RECORDER, *WHOLE, root=searched).refused("(seed: 0 there, 3 now)")
     assert files_below(searched) == before
     monkeypatch.setattr(global_configure, "seed", 0)
-    if not compiler():  # else float32 is compiled, and taken all the same
-        monkeypatch.setattr(global_configure, "precision", "bfloat16")
-        run_main(RECORDER, *WHOLE, root=searched).refused("(precision: float32 there, bfloat16 now)")
-        monkeypatch.setattr(global_configure, "precision", "float32")
     file = module_files.kernel_importance(artifacts_of(searched))
     save_array(file.path, np.load(file.path) + 1)
     run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
+
+
+def test_a_search_goes_on_in_what_it_began_in(
+    searched: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules.fast.convolution, "has_tiles", lambda: True)  # so bfloat16 would be taken
+    monkeypatch.setattr(global_configure, "precision", "bfloat16")
+    for script, role in ((RECORDER, []), (EXPLORER, ["--target_class", "all"])):
+        run_main(script, *WHOLE, *role, "--checkpoint", 1, root=searched)
+    explore_and_record(run_main, searched, GENERATIONS, since=2)
+    assert found(searched) == found(reference)
+
+    settings = genetic_files.settings(artifacts_of(searched))
+    settings.save({**settings.load(), "precision": "bfloat16"})
+    monkeypatch.setattr(global_configure, "precision", "float32")
+    run_main(RECORDER, *WHOLE, root=searched).refused("(precision: bfloat16 there, float32 now)")
 
 
 def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
