@@ -40,7 +40,7 @@ class Size:
     """How much is run."""
 
     seeds: Mapping[str, tuple[int, ...]]  # of every network; weak models are of the first one
-    genetic: Mapping[str, Mapping[int, Words]]  # those of them with a genetic search, which takes the most time
+    genetic: Mapping[str, Words]  # the networks with a genetic search, which takes the most time, and how far it goes
     poorly_fitted: Words  # the networks whose poorly fitted weak models are patched, too
     made_small: Words  # the networks whose weak models are patched by modules of all sizes, too
     # Of networks, which modules of the gradient search are fine-tuned, too: what takes them, and how they are trained.
@@ -80,7 +80,7 @@ _FORTY = (*_HALF, "0.475", "0.45", "0.425", "0.4")
 PUBLISHED = Size(
     seeds={"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)},
     # 50 generations take ten times as long as the gradient search takes, on the same core, to as many kernels.
-    genetic={"simcnn_x0_25": {0: generations(50), 1: generations(20), 2: generations(20)}},
+    genetic={"simcnn_x0_25": generations(50)},
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
     fine_tuned={
@@ -122,7 +122,7 @@ _SMALL_GRADIENT = ("--keep", "0.5", "--set", "mask_keeps=0.7", *_FEW_STEPS)
 _SMALL_PATCH = ("--keep", "0.4", "--set", "patch_keeps=0.7", "--set", "patch_steps=4", "--set", "mask_batch_size=8")
 TINY = Size(
     seeds={"simcnn_x0_25": (0,)},
-    genetic={"simcnn_x0_25": {0: _FEW_CHROMOSOMES}},
+    genetic={"simcnn_x0_25": _FEW_CHROMOSOMES},
     poorly_fitted=("simcnn_x0_25",),
     made_small=("simcnn_x0_25",),
     fine_tuned={"simcnn_x0_25": {"keep_0.5": (_SMALL_GRADIENT, _FEW_TRAINING_STEPS)}},
@@ -179,7 +179,7 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
     for model, seeds in seeds_of.items():
         for seed in seeds:
             make = partial(_stage, model, dataset, f"seed_{seed}", seed)
-            genetic = size.genetic.get(model, {}).get(seed)
+            genetic = size.genetic.get(model)
             searches = ("gradient",) if genetic is None else ("genetic", "gradient")
             yield from _of_modules(make, size, genetic, searches)
             if seed in size.fine_tuned_seeds:
@@ -192,7 +192,7 @@ def stages_of(dataset: str, size: Size) -> Iterator[Stage]:
                 if model in size.poorly_fitted:
                     yield from _of_poorly_fitted(make, size)
     for model in (model for model in size.ablated if model in seeds_of):
-        for seed, (name, words) in itertools.product(size.genetic[model], ABLATIONS.items()):
+        for seed, (name, words) in itertools.product(seeds_of[model], ABLATIONS.items()):
             make = _beside(model, dataset, seed, name, "strong")
             yield make("importance", (IMPORTANCE, *words))
             yield make("genetic", (GENETIC, *size.ablation, *words), needs=("importance",))
