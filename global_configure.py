@@ -53,7 +53,7 @@ dataset_dir = _folder("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset")
 device = os.environ.get("CNNMOD_DEVICE", "auto")
 
 # The arithmetic of training and of module evaluation: "float32", or "bfloat16" with its 8 bits of precision, which is
-# faster on some devices; the README's section on speed says where.
+# faster on some devices; docs/speed.md says where.
 precision = os.environ.get("CNNMOD_PRECISION", "float32")
 
 # The seed of everything random, but for the train / valid split, which is fixed for comparability.

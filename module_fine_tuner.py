@@ -6,7 +6,7 @@
 A module's kernels are the strong model's, and a search only chooses among them. This stage lets them change: towards
 what the strong model says of its own training images (`fine_tuning_steps`, `fine_tuning_step_size`; the loss and the
 images are the gradient search's). It takes the modules of whichever search, or those of `--for_patch`, each alone, and
-writes them where they were, so that all later stages take them; where they are no better on the validation images, they
+writes them where they were, so that all later stages take them; where they are worse on the validation images, they
 stay as they were. An interrupted run goes on when the same command is typed again. To have the modules as they were
 cut, make them again with the search's command, which has its rounds or generations still.
 """
@@ -83,10 +83,10 @@ def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularizat
         f"\n{before.valid_right_composed} of {before.valid_images} validation images right before, "
         f"{after.valid_right_composed} after"
     )
-    if is_better := after.valid_right_composed >= before.valid_right_composed:
+    if is_as_good := after.valid_right_composed >= before.valid_right_composed:
         write_modules(strong, modules, masks, config, place)
         module_files.report(place).save(after)
-    return finished(place, before, after, is_better=is_better)
+    return finished(place, before, after, is_as_good=is_as_good)
 
 
 def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class: int) -> ModuleForPatch:
@@ -108,10 +108,10 @@ def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class:
         search=search,
     )
     print(f"class {target_class}: logit explained {before.explained:.1%} before, {after.explained:.1%} after")
-    if is_better := after.explained >= before.explained:
+    if is_as_good := after.explained >= before.explained:
         of_class = split.valid.take(np.flatnonzero(split.valid.labels == target_class))
         write_module_for_patch(strong, module, mask, stage, of_class, after)
-    return finished(place, before, after, is_better=is_better)
+    return finished(place, before, after, is_as_good=is_as_good)
 
 
 def is_fine_tuned(report: Modularization | ModuleForPatch, goal: Goal, stage: Stage, place: Artifacts) -> bool:
@@ -183,16 +183,16 @@ def finished(
     before: Modularization | ModuleForPatch,
     after: Modularization | ModuleForPatch,
     *,
-    is_better: bool,
+    is_as_good: bool,
 ) -> Modularization | ModuleForPatch:
     """Forget the state, since all files are written; returns what is known of the modules that are there now."""
     module_files.fine_tuning_state(place).remove()
-    if not is_better:
+    if not is_as_good:
         print(
-            "the modules stay as they were: on the validation images fine-tuning made them no better; "
+            "the modules stay as they were: on the validation images fine-tuning made them worse; "
             "try a smaller fine_tuning_step_size, or more fine_tuning_steps"
         )
-    return after if is_better else before
+    return after if is_as_good else before
 
 
 def parsed_arguments() -> argparse.Namespace:

@@ -58,6 +58,7 @@ sensitivity = Stage("sensitivity")
 genetic = Stage("genetic search")
 gradient = Stage("gradient search")
 for_patch = Stage("gradient search for a patch")
+fine_tuning = Stage("fine-tuning")
 weak = Stage("weak models")
 free = Stage("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
 
@@ -89,7 +90,7 @@ class Config:
     mirror: bool = training(
         False,
         "Whether training may flip images: right where a mirror image keeps its class.",
-        also=(gradient, for_patch, weak),
+        also=(gradient, for_patch, fine_tuning, weak),
     )
 
     # Training of the strong model
@@ -179,7 +180,7 @@ class Config:
         "are equal, the second round lets the masks settle, in smaller steps.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
-    mask_batch_size: Count = gradient(64, "Training images per step.", also=(for_patch,))
+    mask_batch_size: Count = gradient(64, "Training images per step.", also=(for_patch, fine_tuning))
     mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.", also=(for_patch,))
     mask_gain_step_size: Weight = gradient(
         0.01,
@@ -199,14 +200,18 @@ class Config:
         (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
         "The shares of the kernels that the search of a module for one patch goes down to.",
     )
-    patch_steps: Count = for_patch(1500, "Steps of a round of that search, each of which is a tenth of the work.")
+    patch_steps: Count = for_patch(
+        1500, "Steps of a round of that search; one takes a tenth of the time of a step for ten classes."
+    )
     patch_class_share: Fraction = for_patch(
         0.4, "The share of its images in a step that are of the target class; the others are of all other classes."
     )
 
     # Fine-tuning of modules
-    fine_tuning_steps: Count = free(1500, "Steps of the training of modules' weights, by `module_fine_tuner.py`.")
-    fine_tuning_step_size: Positive = free(
+    fine_tuning_steps: Count = fine_tuning(
+        1500, "Steps of the training of modules' weights, by `module_fine_tuner.py`."
+    )
+    fine_tuning_step_size: Positive = fine_tuning(
         0.001,
         "Adam's step size then, at the beginning; less for modules that lose little, since large steps first make them "
         "worse.",

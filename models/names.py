@@ -15,7 +15,10 @@ from models.registry import NETWORKS, build_own_network, is_own_network
 from utils.errors import UserError, reason
 
 OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")
-FORMS = "simcnn, rescnn, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
+FORMS = (
+    "simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME "
+    "or FILE.py:FUNCTION"
+)
 
 
 def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:

@@ -95,7 +95,7 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         graph = untrained_graph(state["strong_network"], int(state["strong_classes"]), side)
         kernels = state["kernels"].numpy()
         module = module_of_weights(graph, kernels, target_class, parts["module"])
-        rule = rule_saved_as(state["rule"]).from_json(parts["rule"])
+        rule = rule_saved_as(state["rule"]).from_buffers(parts["rule"])
         names = (state["weak_network"], state["strong_network"])
         model = PatchedModel(
             weak, module, rule, classes, Origin(*names, graph.num_classes, target_class, kernels, side)

@@ -18,7 +18,7 @@ from utils.errors import UserError
 class Rule(nn.Module):
     """Joins a weak model's logits, those of the target class last, and a module's output."""
 
-    saved_as: ClassVar[str]  # what a saved patched model calls it
+    saved_as: ClassVar[str]  # what a saved patched model calls it: with its buffers, all that is saved of it
 
     @classmethod
     def fit(cls, weak_logits: Array, module_output: Array, labels: Array, class_outputs: Array | None = None) -> "Rule":
@@ -45,6 +45,11 @@ class Rule(nn.Module):
     def from_json(cls, fitted: dict[str, Any]) -> "Rule":
         """The rule of what was fitted. Raises TypeError, ValueError or RuntimeError for values of no such rule."""
         return cls(**fitted)
+
+    @classmethod
+    def from_buffers(cls, buffers: dict[str, Tensor]) -> "Rule":
+        """The rule of a saved patched model, of its buffers; as here, where those are what it is constructed of."""
+        return cls(**buffers)
 
 
 class RangeRule(Rule):

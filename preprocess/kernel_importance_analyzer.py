@@ -1,6 +1,6 @@
 """Measure how important each kernel of the strong model is for each class.
 
-    python kernel_importance_analyzer.py --model simcnn_x0_25 --dataset digits
+    python preprocess/kernel_importance_analyzer.py --model simcnn_x0_25 --dataset digits
 
 Writes data/MODEL_DATASET/kernel_importance/avg_L1.npy: (classes, K) float32, the mean L1 norm of each kernel's
 feature map over the class's validation images that the model is sure of; and beside it what it was measured with,

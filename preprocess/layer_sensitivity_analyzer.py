@@ -1,6 +1,6 @@
 """Measure how sensitive one conv layer is to losing kernels.
 
-    python layer_sensitivity_analyzer.py --model simcnn_x0_25 --dataset digits --target_conv 3
+    python preprocess/layer_sensitivity_analyzer.py --model simcnn_x0_25 --dataset digits --target_conv 3
 
 Writes data/MODEL_DATASET/layer_sensitivity/layer_03.npy: (ratios, 2) float32, the kept share of the layer's kernels
 and the composed model's validation accuracy. A layer tied to an earlier one is measured, and filed, with that one.

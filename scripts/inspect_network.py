@@ -4,9 +4,10 @@
     python scripts/inspect_network.py --network my_network.py:build --num_classes 10 --checkpoint best.pth
     python scripts/inspect_network.py --network timm:resnet18d --num_classes 10 --checkpoint a.ckpt --checkpoint_key ema
 
-A network is simcnn, rescnn or one of these with a width (simcnn_x0_25); torchvision:NAME; timm:NAME (first: pip install
-timm); or FILE.py:NAME, a function or class of your own, which gets the number of classes and makes a torch.nn.Module.
-Your own file runs, with all that it does. Nothing is downloaded or written, and nothing in a checkpoint is run.
+A network is simcnn, rescnn, resnet20 or one of these with a width (simcnn_x0_25); torchvision:NAME; timm:NAME (first:
+pip install timm); or FILE.py:NAME, a function or class of your own, which gets the number of classes and makes a
+torch.nn.Module. Your own file runs, with all that it does. Nothing is downloaded or written, and nothing in a
+checkpoint is run.
 docs/your_network.md says more.
 """
 

@@ -1,6 +1,6 @@
 """The whole pipeline on scikit-learn's bundled digits: one to three minutes on two cores, nothing to download.
 
-    python run_demo.py
+    python scripts/run_demo.py
 
 Trains a strong model of the digits 0 to 4 and decomposes it into one module per class, by both searches. Then patches
 five weak models, each of the digits 6 to 9 and one of 0 to 4 of which it has seen six images, with that one's module.

@@ -1,6 +1,6 @@
 """Measure the sensitivity of all conv layers, plot it, and recommend the sensitive ones.
 
-    python run_layer_sensitivity_analyzer.py --model simcnn_x0_25 --dataset digits
+    python scripts/run_layer_sensitivity_analyzer.py --model simcnn_x0_25 --dataset digits
 
 Writes data/MODEL_DATASET/layer_sensitivity/layer_II.npy for each layer (tied ones once), and
 layer_sensitivity.png, .svg and .csv. The search takes the `sensitive_layers` of the configuration file: copy the

@@ -1,10 +1,10 @@
 """Run the whole module search: one recorder, and explorers for all classes.
 
-    python run_module_search.py --model simcnn_x0_25 --dataset digits
-    python run_module_search.py --model simcnn_x0_25 --dataset digits --jobs 4 --early_stop
-    python run_module_search.py --model simcnn_x0_25 --dataset digits --fresh
-    python run_module_search.py --model simcnn_x0_25 --dataset digits --engine ray --address auto
-    python run_module_search.py --model simcnn_x0_25 --dataset digits --method gradient --keep 0.4
+    python scripts/run_module_search.py --model simcnn_x0_25 --dataset digits
+    python scripts/run_module_search.py --model simcnn_x0_25 --dataset digits --jobs 4 --early_stop
+    python scripts/run_module_search.py --model simcnn_x0_25 --dataset digits --fresh
+    python scripts/run_module_search.py --model simcnn_x0_25 --dataset digits --engine ray --address auto
+    python scripts/run_module_search.py --model simcnn_x0_25 --dataset digits --method gradient --keep 0.4
 
 The same as module_recorder.py and one module_explorer.py per class in terminals of their own, and the same modules. The
 classes are shared among --jobs explorers (default: one per core), each of which loads the images once. One that fails

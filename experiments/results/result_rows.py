@@ -20,8 +20,7 @@ from configures.base import load
 from models.training import best_epoch
 from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
-from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, mean_metrics
-from patching.rules import RULES
+from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind
 from report import figures_of_patch_trade_off as of_sizes
 from report import files as report_files
@@ -164,7 +163,7 @@ def patching_rows(done: Done) -> Iterator[Cells]:
     """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
     for stage, record, words, models in patched(done):
         before = mean_metrics(models, BEFORE)
-        for method in (BEFORE, *RULES, NO_MODULE, WHOLE_MODEL.format("learned")):
+        for method in (BEFORE, *common_calibrations(models), NO_MODULE, WHOLE_MODEL.format("learned")):
             yield [
                 *(stage.model, words, method, len(models), sum(model.test_images for model in models)),
                 *changes(mean_metrics(models, method), before if method != BEFORE else None),

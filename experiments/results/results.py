@@ -4,13 +4,14 @@
     python experiments/results/results.py --list
     python experiments/results/results.py --only "*/seed_1/*" "*/gradient"
     python experiments/results/results.py --tables
+    python experiments/results/results.py --tables --publish
     python experiments/results/results.py --dataset digits_5 --tiny
 
 A stage is a few command lines, which stand in result_stages.py; --list names all of them. One that is done is passed
 over as long as its command lines are the same and nothing that it reads was made since; one that was interrupted goes
 on. Where one fails, those that do not need it are run all the same. Everything lies below root_dir/data/results:
 a root_dir for every seed, in roots/; what scripts print, in logs/; what was run when, where and by which code, in
-records/. The tables of the published experiments are written to experiments/results, those of others to that folder.
+records/, and the tables. --publish writes them to experiments/results, over those that are there.
 """
 
 import argparse
@@ -54,13 +55,13 @@ def main() -> None:
         return
     failed = [] if arguments.tables else run_stages(place, chosen(stages, arguments.only), stages)
     if not arguments.only:
-        write_tables(place, stages, place.folder if options else HERE)
+        write_tables(place, stages, HERE if arguments.publish else place.folder)
     if failed:
         raise UserError(f"not done, see above: {', '.join(failed)}; the same command tries them again")
 
 
 def parsed_arguments() -> argparse.Namespace:
-    """The command line."""
+    """The command line. Raises UserError for --publish of what is not published."""
     parser = OneLineParser(__doc__)
     parser.add_argument("--dataset", default=PUBLISHED_DATASET, help=f"{PUBLISHED_DATASET} by default")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
@@ -69,7 +70,11 @@ def parsed_arguments() -> argparse.Namespace:
     way.add_argument("--list", action="store_true", help="show the stages, and run nothing")
     way.add_argument("--only", nargs="+", metavar="NAME", help="run these stages alone; patterns like */gradient")
     way.add_argument("--tables", action="store_true", help="run nothing, make the tables of what is done")
-    return parser.parse_args()
+    parser.add_argument("--publish", action="store_true", help=f"write the tables to {HERE.relative_to(TOP)}")
+    arguments = parser.parse_args()
+    if arguments.publish and (arguments.tiny or arguments.only or arguments.dataset != PUBLISHED_DATASET):
+        raise UserError(f"--publish: expected all stages on {PUBLISHED_DATASET}, without --tiny, --only and --dataset")
+    return arguments
 
 
 def chosen(stages: list[Stage], patterns: list[str] | None) -> list[Stage]:

@@ -1,7 +1,8 @@
 """A target class's F1 after patching against the size of the module, for every round of the search for that module.
 
-    python patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak
-    python patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak --target_class 3 --images test
+    python experiments/trade_off/patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak
+    python experiments/trade_off/patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak \\
+        --target_class 3 --images test
 
 Needs weak models, and `module_gradient_search.py --for_patch --keep 0.1` for the target classes (all by default). The
 learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of images that the rule

@@ -1,8 +1,8 @@
 """Accuracy lost against kernels kept and FLOPs, for every round of the gradient search, beside the genetic search.
 
-    python trade_off.py --model simcnn_x0_25 --dataset digits
-    python trade_off.py --model simcnn_x0_25 --dataset digits --images test
-    python trade_off.py --model simcnn_x0_25 --dataset digits --only fine-tuned
+    python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits
+    python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --images test
+    python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --only fine-tuned
 
 Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults). Beside them stand
 the published point and, where they are there, the modules that module_fine_tuner.py trained and a genetic search of the

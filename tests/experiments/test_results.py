@@ -79,8 +79,19 @@ def test_a_wrong_command_line_is_refused(run_main: Callable[..., Run], root_dir:
         (["--dataset", "pets"], "--dataset pets: no network of simcnn_x0_25"),
         (["--only", "*/nothing"], "--only */nothing: no stage is called so"),
         (["--only", "*", "--list"], "not allowed with"),
+        (["--tiny", "--publish"], "--publish: expected all stages on cifar10"),
+        (["--only", "*", "--publish"], "--publish: expected all stages on cifar10"),
     ):
         run_main(SCRIPT, *words, root=root_dir).refused(expected)
+
+
+def test_published_tables_are_written_over_only_when_asked_for(run_main: Callable[..., Run], root_dir: Path) -> None:
+    tables = [TOP / "experiments" / "results" / "README.md", *(TOP / "experiments" / "results" / "tables").iterdir()]
+    before = [path.read_bytes() for path in tables]
+    assert run_main(SCRIPT, "--tables", root=root_dir).exit_code == 0
+    assert [path.read_bytes() for path in tables] == before
+    text = (root_dir / "data" / "results" / "cifar10" / "README.md").read_text(encoding="utf-8")
+    assert "Nothing to show yet" in text
 
 
 def test_a_stage_is_not_run_without_what_it_needs(run_main: Callable[..., Run], root_dir: Path) -> None:

@@ -61,7 +61,7 @@ def test_libraries_networks_are_made_and_never_downloaded(
         ("simcnn_x0_0", "network simcnn_x0_0: expected a width above 0, given 0.0"),
         (
             "vgg_x0_25",
-            "unknown network vgg_x0_25: expected simcnn, rescnn, one of these with a width like simcnn_x0_25",
+            "unknown network vgg_x0_25: expected simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25",
         ),
         ("simcnn_x", "did you mean simcnn"),
         ("simcnn_0_25", "did you mean simcnn"),
