@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config, override
-from dataset.datasets import Normalisation, load_evaluation_parts, load_source
+from dataset.datasets import Images, Normalisation, load_evaluation_parts, load_source
+from dataset.image_order import is_among
 from models.checkpoints import load_foreign_checkpoint
 from models.names import network_of
 from models.opening import open_stage
@@ -58,9 +60,9 @@ def main() -> None:
     stage = open_stage(arguments)
     config = stage.config
     weak_config = override(config, [f"{name}={value}" for name, value in weak_settings(arguments).items()])
-    order = None
+    strong_split, order = None, None
     if arguments.weak_images in (None, config.image_source):
-        load_strong_split(config, stage.artifacts)  # its validation images are as new to the strong model as they were
+        strong_split = load_strong_split(config, stage.artifacts)
         order = image_order(stage.artifacts)
     strong_classes = config.classes or load_source(config, config.image_source).classes
     forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
@@ -83,6 +85,8 @@ def main() -> None:
 
     def answers(part: str) -> Answers:
         images, places = with_labels_of(module_images[part], images_have, classes.names)
+        if part == "valid" and strong_split is not None and len(strong_split.classes) < len(images_have):
+            images, places = without_seen(images, places, strong_split.train)
         if weak is None:
             folder = arguments.weak_logits
             logits = load_weak_logits(folder, part, module_images[part], images_have, classes.weak_classes)[places]
@@ -197,6 +201,17 @@ def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Cl
     weights = load_foreign_checkpoint(network, arguments.weak_checkpoint, arguments.weak_checkpoint_key)
     say(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}")
     return network.eval()
+
+
+def without_seen(images: Images, places: np.ndarray, trained_on: Images) -> tuple[Images, np.ndarray]:
+    """The images, and their places (n,), that a strong model of some of a dataset's classes was not trained on.
+
+    The split of those classes alone may be another one than that of all.
+    """
+    new = np.flatnonzero(~is_among(images.pixels, trained_on.pixels))
+    if len(new) < len(images):
+        say(f"left out: {len(images) - len(new)} validation images that the strong model was trained on")
+    return images.take(new), places[new]
 
 
 def check_valid_images(valid: Answers, classes: Classes) -> None:

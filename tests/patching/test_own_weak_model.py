@@ -65,25 +65,22 @@ def test_class_map():
             parse_class_map(wrong)
 
 
-@pytest.fixture(scope="module")
-def root(strong_roots, tmp_path_factory):
-    """A strong model of digits that looks trained, and modules that keep all kernels; for reading only."""
-    root = tmp_path_factory.mktemp("own")
+def fill(root, dataset, strong_roots):
+    """A strong model of digits that looks trained, and modules that keep all kernels; and what a weak model says."""
     (root / "data").mkdir()
-    (root / "data" / "decoded_dataset").symlink_to(strong_roots("simcnn_x0_25", "digits") / "data" / "decoded_dataset")
-    folder = root / "data" / "simcnn_x0_25_digits"
-    folder.mkdir()
-    made = strong_roots("simcnn_x0_25", "digits") / "data" / "simcnn_x0_25_digits" / "entire_model.pth"
-    (folder / made.name).symlink_to(made)
-    artifacts, config = Artifacts(root, "simcnn_x0_25", "digits"), load("simcnn_x0_25", "digits")
+    made = strong_roots("simcnn_x0_25", dataset) / "data"
+    (root / "data" / "decoded_dataset").symlink_to(made / "decoded_dataset")
+    artifacts, config = Artifacts(root, "simcnn_x0_25", dataset), load("simcnn_x0_25", dataset)
+    artifacts.folder.mkdir()
+    (artifacts.folder / "entire_model.pth").symlink_to(made / artifacts.folder.name / "entire_model.pth")
     strong = load_strong_model(config, artifacts, torch.device("cpu"))
-    masks = np.ones((10, strong.units.num_kernels), bool)
+    masks = np.ones((config.num_classes, strong.units.num_kernels), bool)
     for number, module in enumerate(extract_modules(strong, masks)):
         module_files.module(artifacts, number).save(cpu_state(module))
         module_files.module_kernels(artifacts, number).save(masks[number])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", root)
-        parts = load_split(config)
+        parts = load_split(load("simcnn_x0_25", "digits"))
     for part in ("valid", "test"):
         labels = getattr(parts, part).labels
         known = 6.0 * (labels[:, None] == np.arange(10)) * ~np.isin(np.arange(10), RARE)
@@ -91,6 +88,13 @@ def root(strong_roots, tmp_path_factory):
         (root / "logits").mkdir(exist_ok=True)
         np.save(root / "logits" / f"{part}_logits.npy", logits)
         np.save(root / "logits" / f"{part}_labels.npy", labels)
+
+
+@pytest.fixture(scope="module")
+def root(strong_roots, tmp_path_factory):
+    """A strong model of all digits; for reading only."""
+    root = tmp_path_factory.mktemp("own")
+    fill(root, "digits", strong_roots)
     return root
 
 
@@ -116,6 +120,22 @@ def test_logits_alone(root, run_main):
     assert gained[0] < report["test"]["targets"][0]["after"]["f1"] == pytest.approx(gained[1], abs=0.02)
     assert report["cost"]["weak"] is None and report["cost"]["modules"][0] > 0
     assert "control: whole strong model" in done.stdout and "F1 changes by +" in done.stdout
+
+
+@pytest.mark.slow
+def test_images_that_the_strong_model_of_some_classes_was_trained_on_are_left_out(strong_roots, run_main, tmp_path):
+    """The split of five digits is another one than that of ten."""
+    fill(tmp_path, "digits_5", strong_roots)
+    words = ("--model", "simcnn_x0_25", "--dataset", "digits_5", "--weak_images", "digits")
+    done = run_main(SCRIPT, *words, "--weak_logits", tmp_path / "logits", "--target_class", 3, root=tmp_path)
+    assert done.exit_code == 0, done
+    trained_on = {image.tobytes() for image in load_split(load("simcnn_x0_25", "digits_5")).train.pixels}
+    valid = load_split(load("simcnn_x0_25", "digits")).valid
+    seen = sum(image.tobytes() in trained_on for image in valid.pixels)
+    assert seen > 100
+    assert f"left out: {seen} validation images that the strong model was trained on" in done.stdout
+    report = json.loads((tmp_path / "data" / "patch" / "own" / "simcnn_x0_25_digits_5" / "logits.json").read_text())
+    assert report["validation_images"] == len(valid) - seen
 
 
 @pytest.mark.slow
