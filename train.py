@@ -16,6 +16,7 @@ import torch
 from dataset.datasets import Split, load_split
 from dataset.split_record import record_of
 from models import files as model_files
+from models.folder import set_folder_aside
 from models.input_forms import is_near_chance
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
@@ -30,8 +31,8 @@ from models.trained_on import load_strong_split
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
 from utils.errors import UserError, run
-from utils.files import check_writable, set_aside
-from utils.locks import check_nobody_holds, held
+from utils.files import check_writable
+from utils.locks import held
 from utils.progress import say, time_in_words
 from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
@@ -66,11 +67,8 @@ def main() -> None:
 
 def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace) -> None:
     """Train from the first epoch, or from where an earlier run ended, and write the best epoch's weights."""
-    if arguments.fresh and stage.artifacts.folder.exists():
-        others = stage.artifacts.locks_folder.glob("*.lock")
-        mine = model_files.training_role(stage.artifacts).lock
-        check_nobody_holds((lock for lock in others if lock != mine), "--fresh sets the folder aside")
-        print(f"the old folder is now {set_aside(stage.artifacts.folder)}")
+    if arguments.fresh:
+        set_folder_aside(stage.artifacts, model_files.training_role(stage.artifacts))
     check_writable(stage.artifacts.folder)
     trained = model_files.entire_model(stage.artifacts)
     if trained.exists() and not model_files.training_state(stage.artifacts).exists():
@@ -109,6 +107,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
+    model_files.image_order(stage.artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(stage.artifacts).save(record_of(split))
     model_files.entire_model(stage.artifacts).save(training.best_weights)
     model_files.training_log(stage.artifacts).save(training.history)

@@ -19,6 +19,7 @@ from dataset.datasets import Images, Split, has_own_validation, load_split
 from dataset.split_record import record_of
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
+from models.folder import check_is_free, set_folder_aside
 from models.graph import Graph
 from models.input_forms import CLEARLY, class_order, is_near_chance, try_forms
 from models.inspection import show_cost, show_layers
@@ -28,7 +29,7 @@ from models.strong_model import build_strong_network, trace_classifier
 from models.training import count_right, predict
 from models.weights import cpu_state
 from utils.errors import UserError, run
-from utils.files import check_writable, set_aside
+from utils.files import check_writable
 from utils.locks import held
 from utils.stage import Stage, stage_parser
 
@@ -53,9 +54,8 @@ def main() -> None:
 def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     """Read, judge and write the model."""
     config, artifacts = stage.config, stage.artifacts
-    file = model_files.entire_model(artifacts)
-    if file.exists() and not arguments.fresh:
-        raise UserError(f"{file.path} is there: --fresh sets its folder aside and imports anew")
+    if not arguments.fresh:
+        check_is_free(artifacts)
     check_writable(artifacts.folder)
     network = build_strong_network(config)
     weights = load_foreign_checkpoint(network, arguments.checkpoint, arguments.checkpoint_key)
@@ -69,10 +69,12 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     for name, images in (("valid", split.valid), ("test", split.test)):
         right = count_right(predict(graph.network, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
-    if arguments.fresh and artifacts.folder.exists():
-        print(f"the old folder is now {set_aside(artifacts.folder)}")
+    if arguments.fresh:
+        set_folder_aside(artifacts, model_files.training_role(artifacts))
     model_files.network_settings(artifacts).save(NetworkSettings.of(config))
+    model_files.image_order(artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(artifacts).save(record_of(split))
+    file = model_files.entire_model(artifacts)
     file.save(cpu_state(network))
     print(f"saved {file.path}")
 

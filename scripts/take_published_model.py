@@ -9,6 +9,7 @@ are given with those that the model was trained on.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import torch
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config
 from models import files as model_files
+from models.folder import check_is_free, set_folder_aside
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
@@ -25,8 +27,9 @@ from modules.module import extract_modules
 from modules.on_disk import write_modules
 from modules.published import TOP, PublishedModel, load_published
 from search.genetic import files as genetic_files
+from utils.artifacts import Role
 from utils.errors import UserError, run
-from utils.files import check_writable, set_aside
+from utils.files import check_writable
 from utils.locks import held
 from utils.stage import Stage, stage_parser
 
@@ -38,25 +41,26 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     # The roles of train.py, and of the searches, which write modules.
-    with held(model_files.training_role(stage.artifacts), genetic_files.recorder_role(stage.artifacts)):
-        take(stage, arguments)
+    roles = model_files.training_role(stage.artifacts), genetic_files.recorder_role(stage.artifacts)
+    with held(*roles):
+        take(stage, roles, arguments)
 
 
-def take(stage: Stage, arguments: argparse.Namespace) -> None:
-    """Read the published model, and write the strong model and the modules."""
+def take(stage: Stage, roles: Sequence[Role], arguments: argparse.Namespace) -> None:
+    """Read the published model, and write the strong model and the modules, in these roles."""
     config, artifacts = stage.config, stage.artifacts
     folder = arguments.folder or TOP / config.name
     model = load_published(folder)
     check_fits(folder, model, config)
-    file = model_files.entire_model(artifacts)
-    if file.exists():
-        if not arguments.fresh:
-            raise UserError(f"{file.path} is there: --fresh sets its folder aside")
-        print(f"the old folder is now {set_aside(artifacts.folder)}")
+    if arguments.fresh:
+        set_folder_aside(artifacts, *roles)
+    else:
+        check_is_free(artifacts)
     check_writable(artifacts.folder)
     model_files.network_settings(artifacts).save(model.network)
     model_files.trained_on(artifacts).save(model.trained_on)
     model_files.image_order(artifacts).save(model.images)
+    file = model_files.entire_model(artifacts)
     file.save(model.weights)
     network = build_strong_network(config)
     load_weights(network, file)

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, run_script
 from image_trees import write_tree
 
+from models import files as model_files
 from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.locks import held
@@ -170,6 +172,14 @@ def test_fresh_does_not_take_the_folder_from_a_search(strong_root: Path, train: 
         before = files_below(strong_root / "data" / "simcnn_x0_25_digits")
         train(*MODEL, "--fresh", root=strong_root).refused("--fresh sets the folder aside", f"pid {os.getpid()} works")
         assert files_below(strong_root / "data" / "simcnn_x0_25_digits") == before
+
+
+def test_the_images_of_a_published_model_are_forgotten(tiny_root: Path, train: Any) -> None:
+    """Its taking was interrupted; a model that is trained then has images of its own."""
+    artifacts = Artifacts(tiny_root, "simcnn_x0_25", "digits")
+    model_files.image_order(artifacts).save(np.arange(3))
+    assert train(*TINY, "--epochs", 1).exit_code == 0
+    assert train(*TINY, "--evaluation").exit_code == 0
 
 
 def test_a_model_from_elsewhere_is_not_overwritten(strong_root: Path, train: Any) -> None:

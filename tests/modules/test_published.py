@@ -142,7 +142,7 @@ def test_published_and_taken_it_answers_alike(
     evaluated = run_main("train.py", *NAMES, "--evaluation", root=there)
     assert f"({after.test_right_strong} of {after.test_images})" in evaluated.stdout, evaluated
 
-    run_main(TAKE, *NAMES, "--folder", folder, root=there).refused("is there: --fresh sets its folder aside")
+    run_main(TAKE, *NAMES, "--folder", folder, root=there).refused("is there, a strong model: --fresh")
     again = run_main(TAKE, *NAMES, "--folder", folder, "--fresh", root=there)
     assert again.exit_code == 0 and "the old folder is now" in again.stdout, again
     run = run_main(TAKE, "--model", MODEL, "--dataset", "digits", "--folder", folder, root=tmp_path / "other")

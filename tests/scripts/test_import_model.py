@@ -107,7 +107,7 @@ def test_another_order_of_classes_is_named(import_model: Callable[..., Run], hom
 
 def test_a_model_that_is_there_is_not_overwritten(import_model: Callable[..., Run], home: Path) -> None:
     assert import_model(colour_network(), *FORM).exit_code == 0
-    import_model(colour_network(), *FORM).refused("entire_model.pth is there: --fresh")
+    import_model(colour_network(), *FORM).refused("entire_model.pth is there, a strong model: --fresh")
     done = import_model(colour_network(), *FORM, "--fresh")
     assert done.exit_code == 0 and "the old folder is now" in done.stdout
 
