@@ -70,6 +70,7 @@ class Record:
     commit: str
     versions: dict[str, str]
     machine: dict[str, str]
+    ended_well: int = 0  # how many of the commands, before the one that was interrupted or failed
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,13 @@ class Place:
             return "made otherwise"
         if not record.done:
             return "interrupted"
-        needed = {name: self.record(name).load_if_there() for name in stage.needs}
-        newer = [name for name, of_need in needed.items() if of_need and of_need.ended > record.ended]
+        newer = self._newer_than(record, stage)
         return f"older than {newer[0]}" if newer else DONE
+
+    def _newer_than(self, record: Record, stage: Stage) -> list[str]:
+        """The stages that a stage needs which ended after this record of it."""
+        needed = {name: self.record(name).load_if_there() for name in stage.needs}
+        return [name for name, of_need in needed.items() if of_need and of_need.ended > record.ended]
 
     def variables(self, stage: Stage) -> dict[str, str]:
         """The environment variables by which a script knows where and how to work."""
@@ -134,17 +139,30 @@ class Place:
             write_whole(target, lambda target, content=content: target.write(content))
 
     @contextmanager
-    def recorded(self, stage: Stage) -> Iterator[None]:
-        """Record what happens within: done at its end, or interrupted where it is left otherwise."""
+    def recorded(self, stage: Stage) -> Iterator[Iterator[int]]:
+        """Record what happens within: done once all commands are, or interrupted where it is left before.
+
+        Gives the commands that are left to do; one ended well when the next one is asked for. Some begin anew when
+        they are typed again, so one that ended well is not.
+        """
         file, start = self.record(stage.name), time.monotonic()
-        before = file.load().seconds if self.state(stage) == "interrupted" else 0.0
-        commit, machine, done = commit_now(), machine_now(), False
+        interrupted = file.load() if self.state(stage) == "interrupted" else None
+        before, first = (interrupted.seconds, interrupted.ended_well) if interrupted else (0.0, 0)
+        if interrupted and self._newer_than(interrupted, stage):
+            first = 0
+        commit, machine, done = commit_now(), machine_now(), first
+
+        def commands() -> Iterator[int]:
+            nonlocal done
+            while done < len(stage.commands):
+                yield done
+                done += 1
+
         try:
-            yield
-            done = True
+            yield commands()
         finally:
             record = Record(
-                done=done,
+                done=done == len(stage.commands),
                 commands=typed(stage),
                 seed=stage.seed,
                 precision=self.precision,
@@ -153,6 +171,7 @@ class Place:
                 commit=commit,
                 versions={package: importlib.metadata.version(package) for package in PACKAGES},
                 machine=machine,
+                ended_well=done,
             )
             file.save(record)
 

@@ -108,10 +108,11 @@ def run_stages(place: Place, wanted: list[Stage], stages: list[Stage]) -> list[s
 def run_stage(place: Place, stage: Stage) -> None:
     """Run a stage's commands. Raises UserError, with what it said, as soon as one fails."""
     log = place.log(stage)
-    with place.recorded(stage):
+    with place.recorded(stage) as left_to_do:
         place.prepare(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
-        for line, (script, *words) in zip(typed(stage), stage.commands, strict=True):
+        for number in left_to_do:
+            line, (script, *words) = typed(stage)[number], stage.commands[number]
             print(f"    $ {line}", flush=True)
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"$ {line}\n")

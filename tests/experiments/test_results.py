@@ -159,6 +159,23 @@ def test_the_others_are_run_where_one_fails(place: Place, counting: Path, run_st
     assert place.record(fails.name).load().seconds > before
 
 
+def test_a_stage_goes_on_with_the_command_that_did_not_end_well(
+    place: Place, counting: Path, run_stages: Callable[..., None]
+) -> None:
+    """The first one may begin anew, and undo what the second one had done."""
+    needed = stage_of(counting, "needed", "n")
+    stage = stage_of(counting, "two", "b", "error: bad luck", needs=(needed.name,))
+    stage = replace(stage, commands=((str(counting), "a"), *stage.commands))
+    stages, ran = [needed, stage], counting.parent / "ran"
+    for _ in range(2):
+        assert run_stages(place, stages, stages) == [stage.name]
+    assert [line[0] for line in ran.read_text().splitlines()] == list("nabb")
+    assert place.record(stage.name).load().ended_well == 1
+    place.record(needed.name).path.unlink()
+    assert run_stages(place, stages, stages) == [stage.name]
+    assert [line[0] for line in ran.read_text().splitlines()] == list("nabbnab")
+
+
 def test_a_root_takes_the_strong_model_of_another(place: Place) -> None:
     stage = replace(stage_of(Path("none"), "genetic"), root="seed_3_other", other_root="seed_3", taken=("strong",))
     with pytest.raises(UserError, match="missing"):

@@ -26,7 +26,7 @@ def test_an_unknown_option_starts_nothing(run_main: Callable[..., Run], root_dir
 def test_help_starts_nothing(run_main: Callable[..., Run], root_dir: Path) -> None:
     run = run_main("scripts/run_demo.py", "--help", root=root_dir)
     assert run.exit_code == 0
-    assert "python run_demo.py" in run.stdout
+    assert "python scripts/run_demo.py" in run.stdout
     assert "$ python train.py" not in run.stdout
     assert files_below(root_dir) == {}
 
