@@ -4,13 +4,14 @@ It is a network with a checkpoint, or its logits alone. Its classes are known by
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dataset.datasets import Images
 from dataset.target_classes import class_number
@@ -18,6 +19,7 @@ from models.training import predict
 from utils.errors import UserError, reason
 
 PARTS = ("valid", "test")
+TORCH_KNOWS = (np.float16, np.float32, np.float64)  # of this machine's byte order
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[s
 def logits_of_network(network: nn.Module, images: Images, classes: int, device: torch.device) -> np.ndarray:
     """(images, classes) float32. Raises UserError where it has another number of logits, does not run, or gives NaN."""
     try:
-        logits = predict(network.to(device), images, device).numpy()
-    except RuntimeError as error:
+        logits = predict(OneAnswer(network.to(device), classes), images, device).numpy()
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's network raises
         side = images.pixels.shape[1]
         raise UserError(
             f"the weak model does not run on images of {side} pixels: {reason(error)}; give --weak_side"
@@ -123,6 +127,36 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
     if not np.isfinite(logits).all():
         raise UserError("the weak model gives NaN or infinity on these images")
     return logits
+
+
+class OneAnswer(nn.Module):
+    """A network that answers by several values: the first one of them that is logits (batch, classes)."""
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raises UserError where none is."""
+        answer = self.network(images)
+        if isinstance(answer, Tensor):
+            return answer
+        shape = len(images), self.classes
+        found = next((value for value in _tensors(answer) if value.shape == shape), None)
+        if found is None:
+            raise UserError(
+                f"the weak model gives a {type(answer).__name__}: expected logits (images, {self.classes}) in it"
+            )
+        return found
+
+
+def _tensors(answer: Any) -> Iterator[Tensor]:
+    """The tensors in a network's answer, in their order."""
+    if isinstance(answer, Tensor):
+        yield answer
+    elif isinstance(answer, Mapping | Sequence) and not isinstance(answer, str):
+        for value in answer.values() if isinstance(answer, Mapping) else answer:
+            yield from _tensors(value)
 
 
 def load_weak_logits(folder: Path, part: str, images: Images, images_have: Sequence[str], classes: int) -> np.ndarray:
@@ -170,7 +204,7 @@ def load_weak_logits(folder: Path, part: str, images: Images, images_have: Seque
             f"{folder / f'{part}_labels.npy'}: image {place} has label {labels[place]}, but is of class "
             f"{images.labels[place]} ({images_have[images.labels[place]]}): expected the order of the images"
         )
-    return logits
+    return logits if logits.dtype in TORCH_KNOWS else logits.astype(np.float64)
 
 
 def _load(path: Path) -> np.ndarray:

@@ -143,7 +143,8 @@ def main() -> None:
         show_controls(report, controls)
         show_cost(content["cost"])
     content["seconds"] = round(time.perf_counter() - start, 1)
-    name = arguments.name or (arguments.weak_checkpoint or arguments.weak_logits).resolve().stem
+    given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
+    name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
     file = patch_files.own_report(stage.artifacts, name)
     file.save(content)
     print(f"saved {file.path}")

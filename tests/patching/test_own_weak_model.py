@@ -14,13 +14,13 @@ from torch import nn
 
 import global_configure
 from configures.base import load
-from dataset.datasets import IMAGENET, load_dataset, load_evaluation_parts, load_split, split
+from dataset.datasets import IMAGENET, Images, load_dataset, load_evaluation_parts, load_split, split
 from dataset.image_files import SIDE
 from models.strong_model import load_strong_model
 from models.weights import cpu_state
 from modules import files as module_files
 from modules.module import extract_modules
-from patching.own_weak_model import match_classes, parse_class_map
+from patching.own_weak_model import load_weak_logits, logits_of_network, match_classes, parse_class_map
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -88,6 +88,55 @@ def fill(root, dataset, strong_roots):
         (root / "logits").mkdir(exist_ok=True)
         np.save(root / "logits" / f"{part}_logits.npy", logits)
         np.save(root / "logits" / f"{part}_labels.npy", labels)
+
+
+IMAGES = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64))
+
+
+class Answering(nn.Module):
+    """A network of somebody's own that answers images by a function."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(images.mean((1, 2, 3))[:, None] * torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda x: x, lambda x: (x, x[:, :1]), lambda x: {"features": x[:, :1], "logits": [x]}]
+)
+def test_the_first_answer_that_is_logits_counts(answer):
+    found = logits_of_network(Answering(answer), IMAGES, 3, torch.device("cpu"))
+    assert found.shape == (2, 3) and found.dtype == np.float32
+
+
+def unlucky(images):
+    raise AssertionError("Wrong image height! Expected 224 but got 8!")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (unlucky, "does not run on images of 8 pixels: Wrong image height.*give --weak_side"),
+        (lambda x: {"features": x[:, :2], "loss": None}, r"gives a dict: expected logits \(images, 3\) in it"),
+        (lambda x: x[:, :2], r"gives outputs \(2,\): expected 3 logits"),
+        (lambda x: x / 0, "gives NaN or infinity"),
+    ],
+)
+def test_a_network_that_does_not_answer_is_refused(answer, message):
+    with pytest.raises(UserError, match=message):
+        logits_of_network(Answering(answer), IMAGES, 3, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [">f4", np.longdouble, np.float16, np.float32])
+def test_logits_of_any_precision_and_byte_order(tmp_path, dtype):
+    values = np.arange(6.0).reshape(2, 3)
+    np.save(tmp_path / "valid_logits.npy", values.astype(dtype))
+    np.save(tmp_path / "valid_labels.npy", IMAGES.labels)
+    found = load_weak_logits(tmp_path, "valid", IMAGES, ("a", "b", "c"), 3)
+    assert np.array_equal(found, values) and torch.tensor(found).shape == (2, 3)
 
 
 @pytest.fixture(scope="module")
