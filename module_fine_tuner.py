@@ -139,11 +139,11 @@ def trained(
     place: Artifacts,
     report: Modularization | ModuleForPatch,
 ) -> dict[str, Any]:
-    """Train modules in place, from where an earlier run ended; returns what that was made with, and its seconds.
+    """Train modules in place, from where an earlier run ended; returns what that was made with, and all its seconds.
 
     Raises UserError where an earlier run's state is of other settings.
     """
-    start, file = time.perf_counter(), module_files.fine_tuning_state(place)
+    start, file, earlier = time.perf_counter(), module_files.fine_tuning_state(place), 0.0
     settings = fine_tuning_settings(stage.config)
     now = made_with(settings, goal, stage)
     # What tells a state of these modules from one of an earlier search's.
@@ -168,14 +168,16 @@ def trained(
                 )
             try:
                 tuner.load_state(state["tuner"])
-            except (KeyError, ValueError) as error:
+                earlier = float(state["seconds"])
+            except (KeyError, TypeError, ValueError) as error:
                 raise file.damaged(f"not the state of a fine-tuning: {error}") from None
             say(f"going on after step {tuner.steps_done}")
         for _ in progress(range(tuner.steps_done, settings.steps), "fine-tuning, steps"):
             tuner.step()
             if tuner.steps_done % STEPS_PER_STATE == 0 or tuner.steps_done == settings.steps:
-                file.save({"of_modules": of_modules, "made_with": now, "tuner": tuner.state()})
-    return {**now, "seconds": time.perf_counter() - start}
+                seconds = earlier + time.perf_counter() - start
+                file.save({"of_modules": of_modules, "made_with": now, "tuner": tuner.state(), "seconds": seconds})
+    return {**now, "seconds": earlier + time.perf_counter() - start}
 
 
 def finished(

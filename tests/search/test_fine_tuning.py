@@ -223,8 +223,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         patch.setattr(FineTuner, "step", step)
         assert run_main(SCRIPT, *words, root=root).exit_code == 130
     run_main(SCRIPT, *words, "--set", "fine_tuning_step_size=0.1", root=root).refused("step_size: 0.001 there, 0.1 now")
+    place = Artifacts(root, MODEL, DATASET)
+    state = module_files.fine_tuning_state(place.for_patch(TARGET) if of_patch else place)
+    state.save({**state.load(), "seconds": 1000.0})
     done = run_main(SCRIPT, *words, root=root)
     assert done.exit_code == 0 and "going on after step 5" in done.stdout, done
+    report = module_files.report_for_patch(place.for_patch(TARGET)) if of_patch else module_files.report(place)
+    assert 1000 < report.load().search["fine_tuned"]["seconds"] < 2000
     assert modules_in(root, of_patch) == modules_in(whole, of_patch)
 
 
