@@ -30,6 +30,7 @@ from patching.rules import RULES, Rule
 from patching.weak_models import WeakKind, weak_network_name
 from utils.artifacts import Artifacts
 from utils.errors import UserError
+from utils.files import sha256_of
 from utils.stage import Stage
 
 CHECKED_OUTPUTS = 10  # of the collected outputs are compared with the module on the disk
@@ -190,6 +191,7 @@ class PatchCases:
             methods={
                 method: method_entry(result.confusion, result.rule, result.change) for method, result in results.items()
             },
+            module_sha256=sha256_of(module_files.module(self.place(case.target_class), case.target_class).path),
         )
 
     def patched_model(self, case: PatchCase, rule: Rule) -> PatchedModel:

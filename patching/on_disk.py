@@ -99,6 +99,11 @@ def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[Patch
         known = found.get(key, replace(model, methods={}))
         if known.classes != model.classes:
             raise file.damaged("its classes are not those of the other reports on the same weak model")
+        if len({known.module_sha256, model.module_sha256} - {""}) > 1:
+            raise UserError(
+                f"{file.path} is of another module than the reports beside it: remove those of the module that is "
+                f"gone, or patch anew with: {file.made_by} --calibration all"
+            )
         found[key] = replace(model, methods={**known.methods, **model.methods})
     if not found:
         folder = patch_files.weak_models_folder(artifacts, kind)

@@ -32,6 +32,7 @@ class PatchedWeakModel:
     validation_images: int
     test_images: int
     methods: dict[str, Any]  # method -> `method_entry`
+    module_sha256: str = ""  # of the module's checkpoint; unknown where an earlier version wrote the report
 
     def confusion(self, method: str) -> np.ndarray:
         """(classes, classes) int64 on the test images, rows = labels. Raises ValueError where it is none."""

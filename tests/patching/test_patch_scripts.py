@@ -168,6 +168,9 @@ def test_reports_of_several_runs_are_joined(own_root, run_main):
         report.save(dataclasses.replace(written, methods={"norm": {**written.methods["norm"], **damage}}))
         with pytest.raises(UserError, match=f"{report.path.name}.*{reason}.*apply_patch.py"):
             load_patched_weak_models(artifacts_of(own_root), SIMPLE)
+    report.save(dataclasses.replace(written, module_sha256="0" * 64))
+    with pytest.raises(UserError, match=f"{report.path.name} is of another module than the reports beside it"):
+        load_patched_weak_models(artifacts_of(own_root), SIMPLE)
     report.save(dataclasses.replace(written, classes=("6", "7", "8", "9", "x")))
     with pytest.raises(UserError, match="classes are not those of the other reports"):
         load_patched_weak_models(artifacts_of(own_root), SIMPLE)
