@@ -30,7 +30,14 @@ from modules.modularization import show_modularization
 from modules.on_disk import save_modularization, save_module_for_patch
 from search.genetic import files as genetic_files
 from search.gradient import files as gradient_files
-from search.gradient.log import Round, describe, describe_for_patch, smallest_that_knows, smallest_within
+from search.gradient.log import (
+    Round,
+    asked_for,
+    describe,
+    describe_for_patch,
+    smallest_that_knows,
+    smallest_within,
+)
 from search.gradient.rounds import JointSearch, SearchForPatch, open_search, open_search_for_patch
 from utils.errors import UserError, run
 from utils.locks import held
@@ -73,7 +80,8 @@ def save_modules(search: JointSearch, rounds: list[Round], chosen: Round) -> Non
     artifacts, seconds = search.stage.artifacts, sum(row.seconds for row in rounds)
     print(f"\nmodules of round {chosen.number}, which was to keep {100 * chosen.keep:g}%")
     masks, tuning = search.found(chosen.number)
-    found = {"method": "gradient", "round": chosen.number, "seconds": seconds}
+    target = asked_for(rounds, chosen.number)
+    found = {"method": "gradient", "round": chosen.number, "asked_for": target, "seconds": seconds}
     with held(genetic_files.recorder_role(artifacts)):  # which writes modules too
         show_modularization(save_modularization(search.strong, masks, search.split, search.stage, found, tuning))
     folder = module_files.module(artifacts, 0).path.parent

@@ -1,5 +1,6 @@
 """What is known of the modules that a search left: how small they are, and how good composed."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,12 @@ class Modularization:
 
 def show_modularization(result: Modularization) -> None:
     """Print the modules and the composed model beside the strong one."""
+    unknown = (math.nan,) * len(result.classes)
+    aucs = result.valid_auc_modules or unknown, result.valid_auc_strong or unknown
     rows = [
         [number, name, kept, f"{kept / result.kernels:.1%}", f"{module:.4f}", f"{strong:.4f}"]
         for number, (name, kept, module, strong) in enumerate(
-            zip(result.classes, result.kernels_kept, result.valid_auc_modules, result.valid_auc_strong, strict=True)
+            zip(result.classes, result.kernels_kept, *aucs, strict=True)
         )
     ]
     show_table(["class", "name", "kernels kept", f"of {result.kernels}", "valid AUC", "strong model's"], rows)

@@ -1,6 +1,8 @@
 """Modules on the disk: written at the end of a search, whichever way it searched, and read checked."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from configures.base import Config
 from dataset.datasets import Images, Split
+from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
 from models.training import count_right, predict
@@ -22,6 +25,7 @@ from modules.own_class import auc_by_class
 from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
 from utils.errors import UserError, reason
+from utils.files import sha256_of
 from utils.stage import Stage
 
 
@@ -43,10 +47,11 @@ def save_modularization(
         search: how the masks were found.
         tuning: what was learned of the modules beside their masks; None = nothing.
     """
-    modules = extract_modules(strong, masks, tuning)
-    write_modules(strong, modules, masks, stage.config, stage.artifacts)
+    modules, report = extract_modules(strong, masks, tuning), module_files.report(stage.artifacts)
     result = evaluate_modules(strong, modules, masks, split, stage.device, search)
-    module_files.report(stage.artifacts).save(result)
+    report.remove()  # an earlier one never stands beside these modules
+    write_modules(strong, modules, masks, stage.config, stage.artifacts)
+    report.save(result)
     return result
 
 
@@ -54,7 +59,7 @@ def write_modules(
     strong: Graph, modules: Sequence[GraphNetwork], masks: np.ndarray, config: Config, artifacts: Artifacts
 ) -> None:
     """Write every class's module and its mask (classes, K) bool, True = kept, and which network they are cut from."""
-    module_files.source_network(artifacts).save(SourceNetwork.of(strong, config))
+    module_files.source_network(artifacts).save(_source(strong, config, artifacts))
     for target_class, module in enumerate(modules):
         module_files.module(artifacts, target_class).save(cpu_state(module))
         module_files.module_kernels(artifacts, target_class).save(masks[target_class])
@@ -107,6 +112,7 @@ def save_module_for_patch(
         known: what is known of it.
     """
     (module,) = extract_modules(strong, mask[None], tuning, [known.target_class])
+    module_files.report_for_patch(stage.artifacts.for_patch(known.target_class)).remove()
     write_module_for_patch(strong, module, mask, stage, of_class, known)
 
 
@@ -116,7 +122,7 @@ def write_module_for_patch(
     """The same of a module that is there, on the device."""
     target_class = known.target_class
     place = stage.artifacts.for_patch(target_class)
-    module_files.source_network(place).save(SourceNetwork.of(strong, stage.config))
+    module_files.source_network(place).save(_source(strong, stage.config, place))
     module_files.module(place, target_class).save(cpu_state(module))
     module_files.module_kernels(place, target_class).save(mask)
     module_files.module_outputs(place, target_class).save(predict(module, of_class, stage.device)[:, 0].numpy())
@@ -171,12 +177,27 @@ def load_module(config: Config, artifacts: Artifacts, target_class: int, device:
 
 
 def check_source_network(config: Config, artifacts: Artifacts) -> None:
-    """Raises UserError where the modules are known to be cut from another network than the configuration's."""
+    """Raises UserError where the modules are known to be cut from another strong model than the one that is there."""
     file = module_files.source_network(artifacts)
     if not file.exists():  # written by an earlier version
         return
-    if difference := file.load().difference_from(SourceNetwork.of(graph_of(config), config)):
+    if difference := file.load().difference_from(_source(graph_of(config), config, artifacts)):
         raise UserError(
             f"the modules in {file.path.parent} are of another network: {difference}; "
             f"make them again with: {file.made_by}"
         )
+
+
+def _source(graph: Graph, config: Config, artifacts: Artifacts) -> SourceNetwork:
+    """What modules are cut from now."""
+    file = model_files.entire_model(artifacts.of_model)
+    if not file.exists():
+        return SourceNetwork.of(graph, config)
+    status = file.path.stat()
+    return SourceNetwork.of(graph, config, _sha256_of(file.path, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _sha256_of(path: Path, _time: int, _size: int) -> str:
+    """The checksum of a file as it is now, which every module that is read asks for."""
+    return sha256_of(path)

@@ -1,4 +1,4 @@
-"""Which network modules were cut from, as it stands beside them."""
+"""Which strong model modules were cut from, as it stands beside them."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,21 @@ from models.names import anchored, are_same
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """The network of the strong model, and its structure."""
+    """The network of the strong model, its structure and its weights."""
 
     network: str  # its name, as the configuration gives it
     num_classes: int
     image_side: int  # in pixels
     digest: str  # of the graph
     torch: str  # the version that traced it
+    strong_model_sha256: str = ""  # of its checkpoint; unknown where an earlier version wrote this
 
     @classmethod
-    def of(cls, graph: Graph, config: Config) -> "SourceNetwork":
-        """What is written of a graph now."""
+    def of(cls, graph: Graph, config: Config, strong_model_sha256: str = "") -> "SourceNetwork":
+        """What is written of a graph now, and of the checkpoint that its weights are from, where there is one."""
         version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-        return cls(anchored(config.network_name), graph.num_classes, graph.image_shape[1], graph.digest, version)
+        form = graph.num_classes, graph.image_shape[1], graph.digest, version
+        return cls(anchored(config.network_name), *form, strong_model_sha256)
 
     def difference_from(self, now: "SourceNetwork") -> str:
         """What differs, as there and now; nothing where modules of the one are modules of the other.
@@ -40,4 +42,7 @@ class SourceNetwork:
             return (
                 f"the code of {self.network} has changed since (graph {self.digest[:12]} there, {now.digest[:12]} now)"
             )
+        there, here = self.strong_model_sha256, now.strong_model_sha256
+        if there and here and there != here:
+            return f"the strong model's weights are others (SHA-256 {there[:12]} there, {here[:12]} now)"
         return ""

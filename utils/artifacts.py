@@ -213,6 +213,11 @@ class Artifacts:
         sets = [f"--set {shlex.quote(assignment)}" for assignment in self.assignments]
         return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *sets, *more])
 
+    @property
+    def of_model(self) -> "Artifacts":
+        """Where the strong model's own files lie: here."""
+        return self
+
     def for_patch(self, target_class: int) -> "ArtifactsForPatch":
         """The place of this class's module for one patch."""
         return ArtifactsForPatch(self.root_dir, self.model, self.dataset, self.assignments, target_class=target_class)
@@ -235,6 +240,11 @@ class ArtifactsForPatch(Artifacts):
     def folder(self) -> Path:
         """`data/MODEL_DATASET/for_patch/class_C`."""
         return super().folder / "for_patch" / f"class_{self.target_class}"
+
+    @property
+    def of_model(self) -> Artifacts:
+        """Where the strong model's own files lie."""
+        return Artifacts(self.root_dir, self.model, self.dataset, self.assignments)
 
     def command(self, script: str, *more: str) -> str:
         """The command line of the search for this module, whichever file it is asked for."""

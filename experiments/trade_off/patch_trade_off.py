@@ -44,7 +44,7 @@ from report.figures_of_patch_trade_off import (
     patch_trade_off_figure,
 )
 from search.gradient import files as gradient_files
-from search.gradient.rounds import load_round
+from search.gradient.rounds import check_strong_model, load_round
 from utils.errors import run
 from utils.files import missing
 from utils.progress import progress
@@ -103,6 +103,7 @@ class WeakModel:
         rounds = gradient_files.log_for_patch(place).load_if_there()
         if not rounds:
             raise missing(gradient_files.log_for_patch(place).path, place.command(""))
+        check_strong_model(place)
         strong = self.cases.strong
         for row in {row.keep: row for row in rounds}.values():  # of two of the same share the later, which settled
             masks, tuning = load_round(place, row.number, 1, strong.units.num_kernels)

@@ -37,8 +37,8 @@ from search.genetic.generations import open_search
 from search.genetic.log import best_generation
 from search.genetic.scoring import ensemble_masks
 from search.gradient import files as gradient_files
-from search.gradient.log import Round
-from search.gradient.rounds import load_round
+from search.gradient.log import asked_for
+from search.gradient.rounds import check_strong_model, load_round
 from utils.errors import UserError, run
 from utils.files import missing
 from utils.stage import Stage, stage_parser
@@ -105,18 +105,13 @@ def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     if not rounds:
         command = artifacts.command("module_gradient_search.py", "--keep", "0.3")
         raise missing(gradient_files.log(artifacts).path, command)
+    check_strong_model(artifacts)
     points, seconds = [], 0.0
     for number, row in enumerate(rounds):
         seconds += row.seconds
         masks, tuning = load_round(artifacts, row.number, stage.config.num_classes, measure.kernels)
         points.append(measure.masks("gradient", asked_for(rounds, number), masks, tuning, seconds))
     return points
-
-
-def asked_for(rounds: Sequence[Round], number: int) -> str:
-    """What a round was to keep, in words."""
-    settled = number > 0 and rounds[number].keep == rounds[number - 1].keep
-    return f"keep {100 * rounds[number].keep:g}%" + (", settled" if settled else "")
 
 
 def fine_tuned_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
@@ -127,9 +122,7 @@ def fine_tuned_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     search = load_modularization(stage.config, artifacts).search
     if "fine_tuned" not in search:
         return []
-    tuned, target = search["fine_tuned"], str(search["method"])
-    if "round" in search:
-        target = asked_for(gradient_files.log(artifacts).load(), search["round"])
+    tuned, target = search["fine_tuned"], search.get("asked_for", search["method"])
     modules = [load_module(stage.config, artifacts, target_class, stage.device) for target_class in classes]
     masks = np.stack([load_kernel_mask(stage.config, artifacts, target_class) for target_class in classes])
     seconds = search.get("seconds", math.nan) + tuned["seconds"]
@@ -141,8 +134,9 @@ def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     rows = genetic_files.log(stage.artifacts).load_if_there()
     if not rows:
         return []
-    row = best_generation(rows)
-    masks = ensemble_masks(open_search(stage), row.generation, row.ensemble)
+    row, search = best_generation(rows), open_search(stage)
+    search.record_settings()  # importance that was measured again would tell other kernels
+    masks = ensemble_masks(search, row.generation, row.ensemble)
     seconds = sum(earlier.seconds for earlier in rows)
     target = f"generation {row.generation} of {len(rows) - 1}"
     return [measure.masks("genetic", target, masks, None, seconds)]

@@ -150,6 +150,7 @@ class MaskLearner:
         strong_logits = self.workers.submit(self._strong_logits, images)
 
         def loss(logits: Tensor) -> Tensor:
+            logits = logits.to(labels.device)  # an engine's come to the CPU
             logits = logits * self.logit_scale.to(logits.device) + self.logit_bias.to(logits.device)
             return self.goal.loss(logits, labels, strong_logits.result())
 

@@ -46,6 +46,12 @@ def describe(row: Round) -> str:
     )
 
 
+def asked_for(rounds: Sequence[Round], number: int) -> str:
+    """What a round was to keep, in words."""
+    settled = number > 0 and rounds[number].keep == rounds[number - 1].keep
+    return f"keep {100 * rounds[number].keep:g}%" + (", settled" if settled else "")
+
+
 def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
     """The round that keeps the fewest kernels and loses at most `max_loss` points. Raises UserError if none does."""
     within = [row for row in rounds if row.points_lost <= max_loss]

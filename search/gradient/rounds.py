@@ -156,6 +156,7 @@ class GradientSearch(ABC, Generic[Row]):
                 save_state(learner, files.state(self.place), keeps)
         masks = learner.masks(keep)
         tuning = learner.tuning(masks)
+        self._forget_after(rounds)
         files.round_kernels(self.place, number).save(masks)
         files.round_gains(self.place, number).save(tuning.gains)
         files.round_logit_maps(self.place, number).save(tuning.logit_maps)
@@ -164,6 +165,15 @@ class GradientSearch(ABC, Generic[Row]):
         self.log.save([*rounds, row])  # last: a round is done when it is there
         files.state(self.place).remove()
         return row
+
+    def _forget_after(self, rounds: list[Row]) -> None:
+        """Leave no row in the log whose files the next round is about to write."""
+        if len(there := self.log.load_if_there()) > len(rounds):
+            say(f"rounds {len(rounds)} to {len(there) - 1} were to keep other shares: they are done anew")
+            if rounds:
+                self.log.save(rounds)
+            else:
+                self.log.remove()
 
     def found(self, number: int) -> tuple[np.ndarray, Tuning]:
         """What a round found: see `load_round`."""
@@ -304,6 +314,16 @@ def load_round(artifacts: Artifacts, number: int, num_modules: int, num_kernels:
     if not (tuning.gains > 0).all():
         raise gains.damaged("expected gains above 0")
     return masks, tuning
+
+
+def check_strong_model(place: Artifacts) -> None:
+    """Raises UserError where the rounds that are there are of another strong model than the one that is there."""
+    file = files.settings(place)
+    if file.load().get("strong_model_sha256") != sha256_of(model_files.entire_model(place.of_model).path):
+        raise UserError(
+            f"the search in {file.path.parent} is of another strong model than the one that is there; "
+            f"set it aside with: {file.made_by}"
+        )
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:

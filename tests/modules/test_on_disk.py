@@ -7,15 +7,25 @@ import pytest
 import torch
 
 from configures.base import load
+from dataset.datasets import Images, Split
+from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.modularization import Modularization, show_modularization
 from modules.module import extract_module
-from modules.on_disk import check_source_network, load_kernel_mask, load_modularization, load_module
+from modules.on_disk import (
+    check_source_network,
+    load_kernel_mask,
+    load_modularization,
+    load_module,
+    save_modularization,
+    write_modules,
+)
 from modules.source_network import SourceNetwork
 from utils.artifacts import Artifacts
 from utils.checked_text import save_json
 from utils.errors import UserError
+from utils.stage import Stage
 
 CPU = torch.device("cpu")
 
@@ -71,6 +81,11 @@ def test_a_free_rider_is_named(capsys):
     assert "class 0" not in printed and "class 2" not in printed
 
 
+def test_modules_whose_aucs_are_not_known_are_shown(capsys):
+    show_modularization(Modularization(("cat", "dog"), 9, (5, 6), 0.5, 12, 10, 9, 12, 10, 9, {}))
+    assert "cat" in capsys.readouterr().out
+
+
 def test_missing_files_name_the_command(config, saved):
     artifacts, _, _ = saved
     with pytest.raises(
@@ -103,6 +118,39 @@ def test_modules_of_an_earlier_version_load(config, saved):
     loaded = load_module(config, artifacts, 2, CPU)
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in loaded.state_dict().items())
     np.testing.assert_array_equal(load_kernel_mask(config, artifacts, 2), kernel_mask)
+
+
+def test_modules_of_other_weights_are_refused(config, saved):
+    artifacts, _, kernel_mask = saved
+    strong = graph_of(config)
+    model_files.entire_model(artifacts).save({"weight": torch.zeros(1)})
+    check_source_network(config, artifacts)  # an earlier version did not write the weights' checksum
+    for place in (artifacts, artifacts.for_patch(2)):
+        write_modules(strong, [extract_module(strong, kernel_mask, 2)], kernel_mask[None], config, place)
+        check_source_network(config, place)
+    model_files.entire_model(artifacts).save({"weight": torch.ones(2)})
+    for place in (artifacts, artifacts.for_patch(2)):
+        with pytest.raises(UserError, match="are of another network: the strong model's weights are others"):
+            load_kernel_mask(config, place, 0)
+
+
+def test_an_earlier_report_never_stands_beside_new_modules(config, saved, monkeypatch):
+    artifacts, _, kernel_mask = saved
+    report, strong = module_files.report(artifacts), graph_of(config)
+    none = Images(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64))
+    split = Split(("0", "1", "2", "3", "4"), none, none, none)
+    known = Modularization(split.classes, 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {})
+    report.save(known)
+    stage = Stage(config, artifacts, CPU, torch.float32, 0)
+    for where, is_there in (("evaluate_modules", True), ("write_modules", False)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"modules.on_disk.{where}", interrupted)
+            save_modularization(strong, np.tile(kernel_mask, (5, 1)), split, stage, {})
+        assert report.exists() == is_there
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

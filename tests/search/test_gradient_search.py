@@ -19,6 +19,7 @@ import global_configure
 from configures.base import load
 from dataset.datasets import load_split
 from dataset.images import normalise
+from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model
 from models.training import predict
 from modules import files as module_files
@@ -30,6 +31,7 @@ from search.gradient import files as gradient_files
 from search.gradient import on_engine
 from search.gradient.goals import composed_answer
 from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.rounds import JointSearch
 from utils.artifacts import Artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
@@ -206,6 +208,36 @@ def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference
     assert done.exit_code == 0, done
     rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.7, 0.7]
+
+
+def test_no_row_of_the_log_is_of_another_round_than_its_files(
+    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted where a round's files are written, and its row is not."""
+    artifacts = Artifacts(root, MODEL, DATASET)
+    shutil.copytree(Artifacts(reference, MODEL, DATASET).folder, artifacts.folder, dirs_exist_ok=True)
+    keeps = [row.keep for row in gradient_files.log(artifacts).load()]
+
+    def judged(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JointSearch, "judged", judged)
+        run = run_main(SCRIPT, *SMALL, "--keep", keeps[0], root=root)
+    assert run.exit_code == 130 and "were to keep other shares: they are done anew" in run.stdout, run
+    assert [row.keep for row in gradient_files.log(artifacts).load()] == keeps[:1]
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    assert done.exit_code == 0 and found(root) == found(reference), done
+
+
+def test_rounds_of_another_strong_model_are_not_measured(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    file = model_files.entire_model(Artifacts(root, MODEL, DATASET))
+    file.save({name: value + 1 for name, value in file.load().items()})
+    line = run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("is of another strong model")
+    assert "module_gradient_search.py" in line
+    collected = run_main("preprocess/module_output_collector.py", *NAMES, root=root)
+    collected.refused("are of another network: the strong model's weights are others")
 
 
 def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
