@@ -118,15 +118,14 @@ def of_modules(config: Config, artifacts: Artifacts) -> tuple[str, ...]:
     """What became of the strong model, by either search."""
     result, genetic = load_modularization(config, artifacts), best_generation(genetic_files.log(artifacts).load())
     kept = float(np.mean(result.kernels_kept)) / result.kernels
-    right_by_genetic = round(genetic.accuracy * result.valid_images)
+    right_by_genetic, by_genetic = round(genetic.accuracy * result.valid_images), f"{genetic.kernels_kept:.1%}"
     strong, module = cost(graph_of(config).network, config), np.mean(costs_of_modules(config, artifacts), axis=0)
     test_images = f"{result.test_images} test images"
     return (
         f"A strong CNN ({in_words(strong)}) gets {result.test_right_strong} of {test_images} right.",
         f"Its modules by gradient, one per digit ({in_words(module)} on average), get {result.test_right_composed}.",
-        f"They keep {kept:.1%} of its kernels, those of {genetic.generation} genetic generations "
-        f"{genetic.kernels_kept:.1%}: {result.valid_right_composed} and {right_by_genetic} of {result.valid_images} "
-        "validation images right.",
+        f"They keep {kept:.1%} of its kernels and get {result.valid_right_composed} of {result.valid_images} "
+        f"validation images right; those of {genetic.generation} genetic generations {by_genetic}, {right_by_genetic}.",
     )
 
 
