@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.datasets import Split
+from dataset.labelled_images import Split
 from dataset.target_classes import HELP, chosen_classes
 from models.graph import Graph, GraphNetwork
 from models.opening import open_stage

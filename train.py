@@ -13,8 +13,9 @@ import time
 
 import torch
 
-from dataset.datasets import Split, load_split
+from dataset.labelled_images import Split
 from dataset.split_record import record_of
+from dataset.splits import load_split
 from models import files as model_files
 from models.folder import set_folder_aside
 from models.input_forms import is_near_chance

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator
 from measuring import Benchmark, Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
 from subjects import first_masks, model_to_measure, resident, scoring_instance
 
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from engines.engine import Engine
 from engines.opening import check_ray_is_there
 from models.graph import Graph

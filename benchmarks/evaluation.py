@@ -31,7 +31,8 @@ from measuring import (
 )
 from subjects import first_masks, model_to_measure, naive_network, resident
 
-from dataset.datasets import Images, load_split
+from dataset.labelled_images import Images
+from dataset.splits import load_split
 from models.graph import Graph, flops_of
 from modules.population_outputs import population_outputs
 from utils.errors import run

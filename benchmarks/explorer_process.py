@@ -11,7 +11,7 @@ from multiprocessing.synchronize import Barrier
 import torch
 from subjects import first_masks, resident
 
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.opening import open_stage
 from models.strong_model import load_strong_model
 from modules.population_outputs import population_outputs

@@ -23,7 +23,7 @@ from measuring import (
 )
 from subjects import first_masks, resident, scoring_instance, untrained_graph
 
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.registry import WIDTH_SUFFIX
 from models.strong_model import graph_of
 from modules.population_outputs import population_outputs

@@ -20,8 +20,9 @@ from measuring import (
 )
 from subjects import naive_network
 
-from dataset.datasets import Images, load_split
 from dataset.images import to_device
+from dataset.labelled_images import Images
+from dataset.splits import load_split
 from models.strong_model import load_strong_model
 from modules.kernel_importance import kernel_importance
 from utils.errors import run

@@ -23,8 +23,8 @@ from measuring import (
 from subjects import model_to_measure
 from torch import Tensor
 
-from dataset.datasets import load_split
 from dataset.images import normalise, to_device
+from dataset.splits import load_split
 from modules.masked_modules import freeze, mask_gradient
 from utils.core_threads import core_threads
 from utils.errors import run

@@ -21,8 +21,8 @@ from measuring import (
 )
 from subjects import naive_network, resident
 
-from dataset.datasets import load_split
 from dataset.images import to_device
+from dataset.splits import load_split
 from models.strong_model import load_strong_model
 from modules.kernel_importance import kernel_importance
 from modules.layer_sensitivity import layer_sensitivity

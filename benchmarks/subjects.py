@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from dataset.datasets import Images, load_split
 from dataset.images import normalise, to_device
+from dataset.labelled_images import Images
+from dataset.splits import load_split
 from models.graph import Graph
 from models.names import network_of
 from models.rescnn import ResCNN

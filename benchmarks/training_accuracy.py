@@ -15,7 +15,7 @@ import torch
 from measuring import Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
 from torch import nn
 
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.strong_model import build_strong_network, strong_model_training
 from models.training import count_right, predict, train
 from utils.errors import run

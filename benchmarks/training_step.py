@@ -24,7 +24,7 @@ from measuring import (
 )
 from torch import nn
 
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.strong_model import build_strong_network, strong_model_training
 from models.training import train
 from utils.errors import run

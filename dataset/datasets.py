@@ -6,12 +6,10 @@ import io
 import os
 import shutil
 import tarfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,118 +17,15 @@ import global_configure
 from configures.base import Config
 from dataset.class_folders import ClassFolders, describe, find_class_folders
 from dataset.decoding import decode
-from dataset.hash_split import hash_of, held_out
 from dataset.image_files import SIDE, Resize
-from dataset.image_order import ImageOrder, hashes_of
+from dataset.labelled_images import Dataset, Images, Normalisation
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason
 from utils.files import damaged, load_array, save_array
 from utils.progress import say
 
-TRAIN_SHARE = 0.8  # of the training set; the rest is the validation set
 PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
-
-
-class Normalisation(NamedTuple):
-    """How a network is given colours between 0 and 1: less the mean, divided by the standard deviation."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images and labels of one part of a dataset, and how a network is given them."""
-
-    pixels: np.ndarray  # (n, side, side, 3) uint8, RGB
-    labels: np.ndarray  # (n,) int64
-    normalisation: Normalisation = IMAGENET
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: np.ndarray) -> "Images":
-        """The images at the given places, in that order."""
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
-
-    def first(self, count: int) -> "Images":
-        """The first `count` images; 0 = all. A split is shuffled, so they are a random sample of it."""
-        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count]) if count else self
-
-    @cached_property
-    def _crc32(self) -> int:
-        found = zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
-        # The usual normalisation leaves the number what it was before there were others.
-        return found if self.normalisation == IMAGENET else zlib.crc32(repr(self.normalisation).encode(), found)
-
-
-def fingerprint(images: Images) -> int:
-    """A checksum (CRC-32) of images and labels, in their order, and of how a network is given them.
-
-    It is computed once, since nobody writes into images.
-    """
-    return images._crc32
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset as its source gives it."""
-
-    name: str
-    classes: tuple[str, ...]
-    train: Images  # none where it is there to validate and test alone
-    test: Images
-    valid: Images | None = None  # None: a share of `train`
-
-
-@dataclass(frozen=True)
-class Split:
-    """A dataset as the pipeline uses it: labels count from 0 in the order of `classes`."""
-
-    classes: tuple[str, ...]
-    train: Images
-    valid: Images
-    test: Images
-
-
-def split_fingerprint(split: Split) -> dict[str, int]:
-    """The checksum of each part, by its name.
-
-    To be recorded with what was made from a split, and to be compared where that is used: images that were added,
-    removed or changed since show as another number of the part that they are in.
-    """
-    return {part: fingerprint(getattr(split, part)) for part in ("train", "valid", "test")}
-
-
-def image_order_of(split: Split) -> ImageOrder:
-    """The order of its images, to be kept with a network that is given away."""
-    hashes = [hashes_of(images.pixels, images.labels) for images in (split.train, split.valid, split.test)]
-    num_train, num_valid, num_test = map(len, hashes)
-    return ImageOrder(np.concatenate(hashes), (num_train, num_valid, num_test))
-
-
-def load_split(config: Config, order: ImageOrder | None = None) -> Split:
-    """The strong model's classes, split, in an order that it came with; see `split`.
-
-    Raises UserError where the dataset does not have them, or too few images.
-    """
-    dataset = load_source(config, config.image_source)
-    classes = config.classes or dataset.classes
-    if len(classes) != config.num_classes:
-        raise UserError(
-            f"dataset {config.image_source}: expected {config.num_classes} classes (setting num_classes of "
-            f"{config.name}), found {len(classes)}: {', '.join(classes)}"
-        )
-    return split(choose_classes(dataset, classes), order)
-
-
-def has_own_validation(config: Config) -> bool:
-    """Whether the dataset says itself which images are for validation."""
-    return load_source(config, config.image_source).valid is not None
 
 
 def load_source(config: Config, name: str) -> Dataset:
@@ -142,108 +37,6 @@ def load_source(config: Config, name: str) -> Dataset:
         dataset,
         **{part: images and replace(images, normalisation=normalisation) for part, images in parts.items()},
     )
-
-
-def split(dataset: Dataset, order: ImageOrder | None = None) -> Split:
-    """The dataset with a validation part: the one that it has, or one in five of its training images.
-
-    Of a published dataset the training images are shuffled with the published seed and cut; or parts and order are
-    those of `order`, where these are its images. Of others every image decides by itself (`held_out`), so that adding
-    images moves none, and the images are sorted by their hash, which is a shuffling, too. Raises UserError where a
-    class of those has no image in a part.
-    """
-    train, valid, test = dataset.train, dataset.valid, dataset.test
-    if not len(train):
-        raise UserError(
-            f"dataset {dataset.name}: expected images as {{train,test}}/CLASS/IMAGE, found valid, test; add train, or "
-            "give one of them its name"
-        )
-    if valid is None:
-        of_train, held, of_test = _split_places(dataset, order)
-        train, valid, test = train.take(of_train), train.take(held), test if of_test is None else test.take(of_test)
-    elif dataset.name not in PUBLISHED:
-        train, valid = (images.take(np.argsort(_hashes(images), kind="stable")) for images in (train, valid))
-    if dataset.name not in PUBLISHED:
-        _check_split(dataset, train, valid)
-    return Split(dataset.classes, train, valid, test)
-
-
-def _split_places(dataset: Dataset, order: ImageOrder | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The places of the training images that stay, of those that are for validation, and of the test images.
-
-    All in the split's order; None where the test images stay in theirs.
-    """
-    if dataset.name in PUBLISHED:
-        if order is not None:
-            known = order.places(*(hashes_of(images.pixels, images.labels) for images in (dataset.train, dataset.test)))
-            if known is not None:
-                return known
-        shuffled = np.random.default_rng(global_configure.split_seed).permutation(len(dataset.train))
-        cut = int(len(dataset.train) * TRAIN_SHARE)
-        return shuffled[:cut], shuffled[cut:], None
-    hashes = _hashes(dataset.train)
-    by_hash = np.argsort(hashes, kind="stable")
-    chosen = held_out(hashes, dataset.train.labels)[by_hash]
-    return by_hash[~chosen], by_hash[chosen], None
-
-
-def load_evaluation_parts(
-    name: str, forms: Sequence[tuple[int, Resize, Normalisation]], order: ImageOrder | None = None
-) -> tuple[tuple[str, ...], list[dict[str, Images]]]:
-    """A dataset's classes, and per form the same validation and test images in the same order.
-
-    Images of a dataset that has a validation part stand in the order of their files. Where it has none, the validation
-    part is that of `split` in the first form. Raises UserError as `load_dataset`.
-
-    Args:
-        name: of the dataset, of which nobody needs a training part.
-        forms: side in pixels, how images come to it, and how a network is given colours.
-        order: of the split in the first form.
-    """
-    datasets = [load_dataset(name, side, resize) for side, resize, _ in forms]
-    if datasets[0].valid is None:
-        _, places, _ = _split_places(datasets[0], order)
-        valid = [dataset.train.take(places) for dataset in datasets]
-    else:
-        valid = [dataset.valid for dataset in datasets]
-    parts = [
-        {part: replace(images, normalisation=form[2]) for part, images in (("valid", held), ("test", dataset.test))}
-        for dataset, held, form in zip(datasets, valid, forms, strict=True)
-    ]
-    return datasets[0].classes, parts
-
-
-def _hashes(images: Images) -> np.ndarray:
-    seed = global_configure.split_seed
-    return np.array([hash_of(image.tobytes(), seed) for image in images.pixels], np.uint64)
-
-
-def _check_split(dataset: Dataset, train: Images, valid: Images) -> None:
-    counts = [np.bincount(images.labels, minlength=len(dataset.classes)) for images in (train, valid)]
-    small = [name for name, *both in zip(dataset.classes, *counts, strict=True) if not all(both)]
-    if small:
-        raise UserError(
-            f"dataset {dataset.name}: too few images to train on and to validate with: expected at least 2 different "
-            f"training images of a class, and better 50; add some to {', '.join(small)}"
-        )
-
-
-def choose_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The dataset with some of its classes, labelled in their order. Raises UserError for an unknown class."""
-    unknown = [wanted for wanted in classes if wanted not in dataset.classes]
-    if unknown:
-        raise UserError(f"dataset {dataset.name} has no class {', '.join(unknown)}: found {', '.join(dataset.classes)}")
-    if classes == dataset.classes:
-        return dataset
-    new_label = np.full(len(dataset.classes), -1)
-    new_label[[dataset.classes.index(wanted) for wanted in classes]] = range(len(classes))
-
-    def chosen(images: Images) -> Images:
-        labels = new_label[images.labels]
-        return replace(images, pixels=images.pixels[labels >= 0], labels=labels[labels >= 0])
-
-    valid = chosen(dataset.valid) if dataset.valid else None
-    return Dataset(dataset.name, classes, chosen(dataset.train), chosen(dataset.test), valid)
 
 
 def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:
@@ -305,6 +98,8 @@ class Decoded:
 
 
 PARTS_OF_PUBLISHED = ["train", "test"]
+
+
 FACTS_OF_TREES = {"parts", "grey_bits"}  # which parts there are, and what `DecodedTree` says
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dataset.datasets import IMAGENET, Images, Normalisation
+from dataset.labelled_images import IMAGENET, Images, Normalisation
 
 CROP_PADDING = 4  # pixels
 

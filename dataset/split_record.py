@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dataset.datasets import Split, split_fingerprint
+from dataset.labelled_images import Split, split_fingerprint
 
 
 @dataclass(frozen=True)

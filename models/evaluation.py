@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.datasets import Images
 from dataset.images import normalise
+from dataset.labelled_images import Images
 from models.training import evaluation_batch
 from utils.progress import progress
 

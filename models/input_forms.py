@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from dataset.datasets import IMAGENET, Images, Normalisation
+from dataset.labelled_images import IMAGENET, Images, Normalisation
 from models.training import count_right, predict
 
 USUAL = {

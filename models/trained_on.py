@@ -1,9 +1,10 @@
 """The images that the strong model was trained on, or imported with: recorded and compared with later ones."""
 
 from configures.base import Config
-from dataset.datasets import Split, load_split
 from dataset.image_order import ImageOrder
+from dataset.labelled_images import Split
 from dataset.split_record import differences, record_of
+from dataset.splits import load_split
 from models import files as model_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.datasets import Images, Normalisation, fingerprint
 from dataset.images import augment, normalise, to_device
+from dataset.labelled_images import Images, Normalisation, fingerprint
 from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, through_compiler

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.datasets import Images, Normalisation, fingerprint
 from dataset.images import normalise
+from dataset.labelled_images import Images, Normalisation, fingerprint
 from models.graph import Graph
 from models.strong_model import untrained_graph
 from modules.fast.compiled import compiler

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.datasets import IMAGENET, Images, Normalisation
 from dataset.images import normalise, to_device
+from dataset.labelled_images import IMAGENET, Images, Normalisation
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms

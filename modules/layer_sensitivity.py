@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dataset.datasets import Images, fingerprint
 from dataset.images import normalise, to_device
+from dataset.labelled_images import Images, fingerprint
 from engines.engine import Engine
 from models.graph import Graph, Units
 from models.strong_model import load_strong_model

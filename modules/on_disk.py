@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.datasets import Images, Split
+from dataset.labelled_images import Images, Split
 from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of

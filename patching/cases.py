@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.datasets import Images
+from dataset.labelled_images import Images
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, GraphNetwork

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.datasets import Images
+from dataset.labelled_images import Images
 from dataset.target_classes import class_number
 from models.training import predict
 from utils.errors import UserError, reason

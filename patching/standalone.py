@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, fx, nn
 
-from dataset.datasets import Normalisation
+from dataset.labelled_images import Normalisation
 from patching.rules import Learned
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole

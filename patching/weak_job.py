@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from configures.base import Config
-from dataset.datasets import Split
+from dataset.labelled_images import Split
 from models.training import Epoch, TrainingSettings, count_right, predict, train
 from models.weights import cpu_state
 from patching.weak_models import WeakKind, build_weak_network

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from dataset.datasets import Split, fingerprint
+from dataset.labelled_images import Split, fingerprint
 from dataset.target_classes import HELP
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options

@@ -13,8 +13,8 @@ import time
 import numpy as np
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.datasets import fingerprint
 from dataset.images import to_device
+from dataset.labelled_images import fingerprint
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models import files as model_files
 from models.opening import open_stage

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataset.datasets import Split, load_split
+from dataset.labelled_images import Split
+from dataset.splits import load_split
 from models import files as model_files
 from models.evaluation import outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of

@@ -15,8 +15,9 @@ import argparse
 from pathlib import Path
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.datasets import Images, Split, has_own_validation, load_split
+from dataset.labelled_images import Images, Split
 from dataset.split_record import record_of
+from dataset.splits import has_own_validation, load_split
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
 from models.folder import check_is_free, set_folder_aside

@@ -24,8 +24,10 @@ from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config, override
-from dataset.datasets import Images, Normalisation, load_evaluation_parts, load_source
+from dataset.datasets import load_source
 from dataset.image_order import is_among
+from dataset.labelled_images import Images, Normalisation
+from dataset.splits import load_evaluation_parts
 from models.checkpoints import load_foreign_checkpoint
 from models.names import network_of
 from models.opening import open_stage

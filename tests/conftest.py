@@ -23,8 +23,9 @@ from xdist.scheduler import LoadFileScheduling
 
 import global_configure
 from configures.base import load
-from dataset.datasets import Images, load_split
 from dataset.images import normalise
+from dataset.labelled_images import Images
+from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of
 from utils.artifacts import Artifacts

@@ -13,7 +13,7 @@ import numpy as np
 from result_records import commit_now
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.datasets import image_order_of
+from dataset.splits import image_order_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.opening import open_stage

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.datasets import Images
+from dataset.labelled_images import Images
 from dataset.target_classes import HELP, chosen_classes
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage

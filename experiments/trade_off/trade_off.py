@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.datasets import Images
+from dataset.labelled_images import Images
 from models.graph import Graph, flops_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.datasets import Images, fingerprint
+from dataset.labelled_images import Images, fingerprint
 from models import files as model_files
 from models.strong_model import graph_of
 from models.trained_on import load_strong_split

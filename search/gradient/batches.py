@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dataset.datasets import Normalisation
 from dataset.images import augment, normalise
+from dataset.labelled_images import Normalisation
 from utils.seeds import torch_seed
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from configures.base import Config
-from dataset.datasets import Images
 from dataset.images import to_device
+from dataset.labelled_images import Images
 from search.gradient.batches import StepBatches
 from search.gradient.goals import Goal
 from search.gradient.scores import step_size

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.datasets import IMAGENET, Normalisation
+from dataset.labelled_images import IMAGENET, Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning

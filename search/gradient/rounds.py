@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.datasets import Images, Split, fingerprint
 from dataset.images import to_device
+from dataset.labelled_images import Images, Split, fingerprint
 from engines.engine import Engine
 from models import files as model_files
 from models.graph import Graph, flops_of, fold_batch_norm

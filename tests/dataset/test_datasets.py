@@ -24,19 +24,10 @@ from sklearn.datasets import load_digits
 import global_configure
 from configures.base import Config, load
 from dataset import datasets
-from dataset.datasets import (
-    Dataset,
-    Images,
-    Normalisation,
-    choose_classes,
-    fingerprint,
-    load_dataset,
-    load_split,
-    outline,
-    split,
-    split_fingerprint,
-)
+from dataset.datasets import load_dataset, outline
+from dataset.labelled_images import Dataset, Images, Normalisation, choose_classes, fingerprint, split_fingerprint
 from dataset.published import CIFAR10_CLASSES
+from dataset.splits import load_split, split
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 import global_configure
 from configures.base import load
-from dataset.datasets import Split, image_order_of, load_dataset, load_split, split_fingerprint
+from dataset.datasets import load_dataset
 from dataset.image_order import places_of
+from dataset.labelled_images import Split, split_fingerprint
+from dataset.splits import image_order_of, load_split
 from utils.files import save_array
 
 CONFIG = load("simcnn_x0_25", "digits_5")

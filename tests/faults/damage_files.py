@@ -45,7 +45,7 @@ from faults import (
 
 import global_configure
 import report.figures_of_model  # noqa: F401  imported once here, not in every fork
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model, strong_model_training
 from models.trained_on import check_trained_on

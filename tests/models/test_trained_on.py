@@ -13,8 +13,8 @@ from image_trees import image_bytes, random_pixels, write_tree
 
 import global_configure
 from configures.base import load
-from dataset.datasets import load_split
 from dataset.split_record import record_of
+from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import graph_of
 from models.trained_on import check_trained_on, load_strong_split

@@ -12,8 +12,8 @@ import torch
 from conftest import random_images
 from torch import nn
 
-from dataset.datasets import Images
 from dataset.images import normalise
+from dataset.labelled_images import Images
 from models.rescnn import Conv, ResCNN
 from models.simcnn import SimCNN
 from models.training import (

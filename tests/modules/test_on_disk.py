@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configures.base import load
-from dataset.datasets import Images, Split
+from dataset.labelled_images import Images, Split
 from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files

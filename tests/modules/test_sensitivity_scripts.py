@@ -14,8 +14,8 @@ from shuffled_engine import ShuffledEngine
 import engines.opening
 import global_configure
 from configures.base import load
-from dataset.datasets import load_split
 from dataset.images import normalise
+from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files

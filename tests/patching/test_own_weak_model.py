@@ -14,8 +14,10 @@ from torch import nn
 
 import global_configure
 from configures.base import load
-from dataset.datasets import IMAGENET, Images, load_dataset, load_evaluation_parts, load_split, split
+from dataset.datasets import load_dataset
 from dataset.image_files import SIDE
+from dataset.labelled_images import IMAGENET, Images
+from dataset.splits import load_evaluation_parts, load_split, split
 from models.strong_model import load_strong_model
 from models.weights import cpu_state
 from modules import files as module_files

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configures.base import load
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from patching.data import draw, load_patch_data, of_class
 from utils.errors import UserError
 

@@ -16,7 +16,7 @@ from conftest import Run, run_here
 
 import global_configure
 from configures.base import load
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import load_strong_model
 from models.training import Epoch

@@ -12,7 +12,7 @@ import torch
 from conftest import Run, files_below, keep_few_images, random_images, run_here
 
 from configures.base import load
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.graph import trace
 from models.strong_model import load_strong_model
 from models.training import count_right, predict

@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 import engines.opening
 import global_configure
 from configures.base import load
-from dataset.datasets import load_split
 from dataset.images import normalise
+from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model
 from models.training import predict

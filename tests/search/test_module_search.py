@@ -24,8 +24,8 @@ import global_configure
 import modules.fast.convolution
 import modules.population_outputs
 from configures.base import load
-from dataset.datasets import load_split
 from dataset.images import normalise
+from dataset.splits import load_split
 from engines.node import this_node
 from models import files as model_files
 from models.graph import Graph

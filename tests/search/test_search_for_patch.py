@@ -11,7 +11,7 @@ import torch
 from conftest import Run, files_below, run_here
 
 from configures.base import load
-from dataset.datasets import load_split
+from dataset.splits import load_split
 from models.strong_model import load_strong_model
 from models.training import predict
 from modules import files as module_files

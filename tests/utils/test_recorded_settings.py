@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_images
 
-from dataset.datasets import fingerprint
+from dataset.labelled_images import fingerprint
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
