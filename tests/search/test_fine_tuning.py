@@ -212,7 +212,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     whole = Path(shutil.copytree(searched, tmp_path / "whole"))
     assert run_main(SCRIPT, *words, root=whole).exit_code == 0
     whole_step = FineTuner.step
-    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 5)
+    monkeypatch.setattr("search.gradient.fine_tuning_run.STEPS_PER_STATE", 5)
 
     def step(one: FineTuner) -> float:
         if one.steps_done > 6:
