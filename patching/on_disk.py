@@ -7,13 +7,15 @@ from torch import nn
 
 from configures.base import Config
 from models.strong_model import load_weights
+from modules import files as module_files
 from patching import files as patch_files
 from patching.from_arrays import PatchReport
 from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind, build_weak_network
 from utils.artifacts import Artifacts
 from utils.errors import UserError
-from utils.files import missing
+from utils.files import missing, sha256_of
+from utils.progress import say
 
 
 def kept_epochs(artifacts: Artifacts, kind: WeakKind, target_class: int) -> list[int]:
@@ -82,6 +84,7 @@ def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
 def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:
     """All weak models of a kind that were patched, by class and epoch, whatever calibrations were tried on each.
 
+    Reports on a module that was made again since are left out.
     Raises UserError where there is none, or a report is damaged.
     """
     found: dict[tuple[int, int], PatchedWeakModel] = {}
@@ -95,18 +98,22 @@ def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[Patch
                 model.rule(calibration)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise file.damaged(f"not a report on a patch: {error}") from None
+        if model.module_sha256 not in ("", _sha256_of_module(artifacts, model)):
+            say(f"left out: {file.path} is of another module than the one that is there")
+            continue
         key = (model.target_class, model.epoch)
         known = found.get(key, replace(model, methods={}))
         if known.classes != model.classes:
             raise file.damaged("its classes are not those of the other reports on the same weak model")
-        if len({known.module_sha256, model.module_sha256} - {""}) > 1:
-            raise UserError(
-                f"{file.path} is of another module than the reports beside it: remove those of the module that is "
-                f"gone, or patch anew with: {file.made_by} --calibration all"
-            )
         found[key] = replace(model, methods={**known.methods, **model.methods})
     if not found:
         folder = patch_files.weak_models_folder(artifacts, kind)
         absent = folder / "target_class_C" / "patch_epoch_E_CALIBRATION.json"
         raise missing(absent, patch_files.patch_command(artifacts, kind))
     return [found[key] for key in sorted(found)]
+
+
+def _sha256_of_module(artifacts: Artifacts, model: PatchedWeakModel) -> str:
+    """The checksum of the module that is there now; where none is, that of the report's own."""
+    file = module_files.module(artifacts, model.target_class)
+    return sha256_of(file.path) if file.exists() else model.module_sha256
