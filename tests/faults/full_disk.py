@@ -58,7 +58,8 @@ def main() -> None:
             files, began = count_files(undisturbed), time.monotonic()
             if start(script, undisturbed).wait() != 0:
                 raise RuntimeError(f"{script.path} does not end well")
-            seconds, files = time.monotonic() - began, count_files(undisturbed) - files
+            # Fine-tuning leaves as many files as there were: its disk turns full at any time of its first half.
+            seconds, files = time.monotonic() - began, max(1, count_files(undisturbed) - files)
             expected = result_of(undisturbed)
             for way in ("full", "read-only"):
                 for number in range(arguments.times):
