@@ -55,10 +55,3 @@ def places_of(wanted: np.ndarray, found: np.ndarray) -> np.ndarray | None:
     places = np.empty(len(wanted), np.int64)
     places[as_wanted] = by_value
     return places
-
-
-def is_among(pixels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of some images are among others, (n,) bool: (n, side, side, 3) and (m, side, side, 3) uint8."""
-    seed = global_configure.split_seed
-    known = {hash_of(image.tobytes(), seed) for image in others}
-    return np.array([hash_of(image.tobytes(), seed) in known for image in pixels], bool)

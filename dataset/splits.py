@@ -113,6 +113,11 @@ def _split_places(dataset: Dataset, order: ImageOrder | None) -> tuple[np.ndarra
     return by_hash[~chosen], by_hash[chosen], None
 
 
+def is_among(images: Images, others: Images) -> np.ndarray:
+    """Which of some images are among others, whatever their labels: (n,) bool."""
+    return np.isin(_hashes(images), _hashes(others))
+
+
 def _hashes(images: Images) -> np.ndarray:
     seed = global_configure.split_seed
     return np.array([hash_of(image.tobytes(), seed) for image in images.pixels], np.uint64)

@@ -4,14 +4,14 @@ It is a network with a checkpoint, or its logits alone. Its classes are known by
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dataset.labelled_images import Images
 from dataset.target_classes import class_number
@@ -142,21 +142,13 @@ class OneAnswer(nn.Module):
         if isinstance(answer, Tensor):
             return answer
         shape = len(images), self.classes
-        found = next((value for value in _tensors(answer) if value.shape == shape), None)
+        tensors = (value for value in tree_leaves(answer) if isinstance(value, Tensor))
+        found = next((value for value in tensors if value.shape == shape), None)
         if found is None:
             raise UserError(
                 f"the weak model gives a {type(answer).__name__}: expected logits (images, {self.classes}) in it"
             )
         return found
-
-
-def _tensors(answer: Any) -> Iterator[Tensor]:
-    """The tensors in a network's answer, in their order."""
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, Mapping | Sequence) and not isinstance(answer, str):
-        for value in answer.values() if isinstance(answer, Mapping) else answer:
-            yield from _tensors(value)
 
 
 def load_weak_logits(folder: Path, part: str, images: Images, images_have: Sequence[str], classes: int) -> np.ndarray:

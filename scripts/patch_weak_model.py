@@ -25,9 +25,8 @@ from torch import nn
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config, override
 from dataset.datasets import load_source
-from dataset.image_order import is_among
 from dataset.labelled_images import Images, Normalisation
-from dataset.splits import load_evaluation_parts
+from dataset.splits import is_among, load_evaluation_parts
 from models.checkpoints import load_foreign_checkpoint
 from models.names import network_of
 from models.opening import open_stage
@@ -211,7 +210,7 @@ def without_seen(images: Images, places: np.ndarray, trained_on: Images) -> tupl
 
     The split of those classes alone may be another one than that of all.
     """
-    new = np.flatnonzero(~is_among(images.pixels, trained_on.pixels))
+    new = np.flatnonzero(~is_among(images, trained_on))
     if len(new) < len(images):
         say(f"left out: {len(images) - len(new)} validation images that the strong model was trained on")
     return images.take(new), places[new]
