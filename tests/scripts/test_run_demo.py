@@ -56,5 +56,16 @@ def test_a_patch_is_shown_with_its_interval(demo: dict[str, Any], capsys: pytest
     assert re.split(r"\s{2,}", line.strip()) == expected
 
 
-def test_costs_are_in_millions(demo: dict[str, Any]) -> None:
-    assert demo["in_words"](np.array([40_473_600, 1_252_053])) == "40.5 MFLOPs, 1.25 M parameters"
+def test_a_value_outside_its_range_is_named(demo: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    values = {name: high for name, (_, high) in demo["RANGES"].items()}
+    demo["show_results"](values)
+    assert "outside" not in capsys.readouterr().out
+    first, (_, high) = next(iter(demo["RANGES"].items()))
+    demo["show_results"](values | {first: high + 0.1})
+    assert capsys.readouterr().out.splitlines()[-1] == f"outside its range: {first}"
+
+
+def test_the_readme_has_the_ranges_of_the_demo(demo: dict[str, Any]) -> None:
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    for name, (low, high) in demo["RANGES"].items():
+        assert re.search(rf"^ *{re.escape(name)} +{low:.1f} to {high:.1f}$", readme, re.MULTILINE), name
