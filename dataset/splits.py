@@ -1,7 +1,6 @@
 """Which images of a dataset are for training, for validation and for testing, in which order."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -74,16 +73,13 @@ def load_evaluation_parts(
         forms: side in pixels, how images come to it, and how a network is given colours.
         order: of the split in the first form.
     """
-    datasets = [load_dataset(name, side, resize) for side, resize, _ in forms]
+    datasets = [load_dataset(name, *form) for form in forms]
     if datasets[0].valid is None:
         _, places, _ = _split_places(datasets[0], order)
         valid = [dataset.train.take(places) for dataset in datasets]
     else:
         valid = [dataset.valid for dataset in datasets]
-    parts = [
-        {part: replace(images, normalisation=form[2]) for part, images in (("valid", held), ("test", dataset.test))}
-        for dataset, held, form in zip(datasets, valid, forms, strict=True)
-    ]
+    parts = [{"valid": held, "test": dataset.test} for dataset, held in zip(datasets, valid, strict=True)]
     return datasets[0].classes, parts
 
 

@@ -24,12 +24,25 @@ from sklearn.datasets import load_digits
 import global_configure
 from configures.base import Config, load
 from dataset import datasets
-from dataset.datasets import load_dataset, outline
-from dataset.labelled_images import Dataset, Images, Normalisation, choose_classes, fingerprint, split_fingerprint
+from dataset.datasets import outline
+from dataset.image_files import SIDE, Resize
+from dataset.labelled_images import (
+    IMAGENET,
+    Dataset,
+    Images,
+    Normalisation,
+    choose_classes,
+    fingerprint,
+    split_fingerprint,
+)
 from dataset.published import CIFAR10_CLASSES
 from dataset.splits import load_split, split
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError
+
+
+def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:
+    return datasets.load_dataset(name, side, resize, IMAGENET)
 
 
 @pytest.fixture
@@ -360,7 +373,7 @@ def test_digits_5_knows_the_digits_0_to_4(root_dir: Path) -> None:
 
 def test_labels_follow_the_order_of_the_chosen_classes() -> None:
     pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
-    images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]))
+    images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]), IMAGENET)
     dataset = Dataset("own", ("cat", "dog", "bird"), images, images, images)
     chosen = choose_classes(dataset, ("bird", "cat"))
     assert chosen.classes == ("bird", "cat")
@@ -378,7 +391,7 @@ def test_another_number_of_classes_than_configured(dataset_dir: Path) -> None:
 
 
 def test_take_and_first() -> None:
-    images = Images(np.arange(4)[:, None], np.arange(4) * 10)
+    images = Images(np.arange(4)[:, None], np.arange(4) * 10, IMAGENET)
     taken = images.take(np.array([3, 1]))
     assert (taken.pixels[:, 0].tolist(), taken.labels.tolist()) == ([3, 1], [30, 10])
     assert images.first(0) is images
@@ -390,12 +403,13 @@ def own_dataset(count: int, classes: int = 3, seed: int = 0, **more: Any) -> Dat
     """A dataset of one's own, of random images."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    images = Images(pixels, np.arange(count) % classes)
+    images = Images(pixels, np.arange(count) % classes, IMAGENET)
     return Dataset("own", tuple("abcdefghijklmnop"[:classes]), images, images.first(classes), **more)
 
 
 def with_images(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> Dataset:
-    train = Images(np.concatenate([dataset.train.pixels, pixels]), np.concatenate([dataset.train.labels, labels]))
+    pixels, labels = np.concatenate([dataset.train.pixels, pixels]), np.concatenate([dataset.train.labels, labels])
+    train = dataclasses.replace(dataset.train, pixels=pixels, labels=labels)
     return dataclasses.replace(dataset, train=train)
 
 
@@ -502,7 +516,8 @@ def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:
     changed = [part for part in before if before[part] != after[part]]
     assert changed in (["train"], ["valid"])
     for part in before:
-        other = Images(getattr(parts, part).pixels.copy(), getattr(parts, part).labels)
+        of_part: Images = getattr(parts, part)
+        other = dataclasses.replace(of_part, pixels=of_part.pixels.copy())
         other.pixels[0, 0, 0, 0] ^= 1
         now = split_fingerprint(dataclasses.replace(parts, **{part: other}))
         assert [name for name in now if now[name] != before[name]] == [part]

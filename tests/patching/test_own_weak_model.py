@@ -92,7 +92,7 @@ def fill(root, dataset, strong_roots):
         np.save(root / "logits" / f"{part}_labels.npy", labels)
 
 
-IMAGES = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64))
+IMAGES = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64), IMAGENET)
 
 
 class Answering(nn.Module):
@@ -193,7 +193,7 @@ def test_images_that_the_strong_model_of_some_classes_was_trained_on_are_left_ou
 def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     """A tree with other names of the classes, without a train part: its logits stand in the order of its files."""
     monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
-    digits, names = load_dataset("digits", SIDE).test, ("drei", "null", "vier")
+    digits, names = load_dataset("digits", SIDE, "stretch", IMAGENET).test, ("drei", "null", "vier")
     for part, first in (("valid", 0), ("test", 20)):
         labels = []
         for label, digit in enumerate((3, 0, 4)):
@@ -360,7 +360,7 @@ def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     options += ("--others_may_lose", 0)
     assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
     session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
-    test = load_dataset("digits").test
+    test = load_dataset("digits", 32, "stretch", IMAGENET).test
     given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}
     (scores,) = session.run(None, given)
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "onnx.json").read_text())
@@ -384,7 +384,7 @@ def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
         assert form["valid"].pixels[:, 0, 0, 0].tolist() == [10, 110, 60, 110, 160, 210]
         assert form["test"].labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"dataset own: .*found valid, test; add train"):
-        split(load_dataset("own"))
+        split(load_dataset("own", 32, "stretch", IMAGENET))
 
 
 def test_without_a_validation_part_it_is_that_of_the_split(strong_roots, monkeypatch):
