@@ -17,6 +17,7 @@ from dataset.labelled_images import Images
 from dataset.target_classes import class_number
 from models.training import predict
 from utils.errors import UserError, reason
+from utils.files import read_array
 
 PARTS = ("valid", "test")
 TORCH_KNOWS = (np.float16, np.float32, np.float64)  # of this machine's byte order
@@ -200,13 +201,15 @@ def load_weak_logits(folder: Path, part: str, images: Images, images_have: Seque
 
 
 def _load(path: Path) -> np.ndarray:
-    """A user's `.npy` file, which has no checksum of ours. NumPy would unpickle an array of objects: it is refused."""
+    """A user's `.npy` file, which has no checksum of ours."""
+    if not path.exists():
+        raise UserError(f"there is no file {path}; save it with numpy.save")
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for
         with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}; save it with numpy.save") from None
-    except (OSError, ValueError, EOFError) as error:
+            return read_array(file, path.stat().st_size)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is no plain array: {reason(error)}; save it with numpy.save") from None
 
 

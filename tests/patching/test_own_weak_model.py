@@ -250,6 +250,16 @@ def nan_in(array):
     return array
 
 
+@pytest.mark.parametrize("descr", ["<f4", "|V1000000000", "|O"])
+@pytest.mark.parametrize("shape", [f"{2**50},", f"{2**70},", "-3,", "[" * 9000])
+def test_absurd_headers_of_logits(tmp_path, descr, shape):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    for name in ("valid_logits.npy", "valid_labels.npy"):
+        (tmp_path / name).write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match=r"valid_logits\.npy is no plain array: .{10,160}; save it with numpy\.save$"):
+        load_weak_logits(tmp_path, "valid", IMAGES, ("a",), 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
