@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from dataset.file_trees import Entry, is_passed_over, list_tree
 from dataset.image_files import OTHER_IMAGE_SUFFIXES, SUFFIXES
 from utils.errors import UserError
+from utils.terminal import printable
 
 PARTS = ("train", "valid", "test")
 PART_OF_FOLDER = {
@@ -215,4 +216,4 @@ def describe(passed_over: dict[str, int]) -> str:
 def listed(names: Sequence[str], separator: str = ", ") -> str:
     """The first ten names, and how many there are besides."""
     more = [f"and {len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
-    return separator.join([*names[:MOST_NAMES], *more])
+    return separator.join([*map(printable, names[:MOST_NAMES]), *more])

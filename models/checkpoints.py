@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.foreign_files import read_foreign_file
 from utils.errors import UserError, reason
+from utils.terminal import printable
 
 DEPTH = 3  # of dicts in dicts
 TOP = "."  # the place of weights that lie at the top of the file
@@ -87,7 +88,7 @@ class Weights:
         )
 
     def describe(self) -> str:
-        """One line: how many, from where, what was passed over."""
+        """One line for a terminal: how many, from where, what was passed over."""
         notes = [f"{len(self.fitting)} of the network's {len(self.expected)} tensors"]
         if self.place != TOP:
             notes.append(f"found at {self.place}")
@@ -103,7 +104,7 @@ class Weights:
         absent = [name for name in self.expected if name not in there]
         if absent:
             notes.append(f"not needed and not there: {_some(absent)}")
-        return "; ".join(notes)
+        return printable("; ".join(notes))
 
 
 def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = None) -> Weights:
