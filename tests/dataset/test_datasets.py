@@ -36,7 +36,7 @@ from dataset.labelled_images import (
     split_fingerprint,
 )
 from dataset.published import CIFAR10_CLASSES
-from dataset.splits import load_split, split
+from dataset.splits import copies_between, is_among, load_evaluation_parts, load_split, own_validation_order, split
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError
 
@@ -495,6 +495,68 @@ def test_a_validation_part_that_is_given_is_the_one(dataset_dir: Path) -> None:
     shutil.rmtree(dataset_dir / "own" / "val")  # and when it has gone, its arrays are not taken for it
     assert load_dataset("own").valid is None
     assert len(load_split(Config("simcnn", "own", 2)).train) < 6
+
+
+def copy_image(dataset_dir: Path, source: str, *targets: str) -> None:
+    for target in targets:
+        (dataset_dir / "own" / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(dataset_dir / "own" / source, dataset_dir / "own" / target)
+
+
+def test_copies_of_training_images_are_counted(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(dataset_dir / "own", count=20)
+    config = Config("simcnn", "own", 2)
+    load_split(config)
+    assert "copies" not in capsys.readouterr().out
+    copy_image(dataset_dir, "train/a/0.png", "test/a/0.png", "test/b/copy.png")
+    load_split(config)
+    split_of = load_split(config, say_copies=False)
+    part = "training" if is_among(split_of.test, split_of.train).any() else "validation"
+    said = (
+        f"dataset own: 2 of 41 test images are copies of {part} images: accuracy on them says nothing of new images\n"
+    )
+    assert said in capsys.readouterr().out
+    for number in range(20):
+        for name in "ab":
+            copy_image(dataset_dir, f"test/{name}/{number}.png", f"train/{name}/again_{number}.png")
+    found = load_split(config, say_copies=False)
+    assert capsys.readouterr().out.count("copies") == 0
+    assert "test images are copies of training images, " in copies_between(found)
+    assert is_among(found.test, found.train).sum() + is_among(found.test, found.valid).sum() == 41
+
+
+def test_copies_in_a_validation_part_are_counted(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(dataset_dir / "own", count=4)
+    shutil.move(dataset_dir / "own" / "test", dataset_dir / "own" / "valid")
+    copy_image(dataset_dir, "train/b/1.png", "valid/b/1.png", "test/b/1.png")
+    copy_image(dataset_dir, "valid/a/1.png", "test/a/1.png")
+    load_split(Config("simcnn", "own", 2))
+    said = (
+        "dataset own: 1 of 2 test images are copies of training images, 2 of 2 test images are copies of validation "
+        "images, 1 of 8 validation images are copies of training images: accuracy on them says nothing of new images\n"
+    )
+    assert said in capsys.readouterr().out
+
+
+def test_validation_images_have_one_order(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "own", count=9)
+    expected = load_split(Config("simcnn", "own", 2)).valid
+    forms = [(32, "stretch", IMAGENET), (16, "stretch", IMAGENET)]
+    for has_its_own in (False, True):
+        if has_its_own:
+            for name in "ab":
+                for number in range(5):
+                    path = dataset_dir / "own" / "valid" / name / f"{number}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(image_bytes(random_pixels(32, 32, 3, seed=100 + number + 10 * (name == "b"))))
+            expected = load_split(Config("simcnn", "own", 2)).valid
+            assert own_validation_order("own", forms[0]).tolist() != list(range(10))
+        _, (parts, small) = load_evaluation_parts("own", forms)
+        np.testing.assert_array_equal(parts["valid"].pixels, expected.pixels)
+        np.testing.assert_array_equal(parts["valid"].labels, expected.labels)
+        np.testing.assert_array_equal(small["valid"].labels, expected.labels)
+    files, order = load_dataset("own").valid, own_validation_order("own", forms[0])
+    np.testing.assert_array_equal(files.pixels[order], expected.pixels)
 
 
 def test_a_tree_of_a_published_name_has_the_published_split(dataset_dir: Path) -> None:

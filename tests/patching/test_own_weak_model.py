@@ -232,6 +232,20 @@ def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits
     assert report["rule"] is None and report["test"]["targets"] == []
 
 
+def test_logits_may_stand_in_the_order_of_the_split_or_of_the_files(tmp_path):
+    random = np.random.default_rng(0)
+    in_files = np.sort(random.integers(0, 3, 40))
+    order = random.permutation(40)
+    images, logits = Images(np.zeros((40, 1, 1, 3), np.uint8), in_files[order], IMAGENET), random.normal(size=(40, 3))
+    for places in (np.arange(40), np.argsort(order)):
+        np.save(tmp_path / "valid_logits.npy", logits[places])
+        np.save(tmp_path / "valid_labels.npy", images.labels[places])
+        found = load_weak_logits(tmp_path, "valid", images, ("a", "b", "c"), 3, order)
+        np.testing.assert_array_equal(found, logits)
+    with pytest.raises(UserError, match="expected the order of the images"):
+        load_weak_logits(tmp_path, "valid", images, ("a", "b", "c"), 3)
+
+
 def spoil(name, change):
     return lambda folder: np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
 
