@@ -6,6 +6,7 @@ import pickle  # writes only: the format of CIFAR's official files, which torchv
 import shutil
 import tarfile
 import urllib.request
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -703,6 +704,23 @@ def test_a_cifar_archive_that_is_not_unpacked(
         archive.rename(dataset_dir / below / archive.name)
     assert len(load_dataset("cifar10").train) == 20
     assert capsys.readouterr().out == ""
+
+
+def test_a_cifar_archive_is_unpacked_without_the_warning_of_newer_pythons(
+    dataset_dir: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 3.12 and 3.13 warn; here, as with `python -W error`, a warning is an error."""
+    extract = tarfile.TarFile.extractall
+
+    def extract_and_warn(*arguments: Any, **options: Any) -> None:
+        said = "reject files or modify their metadata. Use the filter argument to control this behavior."
+        warned = f"Python 3.14 will, by default, filter extracted tar archives and {said}"
+        warnings.warn(warned, DeprecationWarning, stacklevel=3)
+        extract(*arguments, **options)
+
+    pack_cifar(dataset_dir, monkeypatch)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extract_and_warn)
+    assert len(load_dataset("cifar10").train) == 20
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, -1])
