@@ -43,7 +43,7 @@ def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Arrays:
 
     reader = getattr(torchvision.datasets, kind)
     with warnings.catch_warnings():
-        # torchvision unpacks the archive, whose checksum is right, without the filter that Python 3.12 and 3.13 ask for.
+        # torchvision unpacks an archive, whose checksum is right, without the filter that Python 3.12 and 3.13 want.
         warnings.filterwarnings("ignore", "Python 3.14 will, by default, filter extracted tar", DeprecationWarning)
         train, test = (reader(dataset_dir, train=part, download=download) for part in (True, False))
     return tuple(train.classes), *((part.data, np.array(part.targets, np.int64)) for part in (train, test))
