@@ -55,7 +55,7 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     dtype = search.dtype
     say_what_torch_runs(strong, dtype, stage.device)
     pixels, _ = to_device(search.images, stage.device)
-    images = normalise(pixels, dtype, search.images.normalisation)
+    images = normalise(pixels, search.images.normalisation, dtype)
 
     if checkpoint is not None:
         search.check_checkpoint(checkpoint)

@@ -55,7 +55,9 @@ def main() -> None:
         def fast(dtype: torch.dtype) -> Tensor:
             frozen = freeze(graph, dtype)
             for _ in range(steps):
-                _, gradient = mask_gradient(frozen, normalise(pixels, dtype), masks, loss, workers)
+                _, gradient = mask_gradient(
+                    frozen, normalise(pixels, images.normalisation, dtype), masks, loss, workers
+                )
             return gradient
 
         def slow() -> Tensor:

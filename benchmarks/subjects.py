@@ -57,7 +57,7 @@ def naive_network(stage: Stage, graph: Graph) -> SimCNN | ResCNN:
 
 def resident(images: Images, stage: Stage, dtype: torch.dtype) -> torch.Tensor:
     """Normalised images (n, 3, 32, 32) on the device, as the search holds them."""
-    return normalise(to_device(images, stage.device)[0], dtype, images.normalisation)
+    return normalise(to_device(images, stage.device)[0], images.normalisation, dtype)
 
 
 def first_masks(stage: Stage, graph: Graph, images: Images, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from dataset.file_trees import Entry, is_passed_over, list_tree
 from dataset.image_files import OTHER_IMAGE_SUFFIXES, SUFFIXES
 from utils.errors import UserError
+from utils.terminal import printable
 
 PARTS = ("train", "valid", "test")
 PART_OF_FOLDER = {
@@ -72,21 +73,37 @@ def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
 def find_classes(path: Path) -> dict[str, dict[str, str]]:
     """The images of a tree CLASS/IMAGE or train/CLASS/IMAGE: class -> name in the tree -> name in the class's folder.
 
-    Raises UserError where there are none.
+    Raises UserError where there are none, or where they are split already.
     """
     members = _members(path)
     top = _top(members)
-    if _folders_in(members, top) == ["train"]:
-        top = (*top, "train")
+    folders = _folders_in(members, top)
+    if len(folders) == 1 and PART_OF_FOLDER.get(folders[0].lower()) == "train":
+        top = (*top, *folders)
+    else:
+        _check_not_split(path, top, folders, members)
     found: dict[str, dict[str, str]] = {}
     for member, entry in members:
-        is_below = member[: len(top)] == top and len(member) >= len(top) + 2
-        if is_below and not entry.is_folder and not any(map(is_passed_over, member)) and _is_image(member[-1]):
+        if member[: len(top)] == top and len(member) >= len(top) + 2 and _is_image_file(member, entry):
             class_name = _class_name(path, member[len(top)])
             found.setdefault(class_name, {})[entry.name] = "/".join(member[len(top) + 1 :])
     if not found:
         raise UserError(f"{path}: expected images as CLASS/IMAGE, found none")
     return found
+
+
+def _check_not_split(path: Path, top: Member, folders: Sequence[str], members: Sequence[tuple[Member, Entry]]) -> None:
+    """Raises UserError where the folders are parts of a split. A class may be called as a part is, and has images."""
+    inside = [(member[len(top) :], entry) for member, entry in members if member[: len(top)] == top]
+    classes = {member[0] for member, entry in inside if len(member) == 2 and _is_image_file(member, entry)}
+    parts = {name: PART_OF_FOLDER[name.lower()] for name in folders if name.lower() in PART_OF_FOLDER}
+    parts = {name: part for name, part in parts.items() if name not in classes}
+    if parts and (len(parts) == len(folders) or len(set(parts.values())) > 1):
+        alone = "/".join((*top, next((name for name in parts if parts[name] == "train"), next(iter(parts)))))
+        raise UserError(
+            f"{path} is split already: expected CLASS/IMAGE, found {{{','.join(parts)}}}/CLASS/IMAGE; "
+            f"take it as it is, or give {alone} of it alone"
+        )
 
 
 def _members(path: Path) -> list[tuple[Member, Entry]]:
@@ -165,6 +182,10 @@ def _passed_over(member: Member, is_folder: bool, top: Member, folders: dict[str
     return outside, f"folder {outside[-1]}" if is_folder or len(member) > len(outside) else _kind(member[-1])
 
 
+def _is_image_file(member: Member, entry: Entry) -> bool:
+    return not entry.is_folder and not any(map(is_passed_over, member)) and _is_image(member[-1])
+
+
 def _is_image(name: str) -> bool:
     suffix = PurePosixPath(name).suffix.lower()
     return suffix == "" or suffix in SUFFIXES or suffix in OTHER_IMAGE_SUFFIXES
@@ -215,4 +236,4 @@ def describe(passed_over: dict[str, int]) -> str:
 def listed(names: Sequence[str], separator: str = ", ") -> str:
     """The first ten names, and how many there are besides."""
     more = [f"and {len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
-    return separator.join([*names[:MOST_NAMES], *more])
+    return separator.join([*map(printable, names[:MOST_NAMES]), *more])

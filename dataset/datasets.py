@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +30,51 @@ PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the 
 
 def load_source(config: Config, name: str) -> Dataset:
     """A dataset as a configuration gives it to networks. Raises UserError as `load_dataset`."""
-    dataset = load_dataset(name, config.image_side, config.resize)
-    normalisation = Normalisation(config.mean, config.std)
-    parts = {part: getattr(dataset, part) for part in ("train", "test", "valid")}
-    return replace(
-        dataset,
-        **{part: images and replace(images, normalisation=normalisation) for part, images in parts.items()},
-    )
+    return load_dataset(name, config.image_side, config.resize, Normalisation(config.mean, config.std))
 
 
-def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:
-    """A dataset by its name, decoded on first use, with images of `side` pixels.
+def load_dataset(name: str, side: int, resize: Resize, normalisation: Normalisation) -> Dataset:
+    """A dataset by its name, decoded on first use.
 
     digits comes with scikit-learn. Others come from torchvision's own files in `dataset_dir` or `dataset_dir/NAME`,
     else from a tree `{train,test}/CLASS/IMAGE` in `dataset_dir/NAME` or `NAME.zip`, else, if torchvision knows them,
-    from a download. Raises UserError where there is none of these.
+    from a download.
+
+    Args:
+        name: of the dataset.
+        side: of the images, in pixels.
+        resize: how images of other sizes get that side.
+        normalisation: how a network is given the images.
+
+    Raises:
+        UserError: there is no such dataset, or it cannot be read.
     """
+    classes, parts = _open_decoded(_decoded_folder(name, side, resize), side)
+    images = {part: Images(*arrays, normalisation) for part, arrays in parts.items()}
+    images.setdefault("train", images["test"].take(np.arange(0)))
+    return Dataset(name, classes, **images)
+
+
+def _decoded_folder(name: str, side: int, resize: Resize) -> Path:
+    """The folder with the dataset's decoded images, which are as new as their source. Raises UserError."""
     _check_name(name)
     # No dataset's name has an @ in it.
     form = name if (side, resize) == (SIDE, "stretch") else f"{name}@{side}_{resize}"
     folder = Path(global_configure.root_dir) / "data" / "decoded_dataset" / form
     dataset_dir = Path(global_configure.dataset_dir)
     if name == "digits":
-        return _decoded_once(folder, name, "scikit-learn", side, lambda: _decoded(read_digits(side)))
-    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, side, download=False)):
-        return official
+        _decode_once(folder, "scikit-learn", lambda: _decoded(read_digits(side)))
+        return folder
+    if name in TORCHVISION_READERS and _decode_official(name, dataset_dir, folder, side, download=False):
+        return folder
     tree = find_class_folders(dataset_dir, name)
     if tree is not None:
-        return _decoded_once(folder, name, tree.fingerprint, side, lambda: _decode_tree(name, tree, side, resize))
+        _decode_once(folder, tree.fingerprint, lambda: _decode_tree(name, tree, side, resize))
+        return folder
     if (folder / "description.json").exists():  # decoded earlier, its source moved away since
-        return _open_decoded(folder, name, side)
-    if name in TORCHVISION_READERS and (official := _read_official(name, dataset_dir, folder, side, download=True)):
-        return official
+        return folder
+    if name in TORCHVISION_READERS and _decode_official(name, dataset_dir, folder, side, download=True):
+        return folder
     ways = (
         f"put {dataset_dir / name}.zip or the folder {dataset_dir / name}/ there, with {{train,test}}/CLASS/IMAGE in it"
     )
@@ -79,8 +92,8 @@ def outline(name: str, side: int = SIDE, resize: Resize = "stretch") -> tuple[tu
     tree = None if name in PUBLISHED else find_class_folders(Path(global_configure.dataset_dir), name)
     if tree is not None:
         return tree.classes, len(tree.images.get("train", ()))
-    dataset = load_dataset(name, side, resize)
-    return dataset.classes, len(dataset.train)
+    classes, parts = _open_decoded(_decoded_folder(name, side, resize), side)
+    return classes, len(parts["train"][1]) if "train" in parts else 0
 
 
 def _check_name(name: str) -> None:
@@ -119,12 +132,12 @@ def _decode_tree(name: str, tree: ClassFolders, side: int, resize: Resize) -> De
     return Decoded(tree.classes, decoded.parts, {"parts": list(decoded.parts), "grey_bits": decoded.grey_bits})
 
 
-def _decoded_once(folder: Path, name: str, fingerprint: str, side: int, read: Callable[[], Decoded]) -> Dataset:
-    """The dataset from `folder`, after `read` and writing it there where its source has changed since."""
+def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> None:
+    """Write what `read` gives into `folder`, where its source has changed since that was done last."""
     description = folder / "description.json"
     found = _described_fingerprint(description)
     if found == fingerprint:
-        return _open_decoded(folder, name, side)
+        return
     decoded = read()
     # Its presence says that all arrays are whole, so it goes before them; but not where another process, started at
     # the same time, has just written it with the same arrays.
@@ -134,7 +147,6 @@ def _decoded_once(folder: Path, name: str, fingerprint: str, side: int, read: Ca
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
     save_json(description, {"fingerprint": fingerprint, "classes": decoded.classes, **decoded.facts})
-    return _open_decoded(folder, name, side)
 
 
 def _described_fingerprint(description: Path) -> str | None:
@@ -149,7 +161,8 @@ def _described_fingerprint(description: Path) -> str | None:
     return str(content["fingerprint"]) if known else ""
 
 
-def _open_decoded(folder: Path, name: str, side: int) -> Dataset:
+def _open_decoded(folder: Path, side: int) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The classes, and per part the pixels, memory-mapped, and the labels."""
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
     content = load_json(description, again)
@@ -164,23 +177,21 @@ def _open_decoded(folder: Path, name: str, side: int) -> Dataset:
     for part in there:
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
         path, shape = folder / f"{part}_images.npy", (len(labels), side, side, 3)
-        parts[part] = Images(load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels)
+        parts[part] = load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels
         if not set(labels.tolist()) <= set(range(len(classes))):
             raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
-    if "train" not in parts:
-        parts["train"] = parts["test"].take(np.arange(0))
-    return Dataset(name, classes, **parts)
+    return classes, parts
 
 
-def _read_official(name: str, dataset_dir: Path, folder: Path, side: int, *, download: bool) -> Dataset | None:
-    """The dataset by torchvision's own reader, or None where its files are not there and cannot be downloaded.
+def _decode_official(name: str, dataset_dir: Path, folder: Path, side: int, *, download: bool) -> bool:
+    """Decode by torchvision's own reader; False where its files are not there and cannot be downloaded.
 
     They lie in `dataset_dir`, or in a folder of the dataset's name below it.
     """
     places = [place / file for place in (dataset_dir, dataset_dir / name) for file in OFFICIAL_FILES[name]]
     there = next((place for place in places if place.exists()), None)
     if there is None and not download:
-        return None
+        return False
     source = there.parent if there else dataset_dir
     is_packed = there is not None and there.suffix == ".gz"  # torchvision unpacks it where it is whole
     try:
@@ -188,16 +199,15 @@ def _read_official(name: str, dataset_dir: Path, folder: Path, side: int, *, dow
             _check_room(dataset_dir)
             say(f"dataset {name} is not in {dataset_dir}: downloading it")
         with contextlib.redirect_stdout(io.StringIO()):
-            return _decoded_once(
+            _decode_once(
                 folder,
-                name,
                 f"torchvision {name}",
-                side,
                 lambda: _decoded(resized(TORCHVISION_READERS[name](source, download or is_packed), side)),
             )
+        return True
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         if download:
-            return None
+            return False
         if is_packed:
             problem = f"is not whole, and cannot be downloaded again: {reason(error)}"
             raise UserError(f"{there} {problem}; go online and try again, or put a whole one there") from None

@@ -4,6 +4,7 @@ Links in a folder are followed: the user made them. A zip file may come from a s
 """
 
 import contextlib
+import copy
 import os
 import re
 import zipfile
@@ -14,6 +15,9 @@ from pathlib import Path, PurePosixPath
 from utils.errors import UserError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024  # of one image file
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+MAX_DEPTH = 100  # of folders in folders
+MAX_SHOWN = 100  # characters of a name, in a message
 MAX_FOLDERS = 100_000  # links that lead to each other can make more of them than anybody has
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir"}
 
@@ -46,11 +50,7 @@ def open_tree(path: Path) -> Iterator[Callable[[str], bytes]]:
     with zipfile.ZipFile(path) as archive:
         infos = _infos(path, archive)
 
-        def read(name: str) -> bytes:
-            _check_size(infos[name].file_size)
-            return archive.read(infos[name])
-
-        yield read
+        yield lambda name: _read_member(archive, infos[name])
 
 
 def _list_folder(top: Path) -> Iterator[Entry]:
@@ -100,6 +100,20 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's content; ValueError for more or less than is announced, without unpacking all of what is more."""
+    _check_size(info.file_size)
+    one_more = copy.copy(info)
+    one_more.file_size += 1  # zipfile itself takes the first bytes of more for the whole
+    with archive.open(one_more) as file:
+        content = file.read(one_more.file_size)  # given a length, it unpacks no more than that
+    if len(content) != info.file_size:
+        raise ValueError(
+            f"{'more' if len(content) > info.file_size else 'less'} than the {info.file_size} bytes announced"
+        )
+    return content
+
+
 def _check_size(num_bytes: int) -> None:
     if num_bytes > MAX_FILE_BYTES:
         raise ValueError(f"{num_bytes} bytes, expected at most {MAX_FILE_BYTES}")
@@ -116,6 +130,11 @@ def _list_archive(path: Path) -> Iterator[Entry]:
     for name, info in infos.items():
         if info.flag_bits & 1:
             raise UserError(f"{path} is encrypted: expected a zip file without a password; make it again")
+        if info.compress_type not in METHODS:  # what unpacks others ignores a bound of its output
+            method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
+            raise UserError(
+                f"{path}: {info.filename[:MAX_SHOWN]!r} is packed by {method}: expected deflate or none; make it again"
+            )
         is_folder = info.filename.endswith(("/", "\\"))
         yield Entry(name, is_folder, "" if is_folder else f"{info.file_size} {info.CRC}")
 
@@ -127,9 +146,13 @@ def _infos(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """
     infos = {}
     for info in archive.infolist():
-        name = PurePosixPath(info.filename.replace("\\", "/"))
+        name, shown = PurePosixPath(info.filename.replace("\\", "/")), info.filename[:MAX_SHOWN]
         if name.is_absolute() or ".." in name.parts or re.match("[A-Za-z]:", str(name)):
-            raise UserError(f"{path}: the name {info.filename!r} leads out of it: expected {{train,test}}/CLASS/IMAGE")
+            raise UserError(f"{path}: the name {shown!r} leads out of it: expected {{train,test}}/CLASS/IMAGE")
+        if len(name.parts) > MAX_DEPTH:
+            raise UserError(
+                f"{path}: {shown!r} lies in more than {MAX_DEPTH} folders: expected {{train,test}}/CLASS/IMAGE"
+            )
         if name.parts:
             infos[str(name)] = info
     return infos

@@ -5,6 +5,7 @@ What a file may announce is bounded, so that a data set from a stranger can be t
 
 import contextlib
 import io
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ OTHER_IMAGE_SUFFIXES = (
     ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k",
     ".jp2", ".jxl", ".nef", ".nii", ".pcx", ".psd", ".qoi", ".svg", ".tga", ".webp", ".xbm", ".xcf",
 )  # fmt: skip
-PHOTOMETRIC, ORIENTATION = 0x0106, 0x0112  # tags of TIFF and EXIF
+PHOTOMETRIC, ORIENTATION, TILE = 0x0106, 0x0112, (0x0142, 0x0143)  # tags of TIFF and EXIF
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,7 +63,8 @@ def decode_image(content: bytes, side: int = SIDE, resize: Resize = "stretch") -
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
-    width, height = image.size
+    tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in TILE]  # decoded whole, whatever the image's own size
+    width, height = max(image.size, tile, key=math.prod)
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")
     has_16_bits = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow keeps the upper 8 of colours

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.labelled_images import Images, Normalisation
 
 CROP_PADDING = 4  # pixels
 
@@ -13,8 +13,18 @@ def to_device(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(images.pixels, device=device), torch.tensor(images.labels, device=device)
 
 
-def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32, normalisation: Normalisation = IMAGENET) -> Tensor:
-    """(n, side, side, 3) uint8 -> (n, 3, side, side) in `dtype`, in the channels-last layout that convolutions like."""
+def normalise(pixels: Tensor, normalisation: Normalisation, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The input that a network expects, in the channels-last layout that convolutions prefer.
+
+    Args:
+        pixels: (n, side, side, 3) uint8.
+        normalisation: of the images that the network was trained on. It has no default: another one gives wrong
+            answers without an error.
+        dtype: of the result.
+
+    Returns:
+        (n, 3, side, side) in `dtype`.
+    """
     mean, std = (torch.tensor(values, device=pixels.device) * 255 for values in normalisation)
     return ((pixels.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
 

@@ -26,7 +26,7 @@ class Images:
 
     pixels: np.ndarray  # (n, side, side, 3) uint8, RGB
     labels: np.ndarray  # (n,) int64
-    normalisation: Normalisation = IMAGENET
+    normalisation: Normalisation
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,7 +1,6 @@
 """Which images of a dataset are for training, for validation and for testing, in which order."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,14 +12,21 @@ from dataset.image_files import Resize
 from dataset.image_order import ImageOrder, hashes_of
 from dataset.labelled_images import Dataset, Images, Normalisation, Split, choose_classes
 from utils.errors import UserError
+from utils.progress import say
 
 TRAIN_SHARE = 0.8  # of the training set; the rest is the validation set
 
 
-def load_split(config: Config, order: ImageOrder | None = None) -> Split:
-    """The strong model's classes, split, in an order that it came with; see `split`.
+def load_split(config: Config, order: ImageOrder | None = None, *, say_copies: bool = True) -> Split:
+    """The strong model's classes, split; see `split`.
 
-    Raises UserError where the dataset does not have them, or too few images.
+    Args:
+        config: of the strong model.
+        order: in which the images of a published dataset are, where the strong model came with one.
+        say_copies: whether a line says how many images are in two parts.
+
+    Raises:
+        UserError: the dataset does not have the classes, or too few images.
     """
     dataset = load_source(config, config.image_source)
     classes = config.classes or dataset.classes
@@ -29,7 +35,22 @@ def load_split(config: Config, order: ImageOrder | None = None) -> Split:
             f"dataset {config.image_source}: expected {config.num_classes} classes (setting num_classes of "
             f"{config.name}), found {len(classes)}: {', '.join(classes)}"
         )
-    return split(choose_classes(dataset, classes), order)
+    found = split(choose_classes(dataset, classes), order)
+    if say_copies and dataset.name not in PUBLISHED and (line := copies_between(found)):
+        say(f"dataset {dataset.name}: {line}")
+    return found
+
+
+def copies_between(parts: Split) -> str:
+    """How many images are in two parts of a split, whatever their labels, in one line; empty where none is."""
+    train, valid, test = map(_hashes, (parts.train, parts.valid, parts.test))
+    counted = (
+        (int(np.isin(test, train).sum()), len(test), "test", "training"),
+        (int(np.isin(test, valid).sum()), len(test), "test", "validation"),
+        (int(np.isin(valid, train).sum()), len(valid), "validation", "training"),
+    )
+    found = [f"{n:,} of {total:,} {part} images are copies of {other} images" for n, total, part, other in counted if n]
+    return f"{', '.join(found)}: accuracy on them says nothing of new images" if found else ""
 
 
 def has_own_validation(config: Config) -> bool:
@@ -55,7 +76,7 @@ def split(dataset: Dataset, order: ImageOrder | None = None) -> Split:
         of_train, held, of_test = _split_places(dataset, order)
         train, valid, test = train.take(of_train), train.take(held), test if of_test is None else test.take(of_test)
     elif dataset.name not in PUBLISHED:
-        train, valid = (images.take(np.argsort(_hashes(images), kind="stable")) for images in (train, valid))
+        train, valid = (images.take(_by_hash(images)) for images in (train, valid))
     if dataset.name not in PUBLISHED:
         _check_split(dataset, train, valid)
     return Split(dataset.classes, train, valid, test)
@@ -66,25 +87,47 @@ def load_evaluation_parts(
 ) -> tuple[tuple[str, ...], list[dict[str, Images]]]:
     """A dataset's classes, and per form the same validation and test images in the same order.
 
-    Images of a dataset that has a validation part stand in the order of their files. Where it has none, the validation
-    part is that of `split` in the first form. Raises UserError as `load_dataset`.
+    The validation images are those of `split` in the first form, in that order. Of a dataset without a training part,
+    which has no split, they are in the order of their files, as the test images are. Raises UserError as
+    `load_dataset`.
 
     Args:
         name: of the dataset, of which nobody needs a training part.
         forms: side in pixels, how images come to it, and how a network is given colours.
         order: of the split in the first form.
     """
-    datasets = [load_dataset(name, side, resize) for side, resize, _ in forms]
+    datasets = [load_dataset(name, *form) for form in forms]
     if datasets[0].valid is None:
         _, places, _ = _split_places(datasets[0], order)
         valid = [dataset.train.take(places) for dataset in datasets]
     else:
-        valid = [dataset.valid for dataset in datasets]
-    parts = [
-        {part: replace(images, normalisation=form[2]) for part, images in (("valid", held), ("test", dataset.test))}
-        for dataset, held, form in zip(datasets, valid, forms, strict=True)
-    ]
+        places = _own_validation(datasets[0])
+        valid = [dataset.valid.take(places) for dataset in datasets]
+    parts = [{"valid": held, "test": dataset.test} for dataset, held in zip(datasets, valid, strict=True)]
     return datasets[0].classes, parts
+
+
+def own_validation_order(name: str, form: tuple[int, Resize, Normalisation]) -> np.ndarray | None:
+    """From the order of the files to that of `load_evaluation_parts`, for a dataset that has a validation part.
+
+    Args:
+        name: of the dataset.
+        form: the first of the forms.
+
+    Returns:
+        (n,) int64, for each of the validation images its place among the files; None where the dataset has none.
+    """
+    dataset = load_dataset(name, *form)
+    return None if dataset.valid is None else _own_validation(dataset)
+
+
+def _own_validation(dataset: Dataset) -> np.ndarray:
+    is_split = len(dataset.train) and dataset.name not in PUBLISHED
+    return _by_hash(dataset.valid) if is_split else np.arange(len(dataset.valid))
+
+
+def _by_hash(images: Images) -> np.ndarray:
+    return np.argsort(_hashes(images), kind="stable")
 
 
 def image_order_of(split: Split) -> ImageOrder:

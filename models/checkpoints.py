@@ -5,8 +5,9 @@ the names or into them. A state_dict is recognised by the network's own names at
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 
 from models.foreign_files import read_foreign_file
 from utils.errors import UserError, reason
+from utils.terminal import printable
 
 DEPTH = 3  # of dicts in dicts
 TOP = "."  # the place of weights that lie at the top of the file
 WRAPPERS = frozenset({"module", "_orig_mod"})  # parts of names that DataParallel and torch.compile add anywhere
 # What evaluation does not read: counters of batch norm, of averaged models and of profilers; the auxiliary classifiers
 # of GoogLeNet and Inception.
-NOT_NEEDED = re.compile(
-    r"(?:.*\.)?(?:num_batches_tracked|n_averaged|total_ops|total_params)|(?:aux1|aux2|AuxLogits)\..*"
-)
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+NOT_NEEDED = re.compile(rf"(?:.*\.)?(?:{'|'.join(COUNTERS)})|(?:{'|'.join(AUXILIARY)})\..*", re.DOTALL)
+MOST_PLACES = 10  # in a message
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,32 @@ class Weights:
 
     place: str  # the keys of the dicts around them and the words before their names, with dots; TOP = none
     found: Mapping[str, Tensor]
-    expected: Mapping[str, Tensor]  # the network's own
-    extra: tuple[str, ...]  # names at this place that are not the network's
-    elsewhere: tuple[str, ...]  # names in the same dict at no place that fits
-    wrappers: tuple[str, ...]  # parts of names that were passed over
+    endings: "_Endings"  # the network's names
+    names: "_Names"  # of all tensors in the same dict
+    before: str  # the words before the network's names in that dict, with a dot
+    theirs: frozenset[str]  # the names in that dict that are the network's here
+
+    @property
+    def expected(self) -> Mapping[str, Tensor]:
+        """The network's own weights."""
+        return self.endings.own
+
+    @cached_property
+    def num_extra(self) -> int:
+        """How many names at this place are not the network's."""
+        return self.names.count_extra(self.before, self.theirs)
+
+    @cached_property
+    def extra(self) -> list[str]:
+        """Names at this place that are not the network's."""
+        here = (name for name in self.names.at_no_place(self.theirs) if name.startswith(self.before))
+        return [name for name in here if not NOT_NEEDED.fullmatch(name[len(self.before) :])]
+
+    @property
+    def wrappers(self) -> list[str]:
+        """Parts of names that were passed over."""
+        words = {part for name in self.theirs for part in name[len(self.before) :].split(".")}
+        return sorted((words - self.endings.words) & WRAPPERS)
 
     @cached_property
     def fitting(self) -> tuple[str, ...]:
@@ -47,12 +72,13 @@ class Weights:
     @cached_property
     def different(self) -> tuple[str, ...]:
         """The needed ones of the network's names whose weights are missing or cannot be taken."""
-        return tuple(name for name in self.expected if name not in self.fitting and not NOT_NEEDED.fullmatch(name))
+        there = set(self.fitting)
+        return tuple(name for name in self.expected if name in self.endings.needed - there)
 
     @property
     def fits(self) -> bool:
         """Whether the network has all that it needs from here, and knows all that is here."""
-        return not self.different and not self.extra
+        return self.endings.needed <= set(self.fitting) and not self.num_extra
 
     def is_same_as(self, other: "Weights") -> bool:
         """Whether a network is the same with either."""
@@ -62,7 +88,7 @@ class Weights:
         )
 
     def describe(self) -> str:
-        """One line: how many, from where, what was passed over."""
+        """One line for a terminal: how many, from where, what was passed over."""
         notes = [f"{len(self.fitting)} of the network's {len(self.expected)} tensors"]
         if self.place != TOP:
             notes.append(f"found at {self.place}")
@@ -71,12 +97,14 @@ class Weights:
         casts = {(self.found[name].dtype, self.expected[name].dtype) for name in self.fitting}
         casts = {(old, new) for old, new in casts if old != new and new.is_floating_point}
         notes.extend(sorted(f"from {old} to {new}".replace("torch.", "") for old, new in casts))
-        if self.elsewhere:
-            notes.append(f"left out: {_some(self.elsewhere)}")
-        absent = [name for name in self.expected if name not in self.fitting]
+        elsewhere = [name for name in self.names.at_no_place(self.theirs) if not name.startswith(self.before)]
+        if elsewhere:
+            notes.append(f"left out: {_some(elsewhere)}")
+        there = set(self.fitting)
+        absent = [name for name in self.expected if name not in there]
         if absent:
             notes.append(f"not needed and not there: {_some(absent)}")
-        return "; ".join(notes)
+        return printable("; ".join(notes))
 
 
 def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = None) -> Weights:
@@ -135,7 +163,7 @@ def _chosen(places: Sequence[Weights], path: Path, key: str | None) -> Weights:
     fitting = [weights for weights in places if weights.fits]
     if not fitting:
         raise _misfit(
-            max(places, key=lambda weights: (len(weights.fitting), len(weights.found), -len(weights.extra))), path
+            max(places, key=lambda weights: (len(weights.fitting), len(weights.found), -weights.num_extra)), path
         )
     first, *others = fitting
     if not all(first.is_same_as(other) for other in others):
@@ -149,10 +177,10 @@ def _misfit(best: Weights, path: Path) -> UserError:
     if not best.found:
         return UserError(
             f"{path} is of another network: none of its names{at} is the network's; "
-            f"expected names like {next(iter(best.expected))}, found {best.extra[0]}"
+            f"expected names like {next(iter(best.expected))}, found {best.names.all[0]}"
         )
     counts = {_other_count(best.expected[name], best.found.get(name)) for name in best.different}
-    if len(counts) == 1 and None not in counts and not best.extra:
+    if len(counts) == 1 and None not in counts and not best.num_extra:
         ((ours, theirs),) = counts
         layer = best.different[0].rpartition(".")[0]
         return UserError(
@@ -186,31 +214,66 @@ class _Endings:
         self.needed = {name for name in own if not NOT_NEEDED.fullmatch(name)}
         self.words = {part for name in own for part in name.split(".")}
         self.wrappers = WRAPPERS
-        self.name_of = {self._bare(name.split(".")): name for name in own}
+        self.name_of = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in own}
         if len(self.name_of) < len(own):  # the network itself tells names apart by such words
             self.wrappers = frozenset()
             self.name_of = {name: name for name in own}
+        self.most_parts = max((name.count(".") + 1 for name in self.name_of), default=0)
 
-    def of(self, name: str) -> Iterator[tuple[str, str]]:
-        """What stands before a name of the network at the end of `name`, and that name of the network."""
-        parts = name.split(".")
-        for start, part in enumerate(parts):
-            own_name = None if part in self.wrappers else self.name_of.get(self._bare(parts[start:]))
+    def of(self, name: str) -> list[tuple[str, str]]:
+        """What stands before each name of the network at the end of `name`, and that name; the longest one first."""
+        parts, ending, found = name.split("."), deque[str](), []
+        for start in reversed(range(len(parts))):
+            if parts[start] in self.wrappers:
+                continue
+            if len(ending) == self.most_parts:
+                break
+            ending.appendleft(parts[start])
+            own_name = self.name_of.get(".".join(ending))
             if own_name is not None:
-                yield ".".join(parts[:start]), own_name
+                found.append((".".join(parts[:start]), own_name))
+        return found[::-1]
 
-    def _bare(self, parts: Sequence[str]) -> str:
-        return ".".join(part for part in parts if part not in self.wrappers)
+
+class _Names:
+    """The names of a dict's tensors. Sorted, those with one beginning are next to each other, and counted at once.
+
+    Args:
+        names: all of them, in their order.
+        placed: those of places at which all that the network needs was found.
+    """
+
+    def __init__(self, names: Iterable[str], placed: Set[str]) -> None:
+        self.all, self._placed = list(names), placed
+        self._rest = sorted(n for n in self.all if n not in placed and n.rpartition(".")[2] not in COUNTERS)
+
+    def at_no_place(self, theirs: Set[str]) -> list[str]:
+        """The names that are neither among `theirs` nor placed."""
+        return [name for name in self.all if name not in theirs and name not in self._placed]
+
+    def count_extra(self, before: str, theirs: Set[str]) -> int:
+        """How many names begin so, are needed, and are neither among `theirs` nor placed."""
+        own = sum(n not in self._placed and not NOT_NEEDED.fullmatch(n[len(before) :]) for n in theirs)
+        return self._count(before) - sum(self._count(f"{before}{word}.") for word in AUXILIARY) - own
+
+    def _count(self, before: str) -> int:
+        if not before:
+            return len(self._rest)
+        return bisect_left(self._rest, f"{before[:-1]}/") - bisect_left(self._rest, before)  # / comes after .
 
 
 def _places(content: Any, own: Mapping[str, Tensor]) -> Iterator[Weights]:
     endings = _Endings(own)
-    for keys, tensors in _named_tensors(content, DEPTH):
+    for keys, tensors in _named_tensors(content, DEPTH, set()):
         yield from _places_in(".".join(keys), tensors, endings)
 
 
-def _named_tensors(content: Any, depth: int) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """The keys to every dict with tensors by name, and the tensors."""
+def _named_tensors(content: Any, depth: int, seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """The keys to every dict with tensors by name, and the tensors; an object that is there twice counts once."""
+    if id(content) in seen:  # else a small file could lead to a thousand times a thousand places
+        return
+    if isinstance(content, Mapping | list | tuple):
+        seen.add(id(content))
     if isinstance(content, Mapping):
         tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
@@ -222,7 +285,7 @@ def _named_tensors(content: Any, depth: int) -> Iterator[tuple[tuple[str, ...], 
         return
     if depth:
         for key, child in children:
-            for keys, tensors in _named_tensors(child, depth - 1):
+            for keys, tensors in _named_tensors(child, depth - 1, seen):
                 yield (str(key), *keys), tensors
 
 
@@ -232,28 +295,22 @@ def _places_in(keys: str, tensors: Mapping[str, Tensor], endings: _Endings) -> I
     for name in tensors:
         for prefix, own_name in endings.of(name):
             by_prefix[prefix][own_name] = name
-    if not by_prefix:
-        yield Weights(keys or TOP, {}, endings.own, tuple(tensors), (), ())
-    others = {name for names in by_prefix.values() if names.keys() >= endings.needed for name in names.values()}
-    for prefix, name_of in by_prefix.items():
-        mine, before = set(name_of.values()), f"{prefix}." if prefix else ""
-        rest = [name for name in tensors if name not in mine | others]
-        extra = [name for name in rest if name.startswith(before) and not NOT_NEEDED.fullmatch(name[len(before) :])]
-        elsewhere = [name for name in rest if not name.startswith(before)]
-        words = {part for name in mine for part in name[len(before) :].split(".")} - endings.words
+    placed = {n for name_of in by_prefix.values() if name_of.keys() >= endings.needed for n in name_of.values()}
+    names = _Names(tensors, placed)
+    for prefix, name_of in by_prefix.items() or [("", {})]:
         yield Weights(
             place=".".join(part for part in (keys, prefix) if part) or TOP,
             found={name: tensors[theirs] for name, theirs in name_of.items()},
-            expected=endings.own,
-            extra=tuple(extra),
-            elsewhere=tuple(elsewhere),
-            wrappers=tuple(sorted(words & WRAPPERS)),
+            endings=endings,
+            names=names,
+            before=f"{prefix}." if prefix else "",
+            theirs=frozenset(name_of.values()),
         )
 
 
 def _listed(places: Sequence[Weights]) -> str:
-    return ", ".join(dict.fromkeys(weights.place for weights in places if weights.found)) or TOP
+    return _some(list(dict.fromkeys(weights.place for weights in places if weights.found)), MOST_PLACES) or TOP
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

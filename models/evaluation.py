@@ -20,7 +20,7 @@ def outputs_of(networks: Sequence[nn.Module], images: Images, device: torch.devi
     starts = range(0, len(images), batch_size)
     for start in progress(starts, f"{len(images):,} images, batches"):
         pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
-        batch = normalise(pixels, normalisation=images.normalisation)
+        batch = normalise(pixels, images.normalisation)
         for network, found in zip(networks, outputs, strict=True):
             found.append(network(batch).float().cpu())
     return [torch.cat(found).numpy() for found in outputs]

@@ -15,10 +15,11 @@ from typing import IO, Any
 import torch
 
 from utils.errors import UserError, reason
-from utils.files import unreadable
+from utils.files import check_archive, unreadable
 
 SAVE_WEIGHTS = "save its weights where it was made, torch.save(model.state_dict(), FILE), and give that file"
 COPY_AGAIN = "copy or download it again"
+PACK_AGAIN = "unpack it, and pack its folder without compression: zip -0 -r FILE.pth FOLDER"
 LARGEST_HEADER = 2**27  # bytes of a safetensors file's header, more than any has
 OLD_FORMAT = b"\x80\x02\x8a\x0a"  # how torch's format before 1.6 starts: protocol 2, a number of ten bytes
 PICKLES_BEFORE_CONTENT = 3  # in the old format: a magic number, a version, facts about the machine
@@ -111,9 +112,11 @@ def _kind_of_zip(path: Path, size: int) -> tuple[str, str] | None:
                 return "an exported program (.pt2), which cannot be loaded without running code", SAVE_WEIGHTS
             if "data.pkl" not in inside:
                 return f"a zip file of something else (it holds {names[0] if names else 'nothing'})", SAVE_WEIGHTS
-            # torch does not compress; a file that announces more than it holds would exhaust memory.
-            if sum(info.file_size for info in archive.infolist()) > size or archive.testzip() is not None:
-                return "damaged", COPY_AGAIN
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                return "damaged or compressed, and torch compresses nothing", PACK_AGAIN
+            check_archive(archive, size)
+    except ValueError:
+        return "damaged", COPY_AGAIN
     except Exception:  # whatever a damaged file makes zipfile raise
         return "damaged, or cut off", COPY_AGAIN
     return None

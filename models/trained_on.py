@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 def load_strong_split(config: Config, artifacts: Artifacts) -> Split:
     """The strong model's classes and images, as `load_split`. Raises UserError for others than it was trained on."""
-    split = load_split(config, image_order(artifacts))
+    split = load_split(config, image_order(artifacts), say_copies=False)
     check_trained_on(split, artifacts)
     return split
 

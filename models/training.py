@@ -173,7 +173,7 @@ def _train_epoch(
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator)
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = model(normalise(images, normalisation=normalisation))
+            logits = model(normalise(images, normalisation))
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -254,7 +254,7 @@ def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch
     for start in progress(starts, f"{len(images):,} images, batches"):
         pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            outputs.append(model(normalise(pixels, normalisation=images.normalisation)).float().cpu())
+            outputs.append(model(normalise(pixels, images.normalisation)).float().cpu())
     model.train(was_training)
     return torch.cat(outputs)
 

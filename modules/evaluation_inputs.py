@@ -108,7 +108,7 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
             "or set CXX= to nothing on both sides"
         )
     pixels = torch.tensor(inputs.pixels, device=device)
-    return graph_on_worker(inputs, device), normalise(pixels, dtype, inputs.normalisation)
+    return graph_on_worker(inputs, device), normalise(pixels, inputs.normalisation, dtype)
 
 
 @functools.lru_cache(maxsize=1)

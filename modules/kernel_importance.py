@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.images import normalise, to_device
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.labelled_images import Images, Normalisation
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms
@@ -32,7 +32,7 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 
 def kernel_importance(
-    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation = IMAGENET
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
 ) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
@@ -99,7 +99,7 @@ def _batch_sums(
     """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
     exact = float64_device(labels.device)
     with torch.inference_mode():
-        logits, norms = unit_norms(graph, normalise(pixels, normalisation=normalisation))
+        logits, norms = unit_norms(graph, normalise(pixels, normalisation))
         of_class = F.one_hot(labels, graph.num_classes).T.to(exact).double()
         chosen = torch.stack([of_class, of_class * confident_images(logits, labels, confidence).to(exact)])
         # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.

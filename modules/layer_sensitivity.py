@@ -75,7 +75,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
         print(f"the old curves are now {set_aside(file.path.parent)}")
     record_or_compare(file, settings)
     pixels, _ = to_device(valid, stage.device)
-    images = normalise(pixels, dtype, valid.normalisation)
+    images = normalise(pixels, valid.normalisation, dtype)
     return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels, valid)
 
 

@@ -23,7 +23,7 @@ from modules.modularization import Modularization
 from modules.module import Tuning
 from utils.artifacts import RecordFile
 from utils.errors import UserError, reason
-from utils.files import check_archive, damaged, missing, unreadable, write_whole
+from utils.files import check_archive, damaged, missing, read_array, unreadable, write_whole
 
 TOP = Path(__file__).resolve().parent.parent / "published"
 MADE_BY = "python experiments/results/publish_model.py"
@@ -82,10 +82,12 @@ def load_published(folder: Path) -> PublishedModel:
     """A published model. Raises UserError where it is missing or damaged; nothing in it is executed."""
     parts, path = [file.load() for file in _records(folder)], folder / "arrays.npz"
     try:
-        content = path.read_bytes()
-        check_archive(content)
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: _float32(archive[name]) for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)
+            arrays = {
+                info.filename.removesuffix(".npy"): _float32(read_array(archive.open(info), info.file_size))
+                for info in archive.infolist()
+            }
         masks, gains, logit_maps, images = (arrays.pop(n) for n in ("kernels", "gains", "logit_maps", "images"))
         _check_modules(masks, gains, logit_maps)
         _check_images(images, parts[1])

@@ -63,7 +63,7 @@ def load_patch_data(config: Config, order: ImageOrder | None = None) -> PatchDat
             f"configures/{config.name}.py has no patching experiment: expected weak_model and weak_classes in it, "
             "as in configures/simcnn_x0_25_digits_5.py"
         )
-    strong = load_split(config, order)
+    strong = load_split(config, order, say_copies=False)
     source = config.weak_image_source
     if source == config.image_source and (shared := set(config.weak_classes) & set(strong.classes)):
         raise UserError(

@@ -17,6 +17,7 @@ from dataset.labelled_images import Images
 from dataset.target_classes import class_number
 from models.training import predict
 from utils.errors import UserError, reason
+from utils.files import read_array
 
 PARTS = ("valid", "test")
 TORCH_KNOWS = (np.float16, np.float32, np.float64)  # of this machine's byte order
@@ -151,15 +152,23 @@ class OneAnswer(nn.Module):
         return found
 
 
-def load_weak_logits(folder: Path, part: str, images: Images, images_have: Sequence[str], classes: int) -> np.ndarray:
+def load_weak_logits(
+    folder: Path,
+    part: str,
+    images: Images,
+    images_have: Sequence[str],
+    classes: int,
+    file_order: np.ndarray | None = None,
+) -> np.ndarray:
     """(images, classes) float of all images of a part, from `PART_logits.npy` and `PART_labels.npy`.
 
     Args:
         folder: that has them.
         part: `valid` or `test`.
-        images: the same images, in the same order.
+        images: the same images, in the same order, or in that of their files.
         images_have: the names of their labels.
         classes: that the weak model knows.
+        file_order: (images,) the place of each image among the files; None where the files have no other order.
 
     Raises UserError where they are not of these images, or of another number of classes.
     """
@@ -190,6 +199,9 @@ def load_weak_logits(folder: Path, part: str, images: Images, images_have: Seque
         raise UserError(
             f"{folder / f'{part}_logits.npy'}: {len(bad)} images have NaN or infinity, the first is {bad[0]}"
         )
+    is_other = file_order is not None and not np.array_equal(labels, images.labels)
+    if is_other and np.array_equal(labels[file_order], images.labels):
+        logits, labels = logits[file_order], labels[file_order]
     if len(other := np.flatnonzero(labels != images.labels)):
         place = other[0]
         raise UserError(
@@ -200,13 +212,15 @@ def load_weak_logits(folder: Path, part: str, images: Images, images_have: Seque
 
 
 def _load(path: Path) -> np.ndarray:
-    """A user's `.npy` file, which has no checksum of ours. NumPy would unpickle an array of objects: it is refused."""
+    """A user's `.npy` file, which has no checksum of ours."""
+    if not path.exists():
+        raise UserError(f"there is no file {path}; save it with numpy.save")
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for
         with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}; save it with numpy.save") from None
-    except (OSError, ValueError, EOFError) as error:
+            return read_array(file, path.stat().st_size)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is no plain array: {reason(error)}; save it with numpy.save") from None
 
 

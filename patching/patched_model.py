@@ -2,7 +2,7 @@
 
 from patching.patched_model import load_patched_model
 model = load_patched_model("patched.pth")
-predictions = model(normalise(pixels)).argmax(1)
+predictions = model(normalise(pixels, normalisation)).argmax(1)
 """
 
 from dataclasses import dataclass

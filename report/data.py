@@ -56,7 +56,7 @@ class ReportData:
     @cached_property
     def split(self) -> Split:
         """The dataset."""
-        return load_split(self.config, image_order(self.artifacts))
+        return load_split(self.config, image_order(self.artifacts), say_copies=False)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from configures.base import Config, override
 from dataset.datasets import load_source
 from dataset.labelled_images import Images, Normalisation
-from dataset.splits import is_among, load_evaluation_parts
+from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
 from models.names import network_of
 from models.opening import open_stage
@@ -67,9 +67,8 @@ def main() -> None:
         order = image_order(stage.artifacts)
     strong_classes = config.classes or load_source(config, config.image_source).classes
     forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
-    images_have, (module_images, weak_images) = load_evaluation_parts(
-        arguments.weak_images or config.image_source, forms, order
-    )
+    images_name = arguments.weak_images or config.image_source
+    images_have, (module_images, weak_images) = load_evaluation_parts(images_name, forms, order)
     weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
     renamed = parse_class_map(arguments.class_map)
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
@@ -90,7 +89,9 @@ def main() -> None:
             images, places = without_seen(images, places, strong_split.train)
         if weak is None:
             folder = arguments.weak_logits
-            logits = load_weak_logits(folder, part, module_images[part], images_have, classes.weak_classes)[places]
+            file_order = own_validation_order(images_name, forms[0]) if part == "valid" else None
+            given = module_images[part], images_have, classes.weak_classes, file_order
+            logits = load_weak_logits(folder, part, *given)[places]
         else:
             logits = logits_of_network(weak, weak_images[part].take(places), classes.weak_classes, stage.device)
         whole = predict(strong, images, stage.device).numpy()

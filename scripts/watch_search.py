@@ -17,6 +17,7 @@ from report.search_view import SearchView, look, view_lines
 from search.genetic.log import describe
 from utils.errors import UserError, run
 from utils.stage import Stage, stage_parser
+from utils.terminal import unescaped
 
 UP_AND_CLEAR = "\x1b[{}A\x1b[J"  # terminal control: the cursor so many lines up, then clear to the end of the screen
 
@@ -45,7 +46,7 @@ def watch(stage: Stage, view: SearchView, interval: float) -> None:
         width = shutil.get_terminal_size().columns - 1  # a wrapped line would count twice
         lines = [line[:width] for line in view_lines(view)]
         if height:
-            print(UP_AND_CLEAR.format(height), end="")
+            print(UP_AND_CLEAR.format(height), end="", file=unescaped(sys.stdout))
         print("\n".join(lines), flush=True)
         if view.end:
             return

@@ -24,7 +24,7 @@ from xdist.scheduler import LoadFileScheduling
 import global_configure
 from configures.base import load
 from dataset.images import normalise
-from dataset.labelled_images import Images
+from dataset.labelled_images import IMAGENET, Images
 from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of
@@ -177,7 +177,7 @@ def fit_last_layer(network: nn.Module, images: Images, num_classes: int) -> None
     last, read = last_layer(network), []
     hook = last.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     with torch.inference_mode():
-        network.eval()(normalise(torch.tensor(images.pixels)))
+        network.eval()(normalise(torch.tensor(images.pixels), images.normalisation))
         hook.remove()
         (x,) = read
         features = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.double)], 1)
@@ -267,4 +267,4 @@ def random_images(n: int, num_classes: int, seed: int = 0) -> Images:
     labels = random.integers(num_classes, size=n)
     pixels = random.integers(0, 120, (n, 32, 32, 3))
     pixels += (np.random.default_rng(1).integers(0, 130, (num_classes, 3))[labels])[:, None, None, :]
-    return Images(pixels.astype(np.uint8), labels.astype(np.int64))
+    return Images(pixels.astype(np.uint8), labels.astype(np.int64), IMAGENET)

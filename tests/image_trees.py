@@ -1,8 +1,9 @@
-"""Trees of random images, in folders and zip files."""
+"""Trees of random images, in folders and zip files; zip files that announce less than they hold."""
 
 import io
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,14 @@ def write_tree(folder: Path, classes: Sequence[str] = ("a", "b"), count: int = 3
                 path.write_bytes(image_bytes(pixels))
                 written[str(path.relative_to(folder))] = pixels
     return written
+
+
+def announce_less(path: Path, name: str, content: bytes, method: int, announced: int = 100) -> None:
+    """A zip file of one member that announces its first bytes, with their checksum, and holds all of them."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, content)
+        (info,) = archive.infolist()
+        info.file_size, info.CRC = announced, zlib.crc32(content[:announced])  # as the directory at the end has it
 
 
 def zip_tree(folder: Path) -> None:

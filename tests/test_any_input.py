@@ -27,6 +27,7 @@ from random_modules import random_patched_model
 
 from configures.base import load
 from dataset.datasets import load_dataset
+from dataset.labelled_images import IMAGENET
 from models import files as model_files
 from models.rescnn import Conv, ResCNN
 from models.strong_model import load_weights
@@ -233,7 +234,9 @@ def test_descriptions_of_decoded_datasets(root_dir: Path, content: bytes) -> Non
     for part in ("train", "test"):
         save_array(folder / f"{part}_images.npy", np.zeros((2, 32, 32, 3), np.uint8))
         save_array(folder / f"{part}_labels.npy", np.arange(2))
-    found = taken_or_refused(folder / "description.json", content, lambda: load_dataset("gone"))
+    found = taken_or_refused(
+        folder / "description.json", content, lambda: load_dataset("gone", 32, "stretch", IMAGENET)
+    )
     if found is not None:
         assert len(found.classes) >= 2
         assert all(isinstance(name, str) for name in found.classes)

@@ -99,7 +99,9 @@ def test_importance() -> None:
     graph = graph_of("simcnn_x0_25").to(dtype=torch.float32)
     images = some_images(80, 10)
     pixels, labels = torch.tensor(images.pixels), torch.tensor(images.labels)
-    of_devices = [kernel_importance(graph.to(d), pixels.to(d), labels.to(d), 0.0)[0] for d in (CPU, CUDA)]
+    of_devices = [
+        kernel_importance(graph.to(d), pixels.to(d), labels.to(d), 0.0, images.normalisation)[0] for d in (CPU, CUDA)
+    ]
     np.testing.assert_allclose(of_devices[1], of_devices[0], **CLOSE)
 
 

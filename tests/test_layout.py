@@ -96,6 +96,30 @@ def test_the_genetic_search_reads_only_files_of_the_gradient_search():
             assert {m for m in other if not m.startswith("search.gradient.files")} <= {"search.gradient"}, file
 
 
+def defaults_of(source: str, name: str) -> list[int]:
+    """The lines in which a parameter or a field of a name has a default."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            given = positional[len(positional) - len(node.defaults) :]
+            given += [each for each, default in zip(node.kwonlyargs, node.kw_defaults, strict=True) if default]
+            lines += [argument.lineno for argument in given if argument.arg == name]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            is_field = node.value is not None and "field(compare=False)" not in ast.unparse(node.value)
+            lines += [node.lineno] if is_field else []
+    return lines
+
+
+def test_a_normalisation_has_no_default():
+    """Images normalised in another way than a network learned them give wrong answers, and no error."""
+    for code in ("def f(a, normalisation=1): ...", "def f(*, normalisation=1): ...", "normalisation: int = 1"):
+        assert defaults_of(code, "normalisation") == [1]
+    assert defaults_of("def f(normalisation, b=1, *, c=2): ...\nnormalisation: int", "normalisation") == []
+    mentioned = {file: source for file, source in SOURCES.items() if "normalisation:" in source}
+    assert [file for file, source in mentioned.items() if defaults_of(source, "normalisation")] == []
+
+
 def test_no_script_is_imported():
     for file in FILES:
         if file.name.startswith("test_"):  # the tests of commands for faults call their functions

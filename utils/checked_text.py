@@ -7,7 +7,6 @@ checksum are read too, because people write them by hand.
 
 import csv
 import hashlib
-import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import damaged, read_text, save_text
-from utils.tables import csv_table
+from utils.tables import csv_table, read_csv
 
 CHECKSUM = "checksum"
 
@@ -62,7 +61,7 @@ def load_table(path: Path, columns: Sequence[str], made_by: str, may_lack: int =
     was cut off after its heading), or was changed.
     """
     try:
-        heading, *rows = list(csv.reader(io.StringIO(read_text(path, made_by)))) or [[]]
+        heading, *rows = read_csv(read_text(path, made_by)) or [[]]
     except csv.Error as error:
         raise ValueError(error) from None
     if may_lack and CHECKSUM in heading and len(heading) == len(columns) - may_lack + 1:  # of an earlier version

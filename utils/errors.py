@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from configures.setting import SettingError
 from utils.signals import ended_by_signals
+from utils.terminal import EscapingStream, printable
 
 EXIT_BAD_INPUT = 2
 EXIT_WAITED_TOO_LONG = 3
@@ -40,6 +41,9 @@ def reason(error: BaseException) -> str:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
     _prepare_streams()
+    stdout = sys.stdout
+    # stderr is left alone: progress bars of libraries move their cursor on it.
+    sys.stdout = EscapingStream(stdout)  # type: ignore[assignment]
     try:
         with ended_by_signals():
             main()
@@ -54,6 +58,8 @@ def run(main: Callable[[], None]) -> None:
         _end("", 1)
     except OSError as error:  # a lost permission, a name too long, a disk that went away: wherever a path is touched
         _end(f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again", EXIT_BAD_INPUT)
+    finally:
+        sys.stdout = stdout
 
 
 def _prepare_streams() -> None:
@@ -69,7 +75,7 @@ def _prepare_streams() -> None:
 
 def _end(line: str, exit_code: int) -> NoReturn:
     with contextlib.suppress(OSError):
-        print(" ".join(line.split()), end="\n" if line else "", file=sys.stderr)
+        print(printable(" ".join(line.split())), end="\n" if line else "", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

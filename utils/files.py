@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from utils.errors import DamagedFile, MissingFile, UserError, reason
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**20  # hashed at a time
+MAX_AXES, MAX_VALUES = 32, 2**60  # of an array in a file
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors of file systems without them
 ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # a zip file's last record, which ends with the length of its comment
 
@@ -135,20 +136,22 @@ def load_array(
     """
     try:
         with path.open("rb") as file:
-            found_shape, found_dtype = _read_header(file)
-            fits = len(found_shape) == len(shape) and all(
-                e in (None, f) for e, f in zip(shape, found_shape, strict=True)
+            size = path.stat().st_size
+            found_shape, found_dtype, is_transposed = read_array_header(file, size)
+            fits = (
+                not is_transposed
+                and len(found_shape) == len(shape)
+                and all(e in (None, f) for e, f in zip(shape, found_shape, strict=True))
             )
             if found_dtype != np.dtype(dtype) or not fits:
                 wanted = tuple("any" if length is None else length for length in shape)
                 raise ValueError(
                     f"expected {np.dtype(dtype).name} of shape {wanted}, "
-                    f"found {found_dtype.name} of shape {found_shape}"
+                    f"found {found_dtype.name} of shape {found_shape}{' in Fortran order' if is_transposed else ''}"
                 )
             offset = file.tell()
             num_bytes = math.prod(found_shape) * found_dtype.itemsize
-            num_more = path.stat().st_size - offset - num_bytes
-            # Checked before anything is allocated: an absurd header must not exhaust memory.
+            num_more = size - offset - num_bytes
             if num_more not in (0, DIGEST_BYTES):
                 raise ValueError(f"{num_bytes} bytes of values announced, {num_bytes + num_more} there")
             if not num_more and None in shape:  # a changed length in the header could take the checksum for values
@@ -184,7 +187,26 @@ def _digest_of(file: BinaryIO, num_bytes: int) -> bytes:
     return digest.digest()
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """The array in `.npy` format that anybody may have made; what follows its values is ignored.
+
+    Args:
+        file: at its start; a file, or a member of an archive.
+        size: of the file, in bytes, which bounds what is allocated.
+
+    Raises:
+        ValueError: it is no array of plain numbers, or is shorter than its header announces.
+    """
+    shape, dtype, is_transposed = read_array_header(file, size)
+    content = file.read(math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_transposed else "C").copy()
+
+
+def read_array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, dtype and whether the order is Fortran's, of an array in a `.npy` file whose values are all there.
+
+    Checked before anything is allocated: an absurd header must not exhaust memory. Raises ValueError.
+    """
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
@@ -194,10 +216,19 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
             warnings.simplefilter("error")  # a header that Python must guess at is not one that we wrote
             shape, fortran_order, dtype = readers[version](file)
     except Exception as error:  # it is parsed as Python's literals: a damaged one raises nearly anything
-        raise ValueError(f"its header cannot be read: {reason(error)}") from None
-    if dtype.hasobject or fortran_order or any(length < 0 for length in shape):
-        raise ValueError("expected a C-ordered array of plain numbers")
-    return shape, dtype
+        raise ValueError(f"its header cannot be read: {reason(error):.100}") from None
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")  # NumPy's own words
+    if dtype.kind not in "biufc":
+        raise ValueError(f"expected an array of plain numbers, found {dtype.name}")
+    if len(shape) > MAX_AXES or any(length < 0 for length in shape):
+        raise ValueError(f"expected at most {MAX_AXES} axes, none of a negative length")
+    if math.prod(length for length in shape if length) > MAX_VALUES:
+        raise ValueError("it announces more values than any file has")
+    announced, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if announced > there:
+        raise ValueError(f"{announced:,} bytes of values announced, {there:,} there")
+    return tuple(map(int, shape)), dtype, bool(fortran_order)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -219,7 +250,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
         has_digest = content[-ZIP_END_BYTES:][: len(ZIP_END)] != ZIP_END
         if has_digest and hashlib.sha256(memoryview(content)[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
             raise ValueError("its checksum does not match")
-        check_archive(content)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_archive(archive, len(content))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's words on what a hostile file asks of it
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -234,16 +266,25 @@ def load_checkpoint(path: Path, made_by: str) -> dict[str, Any]:
     return state
 
 
-def check_archive(content: bytes) -> None:
-    """Raises ValueError for a zip file, nothing in it compressed, that is damaged or announces more than it holds.
+def check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raises ValueError for a zip file that is damaged, or that could exhaust memory: torch and NumPy compress nothing.
 
-    What announces more would exhaust memory. Checksums are compared, which torch itself does not.
+    Checksums are compared, which torch itself does not.
+
+    Args:
+        archive: of a checkpoint, or of arrays.
+        size: of the file, in bytes.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(info.file_size for info in archive.infolist()) > len(content):
-            raise ValueError("it announces more bytes than it holds")
-        if archive.testzip() is not None:
-            raise ValueError("its checksum does not match")
+    infos = archive.infolist()
+    if sum(info.file_size for info in infos) > size:
+        raise ValueError("it announces more bytes than it holds")
+    if len({info.filename for info in infos}) < len(infos):
+        raise ValueError("two of its members have the same name")
+    for info in infos:  # before anything is unpacked: a compressed member can be larger than it is announced to be
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise ValueError(f"its member {info.filename} is compressed, expected none to be")
+    if archive.testzip() is not None:
+        raise ValueError("its checksum does not match")
 
 
 def is_foreign_checkpoint(path: Path) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path
 from utils.artifacts import Role
 from utils.errors import UserError, reason
 from utils.files import create_text, remove_leftovers
+from utils.terminal import printable
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE_LIMIT = 120.0  # seconds without one after which a process of another machine counts as dead
@@ -140,7 +141,7 @@ def _beat(locks: list[Path], text: str, ended: threading.Event) -> None:
             except OSError:  # the disk may come back
                 continue
         if lost and not ended.is_set():
-            print(f"error: {lost}: ending; the same command goes on", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(lost))}: ending; the same command goes on", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             return
 

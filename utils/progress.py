@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from utils.terminal import printable
+
 Item = TypeVar("Item")
 
 FIRST_LINE = 3.0  # seconds; what takes less needs no line
@@ -53,7 +55,7 @@ def steps(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[], 
 
     None, or 1: it is one step, whose length nobody knows.
     """
-    total = None if total == 1 else total
+    total, what = None if total == 1 else total, printable(what)
     if not _is_shown or not _speaking.acquire(blocking=False):
         yield lambda: None
         return

@@ -11,6 +11,7 @@ from configures.base import Config
 from utils.artifacts import Artifacts
 from utils.device import precision_name
 from utils.errors import EXIT_BAD_INPUT
+from utils.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        line = " ".join(message.split())
+        line = printable(" ".join(message.split()))
         print(f"error: {line}; {self.prog} --help lists the options", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 

@@ -2,8 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from utils.terminal import printable
+
+# A spreadsheet takes a cell that starts so for a formula, unless an apostrophe stands before it.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n]")
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -21,11 +27,32 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> st
 
 
 def csv_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in CSV; a float64 comes back exactly (repr)."""
+    """A table in CSV; a float64 comes back exactly (repr).
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_csv` removes.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+    csv.writer(text, lineterminator="\n").writerows(
+        [[_no_formula(value) for value in row] for row in (headings, *rows)]
+    )
     return text.getvalue()
 
 
+def read_csv(text: str) -> list[list[str]]:
+    """The cells of a table that `csv_table` wrote, or another program. Raises csv.Error."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    return [[cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in row] for row in rows]
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def _texts(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:
-    return [[str(value) for value in line] for line in (headings, *rows)]
+    return [[printable(str(value)) for value in line] for line in (headings, *rows)]

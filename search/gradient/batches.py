@@ -73,7 +73,7 @@ def batch_of_step(
     size = min(batch_size, len(pixels))
     chosen = choose(size, generator).to(pixels.device)
     images = augment(pixels[chosen], mirror=mirror, generator=generator)
-    return normalise(images, dtype, normalisation), chosen
+    return normalise(images, normalisation, dtype), chosen
 
 
 def any_of(count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.labelled_images import IMAGENET, Normalisation
+from dataset.labelled_images import Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
@@ -90,7 +90,7 @@ class MaskLearner:
         labels: Tensor,
         settings: MaskSettings,
         *,
-        normalisation: Normalisation = IMAGENET,
+        normalisation: Normalisation,
         dtype: torch.dtype,
         seed: int,
         workers: Executor,

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import struct
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 from confined import confined
 from hypothesis import HealthCheck, given, settings
-from image_trees import image_bytes, random_pixels, write_tree, zip_tree
+from image_trees import announce_less, image_bytes, random_pixels, write_tree, zip_tree
 from near_valid import near_bytes
 
-from dataset import class_folders, file_trees
+from dataset import class_folders, file_trees, image_files
 from dataset.class_folders import find_class_folders
 from dataset.decoding import decode
+from dataset.file_trees import open_tree
+from dataset.image_files import decode_image
 from utils.errors import UserError
 
 
@@ -324,6 +327,36 @@ def test_image_bombs_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
         decode(find_class_folders(tmp_path, "own"))
 
 
+def webp_announcing(side: int) -> bytes:
+    """An animation on a large canvas, with one small image on it."""
+    small = image_bytes(random_pixels(8, 8, 3), "WEBP")[12:]
+    frame = bytes(6) + b"\7\0\0\7\0\0" + bytes(4) + small
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+    canvas = b"\2\0\0\0" + 2 * (side - 1).to_bytes(3, "little")
+    return chunk(b"RIFF", b"WEBP" + chunk(b"VP8X", canvas) + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame))
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """A deflated grey TIFF of 16 x 16 pixels in one tile; a tile is decoded whole."""
+    data = zlib.compress(bytes(side * side))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 134, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0\10\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize("make", [webp_announcing, tiff_of_one_tile])
+def test_image_bombs_of_other_formats_are_refused(
+    make: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert decode_image(make(64)).pixels.shape == (32, 32, 3)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match="64 x 64 pixels, expected at most 1000 in all"):
+        decode_image(make(64))
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_files_that_are_too_large_are_refused(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_trees, "MAX_FILE_BYTES", 20_000)
@@ -357,6 +390,42 @@ def test_zip_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="leads out of it"):
         find_class_folders(tmp_path / "data", "own")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("depth", [101, 30_000])
+def test_zip_names_in_too_many_folders_are_refused(tmp_path: Path, depth: int) -> None:
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.writestr("a/" * depth + "1.png", PNG)
+    with pytest.raises(UserError, match=r"own\.zip: 'a/.{,100} lies in more than 100 folders: expected"):
+        find_class_folders(tmp_path, "own")
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_other_methods_of_packing_are_refused(tmp_path: Path, method: int, name: str) -> None:
+    write_tree(tmp_path / "own")
+    zip_tree(tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "own.zip", "a", method) as archive:
+        archive.writestr("train/a/9.png", PNG)
+    with pytest.raises(UserError, match=rf"own\.zip: 'train/a/9\.png' is packed by {name}: expected deflate or none"):
+        find_class_folders(tmp_path, "own")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_that_holds_more_than_it_announces_is_refused(tmp_path: Path, method: int) -> None:
+    announce_less(tmp_path / "own.zip", "train/a/1.png", bytes(2**26), method)
+    tracemalloc.start()
+    try:
+        with open_tree(tmp_path / "own.zip") as read, pytest.raises((ValueError, zipfile.BadZipFile)):
+            read("train/a/1.png")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_member_that_holds_less_than_it_announces_is_refused(tmp_path: Path) -> None:
+    announce_less(tmp_path / "own.zip", "train/a/1.png", bytes(50), zipfile.ZIP_DEFLATED, 100)
+    with open_tree(tmp_path / "own.zip") as read, pytest.raises((ValueError, zipfile.BadZipFile), match=r"less|CRC"):
+        read("train/a/1.png")
 
 
 def test_no_zip_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle  # writes only: the format of CIFAR's official files, which torchv
 import shutil
 import tarfile
 import urllib.request
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,25 @@ from sklearn.datasets import load_digits
 import global_configure
 from configures.base import Config, load
 from dataset import datasets
-from dataset.datasets import load_dataset, outline
-from dataset.labelled_images import Dataset, Images, Normalisation, choose_classes, fingerprint, split_fingerprint
+from dataset.datasets import outline
+from dataset.image_files import SIDE, Resize
+from dataset.labelled_images import (
+    IMAGENET,
+    Dataset,
+    Images,
+    Normalisation,
+    choose_classes,
+    fingerprint,
+    split_fingerprint,
+)
 from dataset.published import CIFAR10_CLASSES
-from dataset.splits import load_split, split
+from dataset.splits import copies_between, is_among, load_evaluation_parts, load_split, own_validation_order, split
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError
+
+
+def load_dataset(name: str, side: int = SIDE, resize: Resize = "stretch") -> Dataset:
+    return datasets.load_dataset(name, side, resize, IMAGENET)
 
 
 @pytest.fixture
@@ -360,7 +374,7 @@ def test_digits_5_knows_the_digits_0_to_4(root_dir: Path) -> None:
 
 def test_labels_follow_the_order_of_the_chosen_classes() -> None:
     pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
-    images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]))
+    images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]), IMAGENET)
     dataset = Dataset("own", ("cat", "dog", "bird"), images, images, images)
     chosen = choose_classes(dataset, ("bird", "cat"))
     assert chosen.classes == ("bird", "cat")
@@ -378,7 +392,7 @@ def test_another_number_of_classes_than_configured(dataset_dir: Path) -> None:
 
 
 def test_take_and_first() -> None:
-    images = Images(np.arange(4)[:, None], np.arange(4) * 10)
+    images = Images(np.arange(4)[:, None], np.arange(4) * 10, IMAGENET)
     taken = images.take(np.array([3, 1]))
     assert (taken.pixels[:, 0].tolist(), taken.labels.tolist()) == ([3, 1], [30, 10])
     assert images.first(0) is images
@@ -390,12 +404,13 @@ def own_dataset(count: int, classes: int = 3, seed: int = 0, **more: Any) -> Dat
     """A dataset of one's own, of random images."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    images = Images(pixels, np.arange(count) % classes)
+    images = Images(pixels, np.arange(count) % classes, IMAGENET)
     return Dataset("own", tuple("abcdefghijklmnop"[:classes]), images, images.first(classes), **more)
 
 
 def with_images(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> Dataset:
-    train = Images(np.concatenate([dataset.train.pixels, pixels]), np.concatenate([dataset.train.labels, labels]))
+    pixels, labels = np.concatenate([dataset.train.pixels, pixels]), np.concatenate([dataset.train.labels, labels])
+    train = dataclasses.replace(dataset.train, pixels=pixels, labels=labels)
     return dataclasses.replace(dataset, train=train)
 
 
@@ -483,6 +498,68 @@ def test_a_validation_part_that_is_given_is_the_one(dataset_dir: Path) -> None:
     assert len(load_split(Config("simcnn", "own", 2)).train) < 6
 
 
+def copy_image(dataset_dir: Path, source: str, *targets: str) -> None:
+    for target in targets:
+        (dataset_dir / "own" / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(dataset_dir / "own" / source, dataset_dir / "own" / target)
+
+
+def test_copies_of_training_images_are_counted(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(dataset_dir / "own", count=20)
+    config = Config("simcnn", "own", 2)
+    load_split(config)
+    assert "copies" not in capsys.readouterr().out
+    copy_image(dataset_dir, "train/a/0.png", "test/a/0.png", "test/b/copy.png")
+    load_split(config)
+    split_of = load_split(config, say_copies=False)
+    part = "training" if is_among(split_of.test, split_of.train).any() else "validation"
+    said = (
+        f"dataset own: 2 of 41 test images are copies of {part} images: accuracy on them says nothing of new images\n"
+    )
+    assert said in capsys.readouterr().out
+    for number in range(20):
+        for name in "ab":
+            copy_image(dataset_dir, f"test/{name}/{number}.png", f"train/{name}/again_{number}.png")
+    found = load_split(config, say_copies=False)
+    assert capsys.readouterr().out.count("copies") == 0
+    assert "test images are copies of training images, " in copies_between(found)
+    assert is_among(found.test, found.train).sum() + is_among(found.test, found.valid).sum() == 41
+
+
+def test_copies_in_a_validation_part_are_counted(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tree(dataset_dir / "own", count=4)
+    shutil.move(dataset_dir / "own" / "test", dataset_dir / "own" / "valid")
+    copy_image(dataset_dir, "train/b/1.png", "valid/b/1.png", "test/b/1.png")
+    copy_image(dataset_dir, "valid/a/1.png", "test/a/1.png")
+    load_split(Config("simcnn", "own", 2))
+    said = (
+        "dataset own: 1 of 2 test images are copies of training images, 2 of 2 test images are copies of validation "
+        "images, 1 of 8 validation images are copies of training images: accuracy on them says nothing of new images\n"
+    )
+    assert said in capsys.readouterr().out
+
+
+def test_validation_images_have_one_order(dataset_dir: Path) -> None:
+    write_tree(dataset_dir / "own", count=9)
+    expected = load_split(Config("simcnn", "own", 2)).valid
+    forms = [(32, "stretch", IMAGENET), (16, "stretch", IMAGENET)]
+    for has_its_own in (False, True):
+        if has_its_own:
+            for name in "ab":
+                for number in range(5):
+                    path = dataset_dir / "own" / "valid" / name / f"{number}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(image_bytes(random_pixels(32, 32, 3, seed=100 + number + 10 * (name == "b"))))
+            expected = load_split(Config("simcnn", "own", 2)).valid
+            assert own_validation_order("own", forms[0]).tolist() != list(range(10))
+        _, (parts, small) = load_evaluation_parts("own", forms)
+        np.testing.assert_array_equal(parts["valid"].pixels, expected.pixels)
+        np.testing.assert_array_equal(parts["valid"].labels, expected.labels)
+        np.testing.assert_array_equal(small["valid"].labels, expected.labels)
+    files, order = load_dataset("own").valid, own_validation_order("own", forms[0])
+    np.testing.assert_array_equal(files.pixels[order], expected.pixels)
+
+
 def test_a_tree_of_a_published_name_has_the_published_split(dataset_dir: Path) -> None:
     write_tree(dataset_dir / "cifar10", count=20)
     whole, parts = load_dataset("cifar10"), load_split(Config("simcnn", "cifar10", 2))
@@ -502,7 +579,8 @@ def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:
     changed = [part for part in before if before[part] != after[part]]
     assert changed in (["train"], ["valid"])
     for part in before:
-        other = Images(getattr(parts, part).pixels.copy(), getattr(parts, part).labels)
+        of_part: Images = getattr(parts, part)
+        other = dataclasses.replace(of_part, pixels=of_part.pixels.copy())
         other.pixels[0, 0, 0, 0] ^= 1
         now = split_fingerprint(dataclasses.replace(parts, **{part: other}))
         assert [name for name in now if now[name] != before[name]] == [part]
@@ -626,6 +704,23 @@ def test_a_cifar_archive_that_is_not_unpacked(
         archive.rename(dataset_dir / below / archive.name)
     assert len(load_dataset("cifar10").train) == 20
     assert capsys.readouterr().out == ""
+
+
+def test_a_cifar_archive_is_unpacked_without_the_warning_of_newer_pythons(
+    dataset_dir: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 3.12 and 3.13 warn; here, as with `python -W error`, a warning is an error."""
+    extract = tarfile.TarFile.extractall
+
+    def extract_and_warn(*arguments: Any, **options: Any) -> None:
+        said = "reject files or modify their metadata. Use the filter argument to control this behavior."
+        warned = f"Python 3.14 will, by default, filter extracted tar archives and {said}"
+        warnings.warn(warned, DeprecationWarning, stacklevel=3)
+        extract(*arguments, **options)
+
+    pack_cifar(dataset_dir, monkeypatch)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", extract_and_warn)
+    assert len(load_dataset("cifar10").train) == 20
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, -1])

@@ -1,16 +1,20 @@
 """A test part for images that have none."""
 
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Run, files_below
 from image_trees import image_bytes, random_pixels, write_tree, zip_tree
 
-from dataset.class_folders import find_class_folders
+from dataset.class_folders import find_class_folders, find_classes
 from dataset.decoding import decode
+from dataset.hash_split import hash_of, held_out
+from dataset.hold_out import split_images
 
 SCRIPT = "scripts/split_images.py"
 
@@ -61,6 +65,96 @@ def test_images_that_are_added_move_none(tmp_path: Path, images: Path, split: An
     split(images, tmp_path / "after.zip")
     before, after = (find_class_folders(tmp_path, name).images for name in ("before", "after"))
     assert set(before["test"]) <= set(after["test"]) and set(before["train"]) <= set(after["train"])
+
+
+def many_images(folder: Path, count: int, classes: Sequence[str] = ("rose", "tulip")) -> dict[str, bytes]:
+    """So many images of each class; the files, which are not decoded here."""
+    content = {f"{name}/{number}.png": f"{name} {number}".encode() for name in classes for number in range(count)}
+    for name, each in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(each)
+    return content
+
+
+def parts_of(archive: Path) -> dict[str, set[str]]:
+    with zipfile.ZipFile(archive) as opened:
+        names = [name.split("/", 1) for name in opened.namelist()]
+    return {part: {name for its, name in names if its == part} for part in dict(names)}
+
+
+def test_the_first_split_is_that_of_the_contents_hashes(tmp_path: Path) -> None:
+    content = many_images(tmp_path / "own", 60)
+    split_images(tmp_path / "own", tmp_path / "own.zip")
+    hashes = np.array([hash_of(each, 1009) for each in content.values()], np.uint64)
+    is_test = held_out(hashes, np.arange(120) // 60)
+    assert parts_of(tmp_path / "own.zip")["test"] == {name for name, test in zip(content, is_test, strict=True) if test}
+
+
+def test_what_is_left_can_be_split_again_and_again(tmp_path: Path, split: Any) -> None:
+    source, left = tmp_path / "own", 466
+    many_images(source, left // 2)
+    for number in range(4):
+        target = tmp_path / f"{number}.zip"
+        run = split(source, target)
+        assert run.exit_code == 0 and "only" not in run.stdout, run
+        parts = parts_of(target)
+        assert len(parts["train"]) + len(parts["test"]) == left
+        assert 0.14 * left < len(parts["test"]) < 0.27 * left
+        with zipfile.ZipFile(target) as archive:
+            archive.extractall(tmp_path / str(number))
+        source, left = tmp_path / str(number) / "train", len(parts["train"])
+
+
+def test_three_parts_at_once_are_those_of_two_splits(tmp_path: Path, split: Any) -> None:
+    many_images(tmp_path / "own", 100)
+    run = split(tmp_path / "own", tmp_path / "three.zip", "--valid")
+    three = parts_of(tmp_path / "three.zip")
+    for name in ("rose", "tulip"):
+        counts = [f"{sum(each.startswith(name) for each in three[part])} {part}" for part in ("train", "valid", "test")]
+        assert f"{name}: {', '.join(counts)}\n" in run.stdout
+    split(tmp_path / "own", tmp_path / "two.zip")
+    with zipfile.ZipFile(tmp_path / "two.zip") as archive:
+        archive.extractall(tmp_path / "two")
+    split(tmp_path / "two" / "train", tmp_path / "again.zip")
+    again = parts_of(tmp_path / "again.zip")
+    assert three["test"] == parts_of(tmp_path / "two.zip")["test"]
+    assert (three["train"], three["valid"]) == (again["train"], again["test"])
+    assert 20 <= len(three["valid"]) <= 44
+
+
+def test_far_fewer_than_asked_for_are_named(tmp_path: Path, split: Any) -> None:
+    texts = [f"{number}".encode() for number in range(40)]
+    low = [hash_of(text, 1009) < 0.2 * 2**64 for text in texts]
+    first = {is_test: texts[low.index(is_test)] for is_test in (False, True)}
+    for name in ("rose", "tulip"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "own" / name / "test.png").write_bytes(first[True])
+        for number in range(40):
+            (tmp_path / "own" / name / f"{number}.png").write_bytes(first[False])
+    run = split(tmp_path / "own", tmp_path / "own.zip")
+    assert (
+        "only 2 of 82 images are for test, where one in five was asked for: equal images stay in one" in run.stdout
+    ), run
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("Train", "val"), ("train", "valid", "testing"), ("test",)])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_is_split_already_is_refused(tmp_path: Path, split: Any, folders: Sequence[str], zipped: bool) -> None:
+    for folder in folders:
+        many_images(tmp_path / "own" / "photos" / folder, 3)
+    source = tmp_path / "own"
+    if zipped:
+        zip_tree(source)
+        source = source.with_suffix(".zip")
+    found = f"{{{','.join(sorted(folders))}}}/CLASS/IMAGE; take it as it is, or give photos/"
+    split(source, tmp_path / "new.zip").refused(f"{source.name} is split already: expected CLASS/IMAGE, found {found}")
+    assert not (tmp_path / "new.zip").exists()
+
+
+def test_a_class_may_be_called_as_a_part_is(tmp_path: Path) -> None:
+    many_images(tmp_path / "own", 30, ("train", "car", "test"))
+    many_images(tmp_path / "own" / "train", 2, ("side",))
+    assert set(find_classes(tmp_path / "own")) == {"car", "test", "train"}
 
 
 def test_what_the_message_says_is_what_works(

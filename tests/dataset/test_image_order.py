@@ -11,7 +11,7 @@ import global_configure
 from configures.base import load
 from dataset.datasets import load_dataset
 from dataset.image_order import places_of
-from dataset.labelled_images import Split, split_fingerprint
+from dataset.labelled_images import IMAGENET, Split, split_fingerprint
 from dataset.splits import image_order_of, load_split
 from utils.files import save_array
 
@@ -35,7 +35,11 @@ def test_other_images_have_no_places(found: list[int]) -> None:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Split:
     """The split of the digits, which stand in another order from here on."""
     monkeypatch.setattr(global_configure, "root_dir", tmp_path)
-    split, dataset, generator = load_split(CONFIG), load_dataset("digits"), np.random.default_rng(0)
+    split, dataset, generator = (
+        load_split(CONFIG),
+        load_dataset("digits", 32, "stretch", IMAGENET),
+        np.random.default_rng(0),
+    )
     for part in ("train", "test"):
         images = getattr(dataset, part)
         places = generator.permutation(len(images))

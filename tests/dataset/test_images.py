@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from dataset.images import augment, normalise, to_device
+from dataset.labelled_images import IMAGENET
 
 
 def pixels_of(n: int, seed: int = 0) -> torch.Tensor:
@@ -14,11 +15,11 @@ def test_normalise_is_that_of_the_published_mean_and_std() -> None:
     pixels = pixels_of(3)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = ((pixels.numpy() / 255.0 - mean) / std).transpose(0, 3, 1, 2)
-    found = normalise(pixels)
+    found = normalise(pixels, IMAGENET)
     assert (found.shape, found.dtype) == ((3, 3, 32, 32), torch.float32)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert normalise(pixels, torch.bfloat16).dtype == torch.bfloat16
+    assert normalise(pixels, IMAGENET, torch.bfloat16).dtype == torch.bfloat16
 
 
 def candidates(image: np.ndarray, mirror: bool) -> dict[tuple[int, int, bool], bytes]:

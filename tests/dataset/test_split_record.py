@@ -33,8 +33,8 @@ def test_any_change_of_a_part_is_named(part: str) -> None:
     same_count = f"{part}: expected the same {count} images, given others"
     for images, said in (
         (there.first(count - 1), f"{part}: expected {count} images, given {count - 1}"),
-        (Images(pixels, there.labels), same_count),
-        (Images(there.pixels, 1 - there.labels), same_count),
+        (dataclasses.replace(there, pixels=pixels), same_count),
+        (dataclasses.replace(there, labels=1 - there.labels), same_count),
         (there.take(np.arange(count)[::-1]), same_count),
     ):
         assert differences(record_of(SPLIT), record_of(with_part(part, images))) == said

@@ -1,5 +1,6 @@
 """The network's weights in what people save: found under every wrapper, or refused with the first difference."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.checkpoints import Weights, load_foreign_checkpoint
+from models.checkpoints import Weights, _places, load_foreign_checkpoint
 from utils.errors import UserError
 
 State = dict[str, Any]
@@ -104,7 +105,7 @@ def test_weights_are_found(wrapped: str, tmp_path: Path) -> None:
     state = trained()
     found, weights = load(wrap(state), tmp_path)
     assert is_same(found, state)
-    assert (weights.place, weights.wrappers) == (place, wrappers)
+    assert (weights.place, tuple(weights.wrappers)) == (place, wrappers)
 
 
 def test_a_line_says_what_was_found(tmp_path: Path) -> None:
@@ -240,3 +241,40 @@ def test_lazy_layers(tmp_path: Path) -> None:
     torch.save(trained(), tmp_path / "a.pth")
     with pytest.raises(UserError, match="has lazy layers; run it on images where it is made"):
         load_foreign_checkpoint(nn.Sequential(nn.LazyLinear(3)), tmp_path / "a.pth")
+
+
+def test_many_places_take_no_more_than_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None keeps a list of what lies at all others."""
+    network = nn.Sequential(nn.Linear(1, 1, bias=False))
+    content = {f"x{number}.0.weight": torch.zeros(1, 2) for number in range(2_000)}
+    monkeypatch.setattr("models.checkpoints.read_foreign_file", lambda path: content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"found float32 of shape \(1, 2\) at x0 \(0 of 1 tensors fit\)"):
+            load_foreign_checkpoint(network, Path("a.pth"))
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    content = {f"x{number}.0.weight": torch.full((1, 1), float(number)) for number in range(50)}
+    with pytest.raises(UserError, match=r"choose one with --checkpoint_key: x0, x1, .*, x9 and 40 more$"):
+        load_foreign_checkpoint(network, Path("a.pth"))
+
+
+def test_an_object_that_is_there_many_times_is_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a few bytes can lead to it in a thousand times a thousand ways."""
+    state = trained()
+    content = [[[state] * 1000] * 1000] * 1000
+    monkeypatch.setattr("models.checkpoints.read_foreign_file", lambda path: content)
+    assert load_foreign_checkpoint(Small(), Path("a.pth")).place == "0.0.0"
+
+
+PARTS = ["module", "net", "0", "1", "weight", "aux1", "total_ops", "a.", "a/", "a"]
+
+
+@given(names=st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(".".join), max_size=12, unique=True))
+def test_what_is_left_over_is_counted_as_it_is_listed(names: list[str]) -> None:
+    network = nn.ModuleDict({"0": nn.Linear(1, 1, bias=False), "aux1": nn.Linear(1, 1, bias=False)})
+    for weights in _places(dict.fromkeys(names, torch.zeros(1, 1)), network.state_dict()):
+        assert weights.num_extra == len(weights.extra)
+        assert not set(weights.extra) & weights.theirs
+        assert all(name.startswith(weights.before) for name in weights.extra)

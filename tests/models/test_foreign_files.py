@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import pickle  # writes only: hostile files that must be refused
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from hypothesis import given
+from image_trees import announce_less
 from torch import nn
 
 from models.foreign_files import read_foreign_file
@@ -157,6 +159,18 @@ def test_a_file_that_announces_more_than_it_holds(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(10**6))
     assert "is damaged" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_file_that_holds_more_than_it_announces_is_not_unpacked(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "a.pth"
+    announce_less(path, "a/data.pkl", bytes(2**26), method)
+    tracemalloc.start()
+    try:
+        assert "is damaged or compressed, and torch compresses nothing; unpack it, and pack" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from conftest import random_images
 from torch import nn
 
 from dataset.images import normalise
-from dataset.labelled_images import Images
 from models.rescnn import Conv, ResCNN
 from models.simcnn import SimCNN
 from models.training import (
@@ -134,7 +133,8 @@ def test_one_step_by_hand() -> None:
     velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
     for rate in (0.1, 0.01):
         by_hand.zero_grad()
-        loss = nn.functional.cross_entropy(by_hand(normalise(torch.tensor(TRAIN.pixels))), torch.tensor(TRAIN.labels))
+        images = normalise(torch.tensor(TRAIN.pixels), TRAIN.normalisation)
+        loss = nn.functional.cross_entropy(by_hand(images), torch.tensor(TRAIN.labels))
         loss.backward()
         with torch.no_grad():
             for parameter, speed in zip(by_hand.parameters(), velocity, strict=True):
@@ -273,7 +273,8 @@ def test_predict_is_the_model_on_every_image(monkeypatch: pytest.MonkeyPatch) ->
     outputs = predict(model, VALID, CPU)
     assert model.training  # as before
     model.eval()
-    expected = [model(normalise(torch.tensor(VALID.pixels[i : i + 1])))[0] for i in range(len(VALID))]
+    inputs = normalise(torch.tensor(VALID.pixels), VALID.normalisation)
+    expected = [model(inputs[i : i + 1])[0] for i in range(len(VALID))]
     torch.testing.assert_close(outputs, torch.stack(expected).detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -303,7 +304,7 @@ def test_the_last_small_batch_counts_as_the_others(monkeypatch: pytest.MonkeyPat
 
 
 def test_images_of_one_batch_may_be_fewer_than_its_size() -> None:
-    few = Images(TRAIN.pixels[:2], TRAIN.labels[:2])
+    few = TRAIN.first(2)
     settings = TrainingSettings(epochs=1, batch_size=2**31 - 1, learning_rate=0.01)
     training = train(new_model(), few, few, settings, device=CPU, dtype=torch.float32, seed=0)
     assert len(training.history) == 1

@@ -48,7 +48,7 @@ def on_worker(inputs: EvaluationInputs) -> EvaluationInputs:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outputs_are_the_same_bits_in_any_chunk(strong: Graph, dtype: torch.dtype) -> None:
     masks, classes = masks_of(strong, 9), np.array([0, 0, 0, 1, 1, 2, 3, 4, 4])
-    images = normalise(torch.tensor(IMAGES.pixels), dtype, IMAGES.normalisation)
+    images = normalise(torch.tensor(IMAGES.pixels), IMAGES.normalisation, dtype)
     whole = population_outputs(strong, masks, classes.tolist(), images)
     inputs = on_worker(evaluation_inputs(CONFIG, strong, IMAGES, dtype))
     random = np.random.default_rng(1)
@@ -64,7 +64,7 @@ def test_outputs_are_the_same_bits_in_any_chunk(strong: Graph, dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_blocks_of_images_are_the_same_bits(strong: Graph, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     masks, classes = masks_of(strong, 4), np.arange(4)
-    images = normalise(torch.tensor(IMAGES.pixels), dtype, IMAGES.normalisation)
+    images = normalise(torch.tensor(IMAGES.pixels), IMAGES.normalisation, dtype)
     way = type(convolutions_for(images))
     monkeypatch.setattr(way, "batch_size", lambda *_: 8)  # of 20 images three batches
     whole = population_outputs(strong, masks, classes.tolist(), images)

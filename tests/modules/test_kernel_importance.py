@@ -49,7 +49,7 @@ def network_and_images(name: str, num_images: int = 30) -> tuple[SimCNN | ResCNN
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (num_images, 32, 32, 3)) * random.random((num_images, 1, 1, 1))
     images = torch.tensor(pixels.astype(np.uint8))
-    even_out(network, normalise(images))
+    even_out(network, normalise(images, IMAGENET))
     return network, trace(network, 32), images
 
 
@@ -59,15 +59,17 @@ def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "EVALUATION_BATCH", batch)
     network, graph, pixels = network_and_images(name)
     with torch.no_grad():
-        probability = network(normalise(pixels)).softmax(1)
+        probability = network(normalise(pixels, IMAGENET)).softmax(1)
     labels = probability.argmax(1)
     labels[::5] = (labels[::5] + 1) % 3  # so that some are wrong, with whatever confidence
     labels[labels == 2] = 0  # class 2 has one image, which is wrong
     labels[int(probability[:, 2].argmin())] = 2
     threshold = float(probability.max(1).values.quantile(0.5))  # between two images
-    found, counts = kernel_importance(graph, pixels, labels, threshold)
+    found, counts = kernel_importance(graph, pixels, labels, threshold, IMAGENET)
 
-    expected, confident = naive.kernel_importance(network, normalise(pixels).split(1), labels.tolist(), 3, threshold)
+    expected, confident = naive.kernel_importance(
+        network, normalise(pixels, IMAGENET).split(1), labels.tolist(), 3, threshold
+    )
     assert counts == confident
     assert 0 < counts[0] < int((labels == 0).sum())
     assert counts[2] == 0
@@ -81,33 +83,33 @@ def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.Mo
 def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
     network, graph, pixels = network_and_images("simcnn", 12)
     labels = torch.arange(12) % 3
-    strict, counts = kernel_importance(graph, pixels, labels, 1.1)
+    strict, counts = kernel_importance(graph, pixels, labels, 1.1, IMAGENET)
     assert counts == [0, 0, 0]
     with torch.no_grad():
-        assigned = network(normalise(pixels)).argmax(1)
-    everything, counts = kernel_importance(graph, pixels, assigned, 0.0)
+        assigned = network(normalise(pixels, IMAGENET)).argmax(1)
+    everything, counts = kernel_importance(graph, pixels, assigned, 0.0, IMAGENET)
     assert sum(counts) == 12
     assert not np.array_equal(strict, everything)
-    for_class, _ = kernel_importance(graph, pixels[labels == 1], labels[labels == 1], 1.1)
+    for_class, _ = kernel_importance(graph, pixels[labels == 1], labels[labels == 1], 1.1, IMAGENET)
     np.testing.assert_allclose(strict[1], for_class[1], rtol=1e-5)
 
 
 def test_one_confident_image_is_enough() -> None:
     network, graph, pixels = network_and_images("simcnn", 12)
     with torch.no_grad():
-        probability = network(normalise(pixels)).softmax(1)
+        probability = network(normalise(pixels, IMAGENET)).softmax(1)
     assigned = probability.argmax(1)
     surest = int(probability[:, 0].argmax())
     threshold = float(probability[surest, 0])
-    found, counts = kernel_importance(graph, pixels, assigned, threshold)
-    alone, _ = kernel_importance(graph, pixels[[surest]], assigned[[surest]], 0.0)
+    found, counts = kernel_importance(graph, pixels, assigned, threshold, IMAGENET)
+    alone, _ = kernel_importance(graph, pixels[[surest]], assigned[[surest]], 0.0, IMAGENET)
     assert counts[0] == 1 < int((assigned == 0).sum())
     np.testing.assert_allclose(found[0], alone[0], rtol=1e-5)
 
 
 def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
     _, graph, pixels = network_and_images("rescnn", 4)
-    found, counts = kernel_importance(graph, pixels, torch.zeros(4, dtype=torch.long), 0.9)
+    found, counts = kernel_importance(graph, pixels, torch.zeros(4, dtype=torch.long), 0.9, IMAGENET)
     assert counts[1:] == [0, 0]
     assert (found[1:] == 0).all()
     assert found[0].max() > 0
@@ -133,7 +135,7 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(kernel_importance(graph, pixels, labels, 0.4))
+            found.append(kernel_importance(graph, pixels, labels, 0.4, IMAGENET))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -151,9 +153,9 @@ def test_an_engine_gives_the_same_bytes_in_whatever_order(
     strong = load_strong_model(config, Artifacts(root, config.model, config.dataset), torch.device(device))
     random = np.random.default_rng(0)
     labels = random.integers(0, 5, 95)
-    images = Images(random.integers(0, 256, (95, 32, 32, 3)).astype(np.uint8), labels)
+    images = Images(random.integers(0, 256, (95, 32, 32, 3)).astype(np.uint8), labels, IMAGENET)
     pixels = torch.tensor(images.pixels)
-    expected, confident = kernel_importance(strong, pixels, torch.tensor(labels), 0.3)
+    expected, confident = kernel_importance(strong, pixels, torch.tensor(labels), 0.3, IMAGENET)
     assert 0 < sum(confident) < 95
     for block, seed in ((1, 0), (1, 1), (4, 2), (99, 3)):
         monkeypatch.setattr(module, "BLOCK", block)
@@ -190,9 +192,8 @@ def test_images_are_normalised_as_their_dataset_says() -> None:
     labels = torch.zeros(6, dtype=torch.long)
     halves = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     as_usual, as_halves = (kernel_importance(graph, pixels, labels, 0.9, how)[0] for how in (IMAGENET, halves))
-    assert np.array_equal(as_usual, kernel_importance(graph, pixels, labels, 0.9)[0])
     with torch.inference_mode():
-        first_maps = graph_maps(graph, normalise(pixels, normalisation=halves))
+        first_maps = graph_maps(graph, normalise(pixels, halves))
     np.testing.assert_allclose(as_halves[0, : first_maps.shape[1]], first_maps.abs().sum((2, 3)).mean(0), rtol=1e-5)
     assert not np.allclose(as_usual, as_halves, rtol=0.01)
 
@@ -212,9 +213,9 @@ def test_any_network_is_measured_where_its_maps_are_read() -> None:
     read: list[torch.Tensor] = []
     network.blocks[0].conv2.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].double()))
     pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    found, _ = kernel_importance(graph, pixels, torch.zeros(5, dtype=torch.long), 1.1)
+    found, _ = kernel_importance(graph, pixels, torch.zeros(5, dtype=torch.long), 1.1, IMAGENET)
     with torch.no_grad():
-        network(normalise(pixels))
+        network(normalise(pixels, IMAGENET))
     of_layer = {layer.name: found[0, layer.kernels] for layer in graph.units.layers}
     (maps,) = read
     np.testing.assert_allclose(of_layer["blocks.0.conv1"], maps.abs().sum((2, 3)).mean(0), rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configures.base import load
-from dataset.labelled_images import Images, Split
+from dataset.labelled_images import IMAGENET, Images, Split
 from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files
@@ -137,7 +137,7 @@ def test_modules_of_other_weights_are_refused(config, saved):
 def test_an_earlier_report_never_stands_beside_new_modules(config, saved, monkeypatch):
     artifacts, _, kernel_mask = saved
     report, strong = module_files.report(artifacts), graph_of(config)
-    none = Images(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64))
+    none = Images(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), IMAGENET)
     split = Split(("0", "1", "2", "3", "4"), none, none, none)
     known = Modularization(split.classes, 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {})
     report.save(known)

@@ -62,7 +62,8 @@ def test_one_layer_as_all_layers(
 
     valid = load_split(config).valid.first(40)
     with torch.no_grad():
-        right = strong.network(normalise(torch.tensor(valid.pixels))).argmax(1).numpy() == valid.labels
+        images = normalise(torch.tensor(valid.pixels), valid.normalisation)
+        right = strong.network(images).argmax(1).numpy() == valid.labels
     for layer in tied_layers:
         curve = np.load(module_files.layer_sensitivity(artifacts, layer).path)
         assert curve.dtype == np.float32

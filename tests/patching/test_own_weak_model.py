@@ -92,7 +92,7 @@ def fill(root, dataset, strong_roots):
         np.save(root / "logits" / f"{part}_labels.npy", labels)
 
 
-IMAGES = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64))
+IMAGES = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64), IMAGENET)
 
 
 class Answering(nn.Module):
@@ -193,7 +193,7 @@ def test_images_that_the_strong_model_of_some_classes_was_trained_on_are_left_ou
 def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     """A tree with other names of the classes, without a train part: its logits stand in the order of its files."""
     monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
-    digits, names = load_dataset("digits", SIDE).test, ("drei", "null", "vier")
+    digits, names = load_dataset("digits", SIDE, "stretch", IMAGENET).test, ("drei", "null", "vier")
     for part, first in (("valid", 0), ("test", 20)):
         labels = []
         for label, digit in enumerate((3, 0, 4)):
@@ -232,6 +232,20 @@ def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits
     assert report["rule"] is None and report["test"]["targets"] == []
 
 
+def test_logits_may_stand_in_the_order_of_the_split_or_of_the_files(tmp_path):
+    random = np.random.default_rng(0)
+    in_files = np.sort(random.integers(0, 3, 40))
+    order = random.permutation(40)
+    images, logits = Images(np.zeros((40, 1, 1, 3), np.uint8), in_files[order], IMAGENET), random.normal(size=(40, 3))
+    for places in (np.arange(40), np.argsort(order)):
+        np.save(tmp_path / "valid_logits.npy", logits[places])
+        np.save(tmp_path / "valid_labels.npy", images.labels[places])
+        found = load_weak_logits(tmp_path, "valid", images, ("a", "b", "c"), 3, order)
+        np.testing.assert_array_equal(found, logits)
+    with pytest.raises(UserError, match="expected the order of the images"):
+        load_weak_logits(tmp_path, "valid", images, ("a", "b", "c"), 3)
+
+
 def spoil(name, change):
     return lambda folder: np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
 
@@ -248,6 +262,16 @@ def as_objects(folder):
 def nan_in(array):
     array[5, 2] = np.nan
     return array
+
+
+@pytest.mark.parametrize("descr", ["<f4", "|V1000000000", "|O"])
+@pytest.mark.parametrize("shape", [f"{2**50},", f"{2**70},", "-3,", "[" * 9000])
+def test_absurd_headers_of_logits(tmp_path, descr, shape):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    for name in ("valid_logits.npy", "valid_labels.npy"):
+        (tmp_path / name).write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match=r"valid_logits\.npy is no plain array: .{10,160}; save it with numpy\.save$"):
+        load_weak_logits(tmp_path, "valid", IMAGES, ("a",), 1)
 
 
 @pytest.mark.slow
@@ -360,7 +384,7 @@ def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     options += ("--others_may_lose", 0)
     assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
     session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
-    test = load_dataset("digits").test
+    test = load_dataset("digits", 32, "stretch", IMAGENET).test
     given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}
     (scores,) = session.run(None, given)
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "onnx.json").read_text())
@@ -384,7 +408,7 @@ def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
         assert form["valid"].pixels[:, 0, 0, 0].tolist() == [10, 110, 60, 110, 160, 210]
         assert form["test"].labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"dataset own: .*found valid, test; add train"):
-        split(load_dataset("own"))
+        split(load_dataset("own", 32, "stretch", IMAGENET))
 
 
 def test_without_a_validation_part_it_is_that_of_the_split(strong_roots, monkeypatch):

@@ -113,7 +113,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     assert (gains[~masks] == 1).all()
     assert gains[masks].std() > 0.01
     valid = load_split(config).valid
-    images = normalise(torch.tensor(valid.pixels))
+    images = normalise(torch.tensor(valid.pixels), valid.normalisation)
     right = np.zeros((NUM_CLASSES, len(valid)))
     with torch.inference_mode():
         for c in range(NUM_CLASSES):

@@ -192,7 +192,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", reference)
         split = load_split(config)
-    images = normalise(torch.tensor(split.valid.pixels))
+    images = normalise(torch.tensor(split.valid.pixels), split.valid.normalisation)
     logits = []
     for c, chromosome in enumerate(best.ensemble):
         population = np.load(genetic_files.population(artifacts, best.generation, c).path)

@@ -1,10 +1,12 @@
 """Files are written whole or not at all, and damage of any kind is found when they are read."""
 
 import io
+import math
 import os
 import pickle  # writes only: hostile files that must be refused
 import re
 import resource
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import pytest
 import torch
 from conftest import files_below, largest_file
 from hypothesis import HealthCheck, given, settings
+from image_trees import announce_less
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.files import (
     load_array,
     load_checkpoint,
+    read_array,
     read_text,
     save_array,
     save_checkpoint,
@@ -147,7 +151,16 @@ HEADERS = [
     header("{'descr': [('a', '<f4', (1000000000, 1000000000))], 'fortran_order': False, 'shape': (3,), }\n"),
     header("{'descr': '<f4', 'shape': (3,), 5: 6}\n"),
     header("{'descr': '<f4', 'fortran_order': False, 'shape': (9" + "9" * 5000 + ",), }\n"),
+    header("{'descr': '<f4', 'fortran_order': False, 'shape': (1125899906842624,), }\n"),
+    header("{'descr': '<f4', 'fortran_order': False, 'shape': (1180591620717411303424, 3), }\n"),
+    header("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1180591620717411303424), }\n"),
+    header("{'descr': '<f4', 'fortran_order': False, 'shape': (" + "1," * 3000 + "), }\n") + bytes(4),
+    header("{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 4000 + "," + "9" * 4000 + "), }\n"),
+    header("{'descr': '|V1000000000', 'fortran_order': False, 'shape': (3,), }\n"),
+    header("{'descr': '|S12', 'fortran_order': False, 'shape': (1,), }\n") + bytes(12),
     header("(" * 5000),
+    header("[" * 9000),
+    header("-" * 9000 + "1"),
     header("[" * 900 + "]" * 900),
     header("'\\d'"),
     header("{'descr': 'a,b', 'fortran_order': False, 'shape': (1,), }"),
@@ -172,6 +185,34 @@ def test_absurd_headers_are_refused_without_allocating(tmp_path: Path, content: 
         with pytest.raises(UserError, match="cannot use"):
             load_array(path, dtype="float32", shape=shape, made_by=MAKER)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("content", HEADERS, ids=range(len(HEADERS)))
+def test_absurd_headers_of_others_are_refused_without_allocating(content: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if b"'fortran_order': True" in content or b"(True,)" in content:
+        assert read_array(io.BytesIO(content), len(content)).size == 3 ** (b"(1, 3)" in content)
+    else:
+        with pytest.raises(ValueError) as refused:
+            read_array(io.BytesIO(content), len(content))
+        assert len(reason(refused.value)) < 200
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@given(
+    shape=st.lists(st.integers(0, 4), max_size=4),
+    fortran=st.booleans(),
+    dtype=st.sampled_from(["f2", "f4", ">f8", "u1", "i8", "?"]),
+)
+def test_arrays_of_others_are_read_as_numpy_reads_them(shape: list[int], fortran: bool, dtype: str) -> None:
+    array = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
+    array = np.asfortranarray(array) if fortran else array
+    file = io.BytesIO()
+    np.save(file, array)
+    for more in (b"", bytes(32)):
+        content = file.getvalue() + more
+        found = read_array(io.BytesIO(content), len(content))
+        assert found.dtype == array.dtype and found.shape == array.shape and np.array_equal(found, array)
 
 
 def test_a_file_with_a_large_hole_is_refused_without_reading_it(tmp_path: Path) -> None:
@@ -268,6 +309,33 @@ def test_a_compressed_checkpoint_that_would_fill_the_memory_is_refused(tmp_path:
         archive.writestr("archive/data/0", bytes(10_000_000))
     with pytest.raises(UserError, match="it announces more bytes than it holds"):
         load_checkpoint(path, MAKER)
+
+
+METHODS = (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_member_that_holds_more_than_it_announces_is_never_unpacked(tmp_path: Path, method: int) -> None:
+    """The bound of zipfile's own reader is what is announced, but only after bzip2 or LZMA has unpacked a block."""
+    path = tmp_path / "c.pth"
+    announce_less(path, "archive/data.pkl", bytes(2**26), method)
+    assert path.stat().st_size < 2**17
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"its member archive/data\.pkl is compressed, expected none to be"):
+            load_checkpoint(path, MAKER)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Readers differ in which of them they take."""
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("archive/data.pkl", b"1")
+        archive.writestr("archive/data.pkl", b"2")
+    with pytest.raises(UserError, match="two of its members have the same name"):
+        load_checkpoint(tmp_path / "c.pth", MAKER)
 
 
 def test_something_else_than_a_dict_is_refused(tmp_path: Path) -> None:

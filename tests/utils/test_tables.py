@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tables import csv_table, markdown_table, show_table
+from utils.tables import csv_table, markdown_table, read_csv, show_table
 
 
 def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,24 @@ names = st.text(st.characters(exclude_characters="\r\0", codec="utf-8"))
 
 @given(st.lists(st.tuples(names, st.floats(allow_nan=False))))
 def test_csv_comes_back_exactly(rows: list[tuple[str, float]]) -> None:
-    headings, *lines = csv.reader(io.StringIO(csv_table(["name", "value"], rows), newline=""))
+    headings, *lines = read_csv(csv_table(["name", "value"], rows))
     assert headings == ["name", "value"]
     assert [(name, float(value)) for name, value in lines] == rows
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "'=1", "''@a", "-", "-a"]
+PLAIN = ["'s", "a=b", "-1.5", "+3", "-inf", "1e-3", "", "'", "a\tb"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_text_is_a_formula(text: str) -> None:
+    """As spreadsheets read cells: an apostrophe before a text keeps it one."""
+    ((heading, cell),) = csv.reader(io.StringIO(csv_table([text, text], []), newline=""))
+    assert (heading, cell) == (f"'{text}", f"'{text}")
+    assert read_csv(csv_table([text], [[text]])) == [[text], [text]]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_numbers_and_other_texts_stay_as_they_are(text: str) -> None:
+    assert list(csv.reader(io.StringIO(csv_table(["a", "b"], [[text, -1.5]]), newline="")))[1] == [text, "-1.5"]
+    assert read_csv(csv_table(["a", "b"], [[text, -1.5]]))[1] == [text, "-1.5"]
