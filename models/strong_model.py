@@ -10,6 +10,7 @@ from models import files as model_files
 from models.checkpoints import description
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
+from models.graph.evaluating import evaluating
 from models.names import check_num_classes, network_of
 from models.network_settings import NetworkSettings
 from models.training import TrainingSettings
@@ -90,7 +91,9 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
 
 def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Graph:
     """The graph of the configuration's network with weights, channels-last, on the device."""
-    graph, weights = graph_of(config), network.state_dict()
+    graph = graph_of(config)
+    with evaluating(network):  # some networks merge weights in that mode
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
     if graph.learned <= weights.keys():
         graph = graph.with_constants({name: weights.get(name, value) for name, value in graph.constants.items()})
     else:  # some weights are computed from those that the network has

@@ -33,7 +33,7 @@ def check_trusted(entry: Entry, how: str) -> None:
     recorded = _recorded()
     if any(each[:2] == (sha256, function) for each in recorded):
         return
-    what = "changed since it" if any(each[2] == path for each in recorded) else "is Python code that never"
+    what = "has changed since it" if any(each[2] == path for each in recorded) else "is Python code that never"
     raise NotTrusted(
         f"{path} {what} ran on this machine, and its name comes from a file, not from you: read it, and where you "
         f"trust it, name the network once: {how}"

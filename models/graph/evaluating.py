@@ -57,6 +57,14 @@ def _left_as_it_is(network: nn.Module, device: torch.device | str | None) -> Ite
                 part.update(before)
 
 
+def has_modes_of_its_own(network: nn.Module) -> bool:
+    """Whether a part of the network does more than to set its flag when its mode changes: merges weights, say."""
+    return any(
+        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        for module in network.modules()
+    )
+
+
 def first_logits(outputs: Any, count: int, classes: int | None = None) -> Tensor | None:
     """The first of the values that a network gives for `count` images that is logits (count, classes), or None.
 

@@ -30,7 +30,8 @@ FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels 
 class Graph:
     """A CNN classifier as a graph of operators, with the units of its kernels.
 
-    Its constants share memory with the network's weights, except those that were computed from weights.
+    Its constants share memory with the network's weights, except those that were computed from weights, and all of
+    those of a network that does more than to set a flag when its mode changes.
 
     Attributes:
         nodes: the plain graph; nodes are known by their names.

@@ -6,7 +6,7 @@ does nothing in evaluation mode is gone, and what depends on weights alone is co
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from models.graph.atoms import (
 )
 from models.graph.constants import fold_constants
 from models.graph.errors import RANDOM, NetworkRefused, refused, where
-from models.graph.evaluating import evaluating, floating_parameter
+from models.graph.evaluating import evaluating, floating_parameter, has_modes_of_its_own
 from utils.quiet import quiet
 
 aten = torch.ops.aten
@@ -63,7 +63,10 @@ def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
     with torch.no_grad(), evaluating(network), quiet():
         _try(network, images)
-        return _plain(_export(network, images))
+        plain = _plain(_export(network, images))
+        if has_modes_of_its_own(network):  # its weights may be others when it leaves evaluation mode
+            plain = replace(plain, constants={name: value.clone() for name, value in plain.constants.items()})
+        return plain
 
 
 def _try(network: nn.Module, images: Tensor) -> None:
