@@ -126,7 +126,7 @@ def train(
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description)
     forward = through_compiler(model) if compiled else model
-    batches = -(-len(labels) // min(settings.batch_size, len(labels)))
+    batches = len(batch_sizes(len(labels), settings.batch_size))
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
         for number in range(len(training.history), settings.epochs):
             if patience is not None and number - training.best_epoch > patience and training.history:
@@ -165,7 +165,7 @@ def _train_epoch(
     torch.manual_seed(torch_seed(seed, "dropout", number))
     generator = torch.Generator().manual_seed(torch_seed(seed, "batches", number))
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    batches = order.split(min(settings.batch_size, len(order)))
+    batches = order.split(batch_sizes(len(order), settings.batch_size))
     model.train()
     loss_sum = torch.zeros((), device=labels.device)
     right = torch.zeros((), dtype=torch.long, device=labels.device)
@@ -191,6 +191,16 @@ def _train_epoch(
     return Epoch(number, rate, mean_loss, int(right) / len(labels), math.nan, time.perf_counter() - start)
 
 
+def batch_sizes(images: int, batch_size: int) -> list[int]:
+    """How many images each batch of an epoch has.
+
+    The last one has the rest; a single image, of which batch norm can make no statistics, goes with those before it.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    is_rest = len(sizes) > 1 and sizes[-1] == 1 < batch_size
+    return [*sizes[:-2], batch_size + 1] if is_rest else sizes
+
+
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """The model's logits (n, classes): of several outputs the first one, as everywhere.
 
@@ -199,7 +209,8 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     try:
         logits = first_logits(model(images), len(images))
     except Exception as error:  # whatever somebody's network raises in training mode alone
-        raise refused(f"the network does not train on batches of {len(images)} images", error) from error
+        form = f"{len(images)} images of {images.shape[2]} pixels"
+        raise refused(f"the network does not train on a batch of {form}", error) from error
     if logits is None:
         raise UserError("the network gives no logits (n, classes) in training mode: give them as its first output")
     return logits
