@@ -33,6 +33,14 @@ def _folder(variable: str, default: Path) -> Path:
         _refuse(variable, "a home folder that is known")
 
 
+def _config_home() -> Path:
+    """Where programs keep a user's settings; a folder that cannot be where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    except RuntimeError:
+        return Path(os.devnull)
+
+
 _TOP = Path(__file__).resolve().parent
 
 # Scripts in these folders import this file first. Python looks for packages in a script's own folder, then where
@@ -48,6 +56,9 @@ root_dir = _folder("CNNMOD_ROOT_DIR", _TOP)
 
 # Where datasets are looked for, and downloaded to.
 dataset_dir = _folder("CNNMOD_DATASET_DIR", root_dir / "data" / "dataset")
+
+# The user's own folder on this machine. It has the record of which networks' Python files ran here.
+config_dir = _folder("CNNMOD_CONFIG_DIR", _config_home() / "cnn-module-toolkit")
 
 # "auto" takes CUDA where there is one, else the CPU. Or name one: "cpu", "cuda", "cuda:1", "mps" (of Apple, not tried).
 device = os.environ.get("CNNMOD_DEVICE", "auto")

@@ -75,10 +75,10 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     if trained.exists() and not model_files.training_state(stage.artifacts).exists():
         raise UserError(f"{trained.path} was not trained here: --fresh sets it aside and trains anew")
 
-    graph_of(stage.config)  # a network that later stages cannot take is refused before it is trained
+    graph = graph_of(stage.config)  # a network that later stages cannot take is refused before it is trained
     if model_files.training_state(stage.artifacts).exists():
         check_network_settings(stage.config, stage.artifacts)
-    model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config))
+    model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config, graph))
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)
     model = model.to(stage.device, memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ model's files say, else the one called like the model; and the other settings ar
 import argparse
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from configures.base import Config, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
-from models.names import torchvision_classifiers
+from models.names import named, not_named, torchvision_classifiers
 from models.registry import is_own_network
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
@@ -34,6 +35,11 @@ def open_stage(arguments: argparse.Namespace) -> Stage:
     show_progress(not arguments.quiet)
     root_dir = Path(global_configure.root_dir).resolve()
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
+    is_named = config.name in known_configurations() or any(each.startswith("network=") for each in arguments.set)
+    if is_named:
+        named(config.network_name)
+    else:
+        not_named(config.network_name, f"--set {shlex.quote(f'network={config.network_name}')}")
     device = resolve_device(global_configure.device)
     dtype = resolve_precision(global_configure.precision, device)
     make_deterministic(global_configure.seed)
@@ -69,7 +75,7 @@ def default_config(model: str, dataset: str) -> Config:
         raise UserError(f"dataset {dataset} has one class, {classes[0]}: expected a folder each of 2 or more")
     config = sized_config(model, dataset, len(classes), num_images)
     if recorded is not None:
-        return dataclasses.replace(config, **dataclasses.asdict(recorded))
+        return dataclasses.replace(config, **recorded.settings)
     if not is_own_network(model) and model in torchvision_classifiers():
         return dataclasses.replace(config, network=f"torchvision:{model}")
     return config

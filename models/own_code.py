@@ -1,5 +1,6 @@
 """A network from a user's own Python file. The file runs, with all that it does, as under `python FILE`.
 
+A file runs where the user names it; where another file does, it runs if it ran before (models/trusted_code.py).
 Its imports find what lies beside it and in the current folder, even where that is called like a package of this
 project: many projects have a `utils` and a `models`.
 """
@@ -8,23 +9,45 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from torch import nn
 
+from models.trusted_code import Entry, check_trusted, entry_of, record
 from utils.errors import UserError, reason
 
 CLASS_COUNTS = ("num_classes", "n_classes", "num_class", "class_num", "nb_classes", "classes")  # parameters' names
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 MODULE_NAME = "network_file_{}"  # of a file outside of packages: its own name may be one of the standard library's
+
+
+_unnamed: dict[tuple[Path, str], str] = {}  # files and functions that the user has not named -> how to name them
+
+
+def named(path: Path, attribute: str) -> None:
+    """The user names a network: its file may run."""
+    _unnamed.pop((path.resolve(), attribute), None)
+
+
+def not_named(path: Path, attribute: str, how: str) -> None:
+    """A file between stages names a network: from now on it runs if all its code ran on this machine before.
+
+    `how` says how the user can name it. Raises UserError for a file that did not run.
+    """
+    _unnamed[path.resolve(), attribute] = how
+    if path.is_file():
+        check_trusted(entry_of(path.resolve(), path.read_bytes(), attribute), how)
 
 
 def network_of_file(path: Path, attribute: str, num_classes: int) -> nn.Module:
@@ -34,15 +57,26 @@ def network_of_file(path: Path, attribute: str, num_classes: int) -> nn.Module:
     one that it needs; a function that needs nothing is called without.
 
     Raises UserError, with the user's file and line, where there is no such file or function, it fails, or it makes
-    something else.
+    something else; and for code that neither the user named nor ran on this machine before.
     """
     if not path.is_file():
         raise UserError(f"network {path}:{attribute}: there is no file {path}; expected FILE.py:FUNCTION")
+    how = _unnamed.get((path.resolve(), attribute))
+    ran: list[Entry] = []
+
+    def about_to_run(file: Path, content: bytes) -> None:
+        entry = entry_of(file, content, attribute if file == path.resolve() else "")
+        if how is not None:
+            check_trusted(entry, how)
+        ran.append(entry)
+
     root, module_name = _import_name(path.resolve())
-    with _imports_found_in(root):
-        module = _run(path, root, module_name)
+    with _imports_found_in(root, about_to_run):
+        module = _run(path, root, module_name, about_to_run)
         made_by = _definition(module, path, attribute)
         network = made_by if isinstance(made_by, nn.Module) else _call(made_by, path, attribute, num_classes, root)
+    if how is None:
+        record(ran)
     if not isinstance(network, nn.Module):
         raise UserError(
             f"network {path}:{attribute}: expected a torch.nn.Module, it gives a {type(network).__name__}"
@@ -71,8 +105,42 @@ def _import_name(path: Path) -> tuple[Path, str]:
     return folder, ".".join(names) if len(names) > 1 else MODULE_NAME.format(path.stem)
 
 
+AboutToRun = Callable[[Path, bytes], None]  # is told a file and its bytes, and may refuse
+
+
+class _AsRead(SourceFileLoader):
+    """Runs the bytes of a file that were asked about, and no compiled ones that lie next to it."""
+
+    def __init__(self, name: str, path: str, about_to_run: AboutToRun) -> None:
+        super().__init__(name, path)
+        self.about_to_run = about_to_run
+
+    def get_code(self, fullname: str) -> CodeType:
+        content = self.get_data(self.path)
+        self.about_to_run(Path(self.path).resolve(), content)
+        return self.source_to_code(content, self.path)
+
+
+class _Finder(MetaPathFinder):
+    """Finds what Python itself would find on its path, and asks about what is not installed."""
+
+    def __init__(self, installed: tuple[str, ...], about_to_run: AboutToRun) -> None:
+        self.installed, self.about_to_run = installed, about_to_run
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or not spec.has_location or str(spec.origin).startswith(self.installed):
+            return None
+        file = Path(str(spec.origin)).resolve()
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _AsRead(spec.loader.name, spec.loader.path, self.about_to_run)
+        else:  # an extension, or bytes that are compiled already
+            self.about_to_run(file, file.read_bytes())
+        return spec
+
+
 @contextmanager
-def _imports_found_in(root: Path) -> Iterator[None]:
+def _imports_found_in(root: Path, about_to_run: AboutToRun) -> Iterator[None]:
     """Imports find what lies in `root` and in the current folder, also where a loaded module has the same name.
 
     Afterwards those loaded modules are back. What the file imported goes on living in the file's own names.
@@ -93,30 +161,38 @@ def _imports_found_in(root: Path) -> Iterator[None]:
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
     for name in hidden:
         del sys.modules[name]
-    path_before = sys.path[:]
+    path_before, finders_before = sys.path[:], sys.meta_path[:]
+    # The rest of the path is as the user has set Python up, but for what the user's folders lie in.
+    others = [
+        entry for entry in path_before if entry and not any(f.is_relative_to(Path(entry).resolve()) for f in folders)
+    ]
+    installed = (*INSTALLED, *(f"{entry.rstrip(os.sep)}{os.sep}" for entry in others))
     sys.path[:0] = map(str, folders)
+    sys.meta_path.insert(sys.meta_path.index(PathFinder), _Finder(installed, about_to_run))
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path[:] = path_before
+        sys.path[:], sys.meta_path[:] = path_before, finders_before
         for name in [name for name in sys.modules if name.split(".")[0] in tops]:
             del sys.modules[name]
         sys.modules.update(before)
 
 
-def _run(path: Path, root: Path, module_name: str) -> ModuleType:
+def _run(path: Path, root: Path, module_name: str, about_to_run: AboutToRun) -> ModuleType:
     """The module that a file is, freshly run."""
     sys.modules.pop(module_name, None)
     try:
         if "." in module_name:
             return importlib.import_module(module_name)
-        spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path} cannot be run as a Python file")
+        loader = _AsRead(module_name, str(path.resolve()), about_to_run)
+        spec = ModuleSpec(module_name, loader, origin=loader.path)
+        spec.has_location = True
         sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         return module
+    except UserError:
+        raise
     except SyntaxError as error:
         raise UserError(f"{error.filename or path}:{error.lineno or 1}: {error.msg}; mend that and try again") from None
     except ImportError as error:
@@ -160,6 +236,8 @@ def _call(made_by: Callable[..., Any], path: Path, attribute: str, num_classes: 
             return made_by(num_classes)
         if not needed:
             return made_by()
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         _fail(f"network {path}:{attribute} with {num_classes} classes fails", error, root, otherwise=place)
     raise UserError(

@@ -10,6 +10,7 @@ from models import files as model_files
 from models.checkpoints import description
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
+from models.graph.evaluating import evaluating
 from models.names import check_num_classes, network_of
 from models.network_settings import NetworkSettings
 from models.training import TrainingSettings
@@ -59,13 +60,13 @@ def untrained_graph(network_name: str, num_classes: int, image_side: int) -> Gra
 
 
 def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side: int) -> Graph:
-    """The graph of a network.
+    """The graph of a network, which is left as it was.
 
     Raises UserError where it cannot be traced, has another number of logits, or has no kernel that can be dropped.
     """
     try:
         with steps(f"following the channels of {name}", None):
-            graph = trace(network.eval(), image_side)
+            graph = trace(network, image_side)
     except NetworkRefused as error:
         raise UserError(f"network {name}: {error}") from None
     check_num_classes(name, graph.num_classes, num_classes)
@@ -90,25 +91,31 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
 
 def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Graph:
     """The graph of the configuration's network with weights, channels-last, on the device."""
-    network = network.to(device, memory_format=torch.channels_last).eval()
-    graph, weights = graph_of(config), network.state_dict()
+    graph = graph_of(config)
+    with evaluating(network):  # some networks merge weights in that mode
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
     if graph.learned <= weights.keys():
-        constants = {
-            name: weights[name] if name in weights else value.to(device) for name, value in graph.constants.items()
-        }
-        return graph.with_constants(constants)
-    return trace_classifier(network, config.network_name, config.num_classes, config.image_side)
+        graph = graph.with_constants({name: weights.get(name, value) for name, value in graph.constants.items()})
+    else:  # some weights are computed from those that the network has
+        graph = trace_classifier(network, config.network_name, config.num_classes, config.image_side)
+    return graph.to(device).channels_last()
 
 
 def check_network_settings(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the strong model is known to be of another network, or of images of another form."""
     file = model_files.network_settings(artifacts)
-    recorded = file.load_if_there()  # older strong models have none
-    different = recorded and recorded.difference_from(NetworkSettings.of(config))
-    if different:
+    recorded = file.load_if_there()
+    if recorded is None:  # written by an earlier version
+        return
+    if different := recorded.difference_from(NetworkSettings.of(config)):
         raise UserError(
             f"the strong model in {file.path.parent} was made with other settings ({different}): use the same, "
             f"or set it aside with: {file.made_by}"
+        )
+    if changed := recorded.digest and recorded.change_of_code(graph_of(config)):
+        raise UserError(
+            f"the strong model in {file.path.parent} is of another network: {changed}; bring the code back, or set the "
+            f"model aside with: {file.made_by}"
         )
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from dataset.images import augment, normalise, to_device
 from dataset.labelled_images import Images, Normalisation, fingerprint
+from models.graph.errors import refused
+from models.graph.evaluating import evaluating, first_logits
 from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, through_compiler
@@ -100,7 +102,8 @@ def train(
     """Train `model` in place with SGD and cross-entropy; return every epoch and the weights of the best one.
 
     Args:
-        model: on the device, in channels-last layout where that helps.
+        model: on the device, in channels-last layout where that helps. Images -> logits (n, classes), alone or as the
+            first of several outputs; the others, such as those of auxiliary classifiers, get no loss.
         train_images, valid_images: what to learn from, what to choose the best epoch by.
         settings: what the training is made of.
         device, dtype: bfloat16 runs the forward pass in autocast; weights stay float32.
@@ -123,7 +126,7 @@ def train(
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description)
     forward = through_compiler(model) if compiled else model
-    batches = -(-len(labels) // min(settings.batch_size, len(labels)))
+    batches = len(batch_sizes(len(labels), settings.batch_size))
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
         for number in range(len(training.history), settings.epochs):
             if patience is not None and number - training.best_epoch > patience and training.history:
@@ -162,7 +165,7 @@ def _train_epoch(
     torch.manual_seed(torch_seed(seed, "dropout", number))
     generator = torch.Generator().manual_seed(torch_seed(seed, "batches", number))
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    batches = order.split(min(settings.batch_size, len(order)))
+    batches = order.split(batch_sizes(len(order), settings.batch_size))
     model.train()
     loss_sum = torch.zeros((), device=labels.device)
     right = torch.zeros((), dtype=torch.long, device=labels.device)
@@ -173,7 +176,7 @@ def _train_epoch(
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator)
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = model(normalise(images, normalisation))
+            logits = _logits(model, normalise(images, normalisation))
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -186,6 +189,31 @@ def _train_epoch(
         raise UserError(f"epoch {number}: the training loss is {mean_loss}; {_lower_the_rate(settings)}")
     rate = learning_rate_at(settings, number)
     return Epoch(number, rate, mean_loss, int(right) / len(labels), math.nan, time.perf_counter() - start)
+
+
+def batch_sizes(images: int, batch_size: int) -> list[int]:
+    """How many images each batch of an epoch has.
+
+    The last one has the rest; a single image, of which batch norm can make no statistics, goes with those before it.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    is_rest = len(sizes) > 1 and sizes[-1] == 1 < batch_size
+    return [*sizes[:-2], batch_size + 1] if is_rest else sizes
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits (n, classes): of several outputs the first one, as everywhere.
+
+    GoogLeNet and Inception give auxiliary classifiers' logits as well in training mode; these are not trained.
+    """
+    try:
+        logits = first_logits(model(images), len(images))
+    except Exception as error:  # whatever somebody's network raises in training mode alone
+        form = f"{len(images)} images of {images.shape[2]} pixels"
+        raise refused(f"the network does not train on a batch of {form}", error) from error
+    if logits is None:
+        raise UserError("the network gives no logits (n, classes) in training mode: give them as its first output")
+    return logits
 
 
 def _lower_the_rate(settings: TrainingSettings) -> str:
@@ -243,19 +271,19 @@ def evaluation_batch(device: torch.device) -> int:
     return EVALUATION_BATCH if device.type == "cpu" else EVALUATION_BATCH_ON_DEVICE
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The model's outputs (n, ...) float32 on the CPU for all images, never augmented."""
-    was_training = model.training
-    model.eval()
+    """The model's outputs (n, ...) float32 on the CPU for all images, never augmented.
+
+    The model runs in evaluation mode, on the device, and is left as it was.
+    """
     outputs = []
     batch_size = evaluation_batch(device)
     starts = range(0, max(1, len(images)), batch_size)
-    for start in progress(starts, f"{len(images):,} images, batches"):
-        pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            outputs.append(model(normalise(pixels, images.normalisation)).float().cpu())
-    model.train(was_training)
+    with evaluating(model, device), torch.inference_mode():
+        for start in progress(starts, f"{len(images):,} images, batches"):
+            pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                outputs.append(model(normalise(pixels, images.normalisation)).float().cpu())
     return torch.cat(outputs)
 
 

@@ -114,14 +114,7 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
 @functools.lru_cache(maxsize=1)
 def strong_on_worker(inputs: StrongInputs, device_name: str) -> Graph:
     """The strong model as `load_strong_model` gives it, channels-last, on the worker's device."""
-    graph = graph_on_worker(inputs, torch.device(device_name))
-    constants = {
-        name: value.contiguous(memory_format=torch.channels_last)
-        if name in graph.learned and value.dim() == 4
-        else value
-        for name, value in graph.constants.items()
-    }
-    return graph.with_constants(constants)
+    return graph_on_worker(inputs, torch.device(device_name)).channels_last()
 
 
 def graph_on_worker(inputs: StrongInputs, device: torch.device) -> Graph:

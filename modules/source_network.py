@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from configures.base import Config
 from models.graph import Graph
 from models.names import anchored, are_same
+from models.network_settings import changed_graph, torch_version
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class SourceNetwork:
     @classmethod
     def of(cls, graph: Graph, config: Config, strong_model_sha256: str = "") -> "SourceNetwork":
         """What is written of a graph now, and of the checkpoint that its weights are from, where there is one."""
-        version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-        form = graph.num_classes, graph.image_shape[1], graph.digest, version
+        form = graph.num_classes, graph.image_shape[1], graph.digest, torch_version()
         return cls(anchored(config.network_name), *form, strong_model_sha256)
 
     def difference_from(self, now: "SourceNetwork") -> str:
@@ -38,10 +36,8 @@ class SourceNetwork:
             there, here = getattr(self, name), getattr(now, name)
             if there != here:
                 return f"{name} {there} there, {here} now"
-        if self.torch == now.torch and self.digest != now.digest:
-            return (
-                f"the code of {self.network} has changed since (graph {self.digest[:12]} there, {now.digest[:12]} now)"
-            )
+        if self.torch == now.torch and (changed := changed_graph(self.network, self.digest, now.digest)):
+            return changed
         there, here = self.strong_model_sha256, now.strong_model_sha256
         if there and here and there != here:
             return f"the strong model's weights are others (SHA-256 {there[:12]} there, {here[:12]} now)"

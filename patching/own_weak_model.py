@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from dataset.images import normalise
 from dataset.labelled_images import Images
 from dataset.target_classes import class_number
+from models.graph import NetworkRefused
+from models.graph.agreement import check_repeats
+from models.graph.evaluating import evaluating, first_logits
 from models.training import predict
 from utils.errors import UserError, reason
 from utils.files import read_array
 
 PARTS = ("valid", "test")
+COMPARED = 8  # images that a network is asked about several times
 TORCH_KNOWS = (np.float16, np.float32, np.float64)  # of this machine's byte order
 
 
@@ -111,9 +115,25 @@ def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[s
 
 
 def logits_of_network(network: nn.Module, images: Images, classes: int, device: torch.device) -> np.ndarray:
-    """(images, classes) float32. Raises UserError where it has another number of logits, does not run, or gives NaN."""
+    """The logits (images, classes) float32 of a network, in evaluation mode; the network is left as it was.
+
+    Args:
+        network: images (n, channels, side, side) -> logits (n, classes), alone or in a tuple, list or dict.
+        images: pixels (n, side, side, 3) and how they are normalised.
+        classes: how many logits it gives.
+        device: where it is run.
+
+    Raises UserError where it has another number of logits, does not run, gives NaN, or answers an image differently
+    from run to run or by the images next to it.
+    """
+    some = images.first(COMPARED)
     try:
-        logits = predict(OneAnswer(network.to(device), classes), images, device).numpy()
+        pixels = torch.tensor(some.pixels, device=device)
+        with evaluating(network, device):
+            check_repeats(network, normalise(pixels, normalisation=images.normalisation), classes)
+        logits = predict(OneAnswer(network, classes), images, device).numpy()
+    except NetworkRefused as error:
+        raise UserError(f"weak model: {error}") from None
     except UserError:
         raise
     except Exception as error:  # whatever somebody's network raises
@@ -142,9 +162,7 @@ class OneAnswer(nn.Module):
         answer = self.network(images)
         if isinstance(answer, Tensor):
             return answer
-        shape = len(images), self.classes
-        tensors = (value for value in tree_leaves(answer) if isinstance(value, Tensor))
-        found = next((value for value in tensors if value.shape == shape), None)
+        found = first_logits(answer, len(images), self.classes)
         if found is None:
             raise UserError(
                 f"the weak model gives a {type(answer).__name__}: expected logits (images, {self.classes}) in it"

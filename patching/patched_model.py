@@ -5,6 +5,7 @@ model = load_patched_model("patched.pth")
 predictions = model(normalise(pixels, normalisation)).argmax(1)
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from models.graph import GraphNetwork
-from models.names import network_of
+from models.names import network_of, not_named
 from models.strong_model import untrained_graph
+from models.trusted_code import NotTrusted
 from models.weights import cpu_state
 from modules.module import module_of_weights
 from patching.rules import Rule, rule_saved_as
@@ -91,6 +93,8 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         weights: dict[str, Tensor] = state["weights"]
         parts = {name: part_of(weights, name) for name in ("weak", "module", "rule")}
         side, classes, target_class = int(state["image_side"]), tuple(state["classes"]), int(state["target_class"])
+        for name, count in ((state["weak_network"], len(classes)), (state["strong_network"], state["strong_classes"])):
+            not_named(name, f"python scripts/inspect_network.py --network {shlex.quote(name)} --num_classes {count}")
         weak = network_of(state["weak_network"], len(classes), side)
         graph = untrained_graph(state["strong_network"], int(state["strong_classes"]), side)
         kernels = state["kernels"].numpy()
@@ -101,6 +105,8 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
             weak, module, rule, classes, Origin(*names, graph.num_classes, target_class, kernels, side)
         )
         model.load_state_dict(weights)
+    except NotTrusted:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as error:
         what = error if isinstance(error, UserError) else repr(error)
         raise damaged(path, MADE_BY, f"not a patched model: {what}") from None

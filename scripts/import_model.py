@@ -72,7 +72,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
     if arguments.fresh:
         set_folder_aside(artifacts, model_files.training_role(artifacts))
-    model_files.network_settings(artifacts).save(NetworkSettings.of(config))
+    model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph))
     model_files.image_order(artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(artifacts).save(record_of(split))
     file = model_files.entire_model(artifacts)

@@ -57,7 +57,7 @@ def take(stage: Stage, roles: Sequence[Role], arguments: argparse.Namespace) -> 
     else:
         check_is_free(artifacts)
     check_writable(artifacts.folder)
-    model_files.network_settings(artifacts).save(model.network)
+    model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph_of(config)))
     model_files.trained_on(artifacts).save(model.trained_on)
     model_files.image_order(artifacts).save(model.images)
     file = model_files.entire_model(artifacts)

@@ -1,19 +1,52 @@
-"""Whether a traced graph answers as the network that it was traced from."""
+"""Whether a network answers an image the same every time, and a traced graph as the network that it was traced from."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from models.graph.atoms import kind
-from models.graph.errors import NetworkRefused
-from models.graph.tracing import floating_parameter, in_evaluation_mode
+from models.graph.errors import RANDOM, NetworkRefused
+from models.graph.evaluating import evaluating, first_logits, floating_parameter
 from utils.quiet import quiet
 
 LEAST_LIMIT = 0.01  # of the largest logit: what TF32 rounds in a deep network
+COMPARED = 4  # random images
+
+
+@torch.no_grad()
+def check_repeats(network: nn.Module, images: Tensor, classes: int | None = None) -> Tensor | None:
+    """Run a network in evaluation mode several times, and return its logits (n, classes) of the images.
+
+    Args:
+        network: it is left as it was, and so are torch's random numbers.
+        images: (n, channels, side, side), as the network takes them, on its device.
+        classes: how many logits it gives; None: any number.
+
+    Raises NetworkRefused where an image's logits depend on random numbers, on earlier runs or on the images next to it.
+    Returns None where the network does not run on these images, or gives no logits: that is not judged here.
+    """
+
+    def answer(batch: Tensor) -> Tensor | None:
+        return first_logits(network(batch.clone()), len(batch), classes)
+
+    half = images[: (len(images) + 1) // 2]
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), evaluating(network), quiet():
+        try:
+            found, again, of_half = answer(images), answer(images), answer(half)
+        except Exception:
+            return None
+    if found is None or again is None or of_half is None:
+        return None
+    if not agrees(again, found, found.dtype, least=0):
+        raise NetworkRefused(RANDOM)
+    if not agrees(of_half, found[: len(half)], found.dtype):
+        raise NetworkRefused(
+            "the network's answer to an image depends on the images next to it: expected layers that take each image "
+            "alone in evaluation mode, such as BatchNorm2d with track_running_stats=True"
+        )
+    return found
 
 
 @torch.no_grad()
@@ -23,7 +56,7 @@ def check_answers(
     ends: Sequence[fx.Node],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Compare what a traced graph gives with what the network gives, on two random images.
+    """Compare what a traced graph gives with what the network gives, on a few random images.
 
     Some versions of torch lose a write in place when they export a network (2.11 does, behind a dropout).
 
@@ -33,56 +66,39 @@ def check_answers(
         ends: the softmaxes that the network has behind them.
         image_shape: (channels, side, side).
 
-    Raises NetworkRefused where they differ by more than rounding, or the network gives no floating-point numbers. What
-    cannot be compared is let through: networks without values (`meta`), that refuse random images, that disagree with
-    themselves.
+    Raises NetworkRefused where they differ by more than rounding, where the network gives no floating-point numbers,
+    and as `check_repeats`. What cannot be compared is let through: networks without values (`meta`), and networks that
+    refuse random images.
     """
     like = floating_parameter(network)
     if like.is_meta:
         return
-    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(like)
-    with in_evaluation_mode(network), _same_buffers(network), quiet():
-        try:
-            expected, again = (_first_of_classes(network(images.clone())) for _ in range(2))
-        except Exception:
-            return
-        if not expected.is_floating_point():
-            raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
-        found = forward(images)
+    images = torch.randn(COMPARED, *image_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    expected = check_repeats(network, images)
+    if expected is None:
+        return
+    if not expected.is_floating_point():
+        raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
+    found = forward(images)
     for end in ends:
         found = end.target(found, *end.args[1:], **end.kwargs)
     if ends and "log" not in kind(ends[-1]):  # probabilities of small logits are all nearly the same
-        found, expected, again = map(_centred_logarithms, (found, expected, again))
-    if agrees(again, expected, like.dtype) and not agrees(found, expected, like.dtype):
+        found, expected = map(_centred_logarithms, (found, expected))
+    if not agrees(found, expected, like.dtype):
         raise NetworkRefused(
             f"torch {torch.__version__} traces the network wrongly, its graph gives other logits: expected code that "
             "writes nothing in place (relu_, x += 1, inplace=True); write it so, or try another version of torch"
         )
 
 
-def agrees(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+def agrees(found: Tensor, expected: Tensor, dtype: torch.dtype, least: float = LEAST_LIMIT) -> bool:
     """Whether logits are the expected ones but for what a network of this dtype rounds; NaN where NaN is expected."""
-    limit = max(LEAST_LIMIT, torch.finfo(dtype).eps ** 0.5) * float(expected.abs().nan_to_num(0, 0, 0).max())
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    limit = max(least, torch.finfo(dtype).eps ** 0.5) * float(expected.abs().nan_to_num(0, 0, 0).max())
     return torch.allclose(found, expected, rtol=0, atol=limit, equal_nan=True)
-
-
-def _first_of_classes(outputs: Any) -> Tensor:
-    """What the graph has its logits of, among the values that a network gives for two images."""
-    leaves = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
-    return next(value for value in leaves if value.dim() == 2 and len(value) == 2)
 
 
 def _centred_logarithms(probabilities: Tensor) -> Tensor:
     logarithms = probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
     return logarithms - logarithms.mean(1, keepdim=True)
-
-
-@contextmanager
-def _same_buffers(network: nn.Module) -> Iterator[None]:
-    """What a network writes into its buffers meanwhile is undone."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, values in before:
-            buffer.copy_(values)

@@ -63,6 +63,18 @@ def is_pointwise_function(function: Callable[..., Any]) -> bool:
     return function_name(function) in ALSO_POINTWISE or str(function) in ("aten.max.other", "aten.min.other")
 
 
+def is_random(node: fx.Node) -> bool:
+    """Whether the operator draws random numbers; a dropout does not that is turned off."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = {
+        one.name: argument(node, place, one.default_value) for place, one in enumerate(node.target._schema.arguments)
+    }
+    is_off = [given[name] is False for name in ("train", "training") if name in given]
+    is_never = [given[name] == 0 for name in ("p", "dropout_p", "dropout") if isinstance(given.get(name), int | float)]
+    return not any(is_off + is_never)
+
+
 def is_in_place(node: fx.Node) -> bool:
     """Whether the operator writes into its first operand."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

@@ -14,6 +14,13 @@ TORCH, HERE = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent
 STANDARD_LIBRARY = f"{sysconfig.get_path('stdlib')}{os.sep}"
 
 
+LONGEST = 300  # characters of what an error says: torch's own may hold whole graphs
+RANDOM = (
+    "the network draws random numbers in evaluation mode, so that it answers the same image differently every time: "
+    "expected nn.Dropout, or F.dropout(x, p, training=self.training)"
+)
+
+
 class NetworkRefused(UserError, ValueError):
     """A network that cannot be traced; the message is one line that says what, and where if it is known."""
 
@@ -29,4 +36,6 @@ def where(error: BaseException) -> str:
 
 def refused(what: str, error: BaseException) -> NetworkRefused:
     """The refusal for an error of torch or of the network's own code."""
-    return NetworkRefused(" ".join(f"{what}: {reason(error)}{where(error)}".split()))
+    said = " ".join(reason(error).split())
+    said = said if len(said) <= LONGEST else f"{said[:LONGEST]} ..."
+    return NetworkRefused(f"{what}: {said}{where(error)}")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.graph.evaluating import evaluating, floating_parameter
+
 
 def count_flops(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
     """Floating-point operations of a forward on images (n, channels, side, side); a multiply-accumulate counts 2.
@@ -18,6 +20,10 @@ def count_flops(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
 
 
 def flops_of(network: nn.Module, image_shape: Sequence[int]) -> int:
-    """Floating-point operations of one image (channels, height, width) in a network, in evaluation mode."""
-    like = next(network.parameters())
-    return count_flops(network, torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+    """Floating-point operations of one image (channels, height, width) in a network, in evaluation mode.
+
+    The network is left as it was.
+    """
+    like = floating_parameter(network)
+    with evaluating(network):
+        return count_flops(network, torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))

@@ -14,7 +14,7 @@ from models.graph import operators  # noqa: F401 (fills the rules)
 from models.graph.agreement import check_answers
 from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut, Plan
-from models.graph.errors import NetworkRefused
+from models.graph.errors import NetworkRefused, refused
 from models.graph.flops import flops_of
 from models.graph.network import GraphNetwork, device_and_dtype, network_of
 from models.graph.propagation import Propagation
@@ -30,7 +30,8 @@ FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels 
 class Graph:
     """A CNN classifier as a graph of operators, with the units of its kernels.
 
-    Its constants share memory with the network's weights, except those that were computed from weights.
+    Its constants share memory with the network's weights, except those that were computed from weights, and all of
+    those of a network that does more than to set a flag when its mode changes.
 
     Attributes:
         nodes: the plain graph; nodes are known by their names.
@@ -85,6 +86,21 @@ class Graph:
             shape = tuple(self.constants[node.target].shape) if is_constant(node) else node.meta.get("shape")
             lines.append(f"{target} {_without_precision(args)} {shape}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def code_values(self) -> tuple[float, ...]:
+        """Two numbers of each constant that the network's code decides, not its state_dict; other code, other numbers.
+
+        Its root mean square, and its product with a fixed wave. Other processors give nearly the same.
+        """
+        numbers = []
+        for name, value in self.constants.items():
+            if name in self.learned or not value.numel() or value.is_meta:
+                continue
+            values = value.detach().cpu().double().flatten().nan_to_num(0, 1e4, -1e4)
+            wave = torch.arange(len(values), dtype=torch.double).cos()
+            numbers += [float(values.square().mean().sqrt()), float(values @ wave / len(values) ** 0.5)]
+        return tuple(numbers)
 
     @cached_property
     def network(self) -> GraphNetwork:
@@ -193,6 +209,16 @@ class Graph:
         }
         return self.with_constants(cast)
 
+    def channels_last(self) -> "Graph":
+        """The same graph with its weights of images in channels-last layout, in which convolutions are faster."""
+        laid_out = {
+            name: value.contiguous(memory_format=torch.channels_last)
+            if name in self.learned and value.dim() == 4
+            else value
+            for name, value in self.constants.items()
+        }
+        return self.with_constants(laid_out)
+
     def with_constants(self, constants: Mapping[str, Tensor]) -> "Graph":
         """The same graph with other weights of the same names and shapes."""
         return replace(self, constants=constants)
@@ -215,9 +241,14 @@ def trace(network: nn.Module, image_side: int, channels: int = 3, fewest_units: 
 
     Raises NetworkRefused, a ValueError of one line, where that does not work.
     """
-    plain = trace_plain(network, image_side, channels)
-    graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
-    check_answers(network, graph.forward, plain.ends, graph.image_shape)
+    try:
+        plain = trace_plain(network, image_side, channels)
+        graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
+        check_answers(network, graph.forward, plain.ends, graph.image_shape)
+    except NetworkRefused:
+        raise
+    except Exception as error:  # whatever torch makes of somebody's network
+        raise refused("the network cannot be traced", error) from error
     return graph
 
 

@@ -5,23 +5,37 @@ what follows knows few forms: operators that write in place become their functio
 does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from models.graph.atoms import CASTS, IDENTITIES, hint, is_constant, is_in_place, kind, overload, shapes, shares_memory
+from models.graph.atoms import (
+    CASTS,
+    IDENTITIES,
+    function_name,
+    hint,
+    is_constant,
+    is_in_place,
+    is_random,
+    kind,
+    overload,
+    shapes,
+    shares_memory,
+)
 from models.graph.constants import fold_constants
-from models.graph.errors import NetworkRefused, refused, where
+from models.graph.errors import RANDOM, NetworkRefused, refused, where
+from models.graph.evaluating import evaluating, floating_parameter, has_modes_of_its_own
 from utils.quiet import quiet
 
 aten = torch.ops.aten
 PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
+REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
+FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 CHECKS = ("_assert", "sym_constrain", "_functional_assert")
 
 
@@ -47,9 +61,12 @@ def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
     """
     like = floating_parameter(network)
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
-    with torch.no_grad(), in_evaluation_mode(network), quiet():
+    with torch.no_grad(), evaluating(network), quiet():
         _try(network, images)
-        return _plain(_export(network, images))
+        plain = _plain(_export(network, images))
+        if has_modes_of_its_own(network):  # its weights may be others when it leaves evaluation mode
+            plain = replace(plain, constants={name: value.clone() for name, value in plain.constants.items()})
+        return plain
 
 
 def _try(network: nn.Module, images: Tensor) -> None:
@@ -63,12 +80,41 @@ def _try(network: nn.Module, images: Tensor) -> None:
 def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
     try:
         program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        _inline_regions(program.graph_module)
         return program.run_decompositions({}) if _writes_too_much(program.graph) else program
     except Exception as error:
         if "data-dependent" in str(error):
             place = where(error)
             raise NetworkRefused(f"the network's code decides by what its maps hold: no one graph{place}") from error
         raise refused("the network cannot be traced", error) from error
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    """Put operators in a region of autocast or of no_grad, which torch exports as a graph of its own, where others are.
+
+    What autocast computes in fewer bits is computed in the network's own precision then.
+    """
+    for node in list(module.graph.nodes):
+        if function_name(node.target) not in REGIONS or node.op != "call_function":
+            continue
+        place = next(place for place, given in enumerate(node.args) if isinstance(given, fx.Node))
+        name = node.args[place]
+        region = getattr(module, name.target)
+        _inline_regions(region)
+        inside = [each for each in region.graph.nodes if each.op == "placeholder"]
+        outside = dict(zip(inside, node.args[place + 1 :], strict=True))
+        with module.graph.inserting_before(node):
+            for each in region.graph.nodes:
+                if each.op == "output":
+                    results = fx.map_arg(each.args[0], outside.__getitem__)
+                elif each.op != "placeholder":
+                    outside[each] = module.graph.node_copy(each, outside.__getitem__)
+        for result in list(node.users):
+            result.replace_all_uses_with(results[result.args[1]])
+            module.graph.erase_node(result)
+        module.graph.erase_node(node)
+        if not name.users:
+            module.graph.erase_node(name)
 
 
 def _writes_too_much(graph: fx.Graph) -> bool:
@@ -133,9 +179,18 @@ def _plain(program: ExportedProgram) -> Plain:
     constants = {name: value.detach() for name, value in tensors.items() if name in names}
     learned = frozenset(names & set(program.state_dict))
     erase_unused(graph)
+    _check_is_certain(graph, {node.name: node for node in program.graph.nodes})
     constants, learned = fold_constants(graph, constants, learned)
     erase_unused(graph)
     return Plain(graph, constants, learned, frozenset(constants) & frozenset(signature.buffers), ends)
+
+
+def _check_is_certain(graph: fx.Graph, exported: dict[str, fx.Node]) -> None:
+    """Raises NetworkRefused, with the line of the network's code, where its logits depend on random numbers."""
+    for node in graph.nodes:
+        if is_random(node):
+            frames = FRAME.findall(exported[node.name].meta.get("stack_trace") or "")
+            raise NetworkRefused(RANDOM + (" ({}:{}: {})".format(*frames[-1]) if frames else ""))
 
 
 def _meta(node: fx.Node) -> dict[str, Any]:
@@ -152,7 +207,7 @@ def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
     name = kind(node)
     source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     value = node.meta.get("val")
-    if name.removesuffix("_") in IDENTITIES and source is not None:
+    if name.removesuffix("_") in IDENTITIES and source is not None and not is_random(node):
         return latest(source)
     if name in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
         return latest(source)
@@ -207,23 +262,6 @@ def _logits(outputs: list[fx.Node]) -> tuple[fx.Node, tuple[fx.Node, ...]]:
         ends.insert(0, node)
         node = node.args[0]
     return node, tuple(ends)
-
-
-def floating_parameter(network: nn.Module) -> Tensor:
-    """One that tells the network's dtype and device; a zero where it has none."""
-    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-
-
-@contextmanager
-def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Leaves every part of the network in the mode that it was in."""
-    was_training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in was_training:
-            module.training = True
 
 
 def erase_unused(graph: fx.Graph) -> None:

@@ -11,7 +11,8 @@ import torch
 from configures.base import Config
 from models import files as model_files
 from models.names import network_of
-from models.strong_model import graph_of, load_strong_model, untrained_graph
+from models.network_settings import NetworkSettings
+from models.strong_model import graph_of, load_strong_model, trace_classifier, untrained_graph
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.random_weights import randomise
@@ -110,6 +111,88 @@ def test_networks_without_modules_are_refused(tmp_path: Path, build: str, messag
     assert message in str(refused.value)
     assert f"{file}:build" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+CONSTANT = """
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+        self.register_buffer("scale", torch.tensor([1.0, 2.0, 3.0]), persistent=False)
+
+    def forward(self, x):
+        x = x * self.scale[:, None, None]
+        return self.fc((self.conv(x).relu() * 0.5).mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "relu",
+            "tanh",
+            r"the code of \S+nets.py:Net has changed since \(graph \w+ there, \w+ now\); bring the code back",
+        ),
+        ("* 0.5", "* 0.4", "has changed since"),
+        (
+            "[1.0, 2.0, 3.0]",
+            "[3.0, 2.0, 1.0]",
+            "the constants in the code of .*:Net have changed since, or are others every",
+        ),
+        ("[1.0, 2.0, 3.0]", "[1.00001, 2.0, 3.0]", ""),  # as another processor may compute it
+        ("Net(", "Other(nn.Module):\n    pass\n\n\nclass Net(", ""),
+    ],
+)
+def test_code_that_has_changed_since_is_refused(
+    root_dir: Path, tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    (file := tmp_path / "nets.py").write_text(HEADER + CONSTANT)
+    config = dataclasses.replace(CONFIG, network=f"{file}:Net")
+    artifacts = Artifacts(root_dir, config.model, config.dataset)
+    model_files.entire_model(artifacts).save(network_of(config.network, 4).state_dict())
+    recorded = NetworkSettings.of(config, graph_of(config))
+    assert len(recorded.code_values) == 2
+    model_files.network_settings(artifacts).save(recorded)
+    load_strong_model(config, artifacts, torch.device("cpu"))
+    file.write_text(HEADER + CONSTANT.replace(before, after))
+    untrained_graph.cache_clear()
+    if not message:
+        load_strong_model(config, artifacts, torch.device("cpu"))
+        return
+    with pytest.raises(UserError, match=message):
+        load_strong_model(config, artifacts, torch.device("cpu"))
+    for unknown in ({"digest": "", "torch": "", "code_values": ()}, {"torch": "2.6"}):  # of an earlier version
+        model_files.network_settings(artifacts).save(dataclasses.replace(recorded, **unknown))
+        load_strong_model(config, artifacts, torch.device("cpu"))
+
+
+def test_a_network_that_merges_weights_when_it_is_evaluated(root_dir: Path, tmp_path: Path) -> None:
+    """As adapters of low rank do."""
+    file = tmp_path / "nets.py"
+    file.write_text(
+        HEADER + "class Merging(nn.Conv2d):\n"
+        "    def __init__(self, *sizes):\n        super().__init__(*sizes)\n"
+        "        self.more, self.is_merged = nn.Parameter(self.weight.detach().clone()), False\n\n"
+        "    def train(self, mode=True):\n"
+        "        if mode == self.is_merged:\n"
+        "            self.weight.data += (-1 if mode else 1) * self.more.data\n"
+        "            self.is_merged = not mode\n        return super().train(mode)\n\n"
+        "    def forward(self, x):\n"
+        "        weight = self.weight if self.is_merged else self.weight + self.more\n"
+        "        return nn.functional.conv2d(x, weight, self.bias)\n\n\n"
+        "def build(num_classes):\n"
+        "    conv, fc = Merging(3, 8, 3), nn.Linear(8, num_classes)\n"
+        "    return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)\n"
+    )
+    config = dataclasses.replace(CONFIG, network=f"{file}:build")
+    artifacts = Artifacts(root_dir, config.model, config.dataset)
+    whole, images = network_of(config.network, 4), torch.randn(3, 3, 32, 32)
+    model_files.entire_model(artifacts).save(whole.state_dict())
+    graphs = trace_classifier(whole, "whole", 4, 32), load_strong_model(config, artifacts, torch.device("cpu"))
+    with torch.no_grad():
+        for graph in graphs:
+            torch.testing.assert_close(graph.network(images), whole(images))
 
 
 def test_before_training(root_dir: Path) -> None:

@@ -2,9 +2,10 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from models.training import (
     Training,
     TrainingSettings,
     accuracy,
+    batch_sizes,
     count_right,
     learning_rate_at,
     predict,
@@ -62,6 +64,61 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+class Deep(nn.Module):
+    """Batch norm of maps of one pixel; other outputs when it is trained, as GoogLeNet has them."""
+
+    def __init__(self, answer: Callable[[torch.Tensor], Any] = lambda logits: logits) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.fc, self.answer = nn.Conv2d(3, 8, 32), nn.BatchNorm2d(8), nn.Linear(8, 3), answer
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = self.fc(self.norm(self.conv(x)).relu().flatten(1))
+        return self.answer(logits) if self.training else logits
+
+
+class Outputs(NamedTuple):
+    logits: torch.Tensor
+    auxiliary: torch.Tensor | None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda logits: Outputs(logits, logits * 2),
+        lambda logits: (logits, logits * 2),
+        lambda logits: {"features": logits[:, :, None], "logits": logits, "auxiliary": [logits * 2]},
+    ],
+)
+def test_of_several_outputs_the_logits_are_trained(answer: Callable[[torch.Tensor], Any]) -> None:
+    expected = train_it(model=Deep())[1]
+    found = train_it(model=Deep(answer))[1]
+    assert_same_weights(found.best_weights, expected.best_weights)
+    assert without_seconds(found.history) == without_seconds(expected.history)
+
+
+def test_a_network_without_logits_in_training_mode_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no logits \(n, classes\) in training mode: give them as its first output"):
+        train_it(model=Deep(lambda logits: {"loss": logits.mean()}))
+
+
+def test_a_network_that_fails_in_training_mode_alone_is_one_line() -> None:
+    def fail(logits: torch.Tensor) -> torch.Tensor:
+        raise ValueError("too\nsmall")
+
+    with pytest.raises(UserError, match=r"does not train on a batch of 8 images of 32 pixels: too \(.*: raise Value"):
+        train_it(model=Deep(fail))
+
+
+def test_no_batch_has_a_single_image() -> None:
+    assert batch_sizes(30, 8) == [8, 8, 8, 6]
+    assert batch_sizes(17, 8) == [8, 9]
+    assert batch_sizes(16, 8) == [8, 8]
+    assert batch_sizes(9, 16) == [9]
+    assert (batch_sizes(1, 8), batch_sizes(3, 1)) == ([1], [1, 1, 1])
+    train_it(replace(SETTINGS, batch_size=29), model=Deep())
 
 
 class Stop(Exception):

@@ -1,10 +1,15 @@
 """A traced graph is compared with its network: what torch traces wrongly is refused, and nothing else."""
 
 import copy
+import re
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.graph import NetworkRefused, trace
@@ -91,16 +96,104 @@ def test_answers_that_are_no_logits() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    """A network that answers otherwise each time, NaN, one without values, and one that takes no random images."""
+    """NaN, a network without values, and one that takes no random images."""
     broken = Small()
     nn.init.constant_(broken.fc.weight, float("nan"))
     for network, forward in (
-        (Small(lambda x: x + torch.randn_like(x)), Small()),
         (broken, broken),
         (Small().to("meta"), Small()),
         (Small(begin=takes_pixels_alone), Small(lambda x: x + 1)),
     ):
         check_answers(network, forward, (), SHAPE)
+
+
+RANDOM = {
+    "dropout": lambda x: F.dropout(x, 0.5),
+    "in place": lambda x: F.dropout(x * 1, 0.5, inplace=True),
+    "of channels": lambda x: F.dropout2d(x, 0.5),
+    "alpha": lambda x: F.alpha_dropout(x, 0.5, training=True),
+    "slopes": lambda x: F.rrelu(x, training=True),
+    "noise": lambda x: x + torch.randn_like(x),
+    "little noise": lambda x: x + 1e-6 * torch.rand(x.shape[1:]),
+    "mask": lambda x: x * torch.empty(x.shape[1:]).bernoulli_(0.5),
+}
+
+
+@pytest.mark.parametrize("begin", RANDOM)
+def test_random_numbers_are_refused_with_the_line(begin: str) -> None:
+    network = Small(begin=RANDOM[begin])
+    state = torch.get_rng_state()
+    with pytest.raises(NetworkRefused, match="draws random numbers in evaluation mode") as error:
+        trace(network, 8)
+    assert re.search(rf"\({__file__}:\d+: return self\.end\(.*self\.begin\(x\).*\)$", str(error.value))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        nn.Dropout(),
+        nn.AlphaDropout(),
+        nn.RReLU(),
+        lambda x: F.dropout(x, 0.0),
+        lambda x: F.dropout(x, training=False),
+        lambda x: (F.dropout(x, 0.5), x)[1],
+        nn.InstanceNorm2d(3),
+        nn.GroupNorm(1, 3),
+    ],
+)
+def test_what_evaluation_turns_off_is_taken(begin: Callable) -> None:
+    trace(Small(begin=begin), 8)
+
+
+@pytest.mark.parametrize(
+    "begin", [nn.BatchNorm2d(3, track_running_stats=False), lambda x: F.batch_norm(x, None, None, training=True)]
+)
+def test_answers_that_depend_on_the_other_images_are_refused(begin: Callable) -> None:
+    with pytest.raises(NetworkRefused, match="answer to an image depends on the images next to it"):
+        trace(Small(begin=begin), 8)
+
+
+def test_what_torch_cannot_see_is_seen_by_running_twice() -> None:
+    numbers = iter(range(100))
+    with pytest.raises(NetworkRefused, match="draws random numbers in evaluation mode"):
+        trace(Small(lambda x: x + next(numbers)), 8)
+
+
+class Region(nn.Module):
+    """A part of the network stands in a region that torch exports as a graph of its own."""
+
+    def __init__(self, *regions: Callable[[], Any]) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 4)
+        self.regions = regions
+
+    def forward(self, x: Tensor) -> Tensor:
+        with ExitStack() as stack:
+            for region in self.regions:
+                stack.enter_context(region())
+            x = self.first(x).relu_()
+            doubled = x * 2
+            x += 1
+        return self.fc(self.second(x + doubled).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        (torch.no_grad,),
+        (torch.enable_grad,),
+        (partial(torch.autocast, "cpu", enabled=False),),
+        (torch.no_grad, partial(torch.autocast, "cpu", enabled=False)),
+    ],
+)
+def test_regions_of_autocast_and_no_grad(regions: tuple[Callable[[], Any], ...]) -> None:
+    torch.manual_seed(0)
+    network, images = Region(*regions).eval(), torch.randn(3, 3, 8, 8)
+    graph = trace(network, 8)
+    assert graph.num_units == 32
+    with torch.no_grad():
+        torch.testing.assert_close(graph.forward(images), network(images))
 
 
 def test_a_network_is_left_as_it_was() -> None:
