@@ -70,9 +70,22 @@ def check_num_classes(name: str, found: int, expected: int) -> None:
         own = OWN_CODE.fullmatch(name)
         place = place_of_definition(Path(own["file"]), own["attribute"]) if own else ""
         raise UserError(
-            f"network {name}: expected {expected} logits, it gives {found}{place}; "
-            f"give --num_classes {found}, or make the network with {expected}"
+            f"network {name}: expected {expected} logits, it gives {found}{place}; {other_outputs(found, expected)}"
         )
+
+
+def other_outputs(found: int, expected: int) -> str:
+    """What to do where a network has another number of outputs than it is to have classes, for an error message."""
+    if found < expected:
+        way = f"name the {found} classes that it knows, by --set num_classes={found} --set classes=A,B,..."
+    else:
+        way = f"a FILE.py:FUNCTION that takes {expected} of the {found}"
+    if found == 1:
+        way = "a FILE.py:FUNCTION that makes two of the one"
+    return (
+        f"give --num_classes {found} to inspect_network.py, and to other scripts {way}, as docs/your_network.md shows "
+        "under Other outputs"
+    )
 
 
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:

@@ -30,7 +30,7 @@ def check_answers(
     Args:
         network: it is read in evaluation mode and left as it was.
         forward: the graph: images -> logits (n, classes).
-        ends: the softmaxes that the network has behind them.
+        ends: the softmaxes and sigmoids that the network has behind them.
         image_shape: (channels, side, side).
 
     Raises NetworkRefused where they differ by more than rounding, or the network gives no floating-point numbers. What
@@ -43,12 +43,15 @@ def check_answers(
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(like)
     with in_evaluation_mode(network), _same_buffers(network), quiet():
         try:
-            expected, again = (_first_of_classes(network(images.clone())) for _ in range(2))
+            answers = [network(images.clone()) for _ in range(2)]
         except Exception:
+            return
+        found = forward(images)
+        expected, again = (_first_like(found, answer) for answer in answers)
+        if expected is None or again is None:
             return
         if not expected.is_floating_point():
             raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
-        found = forward(images)
     for end in ends:
         found = end.target(found, *end.args[1:], **end.kwargs)
     if ends and "log" not in kind(ends[-1]):  # probabilities of small logits are all nearly the same
@@ -66,10 +69,10 @@ def agrees(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return torch.allclose(found, expected, rtol=0, atol=limit, equal_nan=True)
 
 
-def _first_of_classes(outputs: Any) -> Tensor:
-    """What the graph has its logits of, among the values that a network gives for two images."""
-    leaves = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
-    return next(value for value in leaves if value.dim() == 2 and len(value) == 2)
+def _first_like(logits: Tensor, outputs: Any) -> Tensor | None:
+    """What the graph has its logits of, among the values that a network gives for the same images."""
+    tensors = (value for value in tree_leaves(outputs) if isinstance(value, Tensor))
+    return next((value for value in tensors if value.shape == logits.shape), None)
 
 
 def _centred_logarithms(probabilities: Tensor) -> Tensor:
