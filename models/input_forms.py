@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy.special import bdtrc
 from torch import Tensor, nn
 
 from dataset.labelled_images import IMAGENET, Images, Normalisation
@@ -67,7 +67,7 @@ def is_near_chance(right: int, labels: np.ndarray, predicted: np.ndarray | None 
     else:  # the sum over classes is one over answers
         by_chance = count_of[predicted[predicted < len(count_of)]].sum() / n**2
     gained = right - n * by_chance
-    is_significant = binom.sf(right - 1, n, by_chance) < SIGNIFICANT
+    is_significant = bdtrc(right - 1, n, by_chance) < SIGNIFICANT
     is_hardly_better = gained < n * min(by_chance, LEAST_KAPPA * (1 - by_chance))
     return right < n and (is_hardly_better or not is_significant)
 
@@ -135,7 +135,7 @@ def is_clearly_better(is_right: np.ndarray, was_right: np.ndarray) -> bool:
         is_right, was_right: (images,) bool.
     """
     won, lost = int((is_right & ~was_right).sum()), int((was_right & ~is_right).sum())
-    return won - lost >= max(1, CLEARLY * len(is_right)) and binom.sf(won - 1, won + lost, 0.5) < SURELY
+    return won - lost >= max(1, CLEARLY * len(is_right)) and bdtrc(won - 1, won + lost, 0.5) < SURELY
 
 
 @dataclass(frozen=True, eq=False)
