@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from dataset.labelled_images import IMAGENET, Images, Normalisation
@@ -66,6 +66,7 @@ def test_few_images_do_not_tell() -> None:
     assert not can_tell_from_chance(labels_of(500))
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=12), st.integers(0, 2**32 - 1))
 def test_answers_that_know_nothing_are_near_chance(counts: list[int], seed: int) -> None:
     """A false alarm is as rare as it says; the answers are drawn with shares of their own."""
