@@ -22,7 +22,7 @@ FORMS = (
 
 
 def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
-    """A network with random weights; nothing is downloaded.
+    """A network with random weights in float32, which images are given in; nothing is downloaded.
 
     Args:
         name: `simcnn`, `simcnn_x0_25` (models/registry.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
@@ -35,7 +35,7 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     if num_classes < 2:
         raise UserError(f"network {name}: expected at least 2 classes, given {num_classes}")
     if own := OWN_CODE.fullmatch(name):
-        return network_of_file(Path(own["file"]), own["attribute"], num_classes)
+        return network_of_file(Path(own["file"]), own["attribute"], num_classes).float()
     library, _, rest = name.partition(":")
     if name.endswith(".py"):
         raise UserError(f"network {name}: expected a function or class behind the file, as in {name}:FUNCTION")

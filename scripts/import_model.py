@@ -146,7 +146,8 @@ def advice(best: Explanation, labels: np.ndarray, classes: Sequence[str]) -> str
     who, right = "it is", int(best.is_right.sum())
     if best.order is not None:
         _, right = class_order(best.trial.logits, labels)
-        who = f"its classes stand in another order: its outputs {','.join(map(str, best.order))} are"
+        outputs = [*map(str, best.order[:LISTED]), *(["..."] if len(best.order) > LISTED else [])]
+        who = f"its classes stand in another order: its outputs {','.join(outputs)} are"
         settings.append(f"classes={','.join(classes[label] for label in np.argsort(best.order))}")
     steps = [" ".join(f"--set {shlex.quote(setting)}" for setting in settings)] if settings else []
     if best.order is not None:
