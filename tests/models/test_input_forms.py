@@ -116,7 +116,7 @@ def test_no_order_in_a_network_that_is_bad_at_classes(data: st.DataObject, class
 def test_a_class_whose_output_another_takes_over_stays() -> None:
     """Class 1 is always called 0, and class 0 half of the time: exchanging them would be right on more images."""
     labels = labels_of(120, 120, 120)
-    predicted = np.concatenate([np.tile([0, 2], 60), np.full(120, 0), np.full(120, 2)])
+    predicted = np.concatenate([np.repeat([0, 2], 60), np.full(120, 0), np.full(120, 2)])
     assert class_order(logits_of(predicted, 3), labels)[1] == 240 > (predicted == labels).sum()
     assert other_class_order(logits_of(predicted, 3), labels) is None
 
