@@ -77,9 +77,9 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     show_layers(graph.units)
     split = load_split(config)
     show_split(stage, split)
-    tried = split.valid.first(max(TRIED, TRIED_OF_CLASS * len(split.classes)))
+    tried = spread(split.valid, max(TRIED, TRIED_OF_CLASS * len(split.classes)))
     judge(graph, tried, split.classes, stage, anyway=arguments.anyway)
-    check_is_made_again(network, graph, tried.first(COMPARED), stage)
+    check_is_made_again(network, graph, spread(tried, COMPARED), stage)
     for name, images in (("valid", split.valid), ("test", split.test)):
         right = count_right(predict(graph.network, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
@@ -105,6 +105,12 @@ def show_split(stage: Stage, split: Split) -> None:
             "searches look at images that it knows, and accuracies on valid are too high; better say which images it "
             "has not seen, as {train,valid,test}/CLASS/IMAGE"
         )
+
+
+def spread(images: Images, count: int) -> Images:
+    """At most `count` images, evenly spread over all, in whatever order these are."""
+    count = min(count, len(images))
+    return images.take(np.arange(count) * len(images) // count)
 
 
 def judge(graph: Graph, images: Images, classes: Sequence[str], stage: Stage, *, anyway: bool) -> None:
@@ -147,6 +153,7 @@ def advice(best: Explanation, labels: np.ndarray, classes: Sequence[str]) -> str
     if best.order is not None:
         _, right = class_order(best.trial.logits, labels)
         outputs = [*map(str, best.order[:LISTED]), *(["..."] if len(best.order) > LISTED else [])]
+        form = [f"{' and '.join(form)},"] if form else []
         who = f"its classes stand in another order: its outputs {','.join(outputs)} are"
         settings.append(f"classes={','.join(classes[label] for label in np.argsort(best.order))}")
     steps = [" ".join(f"--set {shlex.quote(setting)}" for setting in settings)] if settings else []
