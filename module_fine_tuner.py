@@ -16,7 +16,7 @@ import argparse
 from dataset.target_classes import HELP, chosen_classes
 from models.opening import open_stage
 from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.trained_on import load_strong_split, show_if_few
 from modules.for_patch import show_modules_for_patches
 from modules.modularization import show_modularization
 from search.genetic import files as genetic_files
@@ -32,6 +32,7 @@ def main() -> None:
     stage = open_stage(arguments)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
+    show_if_few(split.valid, split.classes)
     if not arguments.for_patch:
         with held(genetic_files.recorder_role(stage.artifacts)):  # which writes modules too
             show_modularization(fine_tune_together(stage, strong, split))

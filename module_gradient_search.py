@@ -24,6 +24,7 @@ from dataset.target_classes import HELP, chosen_classes
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage
+from models.trained_on import show_if_few
 from modules import files as module_files
 from modules.for_patch import ModuleForPatch, show_modules_for_patches
 from modules.modularization import show_modularization
@@ -55,6 +56,7 @@ def main() -> None:
         return
     with held(gradient_files.role(stage.artifacts)):
         search = open_search(stage, arguments.keep, fresh=arguments.fresh)
+        show_if_few(search.split.valid, search.split.classes)
         max_loss = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
         with chosen_engine(arguments, stage.device) as engine:
             rounds = learn(search, None if arguments.keep is not None else max_loss, engine)
@@ -95,6 +97,8 @@ def modules_for_patches(arguments: argparse.Namespace, stage: Stage) -> None:
         place = stage.artifacts.for_patch(target_class)
         with held(gradient_files.role(place)):
             search = open_search_for_patch(stage, target_class, arguments.keep, fresh=arguments.fresh)
+            if not found:
+                show_if_few(search.split.valid, search.split.classes)
             found.append(learn_for_patch(search, take_last=arguments.keep is not None))
     print()
     show_modules_for_patches(found)

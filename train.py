@@ -18,7 +18,7 @@ from dataset.split_record import record_of
 from dataset.splits import load_split
 from models import files as model_files
 from models.folder import set_folder_aside
-from models.input_forms import is_near_chance
+from models.input_forms import can_tell_from_chance, is_near_chance
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import (
@@ -28,7 +28,7 @@ from models.strong_model import (
     load_strong_model,
     strong_model_training,
 )
-from models.trained_on import load_strong_split
+from models.trained_on import load_strong_split, show_if_few
 from models.training import Epoch, count_right, predict, train
 from models.weights import count_parameters
 from utils.errors import UserError, run
@@ -58,6 +58,7 @@ def main() -> None:
     split = load_strong_split(stage.config, stage.artifacts) if arguments.evaluation else load_split(stage.config)
     counts = f"{len(split.train)} train, {len(split.valid)} valid, {len(split.test)} test"
     say(f"images: {counts}; {len(split.classes)} classes")
+    show_if_few(split.valid, split.classes)
 
     if arguments.evaluation:
         report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
@@ -119,9 +120,12 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
 def report(model: torch.nn.Module, split: Split, stage: Stage) -> None:
     """Print the strong model's accuracy with its counts, and whether it has learnt anything."""
     for name, images in (("valid", split.valid), ("test", split.test)):
-        right = count_right(predict(model, images, stage.device), images.labels)
+        logits = predict(model, images, stage.device)
+        right = count_right(logits, images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})")
-        if name == "valid" and is_near_chance(right, images.labels):
+        if name == "valid" and not can_tell_from_chance(images.labels):
+            print("too few images to tell whether that is better than chance: add images")
+        elif name == "valid" and is_near_chance(right, images.labels, logits.argmax(1).numpy()):
             print("that is hardly better than chance, and its modules would know nothing: train longer, or add images")
 
 

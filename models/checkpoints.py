@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.foreign_files import read_foreign_file
+from models.names import other_outputs
 from utils.errors import UserError, reason
 from utils.terminal import printable
 
@@ -185,7 +186,7 @@ def _misfit(best: Weights, path: Path) -> UserError:
         layer = best.different[0].rpartition(".")[0]
         return UserError(
             f"{path} is of a network with {theirs} classes: its {layer} has {theirs} outputs, and that of the network "
-            f"{ours}; give --num_classes {theirs}"
+            f"{ours}; {other_outputs(theirs, ours)}"
         )
     if best.different:
         name = best.different[0]

@@ -23,7 +23,7 @@ FORMS = (
 
 
 def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
-    """A network with random weights; nothing is downloaded.
+    """A network with random weights in float32, which images are given in; nothing is downloaded.
 
     Args:
         name: `simcnn`, `simcnn_x0_25` (models/registry.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
@@ -36,7 +36,7 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     if num_classes < 2:
         raise UserError(f"network {name}: expected at least 2 classes, given {num_classes}")
     if own := OWN_CODE.fullmatch(name):
-        return network_of_file(Path(own["file"]), own["attribute"], num_classes)
+        return network_of_file(Path(own["file"]), own["attribute"], num_classes).float()
     library, _, rest = name.partition(":")
     if name.endswith(".py"):
         raise UserError(f"network {name}: expected a function or class behind the file, as in {name}:FUNCTION")
@@ -90,9 +90,22 @@ def check_num_classes(name: str, found: int, expected: int) -> None:
         own = OWN_CODE.fullmatch(name)
         place = place_of_definition(Path(own["file"]), own["attribute"]) if own else ""
         raise UserError(
-            f"network {name}: expected {expected} logits, it gives {found}{place}; "
-            f"give --num_classes {found}, or make the network with {expected}"
+            f"network {name}: expected {expected} logits, it gives {found}{place}; {other_outputs(found, expected)}"
         )
+
+
+def other_outputs(found: int, expected: int) -> str:
+    """What to do where a network has another number of outputs than it is to have classes, for an error message."""
+    if found < expected:
+        way = f"name the {found} classes that it knows, by --set num_classes={found} --set classes=A,B,..."
+    else:
+        way = f"a FILE.py:FUNCTION that takes {expected} of the {found}"
+    if found == 1:
+        way = "a FILE.py:FUNCTION that makes two of the one"
+    return (
+        f"give --num_classes {found} to inspect_network.py, and to other scripts {way}, as docs/your_network.md shows "
+        "under Other outputs"
+    )
 
 
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:

@@ -66,7 +66,7 @@ def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side
     """
     try:
         with steps(f"following the channels of {name}", None):
-            graph = trace(network, image_side)
+            graph = trace(network, image_side, num_classes=num_classes)
     except NetworkRefused as error:
         raise UserError(f"network {name}: {error}") from None
     check_num_classes(name, graph.num_classes, num_classes)

@@ -12,7 +12,13 @@ network.json. Images: docs/your_images.md.
 """
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.labelled_images import Images, Split
@@ -22,11 +28,13 @@ from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
 from models.folder import check_is_free, set_folder_aside
 from models.graph import Graph
-from models.input_forms import CLEARLY, class_order, is_near_chance, try_forms
+from models.graph.agreement import agrees
+from models.input_forms import Explanation, can_tell_from_chance, class_order, explain, is_near_chance
 from models.inspection import show_cost, show_layers
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
-from models.strong_model import build_strong_network, trace_classifier
+from models.strong_model import build_strong_network, strong_graph, trace_classifier
+from models.trained_on import show_if_few
 from models.training import count_right, predict
 from models.weights import cpu_state
 from utils.errors import UserError, run
@@ -34,7 +42,10 @@ from utils.files import check_writable
 from utils.locks import held
 from utils.stage import Stage, stage_parser
 
-TRIED = 1000  # validation images that other forms of images are tried on
+TRIED = 1000  # validation images that other forms of images are tried on, at least
+TRIED_OF_CLASS = 4  # and of each class on average: an order of classes is judged by half of them
+LISTED = 20  # classes by name
+COMPARED = 100  # validation images that the network is asked again about, as later stages make it
 
 
 def main() -> None:
@@ -66,7 +77,9 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     show_layers(graph.units)
     split = load_split(config)
     show_split(stage, split)
-    judge(graph, split.valid.first(TRIED), stage, anyway=arguments.anyway)
+    tried = spread(split.valid, max(TRIED, TRIED_OF_CLASS * len(split.classes)))
+    judge(graph, tried, split.classes, stage, anyway=arguments.anyway)
+    check_is_made_again(network, graph, spread(tried, COMPARED), stage)
     for name, images in (("valid", split.valid), ("test", split.test)):
         right = count_right(predict(graph.network, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
@@ -83,7 +96,9 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
 def show_split(stage: Stage, split: Split) -> None:
     """Print what the parts are, and what it costs where the model may know the validation images."""
     counts = f"{len(split.train)} train, {len(split.valid)} valid, {len(split.test)} test"
-    print(f"\nimages: {counts}; {len(split.classes)} classes: {', '.join(split.classes)}")
+    names = split.classes if len(split.classes) <= LISTED else (*split.classes[:LISTED], "...")
+    print(f"\nimages: {counts}; {len(split.classes)} classes: {', '.join(names)}")
+    show_if_few(split.valid, split.classes)
     if not has_own_validation(stage.config):
         print(
             "validation images are drawn from the training images, so this model was trained on them: importance and "
@@ -92,28 +107,75 @@ def show_split(stage: Stage, split: Split) -> None:
         )
 
 
-def judge(graph: Graph, images: Images, stage: Stage, *, anyway: bool) -> None:
-    """Print the form of images that fits better, if one does.
+def spread(images: Images, count: int) -> Images:
+    """At most `count` images, evenly spread over all, in whatever order these are."""
+    count = min(count, len(images))
+    return images.take(np.arange(count) * len(images) // count)
+
+
+def judge(graph: Graph, images: Images, classes: Sequence[str], stage: Stage, *, anyway: bool) -> None:
+    """Print how the model was trained more likely, if one way explains its answers clearly better.
 
     Raises UserError for a model that is hardly better than chance, with the likely reason.
     """
-    given, *others = try_forms(graph.network, images, stage.device)
-    best = max(others, key=lambda trial: trial.right)
-    hints = []
-    if best.right > given.right + CLEARLY * len(images):
-        settings = " ".join(f"--set {setting}" for setting in best.settings)
-        hints.append(f"with colours {best.words} it is right on {best.right} of {len(images)}: give {settings}")
-    trial = best if hints else given
-    order, right = class_order(trial.logits, images.labels)
-    if right > trial.right + 10 * CLEARLY * len(images):
-        names = ",".join(map(str, order))
-        hints.append(f"its classes stand in another order: its outputs {names} are right on {right} of {len(images)}")
-    found = f"{given.right} of {len(images)} validation images right"
-    if is_near_chance(given.right, images.labels) and not anyway:
-        likely = "; ".join(hints) or "likely reasons: mean and std, image_side, resize, the classes' order"
-        raise UserError(f"{found}, hardly better than chance: {likely}; --anyway takes it over as it is")
-    for hint in hints:
-        print(f"{found}; {hint}", flush=True)
+    given, best = explain(graph.network, images, stage.device)
+    logits, right = given.trial.logits, int(given.is_right.sum())
+    if is_probability(logits):
+        print(
+            "its outputs are from 0 to 1, as probabilities: modules need logits; take the last function out of forward"
+        )
+    found = f"{right} of {len(images)} validation images right"
+    likely = "" if best is given else f"; {advice(best, images.labels, classes)}"
+    if not can_tell_from_chance(images.labels):
+        print(f"{found}: too few images to tell whether that is better than chance{likely}", flush=True)
+    elif is_near_chance(right, images.labels, given.predicted):
+        line = f"{found}, hardly better than chance{likely or '; likely reasons: mean and std, image_side, resize'}"
+        if not anyway:
+            raise UserError(f"{line}; --anyway takes it over as it is")
+        print(line, flush=True)
+    elif likely:
+        print(f"{found}{likely}", flush=True)
+
+
+def is_probability(logits: torch.Tensor) -> bool:
+    """Whether logits (images, classes) are between 0 and 1."""
+    return bool((logits >= 0).all() and (logits <= 1).all())
+
+
+def advice(best: Explanation, labels: np.ndarray, classes: Sequence[str]) -> str:
+    """How the model was trained, and what to give for it."""
+    form, settings = [], list(best.trial.settings)
+    if best.trial.settings:
+        form.append(f"with colours {best.trial.words}")
+    if best.trial.is_reversed:
+        form.append("with red and blue exchanged")
+    who, right = "it is", int(best.is_right.sum())
+    if best.order is not None:
+        _, right = class_order(best.trial.logits, labels)
+        outputs = [*map(str, best.order[:LISTED]), *(["..."] if len(best.order) > LISTED else [])]
+        form = [f"{' and '.join(form)},"] if form else []
+        who = f"its classes stand in another order: its outputs {','.join(outputs)} are"
+        settings.append(f"classes={','.join(classes[label] for label in np.argsort(best.order))}")
+    steps = [" ".join(f"--set {shlex.quote(setting)}" for setting in settings)] if settings else []
+    if best.order is not None:
+        steps[0] += " (the classes at every later stage, too)"
+    if best.trial.is_reversed:
+        steps.append("a FILE.py:FUNCTION that exchanges them (docs/your_network.md)")
+    return f"{' and '.join(form)} {who} right on {right} of {len(labels)}: give {' and '.join(steps)}".lstrip()
+
+
+def check_is_made_again(network: nn.Module, graph: Graph, images: Images, stage: Stage) -> None:
+    """Raises UserError where the network, made again with its weights as in later stages, gives other logits."""
+    again = build_strong_network(stage.config)
+    again.load_state_dict(cpu_state(network))
+    expected = predict(graph.network, images, stage.device)
+    found = predict(strong_graph(stage.config, again, stage.device).network, images, stage.device)
+    if not agrees(found, expected, torch.float32):
+        raise UserError(
+            f"network {stage.config.network_name}: made again with the same weights it gives other logits; expected a "
+            "network that computes with its parameters and buffers alone, no random or changing values: register these "
+            "as buffers"
+        )
 
 
 if __name__ == "__main__":

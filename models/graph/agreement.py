@@ -55,6 +55,7 @@ def check_answers(
     forward: Callable[[Tensor], Tensor],
     ends: Sequence[fx.Node],
     image_shape: tuple[int, int, int],
+    classes: int | None = None,
 ) -> None:
     """Compare what a traced graph gives with what the network gives, on a few random images.
 
@@ -63,8 +64,9 @@ def check_answers(
     Args:
         network: it is read in evaluation mode and left as it was.
         forward: the graph: images -> logits (n, classes).
-        ends: the softmaxes that the network has behind them.
+        ends: the softmaxes and sigmoids that the network has behind them.
         image_shape: (channels, side, side).
+        classes: how many logits the graph has; None: any number.
 
     Raises NetworkRefused where they differ by more than rounding, where the network gives no floating-point numbers,
     and as `check_repeats`. What cannot be compared is let through: networks without values (`meta`), and networks that
@@ -74,7 +76,7 @@ def check_answers(
     if like.is_meta:
         return
     images = torch.randn(COMPARED, *image_shape, generator=torch.Generator().manual_seed(0)).to(like)
-    expected = check_repeats(network, images)
+    expected = check_repeats(network, images, classes)
     if expected is None:
         return
     if not expected.is_floating_point():

@@ -229,22 +229,30 @@ class Graph:
         return device_and_dtype(self.constants)
 
 
-def trace(network: nn.Module, image_side: int, channels: int = 3, fewest_units: int = FEWEST_UNITS) -> Graph:
+def trace(
+    network: nn.Module,
+    image_side: int,
+    channels: int = 3,
+    fewest_units: int = FEWEST_UNITS,
+    num_classes: int | None = None,
+) -> Graph:
     """Follow a CNN classifier's code once and return its graph.
 
     Args:
-        network: images (n, channels, image_side, image_side) -> logits (n, classes); or several outputs, of which the
-            first is that. It is read in evaluation mode and left as it was.
+        network: images (n, channels, image_side, image_side) -> logits (n, classes), or several outputs with them. It
+            is read in evaluation mode and left as it was.
         image_side: in pixels.
         channels: of an image.
         fewest_units: a grouped convolution with fewer units has its kernels dropped one by one, not group by group.
+        num_classes: the logits are the first output (n, num_classes); where none is that wide, or the number is not
+            given, the first (n, any number).
 
     Raises NetworkRefused, a ValueError of one line, where that does not work.
     """
     try:
-        plain = trace_plain(network, image_side, channels)
+        plain = trace_plain(network, image_side, channels, num_classes)
         graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
-        check_answers(network, graph.forward, plain.ends, graph.image_shape)
+        check_answers(network, graph.forward, plain.ends, graph.image_shape, graph.num_classes)
     except NetworkRefused:
         raise
     except Exception as error:  # whatever torch makes of somebody's network

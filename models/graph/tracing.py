@@ -32,7 +32,8 @@ from models.graph.evaluating import evaluating, floating_parameter, has_modes_of
 from utils.quiet import quiet
 
 aten = torch.ops.aten
-PROBABILITIES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+# Functions at the end of a network that leave the order of the logits as it is
+SOFTMAXES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
 REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
@@ -51,10 +52,10 @@ class Plain:
     constants: dict[str, Tensor]
     learned: frozenset[str]  # the constants that depend on what the network's state_dict holds
     buffers: frozenset[str]  # the constants that are buffers of the network
-    ends: tuple[fx.Node, ...] = ()  # softmaxes of the network that stood behind the logits, in their order
+    ends: tuple[fx.Node, ...] = ()  # softmaxes and sigmoids that the network applied to the logits, in their order
 
 
-def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
+def trace_plain(network: nn.Module, image_side: int, channels: int, num_classes: int | None = None) -> Plain:
     """The plain graph of a network that is given images (n, channels, image_side, image_side).
 
     Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no (n, classes).
@@ -63,7 +64,7 @@ def trace_plain(network: nn.Module, image_side: int, channels: int) -> Plain:
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
     with torch.no_grad(), evaluating(network), quiet():
         _try(network, images)
-        plain = _plain(_export(network, images))
+        plain = _plain(_export(network, images), num_classes)
         if has_modes_of_its_own(network):  # its weights may be others when it leaves evaluation mode
             plain = replace(plain, constants={name: value.clone() for name, value in plain.constants.items()})
         return plain
@@ -138,7 +139,7 @@ def _writes_too_much(graph: fx.Graph) -> bool:
     return False
 
 
-def _plain(program: ExportedProgram) -> Plain:
+def _plain(program: ExportedProgram, num_classes: int | None) -> Plain:
     signature = program.graph_signature
     name_of = {
         **signature.inputs_to_parameters,
@@ -160,7 +161,8 @@ def _plain(program: ExportedProgram) -> Plain:
         elif node.op == "placeholder":
             new[node] = graph.placeholder("images")
         elif node.op == "output":
-            logits, ends = _logits([latest(value) for value in node.args[0] if isinstance(value, fx.Node)])
+            outputs = [latest(value) for value in node.args[0] if isinstance(value, fx.Node)]
+            logits, ends = _logits(outputs, num_classes)
             graph.output(logits)
             continue
         elif kind(node).startswith(CHECKS):
@@ -247,18 +249,20 @@ def _functional(target: Any) -> Any:
     return getattr(packet, target._overloadname, None)
 
 
-def _logits(outputs: list[fx.Node]) -> tuple[fx.Node, tuple[fx.Node, ...]]:
-    """The first output that is (n, classes), without the softmaxes at its end, and these.
+def _logits(outputs: list[fx.Node], num_classes: int | None) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    """The first output that is (n, num_classes), else (n, any); without softmaxes and sigmoids at its end, and these.
 
-    A logit depends on its own class alone.
+    A logit depends on its own class alone, and is not bounded.
     """
     shapes_of = [node.meta.get("shape") or () for node in outputs]
     found = [node for node, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
-        raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
-    node, ends = found[0], []
-    while kind(node) in PROBABILITIES and node.args[1] in (1, -1):
+        raise NetworkRefused(
+            f"expected logits (n, classes), the network gives {given}; docs/your_network.md, Other outputs, says more"
+        )
+    node, ends = next((node for node in found if node.meta["shape"][1] == num_classes), found[0]), []
+    while kind(node) == "sigmoid" or (kind(node) in SOFTMAXES and node.args[1] in (1, -1)):
         ends.insert(0, node)
         node = node.args[0]
     return node, tuple(ends)

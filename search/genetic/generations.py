@@ -13,7 +13,7 @@ from configures.base import Config
 from dataset.labelled_images import Images, fingerprint
 from models import files as model_files
 from models.strong_model import graph_of
-from models.trained_on import load_strong_split
+from models.trained_on import load_strong_split, show_if_few
 from modules import files as module_files
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
@@ -136,6 +136,7 @@ class GeneticSearch:
         if checkpoint is not None:
             self.check_checkpoint(checkpoint)
         self.check_room()
+        show_if_few(self.images, [str(number) for number in range(self.config.num_classes)])
         self.record_settings()
         return self.resume(checkpoint=checkpoint, patience=patience)
 

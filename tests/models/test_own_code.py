@@ -32,6 +32,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return write
 
 
+@pytest.mark.parametrize("precision", ["double", "half", "bfloat16"])
+def test_a_network_runs_in_the_precision_of_images(write: Callable[..., Path], precision: str) -> None:
+    write(HEADER + f"def build(num_classes):\n    return nn.Linear(2, num_classes).{precision}()")
+    assert network_of("nets.py:build", 3)(torch.zeros(1, 2)).dtype == torch.float32
+
+
 def refusal(name: str, num_classes: int = 10) -> str:
     with pytest.raises(UserError) as refused:
         network_of(name, num_classes)

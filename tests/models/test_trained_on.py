@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,12 @@ from image_trees import image_bytes, random_pixels, write_tree
 
 import global_configure
 from configures.base import load
+from dataset.labelled_images import Images
 from dataset.split_record import record_of
 from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import graph_of
-from models.trained_on import check_trained_on, load_strong_split
+from models.trained_on import check_trained_on, few_valid_images, load_strong_split
 from modules import files as module_files
 from modules.kernel_importance import random_importance
 from patching.cases import PatchCases
@@ -129,3 +130,49 @@ def test_a_user_adds_and_changes_images(root_dir: Path, run_main: Main) -> None:
     run_main("train.py", *evaluate, root=root_dir).refused(REFUSAL, "test: expected 12 images, given 13")
     done = run_main("train.py", *TINY, "--epochs", 1, "--fresh", root=root_dir)
     assert done.exit_code == 0, done
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (
+            (1, 1),
+            "warning: decisions rest on 2 validation images, 1 of class a (standard error of accuracies: up to 35 ",
+        ),
+        (
+            (300, 9),
+            "warning: decisions rest on 309 validation images, 9 of class b (standard error of accuracies: up to 3 ",
+        ),
+        ((49, 50), "warning: decisions rest on 99 validation images, 49 of class a"),
+        ((50, 50), ""),
+        ((1000, 10), ""),
+    ],
+)
+def test_few_validation_images(counts: tuple[int, int], expected: str) -> None:
+    line = few_valid_images(np.array(counts), ("a", "b"))
+    assert line.startswith(expected) and bool(line) == bool(expected)
+    assert "\n" not in line and (not line or line.endswith("add images, to 100 and 10 of each class"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "more", "images"),
+    [
+        ("train.py", ["--fresh"], 141),
+        ("train.py", ["--evaluation"], 141),
+        ("module_recorder.py", ["--set", "search_images=40"], 40),
+        ("scripts/run_module_search.py", ["--set", "search_images=40"], 40),
+        ("module_gradient_search.py", [], 141),
+        ("module_gradient_search.py", ["--for_patch", "--target_class", "1"], 141),
+        ("module_fine_tuner.py", [], 141),
+    ],
+)
+def test_what_decides_by_validation_images_says_if_they_are_few(
+    stage: Stage, run_main: Main, monkeypatch: pytest.MonkeyPatch, script: str, more: list[str], images: int
+) -> None:
+    def asked(valid: Images, classes: Sequence[str]) -> None:
+        raise UserError(f"asked about {len(valid)} images of {len(classes)} classes")
+
+    monkeypatch.setattr("models.trained_on.show_if_few", asked)
+    monkeypatch.setattr("search.genetic.generations.show_if_few", asked)
+    run_main(script, *NAMES, *more, root=stage.artifacts.root_dir).refused(f"asked about {images} images of 5 classes")

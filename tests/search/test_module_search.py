@@ -214,6 +214,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     assert f"modules of generation {best.generation}, ensemble {' '.join(map(str, best.ensemble))}" in printed
     assert f"({right.sum()})" in printed
     assert "mean Jaccard distance" in printed
+    assert printed.count("warning: decisions rest on 60 validation images") == 1
     assert printed.count("\ngeneration ") == 4
     assert processes_of(reference) == []
 
