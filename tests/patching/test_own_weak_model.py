@@ -323,7 +323,7 @@ def weak_network(tmp_path):
     known = ("--weak_classes", "0,1,2,3,4,5,6,7,8", "--weak_side", 16)
     form = ("--weak_mean", "0.5,0.5,0.5", "--weak_std", "0.5,0.5,0.5")
     named = ("--weak_network", f"{tmp_path / 'my_net.py'}:build", "--weak_checkpoint", tmp_path / "weak.pth")
-    return (*named, *known, *form)
+    return (*named, *known, *form, "--anyway")  # it is random
 
 
 @pytest.mark.slow

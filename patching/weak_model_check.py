@@ -1,0 +1,159 @@
+"""Whether a weak model can be the one that its user means: in which order its classes are, and that it knows anything.
+
+Of a weak model that is judged too well nothing is lost, while a patch of a random network, or of logits in another
+order, improves them a lot and is wrong. Models that are weak at the target classes on purpose are not complained about.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.stats import binom, binomtest
+
+from models.input_forms import class_order, is_near_chance
+from modules.own_class import auc_by_class
+from patching.own_weak_model import Classes
+from utils.errors import UserError
+from utils.progress import say
+
+LEAST_GAIN = 0.2  # of the images of the classes that move: the share that another order has to classify correctly more
+MOST_LOST = 0.25  # of what the classes that move gain: what others of them may lose
+SURE = 0.001  # p-value below which another order is no accident
+KNOWS_CLASS = 0.65  # mean AUC from which a model knows its classes, though another class's logit is larger
+AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice chance
+
+
+def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *, anyway: bool) -> None:
+    """Raises UserError for logits in another order of classes, or hardly better than chance; `anyway` says it instead.
+
+    Args:
+        logits: (images, weak classes) float, of validation images.
+        labels: (images,) int64; images of added classes are left out.
+        classes: of the patch.
+        anyway: whether to go on.
+    """
+    known = labels < classes.weak_classes
+    logits, labels = logits[known], labels[known]
+    if not len(labels):
+        return
+    right = int((logits.argmax(1) == labels).sum())
+    found = f"the weak model is right on {right} of {len(labels)} validation images"
+    order = fitting_order(logits, labels)
+    if order is not None:
+        # Class k is what output order[k] says, so that output order[k] is to be named as class k.
+        names = [""] * len(order)
+        for number, output in enumerate(order):
+            names[output] = classes.names[number]
+        others = int((logits[:, order].argmax(1) == labels).sum())
+        problem = f"{found}, and on {others} with its classes in another order: give --weak_classes {','.join(names)}"
+    elif knows_nothing(logits, labels, list(classes.strong_class)):
+        problem = (
+            f"{found}, hardly better than chance; likely reasons: --weak_checkpoint, --weak_mean and --weak_std, "
+            "--weak_side, the order of --weak_classes"
+        )
+    else:
+        return
+    if not anyway:
+        raise UserError(f"{problem}; --anyway patches it as it is")
+    say(problem)
+
+
+def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """The order of a weak model's outputs that fits clearly better than the given one; None where the given one fits.
+
+    Args:
+        logits: (images, classes) float.
+        labels: (images,) int64.
+
+    Returns (classes,) int64, the output that is the logit of each class.
+    """
+    if len(np.unique(labels)) < 2:
+        return None
+    balanced = torch.from_numpy(_balanced(logits))
+    answers = balanced.argmax(1).numpy()
+    order = _kept_cycles(class_order(balanced, labels)[0], answers, labels)
+    moved = np.isin(labels, np.flatnonzero(order != np.arange(len(order))))
+    if not moved.any():
+        return None
+    # An order that was found on some images fits them better by chance alone: it is judged on others.
+    half = _half(labels)
+    crossed = np.empty(len(labels), np.int64)
+    for other in (False, True):
+        found = class_order(balanced[half == other], labels[half == other])[0]
+        crossed[half != other] = found[labels[half != other]]
+    before, after = answers == labels, answers == crossed
+    gained, lost = int((after & ~before)[moved].sum()), int((before & ~after)[moved].sum())
+    if not gained or binomtest(gained, gained + lost, alternative="greater").pvalue > SURE:
+        return None
+    # What is said about it is counted on the logits as they are.
+    right_given, right_moved = (int((given.argmax(1) == labels).sum()) for given in (logits, logits[:, order]))
+    return order if right_moved > right_given else None
+
+
+def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
+    """Whether a weak model is hardly better than chance at the classes that it is not patched for.
+
+    It may be as bad as it likes at the target classes. Where fewer than two others are left, all its classes are asked.
+
+    Args:
+        logits: (images, classes) float.
+        labels: (images,) int64.
+        targets: the classes that may be patched.
+    """
+    others = np.setdiff1d(np.unique(labels), list(targets))
+    asked = others if len(others) > 1 else np.unique(labels)
+    if len(asked) < 2:
+        return False
+    chosen = np.isin(labels, asked)
+    logits, labels = logits[chosen][:, asked], np.searchsorted(asked, labels[chosen])
+    right = int((logits.argmax(1) == labels).sum())
+    chance = np.bincount(labels).max() / len(labels)
+    twice = min(2 * chance, (1 + chance) / 2)
+    if not is_near_chance(right, labels) or binom.cdf(right, len(labels), twice) > AS_GOOD:
+        return False
+    return bool(np.nanmean(auc_by_class(_centred(logits), labels)) < KNOWS_CLASS)
+
+
+def _centred(logits: np.ndarray) -> np.ndarray:
+    """Without the constant of each image, which says nothing about its class."""
+    values = np.asarray(logits, np.float64)
+    return values - values.mean(1, keepdims=True)
+
+
+def _balanced(logits: np.ndarray) -> np.ndarray:
+    """Every output in units of its own spread: a class that a weak model hardly ever answers is answered, too."""
+    values = _centred(logits)
+    deviation = values.std(0)
+    return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
+
+
+def _half(labels: np.ndarray) -> np.ndarray:
+    """(images,) bool: every second image of each class."""
+    by_class = np.argsort(labels, kind="stable")
+    half = np.empty(len(labels), bool)
+    half[by_class] = np.arange(len(labels)) % 2 == 1
+    return half
+
+
+def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The order with those classes back in their places that gain little by it, or of which others lose by it.
+
+    A permutation consists of cycles, and each one stands or falls by itself.
+    """
+    classes = np.arange(len(order))
+    counts = np.zeros((len(order), len(order)), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    gains = counts[classes, order] - counts[classes, classes]
+    kept, seen = classes.copy(), set()
+    for first in classes:
+        cycle = []
+        while first not in seen:
+            seen.add(first)
+            cycle.append(first)
+            first = order[first]
+        if len(cycle) < 2:
+            continue
+        gained, lost = gains[cycle].clip(min=0).sum(), -gains[cycle].clip(max=0).sum()
+        if gained - lost >= LEAST_GAIN * counts[cycle].sum() and lost <= MOST_LOST * gained:
+            kept[cycle] = order[cycle]
+    return kept
