@@ -69,7 +69,7 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     state = torch.load(path, weights_only=True)
     plain = {"weak_network": weak_network, "strong_network": strong_network, "strong_classes": 5, "target_class": 0}
     assert {name: state[name] for name in plain} == plain
-    assert list(state) == [*plain, "kernels", "image_side", "rule", "classes", "weights"]
+    assert list(state) == [*plain, "kernels", "image_side", "mean", "std", "resize", "rule", "classes", "weights"]
     assert state["rule"] == rule
     buffers = {"range": ["rule.low", "rule.high"], "linear": ["rule.weight", "rule.bias"]}[rule]
     assert [name for name in state["weights"] if name.startswith("rule.")] == buffers
