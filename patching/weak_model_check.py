@@ -16,8 +16,8 @@ from patching.own_weak_model import Classes
 from utils.errors import UserError
 from utils.progress import say
 
-LEAST_GAIN = 0.2  # of the images of the classes that move: the share that another order has to classify correctly more
-MOST_LOST = 0.25  # of what the classes that move gain: what others of them may lose
+LEAST_GAIN = 0.2  # by how much the mean recall of the classes that move must be better in another order
+MOST_LOST = 0.25  # of the recall that classes gain by moving: what others that move may lose
 SURE = 0.001  # p-value below which another order is no accident
 KNOWS_CLASS = 0.65  # mean AUC from which a model knows its classes, though another class's logit is larger
 AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice chance
@@ -69,31 +69,27 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """
     if len(np.unique(labels)) < 2:
         return None
-    balanced = torch.from_numpy(_balanced(logits))
-    answers = balanced.argmax(1).numpy()
+    # Outputs that are hardly ever the largest are told apart by when they are large for them. Whether any order is
+    # better is judged by the answers as they are: an output that was never trained may follow some other class.
+    balanced, answers = torch.from_numpy(_balanced(logits)), logits.argmax(1)
     order = _kept_cycles(class_order(balanced, labels)[0], answers, labels)
-    moved = np.isin(labels, np.flatnonzero(order != np.arange(len(order))))
-    if not moved.any():
-        return None
+    moved = order[labels] != labels
     # An order that was found on some images fits them better by chance alone: it is judged on others.
-    half = _half(labels)
-    crossed = np.empty(len(labels), np.int64)
+    half, crossed = _half(labels), np.empty(len(labels), np.int64)
     for other in (False, True):
         found = class_order(balanced[half == other], labels[half == other])[0]
         crossed[half != other] = found[labels[half != other]]
     before, after = answers == labels, answers == crossed
     gained, lost = int((after & ~before)[moved].sum()), int((before & ~after)[moved].sum())
-    if not gained or binomtest(gained, gained + lost, alternative="greater").pvalue > SURE:
-        return None
-    # What is said about it is counted on the logits as they are.
-    right_given, right_moved = (int((given.argmax(1) == labels).sum()) for given in (logits, logits[:, order]))
-    return order if right_moved > right_given else None
+    is_sure = gained and binomtest(gained, gained + lost, alternative="greater").pvalue < SURE
+    return order if is_sure else None
 
 
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
     """Whether a weak model is hardly better than chance at the classes that it is not patched for.
 
-    It may be as bad as it likes at the target classes. Where fewer than two others are left, all its classes are asked.
+    It may know nothing of the target classes. Where fewer than two others are left, it is asked to tell these from
+    the target classes.
 
     Args:
         logits: (images, classes) float.
@@ -106,12 +102,13 @@ def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]
         return False
     chosen = np.isin(labels, asked)
     logits, labels = logits[chosen][:, asked], np.searchsorted(asked, labels[chosen])
+    of_class = auc_by_class(_centred(logits), labels)[np.isin(asked, others) if len(others) else slice(None)]
     right = int((logits.argmax(1) == labels).sum())
     chance = np.bincount(labels).max() / len(labels)
     twice = min(2 * chance, (1 + chance) / 2)
     if not is_near_chance(right, labels) or binom.cdf(right, len(labels), twice) > AS_GOOD:
         return False
-    return bool(np.nanmean(auc_by_class(_centred(logits), labels)) < KNOWS_CLASS)
+    return bool(of_class.mean() < KNOWS_CLASS)
 
 
 def _centred(logits: np.ndarray) -> np.ndarray:
@@ -143,7 +140,7 @@ def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> 
     classes = np.arange(len(order))
     counts = np.zeros((len(order), len(order)), np.int64)
     np.add.at(counts, (labels, answers), 1)
-    gains = counts[classes, order] - counts[classes, classes]
+    gains = (counts[classes, order] - counts[classes, classes]) / counts.sum(1).clip(min=1)  # of recall
     kept, seen = classes.copy(), set()
     for first in classes:
         cycle = []
@@ -154,6 +151,7 @@ def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> 
         if len(cycle) < 2:
             continue
         gained, lost = gains[cycle].clip(min=0).sum(), -gains[cycle].clip(max=0).sum()
-        if gained - lost >= LEAST_GAIN * counts[cycle].sum() and lost <= MOST_LOST * gained:
+        most_gain = (gains[cycle] > 0).mean() > 2 / 3  # a class without images, or never answered, proves nothing
+        if most_gain and gained - lost >= LEAST_GAIN * len(cycle) and lost <= MOST_LOST * gained:
             kept[cycle] = order[cycle]
     return kept
