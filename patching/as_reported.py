@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError, reason
-from utils.progress import progress
+from utils.progress import steps
 
 MOST_IMAGES = 1000  # of the test images, spread evenly, that a saved model is run on
 BATCH = 50
@@ -55,33 +55,34 @@ def differs(found: np.ndarray, reported: np.ndarray, tolerance: float) -> np.nda
     return ~(np.abs(found.astype(np.float64) - reported).max(1) <= allowed)
 
 
-def check_as_reported(path: Path, answer: Answer, reported: Reported) -> None:
+def check_as_reported(path: Path, load: Callable[[], Answer], reported: Reported) -> None:
     """Run a saved model on test images. Raises UserError where it does not answer as reported, or does not run.
 
     Args:
         path: of the file, for the message.
-        answer: the model as it was loaded from the file.
+        load: gives the model from the file, as a user loads it.
         reported: what it has to answer.
     """
     starts = range(0, len(reported.scores), BATCH)
     try:
-        found = np.concatenate(
-            [
-                answer(*(values[start : start + BATCH] for values in reported.inputs.values()))
-                for start in progress(starts, f"running {path.name}, batches")
-            ]
-        )
+        answer = load()
+        found = []
+        with steps(f"running {path.name}, batches", len(starts)) as advance:
+            for start in starts:
+                found.append(answer(*(values[start : start + BATCH] for values in reported.inputs.values())))
+                advance()
+        scores = np.concatenate(found)
     except UserError:
         raise
     except Exception as error:  # whatever the runtime raises
         raise UserError(f"{path}: the saved model does not run: {reason(error)}; nothing was saved") from None
-    if found.shape != reported.scores.shape:
+    if scores.shape != reported.scores.shape:
         raise UserError(
-            f"{path}: the saved model gives scores {found.shape}, expected {reported.scores.shape}; nothing was saved"
+            f"{path}: the saved model gives scores {scores.shape}, expected {reported.scores.shape}; nothing was saved"
         )
-    other = differs(found, reported.scores, reported.tolerance)
+    other = differs(scores, reported.scores, reported.tolerance)
     if other.any():
-        decisions = int((found.argmax(1) != reported.scores.argmax(1)).sum())
+        decisions = int((scores.argmax(1) != reported.scores.argmax(1)).sum())
         raise UserError(
             f"{path}: the saved model does not answer as reported: other scores on {int(other.sum())} of {len(other)} "
             f"test images, another class on {decisions}; nothing was saved; a network that draws random numbers, "

@@ -202,7 +202,7 @@ class OneAnswer(nn.Module):
         answer = self.network(images)
         if isinstance(answer, Tensor):
             return answer
-        shape = len(images), self.classes
+        shape = images.shape[0], self.classes  # `len` would fix the batch size of an exported network
         tensors = (value for value in tree_leaves(answer) if isinstance(value, Tensor))
         found = next((value for value in tensors if value.shape == shape), None)
         if found is None:

@@ -22,7 +22,7 @@ from models.names import network_of
 from models.strong_model import untrained_graph
 from models.weights import cpu_state
 from modules.module import module_of_weights
-from patching.as_reported import Reported, check_as_reported
+from patching.as_reported import Answer, Reported, check_as_reported
 from patching.rules import Rule, rule_saved_as
 from utils.errors import UserError
 from utils.files import damaged, load_checkpoint, save_checkpoint
@@ -113,14 +113,16 @@ def save_as_reported(model: PatchedModel, path: Path, reported: Reported, device
     check_save_path(path)
     with written_aside(path.parent) as folder:
         save_patched_model(model, folder / path.name)
-        loaded = load_patched_model(folder / path.name, device)
-
-        def answer(pixels: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return loaded(loaded.normalise(torch.from_numpy(pixels).to(device))).float().cpu().numpy()
-
-        check_as_reported(path, answer, reported)
+        check_as_reported(path, lambda: _answer_of(load_patched_model(folder / path.name, device), device), reported)
         check_save_path(path)
+
+
+def _answer_of(model: PatchedModel, device: torch.device) -> Answer:
+    @torch.inference_mode()
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        return model(model.normalise(torch.from_numpy(pixels).to(device))).float().cpu().numpy()
+
+    return answer
 
 
 def save_patched_model(model: PatchedModel, path: Path) -> None:

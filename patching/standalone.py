@@ -155,8 +155,7 @@ def save_standalone(model: StandalonePatch, path: Path, reported: Reported) -> l
         written = folder / path.name
         with _as_exported(model):
             _save_onnx(model, written) if path.suffix == ".onnx" else _save_code(model, written)
-        answer = _loaded_onnx(written, list(model.inputs)) if path.suffix == ".onnx" else _loaded_code(written)
-        check_as_reported(path, answer, reported)
+        check_as_reported(path, lambda: _loaded(written, list(model.inputs)), reported)
         check_save_paths([path])
     return _files_of(path)
 
@@ -201,6 +200,10 @@ def _save_code(model: StandalonePatch, path: Path) -> None:
     content = _package("safetensors.torch").save(weights, metadata=MARK)
     write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
     save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
+
+
+def _loaded(path: Path, inputs: Sequence[str]) -> Answer:
+    return _loaded_onnx(path, inputs) if path.suffix == ".onnx" else _loaded_code(path)
 
 
 def _loaded_code(path: Path) -> Answer:

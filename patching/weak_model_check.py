@@ -45,7 +45,11 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
         for number, output in enumerate(order):
             names[output] = classes.names[number]
         others = int((logits[:, order].argmax(1) == labels).sum())
+        auc = auc_by_class(_centred(logits)[:, order], labels)
+        unsure = [classes.names[n] for n in np.flatnonzero((order != np.arange(len(order))) & ~(auc >= KNOWS_CLASS))]
         problem = f"{found}, and on {others} with its classes in another order: give --weak_classes {','.join(names)}"
+        if unsure:
+            problem += f" (a guess for {', '.join(unsure)}, which it hardly knows)"
     elif knows_nothing(logits, labels, list(classes.strong_class)):
         problem = (
             f"{found}, hardly better than chance; likely reasons: --weak_checkpoint, --weak_mean and --weak_std, "

@@ -49,7 +49,7 @@ def test_a_model_is_run_in_batches_on_all_images_or_an_even_sample() -> None:
         seen.append(len(places))
         return SCORES[places]
 
-    check_as_reported(PATH, answer, reported())
+    check_as_reported(PATH, lambda: answer, reported())
     assert seen == [50, 50, 20]
     assert checked_places(7).tolist() == list(range(7))
     some = checked_places(10_000)
@@ -70,5 +70,5 @@ def fails(places: np.ndarray) -> np.ndarray:
 )
 def test_other_answers_are_one_line(answer, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        check_as_reported(PATH, answer, reported())
+        check_as_reported(PATH, lambda: answer, reported())
     assert "\n" not in str(refused.value)

@@ -327,6 +327,36 @@ def weak_network(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_random_network_is_not_patched(root, run_main, weak_network):
+    """Nor does anything appear."""
+    done = run_main(SCRIPT, *COMMON, *weak_network[:-1], "--target_class", 9, "--name", "random", root=root)
+    done.refused("hardly better than chance", "--anyway patches it as it is")
+    assert not (root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "random.json").exists()
+
+
+@pytest.mark.slow
+def test_logits_in_another_order_of_classes_are_noticed(root, logits, run_main):
+    """As of folders in the order of their names as text: 1, 10, 2 ..."""
+    for part in ("valid", "test"):
+        of_class = np.load(logits / f"{part}_labels.npy")[:, None] == np.arange(10)
+        in_order_of_text = [0, 9, *range(1, 9)]
+        spoil(f"{part}_logits", lambda array, more=2.0 * of_class: (array + more)[:, in_order_of_text])(logits)
+    done = run_main(SCRIPT, *COMMON, "--weak_logits", logits, "--target_class", 3, root=root)
+    done.refused("give --weak_classes 0,9,1,2,3,4,5,6,7,8", "--anyway patches it as it is")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_replaced_by_a_patched_model(root, run_main, weak_network, tmp_path):
+    """The weights of `weak.py` would be named as the checkpoint is."""
+    checkpoint = tmp_path / "weak.safetensors"
+    checkpoint.write_bytes(b"a user's")
+    given = [checkpoint if str(word).endswith("weak.pth") else word for word in weak_network]
+    done = run_main(SCRIPT, *COMMON, *given, "--target_class", 9, "--save", tmp_path / "weak.py", root=root)
+    done.refused("weak.safetensors is an input of this command; give another name")
+    assert checkpoint.read_bytes() == b"a user's" and not done.stdout
+
+
+@pytest.mark.slow
 def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, run_main, weak_network, tmp_path):
     out = tmp_path / "out"
     options = ("--target_class", 9, "--save", out / "patched.py", "--name", "added")
@@ -358,7 +388,8 @@ def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     saved = tmp_path / "patched.onnx"
     options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
     options += ("--others_may_lose", 0)
-    assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
+    done = run_main(SCRIPT, *COMMON, *options, root=root)
+    assert done.exit_code == 0 and f"saved {saved}; run on 359 test images, it answers as reported" in done.stdout, done
     session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
     test = load_dataset("digits").test
     given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}

@@ -81,6 +81,14 @@ def test_the_message_names_the_option_that_fits() -> None:
     check_weak_model(logits, in_their_order, renamed, anyway=False)
 
 
+def test_classes_that_a_model_knows_nothing_of_are_named_as_a_guess() -> None:
+    labels = labels_of(10, 60)
+    logits = weak_logits(labels, 10)
+    logits[:, [3, 8]] = np.random.default_rng(3).normal(size=(600, 2)) - 5
+    with pytest.raises(UserError, match=r"\(a guess for d, i, which it hardly knows\)"):
+        check_weak_model(logits[:, KERAS], labels, Classes(tuple("abcdefghij"), 10, {3: 0}), anyway=False)
+
+
 def test_a_random_network_is_refused() -> None:
     labels = labels_of(10, 60)
     logits = 0.1 * np.random.default_rng(0).normal(size=(600, 10)) - np.arange(10)
