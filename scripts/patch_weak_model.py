@@ -237,8 +237,8 @@ def report_file(arguments: argparse.Namespace, artifacts: Artifacts) -> JsonFile
     given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
     name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
     file = patch_files.own_report(artifacts, name)
-    if file.exists():
-        file.load()  # refused where no patch wrote it
+    if file.exists() and not {"weak_model", "rule", "test"} <= file.load().keys():
+        raise UserError(f"{file.path} is there, and is no report of a patch: give another --name, or move it away")
     return file
 
 
