@@ -174,6 +174,8 @@ def main() -> None:
     content["seconds"] = round(time.perf_counter() - start, 1)
     file.save(content)
     print(f"saved {file.path}")
+    if arguments.save and not patched.rule:
+        print("nothing to save: the weak model stays as it is")
     if patched.rule and arguments.save:
         weak_leaves = None if weak is None else OneAnswer(weak, classes.weak_classes)
         model = StandalonePatch(weak_leaves, weak_form, list(chosen.values()), module_form, patched.rule, classes.names)

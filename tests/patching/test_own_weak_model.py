@@ -353,6 +353,8 @@ def test_a_checkpoint_is_not_replaced_by_a_patched_model(root, run_main, weak_ne
     done = run_main(SCRIPT, *COMMON, *given, "--target_class", 9, "--save", tmp_path / "weak.py", root=root)
     done.refused("weak.safetensors is an input of this command; give another name")
     assert checkpoint.read_bytes() == b"a user's" and not done.stdout
+    done = run_main(SCRIPT, *COMMON, *given, "--target_class", 9, "--save", tmp_path / "my_net.py", root=root)
+    done.refused("my_net.py is an input of this command")
 
 
 @pytest.mark.slow
