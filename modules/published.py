@@ -23,7 +23,7 @@ from modules.modularization import Modularization
 from modules.module import Tuning
 from utils.artifacts import RecordFile
 from utils.errors import UserError, reason
-from utils.files import check_archive, damaged, missing, read_array, unreadable, write_whole
+from utils.files import check_archive, check_writable, damaged, missing, read_array, unreadable, write_whole
 
 TOP = Path(__file__).resolve().parent.parent / "published"
 MADE_BY = "python experiments/results/publish_model.py"
@@ -61,6 +61,28 @@ def _float16(value: Tensor) -> np.ndarray:
 
 def _float32(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) if value.dtype.kind == "f" else value
+
+
+def check_can_publish(folder: Path, model_folder: Path) -> None:
+    """Raises UserError, before any work, for a folder in which files are that are no published model's."""
+    names = ("arrays.npz", *(file.path.name for file in _records(folder)))
+    found = [name for name in names if (folder / name).exists()]
+    if found and not _is_published(folder, model_folder):
+        raise UserError(
+            f"--folder: {folder / found[0]} is there, and is not part of a published model: give another folder, or "
+            "move it away"
+        )
+    check_writable(folder)
+
+
+def _is_published(folder: Path, model_folder: Path) -> bool:
+    if folder.resolve() == model_folder.resolve():
+        return False
+    try:
+        load_published(folder)
+    except UserError:
+        return False
+    return True
 
 
 def save_published(folder: Path, model: PublishedModel) -> None:

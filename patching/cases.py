@@ -20,6 +20,7 @@ from modules.evaluation_inputs import strong_inputs
 from modules.on_disk import load_kernel_mask, load_module
 from patching import files as patch_files
 from patching.answers import Answers, PatchImages, PatchNetworks, answers, answers_on_worker
+from patching.as_reported import Reported, checked_places, tolerance_on
 from patching.confidence import Change, change_of
 from patching.data import PatchData, load_patch_data, of_class
 from patching.metrics import confusion_matrix
@@ -204,8 +205,18 @@ class PatchCases:
             target_class=case.target_class,
             kernels=case.kernels,
             image_side=config.image_side,
+            mean=config.mean,
+            std=config.std,
+            resize=config.resize,
         )
         return PatchedModel(case.weak, case.module, rule, case.classes, origin)
+
+    def reported(self, case: PatchCase, rule: Rule) -> Reported:
+        """Test images as a saved patched model takes them, and the scores that are reported of them."""
+        places = checked_places(len(case.test.labels))
+        images = self.data.split_for(case.target_class).test.take(places)
+        scores = rule(case.test.weak, case.test.module).numpy()[places]
+        return Reported({"pixels": images.pixels}, scores, tolerance_on(self.stage.device))
 
     def _outputs(self, part: str, images: PatchImages, said: Answers) -> Outputs:
         labels = np.concatenate([self._weak_images[part].labels, images.own[part].labels])

@@ -2,34 +2,41 @@
 
 from patching.patched_model import load_patched_model
 model = load_patched_model("patched.pth")
-predictions = model(normalise(pixels, normalisation)).argmax(1)
+predictions = model(model.normalise(pixels)).argmax(1)
 """
 
 import shlex
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.image_files import Resize
+from dataset.images import normalise
+from dataset.labelled_images import Normalisation
 from models.graph import GraphNetwork
 from models.names import network_of, not_named
 from models.strong_model import untrained_graph
 from models.trusted_code import NotTrusted
 from models.weights import cpu_state
 from modules.module import module_of_weights
+from patching.as_reported import Answer, Reported, check_as_reported
 from patching.rules import Rule, rule_saved_as
 from utils.errors import UserError
 from utils.files import damaged, load_checkpoint, save_checkpoint
+from utils.given_places import check_place, written_aside
 
+OPTION = "--save"
 MADE_BY = "python experiments/patch/apply_patch.py --save PATH (with the options that --help lists)"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which networks the two parts of a patched model are made of."""
+    """Which networks the two parts of a patched model are made of, and which images they are given."""
 
     weak_network: str  # as `models.names` knows it
     strong_network: str
@@ -37,6 +44,9 @@ class Origin:
     target_class: int  # of the strong model
     kernels: np.ndarray  # (K,) bool: those of the strong model that the module keeps
     image_side: int  # in pixels
+    mean: tuple[float, ...]  # of red, green and blue between 0 and 1: subtracted
+    std: tuple[float, ...]  # what they are divided by then
+    resize: Resize  # how an image of another side comes to `image_side`
 
 
 class PatchedModel(nn.Module):
@@ -67,9 +77,58 @@ class PatchedModel(nn.Module):
         """Scores (n, classes) of normalised images (n, 3, side, side): the largest one decides."""
         return self.rule(self.weak(images), self.module(images)[:, 0])
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The images (n, 3, side, side) float32 that this model was made for, of pixels (n, side, side, 3) uint8.
+
+        `origin` has the side, and how images come to it. Raises ValueError for a model without an origin.
+        """
+        if self.origin is None:
+            raise ValueError("expected a patched model with an origin")
+        return normalise(pixels, normalisation=Normalisation(self.origin.mean, self.origin.std))
+
+
+def check_save_path(path: Path) -> None:
+    """Raises UserError, before any work, where a patched model cannot be saved to a path."""
+    check_place(OPTION, path, is_patched_model)
+
+
+def is_patched_model(path: Path) -> bool:
+    """Whether a file is one of `save_patched_model`."""
+    try:
+        named = {"weak_network", "strong_network", "kernels", "rule"}
+        return zipfile.is_zipfile(path) and named <= load_checkpoint(path, MADE_BY).keys()
+    except (UserError, OSError):
+        return False
+
+
+def save_as_reported(model: PatchedModel, path: Path, reported: Reported, device: torch.device) -> None:
+    """Write a patched model, load it and run it on test images.
+
+    Raises UserError, and leaves no file, where it does not answer as reported, or another file is there.
+
+    Args:
+        model: with an origin.
+        path: of the file.
+        reported: with one input, pixels (images, side, side, 3) uint8.
+        device: where to run it.
+    """
+    check_save_path(path)
+    with written_aside(path.parent) as folder:
+        save_patched_model(model, folder / path.name)
+        check_as_reported(path, lambda: _answer_of(load_patched_model(folder / path.name, device), device), reported)
+        check_save_path(path)
+
+
+def _answer_of(model: PatchedModel, device: torch.device) -> Answer:
+    @torch.inference_mode()
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        return model(model.normalise(torch.from_numpy(pixels).to(device))).float().cpu().numpy()
+
+    return answer
+
 
 def save_patched_model(model: PatchedModel, path: Path) -> None:
-    """Write the weights and the few plain values that say which networks they are of; `weights_only=True` loads it.
+    """Write the weights and the plain values of its origin; `weights_only=True` loads it.
 
     Raises ValueError for a model without an origin.
     """
@@ -77,6 +136,8 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         raise ValueError("expected a patched model with an origin")
     state: dict[str, Any] = {
         **vars(model.origin),
+        "mean": list(model.origin.mean),
+        "std": list(model.origin.std),
         "kernels": torch.tensor(model.origin.kernels),
         "rule": model.rule.saved_as,
         "classes": list(model.classes),
@@ -89,6 +150,11 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
     """A patched model that `save_patched_model` wrote, in evaluation mode. Raises UserError where it is none."""
     path = Path(path)
     state = load_checkpoint(path, MADE_BY)
+    if "weak_network" in state and "mean" not in state:
+        raise UserError(
+            f"{path} is of an earlier version, which did not save how images are normalised; make it again with: "
+            f"{MADE_BY}"
+        )
     try:
         weights: dict[str, Tensor] = state["weights"]
         parts = {name: part_of(weights, name) for name in ("weak", "module", "rule")}
@@ -101,9 +167,9 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         module = module_of_weights(graph, kernels, target_class, parts["module"])
         rule = rule_saved_as(state["rule"]).from_buffers(parts["rule"])
         names = (state["weak_network"], state["strong_network"])
-        model = PatchedModel(
-            weak, module, rule, classes, Origin(*names, graph.num_classes, target_class, kernels, side)
-        )
+        form = _checked_form(state["mean"], state["std"], state["resize"])
+        origin = Origin(*names, graph.num_classes, target_class, kernels, side, *form)
+        model = PatchedModel(weak, module, rule, classes, origin)
         model.load_state_dict(weights)
     except NotTrusted:
         raise
@@ -113,6 +179,15 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(f"{path} holds NaN or infinity; make it again with: {MADE_BY}")
     return model.to(device, memory_format=torch.channels_last)
+
+
+def _checked_form(mean: Any, std: Any, resize: Any) -> tuple[tuple[float, ...], tuple[float, ...], Resize]:
+    """Raises ValueError for values that are not a form of images."""
+    colours = [tuple(float(value) for value in values) for values in (mean, std)]
+    fit = all(len(values) == 3 and np.isfinite(values).all() for values in colours)
+    if not fit or min(colours[1]) <= 0 or resize not in get_args(Resize):
+        raise ValueError("expected mean, std (above 0) and resize of its images")
+    return *colours, resize
 
 
 def part_of(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:

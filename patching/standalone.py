@@ -4,23 +4,36 @@ Both take RGB pixels as they are in an image file, so that nobody normalises in 
 Python file, operator after operator, and nothing of this project is needed.
 """
 
+import contextlib
+import hashlib
 import importlib
+import importlib.util
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from dataset.image_files import Resize
 from dataset.labelled_images import Normalisation
+from patching.as_reported import Answer, Reported, check_as_reported
 from patching.rules import Learned
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
+from utils.given_places import check_place, check_places_differ, written_aside
 from utils.quiet import quiet
 
 SUFFIXES = (".onnx", ".py")
+OPTION = "--save"
+# What tells this project's files from others': only they are replaced.
+MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}
+FIRST_LINE = '"""A patched image classifier.'
 HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
 
 
@@ -29,6 +42,7 @@ class Form:
     """How a network is given images."""
 
     side: int
+    resize: Resize
     normalisation: Normalisation
 
 
@@ -72,7 +86,6 @@ class StandalonePatch(nn.Module):
         self.parts = nn.ModuleList(PixelNetwork(module, module_form.normalisation) for module in modules)
         self.rule, self.classes = rule, tuple(classes)
         self.weak_form, self.module_form = weak_form, module_form
-        self.eval()
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -98,33 +111,111 @@ class StandalonePatch(nn.Module):
         )
 
 
-def check_save_path(path: Path) -> None:
-    """Raises UserError where a patched model cannot be saved so."""
+def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None:
+    """Raises UserError, before any work, where patched models cannot be saved to these paths.
+
+    Args:
+        paths: as for `save_standalone`.
+        inputs: files that are read, and so not replaced.
+    """
+    given = list(inputs)
+    for path in paths:
+        _check_save_path(path)
+        for file in _files_of(path):
+            check_place(OPTION, file, is_saved_patch, given)
+    check_places_differ(OPTION, (file for path in paths for file in _files_of(path)))
+
+
+def is_saved_patch(path: Path) -> bool:
+    """Whether a file, `.py`, `.safetensors` or `.onnx`, carries the mark of `save_standalone`."""
+    try:
+        if path.suffix == ".py":
+            with path.open("rb") as file:
+                return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+        if path.suffix == ".safetensors":
+            with _package("safetensors").safe_open(path, "pt") as file:
+                found = file.metadata() or {}
+        else:
+            content = _package("onnx").load(path, load_external_data=False)
+            found = {each.key: each.value for each in content.metadata_props}
+    except Exception:  # whatever a file that is something else makes its reader raise
+        return False
+    return MARK.items() <= found.items()
+
+
+def save_standalone(model: StandalonePatch, path: Path, reported: Reported) -> list[Path]:
+    """Write a patched model for use without this project, run what was written, and return the files.
+
+    By the name's end: `.onnx`, or `.py` with the weights next to it in `.safetensors`. The model's device and training
+    flags are as before afterwards. Raises UserError, and leaves no file, where the weak model cannot be exported, a
+    package is missing, a file is there that is not replaced, or the saved model does not answer as reported.
+    """
+    check_save_paths([path])
+    with written_aside(path.parent) as folder:
+        written = folder / path.name
+        with _as_exported(model):
+            _save_onnx(model, written) if path.suffix == ".onnx" else _save_code(model, written)
+        check_as_reported(path, lambda: _loaded(written, list(model.inputs)), reported)
+        check_save_paths([path])
+    return _files_of(path)
+
+
+def check_weak_model_leaves(weak: nn.Module, form: Form) -> None:
+    """Raises UserError for a weak model that cannot be saved; this takes seconds, and evaluating may take minutes."""
+    examples = (torch.zeros(2, form.side, form.side, 3, dtype=torch.uint8),)
+    with _as_exported(network := PixelNetwork(weak, form.normalisation)):
+        _exported(network, examples)
+
+
+def _check_save_path(path: Path) -> None:
+    """Raises UserError for another format, a package that is missing, or a name that hides a module."""
     if path.suffix not in SUFFIXES:
-        raise UserError(f"--save {path}: expected a name that ends with {' or '.join(SUFFIXES)}")
-    for package in ("onnx", "onnxscript") if path.suffix == ".onnx" else ("safetensors",):
+        raise UserError(f"{OPTION} {path}: expected a name that ends with {' or '.join(SUFFIXES)}")
+    if path.suffix == ".py" and path.stem in {"torch", "safetensors", *sys.stdlib_module_names}:
+        raise UserError(f"{OPTION} {path}: Python has a module {path.stem}; give another name")
+    for package in ("onnx", "onnxscript", "onnxruntime") if path.suffix == ".onnx" else ("safetensors",):
         _package(package)
 
 
-def save_standalone(model: StandalonePatch, path: Path) -> list[Path]:
-    """Write a patched model for use without this project, and return the files.
+def _files_of(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".onnx" else [path, path.with_suffix(".safetensors")]
 
-    By the name's end: `.onnx`, or `.py` with the weights beside it in `.safetensors`. Raises UserError where the weak
-    model cannot be exported, or a package is missing.
-    """
-    check_save_path(path)
-    model = model.to("cpu").eval()
-    if path.suffix == ".onnx":
-        return [_save_onnx(model, path)]
+
+@contextlib.contextmanager
+def _as_exported(model: nn.Module) -> Iterator[None]:
+    """The model on the CPU and in evaluation mode, and then as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
+    try:
+        model.to("cpu").eval()
+        yield
+    finally:
+        model.to(device)
+        for module, was_training in training:
+            module.training = was_training
+
+
+def _save_code(model: StandalonePatch, path: Path) -> None:
     code, weights = _as_code(model)
-    weights_file = path.with_suffix(".safetensors")
-    content = _package("safetensors.torch").save(weights)
-    write_whole(weights_file, lambda file: file.write(content))
-    save_text(path, code)
-    return [path, weights_file]
+    content = _package("safetensors.torch").save(weights, metadata=MARK)
+    write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
+    save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
 
 
-def _save_onnx(model: StandalonePatch, path: Path) -> Path:
+def _loaded(path: Path, inputs: Sequence[str]) -> Answer:
+    return _loaded_onnx(path, inputs) if path.suffix == ".onnx" else _loaded_code(path)
+
+
+def _loaded_code(path: Path) -> Answer:
+    """The Python file as another program imports it."""
+    spec = importlib.util.spec_from_file_location(f"saved_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    weights = module.load()
+    return lambda *inputs: module.scores(weights, *map(torch.from_numpy, inputs)).numpy()
+
+
+def _save_onnx(model: StandalonePatch, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
     with quiet():
@@ -138,21 +229,41 @@ def _save_onnx(model: StandalonePatch, path: Path) -> Path:
                 dynamic_shapes=tuple({0: batch} for _ in names),
                 verbose=False,
             )
+            proto = program.model_proto
+            _package("onnx").helper.set_model_props(proto, MARK)
+            content = proto.SerializeToString()
         except Exception as error:
             raise UserError(f"the patched model cannot be exported to ONNX: {reason(error)}") from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(str(path))
-    return path
+    write_whole(path, lambda file: file.write(content))
+
+
+def _loaded_onnx(path: Path, names: Sequence[str]) -> Answer:
+    """The ONNX file as ONNX Runtime runs it on the CPU."""
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def answer(*inputs: np.ndarray) -> np.ndarray:
+        return session.run(["scores"], dict(zip(names, inputs, strict=True)))[0]
+
+    return answer
+
+
+def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+    """The `ExportedProgram` of a model for any number of images. Raises UserError where it has none."""
+    with torch.no_grad(), quiet():
+        try:
+            shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
+            return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 
 
 def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
     """The Python file's text, and the weights by the names that it uses."""
-    with torch.no_grad(), quiet():
-        try:
-            shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in model.inputs)
-            program = torch.export.export(model, model.examples(), dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            raise UserError(f"the patched model cannot be written as code: {reason(error)}") from error
+    program = _exported(model, model.examples())
     signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
     name_of = {
         **signature.inputs_to_parameters,
@@ -179,7 +290,8 @@ def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
         raise UserError(f"the patched model cannot be written as code: it uses {', '.join(sorted(unknown))}")
     helpers = [line for name, line in HELPERS.items() if name in used]
     parameters = ", ".join(f"{name}: torch.Tensor" for name in model.inputs)
-    what = "\n".join(f"{name}: {_in_words(name, shape)}" for name, shape in model.inputs.items())
+    resize = RESIZED[model.module_form.resize]
+    what = "\n".join(f"{name}: {_in_words(name, shape, resize)}" for name, shape in model.inputs.items())
     code = TEMPLATE.format(
         helpers="".join(f"{line}\n" for line in helpers),
         classes=repr(list(model.classes)),
@@ -192,10 +304,12 @@ def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
     return code, weights
 
 
-def _in_words(name: str, shape: tuple[int, ...]) -> str:
+def _in_words(name: str, shape: tuple[int, ...], resize: str) -> str:
     if name == "weak_logits":
         return f"(n, {shape[0]}) float32, the weak model's logits"
-    return f"(n, {', '.join(map(str, shape))}) uint8, RGB, as numpy.asarray(PIL.Image) gives it in this size"
+    return (
+        f"(n, {', '.join(map(str, shape))}) uint8, RGB, as numpy.asarray(PIL.Image) gives it in this size,\n  {resize}"
+    )
 
 
 def _without_checks(graph: fx.Graph) -> fx.Graph:
@@ -215,7 +329,14 @@ def _package(name: str) -> ModuleType:
         raise UserError(f"--save needs {name} ({reason(error)}); first run: pip install -e .[{extra}]") from None
 
 
-TEMPLATE = '''"""A patched image classifier. It needs torch and safetensors; its weights lie beside it, in .safetensors.
+DIGEST = "DIGEST_OF_THE_WEIGHTS"
+RESIZED = {
+    "stretch": "where it has another: both sides resized to it, PIL.Image.Resampling.BILINEAR",
+    "crop": "where it has another: the square in its middle resized to it, PIL.Image.Resampling.BILINEAR",
+}
+TEMPLATE = (
+    FIRST_LINE
+    + ''' It needs torch and safetensors; its weights are next to it, in .safetensors.
 
     weights = load()
     answers = scores(weights, {names}).argmax(1)  # numbers of CLASSES
@@ -223,17 +344,23 @@ TEMPLATE = '''"""A patched image classifier. It needs torch and safetensors; its
 {what}
 """
 
+from hashlib import sha256
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 {helpers}
 CLASSES = {classes}
+WEIGHTS_SHA256 = "DIGEST_OF_THE_WEIGHTS"
 
 
 def load(device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The weights by name."""
-    return load_file(Path(__file__).with_suffix(".safetensors"), device=device)
+    """The weights by name. Raises ValueError for weights that were not saved together with this file."""
+    path = Path(__file__).with_suffix(".safetensors")
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != WEIGHTS_SHA256:
+        raise ValueError(f"{{path}}: expected the weights that were saved together with {{Path(__file__).name}}")
+    return {{name: value.to(device) for name, value in safetensors.torch.load(content).items()}}
 
 
 @torch.inference_mode()
@@ -242,3 +369,4 @@ def scores(weights: dict[str, torch.Tensor], {parameters}) -> torch.Tensor:
 {lines}
 {body}
 '''
+)

@@ -139,6 +139,15 @@ def save_drawing(drawing: Drawing, path: Path) -> None:
     save_text(path.with_name(f"{path.name}.csv"), drawing.as_csv())
 
 
+def remove_drawings(folder: Path) -> None:
+    """Remove what `save_drawing` wrote into a folder, three files of each name, and nothing else."""
+    for svg in folder.glob("*.svg"):
+        files = [svg.with_name(f"{svg.stem}{suffix}") for suffix in (".png", ".svg", ".csv")]
+        if all(file.is_file() for file in files):
+            for file in files:
+                file.unlink()
+
+
 def heat_map(
     axes: Axes,
     values: np.ndarray,

@@ -6,7 +6,6 @@ Writes data/MODEL_DATASET/report/index.html, which needs no network and no serve
 in report/figures. It can be made at any time: what has not run is left out, and named in a fold at the end.
 """
 
-import shutil
 import time
 from datetime import datetime, timezone
 
@@ -15,7 +14,7 @@ from models.opening import open_stage
 from report import files as report_files
 from report.answer import answer_section
 from report.data import ReportData
-from report.figures import save_drawing
+from report.figures import remove_drawings, save_drawing
 from report.page import Note, html_page
 from report.sections import report_sections
 from utils.errors import run
@@ -40,8 +39,7 @@ def main() -> None:
         "Network Models through Modularization and Composition, ASE 2022 (arXiv 2209.06116).",
     )
     folder = report_files.folder(stage.artifacts)
-    if (folder / "figures").exists():
-        shutil.rmtree(folder / "figures")  # a figure of an earlier report must not pass for one of this
+    remove_drawings(folder / "figures")  # a figure of an earlier report must not be taken for one of this report
     pictures = [picture for part in sections for picture in part.pictures]
     for picture in progress(pictures, "saving figures"):
         save_drawing(picture.drawing, folder / "figures" / picture.name)

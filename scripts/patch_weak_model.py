@@ -16,11 +16,12 @@ classes less often, so that the other classes lose nothing on valid. --for_patch
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config, override
@@ -28,7 +29,7 @@ from dataset.datasets import load_source
 from dataset.labelled_images import Images, Normalisation
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
-from models.names import network_of
+from models.names import OWN_CODE, network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.trained_on import image_order, load_strong_split
@@ -36,18 +37,30 @@ from models.training import predict
 from modules import files as module_files
 from modules.on_disk import load_module
 from patching import files as patch_files
+from patching.as_reported import Reported, checked_places, tolerance_on
 from patching.from_arrays import Patch, PatchReport, patch
 from patching.own_patch import Answers, control_of, cost_of
 from patching.own_weak_model import (
-    PARTS,
     Classes,
+    OneAnswer,
+    WeakModel,
+    in_grey,
     load_weak_logits,
     logits_of_network,
     match_classes,
     parse_class_map,
+    takes_grey,
     with_labels_of,
 )
-from patching.standalone import Form, StandalonePatch, check_save_path, save_standalone
+from patching.standalone import (
+    Form,
+    StandalonePatch,
+    check_save_paths,
+    check_weak_model_leaves,
+    save_standalone,
+)
+from patching.weak_model_check import check_weak_model
+from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError, run
 from utils.files import sha256_of
 from utils.progress import progress, say, steps
@@ -72,7 +85,16 @@ def main() -> None:
     weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
     renamed = parse_class_map(arguments.class_map)
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
+    file = report_file(arguments, stage.artifacts)
+    module_form, weak_form = (Form(*form) for form in forms)
     weak = load_weak_network(arguments, weak_config, classes) if arguments.weak_network else None
+    if weak is not None and weak.takes_grey:
+        weak_form = replace(weak_form, normalisation=in_grey(weak_form.normalisation))
+        weak_images = {part: replace(each, normalisation=weak_form.normalisation) for part, each in weak_images.items()}
+        (mean, *_), (std, *_) = weak_form.normalisation
+        say(f"it takes grey images: of RGB their luma (ITU-R BT.601), less {mean:g}, divided by {std:g}")
+    if weak is not None and arguments.save:
+        check_weak_model_leaves(OneAnswer(weak, classes.weak_classes), weak_form)
     folders = {
         number: stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts
         for number in classes.strong_class.values()
@@ -83,10 +105,14 @@ def main() -> None:
     }
     strong = load_strong_model(config, stage.artifacts, stage.device).network
 
-    def answers(part: str) -> Answers:
+    def images_of(part: str) -> tuple[Images, np.ndarray]:
         images, places = with_labels_of(module_images[part], images_have, classes.names)
         if part == "valid" and strong_split is not None and len(strong_split.classes) < len(images_have):
             images, places = without_seen(images, places, strong_split.train)
+        return images, places
+
+    def answers(part: str) -> Answers:
+        images, places = images_of(part)
         if weak is None:
             folder = arguments.weak_logits
             file_order = own_validation_order(images_name, forms[0]) if part == "valid" else None
@@ -102,8 +128,10 @@ def main() -> None:
             {target: whole[:, number] for target, number in classes.strong_class.items()},
         )
 
-    valid, test = map(answers, PARTS)
+    valid = answers("valid")
     check_valid_images(valid, classes)
+    check_weak_model(valid.weak, valid.labels, classes, anyway=arguments.anyway)
+    test = answers("test")
     others_may_lose = None if arguments.others_may_lose is None else arguments.others_may_lose / 100
     with steps("fitting the patch", None):
         patched = patch(
@@ -145,12 +173,17 @@ def main() -> None:
         show_controls(report, controls)
         show_cost(content["cost"])
     content["seconds"] = round(time.perf_counter() - start, 1)
-    given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
-    name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
-    file = patch_files.own_report(stage.artifacts, name)
     file.save(content)
     print(f"saved {file.path}")
-    save(arguments.save, patched, classes, weak, modules, forms)
+    if arguments.save and not patched.rule:
+        print("nothing to save: the weak model stays as it is")
+    if patched.rule and arguments.save:
+        weak_leaves = None if weak is None else OneAnswer(weak, classes.weak_classes)
+        model = StandalonePatch(weak_leaves, weak_form, list(chosen.values()), module_form, patched.rule, classes.names)
+        reported = reported_of(model, patched, test, *images_of("test"), weak_images["test"], stage.device)
+        for path in arguments.save:
+            saved = ", ".join(map(str, save_standalone(model, path, reported)))
+            print(f"saved {saved}; run on {len(reported.scores)} test images, it answers as reported")
 
 
 def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
@@ -165,8 +198,12 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         "--weak_classes", metavar="A,B,...", help="of the weak model's logits, in order; those of the images by default"
     )
     add("--weak_side", help="the weak model's images: their side in pixels; the strong model's by default")
-    add("--weak_mean", metavar="R,G,B", help="what is subtracted from them; the strong model's by default")
-    add("--weak_std", metavar="R,G,B", help="what they are divided by then; the strong model's by default")
+    add(
+        "--weak_mean",
+        metavar="R,G,B",
+        help="what is subtracted from them, one value or three; default: the strong model's",
+    )
+    add("--weak_std", metavar="R,G,B", help="what they are divided by then, one value or three; the same default")
     add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
     add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
     add(
@@ -176,6 +213,11 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         help="of accuracy that the other classes may lose at most, on valid; by default what is best for all images",
     )
     add("--for_patch", action="store_true", help="take the modules that were searched each alone")
+    add(
+        "--anyway",
+        action="store_true",
+        help="patch a model whose classes seem to be in another order, or unknown to it",
+    )
     add("--name", help="of the JSON file; the checkpoint's or folder's by default")
     add("--save", action="append", default=[], type=Path, help="the patched model: NAME.py (and .safetensors) or .onnx")
     arguments = parser.parse_args()
@@ -187,23 +229,39 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         parser.error(f"--others_may_lose {arguments.others_may_lose:g}: expected points from 0 to 100")
     if arguments.name and not arguments.name.replace("_", "").replace("-", "").isalnum():
         parser.error(f"--name {arguments.name}: expected letters, digits, _ and -")
-    for path in arguments.save:
-        check_save_path(path)
+    own_code = OWN_CODE.fullmatch(arguments.weak_network or "")
+    inputs = (arguments.weak_checkpoint, own_code and Path(own_code["file"]))
+    check_save_paths(arguments.save, [path for path in inputs if path])
     return arguments
+
+
+def report_file(arguments: argparse.Namespace, artifacts: Artifacts) -> JsonFile:
+    """The JSON file of the patch. Raises UserError, before any work, where another file is there."""
+    given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
+    name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
+    file = patch_files.own_report(artifacts, name)
+    if file.exists() and not {"weak_model", "rule", "test"} <= file.load().keys():
+        raise UserError(f"{file.path} is there, and is no report of a patch: give another --name, or move it away")
+    return file
 
 
 def weak_settings(arguments: argparse.Namespace) -> dict[str, str]:
     """The settings in which the weak model's images differ from the strong model's."""
-    given = {"image_side": arguments.weak_side, "mean": arguments.weak_mean, "std": arguments.weak_std}
+    colours = (
+        value if value is None or "," in value else ",".join([value] * 3)
+        for value in (arguments.weak_mean, arguments.weak_std)
+    )
+    given = {"image_side": arguments.weak_side, **dict(zip(("mean", "std"), colours, strict=True))}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Classes) -> nn.Module:
+def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Classes) -> WeakModel:
     """The weak model with its weights. Raises UserError where they do not fit."""
     network = network_of(arguments.weak_network, classes.weak_classes, config.image_side)
     weights = load_foreign_checkpoint(network, arguments.weak_checkpoint, arguments.weak_checkpoint_key)
     say(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}")
-    return network.eval()
+    network.eval()
+    return WeakModel(network, takes_grey=takes_grey(network, config.image_side)).eval()
 
 
 def without_seen(images: Images, places: np.ndarray, trained_on: Images) -> tuple[Images, np.ndarray]:
@@ -260,22 +318,36 @@ def show_cost(cost: Mapping[str, Any]) -> None:
     print(f"points of F1 gained per GFLOP added, summed over the target classes: {cost['f1_points_per_gflop']:.1f}")
 
 
-def save(
-    paths: list[Path],
+def reported_of(
+    model: StandalonePatch,
     patched: Patch,
-    classes: Classes,
-    weak: nn.Module | None,
-    modules: Mapping[int, nn.Module],
-    forms: list[tuple],
-) -> None:
-    """Write the patched model without this project; nothing where no module helps."""
-    if patched.rule is None or not paths:
-        return
-    module_form, weak_form = (Form(side, normalisation) for side, _, normalisation in forms)
-    chosen = [modules[target] for target in patched.target_classes]
-    model = StandalonePatch(weak, weak_form, chosen, module_form, patched.rule, classes.names)
-    for path in paths:
-        print("saved " + ", ".join(map(str, save_standalone(model, path))))
+    test: Answers,
+    images: Images,
+    places: np.ndarray,
+    weak_images: Images,
+    device: torch.device,
+) -> Reported:
+    """Test images in the form that the saved model takes, and the scores that the report counts.
+
+    Args:
+        model: that is to be saved.
+        patched: the patch.
+        test: what the networks say about the images.
+        images: as the modules see them.
+        places: (images,) int64, where they are among `weak_images`.
+        weak_images: all test images, as the weak model sees them.
+        device: on which the networks ran.
+    """
+    some = checked_places(len(test.labels))
+    pixels, weak_pixels = images.pixels[some], weak_images.pixels[places[some]]
+    given = {
+        "weak_logits": test.weak[some].astype(np.float32),
+        "pixels": pixels,
+        "weak_pixels": weak_pixels,
+        "module_pixels": pixels,
+    }
+    scores = patched(test.weak[some], {target: outputs[some] for target, outputs in test.modules.items()})
+    return Reported({name: given[name] for name in model.inputs}, scores, tolerance_on(device))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dataset.labelled_images import IMAGENET
 from models.graph import ConvLayer, Graph, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN
@@ -50,7 +51,7 @@ def random_patched_model(
         randomise(network, 32, seed=seed)
     graph = trace(strong, 32)
     kernel_mask = graph.units.spread(graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.5))
-    origin = Origin(weak_network, strong_network, len(classes), 0, kernel_mask, 32)
+    origin = Origin(weak_network, strong_network, len(classes), 0, kernel_mask, 32, *IMAGENET, "stretch")
     return PatchedModel(weak, extract_module(graph, kernel_mask, 0), rule, tuple(classes), origin)
 
 

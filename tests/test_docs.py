@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOP, environment
+from PIL import Image
 from random_modules import random_patched_model
 
 from patching.patched_model import save_patched_model
@@ -111,7 +112,8 @@ def test_python_blocks_run(document, tmp_path, root_dir):
     if "torch.onnx" in "".join(blocks) and not importlib.util.find_spec("onnxscript"):
         blocks = [block for block in blocks if "torch.onnx" not in block]
     save_patched_model(random_patched_model(MinMax(0.0, 1.0)), tmp_path / "patched.pth")
-    program = "\n".join(["import torch", "images = torch.randn(2, 3, 32, 32)", *blocks])
+    Image.new("RGB", (40, 30)).save(tmp_path / "cat.png")
+    program = "\n".join(["encoded = 2 * [open('cat.png', 'rb').read()]", *blocks])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         cwd=tmp_path,

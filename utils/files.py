@@ -90,8 +90,8 @@ def remove_leftovers(pattern: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Make a folder. Raises UserError where nothing can be written in it."""
-    write_whole(folder / ".writable", lambda file: file.write(b"yes"))
-    (folder / ".writable").unlink(missing_ok=True)
+    with _written_beside(folder / "writable", lambda file: file.write(b"yes")):
+        pass  # never renamed, so no file of the user is replaced
 
 
 def save_text(path: Path, text: str) -> None:

@@ -28,7 +28,8 @@ from torch import nn
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
-from utils.errors import reason
+from utils.errors import reason, run
+from utils.given_places import check_place
 from utils.random_weights import randomise
 from utils.stage import OneLineParser
 
@@ -45,6 +46,7 @@ LEAST_SIDES = {
 }
 TRANSFORMERS = ("vit_", "swin_", "maxvit")  # torchvision's classifiers that are no CNNs
 MOST_PARAMETERS = 200_000_000  # in float64 1.6 GB; larger networks are not tried
+TITLE = "# Networks of the libraries"
 TIMM_NETWORKS = HERE / "timm_networks.txt"  # CNNs of every family
 
 
@@ -173,7 +175,7 @@ def markdown(rows: list[Row], note: str = "") -> str:
     worked = [row for row in rows if row.works == "yes"]
     exact = [row for row in worked if float(row.exact) <= 1e-10]
     lines = [
-        "# Networks of the libraries",
+        TITLE,
         "",
         "Made by `python experiments/networks/try_networks.py`, which says what the columns mean.",
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {processor()}.",
@@ -205,6 +207,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, default=HERE / "NETWORKS.md", help="the table of all its lines")
     parser.add_argument("--note", default="", help="a sentence to stand under the table")
     args = parser.parse_args()
+    columns = ",".join(field.name for field in fields(Row))
+    for option, path, first_line in (("--csv", args.csv, columns), ("--markdown", args.markdown, TITLE)):
+        check_place(option, path, lambda there, line=first_line: there.read_bytes().startswith(line.encode()))
     torch.set_num_threads(1)
     done = {(row.network, row.side) for row in read_rows(args.csv)}
     for network in args.only or default_networks():
@@ -218,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -23,7 +23,7 @@ from engines.opening import add_engine_options, check_engine_options, chosen_eng
 from models.opening import open_stage
 from patching import files as patch_files
 from patching.cases import PatchCases, evaluate
-from patching.patched_model import save_patched_model
+from patching.patched_model import check_save_path, save_as_reported
 from patching.report import BEFORE, PatchedWeakModel
 from patching.rules import RULES
 from patching.tables import CELL, exact_table, overview_table, single_table, sureness_lines
@@ -54,6 +54,8 @@ def main() -> None:
     add_engine_options(parser, "the networks are evaluated one after the other, by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
+    if arguments.save:
+        check_save_path(arguments.save)
     stage = open_stage(arguments)
     kind, epoch, calibration = KINDS[arguments.exp_type], arguments.target_epoch, arguments.calibration
     target_classes = chosen_classes([arguments.target_class], stage.config)
@@ -78,8 +80,10 @@ def main() -> None:
                 show_model(model, calibrations)
                 print(f"saved {report.path}")
             if arguments.save:
-                save_patched_model(cases.patched_model(case, results[calibration].rule), arguments.save)
-                print(f"saved {arguments.save}")
+                rule = results[calibration].rule
+                reported = cases.reported(case, rule)
+                save_as_reported(cases.patched_model(case, rule), arguments.save, reported, stage.device)
+                print(f"saved {arguments.save}; run on {len(reported.scores)} test images, it answers as reported")
     if arguments.target_class == "all":
         headings, table = overview_table(models)
         print(CELL)

@@ -7,26 +7,39 @@ images; scripts/take_published_model.py makes a strong model and modules of it a
 data/MODEL_DATASET/modules, of whichever search.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from result_records import commit_now
+from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from dataset.labelled_images import Images
 from dataset.splits import image_order_of
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import build_strong_network, check_network_settings, load_weights, strong_graph
 from models.trained_on import load_strong_split
+from models.training import predict
 from models.weights import cpu_state
 from modules import files as module_files
 from modules.modularization import Modularization, show_modularization
 from modules.module import Tuning, extract_modules
 from modules.on_disk import evaluate_modules, load_kernel_mask, load_modularization
-from modules.published import TOP, PublishedModel, in_half_precision, save_published
+from modules.published import (
+    TOP,
+    PublishedModel,
+    check_can_publish,
+    in_half_precision,
+    load_published,
+    save_published,
+)
+from patching.as_reported import checked_places, differs, tolerance_on
 from search.gradient.rounds import load_round
 from utils.errors import UserError, run
+from utils.given_places import written_aside
 from utils.stage import Stage, stage_parser
 
 
@@ -35,6 +48,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to; default: published/MODEL_DATASET of the project")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
+    folder = arguments.folder or TOP / stage.config.name
+    check_can_publish(folder, stage.artifacts.folder)
     config, found = stage.config, load_modularization(stage.config, stage.artifacts)
     if "fine_tuned" in found.search:
         again = module_files.module(stage.artifacts, 0).made_by
@@ -53,12 +68,39 @@ def main() -> None:
     trained_on = model_files.trained_on(stage.artifacts).load()
     images = image_order_of(split).hashes
     model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, images, report)
-    folder = arguments.folder or TOP / config.name
-    save_published(folder, model)
+    with written_aside(folder) as aside:
+        save_published(aside, model)
+        check_answers_again(stage, aside, [strong.network, *modules], split.test)
     show_modularization(report)
     for name in ("valid_right_strong", "valid_right_composed", "test_right_strong", "test_right_composed"):
         print(f"{name}: {getattr(found, name)} in full precision, {getattr(report, name)} as published")
     print(f"saved {folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB")
+
+
+def check_answers_again(stage: Stage, folder: Path, networks: Sequence[nn.Module], images: Images) -> None:
+    """Raises UserError where a published model, taken from its folder, answers differently than reported.
+
+    Args:
+        stage: of this script.
+        folder: of the published model.
+        networks: that were evaluated: the strong model's, then the modules in the order of their classes.
+        images: for testing; a sample of them is taken.
+    """
+    published = load_published(folder)
+    network = build_strong_network(stage.config)
+    network.load_state_dict(published.weights)
+    strong = strong_graph(stage.config, network, stage.device)
+    again = [strong.network, *extract_modules(strong, published.masks, published.tuning)]
+    some = images.take(checked_places(len(images)))
+    expected, found = (
+        np.concatenate([predict(network, some, stage.device).numpy() for network in each], 1)
+        for each in (networks, again)
+    )
+    if different := int(differs(found, expected, tolerance_on(stage.device)).sum()):
+        raise UserError(
+            f"{folder.parent}: the published model answers {different} of {len(some)} test images differently than "
+            "reported; nothing was saved"
+        )
 
 
 def modules_here(stage: Stage, found: Modularization) -> tuple[np.ndarray, Tuning]:

@@ -74,7 +74,7 @@ def first_logits(outputs: Any, count: int, classes: int | None = None) -> Tensor
         classes: how many there are; None: any number.
     """
     leaves = (value for value in tree_leaves(outputs) if isinstance(value, Tensor))
-    fitting = (value for value in leaves if value.dim() == 2 and len(value) == count)
+    fitting = (value for value in leaves if value.dim() == 2 and value.shape[0] == count)
     return next((value for value in fitting if classes in (None, value.shape[1])), None)
 
 

@@ -147,7 +147,7 @@ def grey_images(wrong: float) -> Images:
     random, truth = np.random.default_rng(0), labels_of(*[40] * 10)
     pixels = np.broadcast_to((25 * truth + 10)[:, None, None, None], (400, 4, 4, 3)).astype(np.uint8)
     labels = np.where(random.random(400) < wrong, random.integers(10, size=400), truth)
-    return Images(pixels, labels)
+    return Images(pixels, labels, IMAGENET)
 
 
 @pytest.mark.parametrize("words", USUAL)
@@ -197,6 +197,6 @@ def test_exchanged_colours_are_found() -> None:
 
     labels = labels_of(50, 50, 50)
     pixels = np.broadcast_to(colours.numpy()[labels][:, None, None], (150, 4, 4, 3)).astype(np.uint8)
-    was, best = explain(Nearest(), Images(pixels, labels), CPU)
+    was, best = explain(Nearest(), Images(pixels, labels, IMAGENET), CPU)
     assert was.is_right.sum() == 0
     assert best.trial.is_reversed and best.trial.settings == () and best.order is None and best.is_right.all()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from dataset.labelled_images import Images
+from dataset.labelled_images import IMAGENET, Images
 from models.evaluation import outputs_of
 from models.graph import count_flops, fold_batch_norm, trace, unit_norms
 from models.graph.agreement import check_answers, check_repeats
@@ -26,7 +26,7 @@ from patching.own_weak_model import OneAnswer, logits_of_network
 CPU = torch.device("cpu")
 SIDE, CLASSES = 8, 3
 RANDOM = np.random.default_rng(0)
-IMAGES = Images(RANDOM.integers(0, 256, (7, SIDE, SIDE, 3), np.uint8), np.arange(7) % CLASSES)
+IMAGES = Images(RANDOM.integers(0, 256, (7, SIDE, SIDE, 3), np.uint8), np.arange(7) % CLASSES, IMAGENET)
 
 
 def layers(first: nn.Module, *middle: nn.Module) -> nn.Sequential:

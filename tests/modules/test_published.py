@@ -20,7 +20,7 @@ from models.training import predict
 from modules.modularization import Modularization
 from modules.module import Tuning
 from modules.on_disk import load_modularization, load_module
-from modules.published import TOP, PublishedModel, in_half_precision, load_published, save_published
+from modules.published import TOP, PublishedModel, check_can_publish, in_half_precision, load_published, save_published
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.files import save_array
@@ -55,6 +55,18 @@ def test_it_comes_back_in_half_precision(published: PublishedModel, tmp_path: Pa
     for name, halved in in_half_precision(published.weights).items():
         assert torch.equal(back.weights[name], halved) and halved.dtype == published.weights[name].dtype
         assert torch.allclose(halved.float(), published.weights[name].float(), rtol=1e-3)
+
+
+def test_only_a_published_model_is_replaced(published: PublishedModel, tmp_path: Path) -> None:
+    folder, model_folder = tmp_path / "published", tmp_path / "model"
+    check_can_publish(folder, model_folder)
+    save_published(folder, published)
+    check_can_publish(folder, model_folder)
+    for other, name in ((folder, "arrays.npz"), (tmp_path / "mine", "report.json")):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "report.json").write_text("{}")
+        with pytest.raises(UserError, match=f"{name} is there, and is not part of a published model"):
+            check_can_publish(other, folder)
 
 
 def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
@@ -105,7 +117,10 @@ def test_what_the_project_publishes_can_be_taken(folder: Path, tmp_path: Path, r
 
 @pytest.mark.slow
 def test_published_and_taken_it_answers_alike(
-    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
+    strong_roots: Callable[[str, str], Path],
+    tmp_path: Path,
+    run_main: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = load(MODEL, DATASET)
     here = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "here"))
@@ -120,6 +135,15 @@ def test_published_and_taken_it_answers_alike(
     split = load_split(config)
     model_files.trained_on(Artifacts(here, MODEL, DATASET)).save(record_of(split))
 
+    def corrupted(folder: Path, model: PublishedModel) -> None:
+        weights = {name: 1.1 * value for name, value in model.weights.items()}
+        save_published(folder, dataclasses.replace(model, weights=weights))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modules.published.save_published", corrupted)
+        run = run_main(PUBLISH, *NAMES, "--folder", folder, root=here)
+        run.refused("test images differently than reported; nothing was saved")
+        assert not list(folder.iterdir())
     run = run_main(PUBLISH, *NAMES, "--folder", folder, root=here)
     assert run.exit_code == 0, run
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6

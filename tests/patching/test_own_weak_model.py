@@ -347,7 +347,38 @@ def weak_network(tmp_path):
     known = ("--weak_classes", "0,1,2,3,4,5,6,7,8", "--weak_side", 16)
     form = ("--weak_mean", "0.5,0.5,0.5", "--weak_std", "0.5,0.5,0.5")
     named = ("--weak_network", f"{tmp_path / 'my_net.py'}:build", "--weak_checkpoint", tmp_path / "weak.pth")
-    return (*named, *known, *form)
+    return (*named, *known, *form, "--anyway")  # it is random
+
+
+@pytest.mark.slow
+def test_a_random_network_is_not_patched(root, run_main, weak_network):
+    """Nor does anything appear."""
+    done = run_main(SCRIPT, *COMMON, *weak_network[:-1], "--target_class", 9, "--name", "random", root=root)
+    done.refused("hardly better than chance", "--anyway patches it as it is")
+    assert not (root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "random.json").exists()
+
+
+@pytest.mark.slow
+def test_logits_in_another_order_of_classes_are_noticed(root, logits, run_main):
+    """As of folders in the order of their names as text: 1, 10, 2 ..."""
+    for part in ("valid", "test"):
+        known = 2.0 * (np.load(logits / f"{part}_labels.npy")[:, None] == np.arange(10))
+        spoil(f"{part}_logits", lambda array, known=known: (array + known)[:, [0, 9, *range(1, 9)]])(logits)
+    done = run_main(SCRIPT, *COMMON, "--weak_logits", logits, "--target_class", 3, root=root)
+    done.refused("give --weak_classes 0,9,1,2,3,4,5,6,7,8", "--anyway patches it as it is")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_replaced_by_a_patched_model(root, run_main, weak_network, tmp_path):
+    """The weights of `weak.py` would be named as the checkpoint is."""
+    checkpoint = tmp_path / "weak.safetensors"
+    checkpoint.write_bytes(b"a user's")
+    given = [checkpoint if str(word).endswith("weak.pth") else word for word in weak_network]
+    done = run_main(SCRIPT, *COMMON, *given, "--target_class", 9, "--save", tmp_path / "weak.py", root=root)
+    done.refused("weak.safetensors is an input of this command; give another name")
+    assert checkpoint.read_bytes() == b"a user's" and not done.stdout
+    done = run_main(SCRIPT, *COMMON, *given, "--target_class", 9, "--save", tmp_path / "my_net.py", root=root)
+    done.refused("my_net.py is an input of this command")
 
 
 @pytest.mark.slow
@@ -377,12 +408,57 @@ def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, 
     assert config.num_classes == np.load(out / "scores.npy").shape[1]
 
 
+GREY_NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(16, num_classes)
+        )
+
+    def forward(self, images):
+        return {"loss": None, "logits": self.layers(images)}
+"""
+
+
+@pytest.mark.slow
+def test_a_grey_network_that_answers_with_a_dict_is_patched_and_saved(root, run_main, tmp_path):
+    """Its batch norm has other statistics than these images, so training mode would move them."""
+    (tmp_path / "net.py").write_text(GREY_NET)
+    program: dict = {}
+    exec(GREY_NET, program)  # noqa: S102
+    torch.manual_seed(0)
+    torch.save(program["Net"](10).state_dict(), tmp_path / "weak.pth")
+    named = ("--weak_network", f"{tmp_path / 'net.py'}:Net", "--weak_checkpoint", tmp_path / "weak.pth")
+    form = ("--weak_side", 16, "--weak_mean", 0.13, "--weak_std", 0.31)
+    saved = tmp_path / "patched.py"
+    options = ("--target_class", 3, "--anyway", "--save", saved, "--name", "grey")
+    done = run_main(SCRIPT, *COMMON, *named, *form, *options, root=root)
+    assert done.exit_code == 0, done
+    assert "it takes grey images: of RGB their luma (ITU-R BT.601), less 0.13, divided by 0.31" in done.stdout
+    assert f"saved {saved}, {saved.with_suffix('.safetensors')}; run on 359 test images" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_report_of_somebody_else_is_not_replaced(root, run_main, logits):
+    report = root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "mine.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text('{"mine": 1}')
+    done = run_main(SCRIPT, *COMMON, "--weak_logits", logits, "--target_class", 3, "--name", "mine", root=root)
+    done.refused("mine.json is there, and is no report of a patch: give another --name, or move it away")
+    assert report.read_text() == '{"mine": 1}'
+    report.unlink()
+
+
 @pytest.mark.slow
 def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
     saved = tmp_path / "patched.onnx"
     options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
     options += ("--others_may_lose", 0)
-    assert run_main(SCRIPT, *COMMON, *options, root=root).exit_code == 0
+    done = run_main(SCRIPT, *COMMON, *options, root=root)
+    assert done.exit_code == 0 and f"saved {saved}; run on 359 test images, it answers as reported" in done.stdout, done
     session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
     test = load_dataset("digits", 32, "stretch", IMAGENET).test
     given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}

@@ -14,7 +14,6 @@ import engines.opening
 from configures.base import load
 from models import files as model_files
 from models.strong_model import load_strong_model
-from models.training import predict
 from modules import files as module_files
 from modules.module import extract_module
 from patching import files as patch_files
@@ -104,14 +103,24 @@ def test_one_class_all_calibrations(patched_root, run_main):
         assert method["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
 
 
-@pytest.mark.parametrize("calibration", ["min_max", "learned"])
-def test_saved_model_predicts_what_the_report_counts(patched_root, run_main, tmp_path, monkeypatch, calibration):
-    path = tmp_path / "patched.pth"
+@pytest.mark.parametrize(("calibration", "colours"), [("min_max", "0.25,0.5,0.5"), ("learned", None)])
+def test_saved_model_predicts_what_the_report_counts(own_root, run_main, tmp_path, calibration, colours):
+    """With the images' form that the file itself says, as docs/patching.md uses it."""
+    path, patched_root = tmp_path / "patched.pth", own_root
     arguments = ("--exp_type", "weak", "--target_class", 3, "--calibration", calibration, "--save", path)
-    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
+    form = () if colours is None else ("--set", f"mean={colours}", "--set", f"std={colours}")
+    if colours is not None:
+        assert run_main(COLLECT, *COMMON, *form, root=patched_root).exit_code == 0
+        retrained = ("--target_class", 3, "--epochs", 1, "--fresh")
+        assert run_main(TRAIN_WEAK, *COMMON, *form, *retrained, root=patched_root).exit_code == 0
+    done = run_main(APPLY, *COMMON, *form, *arguments, root=patched_root)
     assert done.exit_code == 0, done
     test = load_patch_data(CONFIG).split_for(3).test
-    predictions = predict(load_patched_model(path), test, torch.device("cpu")).argmax(1).numpy()
+    assert f"saved {path}; run on {len(test)} test images, it answers as reported" in done.stdout
+    model = load_patched_model(path)
+    assert colours is None or model.origin.mean == (0.25, 0.5, 0.5)
+    with torch.inference_mode():
+        predictions = model(model.normalise(torch.from_numpy(test.pixels))).argmax(1).numpy()
     (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), SIMPLE, 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
     assert (predictions == 4).sum() == confusion[:, 4].sum()

@@ -9,8 +9,17 @@ import pytest
 import torch
 from random_modules import random_patched_model
 
+import patching.patched_model
 from models.strong_model import untrained_graph
-from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
+from patching.as_reported import TOLERANCE, Reported
+from patching.patched_model import (
+    PatchedModel,
+    check_save_path,
+    is_patched_model,
+    load_patched_model,
+    save_as_reported,
+    save_patched_model,
+)
 from patching.rules import Learned, MinMax
 from utils.errors import UserError
 
@@ -69,7 +78,7 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     state = torch.load(path, weights_only=True)
     plain = {"weak_network": weak_network, "strong_network": strong_network, "strong_classes": 5, "target_class": 0}
     assert {name: state[name] for name in plain} == plain
-    assert list(state) == [*plain, "kernels", "image_side", "rule", "classes", "weights"]
+    assert list(state) == [*plain, "kernels", "image_side", "mean", "std", "resize", "rule", "classes", "weights"]
     assert state["rule"] == rule
     buffers = {"range": ["rule.low", "rule.high"], "linear": ["rule.weight", "rule.bias"]}[rule]
     assert [name for name in state["weights"] if name.startswith("rule.")] == buffers
@@ -147,6 +156,66 @@ def test_a_model_of_no_known_origin_is_not_saved(tmp_path):
         save_patched_model(model, tmp_path / "patched.pth")
 
 
+def with_form(model: PatchedModel) -> PatchedModel:
+    """Another form of images than the default one."""
+    form = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "resize": "crop"}
+    model.origin = dataclasses.replace(model.origin, **form)
+    return model
+
+
+def test_the_file_knows_the_form_of_its_images(tmp_path):
+    model = with_form(patched_model())
+    save_patched_model(model, tmp_path / "patched.pth")
+    loaded = load_patched_model(tmp_path / "patched.pth")
+    origin = loaded.origin
+    assert (origin.image_side, origin.resize, origin.mean, origin.std) == (32, "crop", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    pixels = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 32, 32, 3)
+    black, white = loaded.normalise(pixels)[:, :, 0, 0]
+    torch.testing.assert_close(black, torch.tensor([-0.1 / 0.4, -0.2 / 0.5, -0.3 / 0.6]))
+    torch.testing.assert_close(white, torch.tensor([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6]))
+
+
+def test_a_file_that_does_not_say_the_form_is_refused(tmp_path, saved):
+    state = torch.load(saved, weights_only=True)
+    for name in ("mean", "std", "resize"):
+        del state[name]
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(UserError, match=r"old\.pth is of an earlier version.*make it again with: .*--save"):
+        load_patched_model(tmp_path / "old.pth")
+    assert is_patched_model(tmp_path / "old.pth")  # and so may be replaced
+
+
+def reported_of(model: PatchedModel) -> Reported:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        return Reported({"pixels": pixels}, model(model.normalise(torch.from_numpy(pixels))).numpy(), TOLERANCE)
+
+
+def test_a_file_that_answers_otherwise_does_not_appear(tmp_path, monkeypatch):
+    model, path, cpu = with_form(patched_model()), tmp_path / "new" / "patched.pth", torch.device("cpu")
+    reported = reported_of(model)
+    monkeypatch.setattr(
+        patching.patched_model, "save_patched_model", lambda model, path: save_patched_model(patched_model(), path)
+    )
+    with pytest.raises(UserError, match="does not answer as reported"):  # in the default form
+        save_as_reported(model, path, reported, cpu)
+    assert not list((tmp_path / "new").iterdir())
+    monkeypatch.undo()
+    for _ in range(2):
+        save_as_reported(model, path, reported, cpu)
+    assert list((tmp_path / "new").iterdir()) == [path] and is_patched_model(path)
+
+
+def test_only_patched_models_are_replaced(tmp_path):
+    path = tmp_path / "mine.pth"
+    for content in (b"", b"text", {"weak_network": "simcnn"}, [1]):
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        before = path.read_bytes()
+        with pytest.raises(UserError, match=r"mine\.pth is there, and is not a file that this option wrote"):
+            check_save_path(path)
+        assert path.read_bytes() == before
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """The file of a patched model; for reading only."""
@@ -183,6 +252,18 @@ def damage_side(state):
     state["image_side"] = 16
 
 
+def damage_mean(state):
+    state["mean"] = [0.5, 0.5]
+
+
+def damage_std(state):
+    state["std"] = [0.5, 0.0, 0.5]
+
+
+def damage_resize(state):
+    state["resize"] = "tile"
+
+
 def damage_rule(state):
     state["rule"] = "circle"
 
@@ -202,6 +283,9 @@ def damage_value(state):
         damage_kernels,
         damage_classes,
         damage_side,
+        damage_mean,
+        damage_std,
+        damage_resize,
         damage_rule,
         damage_value,
     ],

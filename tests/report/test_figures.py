@@ -18,7 +18,7 @@ from matplotlib import font_manager
 from models.training import Epoch
 from patching.metrics import scores_of_target_class
 from report import fonts
-from report.figures import HEAT, Drawing, as_svg, readable_on, save_drawing
+from report.figures import HEAT, Drawing, as_svg, readable_on, remove_drawings, save_drawing
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
@@ -115,6 +115,11 @@ def test_every_figure_is_saved_as_png_svg_and_csv(drawn: dict[str, Drawing], tmp
         ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
         assert (tmp_path / f"{name}.csv").read_text(encoding="utf-8") == drawing.as_csv()
     assert len(list(tmp_path.iterdir())) == 3 * len(drawn)
+    mine = [tmp_path / name for name in ("mine.svg", "notes.csv", "notes.svg")]
+    for path in mine:
+        path.write_text("a user's")
+    remove_drawings(tmp_path)
+    assert sorted(tmp_path.iterdir()) == mine
 
 
 @pytest.mark.slow

@@ -1,0 +1,161 @@
+"""Whether a weak model can be the one that its user means: in which order its classes are, and that it knows anything.
+
+Of a weak model that is judged too well nothing is lost, while a patch of a random network, or of logits in another
+order, improves them a lot and is wrong. Models that are weak at the target classes on purpose are not complained about.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.stats import binom, binomtest
+
+from models.input_forms import class_order, is_near_chance
+from modules.own_class import auc_by_class
+from patching.own_weak_model import Classes
+from utils.errors import UserError
+from utils.progress import say
+
+LEAST_GAIN = 0.2  # by how much the mean recall of the classes that move must be better in another order
+MOST_LOST = 0.25  # of the recall that classes gain by moving: what others that move may lose
+SURE = 0.001  # p-value below which another order is no accident
+KNOWS_CLASS = 0.65  # mean AUC from which a model knows its classes, though another class's logit is larger
+AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice chance
+
+
+def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *, anyway: bool) -> None:
+    """Raises UserError for logits in another order of classes, or hardly better than chance; `anyway` says it instead.
+
+    Args:
+        logits: (images, weak classes) float, of validation images.
+        labels: (images,) int64; images of added classes are left out.
+        classes: of the patch.
+        anyway: whether to go on.
+    """
+    known = labels < classes.weak_classes
+    logits, labels = logits[known], labels[known]
+    if not len(labels):
+        return
+    right = int((logits.argmax(1) == labels).sum())
+    found = f"the weak model is right on {right} of {len(labels)} validation images"
+    order = fitting_order(logits, labels)
+    if order is not None:
+        # Class k is what output order[k] says, so that output order[k] is to be named as class k.
+        names = [""] * len(order)
+        for number, output in enumerate(order):
+            names[output] = classes.names[number]
+        others = int((logits[:, order].argmax(1) == labels).sum())
+        auc = auc_by_class(_centred(logits)[:, order], labels)
+        unsure = [classes.names[n] for n in np.flatnonzero((order != np.arange(len(order))) & ~(auc >= KNOWS_CLASS))]
+        problem = f"{found}, and on {others} with its classes in another order: give --weak_classes {','.join(names)}"
+        if unsure:
+            problem += f" (a guess for {', '.join(unsure)}, which it hardly knows)"
+    elif knows_nothing(logits, labels, list(classes.strong_class)):
+        problem = (
+            f"{found}, hardly better than chance; likely reasons: --weak_checkpoint, --weak_mean and --weak_std, "
+            "--weak_side, the order of --weak_classes"
+        )
+    else:
+        return
+    if not anyway:
+        raise UserError(f"{problem}; --anyway patches it as it is")
+    say(problem)
+
+
+def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """The order of a weak model's outputs that fits clearly better than the given one; None where the given one fits.
+
+    Args:
+        logits: (images, classes) float.
+        labels: (images,) int64.
+
+    Returns (classes,) int64, the output that is the logit of each class.
+    """
+    if len(np.unique(labels)) < 2:
+        return None
+    # Outputs that are hardly ever the largest are told apart by when they are large for them. Whether any order is
+    # better is judged by the answers as they are: an output that was never trained may follow some other class.
+    balanced, answers = torch.from_numpy(_balanced(logits)), logits.argmax(1)
+    order = _kept_cycles(class_order(balanced, labels)[0], answers, labels)
+    moved = order[labels] != labels
+    # An order that was found on some images fits them better by chance alone: it is judged on others.
+    half, crossed = _half(labels), np.empty(len(labels), np.int64)
+    for other in (False, True):
+        found = class_order(balanced[half == other], labels[half == other])[0]
+        crossed[half != other] = found[labels[half != other]]
+    before, after = answers == labels, answers == crossed
+    gained, lost = int((after & ~before)[moved].sum()), int((before & ~after)[moved].sum())
+    is_sure = gained and binomtest(gained, gained + lost, alternative="greater").pvalue < SURE
+    return order if is_sure else None
+
+
+def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
+    """Whether a weak model is hardly better than chance at the classes that it is not patched for.
+
+    It may know nothing of the target classes. Where fewer than two others are left, it is asked to tell these from
+    the target classes.
+
+    Args:
+        logits: (images, classes) float.
+        labels: (images,) int64.
+        targets: the classes that may be patched.
+    """
+    others = np.setdiff1d(np.unique(labels), list(targets))
+    asked = others if len(others) > 1 else np.unique(labels)
+    if len(asked) < 2:
+        return False
+    chosen = np.isin(labels, asked)
+    logits, labels = logits[chosen][:, asked], np.searchsorted(asked, labels[chosen])
+    of_class = auc_by_class(_centred(logits), labels)[np.isin(asked, others) if len(others) else slice(None)]
+    right = int((logits.argmax(1) == labels).sum())
+    chance = np.bincount(labels).max() / len(labels)
+    twice = min(2 * chance, (1 + chance) / 2)
+    if not is_near_chance(right, labels) or binom.cdf(right, len(labels), twice) > AS_GOOD:
+        return False
+    return bool(of_class.mean() < KNOWS_CLASS)
+
+
+def _centred(logits: np.ndarray) -> np.ndarray:
+    """Without the constant of each image, which says nothing about its class."""
+    values = np.asarray(logits, np.float64)
+    return values - values.mean(1, keepdims=True)
+
+
+def _balanced(logits: np.ndarray) -> np.ndarray:
+    """Every output in units of its own spread: a class that a weak model hardly ever answers is answered, too."""
+    values = _centred(logits)
+    deviation = values.std(0)
+    return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
+
+
+def _half(labels: np.ndarray) -> np.ndarray:
+    """(images,) bool: every second image of each class."""
+    by_class = np.argsort(labels, kind="stable")
+    half = np.empty(len(labels), bool)
+    half[by_class] = np.arange(len(labels)) % 2 == 1
+    return half
+
+
+def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The order with those classes back in their places that gain little by it, or of which others lose by it.
+
+    A permutation consists of cycles, and each one stands or falls by itself.
+    """
+    classes = np.arange(len(order))
+    counts = np.zeros((len(order), len(order)), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    gains = (counts[classes, order] - counts[classes, classes]) / counts.sum(1).clip(min=1)  # of recall
+    kept, seen = classes.copy(), set()
+    for first in classes:
+        cycle = []
+        while first not in seen:
+            seen.add(first)
+            cycle.append(first)
+            first = order[first]
+        if len(cycle) < 2:
+            continue
+        gained, lost = gains[cycle].clip(min=0).sum(), -gains[cycle].clip(max=0).sum()
+        most_gain = (gains[cycle] > 0).mean() > 2 / 3  # a class without images, or never answered, proves nothing
+        if most_gain and gained - lost >= LEAST_GAIN * len(cycle) and lost <= MOST_LOST * gained:
+            kept[cycle] = order[cycle]
+    return kept

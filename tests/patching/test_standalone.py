@@ -1,0 +1,274 @@
+"""Patched models that leave: they answer as reported, of whatever network, or nothing is written."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dataset.images import normalise
+from dataset.labelled_images import IMAGENET, Normalisation
+from patching import standalone
+from patching.as_reported import TOLERANCE, Reported
+from patching.own_weak_model import LUMA, OneAnswer, WeakModel, in_grey, takes_grey
+from patching.rules import Learned
+from patching.standalone import (
+    Form,
+    StandalonePatch,
+    check_save_paths,
+    check_weak_model_leaves,
+    is_saved_patch,
+    save_standalone,
+)
+from utils.errors import UserError
+
+CLASSES = ("a", "b", "c")
+FORM = Form(12, "stretch", IMAGENET)
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8)
+
+
+def network(channels: int = 3, outputs: int = 3) -> nn.Module:
+    """With batch norm whose statistics are not those of these images."""
+    torch.manual_seed(0)
+    made = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).append(nn.Linear(4, outputs))
+    made[1].running_mean.fill_(0.3)
+    return made.eval()
+
+
+class Answering(nn.Module):
+    """A network that wraps its logits."""
+
+    def __init__(self, wrap: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.network, self.wrap = network(), wrap
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.wrap(images.mean((2, 3))[:, :2], self.network(images))
+
+
+def saved_with(weak: nn.Module | None, form: Form = FORM) -> StandalonePatch:
+    rule = Learned(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(3))
+    leaves = None if weak is None else OneAnswer(weak, 3)
+    return StandalonePatch(leaves, form, [network(outputs=1)], FORM, rule, CLASSES)
+
+
+def reported_of(model: StandalonePatch) -> Reported:
+    """What the networks say by themselves, not by what is exported."""
+    images = normalise(torch.from_numpy(PIXELS), normalisation=FORM.normalisation)
+    inputs = {"pixels": PIXELS}
+    with torch.no_grad():
+        if model.weak is None:
+            weak = torch.randn(len(PIXELS), 3)
+            inputs = {"weak_logits": weak.numpy(), **inputs}
+        else:
+            weak = model.weak.network(normalise(torch.from_numpy(PIXELS), normalisation=model.weak_form.normalisation))
+        scores = model.rule(weak, model.parts[0].network(images))
+    return Reported(inputs, scores.numpy(), TOLERANCE)
+
+
+@dataclasses.dataclass
+class Record:
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+class Pair(NamedTuple):
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+class Named(dict):
+    """As the outputs of some libraries: a dict of their own."""
+
+
+def as_it_is(features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return logits
+
+
+def as_dict(features: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
+    return {"features": features, "loss": None, "logits": logits}
+
+
+def as_own_dict(features: torch.Tensor, logits: torch.Tensor) -> Named:
+    return Named(features=features, logits=logits)
+
+
+@pytest.mark.parametrize("wrap", [as_it_is, as_dict, as_own_dict, Pair, Record, lambda *values: (values,)])
+def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]) -> None:
+    images = normalise(torch.from_numpy(PIXELS))
+    with torch.no_grad():
+        found = OneAnswer(WeakModel(Answering(wrap), takes_grey=False), 3)(images)
+        assert torch.equal(found, network()(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [as_dict, Record])
+def test_a_weak_model_is_saved_whatever_it_answers(tmp_path: Path, wrap: Callable[..., Any]) -> None:
+    weak = WeakModel(Answering(wrap), takes_grey=False).eval()
+    model = saved_with(weak)
+    check_weak_model_leaves(OneAnswer(weak, 3), FORM)
+    files = save_standalone(model, tmp_path / "new" / "patched.py", reported_of(model))
+    assert files == [tmp_path / "new" / "patched.py", tmp_path / "new" / "patched.safetensors"]
+    assert sorted(files) == sorted((tmp_path / "new").iterdir()) and all(map(is_saved_patch, files))
+
+
+@pytest.mark.slow
+def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
+    """What this option wrote itself is replaced."""
+    model, path = saved_with(None), tmp_path / "patched.py"
+    for _ in range(2):
+        save_standalone(model, path, reported_of(model))
+    assert "weak_logits: (n, 3) float32" in path.read_text() and "both sides resized to it" in path.read_text()
+
+
+@pytest.mark.slow
+def test_onnx_of_a_network_with_batch_norm_and_a_dict(tmp_path: Path) -> None:
+    weak = WeakModel(Answering(as_dict), takes_grey=False).eval()
+    model, path = saved_with(weak), tmp_path / "patched.onnx"
+    assert save_standalone(model, path, reported_of(model)) == [path]
+    assert is_saved_patch(path) and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_the_network_that_is_saved_is_left_as_it_was(tmp_path: Path) -> None:
+    weak = network()
+    weak[1].train()
+    flags, before = [module.training for module in weak.modules()], {k: v.clone() for k, v in weak.state_dict().items()}
+    reported = reported_of(saved_with(network()))
+    save_standalone(saved_with(weak), tmp_path / "patched.py", reported)
+    assert [module.training for module in weak.modules()] == flags
+    assert all(torch.equal(value, before[name]) for name, value in weak.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colours", [IMAGENET, Normalisation((0.13,) * 3, (0.3,) * 3)])
+def test_a_network_of_one_channel_is_fed_grey_images(tmp_path: Path, colours: Normalisation) -> None:
+    grey = network(channels=1)
+    assert takes_grey(grey, 12) and not takes_grey(network(), 12)
+    form = dataclasses.replace(FORM, normalisation=in_grey(colours))
+    (mean, *means), (std, *_) = form.normalisation
+    assert means == [mean, mean]
+    weak = WeakModel(grey, takes_grey=True).eval()
+    luma = (PIXELS.astype(np.float64) * LUMA).sum(-1, keepdims=True) / 255
+    images = torch.tensor((luma - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = weak(normalise(torch.from_numpy(PIXELS), normalisation=form.normalisation))
+        torch.testing.assert_close(found, grey(images), rtol=1e-4, atol=1e-5)
+    model = saved_with(weak, form)
+    save_standalone(model, tmp_path / "patched.py", reported_of(model))
+
+
+def test_a_network_without_convolutions_may_be_grey_too() -> None:
+    assert takes_grey(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)), 12)
+    assert not takes_grey(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)), 12)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels_are_one_line_that_names_no_side(channels: int) -> None:
+    with pytest.raises(UserError, match=rf"images of {channels} channels: expected 3 \(RGB\) or 1 \(grey\)") as refused:
+        takes_grey(network(channels), 12)
+    assert "--weak_side" not in str(refused.value)
+
+
+def wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_code = standalone._as_code
+
+    def corrupted(model: StandalonePatch) -> tuple[str, dict[str, torch.Tensor]]:
+        code, weights = as_code(model)
+        return code, {name: 1.01 * value for name, value in weights.items()}
+
+    monkeypatch.setattr(standalone, "_as_code", corrupted)
+
+
+def wrong_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_code = standalone._as_code
+    monkeypatch.setattr(standalone, "_as_code", lambda model: (as_code(model)[0] + "\nload = None", as_code(model)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("corrupt", "message"),
+    [(wrong_weights, "does not answer as reported: other scores on"), (wrong_code, "does not run")],
+)
+def test_a_corrupted_export_is_an_error_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corrupt: Callable[..., None], message: str
+) -> None:
+    model, path = saved_with(network()), tmp_path / "patched.py"
+    save_standalone(model, path, reported_of(model))
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    corrupt(monkeypatch)
+    with pytest.raises(UserError, match=message) as refused:
+        save_standalone(model, path, reported_of(model))
+    assert "\n" not in str(refused.value)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_a_corrupted_onnx_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, save = saved_with(network()), standalone._save_onnx
+    with torch.no_grad():
+        other.rule.bias += torch.tensor([0.05, 0, 0])
+    monkeypatch.setattr(standalone, "_save_onnx", lambda model, path: save(other, path))
+    model = saved_with(network())
+    with pytest.raises(UserError, match="does not answer as reported"):
+        save_standalone(model, tmp_path / "patched.onnx", reported_of(model))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_statistics_that_moved_since_the_report_are_an_error(tmp_path: Path) -> None:
+    """As of a network that was left in training mode and then counted."""
+    weak = network()
+    model = saved_with(weak)
+    reported = reported_of(model)
+    weak.train()(torch.zeros(4, 3, 12, 12))
+    with pytest.raises(UserError, match="does not answer as reported"):
+        save_standalone(model, tmp_path / "patched.py", reported)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_weights_of_another_model_are_not_loaded(tmp_path: Path) -> None:
+    for name, weak in (("a.py", network()), ("b.py", None)):
+        model = saved_with(weak)
+        save_standalone(model, tmp_path / name, reported_of(model))
+    (tmp_path / "b.safetensors").replace(tmp_path / "a.safetensors")
+    program: dict[str, Any] = {"__file__": str(tmp_path / "a.py"), "__name__": "a"}
+    exec((tmp_path / "a.py").read_text(), program)  # noqa: S102
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected the weights that were saved together with a\.py"):
+        program["load"]()
+
+
+def test_a_network_that_cannot_be_exported_is_found_before_the_work() -> None:
+    class Branching(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+    with pytest.raises(UserError, match="--save: the network cannot be exported"):
+        check_weak_model_leaves(OneAnswer(Branching(), 3), FORM)
+
+
+def test_inputs_and_files_of_others_are_refused_before_the_work(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "weak.safetensors"
+    checkpoint.write_bytes(b"a user's")
+    with pytest.raises(UserError, match=r"weak\.safetensors is an input of this command"):
+        check_save_paths([tmp_path / "weak.py"], [checkpoint])
+    with pytest.raises(UserError, match=r"weak\.safetensors is there, and is not a file that this option wrote"):
+        check_save_paths([tmp_path / "weak.py"])
+    for name in ("mine.py", "mine.onnx"):
+        (tmp_path / name).write_text("import torch\n")
+        with pytest.raises(UserError, match=f"{name} is there, and is not a file that this option wrote"):
+            check_save_paths([tmp_path / name])
+    with pytest.raises(UserError, match=r"patched\.py is written twice"):
+        check_save_paths([tmp_path / "patched.py", tmp_path / "patched.onnx", tmp_path / "patched.py"])
+    for name in ("torch.py", "json.py"):
+        with pytest.raises(UserError, match="Python has a module"):
+            check_save_paths([tmp_path / name])
+    assert checkpoint.read_bytes() == b"a user's" and "json" in sys.stdlib_module_names

@@ -1,0 +1,110 @@
+"""Files whose place a user names: what is not ours stays, and files appear whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import check_writable
+from utils.given_places import check_place, check_places_differ, written_aside
+
+
+def is_ours(path: Path) -> bool:
+    return path.read_bytes().startswith(b"ours")
+
+
+def test_a_new_place_and_a_file_of_ours_are_taken(tmp_path: Path) -> None:
+    check_place("--save", tmp_path / "new" / "a.py", is_ours)
+    assert (tmp_path / "new").is_dir() and not list((tmp_path / "new").iterdir())
+    (tmp_path / "old.py").write_bytes(b"ours, earlier")
+    check_place("--save", tmp_path / "old.py", is_ours)
+
+
+def folder_there(path: Path) -> None:
+    path.mkdir()
+
+
+def other_file(path: Path) -> None:
+    path.write_bytes(b"somebody's")
+
+
+def empty_file(path: Path) -> None:
+    path.touch()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)  # reading it would wait forever
+
+
+def link_to_ours(path: Path) -> None:
+    (path.parent / "target.py").write_bytes(b"ours")
+    path.symlink_to("target.py")
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere.py")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (folder_there, "is there, and is a folder"),
+        (other_file, "not a file that this option wrote: give another name, or move it away"),
+        (empty_file, "not a file that this option wrote"),
+        pytest.param(pipe, "not a file that this option wrote", marks=pytest.mark.skipif(os.name == "nt", reason="")),
+        (link_to_ours, "is a link"),
+        (dangling_link, "is a link"),
+    ],
+)
+def test_what_is_not_ours_is_refused(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path / "a.py")
+    with pytest.raises(UserError, match=message):
+        check_place("--save", tmp_path / "a.py", is_ours)
+
+
+def test_inputs_are_refused_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "weak.py"
+    given.write_bytes(b"ours")
+    (tmp_path / "hard.py").hardlink_to(given)
+    (tmp_path / "link.py").symlink_to(given)
+    monkeypatch.chdir(tmp_path)
+    for name in ("weak.py", "hard.py", "link.py", f"../{tmp_path.name}/weak.py"):
+        with pytest.raises(UserError, match="is an input of this command"):
+            check_place("--save", Path(name), is_ours, [given])
+
+
+def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        check_place("--save", tmp_path / "file" / "a.py", is_ours)
+    with pytest.raises(UserError, match="cannot write"), written_aside(tmp_path / "file"):
+        pass
+
+
+def test_the_same_file_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_places_differ("--save", [Path("a.py"), Path("a.onnx"), Path("b/a.py")])
+    with pytest.raises(UserError, match=r"a\.py is written twice"):
+        check_places_differ("--save", [Path("a.py"), tmp_path / "x" / ".." / "a.py"])
+
+
+def test_files_appear_at_the_end_of_the_block_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(ValueError, match="no"), written_aside(tmp_path) as folder:
+        (folder / "a").write_text("after")
+        raise ValueError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "before"
+    with written_aside(tmp_path) as folder:
+        (folder / "a").write_text("after")
+        (folder / "__pycache__").mkdir()
+        assert (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "after"
+
+
+def test_asking_whether_a_folder_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    for name in (".writable", "writable"):
+        (tmp_path / name).write_text("a user's")
+    check_writable(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writable", "writable"]
+    assert (tmp_path / ".writable").read_text() == "a user's"
