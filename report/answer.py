@@ -10,7 +10,6 @@ import numpy as np
 from patching.confidence import accuracy_change
 from patching.report import BEFORE, common_calibrations, mean_metrics
 from patching.tables import interval_in_words
-from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
 from report.patches import Gains, all_gains
@@ -127,7 +126,7 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
     """The mean change by every calibration, of every kind of weak model that was patched."""
     rows: list[Sequence[Any]] = []
     unusable = []
-    for kind in WeakKind if data.config.weak_classes else ():
+    for kind in data.patched_kinds:
         try:
             models = data.patched(kind)
             methods = (BEFORE, *common_calibrations(models))

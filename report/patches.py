@@ -34,7 +34,7 @@ class Gains:
 def all_gains(data: ReportData) -> list[Gains]:
     """By kind of weak models; a kind that nobody patched, or whose reports are damaged, is left out."""
     found = []
-    for kind in WeakKind if data.config.weak_classes else ():
+    for kind in data.patched_kinds:
         try:
             found.append(_gains(data.patched(kind), kind))
         except UserError:  # its own section says so

@@ -21,6 +21,7 @@ from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, 
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
+from report.made_with import GENETIC
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
@@ -39,7 +40,7 @@ def report_sections(data: ReportData) -> list[Section]:
             partial(patch_blocks, kind=kind),
             partial(patch_answer_blocks, kind=kind),
         )
-        for kind in WeakKind
+        for kind in data.patched_kinds
     ]
     parts = (
         ("training", "The strong model", training_blocks),
@@ -48,7 +49,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("search", "The search", genetic_blocks, gradient_blocks),
         ("modules", "The modules", kernel_blocks, own_class_blocks, cost_blocks),
         ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
-        *(patching if data.config.weak_classes else ()),
+        *patching,
         ("patch-own", "Patching your own weak models", own_patch_blocks),
         ("provenance", "How it was made", provenance_blocks),
     )
@@ -97,20 +98,26 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     config, names = data.config, data.layer_names
     curves = data.sensitivity
     tied = data.units.tied_layers
-    chosen = {layer for layer in tied if set(tied[layer]) & set(config.sensitive_layers)}
-    recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
-    advice = ", ".join(names[layer] for layer in recommended) or "none"
+    used = data.recorded(GENETIC, "sensitive_layers")
+    sensitive = config.sensitive_layers if used is None else used
+    marked = [names[layer] for layer in curves if set(tied[layer]) & set(sensitive)]
+    tolerance, early = config.sensitivity_tolerance, config.sensitive_from
+    recommended = [names[layer] for layer in recommend_sensitive(curves, tolerance, early)]
+    whose = "configured as sensitive" if used is None else "sensitive for the genetic search"
+    advice = "the same layers" if recommended == marked else f"conv {', '.join(recommended)}" if recommended else "none"
     yield Picture(
         "sensitivity",
         sensitivity_figure(
             {names[layer]: curve for layer, curve in curves.items()},
-            [names[layer] for layer in curves if layer in chosen],
-            config.sensitivity_tolerance,
-            f"{config.name}: accuracy while one layer loses kernels",
+            marked,
+            tolerance,
+            f"{config.name}: accuracy while one layer loses kernels, validation images",
+            whose,
         ),
         "One line a layer: every module keeps the given share of that layer's kernels, most important first, and all "
-        "of the others. A line that falls far to the right is a sensitive layer. Marked are the sensitive layers of "
-        f"the configuration; the analysis recommends conv {advice}.",
+        "of the others. A line that falls far to the right is a sensitive layer. Marked are the layers of the setting "
+        f"sensitive_layers, which is chosen by hand. This measurement recommends {advice}: the layers whose accuracy "
+        f"is more than {100 * tolerance:g} points down at {100 * early:g} % of their kernels or more.",
     )
     if absent := [name for layer, name in names.items() if layer not in curves]:
         command = module_files.layer_sensitivity(data.artifacts, 0).made_by
@@ -122,12 +129,20 @@ def genetic_blocks(data: ReportData) -> Iterator[Block]:
     artifacts, strong = data.artifacts, model_files.entire_model(data.artifacts)
     if gradient_files.log(artifacts).exists() and not genetic_files.log(artifacts).exists():
         return
+    chosen = data.chosen_generation
+    if chosen is not None:
+        tuned = ", and fine-tuned since" if "fine_tuned" in data.modularization.search else ""
+        modules = f"The modules are taken from the dashed generation{tuned}."
+    elif module_files.report(artifacts).exists():
+        modules = f"The modules of this page are not of this search: another one, a {data.method} search, made them."
+    else:
+        modules = "There are no modules yet."
     yield Picture(
         "search",
-        search_figure(data.generations, data.chosen_generation, f"{data.config.name}: the search"),
+        search_figure(data.generations, chosen, f"{data.config.name}: the genetic search"),
         "Above, the best ensemble of each generation, one module per class, on the search's validation images; its "
         "fitness weighs accuracy and Jaccard distance. The mean fitness is what the explorers select by: a "
-        "chromosome that is in no surviving ensemble counts 0. The modules are taken from the dashed generation.",
+        f"chromosome that is in no surviving ensemble counts 0. {modules}",
     )
     if genetic_files.end(artifacts).load_if_there() is None and not module_files.report(artifacts).exists():
         yield Note(
@@ -150,7 +165,8 @@ def gradient_blocks(data: ReportData) -> Iterator[Block]:
             rounds_figure(data.rounds, data.chosen_round, f"{data.config.name}: the gradient search"),
             "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. "
             "Left: how much worse the composed model is than the strong model on all validation images, 0 = as good; "
-            "right: how different the modules are.",
+            "since the round is chosen by these images, the loss on test images, above, is what counts. Right: how "
+            "different the modules are.",
         )
 
 
@@ -161,8 +177,8 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
     yield Picture(
         "kernels_kept",
         kept_figure(masks, slices, list(data.layer_names.values()), classes, f"{name}: kernels kept"),
-        "One row a module, one column a conv layer; the number is the share of the layer's kernels that the module "
-        "keeps.",
+        "One row a module, one column a conv layer (1=3: layers 1 and 3, which are cut alike); the number is the share "
+        "of the layer's kernels that the module keeps. The last column counts every kernel of every conv layer.",
     )
     yield Picture(
         "module_pairs",
