@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from models.training import Epoch
 from modules.sensitivity import falls_at
-from report.figures import HEAT, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures import HEAT, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 from report.words import listed, percent
 
 
@@ -26,6 +26,7 @@ def training_figure(history: Sequence[Epoch], best: int, title: str) -> Drawing:
         images = "training images, augmented" if name == "train" else "validation images"
         accuracy.plot(numbers, shares, style, color=color, label=images)
     accuracy.set(ylabel="accuracy in %")
+    end_at_100(accuracy, "y")
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch, from 0")
         axes.axvline(best, color="#6b7280", linestyle=":", label=f"kept: epoch {best}")
@@ -116,6 +117,7 @@ def sensitivity_figure(
         axes.plot(100 * curves[name][:, 0], 100 * curves[name][:, 1], label=label, color="#8a9099", linestyle="--")
     axes.set(xlabel="kept share of one layer's kernels, in %", ylabel="composed model's accuracy in %", title=title)
     axes.grid()
+    end_at_100(axes, "x", "y")
     axes.legend(title=marked_as, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
     falls = {name: falls_at(curve[:, 0], curve[:, 1], tolerance) for name, curve in curves.items()}
     first = max(falls, key=falls.__getitem__)

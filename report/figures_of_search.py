@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, heat_map, name_rows, new_figure, styled
+from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
 from search.genetic.log import Generation, best_generation
 from search.gradient.log import Round
@@ -35,6 +35,8 @@ def search_figure(rows: Sequence[Generation], chosen: int | None, title: str) ->
         values = [scale * getattr(row, name) for row in rows]
         axes.plot(generations, values, color=PALETTE[(0, 2, 4, 3, 1, 7)[number]], marker=marker, markersize=3.5)
         axes.axvline(marked, color="#6b7280", linestyle="--")
+        if scale == 100:
+            end_at_100(axes, "y")
         axes.set_title(label)
         axes.grid()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -70,6 +72,7 @@ def rounds_figure(rounds: Sequence[Round], chosen: int | None, title: str) -> Dr
             axes.axvline(kept[chosen], color="#6b7280", linestyle="--")
         axes.set(title=label, xlabel="kernels kept in %")
         axes.grid()
+        end_at_100(axes, "x")
         axes.invert_xaxis()  # rounds go from many kernels to few
     figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen round {chosen}")
     first, last = rounds[0], rounds[-1]
@@ -175,7 +178,7 @@ def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[st
         axes.set(
             title=f"{name}\n(strong model: {_counted(strong[number])}; mean {shares[:, number].mean():.1f} %)",
             xlabel="% of the strong model",
-            xlim=(0, 108),
+            xlim=(0, 100),
         )
         axes.grid(axis="x")
         axes.set_axisbelow(True)

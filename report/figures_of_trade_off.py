@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures import INK, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
         axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)
         axes.grid()
+        end_at_100(axes, "x")
     panels[0].set_ylabel("accuracy lost in percentage points")
     panels[0].legend()
     figure.suptitle(f"{title}; dashed: the strong model")

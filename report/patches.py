@@ -1,63 +1,148 @@
 """All patches of a configuration's modules, of weak models that were trained here and of the user's own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from patching.confidence import Change
-from patching.report import BEFORE, PatchedWeakModel, common_calibrations
+from patching.metrics import TargetClassScores
+from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations
+from patching.tables import interval_in_words
 from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.words import counted
 from utils.errors import UserError
 
+OWN_NO_MODULE = "no module"  # the control of a user's own weak model
+
 
 @dataclass(frozen=True)
-class Gains:
-    """What the patches of one kind of weak models did for their target classes."""
+class Gain:
+    """F1 of a patch above that of the control without a module, in percentage points, and its 95 % interval."""
 
-    models: str  # how many, and which
-    before: float  # mean F1
-    after: float
-    changes: list[Change]  # of the patches that know how sure they are
+    f1: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Any) -> "Gain | None":
+        """What a report says; None where an earlier version wrote it, or it is none."""
+        if not isinstance(values, Mapping) or not all(
+            isinstance(values.get(name), int | float) for name in ("f1", "low", "high")
+        ):
+            return None
+        return cls(*(float(values[name]) for name in ("f1", "low", "high")))
 
     @property
-    def in_words(self) -> str:
-        """In percent, on one line."""
-        return "\N{NO-BREAK SPACE}".join(
-            [f"{100 * self.before:.1f}", "\N{RIGHTWARDS ARROW}", f"{100 * self.after:.1f}"]
-        )
+    def is_significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.f1:+.1f}, {self.low:+.1f} to {self.high:+.1f} ({verdict(self.is_significant)})"
 
 
-def all_gains(data: ReportData) -> list[Gains]:
-    """By kind of weak models; a kind that nobody patched, or whose reports are damaged, is left out."""
+@dataclass(frozen=True)
+class Outcome:
+    """What one patch did, on test images."""
+
+    name: str  # of the weak model and the target class
+    before: TargetClassScores
+    after: TargetClassScores
+    no_module: TargetClassScores | None  # of the control: the weak model fitted again without a module
+    change: Change | None  # from before to after
+    gain: Gain | None  # of F1 over the control
+
+    @property
+    def added(self) -> float | None:
+        """F1 above that of the control, in points."""
+        return None if self.no_module is None else 100 * (self.after.f1 - self.no_module.f1)
+
+    @property
+    def others_changed(self) -> float:
+        """The accuracy of the other classes after the patch less that before, in points."""
+        return 100 * (self.after.others_accuracy - self.before.others_accuracy)
+
+    @property
+    def helps(self) -> bool:
+        """Whether the module gives more than the control, significantly so where that is known."""
+        if self.gain is not None:
+            return self.gain.low > 0
+        return self.added is None or self.added > 0
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one kind of weak models."""
+
+    models: str  # how many, and which
+    outcomes: Sequence[Outcome]
+
+
+def all_patches(data: ReportData) -> list[Patches]:
+    """By kind of weak models; a kind without patches, or with damaged reports, is left out."""
     found = []
     for kind in data.patched_kinds:
-        try:
-            found.append(_gains(data.patched(kind), kind))
-        except UserError:  # its own section says so
-            continue
+        with contextlib.suppress(UserError):  # its own section says so
+            found.append(_of_kind(data.patched(kind), kind))
     with contextlib.suppress(UserError):
-        found += _own_gains(data)
+        if own := list(own_outcomes(data)):
+            patched = [each for each in data.own_patches if each.report.targets]
+            found.append(Patches(f"{counted(len(patched), 'model')} of your own", own))
     return found
 
 
-def _gains(models: list[PatchedWeakModel], kind: WeakKind) -> Gains:
+def _of_kind(models: list[PatchedWeakModel], kind: WeakKind) -> Patches:
     """By the learned rule where all were patched with it, else by the first one tried: not by the best on test."""
     tried = common_calibrations(models)
     method = "learned" if "learned" in tried else tried[0]
-    before, after = ([model.scores(each).f1 for model in models] for each in (BEFORE, method))
-    changes = [change for model in models if (change := model.change(method))]
-    words = f"{counted(len(models), f'{kind.words} model')} ({method})"
-    return Gains(words, float(np.mean(before)), float(np.mean(after)), changes)
+    return Patches(
+        f"{counted(len(models), f'{kind.words} model')} ({method})",
+        [outcome_of(model, method, f"{kind.words}: {label_of(model, models)}") for model in models],
+    )
 
 
-def _own_gains(data: ReportData) -> Iterator[Gains]:
-    patched = [own for own in data.own_patches if own.report.targets]
-    targets = [target for own in patched for target in own.report.targets]
-    if targets:
-        before, after = ([getattr(target, when).f1 for target in targets] for when in ("before", "after"))
-        words = f"{counted(len(patched), 'model')} of your own"
-        yield Gains(words, float(np.mean(before)), float(np.mean(after)), [target.change for target in targets])
+def outcome_of(model: PatchedWeakModel, method: str, name: str) -> Outcome:
+    """What one method did to a weak model that was trained here."""
+    return Outcome(
+        name,
+        model.scores(BEFORE),
+        model.scores(method),
+        model.scores(NO_MODULE) if NO_MODULE in model.methods else None,
+        model.change(method),
+        Gain.of(model.methods[method].get("gain_over_no_module")),
+    )
+
+
+def own_outcomes(data: ReportData) -> Iterator[Outcome]:
+    """A row for each target class of each weak model that was not made here."""
+    for own in data.own_patches:
+        control = own.controls.get(OWN_NO_MODULE)
+        for place, target in enumerate(own.report.targets):
+            yield Outcome(
+                f"{own.weak_model}: {target.name}",
+                target.before,
+                target.after,
+                control.targets[place].after if control else None,
+                target.change,
+                Gain.of(getattr(target, "gain_over_no_module", None)),
+            )
+
+
+def label_of(model: PatchedWeakModel, models: Sequence[PatchedWeakModel]) -> str:
+    """The target class's name, and the epoch where it is not the only one."""
+    epochs = sum(other.target_class == model.target_class for other in models)
+    return f"{model.classes[-1]}, epoch {model.epoch}" if epochs > 1 else model.classes[-1]
+
+
+def in_words(change: Change, metric: str) -> str:
+    """The 95 % interval of a metric's change in points, and whether it is significant."""
+    if getattr(change, metric) == (0, 0):
+        return "unchanged"
+    return f"{interval_in_words(getattr(change, metric))} ({verdict(change.holds(metric))})"
+
+
+def verdict(is_significant: bool) -> str:
+    """For people."""
+    return "significant" if is_significant else "not significant"

@@ -13,8 +13,7 @@ from modules.jaccard import mean_pairwise_distance
 from modules.own_class import MOST_BELOW
 from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
-from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
-from patching.tables import interval_in_words
+from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
@@ -23,6 +22,7 @@ from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from report.made_with import GENETIC
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
+from report.patches import in_words, label_of, outcome_of, own_outcomes
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
@@ -260,16 +260,20 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
 def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     """Every weak model before and after, and all methods as a table."""
     models = data.patched(kind)
-    methods = [BEFORE, *common_calibrations(models)]
+    methods = common_calibrations(models)
+    control = NO_MODULE if all(NO_MODULE in model.methods for model in models) else None
+    shown = [BEFORE, *methods, *([control] if control else [])]
     name = weak_network_name(data.config, kind)
     yield Picture(
         f"patch_{kind}",
         patch_figure(
-            {_label(model, models): {method: model.scores(method) for method in methods} for model in models},
+            {label_of(model, models): {method: model.scores(method) for method in shown} for model in models},
             f"{data.config.name}: {counted(len(models), f'{kind.words} model')} ({name}), test images",
+            control,
         ),
         "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
-        "marks are what each calibration of the module's output makes of it; to the right is better.",
+        "marks are what each calibration of the module's output makes of it, and what the learned one makes of the "
+        "weak model alone, without any module; to the right is better.",
     )
     before = mean_metrics(models, BEFORE)
     rows = []
@@ -284,7 +288,7 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )
-    yield from _sureness_table(models, methods[1:])
+    yield from _sureness_table(models, methods)
 
 
 def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Iterator[Block]:
@@ -293,15 +297,20 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
     for model in models:
         for method in methods:
             if change := model.change(method):
-                held = [
-                    f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})" for metric in METRICS
-                ]
-                rows.append((_label(model, models), method, *held, f"{change.others_p:.2g}"))
+                outcome = outcome_of(model, method, label_of(model, models))
+                changes = [in_words(change, metric) for metric in METRICS]
+                rows.append((outcome.name, method, str(outcome.gain or "unknown"), *changes, f"{change.others_p:.2g}"))
     if rows:
         yield Table(
-            "How sure the changes are: points with 95 % confidence, by a paired bootstrap over the test images, and "
+            "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and "
             "the p-value of McNemar's exact test for the others' accuracy.",
-            ("target class", "method", *(f"change of {metric}" for metric in METRIC_NAMES), "McNemar's p"),
+            (
+                "target class",
+                "method",
+                "F1 above no module",
+                *(f"change of {metric}" for metric in METRIC_NAMES),
+                "McNemar's p",
+            ),
             rows,
         )
 
@@ -310,30 +319,34 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
     """Weak models that were not made here: F1 of every target class before, after, and by the controls."""
     names = sorted({name for own in data.own_patches for name in own.controls})
     rows = []
+    outcomes = own_outcomes(data)
     for own in data.own_patches:
-        for place, target in enumerate(own.report.targets):
+        for place in range(len(own.report.targets)):
+            outcome = next(outcomes)
             controls = [percent(own.controls[n].targets[place].after.f1) if n in own.controls else "" for n in names]
-            change = target.change
+            before, after = (percent(scores.others_accuracy) for scores in (outcome.before, outcome.after))
             rows.append(
                 (
-                    f"{own.weak_model}: {target.name}",
-                    percent(target.before.f1),
-                    percent(target.after.f1),
+                    outcome.name,
+                    percent(outcome.before.f1),
+                    percent(outcome.after.f1),
                     *controls,
-                    f"{interval_in_words(change.f1)} ({change.verdict('f1')})",
-                    f"{percent(target.before.others_accuracy)} to {percent(target.after.others_accuracy)}",
-                    f"{interval_in_words(change.others_accuracy)} ({change.verdict('others_accuracy')})",
+                    str(outcome.gain or ("unknown" if outcome.added is None else f"{outcome.added:+.1f}")),
+                    in_words(outcome.change, "f1"),
+                    f"{before} to {after}",
+                    in_words(outcome.change, "others_accuracy"),
                 )
             )
     if rows:
         yield Table(
-            "F1 of each target class on test images, and how sure its change is: points with 95 % confidence, by a "
-            "paired bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
+            "F1 of each target class on test images, and 95 % intervals of its change in points, by a paired "
+            "bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
             (
                 "weak model: target class",
                 "F1 before",
                 "F1 patched",
                 *(f"control: {name}" for name in names),
+                "F1 above no module",
                 "change of F1",
                 "others' accuracy",
                 "its change",
@@ -347,12 +360,6 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
             f"{', '.join(outdated)}: patched with other modules than those that are there now; patch again with: "
             f"{data.artifacts.command('scripts/patch_weak_model.py')}"
         )
-
-
-def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:
-    """The target class's name, and the epoch where it is not the only one."""
-    epochs = sum(other.target_class == model.target_class for other in models)
-    return f"{model.classes[-1]}, epoch {model.epoch}" if epochs > 1 else model.classes[-1]
 
 
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
