@@ -315,7 +315,7 @@ def is_of_log(search: Mapping[str, Any], method: str, rows: Sequence[Generation]
 
 
 def of_weak_model(
-    config: Config, artifacts: Artifacts, kind: WeakKind, target_class: int, now: Mapping[str, Any], images: list[int]
+    config: Config, artifacts: Artifacts, kind: WeakKind, target_class: int, now: Mapping[str, int], images: list[int]
 ) -> MadeWith:
     """What a weak model was trained with. Raises UserError where the record is missing or damaged.
 
@@ -336,7 +336,7 @@ def of_weak_model(
         if recorded == images:
             settings |= now
         elif isinstance(recorded, list) and len(recorded) == 3 and all(isinstance(count, int) for count in recorded):
-            settings |= weak_images(*recorded, len(classes) - 1)
+            settings |= weak_images(recorded, len(classes) - 1, now, images)
     epochs = settings.get(f"{kind}_epochs")
     if _is_value("keep_epochs", kept) and kept and isinstance(epochs, int):
         is_as_configured = tuple(epochs_to_keep(epochs, config.keep_every, config.keep_epochs)) == kept
@@ -345,16 +345,33 @@ def of_weak_model(
     return dataclasses.replace(found, settings=settings)
 
 
-def weak_images(train: int, valid: int, test: int, weak_classes: int) -> dict[str, int]:
-    """The settings of a weak model's images that give so many of them, of a dataset that is cut by TRAIN_SHARE.
+def weak_images(
+    recorded: Sequence[int], weak_classes: int, now: Mapping[str, int], images: Sequence[int]
+) -> dict[str, int]:
+    """The settings WEAK_IMAGES that give a weak model's images, of a dataset that is cut by TRAIN_SHARE.
 
-    Empty where no number of images per class does: all were taken, or a dataset is cut in another way.
+    Args:
+        recorded: its training, validation and test images.
+        weak_classes: how many classes it knows besides the target class.
+        now: the settings of the report.
+        images: what those give; empty where that is not known.
+
+    Several numbers of images per class may give the same counts: that of the report is taken where it is one of them,
+    then one by which the target class has as many as the others. Empty where no number, or more than one, is left.
     """
+    train, valid, test = recorded
+    fitting = {}
     for each in range(1, train + valid + 1):
         own, of_target = int(weak_classes * each * TRAIN_SHARE), int(each * TRAIN_SHARE)
         if weak_classes * each - own + each - of_target == valid and train > own:
-            target = train - own
-            found = {"weak_train_images": each, "weak_target_images": 0 if target == of_target else target}
-            all_of_test = test % (weak_classes + 1) != 0
-            return found if all_of_test else {**found, "weak_test_images": test // (weak_classes + 1)}
-    return {}
+            fitting[each] = 0 if train - own == of_target else train - own
+    alike = [each for each, target in fitting.items() if target == 0]
+    chosen = now["weak_train_images"] if now["weak_train_images"] in fitting else None
+    for few in (alike, list(fitting)):
+        chosen = few[0] if chosen is None and len(few) == 1 else chosen
+    if chosen is None:
+        return {}
+    found = {"weak_train_images": chosen, "weak_target_images": fitting[chosen]}
+    if list(images[2:]) == [test]:
+        return {**found, "weak_test_images": now["weak_test_images"]}
+    return found if test % (weak_classes + 1) else {**found, "weak_test_images": test // (weak_classes + 1)}
