@@ -29,9 +29,10 @@ def test_the_section_says_which_changes_hold(change):
         assert row == (
             "b",
             "min_max",
-            "+10.0 to +30.0 (holds)",
-            "-20.0 to +10.0 (may be chance)",
-            "+2.0 to +10.0 (holds)",
-            "+0.0 to +0.0 (unchanged)",
+            "unknown",
+            "+10.0 to +30.0 (significant)",
+            "-20.0 to +10.0 (not significant)",
+            "+2.0 to +10.0 (significant)",
+            "unchanged",
             "1",
         )
