@@ -31,9 +31,7 @@ def answer_section(data: ReportData) -> Section:
 def modularization_answer(data: ReportData) -> Iterator[Block]:
     """The numbers that the search gave its modules, and what patching made of them."""
     result = data.modularization
-    outcomes = [outcome for each in all_patches(data) for outcome in each.outcomes]
-    patched = [_patch_tile(outcomes), _module_tile(outcomes)] if outcomes else []
-    yield Tiles([_accuracy_tile(data), _size_tile(data), *patched])
+    yield Tiles([_accuracy_tile(data), _size_tile(data), *patching_tiles(data)])
     yield Paragraph(
         f"{data.config.model}, trained on {data.config.dataset}, was decomposed into {len(result.classes)} modules, "
         f"one for each of the classes {', '.join(data.classes)}, by a {_search_in_words(result.search)}."
@@ -79,6 +77,12 @@ def _size_tile(data: ReportData) -> Tile:
     return "How small", percent(float(kept.mean())), words
 
 
+def patching_tiles(data: ReportData) -> list[Tile]:
+    """What the patches did, and what of it is owed to the modules; none where nothing was patched."""
+    outcomes = [outcome for each in all_patches(data) for outcome in each.outcomes]
+    return [_patch_tile(outcomes), _module_tile(outcomes)] if outcomes else []
+
+
 def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
     """F1 of the target classes before, after and by the control, and what the other classes lost."""
     before, after = ([100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "after"))
@@ -95,8 +99,8 @@ def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
 def _module_tile(outcomes: Sequence[Outcome]) -> Tile:
     """What is owed to the modules: how far F1 is above that of the same fit without a module."""
     added = [outcome.added for outcome in outcomes if outcome.added is not None]
-    known = [outcome.gain for outcome in outcomes if outcome.gain]
-    better, worse = (sum(way(gain) for gain in known) for way in (lambda g: g.low > 0, lambda g: g.high < 0))
+    known = [outcome.over_no_module.f1 for outcome in outcomes if outcome.over_no_module]
+    better, worse = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
     sure = f"significantly more for {better} of {len(known)}, less for {worse} (95 % intervals)"
     if not known:
         sure = "whether that is significant is not recorded: patch again"
@@ -166,14 +170,13 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
 
 
 def _row(outcome: Outcome) -> Sequence[str]:
-    added = "" if outcome.added is None else f"{outcome.added:+.1f}"
     others = f"{outcome.others_changed:+.1f}"
     return (
         outcome.name,
         percent(outcome.before.f1),
         percent(outcome.after.f1),
         percent(outcome.no_module.f1) if outcome.no_module else "not recorded",
-        str(outcome.gain or added or "unknown"),
+        outcome.added_in_words,
         percent(outcome.before.others_accuracy),
         others if outcome.change is None else f"{others}, {in_words(outcome.change, 'others_accuracy')}",
     )

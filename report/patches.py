@@ -1,9 +1,8 @@
 """All patches of a configuration's modules, of weak models that were trained here and of the user's own."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from patching.confidence import Change
 from patching.metrics import TargetClassScores
@@ -18,32 +17,6 @@ OWN_NO_MODULE = "no module"  # the control of a user's own weak model
 
 
 @dataclass(frozen=True)
-class Gain:
-    """F1 of a patch above that of the control without a module, in percentage points, and its 95 % interval."""
-
-    f1: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Any) -> "Gain | None":
-        """What a report says; None where an earlier version wrote it, or it is none."""
-        if not isinstance(values, Mapping) or not all(
-            isinstance(values.get(name), int | float) for name in ("f1", "low", "high")
-        ):
-            return None
-        return cls(*(float(values[name]) for name in ("f1", "low", "high")))
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.f1:+.1f}, {self.low:+.1f} to {self.high:+.1f} ({verdict(self.is_significant)})"
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What one patch did, on test images."""
 
@@ -52,7 +25,7 @@ class Outcome:
     after: TargetClassScores
     no_module: TargetClassScores | None  # of the control: the weak model fitted again without a module
     change: Change | None  # from before to after
-    gain: Gain | None  # of F1 over the control
+    over_no_module: Change | None  # from the control to after; None where an earlier version wrote the report
 
     @property
     def added(self) -> float | None:
@@ -67,9 +40,17 @@ class Outcome:
     @property
     def helps(self) -> bool:
         """Whether the module gives more than the control, significantly so where that is known."""
-        if self.gain is not None:
-            return self.gain.low > 0
+        if self.over_no_module is not None:
+            return self.over_no_module.f1[0] > 0
         return self.added is None or self.added > 0
+
+    @property
+    def added_in_words(self) -> str:
+        """F1 above that of the control in points, with its 95 % interval, as far as they are known."""
+        if self.added is None:
+            return "unknown"
+        sure = "" if self.over_no_module is None else f", {in_words(self.over_no_module, 'f1')}"
+        return f"{self.added:+.1f}{sure}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,7 @@ def outcome_of(model: PatchedWeakModel, method: str, name: str) -> Outcome:
         model.scores(method),
         model.scores(NO_MODULE) if NO_MODULE in model.methods else None,
         model.change(method),
-        Gain.of(model.methods[method].get("gain_over_no_module")),
+        None if (values := model.methods[method].get("over_no_module")) is None else Change.from_json(values),
     )
 
 
@@ -126,7 +107,7 @@ def own_outcomes(data: ReportData) -> Iterator[Outcome]:
                 target.after,
                 control.targets[place].after if control else None,
                 target.change,
-                Gain.of(getattr(target, "gain_over_no_module", None)),
+                getattr(target, "over_no_module", None),
             )
 
 

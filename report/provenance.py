@@ -45,9 +45,9 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     """Settings, seeds, versions, machine, commands and times."""
     yield Table(
         "The command of each stage, with the settings that the stage recorded where they are not those of the "
-        "configuration file, and with the seed and precision where they are not 0 and float32. Typed again, they make "
-        "the same files: a stage that is done is not run again, unless --fresh is added. When it ended, and how long "
-        "it took, as far as its log says.",
+        "configuration file, and with the seed and precision where they are not 0 and float32. In this order and with "
+        "the same images, in an empty root_dir, they make the same again. When each ended, and how long it took, as "
+        "far as its log says.",
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )

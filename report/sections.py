@@ -299,7 +299,7 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
             if change := model.change(method):
                 outcome = outcome_of(model, method, label_of(model, models))
                 changes = [in_words(change, metric) for metric in METRICS]
-                rows.append((outcome.name, method, str(outcome.gain or "unknown"), *changes, f"{change.others_p:.2g}"))
+                rows.append((outcome.name, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
     if rows:
         yield Table(
             "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and "
@@ -331,7 +331,7 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
                     percent(outcome.before.f1),
                     percent(outcome.after.f1),
                     *controls,
-                    str(outcome.gain or ("unknown" if outcome.added is None else f"{outcome.added:+.1f}")),
+                    outcome.added_in_words,
                     in_words(outcome.change, "f1"),
                     f"{before} to {after}",
                     in_words(outcome.change, "others_accuracy"),

@@ -19,7 +19,6 @@ import numpy as np
 from torch import Tensor, nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from configures.base import Config
 from dataset.labelled_images import Images
 from models.graph import Graph, flops_of
 from models.opening import open_stage
@@ -34,7 +33,7 @@ from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from modules.own_class import auc_by_class
 from report import files as report_files
 from report.figures import save_drawing
-from report.figures_of_trade_off import TradeOff, trade_off_figure
+from report.figures_of_trade_off import PAPER, TradeOff, is_of_the_paper, trade_off_figure
 from report.made_with import of_genetic
 from search.genetic import files as genetic_files
 from search.genetic.generations import open_search
@@ -48,10 +47,7 @@ from utils.files import missing
 from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
-# Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
-PAPER = TradeOff("paper (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
-PAPER_NETWORKS, PAPER_DATASETS = ("simcnn", "rescnn"), ("cifar10", "svhn")
 
 
 def main() -> None:
@@ -103,12 +99,6 @@ def main() -> None:
     path = report_files.trade_off(stage.artifacts, arguments.images)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
-
-
-def is_of_the_paper(config: Config) -> bool:
-    """Whether the paper's networks are of the same family, and were trained on the same images and classes."""
-    family = config.network_name.partition("_x")[0]
-    return family in PAPER_NETWORKS and config.image_source in PAPER_DATASETS and not config.classes
 
 
 def gradient_points(stage: Stage, measure: "Measure") -> list[TradeOff]:

@@ -113,8 +113,8 @@ def test_no_axis_of_percentages_goes_beyond_100(drawn: dict[str, Drawing]) -> No
     for name, drawing in drawn.items():
         for axes in drawing.figure.axes:
             of_panel = "x" if name == "patch" else "y"  # of panels whose title says what they show
-            labels = {"x": axes.get_xlabel(), "y": axes.get_ylabel(), of_panel: axes.get_title()}
-            for which, label in labels.items():
+            labels = (("x", axes.get_xlabel()), ("y", axes.get_ylabel()), (of_panel, axes.get_title()))
+            for which, label in labels:
                 if "in %" in label or "% of the" in label:
                     ends[name, which, label] = max(getattr(axes, f"get_{which}lim")())
     assert len(ends) > 10 and max(ends.values()) == 100, ends
