@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from patching.confidence import accuracy_change
-from patching.report import BEFORE, common_calibrations, mean_metrics
+from patching.report import common_calibrations
 from patching.tables import interval_in_words
-from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
-from report.patches import Gains, all_gains
-from report.words import METRIC_NAMES, duration, percent
+from report.patches import Outcome, all_patches, in_words
+from report.words import counted, duration, percent, span
 from utils.errors import MissingFile, UserError
 
 Tile = tuple[str, str, str]
@@ -32,9 +31,7 @@ def answer_section(data: ReportData) -> Section:
 def modularization_answer(data: ReportData) -> Iterator[Block]:
     """The numbers that the search gave its modules, and what patching made of them."""
     result = data.modularization
-    gains = all_gains(data)
-    patched = [_patch_tile(gains)] if gains else []
-    yield Tiles([_accuracy_tile(data), _size_tile(data), *patched, _sureness_tile(data, gains)])
+    yield Tiles([_accuracy_tile(data), _size_tile(data), *patching_tiles(data)])
     yield Paragraph(
         f"{data.config.model}, trained on {data.config.dataset}, was decomposed into {len(result.classes)} modules, "
         f"one for each of the classes {', '.join(data.classes)}, by a {_search_in_words(result.search)}."
@@ -63,7 +60,7 @@ def _accuracy_tile(data: ReportData) -> Tile:
     images, strong, composed = result.test_images, result.test_right_strong, result.test_right_composed
     words = (
         f"of the test images right by the composed model ({composed:,} of {images:,}); by the strong model "
-        f"{percent(strong / images)} ({strong:,})"
+        f"{percent(strong / images)} ({strong:,}). {_composed_in_words(data)}"
     )
     return "How well", percent(composed / images), words
 
@@ -80,33 +77,47 @@ def _size_tile(data: ReportData) -> Tile:
     return "How small", percent(float(kept.mean())), words
 
 
-def _patch_tile(gains: list[Gains]) -> Tile:
-    """F1 of the target classes before and after, of each kind of weak model."""
-    first, *others = gains
-    words = [f"mean F1 of the target classes of {first.models}"]
-    words += [f"{each.models}: {each.in_words}" for each in others]
-    return "What patching did", first.in_words, "; ".join(words)
+def patching_tiles(data: ReportData) -> list[Tile]:
+    """What the patches did, and what of it is owed to the modules; none where nothing was patched."""
+    outcomes = [outcome for each in all_patches(data) for outcome in each.outcomes]
+    return [_patch_tile(outcomes), _module_tile(outcomes)] if outcomes else []
 
 
-def _sureness_tile(data: ReportData, gains: list[Gains]) -> Tile:
-    """How many gains are more than chance, and between which numbers the composed model's loss is."""
-    words = _composed_in_words(data)
-    known = [change for each in gains for change in each.changes]
+def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
+    """F1 of the target classes before, after and by the control, and what the other classes lost."""
+    before, after = ([100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "after"))
+    controls = [100 * outcome.no_module.f1 for outcome in outcomes if outcome.no_module]
+    without = f"; without any module {span(controls)} %" if controls else ""
+    words = (
+        f"F1 of the target class with its module, over {counted(len(outcomes), 'patch', 'patches')}; before "
+        f"{span(before)} %{without}. The other classes' accuracy changes by "
+        f"{span((outcome.others_changed for outcome in outcomes), '+.1f')} points"
+    )
+    return "What patching did", f"{span(after, '.0f')}\N{NO-BREAK SPACE}%", words
+
+
+def _module_tile(outcomes: Sequence[Outcome]) -> Tile:
+    """What is owed to the modules: how far F1 is above that of the same fit without a module."""
+    added = [outcome.added for outcome in outcomes if outcome.added is not None]
+    known = [outcome.over_no_module.f1 for outcome in outcomes if outcome.over_no_module]
+    better, worse = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
+    sure = f"significantly more for {better} of {len(known)}, less for {worse} (95 % intervals)"
     if not known:
-        return "How sure", f"{data.modularization.test_images:,}", f"test images: {words}"
-    held = sum(change.holds("f1") and change.f1[0] > 0 for change in known)
-    return "How sure", f"{held} of {len(known)}", f"gains in F1 are more than chance (95\N{NO-BREAK SPACE}%); {words}"
+        sure = "whether that is significant is not recorded: patch again"
+    if not added:
+        return "What the modules add", "unknown", "there is no control without a module: patch again"
+    words = f"points of F1 above the same fit without a module; {sure}"
+    return "What the modules add", span(added, "+.1f"), words
 
 
 def _composed_in_words(data: ReportData) -> str:
-    result = data.modularization
-    points = _points(result.test_right_composed, result.test_right_strong, result.test_images)
+    """The difference of the two with its interval, where the networks can be run."""
     try:
         answers = data.answers
-        before, after = answers.strong.argmax(1), answers.composed.argmax(1)
     except UserError:  # its own section says so
-        return f"composed against strong {points} points"
-    return f"composed against strong {interval_in_words(accuracy_change(answers.labels, before, after))} points"
+        return ""
+    interval = accuracy_change(answers.labels, answers.strong.argmax(1), answers.composed.argmax(1))
+    return f"Difference: {interval_in_words(interval)} points (95 % interval)"
 
 
 def _search_in_words(search: dict[str, Any]) -> str:
@@ -124,28 +135,48 @@ def _points(right: int, other_right: int, images: int) -> str:
 
 
 def patching_answer(data: ReportData) -> Iterator[Block]:
-    """The mean change by every calibration, of every kind of weak model that was patched."""
-    rows: list[Sequence[Any]] = []
-    unusable = []
-    for kind in WeakKind if data.config.weak_classes else ():
+    """Every patch before, after and without module, and what it cost the other classes."""
+    found = all_patches(data)
+    outcomes = [outcome for each in found for outcome in each.outcomes]
+    if outcomes:
+        yield Table(
+            "What each patch did on test images. The control is the weak model fitted again on the same images without "
+            "a module: only what lies above it is owed to the module. In brackets: whether the 95 % interval excludes "
+            "0 and, of the others' accuracy, McNemar's test agrees. Patched: "
+            f"{'; '.join(each.models for each in found)}.",
+            (
+                "weak model: target class",
+                "F1 before",
+                "F1 with module",
+                "F1 without module",
+                "module adds, points",
+                "others' accuracy before",
+                "its change, points",
+            ),
+            [_row(outcome) for outcome in outcomes],
+        )
+    if useless := [outcome.name for outcome in outcomes if not outcome.helps]:
+        yield Note(
+            f"No better than the control without a module: {'; '.join(useless)}. Leave these modules out: the weak "
+            "model fitted again does the same at no cost."
+        )
+    for kind in data.patched_kinds:
         try:
-            models = data.patched(kind)
-            methods = (BEFORE, *common_calibrations(models))
+            common_calibrations(data.patched(kind))
         except MissingFile:  # nobody asked for it
             continue
         except UserError as error:
-            unusable.append(Note(f"Patches of {kind.words} models: {error}"))
-            continue
-        before = mean_metrics(models, BEFORE)
-        for method in methods:
-            cells = [
-                percent(value) + (f" ({100 * (value - old):+.1f})" if method != BEFORE else "")
-                for value, old in zip(mean_metrics(models, method), before, strict=True)
-            ]
-            rows.append((f"{kind.words}, {method}", len(models), *cells))
-    caption = (
-        "What patching did: means over the weak models, on test images, and in brackets the change in points. "
-        "Precision, recall and F1 are those of the target class."
+            yield Note(f"Patches of {kind.words} models: {error}")
+
+
+def _row(outcome: Outcome) -> Sequence[str]:
+    others = f"{outcome.others_changed:+.1f}"
+    return (
+        outcome.name,
+        percent(outcome.before.f1),
+        percent(outcome.after.f1),
+        percent(outcome.no_module.f1) if outcome.no_module else "not recorded",
+        outcome.added_in_words,
+        percent(outcome.before.others_accuracy),
+        others if outcome.change is None else f"{others}, {in_words(outcome.change, 'others_accuracy')}",
     )
-    yield from [Table(caption, ("weak models, method", "models", *METRIC_NAMES), rows)] if rows else []
-    yield from unusable

@@ -1,5 +1,7 @@
 """Everything that a report tells, read or computed when it is first asked for; every network is run once."""
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from configures.base import Config, known_configurations, load
 from dataset.labelled_images import Split
 from dataset.splits import load_split
 from models import files as model_files
 from models.evaluation import outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of
-from models.strong_model import graph_of, load_strong_model
+from models.opening import default_config
+from models.strong_model import check_network_settings, graph_of, load_strong_model
 from models.trained_on import check_trained_on, image_order
 from models.training import Epoch
 from models.weights import count_parameters
@@ -26,8 +30,19 @@ from patching.on_disk import OwnPatch, load_own_patches, load_patched_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.figures_of_patching import PatchAnswers
+from report.made_with import (
+    IMAGE_FORM,
+    SENSITIVITY,
+    WEAK_IMAGES,
+    MadeWith,
+    as_recorded,
+    as_text,
+    is_of_log,
+    of_weak_model,
+    records,
+)
 from search.genetic import files as genetic_files
-from search.genetic.log import Generation, best_generation
+from search.genetic.log import Generation
 from search.gradient import files as gradient_files
 from search.gradient.log import Round
 from search.methods import METHODS
@@ -52,6 +67,72 @@ class ReportData:
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.config, self.artifacts = stage, stage.config, stage.artifacts
+        self.damaged_records: list[str] = []  # what is wrong with each, once `made_with` was asked for
+        with contextlib.suppress(UserError):  # a damaged record: the sections that need the strong model say so
+            self.config = as_recorded(stage.config, stage.artifacts)
+
+    @cached_property
+    def configured(self) -> Config:
+        """What the configuration file says, without the settings that were given to the report."""
+        return load(self.config.model, self.config.dataset, None, default_config)
+
+    @property
+    def configured_without_files(self) -> Config:
+        """The same before there was a strong model, whose files say what a configuration file does not."""
+        if self.config.name in known_configurations():
+            return self.configured
+        form = {field.name: field.default for field in dataclasses.fields(Config) if field.name in IMAGE_FORM}
+        return dataclasses.replace(self.configured, network="", **form)
+
+    @cached_property
+    def made_with(self) -> dict[str, MadeWith]:
+        """Stage -> what it recorded of its settings; without the stages whose records are missing or damaged."""
+        found = {}
+        for name, read in records(self.configured, self.artifacts):
+            try:
+                found[name] = read()
+            except UserError as error:
+                self.damaged_records.append(str(error))
+        return found
+
+    @cached_property
+    def weak_made_with(self) -> dict[WeakKind, dict[int, MadeWith]]:
+        """Kind -> target class -> what its weak model was trained with; without those whose record is missing."""
+        now = {name: getattr(self.config, name) for name in WEAK_IMAGES}
+        found: dict[WeakKind, dict[int, MadeWith]] = {kind: {} for kind in self.patched_kinds}
+        for kind, of_kind in found.items():
+            networks = self._patched_networks(kind)
+            for target_class in range(self.config.num_classes):
+                if not patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
+                    continue
+                try:
+                    images = self._weak_images(target_class)
+                    made_with = of_weak_model(self.configured, self.artifacts, kind, target_class, now, images)
+                except UserError as error:
+                    self.damaged_records.append(str(error))
+                    continue
+                network = {"weak_model": networks[target_class]} if target_class in networks else {}
+                of_kind[target_class] = dataclasses.replace(made_with, settings={**made_with.settings, **network})
+        return found
+
+    def _patched_networks(self, kind: WeakKind) -> dict[int, str]:
+        """Target class -> the network of its overly simple weak model, of those that were patched."""
+        try:
+            return {} if kind is WeakKind.POOR else {each.target_class: each.weak_model for each in self.patched(kind)}
+        except UserError:  # its own section says so
+            return {}
+
+    def _weak_images(self, target_class: int) -> list[int]:
+        """Training, validation and test images of a weak model by the settings; empty where they are not there."""
+        try:
+            split = self.patch_data.split_for(target_class)
+        except UserError:
+            return []
+        return [len(split.train), len(split.valid), len(split.test)]
+
+    def recorded(self, stage: str, setting: str) -> Any:
+        """The value that a stage recorded of a setting; None where it recorded none."""
+        return self.made_with[stage].settings.get(setting) if stage in self.made_with else None
 
     @cached_property
     def split(self) -> Split:
@@ -69,6 +150,7 @@ class ReportData:
     @cached_property
     def units(self) -> Units:
         """The strong model's kernels, and which of them go together."""
+        check_network_settings(self.config, self.artifacts)
         return graph_of(self.config).units
 
     @cached_property
@@ -91,12 +173,16 @@ class ReportData:
 
     @cached_property
     def sensitivity(self) -> dict[int, np.ndarray]:
-        """Layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one."""
+        """Layer -> (ratios, 2): ratio, accuracy; of the layers that were measured, at least one.
+
+        They were measured at the ratios that stand in their own record, which need not be the configuration's.
+        """
         files = {layer: module_files.layer_sensitivity(self.artifacts, layer) for layer in self.layer_names}
         measured = {layer: file for layer, file in files.items() if file.exists()}
         if not measured:
             next(iter(files.values())).check_is_there()
-        return {layer: file.load(len(self.config.sensitivity_ratios), 2) for layer, file in measured.items()}
+        ratios = self.recorded(SENSITIVITY, "sensitivity_ratios")
+        return {layer: file.load(ratios and len(ratios), 2) for layer, file in measured.items()}
 
     @cached_property
     def generations(self) -> list[Generation]:
@@ -109,21 +195,21 @@ class ReportData:
         return gradient_files.log(self.artifacts).load_if_there()
 
     @property
-    def chosen_round(self) -> int:
-        """The round that the modules are of, or the last one where they are of none."""
-        return self._chosen("round", len(self.rounds), len(self.rounds) - 1)
+    def chosen_round(self) -> int | None:
+        """The round that the modules are of; None where they are not of this search, or there are none."""
+        return self._chosen("gradient", "round", self.rounds)
 
     @property
-    def chosen_generation(self) -> int:
-        """The generation that the modules are of, or the best one where they are of none."""
-        return self._chosen("generation", len(self.generations), best_generation(self.generations).generation)
+    def chosen_generation(self) -> int | None:
+        """The generation that the modules are of; None where they are not of this search, or there are none."""
+        return self._chosen("genetic", "generation", self.generations)
 
-    def _chosen(self, name: str, count: int, otherwise: int) -> int:
+    def _chosen(self, method: str, name: str, rows: list[Generation] | list[Round]) -> int | None:
         try:
-            chosen = self.modularization.search.get(name)
+            search = self.modularization.search
         except UserError:  # its own section says so
-            return otherwise
-        return chosen if isinstance(chosen, int) and 0 <= chosen < count else otherwise
+            return None
+        return search[name] if is_of_log(search, method, rows) else None
 
     @cached_property
     def search_settings(self) -> dict[str, Any]:
@@ -220,6 +306,11 @@ class ReportData:
                 return False
         return True
 
+    @property
+    def patched_kinds(self) -> list[WeakKind]:
+        """The kinds of weak models that the configuration has, or that were patched with settings given to a stage."""
+        return [kind for kind in WeakKind if self.config.weak_classes or patch_files.reports(self.artifacts, kind)]
+
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched, at least one."""
         models = load_patched_weak_models(self.artifacts, kind)
@@ -241,8 +332,31 @@ class ReportData:
         method = max(common_calibrations(models), key=lambda method: sum(model.scores(method).f1 for model in models))
         return method, [self._answers_of(model, kind, method) for model in models]
 
+    def _check_settings_of(self, model: PatchedWeakModel, kind: WeakKind) -> None:
+        """Raises UserError where a weak model is of another network or of other classes than the settings say."""
+        patched = {"weak_classes": model.classes[:-1]}
+        if kind is WeakKind.SIMPLE:
+            patched["weak_model"] = model.weak_model
+        given = [f"{name}={as_text(value)}" for name, value in patched.items() if getattr(self.config, name) != value]
+        if given:
+            raise UserError(
+                f"the {kind.words} models were patched with other settings than those given now: "
+                f"run: {self._report_command(*given)}"
+            )
+
+    def _report_command(self, *assignments: str) -> str:
+        """What makes this report, with further settings."""
+        artifacts = dataclasses.replace(self.artifacts, assignments=(*self.artifacts.assignments, *assignments))
+        return artifacts.command("scripts/make_report.py")
+
     def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> PatchAnswers:
+        self._check_settings_of(model, kind)
         test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
+        if len(test) != model.test_images:
+            raise UserError(
+                f"the weak model of class {target_class} was tested on {model.test_images} images, the settings weak_* "
+                f"now give {len(test)}: give those that it was patched with to: {self._report_command()}"
+            )
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
         logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
         changed = UserError(

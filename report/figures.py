@@ -179,6 +179,15 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
+def end_at_100(axes: Axes, *names: str) -> None:
+    """End the axes `x`, `y` of percentages at 100, where a margin would lead beyond; marks there are drawn whole."""
+    for name in names:
+        first, last = getattr(axes, f"get_{name}lim")()
+        getattr(axes, f"set_{name}lim")(min(first, 100), min(last, 100))  # either may be the upper one
+    for artist in (*axes.lines, *axes.collections):
+        artist.set_clip_on(False)
+
+
 def readable_on(background: Sequence[float]) -> str:
     """Black or white, whichever contrasts more with a colour (red, green, blue, ... from 0 to 1); source: WCAG 2.2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]

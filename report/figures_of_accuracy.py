@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from report.figures import PALETTE, Drawing, heat_map, name_rows, new_figure, styled
+from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -57,13 +57,20 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
     for name, marker, color, value in zip((before, after), "os", PALETTE[:2], values, strict=True):
         axes.plot(value, places, marker, color=color, markersize=7, label=name)
     for place, (one, other) in enumerate(zip(*values, strict=True)):
-        axes.annotate(f"{other - one:+.1f}", (max(one, other), place), (8, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{other - one:+.1f}",
+            (1, place),
+            (8, 0),
+            ("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+        )
     axes.axhline(len(classes) - 0.5, color="#8a9099", linewidth=0.8)
     name_rows(axes, [*names, "all classes"])
-    axes.set(xlabel="accuracy in % (beside the marks: difference in points)", title=title)
-    axes.margins(x=0.1)
+    axes.set(xlabel="accuracy in % (right: difference in points)", title=title)
+    end_at_100(axes, "x")
     axes.grid(axis="x")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     worst, best = int(points.argmin()), int(points.argmax())
     finding = (
         f"Accuracy on all images: {before} {overall[0]:.1f} %, {after} {overall[1]:.1f} %. Largest loss: "

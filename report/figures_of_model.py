@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from models.training import Epoch
 from modules.sensitivity import falls_at
-from report.figures import HEAT, MARKERS, PALETTE, Drawing, new_figure, styled
+from report.figures import HEAT, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 from report.words import listed, percent
 
 
@@ -26,6 +26,7 @@ def training_figure(history: Sequence[Epoch], best: int, title: str) -> Drawing:
         images = "training images, augmented" if name == "train" else "validation images"
         accuracy.plot(numbers, shares, style, color=color, label=images)
     accuracy.set(ylabel="accuracy in %")
+    end_at_100(accuracy, "y")
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch, from 0")
         axes.axvline(best, color="#6b7280", linestyle=":", label=f"kept: epoch {best}")
@@ -89,15 +90,20 @@ def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], tit
 
 @styled
 def sensitivity_figure(
-    curves: dict[str, np.ndarray], sensitive: Sequence[str], tolerance: float, title: str
+    curves: dict[str, np.ndarray],
+    sensitive: Sequence[str],
+    tolerance: float,
+    title: str,
+    marked_as: str = "recommended as sensitive",
 ) -> Drawing:
-    """Accuracy against the kept share of a layer's kernels, one line a layer; the sensitive ones are marked.
+    """Accuracy against the kept share of a layer's kernels, one line a layer; some are marked.
 
     Args:
         curves: layer's name -> (ratios, 2): ratio, accuracy.
-        sensitive: the names of the sensitive layers.
+        sensitive: the names of the layers to mark.
         tolerance: the loss of accuracy from which a layer counts as having fallen.
         title: above the figure.
+        marked_as: what the marked layers are.
     """
     figure = new_figure(8, 4.6)
     axes = figure.subplots()
@@ -107,15 +113,17 @@ def sensitivity_figure(
         axes.plot(100 * curve[:, 0], 100 * curve[:, 1], label=f"conv {name}", linestyle=line, linewidth=1.6, **style)
     others = [name for name in curves if name not in sensitive]
     for number, name in enumerate(others):
-        label = f"not sensitive:\nconv {', '.join(others)}" if number == 0 else None
+        label = f"the others:\nconv {', '.join(others)}" if number == 0 else None
         axes.plot(100 * curves[name][:, 0], 100 * curves[name][:, 1], label=label, color="#8a9099", linestyle="--")
     axes.set(xlabel="kept share of one layer's kernels, in %", ylabel="composed model's accuracy in %", title=title)
     axes.grid()
-    axes.legend(title="sensitive layers", loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
+    end_at_100(axes, "x", "y")
+    axes.legend(title=marked_as, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
     falls = {name: falls_at(curve[:, 0], curve[:, 1], tolerance) for name, curve in curves.items()}
     first = max(falls, key=falls.__getitem__)
     never = [f"conv {name}" for name, fall in falls.items() if fall == 0]
-    finding = f"Marked as sensitive: {listed([f'conv {name}' for name in sensitive]) if sensitive else 'none'}. "
+    names = listed([f"conv {name}" for name in sensitive]) if sensitive else "none"
+    finding = f"{marked_as.capitalize()}: {names}. "
     if falls[first]:
         finding += (
             f"Conv {first} falls first: at {percent(falls[first])} of its kernels accuracy is more than "
@@ -124,4 +132,4 @@ def sensitivity_figure(
     if never:
         finding += f"Never that far down: {listed(never)}."
     rows = [(name, name in sensitive, *point) for name, curve in curves.items() for point in curve.tolist()]
-    return Drawing(figure, finding.strip(), ("layer", "sensitive", "ratio", "accuracy"), rows)
+    return Drawing(figure, finding.strip(), ("layer", marked_as.replace(" ", "_"), "ratio", "accuracy"), rows)

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from report.figures import INK, PALETTE, Drawing, new_figure, styled
+from report.figures import INK, PALETTE, Drawing, end_at_100, new_figure, styled
 
 BEFORE, NO_MODULE, WHOLE_MODEL = "before", "learned, no module", "learned, whole strong model"
 FOR_PATCH, JOINT = "module for the patch", "module of the joint search"
@@ -69,6 +69,7 @@ def patch_trade_off_figure(points: Sequence[PatchTradeOff], title: str) -> Drawi
     axes.set_xlabel("FLOPs of the module in % of the strong model's")
     axes.set_ylabel("F1 of the target class in %")
     axes.set_xlim(left=0)
+    end_at_100(axes, "y")
     axes.grid()
     axes.legend(fontsize=8)
     figure.suptitle(title)

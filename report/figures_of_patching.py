@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from patching.metrics import METRICS, TargetClassScores, metrics_of
-from report.figures import INK, MARKERS, PALETTE, Drawing, name_rows, new_figure, styled
-from report.words import counted
+from report.figures import INK, MARKERS, PALETTE, Drawing, end_at_100, name_rows, new_figure, styled
+from report.words import counted, span
 
 METRIC_LABELS = ("target class:\nprecision in %", "target class:\nrecall in %", "target class:\nF1 in %")
 COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # of methods, the weak model's first
@@ -17,13 +17,16 @@ ROW_INCHES = 1.55  # an image and the words above it
 
 
 @styled
-def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: str) -> Drawing:
+def patch_figure(
+    weak_models: dict[str, dict[str, TargetClassScores]], title: str, control: str | None = None
+) -> Drawing:
     """Precision, recall and F1 of the target class and the accuracy of the others, before and after patching.
 
     Args:
         weak_models: weak model's label -> method -> its scores; every weak model has the same methods, the first of
             which is the weak model as it was.
         title: above the figure.
+        control: the one of the methods that has no module, with which the others are compared.
     """
     labels, methods = list(weak_models), list(next(iter(weak_models.values())))
     values = 100 * np.array([[metrics_of(scores[method]) for method in methods] for scores in weak_models.values()])
@@ -42,20 +45,28 @@ def patch_figure(weak_models: dict[str, dict[str, TargetClassScores]], title: st
         axes.axhline(len(labels) - 0.5, color="#8a9099", linewidth=0.8)
         axes.set_title(label)
         axes.margins(x=0.08)
+        end_at_100(axes, "x")
         axes.grid(axis="x")
     name_rows(all_axes[0], [*labels, "mean"])
     all_axes[0].set_ylabel("target class")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
     figure.suptitle(title)
+    f1, others = values[:, :, 2], values[:, :, 3]
     sentences = []
-    for number, method in enumerate(methods[1:], start=1):
-        change = means[number] - means[0]
-        better = int((values[:, number, 2] > values[:, 0, 2]).sum())
+    for number, method in enumerate(methods):
+        if number == 0 or method == control:
+            continue
         sentences.append(
-            f"With {method}, precision changes by {change[0]:+.1f} points on average, recall by {change[1]:+.1f}, F1 "
-            f"by {change[2]:+.1f} and the others' accuracy by {change[3]:+.1f}; F1 is better for {better} of "
-            f"{counted(len(labels), 'weak model')}."
+            f"With {method}, F1 is {span(f1[:, number])} % instead of {span(f1[:, 0])} %, better for "
+            f"{int((f1[:, number] > f1[:, 0]).sum())} of {counted(len(labels), 'weak model')}; the others' accuracy "
+            f"changes by {span(others[:, number] - others[:, 0], '+.1f')} points."
         )
+        if control:
+            alone = f1[:, methods.index(control)]
+            sentences.append(
+                f"Without a module F1 is {span(alone)} %: the module adds "
+                f"{span(f1[:, number] - alone, '+.1f')} points, and is better for {int((f1[:, number] > alone).sum())}."
+            )
     rows = [(label, method, *metrics_of(scores[method])) for label, scores in weak_models.items() for method in methods]
     return Drawing(figure, " ".join(sentences), ("weak_model", "method", *METRICS), rows)
 

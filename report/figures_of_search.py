@@ -6,18 +6,23 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, heat_map, name_rows, new_figure, styled
+from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
-from search.genetic.log import Generation
+from search.genetic.log import Generation, best_generation
 from search.gradient.log import Round
 
 
 @styled
-def search_figure(rows: Sequence[Generation], chosen: int, title: str) -> Drawing:
-    """The best ensemble of each generation and the mean over all chromosomes; the chosen generation is marked."""
+def search_figure(rows: Sequence[Generation], chosen: int | None, title: str) -> Drawing:
+    """The best ensemble of each generation and the mean over all chromosomes.
+
+    The generation that the modules are of (`chosen`) is marked; the best one where they are of none.
+    """
+    marked = best_generation(list(rows)).generation if chosen is None else chosen
+    what = f"the {'best' if chosen is None else 'chosen'} generation {marked}"
     figure = new_figure(10, 5)
     panels = (
-        ("best ensemble's accuracy in %", "accuracy", 100, "o"),
+        ("best ensemble's accuracy in %,\nvalidation images, selected on", "accuracy", 100, "o"),
         ("its mean Jaccard distance", "distance", 1, "s"),
         ("its kernels kept in %", "kernels_kept", 100, "D"),
         ("its fitness", "fitness", 1, "^"),
@@ -29,47 +34,58 @@ def search_figure(rows: Sequence[Generation], chosen: int, title: str) -> Drawin
     for number, (axes, (label, name, scale, marker)) in enumerate(zip(all_axes.flat, panels, strict=True)):
         values = [scale * getattr(row, name) for row in rows]
         axes.plot(generations, values, color=PALETTE[(0, 2, 4, 3, 1, 7)[number]], marker=marker, markersize=3.5)
-        axes.axvline(chosen, color="#6b7280", linestyle="--")
+        axes.axvline(marked, color="#6b7280", linestyle="--")
+        if scale == 100:
+            end_at_100(axes, "y")
         axes.set_title(label)
         axes.grid()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in all_axes[1]:
         axes.set_xlabel("generation")
-    figure.suptitle(f"{title}; dashed: the chosen generation {chosen}")
-    first, best = rows[0], next(row for row in rows if row.generation == chosen)
+    figure.suptitle(f"{title}; dashed: {what}")
+    first, best = rows[0], next(row for row in rows if row.generation == marked)
     finding = (
-        f"From generation 0 to the chosen generation {chosen} of {len(rows) - 1}, the best ensemble's accuracy goes "
-        f"from {percent(first.accuracy)} to {percent(best.accuracy)}, the mean Jaccard distance of its modules from "
-        f"{first.distance:.3f} to {best.distance:.3f}, and the kernels they keep from {percent(first.kernels_kept)} to "
-        f"{percent(best.kernels_kept)}."
+        f"From generation 0 to {what} of {len(rows) - 1}, the best ensemble's accuracy on the search's validation "
+        f"images goes from {percent(first.accuracy)} to {percent(best.accuracy)}, the mean Jaccard distance of its "
+        f"modules from {first.distance:.3f} to {best.distance:.3f}, and the kernels they keep from "
+        f"{percent(first.kernels_kept)} to {percent(best.kernels_kept)}."
     )
     columns = ("generation", "accuracy", "distance", "kernels_kept", "fitness", "mean_fitness", "seconds")
     return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rows])
 
 
 @styled
-def rounds_figure(rounds: Sequence[Round], chosen: int, title: str) -> Drawing:
-    """The gradient search's rounds: accuracy lost, and how different the modules are, by the kernels that they keep."""
-    figure = new_figure(10, 3.6)
+def rounds_figure(rounds: Sequence[Round], chosen: int | None, title: str) -> Drawing:
+    """The gradient search's rounds: accuracy lost, and how different the modules are, by the kernels that they keep.
+
+    The round that the modules are of (`chosen`) is marked, where they are of one.
+    """
+    figure = new_figure(10, 3.8)
     panels = (
-        ("accuracy lost in percentage points", "points_lost", 0, "o"),
+        ("accuracy lost in percentage points,\nvalidation images, by which a round is chosen", "points_lost", 0, "o"),
         ("mean Jaccard distance of the modules", "distance", 4, "s"),
     )
     kept = [100 * row.kernels_kept for row in rounds]
     for axes, (label, name, colour, marker) in zip(figure.subplots(1, 2), panels, strict=True):
         axes.plot(kept, [getattr(row, name) for row in rounds], color=PALETTE[colour], marker=marker)
-        axes.axvline(kept[chosen], color="#6b7280", linestyle="--")
+        if chosen is not None:
+            axes.axvline(kept[chosen], color="#6b7280", linestyle="--")
         axes.set(title=label, xlabel="kernels kept in %")
         axes.grid()
+        end_at_100(axes, "x")
         axes.invert_xaxis()  # rounds go from many kernels to few
-    figure.suptitle(f"{title}; dashed: the chosen round {chosen}")
-    first, last, best = rounds[0], rounds[-1], rounds[chosen]
+    figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen round {chosen}")
+    first, last = rounds[0], rounds[-1]
     finding = (
         f"From round 0 to round {last.number}, the kernels that modules keep go from {percent(first.kernels_kept)} to "
-        f"{percent(last.kernels_kept)}, and the accuracy that the composed model loses from {first.points_lost:.2f} to "
-        f"{last.points_lost:.2f} points. The chosen round {chosen} keeps {percent(best.kernels_kept)} and loses "
-        f"{best.points_lost:.2f} points."
+        f"{percent(last.kernels_kept)}, and the accuracy that the composed model loses on validation images from "
+        f"{first.points_lost:.2f} to {last.points_lost:.2f} points."
     )
+    if chosen is not None:
+        best = rounds[chosen]
+        finding += (
+            f" The chosen round {chosen} keeps {percent(best.kernels_kept)} and loses {best.points_lost:.2f} points."
+        )
     columns = ("number", "keep", "kernels_kept", "points_lost", "distance", "seconds")
     return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rounds])
 
@@ -82,14 +98,14 @@ def kept_figure(
 
     Args:
         masks: (classes, K) bool, True = kept.
-        slices: where each layer's kernels stand.
+        slices: where the kernels of each shown layer stand; of layers that are cut alike the first is enough.
         layers, classes: their names.
         title: above the figure.
+
+    The last column counts all K kernels, as the searches do, and not those of the shown layers.
     """
-    counts = np.stack([masks[:, layer].sum(1) for layer in slices], 1)
-    counts = np.concatenate([counts, counts.sum(1, keepdims=True)], 1)
-    widths = [layer.stop - layer.start for layer in slices]
-    widths.append(sum(widths))
+    counts = np.stack([*(masks[:, layer].sum(1) for layer in slices), masks.sum(1)], 1)
+    widths = [*(layer.stop - layer.start for layer in slices), masks.shape[1]]
     shares = 100 * counts / np.array(widths)
     table = np.concatenate([shares, shares.mean(0, keepdims=True)])
     figure = new_figure(0.5 * len(layers) + 3, 0.32 * len(classes) + 1.9)
@@ -162,7 +178,7 @@ def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[st
         axes.set(
             title=f"{name}\n(strong model: {_counted(strong[number])}; mean {shares[:, number].mean():.1f} %)",
             xlabel="% of the strong model",
-            xlim=(0, 108),
+            xlim=(0, 100),
         )
         axes.grid(axis="x")
         axes.set_axisbelow(True)

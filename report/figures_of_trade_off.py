@@ -4,14 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
+from configures.base import Config
+from report.figures import INK, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 
 
 @dataclass(frozen=True)
 class TradeOff:
     """One set of modules: how small, and how much worse than the strong model."""
 
-    method: str  # "gradient", "genetic", or where it was published
+    method: str  # "gradient", "genetic", "fine-tuned", or the paper
     target: str  # what it was asked for, in words
     kernels_kept: float  # share, mean over modules
     flops: float  # share of the strong model's, mean over modules; NaN where it is not known
@@ -22,6 +23,18 @@ class TradeOff:
     seconds: float  # of the search; NaN where it is not known
     auc_mean: float = math.nan  # of the modules for their own classes, on the same images
     auc_least: float = math.nan  # of the module that knows its class least
+
+
+# The mean over the networks of Qi et al., ASE 2022, at full width, on test images; the share of kernels is derived from
+# their tables.
+PAPER = TradeOff("paper (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)
+PAPER_NETWORKS, PAPER_DATASETS = ("simcnn", "rescnn"), ("cifar10", "svhn")
+
+
+def is_of_the_paper(config: Config) -> bool:
+    """Whether the paper has networks of the same family, for all classes of the same dataset."""
+    family = config.network_name.partition("_x")[0]
+    return family in PAPER_NETWORKS and config.image_source in PAPER_DATASETS and not config.classes
 
 
 @styled
@@ -48,6 +61,7 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
         axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)
         axes.grid()
+        end_at_100(axes, "x")
     panels[0].set_ylabel("accuracy lost in percentage points")
     panels[0].legend()
     figure.suptitle(f"{title}; dashed: the strong model")

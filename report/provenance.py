@@ -4,21 +4,29 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from configures.base import Config
 from models import files as model_files
-from models.training import Epoch
+from models.training import Epoch, best_epoch
 from modules import files as module_files
 from patching import files as patch_files
 from patching.weak_models import WeakKind
 from report.data import ReportData
+from report.made_with import FINE_TUNING, IMPORTANCE, SENSITIVITY, TRAINING, WEAK_IMAGES, MadeWith
 from report.page import Block, Note, Table
 from report.words import duration
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation
+from search.gradient import files as gradient_files
+from search.gradient.log import Round
 from search.methods import METHODS
+from utils.artifacts import ArtifactFile, Artifacts
 from utils.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
@@ -27,6 +35,8 @@ SEARCH_SETTINGS = {
     "precision of the search": "precision",
     "strong model of the search, SHA-256": "strong_model_sha256",
 }
+OF_PATCHING = ("weak_model", "weak_classes", *WEAK_IMAGES)  # what decides which images a patch is fitted and judged on
+REPORT_NAME = re.compile(r"patch_epoch_(\d+)_(\w+)")
 
 StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long it took
 
@@ -34,8 +44,10 @@ StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long i
 def provenance_blocks(data: ReportData) -> Iterator[Block]:
     """Settings, seeds, versions, machine, commands and times."""
     yield Table(
-        "Stages: the command of each, without the options given to it; when it ended and how long it took, as far "
-        "as its log tells.",
+        "The command of each stage, with the settings that the stage recorded where they are not those of the "
+        "configuration file, and with the seed and precision where they are not 0 and float32. In this order and with "
+        "the same images, in an empty root_dir, they make the same again. When each ended, and how long it took, as "
+        "far as its log says.",
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )
@@ -43,7 +55,7 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
         ("seed now", str(data.stage.seed)),
         ("device and precision now", f"{data.stage.device}, {data.stage.precision}"),
     ]
-    damage = []
+    damage = [Note(text) for text in data.damaged_records]
     try:
         settings = data.settings_of_modules
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
@@ -52,14 +64,17 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
         ):
             rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
     except UserError as error:
-        damage.append(Note(str(error)))
+        damage += [note for note in [Note(str(error))] if note not in damage]
     caption = "Seeds, and the versions and machine that made this report."
     yield Table(caption, ("what", "value"), [*rows, *machine_rows()])
     yield from damage
+    of_kinds = {f"{kind.words} models": list(found.values()) for kind, found in data.weak_made_with.items()}
+    first_weak_models = {name: found[0] for name, found in of_kinds.items() if found}
     yield Table(
-        f"All settings of `configures/{data.config.name}.py`, with `--set` as given to the report.",
-        ("setting", "value", "default, where it differs", "what it does"),
-        setting_rows(data.config),
+        "All settings with the values that the stages recorded. Where none recorded a setting, the value is that of "
+        f"the configuration {data.config.name}, with `--set` as given to this report.",
+        ("setting", "value used", "recorded by", "configured now, if different", "default, if different", "meaning"),
+        setting_rows(data.config, {**data.made_with, **first_weak_models}),
         folded=True,
     )
 
@@ -68,36 +83,158 @@ def stage_rows(data: ReportData) -> list[StageRow]:
     """The stages from the strong model to the modules' outputs that have run."""
     artifacts = data.artifacts
     last_layer, last_class = list(data.layer_names)[-1], data.config.num_classes - 1
-    # Two searches write the modules: the command is that of theirs.
-    search = artifacts.command(METHODS[data.method].script or "scripts/run_module_search.py")
-    searched = dataclasses.replace(module_files.report(artifacts), made_by=search)
-    stages = (
-        ("training", model_files.entire_model(artifacts), lambda: _sum(data.history)),
-        ("kernel importance", module_files.kernel_importance(artifacts), lambda: _importance_seconds(data)),
-        ("layer sensitivity", module_files.layer_sensitivity(artifacts, last_layer), lambda: None),
-        (f"{data.method} search", searched, lambda: data.modularization.search.get("seconds")),
-        ("module outputs", module_files.module_outputs(artifacts, last_class), lambda: None),
-    )
-    return [_row(name, file.made_by, file.path, seconds) for name, file, seconds in stages if file.exists()]
+    stages: list[tuple[str, str, ArtifactFile, Callable[[], Any]]] = [
+        (
+            IMPORTANCE,
+            "preprocess/kernel_importance_analyzer.py",
+            module_files.kernel_importance(artifacts),
+            lambda: module_files.importance_settings(artifacts).load().get("seconds"),
+        ),
+        (
+            SENSITIVITY,
+            "scripts/run_layer_sensitivity_analyzer.py",
+            module_files.layer_sensitivity(artifacts, last_layer),
+            lambda: None,
+        ),
+        *_searches(data),
+        (
+            "module outputs",
+            "preprocess/module_output_collector.py",
+            module_files.module_outputs(artifacts, last_class),
+            lambda: None,
+        ),
+    ]
+    rows = [
+        _row(name, _command(data, name, script), file.path, seconds)
+        for name, script, file, seconds in stages
+        if file.exists()
+    ]
+    return [*_strong_model_row(data), *rows]
+
+
+def _strong_model_row(data: ReportData) -> list[StageRow]:
+    """How the strong model came to be: trained, taken or imported; none where there is no strong model."""
+    artifacts, file = data.artifacts, model_files.entire_model(data.artifacts)
+    if not file.exists():
+        return []
+    if model_files.training_log(artifacts).exists():
+        return [_row(TRAINING, _command(data, TRAINING, "train.py"), file.path, lambda: _sum(data.history))]
+    if model_files.image_order(artifacts).exists():
+        command = _command(data, "", "scripts/take_published_model.py")
+        return [_row("pretrained model", command, file.path, lambda: None)]
+    of_network = ("--network", shlex.quote(data.config.network_name), "--checkpoint", "FILE")
+    command = _command(data, "", "scripts/import_model.py", *of_network)
+    return [_row("import of FILE, whose name is not recorded", command, file.path, lambda: None)]
+
+
+def _searches(data: ReportData) -> Iterator[tuple[str, str, ArtifactFile, Callable[[], Any]]]:
+    """The searches that have run, that of the modules last, since the last one's modules stay; then fine-tuning."""
+    artifacts, report = data.artifacts, module_files.report(data.artifacts)
+    logs = {"genetic": genetic_files.log(artifacts), "gradient": gradient_files.log(artifacts)}
+    for method in sorted(METHODS, key=lambda method: method == data.method):
+        script = METHODS[method].script or "scripts/run_module_search.py"
+        if logs[method].exists():
+            yield f"{method} search", script, logs[method], lambda log=logs[method]: _sum(log.load())
+        elif method == data.method:
+            yield f"{method} search", script, report, lambda: data.modularization.search.get("seconds")
+    if FINE_TUNING in data.made_with:
+        tuned = lambda: data.modularization.search["fine_tuned"].get("seconds")  # noqa: E731
+        yield FINE_TUNING, "module_fine_tuner.py", report, tuned
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
     """Training and patching of either kind of weak model, as far as they have run, and of the user's own."""
-    artifacts = data.artifacts
-    for kind in WeakKind if data.config.weak_classes else ():
-        command = patch_files.weak_model_command(artifacts, kind, 0).replace("--target_class 0", "--target_class all")
-        logs = [patch_files.weak_model_log(artifacts, kind, c) for c in range(data.config.num_classes)]
-        there = [log for log in logs if log.exists()]
-        if there:
-            seconds = lambda there=there: sum(_sum(log.load()) for log in there)  # noqa: E731
-            yield _row(f"{kind.words} models", command, there[-1].path, seconds)
-        reports = [file.path for file in patch_files.reports(artifacts, kind)]
-        if reports:
-            name, command = f"patching {kind.words} models", patch_files.patch_command(artifacts, kind)
-            yield _row(name, command, _newest(reports), lambda: None)
-    if own := patch_files.own_reports(artifacts):
-        newest = _newest([file.path for file in own])
-        yield _row("patching your own models", own[0].made_by, newest, lambda: _own_seconds(data))
+    for kind in data.patched_kinds:
+        logs = {c: patch_files.weak_model_log(data.artifacts, kind, c) for c in range(data.config.num_classes)}
+        known = data.weak_made_with[kind]
+        made_with = {c: known.get(c, MadeWith({})) for c, log in logs.items() if log.exists()}
+        script = f"experiments/patch/patch_for_{kind}_model/train.py"
+        for classes in _runs(made_with, data):
+            command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, _target_option(classes))
+            seconds = lambda logs=[logs[c] for c in classes]: sum(_sum(log.load()) for log in logs)  # noqa: E731
+            yield _row(f"{kind.words} models", command, logs[classes[-1]].path, seconds)
+        yield from _patch_rows(data, kind)
+    yield from _own_patch_rows(data)
+
+
+def _patch_rows(data: ReportData, kind: WeakKind) -> Iterator[StageRow]:
+    """What patched the weak models of a kind: one command for all target classes where it is the same for them."""
+    runs: dict[tuple[str, str], dict[int, Path]] = {}
+    for file in patch_files.reports(data.artifacts, kind):
+        if named := REPORT_NAME.fullmatch(file.path.stem):
+            target_class = int(file.path.parent.name.removeprefix("target_class_"))
+            epoch = _epoch_option(data, kind, target_class, int(named[1]))
+            runs.setdefault((named[2], epoch), {})[target_class] = file.path
+    script = "experiments/patch/apply_patch.py"
+    for (calibration, epoch), files in runs.items():
+        known = data.weak_made_with[kind]
+        made_with = {c: known.get(c, MadeWith({})).of_settings(OF_PATCHING) for c in files}
+        for classes in _runs(made_with, data):
+            options = ["--exp_type", kind.option, "--calibration", calibration, *_target_option(classes)]
+            options += ["--target_epoch", epoch] if epoch != "best" else []
+            command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, options)
+            yield _row(f"patching {kind.words} models", command, _newest([files[c] for c in classes]), lambda: None)
+
+
+def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: int) -> str:
+    """What `--target_epoch` of apply_patch.py an epoch is: the best one by default."""
+    try:
+        history = patch_files.weak_model_log(data.artifacts, kind, target_class).load()
+    except UserError:
+        return str(epoch)
+    return "best" if best_epoch(history) == epoch else str(epoch)
+
+
+def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
+    """What patched each weak model of the user's own, as far as its report says it."""
+    for file in patch_files.own_reports(data.artifacts):
+        try:
+            content = file.load()
+            seconds = content.get("seconds")
+            command = _own_command(data, file.path.stem, content)
+        except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
+            continue
+        yield _row("patching your own model", command, file.path, lambda seconds=seconds: seconds)
+
+
+def _own_command(data: ReportData, name: str, content: dict[str, Any]) -> str:
+    given = str(content.get("weak_model", "WEAK_MODEL"))
+    is_network = bool((content.get("cost") or {}).get("weak"))
+    weak = ["--weak_network", "NETWORK", "--weak_checkpoint", given] if is_network else ["--weak_logits", given]
+    targets = [str(one["name"]) for one in content.get("modules", ())]
+    lose = content.get("others_may_lose")
+    options = [
+        *(shlex.quote(word) for word in [*weak, "--target_class", *(targets or ["auto"]), "--name", name]),
+        *(["--for_patch"] if content.get("for_patch") else []),
+        *(["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []),
+    ]
+    return _command(data, "", "scripts/patch_weak_model.py", *options)
+
+
+def _command(data: ReportData, stage: str, script: str, *more: str) -> str:
+    """A stage's command line with what it recorded."""
+    configured = data.configured_without_files if stage == TRAINING else data.configured
+    return data.made_with.get(stage, MadeWith({})).command(_unrecorded(data), script, configured, more)
+
+
+def _unrecorded(data: ReportData) -> Artifacts:
+    """The artifacts with those settings that were given to the report and that no stage recorded: all need them."""
+    every = [*data.made_with.values(), *(one for of_kind in data.weak_made_with.values() for one in of_kind.values())]
+    recorded = {name for made_with in every for name in made_with.settings}
+    kept = [text for text in data.artifacts.assignments if text.partition("=")[0] not in recorded]
+    return dataclasses.replace(data.artifacts, assignments=tuple(kept))
+
+
+def _runs(made_with: Mapping[int, Any], data: ReportData) -> list[list[int]]:
+    """The target classes of each command: all where all were made alike, since a command takes one class or all."""
+    classes = list(made_with)
+    is_one = len(classes) == data.config.num_classes and all(made_with[c] == made_with[classes[0]] for c in classes)
+    return [classes] if is_one else [[target_class] for target_class in classes]
+
+
+def _target_option(classes: Sequence[int]) -> list[str]:
+    """The option of a run; all classes are its default."""
+    return ["--target_class", str(classes[0])] if len(classes) == 1 else []
 
 
 def _row(name: str, command: str, file: Path, seconds: Callable[[], Any]) -> StageRow:
@@ -109,17 +246,8 @@ def _row(name: str, command: str, file: Path, seconds: Callable[[], Any]) -> Sta
     return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
 
 
-def _sum(rows: Sequence[Epoch]) -> float:
+def _sum(rows: Sequence[Epoch] | Sequence[Generation] | Sequence[Round]) -> float:
     return sum(row.seconds for row in rows)
-
-
-def _importance_seconds(data: ReportData) -> Any:
-    return module_files.importance_settings(data.artifacts).load().get("seconds")
-
-
-def _own_seconds(data: ReportData) -> float | None:
-    known = [own.seconds for own in data.own_patches if own.seconds is not None]
-    return sum(known) if known else None
 
 
 def _newest(paths: Sequence[Path]) -> Path:
@@ -134,13 +262,30 @@ def _ended(file: Path) -> str:
     return f"{written:%Y-%m-%d %H:%M} UTC"
 
 
-def setting_rows(config: Config) -> list[tuple[str, str, str, str]]:
-    """Setting, its value, the published default (where it differs), what it does."""
+def setting_rows(config: Config, recorded: Mapping[str, MadeWith]) -> list[tuple[str, ...]]:
+    """A row for each setting.
+
+    Args:
+        config: the configuration that the report is made with.
+        recorded: stage -> what it recorded.
+
+    Returns rows of the setting's name, the values used, the stages that recorded it, the configuration's value and the
+    default where they differ from what was used, and what the setting means.
+    """
     rows = []
     for setting in dataclasses.fields(config):
-        value = getattr(config, setting.name)
-        default = "" if setting.default in (dataclasses.MISSING, value) else _said(setting.default)
-        rows.append((setting.name, _said(value), default, setting.metadata.get("sentence", "")))
+        now = getattr(config, setting.name)
+        stages: dict[Any, list[str]] = {}
+        for stage, made_with in recorded.items():
+            if setting.name in made_with.settings:
+                stages.setdefault(made_with.settings[setting.name], []).append(stage)
+        used = list(stages) or [now]
+        said = [f"{_said(value)} ({', '.join(stages[value])})" if len(used) > 1 else _said(value) for value in used]
+        others = [
+            "" if value is dataclasses.MISSING or used == [value] else _said(value) for value in (now, setting.default)
+        ]
+        by = ", ".join(stage for names in stages.values() for stage in names)
+        rows.append((setting.name, "; ".join(said), by, *others, setting.metadata.get("sentence", "")))
     return rows
 
 

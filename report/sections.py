@@ -13,15 +13,16 @@ from modules.jaccard import mean_pairwise_distance
 from modules.own_class import MOST_BELOW
 from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
-from patching.report import BEFORE, PatchedWeakModel, common_calibrations, mean_metrics
-from patching.tables import interval_in_words
+from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
+from report.made_with import GENETIC
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
+from report.patches import in_words, label_of, outcome_of, own_outcomes
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
@@ -39,7 +40,7 @@ def report_sections(data: ReportData) -> list[Section]:
             partial(patch_blocks, kind=kind),
             partial(patch_answer_blocks, kind=kind),
         )
-        for kind in WeakKind
+        for kind in data.patched_kinds
     ]
     parts = (
         ("training", "The strong model", training_blocks),
@@ -48,7 +49,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("search", "The search", genetic_blocks, gradient_blocks),
         ("modules", "The modules", kernel_blocks, own_class_blocks, cost_blocks),
         ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
-        *(patching if data.config.weak_classes else ()),
+        *patching,
         ("patch-own", "Patching your own weak models", own_patch_blocks),
         ("provenance", "How it was made", provenance_blocks),
     )
@@ -97,20 +98,26 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     config, names = data.config, data.layer_names
     curves = data.sensitivity
     tied = data.units.tied_layers
-    chosen = {layer for layer in tied if set(tied[layer]) & set(config.sensitive_layers)}
-    recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
-    advice = ", ".join(names[layer] for layer in recommended) or "none"
+    used = data.recorded(GENETIC, "sensitive_layers")
+    sensitive = config.sensitive_layers if used is None else used
+    marked = [names[layer] for layer in curves if set(tied[layer]) & set(sensitive)]
+    tolerance, early = config.sensitivity_tolerance, config.sensitive_from
+    recommended = [names[layer] for layer in recommend_sensitive(curves, tolerance, early)]
+    whose = "configured as sensitive" if used is None else "sensitive for the genetic search"
+    advice = "the same layers" if recommended == marked else f"conv {', '.join(recommended)}" if recommended else "none"
     yield Picture(
         "sensitivity",
         sensitivity_figure(
             {names[layer]: curve for layer, curve in curves.items()},
-            [names[layer] for layer in curves if layer in chosen],
-            config.sensitivity_tolerance,
-            f"{config.name}: accuracy while one layer loses kernels",
+            marked,
+            tolerance,
+            f"{config.name}: accuracy while one layer loses kernels, validation images",
+            whose,
         ),
         "One line a layer: every module keeps the given share of that layer's kernels, most important first, and all "
-        "of the others. A line that falls far to the right is a sensitive layer. Marked are the sensitive layers of "
-        f"the configuration; the analysis recommends conv {advice}.",
+        "of the others. A line that falls far to the right is a sensitive layer. Marked are the layers of the setting "
+        f"sensitive_layers, which is chosen by hand. This measurement recommends {advice}: the layers whose accuracy "
+        f"is more than {100 * tolerance:g} points down at {100 * early:g} % of their kernels or more.",
     )
     if absent := [name for layer, name in names.items() if layer not in curves]:
         command = module_files.layer_sensitivity(data.artifacts, 0).made_by
@@ -122,12 +129,20 @@ def genetic_blocks(data: ReportData) -> Iterator[Block]:
     artifacts, strong = data.artifacts, model_files.entire_model(data.artifacts)
     if gradient_files.log(artifacts).exists() and not genetic_files.log(artifacts).exists():
         return
+    chosen = data.chosen_generation
+    if chosen is not None:
+        tuned = ", and fine-tuned since" if "fine_tuned" in data.modularization.search else ""
+        modules = f"The modules are taken from the dashed generation{tuned}."
+    elif module_files.report(artifacts).exists():
+        modules = f"The modules of this page are not of this search: another one, a {data.method} search, made them."
+    else:
+        modules = "There are no modules yet."
     yield Picture(
         "search",
-        search_figure(data.generations, data.chosen_generation, f"{data.config.name}: the search"),
+        search_figure(data.generations, chosen, f"{data.config.name}: the genetic search"),
         "Above, the best ensemble of each generation, one module per class, on the search's validation images; its "
         "fitness weighs accuracy and Jaccard distance. The mean fitness is what the explorers select by: a "
-        "chromosome that is in no surviving ensemble counts 0. The modules are taken from the dashed generation.",
+        f"chromosome that is in no surviving ensemble counts 0. {modules}",
     )
     if genetic_files.end(artifacts).load_if_there() is None and not module_files.report(artifacts).exists():
         yield Note(
@@ -150,7 +165,8 @@ def gradient_blocks(data: ReportData) -> Iterator[Block]:
             rounds_figure(data.rounds, data.chosen_round, f"{data.config.name}: the gradient search"),
             "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. "
             "Left: how much worse the composed model is than the strong model on all validation images, 0 = as good; "
-            "right: how different the modules are.",
+            "since the round is chosen by these images, the loss on test images, above, is what counts. Right: how "
+            "different the modules are.",
         )
 
 
@@ -161,8 +177,8 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
     yield Picture(
         "kernels_kept",
         kept_figure(masks, slices, list(data.layer_names.values()), classes, f"{name}: kernels kept"),
-        "One row a module, one column a conv layer; the number is the share of the layer's kernels that the module "
-        "keeps.",
+        "One row a module, one column a conv layer (1=3: layers 1 and 3, which are cut alike); the number is the share "
+        "of the layer's kernels that the module keeps. The last column counts every kernel of every conv layer.",
     )
     yield Picture(
         "module_pairs",
@@ -244,16 +260,20 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
 def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     """Every weak model before and after, and all methods as a table."""
     models = data.patched(kind)
-    methods = [BEFORE, *common_calibrations(models)]
+    methods = common_calibrations(models)
+    control = NO_MODULE if all(NO_MODULE in model.methods for model in models) else None
+    shown = [BEFORE, *methods, *([control] if control else [])]
     name = weak_network_name(data.config, kind)
     yield Picture(
         f"patch_{kind}",
         patch_figure(
-            {_label(model, models): {method: model.scores(method) for method in methods} for model in models},
+            {label_of(model, models): {method: model.scores(method) for method in shown} for model in models},
             f"{data.config.name}: {counted(len(models), f'{kind.words} model')} ({name}), test images",
+            control,
         ),
         "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
-        "marks are what each calibration of the module's output makes of it; to the right is better.",
+        "marks are what each calibration of the module's output makes of it, and what the learned one makes of the "
+        "weak model alone, without any module; to the right is better.",
     )
     before = mean_metrics(models, BEFORE)
     rows = []
@@ -268,7 +288,7 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )
-    yield from _sureness_table(models, methods[1:])
+    yield from _sureness_table(models, methods)
 
 
 def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Iterator[Block]:
@@ -277,15 +297,20 @@ def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Itera
     for model in models:
         for method in methods:
             if change := model.change(method):
-                held = [
-                    f"{interval_in_words(getattr(change, metric))} ({change.verdict(metric)})" for metric in METRICS
-                ]
-                rows.append((_label(model, models), method, *held, f"{change.others_p:.2g}"))
+                outcome = outcome_of(model, method, label_of(model, models))
+                changes = [in_words(change, metric) for metric in METRICS]
+                rows.append((outcome.name, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
     if rows:
         yield Table(
-            "How sure the changes are: points with 95 % confidence, by a paired bootstrap over the test images, and "
+            "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and "
             "the p-value of McNemar's exact test for the others' accuracy.",
-            ("target class", "method", *(f"change of {metric}" for metric in METRIC_NAMES), "McNemar's p"),
+            (
+                "target class",
+                "method",
+                "F1 above no module",
+                *(f"change of {metric}" for metric in METRIC_NAMES),
+                "McNemar's p",
+            ),
             rows,
         )
 
@@ -294,30 +319,34 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
     """Weak models that were not made here: F1 of every target class before, after, and by the controls."""
     names = sorted({name for own in data.own_patches for name in own.controls})
     rows = []
+    outcomes = own_outcomes(data)
     for own in data.own_patches:
-        for place, target in enumerate(own.report.targets):
+        for place in range(len(own.report.targets)):
+            outcome = next(outcomes)
             controls = [percent(own.controls[n].targets[place].after.f1) if n in own.controls else "" for n in names]
-            change = target.change
+            before, after = (percent(scores.others_accuracy) for scores in (outcome.before, outcome.after))
             rows.append(
                 (
-                    f"{own.weak_model}: {target.name}",
-                    percent(target.before.f1),
-                    percent(target.after.f1),
+                    outcome.name,
+                    percent(outcome.before.f1),
+                    percent(outcome.after.f1),
                     *controls,
-                    f"{interval_in_words(change.f1)} ({change.verdict('f1')})",
-                    f"{percent(target.before.others_accuracy)} to {percent(target.after.others_accuracy)}",
-                    f"{interval_in_words(change.others_accuracy)} ({change.verdict('others_accuracy')})",
+                    outcome.added_in_words,
+                    in_words(outcome.change, "f1"),
+                    f"{before} to {after}",
+                    in_words(outcome.change, "others_accuracy"),
                 )
             )
     if rows:
         yield Table(
-            "F1 of each target class on test images, and how sure its change is: points with 95 % confidence, by a "
-            "paired bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
+            "F1 of each target class on test images, and 95 % intervals of its change in points, by a paired "
+            "bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
             (
                 "weak model: target class",
                 "F1 before",
                 "F1 patched",
                 *(f"control: {name}" for name in names),
+                "F1 above no module",
                 "change of F1",
                 "others' accuracy",
                 "its change",
@@ -331,12 +360,6 @@ def own_patch_blocks(data: ReportData) -> Iterator[Block]:
             f"{', '.join(outdated)}: patched with other modules than those that are there now; patch again with: "
             f"{data.artifacts.command('scripts/patch_weak_model.py')}"
         )
-
-
-def _label(model: PatchedWeakModel, models: list[PatchedWeakModel]) -> str:
-    """The target class's name, and the epoch where it is not the only one."""
-    epochs = sum(other.target_class == model.target_class for other in models)
-    return f"{model.classes[-1]}, epoch {model.epoch}" if epochs > 1 else model.classes[-1]
 
 
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:

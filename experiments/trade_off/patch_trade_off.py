@@ -70,9 +70,8 @@ def main() -> None:
         case = cases.load(target_class, arguments.target_epoch)
         points += WeakModel(cases, case, arguments.images).points()
     show(points)
-    title = (
-        f"{stage.config.name}, {kind.option} models, {len(target_classes)} target classes, {arguments.images} images"
-    )
+    images = {"valid": "validation images (by folds), to choose by", "test": "test images"}[arguments.images]
+    title = f"{stage.config.name}, {kind.option} models, {len(target_classes)} target classes, {images}"
     path = patch_files.trade_off(stage.artifacts, kind, arguments.images)
     drawing = patch_trade_off_figure(points, title)
     save_drawing(drawing, path.with_suffix(""))

@@ -4,12 +4,14 @@
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --images test
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --only fine-tuned
 
-Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults). Beside them stand
-the published point and, where they are there, the modules that module_fine_tuner.py trained and a genetic search of the
-same model, finished or not. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images;
-the test images are for the report.
+Needs module_gradient_search.py to have gone down its rounds (`--keep 0.3` does all of the defaults). Next to them are
+shown, where they exist, the modules that module_fine_tuner.py trained and those of a genetic search of the same model,
+finished or not, with the settings that it recorded. On the test images of CIFAR-10 and SVHN, SimCNN and ResCNN also get
+the mean of the paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images, on
+which the searches select, too; the test images are for the report.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -31,7 +33,8 @@ from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from modules.own_class import auc_by_class
 from report import files as report_files
 from report.figures import save_drawing
-from report.figures_of_trade_off import TradeOff, trade_off_figure
+from report.figures_of_trade_off import PAPER, TradeOff, is_of_the_paper, trade_off_figure
+from report.made_with import of_genetic
 from search.genetic import files as genetic_files
 from search.genetic.generations import open_search
 from search.genetic.log import best_generation
@@ -44,8 +47,7 @@ from utils.files import missing
 from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
-# Mean over the models of Qi et al., ASE 2022, at full width; the share of kernels is derived from their tables.
-PUBLISHED = TradeOff("published (mean, full width)", "", 0.5675, math.nan, 2.89, 0, 0, math.nan, math.nan)
+IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
 
 
 def main() -> None:
@@ -64,7 +66,8 @@ def main() -> None:
         raise UserError(
             f"--only {arguments.only}: {stage.artifacts.folder} has no such modules; to make them: {made_by}"
         )
-    points.append(PUBLISHED)
+    if arguments.images == "test" and is_of_the_paper(stage.config):
+        points.append(PAPER)
     show_table(
         [
             "method",
@@ -92,7 +95,7 @@ def main() -> None:
             for point in points
         ],
     )
-    title = f"{stage.config.name}, {len(images):,} {arguments.images} images"
+    title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
     path = report_files.trade_off(stage.artifacts, arguments.images)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
@@ -134,7 +137,9 @@ def genetic_points(stage: Stage, measure: "Measure") -> list[TradeOff]:
     rows = genetic_files.log(stage.artifacts).load_if_there()
     if not rows:
         return []
-    row, search = best_generation(rows), open_search(stage)
+    made_with = of_genetic(stage.config, stage.artifacts)  # which need not be what this script was given
+    search = open_search(dataclasses.replace(stage, config=dataclasses.replace(stage.config, **made_with.settings)))
+    row = best_generation(rows)
     search.record_settings()  # importance that was measured again would tell other kernels
     masks = ensemble_masks(search, row.generation, row.ensemble)
     seconds = sum(earlier.seconds for earlier in rows)

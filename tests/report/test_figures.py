@@ -22,9 +22,10 @@ from report.figures import HEAT, Drawing, as_svg, readable_on, remove_drawings, 
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
-from report.figures_of_search import cost_figure, kept_figure, pairs_figure, search_figure
+from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from report.words import percent
 from search.genetic.log import Generation
+from search.gradient.log import Round
 
 CLASSES = ("cat", "dog", "ship")
 SVG = "{http://www.w3.org/2000/svg}svg"
@@ -78,7 +79,7 @@ def drawn() -> dict[str, Drawing]:
         ("training", "Validation accuracy is best at epoch 1, 80.0 %, where training accuracy is 50.0 %", 3),
         ("importance", "mean correlation", 3 * (4 + 8)),
         ("sensitivity", "Conv 0 falls first: at 10.0 % of its kernels accuracy is more than 5 points down", 6),
-        ("search", "accuracy goes from 50.0 % to 75.0 %", 2),
+        ("search", "the best ensemble's accuracy on the search's validation images goes from 50.0 % to 75.0 %", 2),
         ("kept", "Modules keep", 3 * 3),
         ("pairs", "The mean distance of two modules is", 9),
         ("cost", "50.0 % of the strong model's kernels, 50.0 % of its FLOPs and 20.0 % of its parameters", 4),
@@ -89,7 +90,11 @@ def drawn() -> dict[str, Drawing]:
         ),
         ("class_accuracy", "strong model 90.0 %, composed model 83.3 %. Largest loss: cat, -20.0 points", 3),
         ("outputs", "averaged over the modules", 6),
-        ("patch", "With min_max, precision changes by +4.8 points on average, recall by +50.0, F1 by +32.5", 2),
+        (
+            "patch",
+            "With min_max, F1 is 76.9 % instead of 44.4 %, better for 1 of 1 weak model; the others' accuracy",
+            2,
+        ),
         ("changed_images", "of 4 answers to test images 1 turn from wrong to right and 1 from right to wrong", 2),
     ],
 )
@@ -101,6 +106,41 @@ def test_a_figure_says_its_finding_and_carries_its_numbers(
     lines = drawing.as_csv().splitlines()
     assert lines[0] == ",".join(drawing.columns)
     assert len(lines) == num_rows + 1 and all(len(row) == len(drawing.columns) for row in drawing.rows)
+
+
+def test_no_axis_of_percentages_goes_beyond_100(drawn: dict[str, Drawing]) -> None:
+    ends = {}
+    for name, drawing in drawn.items():
+        for axes in drawing.figure.axes:
+            of_panel = "x" if name == "patch" else "y"  # of panels whose title says what they show
+            labels = (("x", axes.get_xlabel()), ("y", axes.get_ylabel()), (of_panel, axes.get_title()))
+            for which, label in labels:
+                if "in %" in label or "% of the" in label:
+                    ends[name, which, label] = max(getattr(axes, f"get_{which}lim")())
+    assert len(ends) > 10 and max(ends.values()) == 100, ends
+
+
+def test_all_kernels_are_counted_and_not_those_of_the_layers_shown() -> None:
+    """Of layers that are cut alike one is shown, and those that cannot be cut are not shown at all."""
+    masks = np.array([[1, 0, 1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]], bool)  # the layers 0 and 1 are tied
+    drawing = kept_figure(masks, [slice(0, 2)], ["0=1"], ["cat", "dog"], "t")
+    assert f"Modules keep {100 * masks.mean():.1f} % of all kernels on average" in drawing.finding
+    assert [row for row in drawing.rows if row[1] == "all"] == [("cat", "all", 6, 8), ("dog", "all", 4, 8)]
+
+
+def test_what_no_module_is_of_is_not_marked_as_chosen() -> None:
+    drawing = search_figure([generation(0, 0.5), generation(1, 0.75)], None, "t")
+    assert "to the best generation 1 of 1" in drawing.finding and "chosen" not in drawing.finding
+    rounds = [Round(number, 0.5, 0.5, 0.4, 10, 9, 8, 1, 1.0) for number in range(2)]
+    assert "The chosen round 1 keeps" in rounds_figure(rounds, 1, "t").finding
+    assert "chosen" not in rounds_figure(rounds, None, "t").finding
+
+
+def test_a_patch_is_compared_with_the_control_without_a_module() -> None:
+    before, after = (scores_of_target_class(np.array(counts), 1) for counts in ([[5, 1], [4, 2]], [[4, 2], [1, 5]]))
+    weak_models = {"cat": {"before": before, "learned": after, "control": after}}
+    finding = patch_figure(weak_models, "t", "control").finding
+    assert "Without a module F1 is 76.9 %: the module adds +0.0 points, and is better for 0." in finding
 
 
 @pytest.mark.slow

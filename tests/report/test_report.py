@@ -18,6 +18,7 @@ import global_configure
 from configures.base import load
 from dataset.splits import load_split
 from models import files as model_files
+from models.network_settings import NetworkSettings
 from models.strong_model import load_strong_model
 from models.training import Epoch
 from modules import files as module_files
@@ -26,12 +27,12 @@ from modules.own_class import MOST_BELOW
 from patching import files as patch_files
 from patching.weak_models import WeakKind, build_weak_network
 from report import files as report_files
-from report.answer import answer_section
+from report.answer import answer_section, patching_answer
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
-from report.patches import all_gains
-from report.provenance import provenance_blocks, setting_rows, weak_rows
+from report.patches import all_patches
+from report.provenance import provenance_blocks, setting_rows, stage_rows, weak_rows
 from report.sections import (
     accuracy_blocks,
     changed_network_blocks,
@@ -200,18 +201,22 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     right = f"({result['test_right_composed']} of {result['test_images']})"
     assert f"How well {share:.1f} % of the test images right by the composed model {right}" in text
     assert re.search(r"How small \d+\.\d % of the kernels in a module on average", text)
-    assert re.search(r"What patching did \d+\.\d \S \d+\.\d mean F1 .* of 2 overly simple models", text)
-    assert re.search(r"How sure [0-2] of 2 gains in F1 are more than chance .* composed against strong", text)
+    assert re.search(r"Difference: \S+ to \S+ points \(95 % interval\)", text)
+    assert re.search(r"What patching did \S+.* % F1 of the target class with its module, over 2 patches; before ", text)
+    assert re.search(r"without any module \S+.* %\. The other classes' accuracy changes by \S+", text)
+    assert re.search(r"What the modules add [+-]\S+.* points of F1 above the same fit without a module", text)
+    assert "overly simple: 3" in text and "The modules are taken from the dashed generation." in text
     assert "decomposed into 5 modules, one for each of the classes 0, 1, 2, 3, 4" in text
     assert "genetic search (generation 1 of 1, 6 s)" in text
-    assert "overly simple, min_max" in text
+    assert "Patched: 2 overly simple models (min_max)." in text
     # Nobody asked for poorly fitted models: they stand in no box, but in the fold at the end.
     assert "first run" not in done.stdout and page.text.count("first run: ") == 1
     poor = f"python experiments/patch/apply_patch.py --model {MODEL} --dataset {DATASET} --exp_type poor_fit"
     assert f"first run: {poor}" in page.text.split("What more this page shows")[-1]
     riders = result["valid_auc_modules"] < np.array(result["valid_auc_strong"]) - MOST_BELOW
     notes = [attributes for _, attributes in page.tags if attributes.get("class") == "note"]
-    assert len(notes) == riders.any() == ("Modules that say little of their own class" in text)
+    assert riders.any() == ("Modules that say little of their own class" in text)
+    assert len(notes) == int(riders.any()) + ("No better than the control without a module" in text)
 
 
 def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Callable[..., Run]) -> None:
@@ -328,7 +333,60 @@ def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
         torch.__version__[:4]
     )
     assert found["seed of the search"] == ["not recorded"]
-    assert len(setting_rows(CONFIG)) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
+    assert len(setting_rows(CONFIG, {})) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
+
+
+def test_curves_measured_at_other_ratios_than_the_configurations_are_sound(copied: ReportData) -> None:
+    for layer in range(13):
+        module_files.layer_sensitivity(copied.artifacts, layer).save(np.array([[0.2, 0.3], [0.6, 0.8], [1, 0.9]]))
+    (picture,) = sensitivity_blocks(copied)
+    assert isinstance(picture, Picture) and len(picture.drawing.rows) == 3 * 13  # no record: an earlier version
+    module_files.sensitivity_settings(copied.artifacts).save({"sensitivity_ratios": [0.2, 0.6, 1.0], "images": 141})
+    again = ReportData(copied.stage)
+    (picture,) = sensitivity_blocks(again)
+    assert isinstance(picture, Picture) and len(picture.drawing.rows) == 3 * 13
+    commands = {row[0]: row[1] for row in stage_rows(again)}
+    assert "--set sensitivity_ratios=0.2,0.6,1.0" in commands["layer sensitivity"]
+    module_files.layer_sensitivity(copied.artifacts, 4).save(np.array([[0.2, 0.3], [1, 0.9]]))
+    (note,) = notes(lambda: sensitivity_blocks(ReportData(copied.stage)))
+    assert "layer_04.npy" in note and "(3, 2)" in note and "(2, 2)" in note, note
+
+
+def test_another_network_than_the_files_is_named_and_no_file_is_blamed(copied: ReportData) -> None:
+    model_files.network_settings(copied.artifacts).save(NetworkSettings.of(CONFIG))
+    config = dataclasses.replace(CONFIG, network="simcnn_x0_5")
+    data = ReportData(dataclasses.replace(copied.stage, config=config))
+    (note,) = notes(lambda: importance_blocks(data))
+    assert "was made with other settings (network: simcnn_x0_25 there, simcnn_x0_5 now)" in note
+
+
+def test_weak_models_of_other_settings_are_named_with_the_command(copied: ReportData) -> None:
+    given = {"weak_model": "simcnn_tiny_2", "weak_classes": ("5", "6")}
+    config = dataclasses.replace(CONFIG, **given)
+    (note,) = notes(lambda: patch_answer_blocks(ReportData(dataclasses.replace(copied.stage, config=config)), SIMPLE))
+    assert "--set weak_classes=6,7,8,9 --set weak_model=simcnn_tiny" in note and "make_report.py" in note
+
+
+def test_the_sensitive_layers_are_the_searchs_and_the_advice_stands_next_to_them(copied: ReportData) -> None:
+    genetic_files.settings(copied.artifacts).save({"sensitive_layers": [0, 2], "population": 7})
+    (picture,) = sensitivity_blocks(copied)
+    assert isinstance(picture, Picture)
+    assert picture.drawing.finding.startswith("Sensitive for the genetic search: conv 0 and conv 2.")
+    assert "the setting sensitive_layers, which is chosen by hand. This measurement recommends " in picture.reading
+    commands = {row[0]: row[1] for row in stage_rows(copied)}
+    assert "--set population=7" in commands["genetic search"]
+    assert "--set sensitive_layers=0,2" in commands["genetic search"]
+
+
+def test_modules_of_another_search_are_not_said_to_be_of_this_one(copied: ReportData) -> None:
+    file = module_files.report(copied.artifacts)
+    result = file.load()
+    for search in ({"method": "gradient", "round": 1}, {**result.search, "seconds": 7.0}):
+        file.save(dataclasses.replace(result, search=search))
+        picture, *_ = genetic_blocks(ReportData(copied.stage))
+        assert isinstance(picture, Picture)
+        assert "are taken from" not in picture.reading and "not of this search" in picture.reading
+        assert "chosen" not in picture.drawing.finding
 
 
 def test_mixed_processors_of_a_search_are_named(copied: ReportData) -> None:
@@ -379,7 +437,8 @@ def own_report(name: str, *, helps: bool) -> dict[str, object]:
     sure = {"precision": [0.0, 0.1], "recall": [0.2, 0.5], "f1": [0.1, 0.4], "others_accuracy": [0, 0], "others_p": 1.0}
     targets = [{"target_class": 2, "name": "star", "before": scores, "after": after, "change": sure}] if helps else []
     test = {"images": 100, "right_before": 88, "right_after": 94, "targets": targets}
-    return {"weak_model": name, "test": test, "controls": {"no module": test} if helps else {}, "seconds": 4.2}
+    controls = {"no module": test} if helps else {}
+    return {"weak_model": name, "modules": [{"name": "star"}], "test": test, "controls": controls, "seconds": 4.2}
 
 
 def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
@@ -387,14 +446,19 @@ def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
         patch_files.own_report(copied.artifacts, name).save(own_report(name, helps=helps))
     table, sentence = own_patch_blocks(copied)
     assert isinstance(table, Table) and isinstance(sentence, Paragraph)
-    ((model, before, after, control, change, *_),) = table.rows
-    assert (model, control, change) == ("mine: star", after, "+10.0 to +40.0 (holds)")
+    ((model, before, after, control, added, change, *_),) = table.rows
+    assert (model, control, change) == ("mine: star", after, "+10.0 to +40.0 (significant)")
+    assert added == "+0.0"
     assert before == "61.5\N{NO-BREAK SPACE}%" and after == "87.5\N{NO-BREAK SPACE}%"
     assert "other" in sentence.text
-    *_, own = all_gains(copied)
-    assert own.in_words.split() == ["61.5", "\N{RIGHTWARDS ARROW}", "87.5"] and own.changes[0].holds("f1")
-    (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own models"]
-    assert row[3] == "8 s"
+    *_, own = all_patches(copied)
+    assert [outcome.name for outcome in own.outcomes] == ["mine: star"]
+    rows = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
+    assert [row[3] for row in rows] == ["4 s", "4 s"]
+    assert "--weak_logits mine --target_class star --name mine" in rows[0][1]
+    answers = list(patching_answer(copied))
+    (useless,) = [block.text for block in answers if isinstance(block, Note)]
+    assert useless.startswith("No better than the control without a module: ") and "mine: star. Leave" in useless
 
 
 def test_a_patch_with_modules_of_another_search_is_told(copied: ReportData) -> None:
@@ -412,7 +476,7 @@ def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> N
     file.save({"test": {"images": 3}})
     (note,) = notes(lambda: own_patch_blocks(copied))
     assert str(file.path) in note
-    assert [each.models for each in all_gains(copied)] == ["2 overly simple models (min_max)"]
+    assert [each.models for each in all_patches(copied)] == ["2 overly simple models (min_max)"]
 
 
 def test_a_section_of_what_was_never_made_is_empty_and_a_damaged_one_is_not() -> None:

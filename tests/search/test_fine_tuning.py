@@ -177,8 +177,8 @@ def test_modules_of_all_classes_answer_better_and_stay_as_small(root: Path, sear
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
     assert ", and fine-tuned." in (place.folder / "report" / "index.html").read_text()
     assert run_main(TRADE_OFF, *ONLY, root=root).exit_code == 0
-    own, published = csv.DictReader((place.folder / "trade_off_valid.csv").read_text().splitlines())
-    assert own["method"] == "fine-tuned" and own["target"].endswith(", 12 steps") and not published["target"]
+    (own,) = csv.DictReader((place.folder / "trade_off_valid.csv").read_text().splitlines())
+    assert own["method"] == "fine-tuned" and own["target"].endswith(", 12 steps")
     assert int(own["right"]) == now.valid_right_composed and float(own["seconds"]) > 0
     assert float(own["kernels_kept"]) == pytest.approx(np.mean(now.kernels_kept) / now.kernels)
     done = run_main(SEARCH, *SMALL, "--keep", 0.4, root=root)  # its rounds are done: the modules as they were cut
