@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, files_below, keep_few_images, run_here, run_script
+from conftest import TOP, Run, assert_near, files_below, keep_few_images, run_here, run_script
 from shuffled_engine import ShuffledEngine
 from sklearn.metrics import roc_auc_score
 
@@ -111,7 +111,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
     gains = gradient_files.round_gains(artifacts, 3).load(*masks.shape)
     assert (gains[~masks] == 1).all()
-    assert gains[masks].std() > 0.01
+    assert (gains[masks] != 1).any()
     valid = load_split(config).valid
     images = normalise(torch.tensor(valid.pixels))
     right = np.zeros((NUM_CLASSES, len(valid)))
@@ -127,8 +127,8 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
             expected = strong(images)[:, c] * logit_maps[c, 0] + logit_maps[c, 1]
             for conv in strong.convs:
                 conv._forward_hooks.clear()
-            right[c] = module(images)[:, 0]
-            np.testing.assert_allclose(right[c], expected, rtol=1e-4, atol=1e-4)
+            right[c] = predict(module, valid, torch.device("cpu"))[:, 0]
+            assert_near(module(images)[:, 0], expected)
     report = json.loads(module_files.report(artifacts).path.read_text())
     assert report["search"]["method"] == "gradient"
     assert report["valid_right_composed"] == (right.argmax(0) == valid.labels).sum() == rounds[-1].right_composed
