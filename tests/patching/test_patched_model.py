@@ -123,7 +123,10 @@ def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network,
     with torch.inference_mode():
         expected = model(images()).numpy()
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
+    runner_up, best = np.sort(expected, 1)[:, -2:].T
+    is_clear = best - runner_up > 0.01 * np.abs(expected).max()
+    np.testing.assert_array_equal(scores.argmax(1)[is_clear], expected.argmax(1)[is_clear])
+    assert is_clear.any()
 
 
 @pytest.mark.slow
