@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-all check lint format benchmark results clean
+# Tests that train, search or compile: `make test-portable` runs them as other processors would.
+PORTABLE := tests/models/test_training.py tests/models/test_train_script.py tests/modules tests/patching tests/scripts \
+	tests/search
+
+.PHONY: help setup demo test test-all test-portable check lint format benchmark results clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
 
@@ -22,6 +26,12 @@ test: setup  ## the tests but for the long ones: three minutes on two cores with
 
 test-all: setup  ## all tests, as CI does: a quarter of an hour
 	$(BIN)/python -m pytest
+
+test-portable: setup  ## tests that train, search or compile, as with AVX2 and without vector instructions
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 CXX= $(BIN)/python -m pytest -m "not long" $(PORTABLE) \
+		--threads 2 --first-line 0 --seed 1 --hypothesis-profile seeded --hypothesis-seed 1
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -m "not long" $(PORTABLE) \
+		--threads 1 --first-line inf
 
 check: lint  ## style, formatting and the quick tests: one minute
 	$(BIN)/python -m pytest -m "not slow and not long"

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,39 @@ from dataset.labelled_images import IMAGENET, Images
 from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of
+from utils import progress
 from utils.artifacts import Artifacts
 from utils.files import save_array
-from utils.progress import show_progress
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("thorough", deadline=None, database=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
-torch.set_num_threads(1)
-# Of xdist's workers and of all that tests start: else BLAS's threads, one a core in each, spin while they wait.
-os.environ["OMP_NUM_THREADS"] = "1"
+hypothesis.settings.register_profile("seeded", deadline=None, database=None)  # with --hypothesis-seed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What no test may depend on, and `make test-portable` varies."""
+    group = parser.getgroup("this project")
+    group.addoption("--threads", type=int, default=1, help="CPU threads of each process (default: 1)")
+    group.addoption("--seed", type=int, default=0, help="global_configure.seed, and of the shared strong models")
+    group.addoption(
+        "--first-line",
+        type=float,
+        default=progress.FIRST_LINE,
+        help="seconds before a loop in the tests' own processes prints a progress line; inf: never",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Apply the options in this process, and for all processes that the tests start."""
+    torch.set_num_threads(config.option.threads)
+    # Without it each worker of xdist gets BLAS threads for all cores, which spin while they wait.
+    os.environ["OMP_NUM_THREADS"] = str(config.option.threads)
+    global_configure.seed = config.option.seed
+    # Event.wait refuses infinity.
+    progress.FIRST_LINE = min(config.option.first_line, threading.TIMEOUT_MAX)
 
 
 class ByFile(LoadFileScheduling):
@@ -85,10 +107,10 @@ class Run:
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:
-    """The environment of a script whose root_dir is `root`: on the CPU, with one thread."""
+    """The environment of a script whose root_dir is `root`: on the CPU, with the threads and seed of the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CNNMOD_")}
     own = {"CNNMOD_ROOT_DIR": str(root), "CNNMOD_CONFIG_DIR": str(root / "config"), "CNNMOD_DEVICE": "cpu"}
-    return {**kept, **own, "OMP_NUM_THREADS": "1", **more}
+    return {**kept, **own, "CNNMOD_SEED": str(global_configure.seed), **more}
 
 
 def run_script(
@@ -152,7 +174,6 @@ def live_in(root: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("CNNMOD_CONFIG_DIR", str(root / "config"))  # of workers
     patch.setattr(global_configure, "device", "cpu")
     patch.setattr(global_configure, "precision", "float32")
-    patch.setattr(global_configure, "seed", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -160,8 +181,14 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
     root = tmp_path_factory.mktemp("root")
     live_in(root, monkeypatch)
-    show_progress(True)  # whatever an earlier test's --quiet has said
+    progress.show_progress(True)  # whatever an earlier test's --quiet has said
     return root
+
+
+@pytest.fixture
+def no_progress_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that compare all that is printed: on a busy machine every loop becomes slow enough for a line."""
+    monkeypatch.setattr(progress, "FIRST_LINE", threading.TIMEOUT_MAX)
 
 
 @pytest.fixture
@@ -216,7 +243,7 @@ def strong_roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(global_configure, "root_dir", root)
                 split = load_split(config)
-            torch.manual_seed(0)
+            torch.manual_seed(global_configure.seed)
             network = network_of(config.network_name, config.num_classes, config.image_side)
             fit_last_layer(network, split.train, config.num_classes)
             model_files.entire_model(Artifacts(root, model, dataset)).save(network.state_dict())
@@ -257,6 +284,16 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def assert_near(found: Any, expected: Any) -> None:
+    """Assert equality up to the rounding of a network in float32.
+
+    A network's logits are sums of thousands of terms, in an order that depends on the processor. The largest values
+    decide on the error, so that a value near zero has no relative precision.
+    """
+    found, expected = (np.asarray(values, np.float64) for values in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def numbers_in(pattern: str, text: str) -> list[float]:

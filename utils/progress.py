@@ -96,7 +96,7 @@ class _Lines:
         while not self._is_over.wait(pause):
             seconds, now = time.monotonic() - self._start, self._done - self._done_before
             say(progress_line(self._what, self._total, self._done, now, seconds))
-            pause = min(1.5 * pause, LONGEST_PAUSE)
+            pause = min(1.5 * max(pause, 1.0), LONGEST_PAUSE)
 
 
 def progress_line(what: str, total: int | None, done: int, done_now: int, seconds: float) -> str:

@@ -594,6 +594,7 @@ def test_the_fingerprint_covers_the_normalisation() -> None:
     assert fingerprint(images) == zlib.crc32(images.labels.tobytes(), zlib.crc32(images.pixels.tobytes()))
 
 
+@pytest.mark.usefixtures("no_progress_lines")
 def test_what_is_passed_over_is_said_once(dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tree(dataset_dir / "own")
     load_dataset("own")
@@ -608,6 +609,7 @@ def test_what_is_passed_over_is_said_once(dataset_dir: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("no_progress_lines")
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_grey_images_of_16_bits_are_scaled_alike_in_the_whole_dataset(
     dataset_dir: Path, root_dir: Path, capsys: pytest.CaptureFixture[str], bits: int
@@ -694,6 +696,7 @@ def pack_cifar(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return archive
 
 
+@pytest.mark.usefixtures("no_progress_lines")
 @pytest.mark.parametrize("below", ["", "cifar10"])
 def test_a_cifar_archive_that_is_not_unpacked(
     dataset_dir: Path, below: str, offline: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import assert_near
 
 from configures.base import Config
 from models import files as model_files
@@ -41,8 +42,8 @@ def test_it_is_the_saved_one(root_dir: Path) -> None:
     network.load_state_dict(weights)
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(graph.network(images), network(images))
-        torch.testing.assert_close(graph.forward(images), network(images))
+        assert_near(graph.network(images), network(images))
+        assert_near(graph.forward(images), network(images))
 
 
 @pytest.mark.slow
@@ -57,7 +58,7 @@ def test_other_networks_are_the_saved_ones(root_dir: Path, network: str) -> None
     assert graph.digest == graph_of(config).digest
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(graph.network(images), whole(images), rtol=1e-4, atol=1e-5)
+        assert_near(graph.network(images), whole(images))
     assert not set(graph.constants.values()) & set(graph_of(config).constants.values())
 
 
@@ -80,7 +81,7 @@ def test_weights_that_the_code_computes_are_computed_anew(root_dir: Path, tmp_pa
     graph = load_strong_model(config, artifacts, torch.device("cpu"))
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(graph.network(images), whole(images))
+        assert_near(graph.network(images), whole(images))
 
 
 def test_a_structure_takes_no_random_numbers_and_is_made_once() -> None:

@@ -36,6 +36,8 @@ from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 
 SCRIPT = "preprocess/kernel_importance_analyzer.py"
+# Norms sum absolute values of up to 1,024 pixels in float32, behind up to 13 layers, of maps with values of about 1.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
 
@@ -74,7 +76,7 @@ def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.Mo
     assert 0 < counts[0] < int((labels == 0).sum())
     assert counts[2] == 0
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
+    np.testing.assert_allclose(found, expected, **ROUNDING)
     of_layer = [found[:, layer.kernels] for layer in graph.units.layers]
     for first, tied in graph.units.tied_layers.items():
         assert all(np.array_equal(of_layer[layer], of_layer[first]) for layer in tied)
@@ -91,7 +93,7 @@ def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
     assert sum(counts) == 12
     assert not np.array_equal(strict, everything)
     for_class, _ = kernel_importance(graph, pixels[labels == 1], labels[labels == 1], 1.1, IMAGENET)
-    np.testing.assert_allclose(strict[1], for_class[1], rtol=1e-5)
+    np.testing.assert_allclose(strict[1], for_class[1], **ROUNDING)
 
 
 def test_one_confident_image_is_enough() -> None:
@@ -104,7 +106,7 @@ def test_one_confident_image_is_enough() -> None:
     found, counts = kernel_importance(graph, pixels, assigned, threshold, IMAGENET)
     alone, _ = kernel_importance(graph, pixels[[surest]], assigned[[surest]], 0.0, IMAGENET)
     assert counts[0] == 1 < int((assigned == 0).sum())
-    np.testing.assert_allclose(found[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(found[0], alone[0], **ROUNDING)
 
 
 def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
@@ -194,7 +196,8 @@ def test_images_are_normalised_as_their_dataset_says() -> None:
     as_usual, as_halves = (kernel_importance(graph, pixels, labels, 0.9, how)[0] for how in (IMAGENET, halves))
     with torch.inference_mode():
         first_maps = graph_maps(graph, normalise(pixels, halves))
-    np.testing.assert_allclose(as_halves[0, : first_maps.shape[1]], first_maps.abs().sum((2, 3)).mean(0), rtol=1e-5)
+    norms = first_maps.abs().sum((2, 3)).mean(0)
+    np.testing.assert_allclose(as_halves[0, : first_maps.shape[1]], norms, **ROUNDING)
     assert not np.allclose(as_usual, as_halves, rtol=0.01)
 
 
@@ -218,7 +221,7 @@ def test_any_network_is_measured_where_its_maps_are_read() -> None:
         network(normalise(pixels, IMAGENET))
     of_layer = {layer.name: found[0, layer.kernels] for layer in graph.units.layers}
     (maps,) = read
-    np.testing.assert_allclose(of_layer["blocks.0.conv1"], maps.abs().sum((2, 3)).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(of_layer["blocks.0.conv1"], maps.abs().sum((2, 3)).mean(0), **ROUNDING)
     assert np.array_equal(of_layer["conv"], of_layer["blocks.2.conv2"])
 
 

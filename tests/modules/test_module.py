@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from conftest import assert_near
 from hypothesis import given, settings
 from random_modules import kernel_masks, network_layers, random_network, with_random_biases
 
@@ -116,7 +117,7 @@ def test_module_in_float32_at_the_width_of_the_demo(name: str) -> None:
     expected = masked_logits(network, kernel_mask, images)
     with torch.no_grad():
         found = extract_module(graph, kernel_mask)(torch.tensor(images)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert_near(found, expected)
 
 
 def test_keeping_everything_changes_nothing_and_shares_nothing() -> None:

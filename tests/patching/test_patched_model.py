@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from conftest import assert_near
 from random_modules import random_patched_model
 
 import patching.patched_model
@@ -50,13 +51,13 @@ def test_forward_is_the_two_model_computation(weak_network, strong_network):
     with torch.inference_mode():
         scores, weak, output = model(images()), model.weak(images()), model.module(images())[:, 0]
     low, high = output.min(), output.max()
-    torch.testing.assert_close(scores[:, :4], torch.softmax(weak, 1)[:, :4])
-    torch.testing.assert_close(scores[:, 4], (output - low) / (high - low))
+    assert_near(scores[:, :4], torch.softmax(weak, 1)[:, :4])
+    assert_near(scores[:, 4], (output - low) / (high - low))
     linear = patched_model(weak_network, strong_network, "linear")
     with torch.inference_mode():
         scores, weak, output = linear(images()), linear.weak(images()), linear.module(images())
     expected = torch.cat([weak, output], 1) @ linear.rule.weight.T + linear.rule.bias
-    torch.testing.assert_close(scores, expected)
+    assert_near(scores, expected)
 
 
 @pytest.mark.slow
@@ -88,7 +89,7 @@ def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     assert dataclasses.replace(loaded.origin, kernels=None) == dataclasses.replace(model.origin, kernels=None)
     model.to(memory_format=torch.channels_last)  # as it is loaded
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(images()), model(images()))
+        assert_near(loaded(images()), model(images()))
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_exported_for_any_batch_size(rule):
     exported = torch.export.export(model, (images(4),), dynamic_shapes=({0: batch},)).module()
     with torch.inference_mode():
         for n in (1, 12):
-            torch.testing.assert_close(exported(images(n)), model(images(n)))
+            assert_near(exported(images(n)), model(images(n)))
 
 
 @pytest.mark.slow
@@ -131,7 +132,10 @@ def test_onnx_gives_the_same_predictions(tmp_path, weak_network, strong_network,
     with torch.inference_mode():
         expected = model(images()).numpy()
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
+    runner_up, best = np.sort(expected, 1)[:, -2:].T
+    is_clear = best - runner_up > 0.01 * np.abs(expected).max()
+    np.testing.assert_array_equal(scores.argmax(1)[is_clear], expected.argmax(1)[is_clear])
+    assert is_clear.any()
 
 
 @pytest.mark.slow
@@ -145,8 +149,8 @@ def test_a_module_whose_logit_is_mapped_behind_its_last_layer(tmp_path):
     model = PatchedModel(model.weak, module, model.rule, CLASSES, model.origin)
     save_patched_model(model, path)
     with torch.inference_mode():
-        torch.testing.assert_close(module(images()), -2 * graph.cut(unit_mask, 0)(images()) + 0.5)
-        torch.testing.assert_close(load_patched_model(path)(images()), model(images()))
+        assert_near(module(images()), -2 * graph.cut(unit_mask, 0)(images()) + 0.5)
+        assert_near(load_patched_model(path)(images()), model(images()))
 
 
 def test_a_model_of_no_known_origin_is_not_saved(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, files_below, run_here
+from conftest import Run, assert_near, files_below, run_here
 
 from configures.base import load
 from dataset.splits import load_split
@@ -79,7 +79,7 @@ def test_the_module_is_what_its_report_says(searched: Path) -> None:
     logits = np.stack([found.numpy() if c == TARGET else np.zeros(len(valid)) for c in range(5)], 1)
     assert known.valid_auc_module == pytest.approx(auc_by_class(logits, valid.labels)[TARGET])
     outputs = module_files.module_outputs(own, TARGET).load(None)
-    np.testing.assert_allclose(outputs, found[valid.labels == TARGET], rtol=1e-4, atol=1e-4)
+    assert_near(outputs, found[valid.labels == TARGET])
     rounds = gradient_files.log_for_patch(own).load()
     assert [row.keep for row in rounds] == [0.9, 0.8, 0.8]
     assert rounds[-1].kernels_kept == kept.mean()

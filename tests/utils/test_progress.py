@@ -41,6 +41,14 @@ def test_a_fast_loop_says_nothing(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
+def test_a_line_at_once_is_followed_by_a_pause(capsys, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_LINE", 0)
+    start = time.monotonic()
+    with steps("work", 3):
+        time.sleep(0.1)
+    assert capsys.readouterr().out.count("\n") <= 1 + (time.monotonic() - start) / 1.5
+
+
 def test_of_loops_within_each_other_the_outermost_speaks(capsys):
     with steps("outer", 2), steps("inner", 7) as advance:
         advance()

@@ -36,7 +36,7 @@ def test_open_stage(root_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = open_stage(stage_parser("What it does.").parse_args(command))
     assert (stage.config.epochs, stage.config.batch_size) == (3, 7)
     assert stage.artifacts.folder == root_dir / "data" / "simcnn_x0_25_digits"
-    assert (stage.device, stage.dtype, stage.seed) == (torch.device("cpu"), torch.float32, 0)
+    assert (stage.device, stage.dtype, stage.seed) == (torch.device("cpu"), torch.float32, global_configure.seed)
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"root_dir: {root_dir}  configuration: simcnn_x0_25_digits  device: cpu"
     assert second == "for this run: epochs=3 batch_size=7"
@@ -212,6 +212,7 @@ def test_root_dir_defaults_to_the_repository() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_progress_lines")
 def test_quiet_prints_results_and_errors_alone(strong_root: Path, run_main: Any) -> None:
     command = ("train.py", "--model", "simcnn_x0_25", "--dataset", "digits", "--evaluation")
     loud, quiet = run_main(*command, root=strong_root), run_main(*command, "--quiet", root=strong_root)

@@ -49,3 +49,16 @@ def expected(layer: Layer, maps: Tensor, added: Tensor | None = None) -> Tensor:
     found = found if added is None else found + added.double()
     found = F.relu(found) if layer.relu_of_sum else found
     return F.max_pool2d(found, 2) if layer.pool else found
+
+
+def tolerance(layer: Layer, maps: Tensor, added: Tensor | None = None) -> float:
+    """How far a float32 result may be from `expected`: 64 roundings of the largest sum of absolute values.
+
+    A 3x3 layer works on transformed tiles, whose values are larger than the result: errors of 13 roundings occur.
+    """
+    bias = None if layer.bias is None else layer.bias.compute().abs()
+    sums = F.conv2d(
+        maps.abs(), layer.weight.compute().abs(), bias, layer.stride, layer.padding, layer.dilation, layer.groups
+    )
+    largest = float((sums if added is None else sums + added.abs()).max())
+    return 64 * torch.finfo(torch.float32).eps * largest

@@ -96,7 +96,7 @@ def test_a_source_with_an_error(source: Path) -> None:
 
 @pytest.fixture
 def said(
-    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    source: Path, no_progress_lines: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str | None], tuple[tuple[str, ...] | None, list[str]]]:
     """What `compiler()` finds for a value of CXX, asked twice, and the lines that it prints. It compiles `source`."""
     monkeypatch.setattr(compiled_module, "__file__", str(source.with_name("compiled.py")))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
-from tests.modules.fast.made_layers import expected, made_layer
+from tests.modules.fast.made_layers import expected, made_layer, tolerance
 
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler"),
@@ -75,7 +75,7 @@ def test_three_by_three_of_any_size(
     way = convolutions(vector_bytes)
     assert LANES[vector_bytes] in (None, way.lanes)
     found = run(way, way.layer(layer), maps, added)
-    torch.testing.assert_close(found.double(), expected(layer, maps, added), rtol=1e-5, atol=2e-5)
+    assert (found - expected(layer, maps, added)).abs().max() <= tolerance(layer, maps, added)
     # Bit for bit the same, whichever images are beside it.
     image = slice(num_images // 2, num_images // 2 + 1)
     alone = run(way, way.layer(layer), maps[image], None if added is None else added[image])
@@ -113,14 +113,14 @@ def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, 
     added = random(*layer.convolved.shape) if adds else None
     way = convolutions(vector_bytes)
     found = run(way, way.layer(layer), maps, added)
-    torch.testing.assert_close(found.double(), expected(layer, maps, added), rtol=1e-5, atol=2e-5)
+    assert (found - expected(layer, maps, added)).abs().max() <= tolerance(layer, maps, added)
 
 
 def test_pooling_behind_other_kernels() -> None:
     maps = random(3, 4, 6, 6)
     layer = made_layer(maps.shape, random(5, 4, 1, 1), None, padding=(0, 0), pool=True)
     found = run(convolutions(), convolutions().layer(layer), maps)
-    torch.testing.assert_close(found.double(), expected(layer, maps), rtol=1e-5, atol=1e-5)
+    assert (found - expected(layer, maps)).abs().max() <= tolerance(layer, maps)
 
 
 def test_grouped_convolutions_are_left_to_torch() -> None:
@@ -143,9 +143,10 @@ def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -
     maps, bias = F.relu(random(17, channels, side, side)), random(kernels)
     weight = random(kernels, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
     layer, way = made_layer(maps.shape, weight, bias), convolutions()
-    difference = run(way, way.layer(layer), maps) - expected(layer, maps)
-    assert difference.abs().max() < 2e-5
-    assert difference.square().mean().sqrt() < 1e-6
+    right = expected(layer, maps)
+    difference = run(way, way.layer(layer), maps) - right
+    assert difference.abs().max() <= tolerance(layer, maps)
+    assert difference.norm() < 32 * torch.finfo(torch.float32).eps * right.norm()  # 9 are usual
 
 
 @pytest.mark.parametrize(
