@@ -6,6 +6,7 @@ scores = patched(new_weak_logits, {3: new_outputs_3, 5: new_outputs_5})
 print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, test_labels))
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
 from patching.confidence import Change, change_of
@@ -119,10 +119,12 @@ class Patch:
         """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         if self.rule is None:
-            return _with_added(weak, self.num_classes, -np.inf).astype(np.float32)
+            added = ((0, 0), (0, self.num_classes - weak.shape[1]))
+            return np.pad(weak, added, constant_values=-np.inf).astype(np.float32)
         outputs = _stacked({target: _of(module_logits, target) for target in self.target_classes}, len(weak))
+        rule = copy.deepcopy(self.rule).double()  # so that a constant in all logits of an image costs no digits
         with torch.inference_mode():
-            return self.rule(torch.tensor(weak).float(), torch.tensor(outputs).float()).numpy()
+            return rule(torch.tensor(weak), torch.tensor(outputs)).float().numpy()
 
     def report(
         self,
@@ -205,8 +207,8 @@ def patch(
     without validation images.
     """
     given = _checked(weak_logits, module_logits, labels, others_may_lose)
-    judged = helpful_modules(given.known, given.outputs, given.labels, given.targets, seed)
-    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak_classes or not auto}
+    judged = helpful_modules(given.weak, given.outputs, given.labels, given.targets, seed)
+    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak.shape[1] or not auto}
     taken = [target in wanted for target in given.targets]
     return replace(_fitted(given, taken, others_may_lose, seed), judged=tuple(judged))
 
@@ -228,9 +230,8 @@ def fit_patch(
 class _Given:
     """Checked arrays of validation images."""
 
-    weak_classes: int
-    known: np.ndarray  # (images, classes) the weak model's logits, and `constant` for classes that it does not know
-    constant: float
+    weak: np.ndarray  # (images, weak classes) float64: logits or probabilities
+    num_classes: int  # with those that are added
     targets: list[int]
     outputs: np.ndarray  # (images, modules)
     labels: np.ndarray  # (images,) int64
@@ -255,30 +256,24 @@ def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array, oth
     for target in targets:
         if not (wanted == target).any():
             raise UserError(f"target class {target}: expected validation images of it, given none; add some")
-    constant = _logit_of_added(weak, wanted, weak_classes)
-    known = _with_added(weak, num_classes, constant)
-    return _Given(weak_classes, known, constant, targets, _stacked(module_logits, len(weak)), wanted)
+    return _Given(weak, num_classes, targets, _stacked(module_logits, len(weak)), wanted)
 
 
 def _fitted(given: _Given, taken: Sequence[bool], others_may_lose: float | None, seed: int) -> Patch:
-    weak_classes, num_classes = given.weak_classes, given.known.shape[1]
+    weak_classes, num_classes = given.weak.shape[1], given.num_classes
     targets = [target for target, is_taken in zip(given.targets, taken, strict=True) if is_taken]
     if not targets:
         return Patch(weak_classes, num_classes, (), None)
     # To spare the other classes, the choice among them stays the weak model's.
     forms = FORMS if others_may_lose is None else [form for form in FORMS if form != "vector"]
-    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed, forms)
-    # An added class's logit is the same for all images, so it goes into the bias.
-    bias = found.bias + given.constant * found.weight[:, weak_classes:num_classes].sum(1)
-    weight = torch.cat([found.weight[:, :weak_classes], found.weight[:, num_classes:]], 1)
-    how = {name: value for name, value in vars(found).items() if name not in ("weight", "bias")}
-    fitted = Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
+    found = fit_linear_map(given.weak, given.outputs[:, list(taken)], given.labels, targets, seed, forms)
+    fitted = Patch(weak_classes, num_classes, tuple(targets), Learned(**vars(found)))
     return fitted if others_may_lose is None else _sparing_others(fitted, given, others_may_lose)
 
 
 def _sparing_others(fitted: Patch, given: _Given, may_lose: float) -> Patch:
     """The same with the target classes' scores lowered until the others are right nearly as often as before."""
-    targets, weak = fitted.target_classes, given.known[:, : given.weak_classes]
+    targets, weak = fitted.target_classes, given.weak
     outputs = {target: given.outputs[:, given.targets.index(target)] for target in targets}
     of_others = int((~np.isin(given.labels, targets)).sum())
     right = math.ceil(others_right(weak.argmax(1), given.labels, targets) - may_lose * of_others)
@@ -286,19 +281,7 @@ def _sparing_others(fitted: Patch, given: _Given, may_lose: float) -> Patch:
     rule = fitted.rule
     bias = rule.bias.clone()
     bias[list(targets)] -= lowering
-    return replace(fitted, rule=Learned(rule.weight, bias, **rule.found_by, lowered_by=lowering))
-
-
-def _logit_of_added(weak: np.ndarray, labels: np.ndarray, weak_classes: int) -> float:
-    """A logit with which a class that the weak model does not know has its share of the images, on average."""
-    share = float((labels >= weak_classes).mean())
-    if share in (0, 1):
-        return 0.0
-    return float(logsumexp(weak.astype(np.float64), axis=1).mean() + np.log(share / (1 - share)))
-
-
-def _with_added(weak: np.ndarray, num_classes: int, value: float) -> np.ndarray:
-    return np.pad(weak, ((0, 0), (0, num_classes - weak.shape[1])), constant_values=value)
+    return replace(fitted, rule=Learned.from_json({**rule.to_json(), "bias": bias, "lowered_by": lowering}))
 
 
 def _stacked(module_logits: ModuleLogits, images: int) -> np.ndarray:
@@ -319,7 +302,7 @@ def _checked_output(output: Array, target: int, images: int) -> np.ndarray:
             f"module_logits[{target}]: expected one number for each of {images} images, given {values.dtype} of shape "
             f"{values.shape}"
         )
-    return _finite(values, f"module_logits[{target}]")
+    return _finite(values, f"module_logits[{target}]").astype(np.float64)
 
 
 def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
@@ -330,7 +313,7 @@ def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.
         )
     if classes is not None and values.shape[1] != classes:
         raise UserError(f"{name}: expected logits of {classes} classes, given {values.shape[1]}")
-    return _finite(values, name)
+    return _finite(values, name).astype(np.float64)
 
 
 def _checked_labels(labels: Array, images: int, classes: int) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""Log-probabilities of whatever scores a classifier gives, whatever their scale, and the floor where they are probabilities.
+
+A rule is fitted on calibrated log-probabilities and not on the scores. So the scores times a positive factor, plus a
+constant for each image, give the same rule, and logits, log-probabilities and probabilities do. One factor of all logits,
+the inverse of a temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+"""
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+from torch import Tensor
+
+FURTHEST = 40.0  # nats by which a class can be below the most likely one; a class masked with -1e9 is at this distance
+PRIOR = 3.0  # standard deviation of the logarithm of a scale, in units of the typical margin between two classes
+SEARCHED = 14  # how far from that unit a scale can be: a factor of exp(14), about a million
+TOLERANCE = 0.05  # of the sum of probabilities that were rounded to two digits
+TOTALS = (1.0, 100.0)  # of probabilities, and of percentages
+
+
+def probability_floor(scores: np.ndarray) -> float | None:
+    """What to put in place of probabilities of 0 before the logarithm; None where the scores are no probabilities.
+
+    Scores (images, classes) are probabilities where they are between 0 and 1 and each row's sum is 1, except for
+    rounding; or between 0 and 100, and each sum is 100. The floor is half of the smallest positive one.
+    """
+    values = np.asarray(scores, np.float64)
+    for total in TOTALS:
+        shares = values / total
+        if shares.min() >= -1e-6 and (np.abs(shares.sum(1) - 1) <= TOLERANCE).all():
+            tiny = float(np.finfo(np.float32).tiny)
+            return max(float(values[values > 0].min()) / 2, tiny)
+    return None
+
+
+def logits_of(scores: Tensor, floor: Tensor | float | None) -> Tensor:
+    """Logits as they are, where `floor` is None; else the logarithms of probabilities, which count as the floor below it."""
+    return scores if floor is None else torch.log(torch.clamp(scores, min=floor))
+
+
+def log_probabilities(scores: Tensor, scale: Tensor | float, floor: Tensor | float | None = None) -> Tensor:
+    """(images, classes): the logarithms of softmax(scale * logits).
+
+    Args:
+        scores: (images, classes), logits or probabilities.
+        scale: of the logits.
+        floor: of probabilities; None where the scores are logits.
+    """
+    logits = logits_of(scores, floor)
+    below = logits - logits.amax(1, keepdim=True)
+    return torch.log_softmax(torch.clamp(below * scale, min=-FURTHEST), 1)
+
+
+def fitted_scale(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The factor of the logits with the least cross-entropy; rounded to float32, which a rule stores.
+
+    Where all images are right, or no better than by chance, no positive factor is the best one. A weak prior, log-normal
+    around 1 / (the median margin between the two highest logits), ends both: it counts as much as one image.
+
+    Args:
+        logits: (images, classes) float64.
+        labels: (images,) int64; images of classes that the logits do not name are left out.
+    """
+    below = logits.max(1, keepdims=True) - logits
+    margins = np.partition(below, 1, axis=1)[:, 1]
+    unit = float(np.median(margins[margins > 0])) if (margins > 0).any() else 1.0
+    named = labels < logits.shape[1]
+    below, wanted = below[named] / unit, labels[named, None]
+
+    def loss(log_scale: float) -> float:
+        distances = np.minimum(np.exp(log_scale) * below, FURTHEST)
+        cross_entropy = np.take_along_axis(distances, wanted, 1).sum() + logsumexp(-distances, axis=1).sum()
+        return float(cross_entropy + log_scale**2 / (2 * PRIOR**2))
+
+    # The cap makes several minima possible: the lowest one is near the best of a grid.
+    best = min(range(-SEARCHED, SEARCHED + 1), key=loss)
+    found = minimize_scalar(loss, bounds=(best - 1, best + 1), method="bounded", options={"xatol": 1e-9})
+    return float(np.float32(np.exp(found.x) / unit))
