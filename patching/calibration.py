@@ -1,8 +1,8 @@
-"""Log-probabilities of whatever scores a classifier gives, whatever their scale, and the floor where they are probabilities.
+"""Log-probabilities of the scores that a classifier gives: logits of any scale, or probabilities.
 
-A rule is fitted on calibrated log-probabilities and not on the scores. So the scores times a positive factor, plus a
-constant for each image, give the same rule, and logits, log-probabilities and probabilities do. One factor of all logits,
-the inverse of a temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+A rule is fitted on log-probabilities with a temperature of their own. So logits times a positive factor, and plus a
+constant for each image, give the same rule, and the probabilities of such logits do.
+Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ PRIOR = 3.0  # standard deviation of the logarithm of a scale, in units of the t
 SEARCHED = 14  # how far from that unit a scale can be: a factor of exp(14), about a million
 TOLERANCE = 0.05  # of the sum of probabilities that were rounded to two digits
 TOTALS = (1.0, 100.0)  # of probabilities, and of percentages
+TAKEN_FOR_PROBABILITIES = "the weak model gives probabilities: the patch is fitted on their logarithms"
 
 
 def probability_floor(scores: np.ndarray) -> float | None:
@@ -34,7 +35,7 @@ def probability_floor(scores: np.ndarray) -> float | None:
 
 
 def logits_of(scores: Tensor, floor: Tensor | float | None) -> Tensor:
-    """Logits as they are, where `floor` is None; else the logarithms of probabilities, which count as the floor below it."""
+    """Logits as they are, where `floor` is None; else the logarithms of probabilities, none of them below the floor."""
     return scores if floor is None else torch.log(torch.clamp(scores, min=floor))
 
 
@@ -54,8 +55,8 @@ def log_probabilities(scores: Tensor, scale: Tensor | float, floor: Tensor | flo
 def fitted_scale(logits: np.ndarray, labels: np.ndarray) -> float:
     """The factor of the logits with the least cross-entropy; rounded to float32, which a rule stores.
 
-    Where all images are right, or no better than by chance, no positive factor is the best one. A weak prior, log-normal
-    around 1 / (the median margin between the two highest logits), ends both: it counts as much as one image.
+    Where all images are right, the best factor is infinite, and where they are no better than chance, it is 0. A weak
+    prior keeps it finite in both cases: a log-normal one around 1 / (the median margin between the two highest logits).
 
     Args:
         logits: (images, classes) float64.

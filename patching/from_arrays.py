@@ -16,14 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patching.calibration import TAKEN_FOR_PROBABILITIES, probability_floor
 from patching.confidence import Change, change_of
 from patching.helpful import Judged, helpful_modules
 from patching.learned import FORMS, Array, fit_linear_map
 from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
 from patching.others_spared import least_lowering, others_right
 from patching.rules import Learned
-from patching.tables import interval_in_words
+from patching.tables import interval_in_words, over_no_module_lines
 from utils.errors import UserError
+from utils.progress import say
+
+SURELY = 20  # images: fewer rows of logits may be between 0 and 1 and have the sum 1 by chance
 
 ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
 
@@ -37,21 +41,33 @@ class TargetReport:
     before: TargetClassScores  # the others are the classes that the patch is not for
     after: TargetClassScores
     change: Change
+    no_module: TargetClassScores | None = None  # of the control without modules; None where there is no such control
+    over_no_module: Change | None = None  # from the control without modules to the patch
 
     def __str__(self) -> str:
         words = ("precision", "recall", "F1")
         values = zip(words, metrics_of(self.before), metrics_of(self.after), strict=False)
         shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
         sure = f"{interval_in_words(self.change.f1)} ({self.change.verdict('f1')})"
-        return f"{self.name}: {shares}; F1 changes by {sure}"
+        line = f"{self.name}: {shares}; F1 changes by {sure}"
+        over = () if self.over_no_module is None else over_no_module_lines(self.name, self.over_no_module)
+        return "\n".join([line, *over])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
+        scores = {"before": self.before, "after": self.after, "no_module": self.no_module}
         metrics = {
-            when: {**dict(zip(METRICS, metrics_of(scores), strict=True)), **vars(scores)}
-            for when, scores in (("before", self.before), ("after", self.after))
+            when: {**dict(zip(METRICS, metrics_of(of_class), strict=True)), **vars(of_class)}
+            for when, of_class in scores.items()
+            if of_class is not None
         }
-        return {"target_class": self.target_class, "name": self.name, **metrics, "change": self.change.to_json()}
+        changes = {"change": self.change, "over_no_module": self.over_no_module}
+        return {
+            "target_class": self.target_class,
+            "name": self.name,
+            **metrics,
+            **{name: change.to_json() for name, change in changes.items() if change is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,11 @@ class PatchReport:
     def f1_gained(self) -> float:
         """The sum over the target classes, from 0 to 1 each."""
         return sum(target.after.f1 - target.before.f1 for target in self.targets)
+
+    @property
+    def f1_over_no_module(self) -> float:
+        """As `f1_gained`, counted from the control without modules, where there is one: what the modules are worth."""
+        return sum(target.after.f1 - (target.no_module or target.before).f1 for target in self.targets)
 
     def __str__(self) -> str:
         before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
@@ -94,6 +115,8 @@ class PatchReport:
                 scores(target["before"]),
                 scores(target["after"]),
                 Change.from_json(target["change"]),
+                scores(target["no_module"]) if target.get("no_module") else None,
+                Change.from_json(target["over_no_module"]) if target.get("over_no_module") else None,
             )
             for target in values["targets"]
         )
@@ -114,6 +137,7 @@ class Patch:
     target_classes: tuple[int, ...]  # in the order of the rule's columns
     rule: Learned | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
     judged: tuple[Judged, ...] = ()  # every module that was looked at, in the order in which they help
+    no_module: "Patch | None" = None  # the control: the same fit without the modules' outputs
 
     def __call__(self, weak_logits: Array, module_logits: ModuleLogits) -> np.ndarray:
         """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
@@ -121,10 +145,19 @@ class Patch:
         if self.rule is None:
             added = ((0, 0), (0, self.num_classes - weak.shape[1]))
             return np.pad(weak, added, constant_values=-np.inf).astype(np.float32)
+        self._check_kind(weak, self.rule.probability_floor is not None)
         outputs = _stacked({target: _of(module_logits, target) for target in self.target_classes}, len(weak))
         rule = copy.deepcopy(self.rule).double()  # so that a constant in all logits of an image costs no digits
         with torch.inference_mode():
             return rule(torch.tensor(weak), torch.tensor(outputs)).float().numpy()
+
+    def _check_kind(self, weak: np.ndarray, of_probabilities: bool) -> None:
+        given = probability_floor(weak) is not None
+        if given != of_probabilities and (of_probabilities or len(weak) >= SURELY):
+            kinds = ("logits", "probabilities")
+            raise UserError(
+                f"weak_logits: expected {kinds[of_probabilities]}, as the patch was fitted on, given {kinds[given]}"
+            )
 
     def report(
         self,
@@ -146,9 +179,12 @@ class Patch:
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         wanted = _checked_labels(labels, len(weak), self.num_classes)
         answers = [weak.argmax(1), self(weak, module_logits).argmax(1)]
-        return report_of(
-            wanted, *answers, self.target_classes, classes or tuple(map(str, range(self.num_classes))), seed
-        )
+        control = None
+        if self.no_module is not None:
+            nothing = {target: np.zeros(len(weak)) for target in self.no_module.target_classes}
+            control = self.no_module(weak, nothing).argmax(1)
+        names = classes or tuple(map(str, range(self.num_classes)))
+        return report_of(wanted, *answers, self.target_classes, names, seed, control)
 
 
 def report_of(
@@ -158,8 +194,9 @@ def report_of(
     target_classes: Sequence[int],
     classes: Sequence[str],
     seed: int = 0,
+    no_module: np.ndarray | None = None,
 ) -> PatchReport:
-    """What changed between two sequences of answers (images,) int64."""
+    """What changed between two sequences of answers (images,) int64, and from `no_module`'s, where they are given."""
 
     def scores(answers: np.ndarray, target_class: int) -> TargetClassScores:
         of_class = scores_of_target_class(confusion_matrix(labels, answers, len(classes)), target_class)
@@ -176,6 +213,8 @@ def report_of(
             scores(before, target),
             scores(after, target),
             change_of(labels, before, after, target, target_classes, seed),
+            None if no_module is None else scores(no_module, target),
+            None if no_module is None else change_of(labels, no_module, after, target, target_classes, seed),
         )
         for target in target_classes
     )
@@ -194,7 +233,9 @@ def patch(
     """Fit a patch of one or several target classes at once, on validation images.
 
     Args:
-        weak_logits: (images, weak classes) float, the weak model's logits (or logarithms of its probabilities).
+        weak_logits: (images, weak classes) float, the weak model's logits of any scale, or its probabilities: the
+            logits times a positive factor, and plus a constant for each image, give the same patch, and so do
+            log-probabilities. Rows between 0 and 1 whose sums are 1 are taken for probabilities.
         module_logits: target class -> (images,) float, what its module says. A class from `weak classes` on is one
             that the weak model does not know: it is added.
         labels: (images,) int, from 0 to the number of classes with the added ones.
@@ -207,10 +248,15 @@ def patch(
     without validation images.
     """
     given = _checked(weak_logits, module_logits, labels, others_may_lose)
+    if probability_floor(given.weak) is not None:
+        say(TAKEN_FOR_PROBABILITIES)
     judged = helpful_modules(given.weak, given.outputs, given.labels, given.targets, seed)
     wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak.shape[1] or not auto}
     taken = [target in wanted for target in given.targets]
-    return replace(_fitted(given, taken, others_may_lose, seed), judged=tuple(judged))
+    fitted = _fitted(given, taken, others_may_lose, seed)
+    without = replace(given, outputs=np.zeros_like(given.outputs))
+    control = None if fitted.rule is None else _fitted(without, taken, others_may_lose, seed)
+    return replace(fitted, judged=tuple(judged), no_module=control)
 
 
 def fit_patch(
@@ -221,7 +267,7 @@ def fit_patch(
     others_may_lose: float | None = None,
     seed: int = 0,
 ) -> Patch:
-    """As `patch` with all modules, none of which is judged."""
+    """As `patch` with all modules, none of which is judged or compared with a control."""
     given = _checked(weak_logits, module_logits, labels, others_may_lose)
     return _fitted(given, [True] * len(given.targets), others_may_lose, seed)
 

@@ -165,7 +165,7 @@ class Learned(Rule):
     ) -> None:
         """The arguments are the fields of a `LinearFit`; a saved patched model does not have those of `found_by`.
 
-        Without `scale`, `low` and `high`, as earlier versions fitted it, the map acts on the logits and outputs themselves.
+        Without `scale`, `low` and `high`, as earlier versions fitted it, the map is one of logits and outputs.
         """
         super().__init__()
         self.found_by = found_by
