@@ -13,7 +13,7 @@ from torch import Tensor
 
 FURTHEST = 40.0  # nats by which a class can be below the most likely one; a class masked with -1e9 is at this distance
 PRIOR = 3.0  # standard deviation of the logarithm of a scale, in units of the typical margin between two classes
-SEARCHED = 14  # how far from that unit a scale can be: a factor of exp(14), about a million
+SEARCHED = range(-2, 15)  # logarithms of scales in that unit; below 0.1 float32 would lose digits of log-probabilities
 TOLERANCE = 0.05  # of the sum of probabilities that were rounded to two digits
 TOTALS = (1.0, 100.0)  # of probabilities, and of percentages
 TAKEN_FOR_PROBABILITIES = "the weak model gives probabilities: the patch is fitted on their logarithms"
@@ -52,11 +52,13 @@ def log_probabilities(scores: Tensor, scale: Tensor | float, floor: Tensor | flo
     return torch.log_softmax(torch.clamp(below * scale, min=-FURTHEST), 1)
 
 
+@np.errstate(over="ignore")  # further than float64 goes is further than FURTHEST
 def fitted_scale(logits: np.ndarray, labels: np.ndarray) -> float:
     """The factor of the logits with the least cross-entropy; rounded to float32, which a rule stores.
 
-    Where all images are right, the best factor is infinite, and where they are no better than chance, it is 0. A weak
-    prior keeps it finite in both cases: a log-normal one around 1 / (the median margin between the two highest logits).
+    Where all images are right, the best factor is infinite: a weak prior keeps it finite, a log-normal one around
+    1 / (the median margin between the two highest logits). Where they are no better than chance, it would be 0, and is
+    about a tenth of that.
 
     Args:
         logits: (images, classes) float64.
@@ -74,6 +76,6 @@ def fitted_scale(logits: np.ndarray, labels: np.ndarray) -> float:
         return float(cross_entropy + log_scale**2 / (2 * PRIOR**2))
 
     # The cap makes several minima possible: the lowest one is near the best of a grid.
-    best = min(range(-SEARCHED, SEARCHED + 1), key=loss)
+    best = min(SEARCHED, key=loss)
     found = minimize_scalar(loss, bounds=(best - 1, best + 1), method="bounded", options={"xatol": 1e-9})
     return float(np.float32(np.exp(found.x) / unit))

@@ -25,9 +25,7 @@ FORMS = ("few", "row", "vector")
 FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
-OUTLIERS = (
-    5.0  # a module's output beyond its 1st to 99th percentile, widened by so many times their distance, is cut off
-)
+OUTLIERS = 1.0  # times the distance of a module's 1st and 99th percentile: outputs that far beyond them are cut off
 
 Array = np.ndarray | Tensor
 

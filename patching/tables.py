@@ -40,7 +40,8 @@ def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
             f1, others = (_held(known, metric) for metric in ("f1", "others_accuracy"))
             lines.append(f"{method}: of {len(known)} changes F1 {f1}; others' accuracy {others}")
             if over:
-                lines.append(f"{method}: compared with no module, of {len(over)} changes F1 {_held(list(over.values()), 'f1')}")
+                held = _held(list(over.values()), "f1")
+                lines.append(f"{method}: compared with no module, of {len(over)} changes F1 {held}")
             if useless := [name for name, change in over.items() if change.f1[0] <= 0]:
                 lines.append(f"{method}: no better than recalibrating the weak model alone: {', '.join(useless)}")
     return lines
