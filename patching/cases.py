@@ -21,6 +21,7 @@ from modules.on_disk import load_kernel_mask, load_module
 from patching import files as patch_files
 from patching.answers import Answers, PatchImages, PatchNetworks, answers, answers_on_worker
 from patching.as_reported import Reported, checked_places, tolerance_on
+from patching.calibration import TAKEN_FOR_PROBABILITIES, probability_floor
 from patching.confidence import Change, change_of
 from patching.data import PatchData, load_patch_data, of_class
 from patching.metrics import confusion_matrix
@@ -32,6 +33,7 @@ from patching.weak_models import WeakKind, weak_network_name
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.files import sha256_of
+from utils.progress import say
 from utils.stage import Stage
 
 CHECKED_OUTPUTS = 10  # of the collected outputs are compared with the module on the disk
@@ -76,6 +78,7 @@ class Patched:
     confusion: np.ndarray  # (classes, classes) int64 on the test images, rows = labels
     rule: Rule | None  # None = the weak model as it is
     change: Change | None = None  # against the weak model as it is
+    over_no_module: Change | None = None  # against the control without a module
 
 
 class PatchCases:
@@ -176,6 +179,8 @@ class PatchCases:
 
     def _case(self, patch: PatchParts, images: PatchImages, said: Answers) -> PatchCase:
         valid, test = (self._outputs(part, images, said) for part in ("valid", "test"))
+        if probability_floor(valid.weak.numpy()) is not None:
+            say(TAKEN_FOR_PROBABILITIES)
         return PatchCase(**vars(patch), valid=valid, test=test, strong_outputs=said.strong_of_class)
 
     def report(self, case: PatchCase, results: dict[str, Patched]) -> PatchedWeakModel:
@@ -190,7 +195,8 @@ class PatchCases:
             validation_images=len(case.valid.labels),
             test_images=len(case.test.labels),
             methods={
-                method: method_entry(result.confusion, result.rule, result.change) for method, result in results.items()
+                method: method_entry(result.confusion, result.rule, result.change, result.over_no_module)
+                for method, result in results.items()
             },
             module_sha256=sha256_of(module_files.module(self.place(case.target_class), case.target_class).path),
         )
@@ -239,21 +245,26 @@ def evaluate(case: PatchCase, calibrations: list[str]) -> dict[str, Patched]:
     num_classes = len(case.classes)
     before = test.weak.argmax(1).numpy()
 
-    def patch(
+    def answers_of(
         calibration: str, valid_output: Tensor | None, class_outputs: np.ndarray | None, test_output: Tensor
-    ) -> Patched:
+    ) -> tuple[Rule, np.ndarray]:
         rule = RULES[calibration].fit(valid.weak, valid_output, valid.labels, class_outputs)
-        after = rule(test.weak, test_output).argmax(1).numpy()
-        change = change_of(test.labels, before, after, num_classes - 1)
-        return Patched(confusion_matrix(test.labels, after, num_classes), rule, change)
+        return rule, rule(test.weak, test_output).argmax(1).numpy()
+
+    def compared(rule: Rule, after: np.ndarray, over: np.ndarray | None) -> Patched:
+        change, over_no_module = (
+            None if old is None else change_of(test.labels, old, after, num_classes - 1) for old in (before, over)
+        )
+        return Patched(confusion_matrix(test.labels, after, num_classes), rule, change, over_no_module)
 
     module = (valid.module, case.module_outputs, test.module)
     whole_model = (valid.strong, case.strong_outputs, test.strong)
+    no_module, without = answers_of("learned", None, None, torch.zeros(len(test.labels)))
     results = {BEFORE: Patched(confusion_matrix(test.labels, before, num_classes), None)}
     for calibration in calibrations:
-        results[calibration] = patch(calibration, *module)
-        results[WHOLE_MODEL.format(calibration)] = patch(calibration, *whole_model)
-    results[NO_MODULE] = patch("learned", None, None, torch.zeros(len(test.labels)))
+        results[calibration] = compared(*answers_of(calibration, *module), without)
+        results[WHOLE_MODEL.format(calibration)] = compared(*answers_of(calibration, *whole_model), without)
+    results[NO_MODULE] = compared(no_module, without, None)
     if "learned" not in calibrations:
-        results[WHOLE_MODEL.format("learned")] = patch("learned", *whole_model)
+        results[WHOLE_MODEL.format("learned")] = compared(*answers_of("learned", *whole_model), without)
     return results

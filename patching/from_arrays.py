@@ -6,6 +6,7 @@ scores = patched(new_weak_logits, {3: new_outputs_3, 5: new_outputs_5})
 print(patched.report(test_weak_logits, {3: test_outputs_3, 5: test_outputs_5}, test_labels))
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,17 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
+from patching.calibration import TAKEN_FOR_PROBABILITIES, probability_floor
 from patching.confidence import Change, change_of
 from patching.helpful import Judged, helpful_modules
 from patching.learned import FORMS, Array, fit_linear_map
 from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
 from patching.others_spared import least_lowering, others_right
 from patching.rules import Learned
-from patching.tables import interval_in_words
+from patching.tables import interval_in_words, over_no_module_lines
 from utils.errors import UserError
+from utils.progress import say
+
+SURELY = 20  # images: fewer rows of logits may be between 0 and 1 and have the sum 1 by chance
 
 ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
 
@@ -37,21 +41,33 @@ class TargetReport:
     before: TargetClassScores  # the others are the classes that the patch is not for
     after: TargetClassScores
     change: Change
+    no_module: TargetClassScores | None = None  # of the control without modules; None where there is no such control
+    over_no_module: Change | None = None  # from the control without modules to the patch
 
     def __str__(self) -> str:
         words = ("precision", "recall", "F1")
         values = zip(words, metrics_of(self.before), metrics_of(self.after), strict=False)
         shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
         sure = f"{interval_in_words(self.change.f1)} ({self.change.verdict('f1')})"
-        return f"{self.name}: {shares}; F1 changes by {sure}"
+        line = f"{self.name}: {shares}; F1 changes by {sure}"
+        over = () if self.over_no_module is None else over_no_module_lines(self.name, self.over_no_module)
+        return "\n".join([line, *over])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
+        scores = {"before": self.before, "after": self.after, "no_module": self.no_module}
         metrics = {
-            when: {**dict(zip(METRICS, metrics_of(scores), strict=True)), **vars(scores)}
-            for when, scores in (("before", self.before), ("after", self.after))
+            when: {**dict(zip(METRICS, metrics_of(of_class), strict=True)), **vars(of_class)}
+            for when, of_class in scores.items()
+            if of_class is not None
         }
-        return {"target_class": self.target_class, "name": self.name, **metrics, "change": self.change.to_json()}
+        changes = {"change": self.change, "over_no_module": self.over_no_module}
+        return {
+            "target_class": self.target_class,
+            "name": self.name,
+            **metrics,
+            **{name: change.to_json() for name, change in changes.items() if change is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,11 @@ class PatchReport:
     def f1_gained(self) -> float:
         """The sum over the target classes, from 0 to 1 each."""
         return sum(target.after.f1 - target.before.f1 for target in self.targets)
+
+    @property
+    def f1_over_no_module(self) -> float:
+        """As `f1_gained`, counted from the control without modules, where there is one: what the modules are worth."""
+        return sum(target.after.f1 - (target.no_module or target.before).f1 for target in self.targets)
 
     def __str__(self) -> str:
         before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
@@ -94,6 +115,8 @@ class PatchReport:
                 scores(target["before"]),
                 scores(target["after"]),
                 Change.from_json(target["change"]),
+                scores(target["no_module"]) if target.get("no_module") else None,
+                Change.from_json(target["over_no_module"]) if target.get("over_no_module") else None,
             )
             for target in values["targets"]
         )
@@ -114,15 +137,27 @@ class Patch:
     target_classes: tuple[int, ...]  # in the order of the rule's columns
     rule: Learned | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
     judged: tuple[Judged, ...] = ()  # every module that was looked at, in the order in which they help
+    no_module: "Patch | None" = None  # the control: the same fit without the modules' outputs
 
     def __call__(self, weak_logits: Array, module_logits: ModuleLogits) -> np.ndarray:
         """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         if self.rule is None:
-            return _with_added(weak, self.num_classes, -np.inf).astype(np.float32)
+            added = ((0, 0), (0, self.num_classes - weak.shape[1]))
+            return np.pad(weak, added, constant_values=-np.inf).astype(np.float32)
+        self._check_kind(weak, self.rule.probability_floor is not None)
         outputs = _stacked({target: _of(module_logits, target) for target in self.target_classes}, len(weak))
+        rule = copy.deepcopy(self.rule).double()  # so that a constant in all logits of an image costs no digits
         with torch.inference_mode():
-            return self.rule(torch.tensor(weak).float(), torch.tensor(outputs).float()).numpy()
+            return rule(torch.tensor(weak), torch.tensor(outputs)).float().numpy()
+
+    def _check_kind(self, weak: np.ndarray, of_probabilities: bool) -> None:
+        given = probability_floor(weak) is not None
+        if given != of_probabilities and (of_probabilities or len(weak) >= SURELY):
+            kinds = ("logits", "probabilities")
+            raise UserError(
+                f"weak_logits: expected {kinds[of_probabilities]}, as the patch was fitted on, given {kinds[given]}"
+            )
 
     def report(
         self,
@@ -144,9 +179,12 @@ class Patch:
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         wanted = _checked_labels(labels, len(weak), self.num_classes)
         answers = [weak.argmax(1), self(weak, module_logits).argmax(1)]
-        return report_of(
-            wanted, *answers, self.target_classes, classes or tuple(map(str, range(self.num_classes))), seed
-        )
+        control = None
+        if self.no_module is not None:
+            nothing = {target: np.zeros(len(weak)) for target in self.no_module.target_classes}
+            control = self.no_module(weak, nothing).argmax(1)
+        names = classes or tuple(map(str, range(self.num_classes)))
+        return report_of(wanted, *answers, self.target_classes, names, seed, control)
 
 
 def report_of(
@@ -156,8 +194,9 @@ def report_of(
     target_classes: Sequence[int],
     classes: Sequence[str],
     seed: int = 0,
+    no_module: np.ndarray | None = None,
 ) -> PatchReport:
-    """What changed between two sequences of answers (images,) int64."""
+    """What changed between two sequences of answers (images,) int64, and from `no_module`'s, where they are given."""
 
     def scores(answers: np.ndarray, target_class: int) -> TargetClassScores:
         of_class = scores_of_target_class(confusion_matrix(labels, answers, len(classes)), target_class)
@@ -174,6 +213,8 @@ def report_of(
             scores(before, target),
             scores(after, target),
             change_of(labels, before, after, target, target_classes, seed),
+            None if no_module is None else scores(no_module, target),
+            None if no_module is None else change_of(labels, no_module, after, target, target_classes, seed),
         )
         for target in target_classes
     )
@@ -192,7 +233,9 @@ def patch(
     """Fit a patch of one or several target classes at once, on validation images.
 
     Args:
-        weak_logits: (images, weak classes) float, the weak model's logits (or logarithms of its probabilities).
+        weak_logits: (images, weak classes) float, the weak model's logits of any scale, or its probabilities: the
+            logits times a positive factor, and plus a constant for each image, give the same patch, and so do
+            log-probabilities. Rows between 0 and 1 whose sums are 1 are taken for probabilities.
         module_logits: target class -> (images,) float, what its module says. A class from `weak classes` on is one
             that the weak model does not know: it is added.
         labels: (images,) int, from 0 to the number of classes with the added ones.
@@ -205,10 +248,15 @@ def patch(
     without validation images.
     """
     given = _checked(weak_logits, module_logits, labels, others_may_lose)
-    judged = helpful_modules(given.known, given.outputs, given.labels, given.targets, seed)
-    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak_classes or not auto}
+    if probability_floor(given.weak) is not None:
+        say(TAKEN_FOR_PROBABILITIES)
+    judged = helpful_modules(given.weak, given.outputs, given.labels, given.targets, seed)
+    wanted = {one.target_class for one in judged if one.helps or one.target_class >= given.weak.shape[1] or not auto}
     taken = [target in wanted for target in given.targets]
-    return replace(_fitted(given, taken, others_may_lose, seed), judged=tuple(judged))
+    fitted = _fitted(given, taken, others_may_lose, seed)
+    without = replace(given, outputs=np.zeros_like(given.outputs))
+    control = None if fitted.rule is None else _fitted(without, taken, others_may_lose, seed)
+    return replace(fitted, judged=tuple(judged), no_module=control)
 
 
 def fit_patch(
@@ -219,7 +267,7 @@ def fit_patch(
     others_may_lose: float | None = None,
     seed: int = 0,
 ) -> Patch:
-    """As `patch` with all modules, none of which is judged."""
+    """As `patch` with all modules, none of which is judged or compared with a control."""
     given = _checked(weak_logits, module_logits, labels, others_may_lose)
     return _fitted(given, [True] * len(given.targets), others_may_lose, seed)
 
@@ -228,9 +276,8 @@ def fit_patch(
 class _Given:
     """Checked arrays of validation images."""
 
-    weak_classes: int
-    known: np.ndarray  # (images, classes) the weak model's logits, and `constant` for classes that it does not know
-    constant: float
+    weak: np.ndarray  # (images, weak classes) float64: logits or probabilities
+    num_classes: int  # with those that are added
     targets: list[int]
     outputs: np.ndarray  # (images, modules)
     labels: np.ndarray  # (images,) int64
@@ -255,30 +302,24 @@ def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array, oth
     for target in targets:
         if not (wanted == target).any():
             raise UserError(f"target class {target}: expected validation images of it, given none; add some")
-    constant = _logit_of_added(weak, wanted, weak_classes)
-    known = _with_added(weak, num_classes, constant)
-    return _Given(weak_classes, known, constant, targets, _stacked(module_logits, len(weak)), wanted)
+    return _Given(weak, num_classes, targets, _stacked(module_logits, len(weak)), wanted)
 
 
 def _fitted(given: _Given, taken: Sequence[bool], others_may_lose: float | None, seed: int) -> Patch:
-    weak_classes, num_classes = given.weak_classes, given.known.shape[1]
+    weak_classes, num_classes = given.weak.shape[1], given.num_classes
     targets = [target for target, is_taken in zip(given.targets, taken, strict=True) if is_taken]
     if not targets:
         return Patch(weak_classes, num_classes, (), None)
     # To spare the other classes, the choice among them stays the weak model's.
     forms = FORMS if others_may_lose is None else [form for form in FORMS if form != "vector"]
-    found = fit_linear_map(given.known, given.outputs[:, list(taken)], given.labels, targets, seed, forms)
-    # An added class's logit is the same for all images, so it goes into the bias.
-    bias = found.bias + given.constant * found.weight[:, weak_classes:num_classes].sum(1)
-    weight = torch.cat([found.weight[:, :weak_classes], found.weight[:, num_classes:]], 1)
-    how = {name: value for name, value in vars(found).items() if name not in ("weight", "bias")}
-    fitted = Patch(weak_classes, num_classes, tuple(targets), Learned(weight, bias, **how))
+    found = fit_linear_map(given.weak, given.outputs[:, list(taken)], given.labels, targets, seed, forms)
+    fitted = Patch(weak_classes, num_classes, tuple(targets), Learned(**vars(found)))
     return fitted if others_may_lose is None else _sparing_others(fitted, given, others_may_lose)
 
 
 def _sparing_others(fitted: Patch, given: _Given, may_lose: float) -> Patch:
     """The same with the target classes' scores lowered until the others are right nearly as often as before."""
-    targets, weak = fitted.target_classes, given.known[:, : given.weak_classes]
+    targets, weak = fitted.target_classes, given.weak
     outputs = {target: given.outputs[:, given.targets.index(target)] for target in targets}
     of_others = int((~np.isin(given.labels, targets)).sum())
     right = math.ceil(others_right(weak.argmax(1), given.labels, targets) - may_lose * of_others)
@@ -286,19 +327,7 @@ def _sparing_others(fitted: Patch, given: _Given, may_lose: float) -> Patch:
     rule = fitted.rule
     bias = rule.bias.clone()
     bias[list(targets)] -= lowering
-    return replace(fitted, rule=Learned(rule.weight, bias, **rule.found_by, lowered_by=lowering))
-
-
-def _logit_of_added(weak: np.ndarray, labels: np.ndarray, weak_classes: int) -> float:
-    """A logit with which a class that the weak model does not know has its share of the images, on average."""
-    share = float((labels >= weak_classes).mean())
-    if share in (0, 1):
-        return 0.0
-    return float(logsumexp(weak.astype(np.float64), axis=1).mean() + np.log(share / (1 - share)))
-
-
-def _with_added(weak: np.ndarray, num_classes: int, value: float) -> np.ndarray:
-    return np.pad(weak, ((0, 0), (0, num_classes - weak.shape[1])), constant_values=value)
+    return replace(fitted, rule=Learned.from_json({**rule.to_json(), "bias": bias, "lowered_by": lowering}))
 
 
 def _stacked(module_logits: ModuleLogits, images: int) -> np.ndarray:
@@ -319,7 +348,7 @@ def _checked_output(output: Array, target: int, images: int) -> np.ndarray:
             f"module_logits[{target}]: expected one number for each of {images} images, given {values.dtype} of shape "
             f"{values.shape}"
         )
-    return _finite(values, f"module_logits[{target}]")
+    return _finite(values, f"module_logits[{target}]").astype(np.float64)
 
 
 def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
@@ -330,7 +359,7 @@ def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.
         )
     if classes is not None and values.shape[1] != classes:
         raise UserError(f"{name}: expected logits of {classes} classes, given {values.shape[1]}")
-    return _finite(values, name)
+    return _finite(values, name).astype(np.float64)
 
 
 def _checked_labels(labels: Array, images: int, classes: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +10,10 @@ from torch import Tensor
 from patching.learned import (
     RIDGES,
     Array,
-    fold_of_each,
     free_directions,
     held_out_scores,
     one_blas_thread,
-    standardise,
+    prepared,
 )
 
 SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
@@ -50,22 +48,20 @@ def helpful_modules(
     helpful beside it, until none helps beside those taken.
 
     Args:
-        weak_logits: (images, classes) float.
+        weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
         module_outputs: (images, modules) float.
         labels: (images,) int64.
-        targets: the target class of each module.
+        targets: the target class of each module; from the number of weak classes on, classes to add.
         seed: of the assignment of images to folds.
     """
-    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
-    features, _ = standardise(logits, torch.as_tensor(module_outputs).double())
-    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
+    data = prepared(weak_logits, module_outputs, labels, targets, seed)
 
     def losses(modules: list[int]) -> Tensor:
         """(images,) of the best ridge: the cross-entropy where the image was not fitted on."""
-        found = torch.zeros(len(RIDGES), len(target), dtype=torch.float64)
-        directions = _directions(logits.shape[1], targets, modules)
-        for number, outside, scores in held_out_scores(logits, features, target, directions, folds):
-            found[number, outside] = F.cross_entropy(scores, target[outside], reduction="none")
+        found = torch.zeros(len(RIDGES), len(data.labels), dtype=torch.float64)
+        directions = _directions(data.logits.shape[1], targets, modules)
+        for number, outside, scores in held_out_scores(data, directions):
+            found[number, outside] = F.cross_entropy(scores, data.labels[outside], reduction="none")
         return found[found.mean(1).argmin()]
 
     taken: list[int] = []

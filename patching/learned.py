@@ -1,13 +1,15 @@
-"""The learned calibration: a linear map of the weak model's logits and modules' outputs, fitted on validation data.
+"""The learned calibration: a linear map of log-probabilities and modules' outputs, fitted on validation data.
 
-One module for one target class, or several at once, each for a target class of its own. A multinomial logistic
-regression (convex) on the weak model's own validation images. Its free parameters are few, and a ridge pulls them
-towards the weak model as it is, so that a module which knows nothing changes nothing. Temperature and vector scaling:
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+One module for one target class, or several at once, each for a target class of its own. The weak model's logits get one
+temperature first (`patching.calibration`), which makes them log-probabilities, whatever their scale. Then a multinomial
+logistic regression (convex) on the weak model's own validation images. Its free parameters are few, and a ridge pulls
+them towards the weak model with that temperature, so that a module which knows nothing changes no answer. Vector
+scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from patching.calibration import fitted_scale, log_probabilities, logits_of, probability_floor
 from utils.seeds import generator
 
 FORMS = ("few", "row", "vector")
 FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
+OUTLIERS = 1.0  # times the distance of a module's 1st and 99th percentile: outputs that far beyond them are cut off
 
 Array = np.ndarray | Tensor
 
@@ -31,14 +35,72 @@ one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A fitted linear map, and how it was found."""
+    """A fitted map and how it was found. `patching.rules.Learned` applies it."""
 
-    weight: Tensor  # (classes, classes + modules) float32; the last columns weigh the modules' outputs
+    weight: Tensor  # (classes, weak classes + modules) float32; the last columns weigh the modules' outputs
     bias: Tensor  # (classes,) float32
+    scale: float  # of the weak model's logits: 1 / temperature
+    low: Tensor  # (modules,) float32: outputs below it count as this one, and are counted from it
+    high: Tensor  # (modules,) float32: outputs above it count as this one
+    probability_floor: float | None  # of the weak model's probabilities; None where it gives logits
     form: str  # which parameters are free, and
     ridge: float  # how strongly they are held: both as cross-validation chose
-    loss_before: float  # cross-entropy of the weak model's own logits on the validation images, nats per image
+    loss_before: float  # cross-entropy of the weak model with its temperature on the validation images, nats per image
     loss_cross_validated: float  # the same of the rule, on folds that it was not fitted on
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Validation data as a fit sees it."""
+
+    logits: Tensor  # (images, classes) float64, log-probabilities; of an added class the same for all images
+    features: Tensor  # (images, classes + modules + 1) float64, see `standardise`
+    labels: Tensor  # (images,) int64
+    folds: Tensor  # (images,) int64
+    scale: "Scale"
+    calibration: dict[str, Any]  # the fields scale, low, high and probability_floor of a `LinearFit`
+
+
+def prepared(
+    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int
+) -> Prepared:
+    """The data of a fit; the arguments are those of `fit_linear_map`."""
+    target = torch.as_tensor(labels).long()
+    scores = torch.as_tensor(weak_logits).double()
+    floor = probability_floor(scores.numpy())
+    scale = fitted_scale(logits_of(scores, floor).numpy(), target.numpy())
+    known = log_probabilities(scores, scale, floor)
+    num_added = max(0, max(targets, default=0) + 1 - known.shape[1])
+    # An added class starts with its share of the images: its logit is against 0, the logarithm of all others' sum.
+    share = float((target >= known.shape[1]).double().mean())
+    start = 0.0 if share in (0, 1) else float(np.log(share / (1 - share)))
+    logits = F.pad(known, (0, num_added), value=start)
+    if module_outputs is None:
+        module_outputs = torch.zeros(len(target), len(targets))
+    outputs = torch.as_tensor(module_outputs).double()
+    low, high = output_limits(outputs)
+    features, of_features = standardise(logits, limited(outputs, low, high))
+    folds = torch.as_tensor(fold_of_each(target.numpy(), seed))
+    calibration = {"scale": scale, "low": low, "high": high, "probability_floor": floor}
+    return Prepared(logits, features, target, folds, of_features, calibration)
+
+
+def output_limits(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest output (modules,) float32 that is no outlier, of outputs (images, modules)."""
+    quantiles = np.percentile(outputs.numpy(), (0, 1, 99, 100), axis=0).reshape(4, -1)
+    least, first, last, most = quantiles
+    reach = OUTLIERS * (last - first)
+    low = np.where(reach > 0, np.maximum(least, first - reach), least).astype(np.float32)
+    high = np.where(reach > 0, np.minimum(most, last + reach), most).astype(np.float32)
+    varies = most > least  # then rounding must not cut off what is no outlier
+    low = np.where(varies, np.nextafter(low, np.float32(-np.inf)), low)
+    high = np.where(varies, np.nextafter(high, np.float32(np.inf)), high)
+    return torch.from_numpy(low), torch.from_numpy(high)
+
+
+def limited(outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Outputs (images, modules) within their limits, counted from the lower one."""
+    return torch.minimum(torch.maximum(outputs, low), high) - low
 
 
 def free_directions(num_classes: int, form: str, targets: Sequence[int], *, with_modules: bool = True) -> Tensor:
@@ -86,46 +148,55 @@ def fit_linear_map(
     """The map with the least cross-entropy on validation images, its form and ridge chosen by cross-validation.
 
     Args:
-        weak_logits: (images, classes) float.
+        weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
         module_outputs: (images, modules) float, or None for the control without modules.
         labels: (images,) int64.
-        targets: the target class of each module, one column of the weak logits each.
+        targets: the target class of each module: a column of the weak logits, or one of the next numbers, which is a
+            class to add.
         seed: of the assignment of images to folds.
         forms: to choose from.
     """
-    outputs = torch.zeros(len(labels), len(targets)) if module_outputs is None else torch.as_tensor(module_outputs)
-    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
-    features, scale = standardise(logits, outputs.double())
-    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
+    data = prepared(weak_logits, module_outputs, labels, targets, seed)
+    num_classes, weak_classes = data.logits.shape[1], np.shape(weak_logits)[1]
 
     def directions_of(form: str) -> Tensor:
-        return free_directions(logits.shape[1], form, targets, with_modules=module_outputs is not None)
+        return free_directions(num_classes, form, targets, with_modules=module_outputs is not None)
 
     losses = {}
     for form in forms:
-        of_form = held_out_losses(logits, features, target, directions_of(form), folds)
+        of_form = held_out_losses(data, directions_of(form))
         losses.update({(form, ridge): loss for ridge, loss in zip(RIDGES, of_form, strict=True)})
     form, ridge = min(losses, key=lambda candidate: losses[candidate])
-    parameters = fit(logits, features, target, directions_of(form), ridge)
-    weight, bias = unstandardise(change(directions_of(form), parameters), scale)
-    before = float(F.cross_entropy(logits, target))
-    return LinearFit(weight.float(), bias.float(), form, ridge, before, losses[form, ridge])
+    parameters = fit(data.logits, data.features, data.labels, directions_of(form), ridge)
+    weight, bias = unstandardise(change(directions_of(form), parameters), data.scale)
+    # An added class's logit is the same for all images, so it goes into the bias.
+    bias = bias + weight[:, weak_classes:num_classes] @ data.logits[0, weak_classes:]
+    weight = torch.cat([weight[:, :weak_classes], weight[:, num_classes:]], 1)
+    before = float(F.cross_entropy(data.logits, data.labels))
+    return LinearFit(
+        weight.float(),
+        bias.float(),
+        **data.calibration,
+        form=form,
+        ridge=ridge,
+        loss_before=before,
+        loss_cross_validated=losses[form, ridge],
+    )
 
 
-def held_out_losses(logits: Tensor, features: Tensor, labels: Tensor, directions: Tensor, folds: Tensor) -> list[float]:
+def held_out_losses(data: Prepared, directions: Tensor) -> list[float]:
     """Per RIDGE the cross-entropy, nats per image, on the folds that a fit did not see."""
     losses = [0.0] * len(RIDGES)
-    for number, outside, scores in held_out_scores(logits, features, labels, directions, folds):
-        losses[number] += float(F.cross_entropy(scores, labels[outside], reduction="sum")) / len(labels)
+    for number, outside, scores in held_out_scores(data, directions):
+        losses[number] += float(F.cross_entropy(scores, data.labels[outside], reduction="sum")) / len(data.labels)
     return losses
 
 
-def held_out_scores(
-    logits: Tensor, features: Tensor, labels: Tensor, directions: Tensor, folds: Tensor
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+def held_out_scores(data: Prepared, directions: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """For each fold and each RIDGE's number, which images are in the fold (images,), and their scores (n, classes)."""
-    for fold in folds.unique():
-        inside, outside = folds != fold, folds == fold
+    logits, features, labels = data.logits, data.features, data.labels
+    for fold in data.folds.unique():
+        inside, outside = data.folds != fold, data.folds == fold
         parameters = None
         for number, ridge in reversed(list(enumerate(RIDGES))):  # from stiff to free, each from the last one's end
             parameters = fit(logits[inside], features[inside], labels[inside], directions, ridge, parameters)
@@ -138,16 +209,14 @@ def held_out_answers(
 ) -> np.ndarray:
     """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
 
-    Form and ridge are those that `fit_linear_map` chooses on all images; its arguments are the same.
+    Form and ridge are those that `fit_linear_map` chooses on all images, and the weak model's temperature is of all
+    images; the arguments are the same.
     """
     found = fit_linear_map(weak_logits, module_outputs, labels, targets, seed)
-    outputs = torch.zeros(len(labels), len(targets)) if module_outputs is None else torch.as_tensor(module_outputs)
-    logits, target = torch.as_tensor(weak_logits).double(), torch.as_tensor(labels)
-    features, _ = standardise(logits, outputs.double())
-    folds = torch.as_tensor(fold_of_each(np.asarray(labels), seed))
-    directions = free_directions(logits.shape[1], found.form, targets, with_modules=module_outputs is not None)
-    answers = np.empty(len(labels), np.int64)
-    for number, outside, scores in held_out_scores(logits, features, target, directions, folds):
+    data = prepared(weak_logits, module_outputs, labels, targets, seed)
+    directions = free_directions(data.logits.shape[1], found.form, targets, with_modules=module_outputs is not None)
+    answers = np.empty(len(data.labels), np.int64)
+    for number, outside, scores in held_out_scores(data, directions):
         if RIDGES[number] == found.ridge:
             answers[outside.numpy()] = scores.argmax(1).numpy()
     return answers
@@ -162,28 +231,35 @@ def fold_of_each(labels: np.ndarray, seed: int) -> np.ndarray:
     return folds
 
 
-Scale = tuple[Tensor, Tensor, Tensor]  # the logits' spread; each output's mean and standard deviation (modules,)
+class Scale(NamedTuple):
+    """What features are counted from and in which units."""
+
+    spread: Tensor  # the logits' standard deviation
+    mean: Tensor  # (modules,) of each output
+    deviation: Tensor  # (modules,) its standard deviation
+    centre: Tensor  # the logits' mean
 
 
 def standardise(logits: Tensor, outputs: Tensor) -> tuple[Tensor, Scale]:
-    """Features (images, classes + modules + 1): logits in units of their spread, standardised outputs, ones; the scale.
+    """Features (images, classes + modules + 1): logits and outputs less their mean, in units of their spread; ones.
 
-    One strength of ridge then means the same for all of them. `outputs` is (images, modules).
+    One strength of ridge then means the same for all of them. What does not vary is 0. `outputs` is (images, modules).
     """
-    spread = logits.std().clamp_min(1e-12)
-    mean = torch.stack([output.mean() for output in outputs.T])
-    deviation = torch.stack([output.std() for output in outputs.T]).clamp_min(1e-12)
+    spread, deviation = (
+        torch.where(found > least, found, torch.inf) for found, least in ((logits.std(), 1e-9), (outputs.std(0), 0))
+    )
+    scale = Scale(spread, outputs.mean(0), deviation, logits.mean())
     ones = torch.ones(len(outputs), 1, dtype=logits.dtype)
-    return torch.cat([logits / spread, (outputs - mean) / deviation, ones], 1), (spread, mean, deviation)
+    return torch.cat([(logits - scale.centre) / spread, (outputs - scale.mean) / deviation, ones], 1), scale
 
 
 def unstandardise(changed: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Weight (classes, classes + modules) and bias (classes,) that act on raw logits and outputs."""
-    spread, mean, deviation = scale
+    """Weight (classes, classes + modules) and bias (classes,) that act on the logits and outputs themselves."""
     num_classes = len(changed)
-    of_logits = torch.eye(num_classes, dtype=changed.dtype) + changed[:, :num_classes] / spread
-    of_outputs = changed[:, num_classes:-1] / deviation
-    return torch.cat([of_logits, of_outputs], 1), changed[:, -1] - (of_outputs * mean).sum(1)
+    of_logits = changed[:, :num_classes] / scale.spread
+    of_outputs = changed[:, num_classes:-1] / scale.deviation
+    bias = changed[:, -1] - of_logits.sum(1) * scale.centre - (of_outputs * scale.mean).sum(1)
+    return torch.cat([torch.eye(num_classes, dtype=changed.dtype) + of_logits, of_outputs], 1), bias
 
 
 def change(directions: Tensor, parameters: Tensor) -> Tensor:

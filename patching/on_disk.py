@@ -94,6 +94,7 @@ def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[Patch
             for method in model.methods:
                 model.confusion(method)
                 model.change(method)
+                model.over_no_module(method)
             for calibration in model.calibrations:
                 model.rule(calibration)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -50,7 +50,17 @@ class PatchedWeakModel:
 
         Raises KeyError, TypeError or ValueError where it is none.
         """
-        values = self.methods[method].get("change")
+        return self._change(method, "change")
+
+    def over_no_module(self, method: str) -> Change | None:
+        """How sure the changes from the control without a module are; None of that control, and in older reports.
+
+        Raises KeyError, TypeError or ValueError where it is none.
+        """
+        return self._change(method, "over_no_module")
+
+    def _change(self, method: str, name: str) -> Change | None:
+        values = self.methods[method].get(name)
         return None if values is None else Change.from_json(values)
 
     @property
@@ -67,7 +77,9 @@ class PatchedWeakModel:
         return rule
 
 
-def method_entry(confusion: np.ndarray, rule: Rule | None, change: Change | None = None) -> dict[str, Any]:
+def method_entry(
+    confusion: np.ndarray, rule: Rule | None, change: Change | None = None, over_no_module: Change | None = None
+) -> dict[str, Any]:
     """What the file says of one method: metrics, the counts behind them, confusion matrix, rule and sureness."""
     scores = scores_of_target_class(confusion, len(confusion) - 1)
     return {
@@ -76,6 +88,7 @@ def method_entry(confusion: np.ndarray, rule: Rule | None, change: Change | None
         "confusion_matrix": confusion.tolist(),
         "rule": rule.to_json() if rule else None,
         "change": change.to_json() if change else None,
+        "over_no_module": over_no_module.to_json() if over_no_module else None,
     }
 
 

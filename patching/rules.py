@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patching.learned import Array, fit_linear_map
+from patching.calibration import log_probabilities, logits_of, probability_floor
+from patching.learned import Array, fit_linear_map, limited
 from utils.errors import UserError
 
 
@@ -61,12 +62,15 @@ class RangeRule(Rule):
     saved_as = "range"
     low: Tensor
     high: Tensor
+    probability_floor: Tensor | None
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float, high: float, probability_floor: float | None = None) -> None:
         super().__init__()
         self.range = {"low": float(low), "high": float(high)}  # the buffers are rounded
-        for name, value in self.range.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        if probability_floor is not None:
+            self.range["probability_floor"] = float(probability_floor)
+        for name in ("low", "high", "probability_floor"):
+            self.register_buffer(name, _buffer(self.range.get(name)))
 
     @staticmethod
     def range_of(outputs: np.ndarray) -> Iterable[float]:
@@ -82,10 +86,10 @@ class RangeRule(Rule):
             class_outputs = np.asarray(module_output)[np.asarray(labels) == weak_logits.shape[1] - 1]
         if not len(class_outputs):
             raise UserError("a range of a module's outputs: expected validation images of the target class, given none")
-        return cls(*cls.range_of(np.asarray(class_outputs)))
+        return cls(*cls.range_of(np.asarray(class_outputs)), probability_floor(np.asarray(weak_logits)))
 
     def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        others = torch.softmax(weak_logits, 1)[:, :-1]
+        others = torch.softmax(logits_of(weak_logits, self.probability_floor), 1)[:, :-1]
         return torch.cat([others, scale_to_range(module_output, self.low, self.high)[:, None]], 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,21 +139,48 @@ class Norm(RangeRule):
 
 
 class Learned(Rule):
-    """Calibrated logits: a linear map of the weak model's logits and the modules' outputs, one or several."""
+    """A linear map of the weak model's log-probabilities and the modules' outputs, one or several.
+
+    The rule itself makes log-probabilities of the weak model's logits or probabilities, so neither a positive factor of
+    its logits nor a constant added to all logits of an image matters: both of them cancel.
+    """
 
     saved_as = "linear"
     weight: Tensor
     bias: Tensor
+    scale: Tensor | None
+    low: Tensor | None
+    high: Tensor | None
+    probability_floor: Tensor | None
 
-    def __init__(self, weight: Any, bias: Any, **found_by: Any) -> None:
-        """`weight` (classes, weak classes + modules), whose last columns weigh the modules' outputs; `bias` (classes,).
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any,
+        scale: Any = None,
+        low: Any = None,
+        high: Any = None,
+        probability_floor: Any = None,
+        **found_by: Any,
+    ) -> None:
+        """The arguments are the fields of a `LinearFit`; a saved patched model does not have those of `found_by`.
 
-        `found_by` is the rest of a `LinearFit`; a saved patched model has forgotten it.
+        Without `scale`, `low` and `high`, as earlier versions fitted it, the map is one of logits and outputs.
         """
         super().__init__()
         self.found_by = found_by
-        for name, value in {"weight": weight, "bias": bias}.items():
-            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
+        buffers = {
+            "weight": weight,
+            "bias": bias,
+            "scale": scale,
+            "low": low,
+            "high": high,
+            "probability_floor": probability_floor,
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, _buffer(value))
+        if self.weight is None or self.bias is None or len({value is None for value in (scale, low, high)}) > 1:
+            raise ValueError("expected weight and bias, and scale, low and high together or none of them")
 
     @classmethod
     def fit(
@@ -162,10 +193,19 @@ class Learned(Rule):
     def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
         """As every rule; and several modules' outputs (batch, modules)."""
         outputs = module_output[:, None].flatten(1)
-        return nn.functional.linear(torch.cat([weak_logits, outputs], 1), self.weight, self.bias)
+        if self.scale is None:
+            known = weak_logits
+        else:
+            known = log_probabilities(weak_logits, self.scale, self.probability_floor)
+            outputs = limited(outputs, self.low, self.high)
+        return nn.functional.linear(torch.cat([known, outputs], 1), self.weight, self.bias)
 
     def to_json(self) -> dict[str, Any]:
-        return {"weight": self.weight.tolist(), "bias": self.bias.tolist(), **self.found_by}
+        return {**{name: value.tolist() for name, value in self.named_buffers()}, **self.found_by}
+
+
+def _buffer(value: Any) -> Tensor | None:
+    return None if value is None else torch.as_tensor(value, dtype=torch.float32).clone()
 
 
 RULES: dict[str, type[Rule]] = {

@@ -9,6 +9,8 @@ from patching.report import BEFORE, PatchedWeakModel, mean_metrics
 
 CELL = "precision / recall / F1 of the target class | accuracy of the others, in percent"
 
+ADVICE = "leave the module out"
+
 
 def single_table(model: PatchedWeakModel) -> tuple[list[str], list[list[Any]]]:
     """Headings and rows, one per method of one weak model, with the counts behind the shares."""
@@ -28,11 +30,28 @@ def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
     for method in models[0].calibrations:
         changes = [model.change(method) for model in models if method in model.methods]
         known = [change for change in changes if change is not None]
+        over = {model.classes[-1]: model.over_no_module(method) for model in models if method in model.methods}
+        over = {name: change for name, change in over.items() if change is not None}
         if len(models) == 1 and known:
             lines.append(f"{method}: {in_words(known[0])}")
+            advice = ADVICE if method == "learned" else f"take the rule learned, or {ADVICE}"
+            lines += [line for change in over.values() for line in over_no_module_lines(method, change, advice)]
         elif known:
             f1, others = (_held(known, metric) for metric in ("f1", "others_accuracy"))
             lines.append(f"{method}: of {len(known)} changes F1 {f1}; others' accuracy {others}")
+            if over:
+                held = _held(list(over.values()), "f1")
+                lines.append(f"{method}: compared with no module, of {len(over)} changes F1 {held}")
+            if useless := [name for name, change in over.items() if change.f1[0] <= 0]:
+                lines.append(f"{method}: no better than recalibrating the weak model alone: {', '.join(useless)}")
+    return lines
+
+
+def over_no_module_lines(name: str, change: Change, advice: str = ADVICE) -> list[str]:
+    """For people: the change of F1 from the control without a module, and advice where the module adds nothing."""
+    lines = [f"{name}: compared with no module, F1 changes by {interval_in_words(change.f1)} ({change.verdict('f1')})"]
+    if change.f1[0] <= 0:
+        lines.append(f"{name}: no better than recalibrating the weak model alone: {advice}")
     return lines
 
 

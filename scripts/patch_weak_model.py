@@ -315,7 +315,8 @@ def show_cost(cost: Mapping[str, Any]) -> None:
     """Print FLOPs and parameters."""
     rows = [[name, *(f"{value:,}" for value in cost[name])] for name in ("weak", "modules", "composed") if cost[name]]
     show_table(["", "FLOPs", "parameters"], rows)
-    print(f"points of F1 gained per GFLOP added, summed over the target classes: {cost['f1_points_per_gflop']:.1f}")
+    gained = cost["f1_points_per_gflop"]
+    print(f"percentage points of F1 per GFLOP compared with no module, all target classes: {gained:.1f}")
 
 
 def reported_of(

@@ -14,8 +14,6 @@ from conftest import assert_near, random_images
 from torch import nn
 
 from dataset.images import normalise
-from dataset.labelled_images import Images
-from models.rescnn import Conv, ResCNN
 from models.simcnn import SimCNN
 from models.training import (
     Epoch,
