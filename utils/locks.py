@@ -140,7 +140,8 @@ def _beat(locks: list[Path], text: str, ended: threading.Event) -> None:
             except OSError:  # the disk may come back
                 continue
         if lost and not ended.is_set():
-            print(f"error: {lost}: ending; the same command goes on", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"error: {lost}: ending; the same command goes on", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             return
 
