@@ -24,7 +24,7 @@ from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search, save_outputs
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
-from utils.locks import held, state_of
+from utils.locks import held, is_held, state_of
 from utils.progress import say
 from utils.stage import stage_parser
 from utils.waiting import wait_until
@@ -60,18 +60,20 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     if checkpoint is not None:
         search.check_checkpoint(checkpoint)
         wait_for_going_back(search, checkpoint)
-    generation = -1
-    while generation < last_generation and not search.has_ended():
+    generation, recorder = -1, genetic_files.recorder_role(stage.artifacts).lock
+    while not search.has_ended():
         last, generation = generation, search.num_scored()
         if generation > last_generation:
             break
         if generation <= last:
-            say(f"the recorder took files back: on with generation {generation}")
+            say(f"files were taken back or removed: continuing with generation {generation}")
             search.record_settings()
         for target_class in target_classes:
             evolve(search, strong, images, target_class, generation)
-        if generation < last_generation:
-            wait_for_fitness(search, target_classes, generation)
+        is_last = generation == last_generation
+        wait_for_fitness(search, target_classes, generation, is_last=is_last)
+        if is_last and not is_held(recorder):
+            break
     over = ": the search has ended" if search.has_ended() else ""
     say(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
 
@@ -106,15 +108,23 @@ def wait_for_going_back(search: GeneticSearch, checkpoint: int) -> None:
     )
 
 
-def wait_for_fitness(search: GeneticSearch, target_classes: list[int], generation: int) -> None:
-    """Return when the recorder has scored the generation, has ended the search, or has taken files of it back."""
+def wait_for_fitness(search: GeneticSearch, target_classes: list[int], generation: int, *, is_last: bool) -> None:
+    """Return when the recorder has scored the generation, has ended the search, or files of it were removed.
+
+    After the last generation, wait only as long as there is a recorder, which may ask for damaged files again.
+    """
     artifacts = search.stage.artifacts
     fitness = genetic_files.fitness(artifacts, generation)
     kinds = (genetic_files.population, genetic_files.outputs)
     own = [file(artifacts, generation, target_class) for file in kinds for target_class in target_classes]
     command, lock = artifacts.command("module_recorder.py"), genetic_files.recorder_role(artifacts).lock
     wait_until(
-        lambda: fitness.exists() or search.has_ended() or not all(map(ArrayFile.exists, own)),
+        lambda: (
+            fitness.exists()
+            or search.has_ended()
+            or not all(map(ArrayFile.exists, own))
+            or (is_last and not is_held(lock))
+        ),
         lambda: f"the recorder's fitness of generation {generation} ({state_of(lock)}): {command}",
     )
 

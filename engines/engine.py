@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import global_configure
 from engines.node import Node, difference, this_node
 from utils.errors import UserError, WaitedTooLong, reason
+from utils.process_state import Stopped
 from utils.progress import say
+from utils.waiting import REPORT_EVERY
 
 Value = TypeVar("Value")
 
@@ -88,6 +90,8 @@ class Engine(ABC):
     tasks: dict[Hashable, Task] = field(default_factory=dict)  # that have no result yet
     nodes: dict[str, Node] = field(default_factory=dict)  # that have answered, by host
 
+    _stopped: Stopped = field(default_factory=Stopped)
+
     on_gpus: bool = False  # whether tasks have a GPU, or a share of one: torch's current one
 
     @property
@@ -124,6 +128,10 @@ class Engine(ABC):
     @abstractmethod
     def _stop(self, keys: list[Hashable]) -> None:
         """Drop tasks that were started; those that run are ended, or their results thrown away."""
+
+    def processes(self) -> dict[str, int]:
+        """The numbers of the workers' processes by their names, as far as they are of this machine and known."""
+        return {}
 
     # The same for all
     def __enter__(self) -> "Engine":
@@ -171,8 +179,14 @@ class Engine(ABC):
 
     def _next(self) -> tuple[Hashable, Returned | Lost]:
         since = time.monotonic()
+        next_report = REPORT_EVERY
         while (ended := self._wait(1.0)) is None:
             waited = time.monotonic() - since
+            for line in self._stopped.news(self.processes()):
+                say(line)
+            if waited > next_report:
+                say(f"no task of {len(self.tasks)} has ended for {waited:.0f} s ({self.where()})")
+                next_report = waited + REPORT_EVERY
             if waited > global_configure.wait_limit:
                 raise WaitedTooLong(
                     f"waited {waited:.0f} s for the next of {len(self.tasks)} tasks ({self.where()}); "

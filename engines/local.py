@@ -77,6 +77,10 @@ class LocalEngine(Engine):
         """How many processes."""
         return f"{self.count} process{'es' if self.count > 1 else ''} of this machine"
 
+    def processes(self) -> dict[str, int]:
+        """The workers."""
+        return {f"{worker.process.name} of the engine": worker.process.pid or 0 for worker in self.staff}
+
     def share(self, value: Any) -> Shared:
         """Each worker is told it with its next task."""
         self.shared.append(value)

@@ -56,7 +56,7 @@ def fine_tuning_state(artifacts: Artifacts) -> CheckpointFile:
 
 
 def source_network(artifacts: Artifacts) -> RecordFile[SourceNetwork]:
-    """Which network the modules were cut from."""
+    """Which network the modules were cut from, and the checksums of their files; written first and last."""
     path = artifacts.folder / "modules" / "network.json"
     return RecordFile(path, _search(artifacts), SourceNetwork)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from modules.modularization import Modularization
 from modules.module import Tuning, extract_modules, is_float32, module_of_weights
 from modules.own_class import auc_by_class
 from modules.source_network import SourceNetwork
-from utils.artifacts import Artifacts
+from utils.artifacts import ArtifactFile, Artifacts
 from utils.errors import UserError, reason
 from utils.files import sha256_of
 from utils.stage import Stage
@@ -37,7 +38,7 @@ def save_modularization(
     search: dict[str, Any],
     tuning: Tuning | None = None,
 ) -> Modularization:
-    """Extract and write every class's module, evaluate them composed, write report.json.
+    """Extract every class's module, evaluate them composed, and write them with what is known of them.
 
     Args:
         strong: the strong model.
@@ -47,22 +48,45 @@ def save_modularization(
         search: how the masks were found.
         tuning: what was learned of the modules beside their masks; None = nothing.
     """
-    modules, report = extract_modules(strong, masks, tuning), module_files.report(stage.artifacts)
+    modules = extract_modules(strong, masks, tuning)
     result = evaluate_modules(strong, modules, masks, split, stage.device, search)
-    report.remove()  # an earlier one never stands beside these modules
-    write_modules(strong, modules, masks, stage.config, stage.artifacts)
-    report.save(result)
+    write_modules(strong, modules, masks, result, stage.config, stage.artifacts)
     return result
 
 
 def write_modules(
-    strong: Graph, modules: Sequence[GraphNetwork], masks: np.ndarray, config: Config, artifacts: Artifacts
+    strong: Graph,
+    modules: Sequence[GraphNetwork],
+    masks: np.ndarray,
+    known: Modularization,
+    config: Config,
+    artifacts: Artifacts,
 ) -> None:
-    """Write every class's module and its mask (classes, K) bool, True = kept, and which network they are cut from."""
-    module_files.source_network(artifacts).save(_source(strong, config, artifacts))
+    """Write every class's module, its mask (classes, K) bool, True = kept, what is known of them, and their source."""
+    files: list[tuple[ArtifactFile, Any]] = []
     for target_class, module in enumerate(modules):
-        module_files.module(artifacts, target_class).save(cpu_state(module))
-        module_files.module_kernels(artifacts, target_class).save(masks[target_class])
+        files.append((module_files.module(artifacts, target_class), cpu_state(module)))
+        files.append((module_files.module_kernels(artifacts, target_class), masks[target_class]))
+    _write_set(_source(strong, config, artifacts), artifacts, files, (module_files.report(artifacts), known))
+
+
+def _write_set(
+    source: SourceNetwork,
+    artifacts: Artifacts,
+    files: Sequence[tuple[ArtifactFile, Any]],
+    report: tuple[ArtifactFile, Any],
+) -> None:
+    """Write files with their contents, then the report, over an earlier set.
+
+    An interrupted run leaves a record that says so, and files that are later mixed with another run's do not have the
+    checksums in it. Either is refused when modules are loaded.
+    """
+    record = module_files.source_network(artifacts)
+    record.save(replace(source, is_whole=False))
+    report[0].remove()
+    for file, content in (*files, report):
+        file.save(content)
+    record.save(replace(source, files={file.path.name: sha256_of(file.path) for file, _ in files}))
 
 
 def evaluate_modules(
@@ -112,7 +136,6 @@ def save_module_for_patch(
         known: what is known of it.
     """
     (module,) = extract_modules(strong, mask[None], tuning, [known.target_class])
-    module_files.report_for_patch(stage.artifacts.for_patch(known.target_class)).remove()
     write_module_for_patch(strong, module, mask, stage, of_class, known)
 
 
@@ -122,16 +145,23 @@ def write_module_for_patch(
     """The same of a module that is there, on the device."""
     target_class = known.target_class
     place = stage.artifacts.for_patch(target_class)
-    module_files.source_network(place).save(_source(strong, stage.config, place))
-    module_files.module(place, target_class).save(cpu_state(module))
-    module_files.module_kernels(place, target_class).save(mask)
-    module_files.module_outputs(place, target_class).save(predict(module, of_class, stage.device)[:, 0].numpy())
-    module_files.report_for_patch(place).save(known)
+    outputs = predict(module, of_class, stage.device)[:, 0].numpy()
+    files = [
+        (module_files.module(place, target_class), cpu_state(module)),
+        (module_files.module_kernels(place, target_class), mask),
+        (module_files.module_outputs(place, target_class), outputs),
+    ]
+    report = module_files.report_for_patch(place), known
+    _write_set(_source(strong, stage.config, place), place, files, report)
 
 
 def load_modularization(config: Config, artifacts: Artifacts) -> Modularization:
-    """What report.json says. Raises UserError where it is missing, damaged, or of another number of classes."""
+    """What report.json says.
+
+    Raises UserError where it is missing, damaged, or of another number of classes, or the modules are half written.
+    """
     file = module_files.report(artifacts)
+    _check_is_whole(artifacts)
     result = file.load()
     counts = {len(result.classes), len(result.kernels_kept)}
     if result.valid_auc_strong or result.valid_auc_modules:  # an earlier version wrote none
@@ -149,6 +179,7 @@ def load_kernel_mask(config: Config, artifacts: Artifacts, target_class: int) ->
     check_source_network(config, artifacts)
     units = graph_of(config).units
     kernel_mask = file.load(units.num_kernels)
+    _check_is_of_set(file, artifacts)
     try:
         units.gather(kernel_mask)
     except ValueError as error:
@@ -163,8 +194,10 @@ def load_module(config: Config, artifacts: Artifacts, target_class: int, device:
     or kernel mask is missing or damaged, they are of different modules, or of another network than the configuration's.
     """
     file = module_files.module(artifacts, target_class)
+    _check_is_whole(artifacts)
     weights = file.load()
     kernel_mask = load_kernel_mask(config, artifacts, target_class)
+    _check_is_of_set(file, artifacts)
     if not is_float32(weights):
         raise file.damaged(f"not a module of {config.network_name}: expected float32 weights")
     try:
@@ -179,12 +212,35 @@ def load_module(config: Config, artifacts: Artifacts, target_class: int, device:
 def check_source_network(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the modules are known to be cut from another strong model than the one that is there."""
     file = module_files.source_network(artifacts)
+    _check_is_whole(artifacts)
     if not file.exists():  # written by an earlier version
         return
     if difference := file.load().difference_from(_source(graph_of(config), config, artifacts)):
         raise UserError(
             f"the modules in {file.path.parent} are of another network: {difference}; "
             f"make them again with: {file.made_by}"
+        )
+
+
+def _check_is_whole(artifacts: Artifacts) -> None:
+    """Raises UserError where the run that wrote modules last did not come to the end of it."""
+    file = module_files.source_network(artifacts)
+    source = file.load_if_there()
+    if source is not None and not source.is_whole:
+        raise UserError(
+            f"the modules in {file.path.parent} are half written: the run that wrote them was interrupted; "
+            f"make them again with: {file.made_by}"
+        )
+
+
+def _check_is_of_set(file: ArtifactFile, artifacts: Artifacts) -> None:
+    """Raises UserError where a file of a module is not the one that was written with the others."""
+    record = module_files.source_network(artifacts)
+    source = record.load_if_there()
+    if source is not None and source.files and source.files.get(file.path.name) != sha256_of(file.path):
+        raise UserError(
+            f"{file.path} was not written together with the other modules there, as {record.path.name} lists them: "
+            f"files of two runs are mixed; make them again with: {file.made_by}"
         )
 
 

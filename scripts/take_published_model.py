@@ -21,7 +21,6 @@ from models.folder import check_is_free, set_folder_aside
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
-from modules import files as module_files
 from modules.modularization import show_modularization
 from modules.module import extract_modules
 from modules.on_disk import write_modules
@@ -66,8 +65,7 @@ def take(stage: Stage, roles: Sequence[Role], arguments: argparse.Namespace) -> 
     load_weights(network, file)
     strong = strong_graph(config, network, torch.device("cpu"))
     modules = extract_modules(strong, model.masks, model.tuning)
-    write_modules(strong, modules, model.masks, config, artifacts)
-    module_files.report(artifacts).save(model.report)
+    write_modules(strong, modules, model.masks, model.report, config, artifacts)
     show_modularization(model.report)
     print(f"\nstrong model and modules in {artifacts.folder}")
 

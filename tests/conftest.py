@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from models.names import network_of
 from utils import progress
 from utils.artifacts import Artifacts
 from utils.files import save_array
+from utils.signals import ENDING
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.
@@ -151,6 +153,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
 
 def _run_here(path: str, args: Sequence[Any]) -> Run:
     stdout, stderr, exit_code = io.StringIO(), io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(stdout),
@@ -163,6 +166,8 @@ def _run_here(path: str, args: Sequence[Any]) -> Run:
             exit_code = int(end.code or 0)
         finally:
             torch.set_deterministic_debug_mode("default")
+            for number, handler in handlers.items():  # a script leaves them ignored, for the end of its process
+                signal.signal(number, handler)
     return Run(exit_code, stdout.getvalue(), stderr.getvalue())
 
 

@@ -162,7 +162,12 @@ class RecordFile(ArtifactFile, Generic[Row]):
         """What it says. Raises UserError where it is missing, damaged, or holds other values."""
         content = load_json(self.path, self.made_by)
         kinds = typing.get_type_hints(self.kind)
-        may_lack = {field.name for field in dataclasses.fields(self.kind) if field.default is not dataclasses.MISSING}
+        missing = dataclasses.MISSING
+        may_lack = {
+            field.name
+            for field in dataclasses.fields(self.kind)
+            if field.default is not missing or field.default_factory is not missing
+        }
         if not kinds.keys() - may_lack <= content.keys() <= kinds.keys():
             raise self.damaged(f"expected {', '.join(kinds)}, found {', '.join(content)}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}

@@ -14,6 +14,17 @@ from utils.terminal import EscapingStream, printable
 
 EXIT_BAD_INPUT = 2
 EXIT_WAITED_TOO_LONG = 3
+EXIT_BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
+# What errors for want of memory say: Python's threads, C++, the system, and torch's allocators of the CPU and of GPUs.
+OUT_OF_MEMORY = (
+    "can't start new thread",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+)
+MEMORY_ADVICE = "end other programs, raise the limit (ulimit -v), or use fewer processes, images or a smaller batch"
 
 
 class UserError(Exception):
@@ -38,6 +49,11 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, or the room for one more thread, is exhausted."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
     _prepare_streams()
@@ -54,9 +70,16 @@ def run(main: Callable[[], None]) -> None:
         _end(f"error: {error}", EXIT_WAITED_TOO_LONG)
     except KeyboardInterrupt:
         _end("interrupted: the same command goes on from the last whole state", 130)
-    except BrokenPipeError:  # the reader of a pipe left
-        _end("", 1)
-    except OSError as error:  # a lost permission, a name too long, a disk that went away: wherever a path is touched
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does
+        _end("", EXIT_BROKEN_PIPE)
+    except SystemExit as end:  # after `--help`, for example, whose reader may have left, too
+        _end("", end.code)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            _end(f"error: out of memory: {reason(error)}; {MEMORY_ADVICE}", EXIT_BAD_INPUT)
+        if not isinstance(error, OSError):
+            raise
+        # A lost permission, a name too long, a disk that went away: wherever a path is touched.
         _end(f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again", EXIT_BAD_INPUT)
     finally:
         sys.stdout = stdout
@@ -73,7 +96,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(line: str, exit_code: int) -> NoReturn:
+def _end(line: str, exit_code: int | str | None) -> NoReturn:
     with contextlib.suppress(OSError):
         print(printable(" ".join(line.split())), end="\n" if line else "", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ killed process that nobody has collected for alive, and cannot say at once for a
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shlex
@@ -27,13 +28,20 @@ from pathlib import Path
 from utils.artifacts import Role
 from utils.errors import UserError, reason
 from utils.files import create_text, remove_leftovers
+from utils.process_state import how_to_continue, is_stopped, status_of
+from utils.progress import say
 from utils.terminal import printable
 
 BEAT = 2.0  # seconds between two signs of life
+LONG_SILENCE = 30.0  # seconds without one after which people are told
 SILENCE_LIMIT = 120.0  # seconds without one after which a process of another machine counts as dead
 PATIENCE = 30.0  # seconds that a process which will end soon has to do so
 PAUSE = 0.1  # seconds between two looks
 LAUNCHER_VARIABLE = "CNNMOD_LAUNCHER_PID"  # in the environment of a launcher's children
+
+
+# What `keep_there` was told, by path; the innermost block of `held` comes last.
+_kept: list[dict[Path, Callable[[], None]]] = []
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,17 @@ class Holder:
 def held(*roles: Role) -> Iterator[None]:
     """Hold the locks of some roles, and remove what killed holders left half written.
 
-    Ends this process if a lock is taken from it, or the launcher that started it is gone. Raises UserError, naming
-    the holder, where a living process has one of the locks.
+    Ends this process if a lock is taken from it, or the launcher that started it is gone. Restores the files of
+    `keep_there` where they are removed. Raises UserError, naming the holder, where a living process has one of the
+    locks.
     """
+    kept: dict[Path, Callable[[], None]] = {}
     text = json.dumps(asdict(_this_process())) + "\n"
     taken: list[Path] = []
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(taken, text, ended), daemon=True)
+    heart = threading.Thread(target=_beat, args=(taken, text, kept, ended), daemon=True)
     heart.start()
+    _kept.append(kept)
     try:
         for role in roles:
             _take(role.lock, text, role.name)
@@ -71,6 +82,7 @@ def held(*roles: Role) -> Iterator[None]:
                 remove_leftovers(pattern)
         yield
     finally:
+        _kept.pop()
         ended.set()
         heart.join()
         for lock in taken:
@@ -79,12 +91,30 @@ def held(*roles: Role) -> Iterator[None]:
                     lock.unlink(missing_ok=True)
 
 
+def keep_there(path: Path, write: Callable[[], None]) -> None:
+    """Let `write` write a file again where it is removed before the block of `held` that this runs in ends.
+
+    For small files that other processes wait for, or without which a search could not go on. Outside such a block, or
+    where the whole folder is removed, it stays removed.
+    """
+    if _kept:
+        _kept[-1][path] = write
+
+
 def state_of(lock: Path) -> str:
     """In a few words, whether the holder of a lock lives."""
     holder = _read(lock)
     if holder is None:
         return "not running"
-    return f"alive on {holder}" if _lives(holder, lock) else f"died on {holder}"
+    if not _lives(holder, lock):
+        return f"died on {holder}"
+    return f"alive on {holder}{_but_idle(holder, lock)}"
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock."""
+    holder = _read(lock)
+    return holder is not None and _lives(holder, lock)
 
 
 def check_nobody_holds(locks: Iterable[Path], doing: str) -> None:
@@ -98,7 +128,8 @@ def _take(lock: Path, text: str, name: str) -> None:
     while not create_text(lock, text):
         if holder := _living_holder(lock, _is_orphan):
             raise UserError(
-                f"{name} is already running: {holder.command} on {holder}; end it, or wait until it ends ({lock})"
+                f"{name} is already running: {holder.command} on {holder}{_but_idle(holder, lock)}; "
+                f"end it, or wait until it ends ({lock})"
             )
         _remove_dead(lock, text)
 
@@ -127,7 +158,7 @@ def _remove_dead(lock: Path, text: str) -> None:
         guard.unlink(missing_ok=True)
 
 
-def _beat(locks: list[Path], text: str, ended: threading.Event) -> None:
+def _beat(locks: list[Path], text: str, kept: dict[Path, Callable[[], None]], ended: threading.Event) -> None:
     launcher = _launcher()
     while not ended.wait(BEAT):
         lost = "the launcher is gone" if launcher and os.getppid() != launcher else None
@@ -141,9 +172,15 @@ def _beat(locks: list[Path], text: str, ended: threading.Event) -> None:
             except OSError:  # the disk may come back
                 continue
         if lost and not ended.is_set():
-            print(f"error: {printable(str(lost))}: ending; the same command goes on", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"error: {printable(str(lost))}: ending; the same command goes on", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             return
+        for path, write in kept.copy().items():
+            with contextlib.suppress(OSError, UserError):  # the next beat tries again
+                if not path.exists() and path.parent.is_dir():
+                    write()
+                    say(f"{path} was removed while it is needed: written again")
 
 
 def _read(lock: Path) -> Holder | None:
@@ -166,10 +203,23 @@ def _lives(holder: Holder, lock: Path) -> bool:
         started = _started(holder.pid)
         if started is None or started:
             return started == holder.started
+    return _silence(lock) < SILENCE_LIMIT
+
+
+def _but_idle(holder: Holder, lock: Path) -> str:
+    """Words on a living holder that makes no progress; none where it does."""
+    if holder.machine == _machine() and is_stopped(holder.pid):
+        return f", but stopped: {how_to_continue(holder.pid)}"
+    silence = _silence(lock)
+    return f", but without a sign of life for {silence:.0f} s" if LONG_SILENCE < silence < math.inf else ""
+
+
+def _silence(lock: Path) -> float:
+    """Seconds since the holder's last sign of life, by the disk's clock; infinite where the lock is given back."""
     try:
-        return _time_of_disk(lock.parent) - lock.stat().st_mtime < SILENCE_LIMIT
-    except FileNotFoundError:  # given back since
-        return False
+        return _time_of_disk(lock.parent) - lock.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _time_of_disk(folder: Path) -> float:
@@ -205,12 +255,10 @@ def _machine() -> str:
 
 def _started(pid: int) -> str | None:
     """When a process started, in ticks since the machine did; "" = unknown, None = no process of this number runs."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it has ended; or this is not Linux, or hides other users' processes
+    status = status_of(pid)
+    if status is None:
         return "" if _runs(pid) else None
-    values = status[status.rindex(")") + 2 :].split()  # the name before may hold anything
-    return None if values[0] in "ZX" else values[19]  # one that has ended, its exit code not yet collected
+    return None if status[0] in "ZX" else status[19]  # one that has ended, its exit code not yet collected
 
 
 def _runs(pid: int) -> bool:

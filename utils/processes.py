@@ -12,6 +12,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.locks import LAUNCHER_VARIABLE
+from utils.process_state import Stopped
+from utils.progress import say
 from utils.signals import signals_held_back
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -70,13 +72,15 @@ class ProcessGroup:
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
         """Return when all have ended well. Raises UserError, with what it said, as soon as one fails."""
-        running = list(self.children)
+        running, stopped = list(self.children), Stopped()
         while running:
             for child in running:
                 if child.process.poll() not in (None, 0):
                     said = complaint(child.log, child.log_start) or f"{child.name} said nothing"
                     raise UserError(f"{said} ({child.name} {how_it_ended(child.process)}; whole log: {child.log})")
             running = [child for child in running if child.process.poll() is None]
+            for line in stopped.news({child.name: child.process.pid for child in running}):
+                say(line)
             while_waiting()
             time.sleep(0.1)
 

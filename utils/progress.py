@@ -4,6 +4,7 @@ Only after some seconds, so that what is fast says nothing. Of loops within each
 ends all of it, and with it the lines on the way that `say` prints: what is left are results and errors.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -95,7 +96,8 @@ class _Lines:
         pause = FIRST_LINE
         while not self._is_over.wait(pause):
             seconds, now = time.monotonic() - self._start, self._done - self._done_before
-            say(progress_line(self._what, self._total, self._done, now, seconds))
+            with contextlib.suppress(OSError):  # the reader left, or the disk is full: results will say so
+                say(progress_line(self._what, self._total, self._done, now, seconds))
             pause = min(1.5 * max(pause, 1.0), LONGEST_PAUSE)
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -12,41 +12,44 @@ ENDING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getat
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise SystemExit (KeyboardInterrupt on Ctrl-C) at the first signal and ignore all later ones.
+    """Raise SystemExit (KeyboardInterrupt on Ctrl-C) at the first signal, and ignore all later ones.
 
-    So a second signal cannot break off the clean-up after the first. Signals that are ignored, as under nohup, stay
-    ignored. For the main thread, which alone receives signals.
+    So a second signal breaks off neither the clean-up after the first one nor the end of the interpreter, which follows
+    the block: signals stay ignored behind it. Signals that are ignored before, as under nohup, are ignored all along.
+    For the main thread, which alone receives signals.
     """
+    heeded = _heeded()
 
     def end(number: int, _: FrameType | None) -> NoReturn:
-        for each in ENDING:
-            signal.signal(each, signal.SIG_IGN)
+        for each in heeded:
+            # Not SIG_IGN: Python complains about a signal that came just before it was set.
+            signal.signal(each, lambda *_: None)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
-    with _handled_by(end):
+    try:
+        for number in heeded:
+            signal.signal(number, end)
         yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_IGN)  # which holds to the very end, as Python's own handlers do not
 
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
     """Let signals wait until the block is done, for steps that must not be broken off."""
     arrived: list[int] = []
-    try:
-        with _handled_by(lambda number, _: arrived.append(number)):
-            yield
-    finally:
-        if arrived:
-            signal.raise_signal(arrived[0])
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in _heeded()}
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def _heeded() -> list[int]:
+    return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]

@@ -5,6 +5,7 @@ number of machines, and go on from it at any time.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from utils.device import PRECISIONS, precision_name
 from utils.disk import check_room, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
-from utils.locks import check_nobody_holds
+from utils.locks import check_nobody_holds, keep_there
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
@@ -182,10 +183,13 @@ class GeneticSearch:
         """
         if checkpoint is not None:
             self._forget_after(checkpoint)
-        if scored := self.num_scored():  # a damaged last one is removed, and scored again from its outputs
-            files.fitness(self.stage.artifacts, scored - 1).load_if_whole(
-                self.config.num_classes, self.config.population
-            )
+        size = self.config.num_classes, self.config.population
+        for generation in range(self.num_scored()):
+            file = files.fitness(self.stage.artifacts, generation)
+            fitness = file.load_if_whole(*size)  # a damaged one is removed, and scored again
+            if fitness is None:
+                break
+            keep_there(file.path, partial(file.save, fitness))
         rows = self._scored_rows()
         end = files.end(self.stage.artifacts)
         if end.load_if_there() is not None and not is_over(rows, self.config.generations, patience):
@@ -213,14 +217,15 @@ class GeneticSearch:
         meanwhile, and from the last one on, so that no gap is left if this is interrupted."""
         artifacts = self.stage.artifacts
         files.end(artifacts).remove()
-        later = range(self.num_scored(), checkpoint, -1)  # the last one is bred, not scored
+        log = files.log(artifacts)
+        there = max(self.num_scored(), len(log.load_if_there()))  # more rows where a generation's fitness was lost
+        later = range(there, checkpoint, -1)  # the last one is bred, not scored
         for generation in later:
             files.fitness(artifacts, generation).remove()
         for generation in later:
             for target_class in range(self.config.num_classes):
                 files.outputs(artifacts, generation, target_class).remove()
                 files.population(artifacts, generation, target_class).remove()
-        log = files.log(artifacts)
         if log.exists():
             log.save(log.load()[: checkpoint + 1])
 

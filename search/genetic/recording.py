@@ -17,6 +17,7 @@ from search.genetic.generations import GeneticSearch
 from search.genetic.log import Generation, SearchEnd, best_generation
 from search.genetic.scoring import ensemble_masks, row_of, score_generation
 from utils.errors import UserError
+from utils.locks import keep_there
 from utils.progress import steps
 
 
@@ -38,9 +39,15 @@ def record_generation(
         scores = score_generation(search, outputs, rows)
     now = time.monotonic()
     rows.append(row_of(search, generation, outputs, scores, now - since))
+    log, fitness = files.log(artifacts), files.fitness(artifacts, generation)
+    # Where a generation's fitness was lost, later ones may be scored already, by the same populations.
+    later = log.load_if_there()[len(rows) :]
     # The row first: a generation counts as scored when its fitness is there.
-    files.log(artifacts).save(rows)
-    files.fitness(artifacts, generation).save(scores.fitness)
+    log.save([*rows, *later])
+    keep_there(fitness.path, lambda: fitness.save(scores.fitness))
+    fitness.save(scores.fitness)
+    rows.extend(later[: max(0, search.num_scored() - len(rows))])
+    keep_there(log.path, lambda: log.save(rows))
     return now
 
 
@@ -48,7 +55,9 @@ def record_end(search: GeneticSearch, rows: list[Generation]) -> None:
     """Say in a file that the search is over."""
     generations = search.config.generations
     end = SearchEnd(rows[-1].generation, generations, rows[-1].generation < generations)
-    files.end(search.stage.artifacts).save(end)
+    file = files.end(search.stage.artifacts)
+    file.save(end)
+    keep_there(file.path, lambda: file.save(end))
 
 
 def write_modules(search: GeneticSearch, rows: list[Generation], noticed: Mapping[str, Any] | None = None) -> None:

@@ -26,6 +26,10 @@ from utils.memory import keep_freed_memory
 from utils.stage import Stage
 
 
+class LossNotFinite(UserError):
+    """Training with this step size explodes."""
+
+
 @dataclass(frozen=True)
 class FineTuningSettings:
     """What a fine-tuning is made of."""
@@ -108,7 +112,7 @@ class FineTuner:
             raise ValueError(reason(error)) from None
 
     def step(self) -> float:
-        """Take one step and return the loss before it. Raises UserError if that is not finite."""
+        """Take one step and return the loss before it. Raises LossNotFinite if that is not finite."""
         progress = self.steps_done / self.settings.steps
         for group in self.optimizer.param_groups:
             group["lr"] = step_size(self.settings.step_size, progress)
@@ -118,7 +122,7 @@ class FineTuner:
         logits = torch.stack([output.detach() for output in outputs], 1).requires_grad_()
         loss = self.goal.loss(logits, labels, of_strong.result())
         if not math.isfinite(value := float(loss.detach())):
-            raise UserError(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
+            raise LossNotFinite(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         list(self.workers.map(torch.autograd.backward, outputs, logits.grad.unbind(1)))

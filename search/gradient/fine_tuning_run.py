@@ -1,20 +1,27 @@
 """A fine-tuning from the modules that a search left to those that take their place; interrupted, it goes on.
 
-Modules are written where they were, and only where they are not worse on the validation images than they had been.
+Modules are written where they were, and only where they are better on the validation images than they had been: by the
+number of correct images, then by the loss.
 """
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
-from dataset.labelled_images import Split
+from dataset.labelled_images import Images, Split
 from models.graph import Graph, GraphNetwork
+from models.training import count_right, predict
 from modules import files as module_files
+from modules.composed_model import ComposedModel
 from modules.for_patch import ModuleForPatch
 from modules.modularization import Modularization
 from modules.on_disk import (
@@ -25,15 +32,17 @@ from modules.on_disk import (
     write_module_for_patch,
     write_modules,
 )
-from search.gradient.fine_tuning import FineTuner, fine_tuning_settings, made_with
+from search.gradient.fine_tuning import FineTuner, LossNotFinite, fine_tuning_settings, made_with
 from search.gradient.goals import Goal, composed_answer, own_logit
-from search.gradient.rounds import STEPS_PER_STATE, compare_own_logit
+from search.gradient.rounds import STEPS_PER_STATE, LogitsNotFinite, compare_own_logit
 from utils.artifacts import Artifacts
 from utils.core_threads import core_threads
 from utils.errors import UserError
 from utils.progress import progress, say
 from utils.recorded_settings import differences
 from utils.stage import Stage
+
+Report = TypeVar("Report", Modularization, ModuleForPatch)
 
 
 def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularization:
@@ -44,16 +53,19 @@ def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularizat
         return before
     modules = [load_module(config, place, target_class, stage.device) for target_class in range(config.num_classes)]
     masks = np.stack([load_kernel_mask(config, place, target_class) for target_class in range(config.num_classes)])
+    was = Quality.of(modules, split.valid, stage.device)
     search = {**before.search, "fine_tuned": _trained(modules, goal, stage, strong, split, place, before)}
-    after = evaluate_modules(strong, modules, masks, split, stage.device, search)
+    now = Quality.of(modules, split.valid, stage.device)
     print(
-        f"\n{before.valid_right_composed} of {before.valid_images} validation images right before, "
-        f"{after.valid_right_composed} after"
+        f"\n{was.right} of {len(split.valid)} validation images right before, {now.right} after; cross-entropy\n"
+        f"{-was.log_likelihood:.4f} nats per image before, {-now.log_likelihood:.4f} after"
     )
-    if is_as_good := after.valid_right_composed >= before.valid_right_composed:
-        write_modules(strong, modules, masks, config, place)
-        module_files.report(place).save(after)
-    return _finished(place, before, after, is_as_good=is_as_good)
+    if now < was:
+        return _left_as_it_was(place, before)
+    after = evaluate_modules(strong, modules, masks, split, stage.device, search)
+    write_modules(strong, modules, masks, after, config, place)
+    module_files.fine_tuning_state(place).remove()
+    return after
 
 
 def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class: int) -> ModuleForPatch:
@@ -66,7 +78,11 @@ def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class:
     module = load_module(config, place, target_class, stage.device)
     mask = load_kernel_mask(config, place, target_class)
     search = {**before.search, "fine_tuned": _trained([module], goal, stage, strong, split, place, before)}
-    now = compare_own_logit(strong.network, module, target_class, split.valid, stage)
+    try:
+        now = compare_own_logit(strong.network, module, target_class, split.valid, stage)
+    except LogitsNotFinite:
+        print(f"class {target_class}: logits that are not finite after fine-tuning")
+        return _left_as_it_was(place, before)
     after = replace(
         before,
         valid_auc_strong=now.auc_strong,
@@ -75,10 +91,12 @@ def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class:
         search=search,
     )
     print(f"class {target_class}: logit explained {before.explained:.1%} before, {after.explained:.1%} after")
-    if is_as_good := after.explained >= before.explained:
-        of_class = split.valid.take(np.flatnonzero(split.valid.labels == target_class))
-        write_module_for_patch(strong, module, mask, stage, of_class, after)
-    return _finished(place, before, after, is_as_good=is_as_good)
+    if not after.explained >= before.explained:  # nor where it is NaN
+        return _left_as_it_was(place, before)
+    of_class = split.valid.take(np.flatnonzero(split.valid.labels == target_class))
+    write_module_for_patch(strong, module, mask, stage, of_class, after)
+    module_files.fine_tuning_state(place).remove()
+    return after
 
 
 def _is_fine_tuned(report: Modularization | ModuleForPatch, goal: Goal, stage: Stage, place: Artifacts) -> bool:
@@ -140,25 +158,39 @@ def _trained(
                 raise file.damaged(f"not the state of a fine-tuning: {error}") from None
             say(f"going on after step {tuner.steps_done}")
         for _ in progress(range(tuner.steps_done, settings.steps), "fine-tuning, steps"):
-            tuner.step()
+            try:
+                tuner.step()
+            except LossNotFinite:
+                file.remove()  # it leads here again, and would refuse a smaller step size
+                raise
             if tuner.steps_done % STEPS_PER_STATE == 0 or tuner.steps_done == settings.steps:
                 seconds = earlier + time.perf_counter() - start
                 file.save({"of_modules": of_modules, "made_with": now, "tuner": tuner.state(), "seconds": seconds})
     return {**now, "seconds": earlier + time.perf_counter() - start}
 
 
-def _finished(
-    place: Artifacts,
-    before: Modularization | ModuleForPatch,
-    after: Modularization | ModuleForPatch,
-    *,
-    is_as_good: bool,
-) -> Modularization | ModuleForPatch:
-    """Forget the state, since all files are written; returns what is known of the modules that are there now."""
+def _left_as_it_was(place: Artifacts, report: Report) -> Report:
+    """Say that the modules on the disk stay, and forget the training; returns their report."""
     module_files.fine_tuning_state(place).remove()
-    if not is_as_good:
-        print(
-            "the modules stay as they were: on the validation images fine-tuning made them worse; "
-            "try a smaller fine_tuning_step_size, or more fine_tuning_steps"
-        )
-    return after if is_as_good else before
+    print(
+        "the modules stay as they were: on the validation images fine-tuning made\n"
+        "them worse; try a smaller fine_tuning_step_size, or more fine_tuning_steps"
+    )
+    return report
+
+
+@dataclass(frozen=True, order=True)
+class Quality:
+    """How good modules are together; of two the greater one is better."""
+
+    right: int  # images that they classify correctly; none where an output is not finite
+    log_likelihood: float  # minus the mean cross-entropy, in nats per image: it decides between equal counts
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], images: Images, device: torch.device) -> "Quality":
+        """The quality of the modules of all classes on images."""
+        logits, labels = predict(ComposedModel(modules), images, device), torch.as_tensor(images.labels)
+        log_likelihood = -float(F.cross_entropy(logits.double(), labels))
+        if not math.isfinite(log_likelihood) or not logits.isfinite().all():
+            return cls(0, -math.inf)
+        return cls(count_right(logits, labels), log_likelihood)

@@ -243,6 +243,10 @@ class SearchForPatch(GradientSearch[RoundForPatch]):
         )
 
 
+class LogitsNotFinite(UserError):
+    """A network's logits are NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class OwnLogitComparison:
     """A module's logit of its class beside the strong model's, on validation images."""
@@ -257,12 +261,12 @@ def compare_own_logit(
 ) -> OwnLogitComparison:
     """How well a module says of validation images what the strong model's logit of its class says.
 
-    Raises UserError where a logit is not finite.
+    Raises LogitsNotFinite where a logit is not finite.
     """
     of_strong, of_module = (predict(network, valid, stage.device, stage.dtype) for network in (strong, module))
     logits = torch.stack([of_strong[:, target_class], of_module[:, 0]], 1)
     if not logits.isfinite().all():
-        raise UserError(f"class {target_class}: logits that are not finite; retrain the strong model")
+        raise LogitsNotFinite(f"class {target_class}: logits that are not finite; retrain the strong model")
     auc_strong, auc_module = auc_of(logits.numpy(), valid.labels == target_class)
     explained = 1 - float(unexplained(logits[:, 1:], logits[:, :1]))
     return OwnLogitComparison(float(auc_strong), float(auc_module), explained)

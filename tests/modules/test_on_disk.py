@@ -23,12 +23,14 @@ from modules.on_disk import (
     write_modules,
 )
 from modules.source_network import SourceNetwork
+from utils import files
 from utils.artifacts import Artifacts
 from utils.checked_text import save_json
 from utils.errors import UserError
 from utils.stage import Stage
 
 CPU = torch.device("cpu")
+KNOWN = Modularization(("0", "1", "2", "3", "4"), 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {})
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def test_modules_of_other_weights_are_refused(config, saved):
     model_files.entire_model(artifacts).save({"weight": torch.zeros(1)})
     check_source_network(config, artifacts)  # an earlier version did not write the weights' checksum
     for place in (artifacts, artifacts.for_patch(2)):
-        write_modules(strong, [extract_module(strong, kernel_mask, 2)], kernel_mask[None], config, place)
+        write_modules(strong, [extract_module(strong, kernel_mask, 2)], kernel_mask[None], KNOWN, config, place)
         check_source_network(config, place)
     model_files.entire_model(artifacts).save({"weight": torch.ones(2)})
     for place in (artifacts, artifacts.for_patch(2)):
@@ -140,18 +142,84 @@ def test_an_earlier_report_never_stands_beside_new_modules(config, saved, monkey
     report, strong = module_files.report(artifacts), graph_of(config)
     none = Images(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), IMAGENET)
     split = Split(("0", "1", "2", "3", "4"), none, none, none)
-    known = Modularization(split.classes, 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {})
-    report.save(known)
+    report.save(KNOWN)
     stage = Stage(config, artifacts, CPU, torch.float32, 0)
-    for where, is_there in (("evaluate_modules", True), ("write_modules", False)):
+    for where, is_there in (("modules.on_disk.evaluate_modules", True), ("utils.files.save_checkpoint", False)):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"modules.on_disk.{where}", interrupted)
+            patch.setattr(where, interrupted)
             save_modularization(strong, np.tile(kernel_mask, (5, 1)), split, stage, {})
         assert report.exists() == is_there
 
 
 def interrupted(*_):
     raise KeyboardInterrupt
+
+
+def set_of_modules(config, place, seed, known=KNOWN):
+    """Writes modules of the first two classes, which keep half of the kernels, others for another seed."""
+    strong = graph_of(config)
+    masks = strong.units.spread(np.random.default_rng(seed).random((2, strong.num_units)) < 0.5)
+    modules = [extract_module(strong, mask, number) for number, mask in enumerate(masks)]
+    write_modules(strong, modules, masks, known, config, place)
+    return modules, masks
+
+
+@pytest.mark.parametrize("num_written", range(6))
+def test_a_set_that_is_half_written_over_another_one_is_refused(config, root_dir, monkeypatch, num_written):
+    place = Artifacts(root_dir, config.model, config.dataset)
+    set_of_modules(config, place, seed=0)
+    written, whole = [], files.write_whole
+
+    def write(path, content):
+        if len(written) == num_written:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        whole(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "write_whole", write)
+        set_of_modules(config, place, seed=1)
+    if not num_written:
+        assert load_module(config, place, 0, CPU) and load_modularization(config, place) == KNOWN
+        return
+    loads = (lambda: load_module(config, place, 0, CPU), lambda: load_kernel_mask(config, place, 1))
+    for load_it in (*loads, lambda: load_modularization(config, place), lambda: check_source_network(config, place)):
+        with pytest.raises(UserError, match=r"modules are half written|are half written: .*; make them again with"):
+            load_it()
+    set_of_modules(config, place, seed=1)
+    assert load_module(config, place, 0, CPU) and load_modularization(config, place) == KNOWN
+
+
+def test_files_of_two_sets_are_refused(config, root_dir):
+    ours, theirs = (Artifacts(root_dir / name, config.model, config.dataset) for name in ("ours", "theirs"))
+    set_of_modules(config, ours, seed=0)
+    set_of_modules(config, theirs, seed=1)
+    for kind in (module_files.module, module_files.module_kernels):
+        kind(ours, 1).path.write_bytes(kind(theirs, 1).path.read_bytes())
+    assert load_module(config, ours, 0, CPU)
+    for load_it in (lambda: load_module(config, ours, 1, CPU), lambda: load_kernel_mask(config, ours, 1)):
+        with pytest.raises(UserError, match=r"class_1_kernels\.npy was not written together .* files of two runs") as e:
+            load_it()
+        assert "\n" not in str(e.value)
+    module_files.module_kernels(theirs, 3).save(module_files.module_kernels(theirs, 1).load(None))
+    with pytest.raises(UserError, match=r"class_3_kernels\.npy was not written together"):  # of more classes
+        load_kernel_mask(config, theirs, 3)
+
+
+def test_weights_of_the_same_size_from_another_set_are_refused(config, root_dir):
+    place = Artifacts(root_dir, config.model, config.dataset)
+    (module, _), _ = set_of_modules(config, place, seed=0)
+    module_files.module(place, 0).save({name: value + 1 for name, value in module.state_dict().items()})
+    with pytest.raises(UserError, match=r"class_0\.pth was not written together"):
+        load_module(config, place, 0, CPU)
+
+
+def test_a_set_of_an_earlier_version_loads(config, root_dir):
+    place = Artifacts(root_dir, config.model, config.dataset)
+    set_of_modules(config, place, seed=0)
+    record = module_files.source_network(place)
+    save_json(record.path, {k: v for k, v in record.load().__dict__.items() if k not in ("is_whole", "files")})
+    assert load_module(config, place, 1, CPU) and load_modularization(config, place) == KNOWN
 
 
 @pytest.mark.parametrize(

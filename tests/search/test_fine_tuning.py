@@ -1,7 +1,9 @@
 """Fine-tuning as a user runs it: modules of the same size that know more, the same in pieces, and what is refused."""
 
+import copy
 import csv
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from conftest import Run, assert_near, files_below, keep_few_images, live_in, random_images, run_here
 
+import global_configure
 from configures.base import load
 from dataset.labelled_images import Images
 from dataset.splits import load_split
@@ -20,12 +23,20 @@ from models.training import count_right, predict
 from modules import files as module_files
 from modules.composed_model import ComposedModel
 from modules.module import extract_modules
-from modules.on_disk import load_kernel_mask, load_module
+from modules.on_disk import (
+    evaluate_modules,
+    load_kernel_mask,
+    load_module,
+    write_module_for_patch,
+    write_modules,
+)
+from search.gradient.batches import StepBatches
 from search.gradient.fine_tuning import FineTuner, FineTuningSettings
 from search.gradient.goals import ComposedAnswer, Goal, OwnLogit
 from utils.artifacts import Artifacts
 from utils.core_threads import core_threads
 from utils.errors import UserError
+from utils.stage import Stage
 
 CPU = torch.device("cpu")
 SETTINGS = FineTuningSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
@@ -142,7 +153,8 @@ def searched(strong_roots: Callable[[str, str], Path], tmp_path_factory: pytest.
 
 
 @pytest.fixture
-def root(searched: Path, tmp_path: Path) -> Path:
+def root(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(global_configure, "root_dir", tmp_path / "root")
     return Path(shutil.copytree(searched, tmp_path / "root"))
 
 
@@ -275,25 +287,93 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert modules_in(root, of_patch) == modules_in(whole, of_patch)
 
 
-@for_real
-def test_modules_that_get_worse_stay_as_they_were(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the answer that is right most often to the one that is right least often."""
-    images = np.bincount(valid_images(root).labels)
-    assert images.min() < images.max()
-    make_constant(root, int(images.argmax()))
-    before = modules_in(root)
+KERNELS, LAST_LAYER = 1072, "fcs.0."
 
-    def worse(one: FineTuner) -> float:
-        with torch.no_grad():
-            one.modules[int(images.argmin())].get_parameter(LAST_BIAS).add_(100)
+
+def spoiled(factor: float) -> Callable[[FineTuner], float]:
+    """A step of fine-tuning that multiplies the logits by a factor."""
+
+    def step(one: FineTuner) -> float:
         one.steps_done += 1
+        for module in one.modules:
+            scale_logits(module, factor)
         return 0.0
 
-    monkeypatch.setattr(FineTuner, "step", worse)
-    done = run_main(SCRIPT, *TUNE, root=root)
+    return step
+
+
+def scale_logits(module: torch.nn.Module, factor: float) -> None:
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name.startswith(LAST_LAYER):
+                value.mul_(factor)
+
+
+def put_whole_modules(root: Path, factor: float = 1.0) -> None:
+    """Modules that keep all kernels take the place of those that the search left, their logits times a factor."""
+    config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
+    strong, masks = load_strong_model(config, place, CPU), np.ones((NUM_CLASSES, KERNELS), bool)
+    modules = [copy.deepcopy(module) for module in extract_modules(strong, masks)]
+    for module in modules:
+        scale_logits(module, factor)
+    stage, split = Stage(config, place, CPU, torch.float32, 0), load_split(config)
+    known = evaluate_modules(strong, modules, masks, split, CPU, {})
+    write_modules(strong, modules, masks, known, config, place)
+    report = module_files.report_for_patch(place.for_patch(TARGET)).load()
+    report = dataclasses.replace(report, explained=1.0, kernels_kept=KERNELS)
+    write_module_for_patch(strong, modules[TARGET], masks[TARGET], stage, split.valid, report)
+
+
+@for_real
+@pytest.mark.parametrize("of_patch", [False, True], ids=["together", "for a patch"])
+@pytest.mark.parametrize("factor", [2.0**-8, torch.nan])
+def test_modules_that_get_worse_stay_as_they_were(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, factor: float, of_patch: bool
+) -> None:
+    """Also where the number of correct images is the same, as with all logits divided by a power of two."""
+    put_whole_modules(root)
+    place, before = Artifacts(root, MODEL, DATASET), files_below(root)
+    monkeypatch.setattr(FineTuner, "step", spoiled(factor))
+    done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_steps=1", *(FOR_PATCH if of_patch else []), root=root)
     assert done.exit_code == 0 and "the modules stay as they were" in done.stdout, done
-    assert modules_in(root) == before
-    run_main(TRADE_OFF, *ONLY, root=root).refused("--only fine-tuned: ", "has no such modules", SCRIPT)
+    assert files_below(root) == before
+    if not of_patch:
+        was = module_files.report(place).load()
+        after = was.valid_right_composed if factor == 2.0**-8 else "[0-9]+"
+        line = f"{was.valid_right_composed} of {was.valid_images} validation images right before, {after} after;"
+        assert re.search(line, done.stdout), done.stdout
+        run_main(TRADE_OFF, *ONLY, root=root).refused("--only fine-tuned: ", "has no such modules", SCRIPT)
+
+
+@for_real
+def test_of_equal_counts_the_smaller_loss_wins(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of small logits, and so of a large cross-entropy, become larger."""
+    put_whole_modules(root, 2.0**-8)
+    place = Artifacts(root, MODEL, DATASET)
+    was, before = module_files.report(place).load(), module_files.module(place, 0).load()
+    monkeypatch.setattr(FineTuner, "step", spoiled(2.0**8))
+    done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_steps=1", root=root)
+    assert done.exit_code == 0, done
+    now, after = module_files.report(place).load(), module_files.module(place, 0).load()
+    assert now.valid_right_composed == was.valid_right_composed and "fine_tuned" in now.search
+    assert all(torch.equal(value * 2.0**8, after[name]) for name, value in before.items() if LAST_LAYER in name)
+
+
+@for_real
+def test_a_step_size_that_explodes_leaves_no_state_behind(
+    root: Path, searched: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.gradient.fine_tuning_run.STEPS_PER_STATE", 1)
+    of_step = StepBatches.of_step
+
+    def explosive(batches: StepBatches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = of_step(batches, step)
+        return images * (torch.inf if step == 2 else 1.0), labels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepBatches, "of_step", explosive)
+        run_main(SCRIPT, *TUNE, root=root).refused("step 2: the loss is nan; lower the fine_tuning_step_size")
+    assert files_below(root) == files_below(searched)
 
 
 def test_what_does_not_fit_is_refused(strong_roots: Callable[[str, str], Path], run_main: Main) -> None:

@@ -602,7 +602,7 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(
     recorded = run_main(RECORDER, *WHOLE, root=root)
     output, _ = explorer.communicate(timeout=PATIENCE)
     assert (recorded.exit_code, explorer.returncode) == (0, 0), (recorded, output)
-    assert "the recorder took files back: on with generation 0" in output
+    assert "files were taken back or removed: continuing with generation 0" in output
     assert found(root) == found(reference)
 
 

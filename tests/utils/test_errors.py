@@ -1,11 +1,15 @@
 """Whatever the standard streams are, a script ends with its exit code and without a traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from conftest import TOP
+
+from utils.errors import run
+from utils.signals import ENDING
 
 SCRIPT = """
 import sys
@@ -16,6 +20,12 @@ def main():
     if sys.argv[1] == "refuse":
         raise UserError("expected \\u0141")
 run(main)
+"""
+
+HELP = """
+import argparse
+from utils.errors import run
+run(lambda: argparse.ArgumentParser().parse_args(["--help"]))
 """
 
 
@@ -64,10 +74,57 @@ def test_streams_that_are_full_are_an_exit_code() -> None:
     assert result_of("end", ">/dev/full", "2>/dev/full")[0] == 2
 
 
-def test_a_reader_that_left_ends_a_script_in_silence() -> None:
+@pytest.mark.parametrize("script", [SCRIPT, SCRIPT.replace("print(", "print(100000 * ", 1), HELP])
+def test_a_reader_that_left_ends_a_script_in_silence(script: str) -> None:
+    """With the exit code of a program that SIGPIPE ended; 0 where all was said when the reader left."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-c", SCRIPT, "end"]
+    command = [sys.executable, "-c", script, "end"]
     done = subprocess.run(command, cwd=TOP, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (0 if script is HELP else 141, b"")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_exhausted_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        with pytest.raises(SystemExit) as end:
+            run(main)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: out of memory: ") and "ulimit -v" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_no_room_for_another_thread_is_one_line() -> None:
+    script = """
+import resource, threading, time
+from utils.errors import run
+def main():
+    in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**26, -1))
+    while True:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: out of memory: can't start new thread; ")

@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from conftest import TOP
 
-from utils.signals import ended_by_signals, signals_held_back
+from utils.signals import ENDING, ended_by_signals, signals_held_back
 
 CLEAN_UP = """
 import signal, sys, time
@@ -43,6 +44,47 @@ def test_a_second_signal_does_not_break_off_the_clean_up(first: signal.Signals, 
     assert "Traceback" not in error
 
 
+AT_EXIT = """
+import atexit, signal, time
+from utils.errors import run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+@atexit.register
+def at_exit():
+    print("at exit", flush=True)
+    time.sleep(0.3)
+def main():
+    print("ready", flush=True)
+    time.sleep({seconds})
+run(main)
+"""
+
+
+@pytest.mark.parametrize("seconds", [60, 0], ids=["interrupted", "at its own end"])
+def test_a_signal_while_the_interpreter_ends_says_nothing(seconds: int) -> None:
+    """Libraries clean up then, and a KeyboardInterrupt in them would be a traceback."""
+    script = [sys.executable, "-c", AT_EXIT.format(seconds=seconds)]
+    process = subprocess.Popen(script, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    if seconds:
+        process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "at exit\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    _, error = process.communicate(timeout=60)
+    said = "interrupted: the same command goes on from the last whole state\n"
+    assert (process.returncode, error) == ((130, said) if seconds else (0, ""))
+
+
+@pytest.fixture
+def handlers_put_back() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
 def test_ignored_signals_stay_ignored() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -54,14 +96,16 @@ def test_ignored_signals_stay_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+@pytest.mark.usefixtures("handlers_put_back")
+def test_after_the_end_signals_are_ignored() -> None:
     with pytest.raises(SystemExit) as end, ended_by_signals():
         signal.raise_signal(signal.SIGTERM)
     assert end.value.code == 143
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    for number in ENDING:
+        signal.raise_signal(number)
 
 
+@pytest.mark.usefixtures("handlers_put_back")
 def test_a_signal_that_is_held_back_comes_at_the_end() -> None:
     steps = []
     with pytest.raises(SystemExit) as end, ended_by_signals(), signals_held_back():
