@@ -68,7 +68,8 @@ def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side
         with steps(f"following the channels of {name}", None):
             graph = trace(network, image_side, num_classes=num_classes)
     except NetworkRefused as error:
-        raise UserError(f"network {name}: {error}") from None
+        ways = "; docs/your_network.md shows ways in, under Other outputs" if "expected logits" in str(error) else ""
+        raise UserError(f"network {name}: {error}{ways}") from None
     check_num_classes(name, graph.num_classes, num_classes)
     if not graph.num_units:
         layer = graph.units.layers[0]

@@ -258,9 +258,7 @@ def _logits(outputs: list[fx.Node], num_classes: int | None) -> tuple[fx.Node, t
     found = [node for node, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
-        raise NetworkRefused(
-            f"expected logits (n, classes), the network gives {given}; docs/your_network.md, Other outputs, says more"
-        )
+        raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
     node, ends = next((node for node in found if node.meta["shape"][1] == num_classes), found[0]), []
     while kind(node) == "sigmoid" or (kind(node) in SOFTMAXES and node.args[1] in (1, -1)):
         ends.insert(0, node)

@@ -110,6 +110,11 @@ def test_the_ways_in_of_the_documents(
         assert torch.allclose(module(IMAGES)[:, 0], whole[:, target_class], atol=1e-5)
 
 
+def test_one_output_without_its_axis_is_refused_with_a_way_in() -> None:
+    with pytest.raises(UserError, match=r"network net: expected logits .* gives \('n',\); docs/your_network.md shows"):
+        trace_classifier(Net(1, lambda features, logits: logits[:, 0]), "net", 2, 8)
+
+
 @pytest.mark.parametrize(
     ("given", "num_classes", "way"),
     [
