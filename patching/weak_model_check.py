@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.progress import say
 
 LEAST_GAIN = 0.2  # by how much the mean recall of the classes that move must be better in another order
+MOST_GAIN = 2 / 3  # of the classes that move: the share of them whose recall has to be better
 MOST_LOST = 0.25  # of the recall that classes gain by moving: what others that move may lose
 SURE = 0.001  # p-value below which another order is no accident
 KNOWS_CLASS = 0.65  # mean AUC from which a model knows its classes, though another class's logit is larger
@@ -73,15 +74,13 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """
     if len(np.unique(labels)) < 2:
         return None
-    # Outputs that are hardly ever the largest are told apart by when they are large for them. Whether any order is
-    # better is judged by the answers as they are: an output that was never trained may follow some other class.
-    balanced, answers = torch.from_numpy(_balanced(logits)), logits.argmax(1)
-    order = _kept_cycles(class_order(balanced, labels)[0], answers, labels)
+    answers = logits.argmax(1)
+    order = _kept_cycles(_likeliest_order(logits, labels), answers, labels)
     moved = order[labels] != labels
     # An order that was found on some images fits them better by chance alone: it is judged on others.
     half, crossed = _half(labels), np.empty(len(labels), np.int64)
     for other in (False, True):
-        found = class_order(balanced[half == other], labels[half == other])[0]
+        found = _likeliest_order(logits[half == other], labels[half == other])
         crossed[half != other] = found[labels[half != other]]
     before, after = answers == labels, answers == crossed
     gained, lost = int((after & ~before)[moved].sum()), int((before & ~after)[moved].sum())
@@ -121,6 +120,15 @@ def _centred(logits: np.ndarray) -> np.ndarray:
     return values - values.mean(1, keepdims=True)
 
 
+def _likeliest_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The output (classes,) int64 of each class, by the answers and by those of outputs in units of their own spread.
+
+    The latter tell apart the outputs that are hardly ever the largest, of classes that a weak model is bad at.
+    """
+    both = np.concatenate([logits, _balanced(logits)])
+    return class_order(torch.from_numpy(both), np.tile(labels, 2))[0]
+
+
 def _balanced(logits: np.ndarray) -> np.ndarray:
     """Every output in units of its own spread: a class that a weak model hardly ever answers is answered, too."""
     values = _centred(logits)
@@ -155,7 +163,8 @@ def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> 
         if len(cycle) < 2:
             continue
         gained, lost = gains[cycle].clip(min=0).sum(), -gains[cycle].clip(max=0).sum()
-        most_gain = (gains[cycle] > 0).mean() > 2 / 3  # a class without images, or never answered, proves nothing
-        if most_gain and gained - lost >= LEAST_GAIN * len(cycle) and lost <= MOST_LOST * gained:
+        if gained - lost >= LEAST_GAIN * len(cycle) and lost <= MOST_LOST * gained:
             kept[cycle] = order[cycle]
-    return kept
+    # A class without images, or one that is never answered, proves nothing: most of those that move have to gain.
+    moved = kept != classes
+    return kept if moved.any() and (gains[moved] > 0).mean() >= MOST_GAIN else classes
