@@ -157,8 +157,8 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
         )
     if useless := [outcome.name for outcome in outcomes if not outcome.helps]:
         yield Note(
-            f"No better than the control without a module: {'; '.join(useless)}. Leave these modules out: the weak "
-            "model fitted again does the same at no cost."
+            f"Not significantly better than the control without a module: {'; '.join(useless)}. Leave these modules "
+            "out, since the control costs no FLOPs, or judge them by more test images."
         )
     for kind in data.patched_kinds:
         try:

@@ -3,7 +3,8 @@
     python scripts/make_report.py --model simcnn_x0_25 --dataset digits
 
 Writes data/MODEL_DATASET/report/index.html, which needs no network and no server, and every figure as PNG, SVG and CSV
-in report/figures. It can be made at any time: what has not run is left out, and named in a fold at the end.
+in report/figures. It can be made at any time: what has not run is left out, and named in a fold at the end. Its last
+section has the commands that made the files, with the settings that the stages recorded.
 """
 
 import time

@@ -216,7 +216,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     riders = result["valid_auc_modules"] < np.array(result["valid_auc_strong"]) - MOST_BELOW
     notes = [attributes for _, attributes in page.tags if attributes.get("class") == "note"]
     assert riders.any() == ("Modules that say little of their own class" in text)
-    assert len(notes) == int(riders.any()) + ("No better than the control without a module" in text)
+    assert len(notes) == int(riders.any()) + ("Not significantly better than the control without a module" in text)
 
 
 def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Callable[..., Run]) -> None:
@@ -458,7 +458,10 @@ def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
     assert "--weak_logits mine --target_class star --name mine" in rows[0][1]
     answers = list(patching_answer(copied))
     (useless,) = [block.text for block in answers if isinstance(block, Note)]
-    assert useless.startswith("No better than the control without a module: ") and "mine: star. Leave" in useless
+    assert (
+        useless.startswith("Not significantly better than the control without a module: ")
+        and "mine: star. Leave" in useless
+    )
 
 
 def test_a_patch_with_modules_of_another_search_is_told(copied: ReportData) -> None:
