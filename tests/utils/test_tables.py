@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tables import csv_table, markdown_table, show_table
+from utils.tables import csv_table, fitted, markdown_table, show_table
 
 
 def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +37,12 @@ def test_csv_comes_back_exactly(rows: list[tuple[str, float]]) -> None:
     headings, *lines = csv.reader(io.StringIO(csv_table(["name", "value"], rows), newline=""))
     assert headings == ["name", "value"]
     assert [(name, float(value)) for name, value in lines] == rows
+
+
+def test_parts_fit_the_width_and_are_never_broken() -> None:
+    parts = [f"value {number}: {'x' * number}" for number in range(20)]
+    lines = fitted(parts, 40).splitlines()
+    assert max(map(len, lines)) <= 40 and all(line.startswith("    value") for line in lines[1:])
+    assert [part for line in lines for part in line.strip().split("  ")] == parts
+    assert fitted(["one", "two"]) == "one  two"
+    assert fitted(["x" * 90, "two"]) == "x" * 90 + "\n    two"
