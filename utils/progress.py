@@ -18,6 +18,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 FIRST_LINE = 3.0  # seconds; what takes less needs no line
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining}]"  # tqdm's, with the time that is left
 LONGEST_PAUSE = 60.0  # seconds between two lines in a log; the first ones follow faster
 
 _speaking = threading.Lock()  # held by the outermost loop

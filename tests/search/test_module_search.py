@@ -40,6 +40,7 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
+from utils.disk import readable
 from utils.files import save_array
 from utils.stage import Stage
 
@@ -674,8 +675,23 @@ def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
     for script in (RECORDER, LAUNCHER):
         done = run_main(script, *WHOLE, root=root)
         done.refused("ga: 45 KiB are needed, 20 KiB are free: lower generations, population or search_images, or")
-        assert "the search takes at the most 45 KiB below" in done.stdout
+        assert "the search takes at most 45 KiB below" in done.stdout
     assert files_below(root) == before
+
+
+@pytest.mark.parametrize(("free", "is_warned"), [(2**20, True), (2**30, False)])
+def test_modules_that_may_not_fit_are_announced_before_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free: int, is_warned: bool
+) -> None:
+    usage, artifacts = shutil.disk_usage(root), artifacts_of(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    config = load(MODEL, DATASET, [*SETTINGS, f"generations={GENERATIONS}"])
+    open_search(Stage(config, artifacts, torch.device("cpu"), torch.float32, 0)).check_room()
+    said = capsys.readouterr().out
+    size = 5 * model_files.entire_model(artifacts).path.stat().st_size
+    assert f"its modules take at most {readable(size)} below {artifacts.folder / 'modules'}" in said
+    assert ("warning: 1.0 MiB are free: the modules may not fit when the search ends" in said) == is_warned
 
 
 def test_what_a_search_takes(searched: Path) -> None:
