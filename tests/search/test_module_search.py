@@ -606,6 +606,45 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(
     assert found(root) == found(reference)
 
 
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["removed", "damaged"])
+def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
+    searched: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    artifacts, lost = artifacts_of(searched), 1
+    file = genetic_files.fitness(artifacts, lost)
+    damage(file.path) if is_damaged else file.remove()
+    monkeypatch.setattr(global_configure, "wait_limit", 0)
+    for _ in range(2):
+        run_main(RECORDER, *WHOLE, root=searched).refused(f"generation {lost} of class 0, 1, 2, 3, 4", exit_code=3)
+    done = run_main(EXPLORER, *SMALL, "--set", f"generations={lost}", "--target_class", *range(5), root=searched)
+    assert done.exit_code == 0, done
+    done = run_main(RECORDER, *WHOLE, root=searched)
+    assert done.exit_code == 0 and "going on after generation 0" in done.stdout, done
+    again = {name: content for name, content in found(searched).items() if not name.startswith("ga/gen_001_exp")}
+    assert again == {name: again.get(name) for name in found(reference) if not name.startswith("ga/gen_001_exp")}
+    assert all(found(reference)[name] == content for name, content in again.items())
+    assert len(genetic_files.log(artifacts).load()) == GENERATIONS + 1
+
+
+@pytest.mark.long
+def test_files_that_are_removed_as_they_appear_do_not_stop_a_search(root: Path, reference: Path) -> None:
+    """The settings, a fitness, a population and outputs; also of the last generation."""
+    artifacts = artifacts_of(root)
+    victims = [
+        genetic_files.settings(artifacts),
+        genetic_files.fitness(artifacts, 1),
+        genetic_files.population(artifacts, 2, 1),
+        genetic_files.outputs(artifacts, GENERATIONS, 3),
+    ]
+    search = start(root, LAUNCHER, *WHOLE, "--jobs", "2")
+    for victim in victims:
+        wait_for(victim.exists)
+        victim.remove()
+    output, _ = search.communicate(timeout=PATIENCE)
+    assert search.returncode == 0, output
+    assert found(root) == found(reference) and genetic_files.settings(artifacts).exists()
+
+
 @pytest.mark.long
 def test_who_is_missing(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
@@ -618,7 +657,8 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
         genetic_files.outputs(artifacts, 0, 3).path.unlink()
         explorer.send_signal(signal.SIGSTOP)
         genetic_files.outputs(artifacts, 0, 3).path.unlink(missing_ok=True)
-        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid})"
+        stopped = f"but stopped: `kill -CONT {explorer.pid}` continues it, `kill -KILL {explorer.pid}` ends it"
+        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid}, {stopped})"
         run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
         refused = run_main(EXPLORER, *WHOLE, "--target_class", 2, 3, root=root)
         refused.refused("the explorer of class 3 of", "already running", f"{platform.node()}, pid {explorer.pid}")
