@@ -282,7 +282,7 @@ def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(
     assert done.exit_code == 0, done
     assert "going on after generation 2" in done.stdout
     workers = "2 processes" if own_process else "1 process"
-    assert f"{workers} of this machine, " in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
+    assert f"{workers} of this machine" in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
     assert found(searched) == found(reference)
     if own_process:  # whose environment names its root, as that of its workers does
         assert processes_of(searched) == []
