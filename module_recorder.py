@@ -53,7 +53,7 @@ def record(search: GeneticSearch, rows: list[Generation], patience: int | None) 
         outputs = outputs_of_explorers(search, len(rows))
         last_look = record_generation(search, rows, outputs, last_look)
         best = best_generation(rows).generation
-        say(f"{describe(rows[-1])}  best so far: {best} of {config.generations}")
+        say(describe(rows[-1], f"best so far: {best} of {config.generations}"))
     record_end(search, rows)
 
 

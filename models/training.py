@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dataset.images import augment, normalise, to_device
 from dataset.labelled_images import Images, Normalisation, fingerprint
+from engines.node import processor
 from models.graph.errors import refused
 from models.graph.evaluating import evaluating, first_logits
 from models.weights import cpu_state
@@ -84,6 +85,11 @@ def learning_rate_at(settings: TrainingSettings, progress: float) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise)))
 
 
+def this_machine() -> dict[str, Any]:
+    """What the last bits of a training on the CPU depend on: they decide which way rounding goes, and so add up."""
+    return {"threads": torch.get_num_threads(), "processor": processor(), "torch": str(torch.__version__)}
+
+
 def train(
     model: nn.Module,
     train_images: Images,
@@ -124,7 +130,7 @@ def train(
     images = [fingerprint(train_images), fingerprint(valid_images)]
     description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
-        training = _resume(state_file, model, optimizer, description)
+        training = _resume(state_file, model, optimizer, description, device)
     forward = through_compiler(model) if compiled else model
     batches = len(batch_sizes(len(labels), settings.batch_size))
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
@@ -230,6 +236,7 @@ def _save_state(
     file.save(
         {
             "description": description,
+            "made_on": this_machine(),
             "history": [asdict(epoch) for epoch in training.history],
             "best_epoch": training.best_epoch,
             "best_weights": training.best_weights,
@@ -240,7 +247,11 @@ def _save_state(
 
 
 def _resume(
-    file: CheckpointFile, model: nn.Module, optimizer: torch.optim.Optimizer, description: dict[str, Any]
+    file: CheckpointFile,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    description: dict[str, Any],
+    device: torch.device,
 ) -> Training:
     state: dict[str, Any] = file.load()
     if not isinstance(state.get("description"), dict):
@@ -263,6 +274,11 @@ def _resume(
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise damaged(file.path, file.made_by, f"not the state of such a training: {reason(error)}") from None
     say(f"resuming after epoch {last.number}")
+    if device.type == "cpu" and len(training.history) < description["epochs"]:
+        made_on = state.get("made_on")
+        different = differences(made_on, this_machine()) if isinstance(made_on, dict) else ""  # of an earlier version
+        if different:
+            say(f"results differ slightly from those of an uninterrupted training ({different})")
     return training
 
 

@@ -1,13 +1,14 @@
 """What is known of the modules that a search left: how small they are, and how good composed."""
 
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from modules.own_class import MOST_BELOW, free_riders
-from utils.tables import show_table
+from utils.tables import WIDTH, show_table
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def show_modularization(result: Modularization) -> None:
     show_table(["images", "count", "strong model", "composed model", "points"], rows)
     mean_kept = np.mean(result.kernels_kept) / result.kernels
     print(f"\nkernels kept, mean over modules: {mean_kept:.1%}; mean Jaccard distance: {result.jaccard_distance:.4f}")
-    for target_class in result.free_riders:
-        print(
-            f"class {target_class} ({result.classes[target_class]}): its module's AUC is more than {MOST_BELOW:g} "
-            "below the strong model's: it says little of its own class and leaves the answer to the other modules; "
-            "before you patch with it, fine-tune the modules (module_fine_tuner.py), search it alone "
-            "(module_gradient_search.py --for_patch), or let modules keep more kernels (in the gradient search: "
-            "a larger --keep)"
+    if result.free_riders:
+        names = ", ".join(f"{number} ({result.classes[number]})" for number in result.free_riders)
+        advice = (
+            f"uninformative modules, whose AUC is more than {MOST_BELOW:g} below the strong model's: class {names}. "
+            "Before you patch with them, fine-tune the modules (module_fine_tuner.py), search each alone "
+            "(module_gradient_search.py --for_patch), or keep more kernels (a larger --keep of the gradient search)."
         )
+        print(textwrap.fill(advice, WIDTH))
 
 
 def _share(right: int, images: int) -> str:

@@ -1,5 +1,6 @@
 """A running search as its files show it: the generation, the best so far, which classes are done, the time left."""
 
+import textwrap
 import time
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from report.words import duration
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, SearchEnd, best_generation, describe
 from utils.artifacts import Artifacts
+from utils.tables import WIDTH
 
 RECENT = 5  # generations that the time of the next ones is guessed from
 BAR = 30  # characters
@@ -59,7 +61,7 @@ def look(config: Config, artifacts: Artifacts) -> SearchView:
 
 
 def view_lines(view: SearchView) -> list[str]:
-    """The look in a few short lines for people."""
+    """The look in a few lines of at most WIDTH characters for people."""
     if view.seconds_since_change is None:
         return ["no search yet"]
     scored = len(view.rows)
@@ -68,13 +70,14 @@ def view_lines(view: SearchView) -> list[str]:
     lines = [f"[{bar}] {scored} of {view.generations + 1} generations scored"]
     if view.rows:
         best = best_generation(view.rows)
-        lines += [f"last  {describe(view.rows[-1])}", f"best  {describe(best)}"]
+        for which, row in (("last", view.rows[-1]), ("best", best)):
+            lines += [f"{which}:", *describe(row).splitlines()]
         waited = view.rows[-1].generation - best.generation
         lines.append(f"generations without a better ensemble: {waited}")
     if view.end:
         how = "for want of improvement" if view.end.early_stop else "all generations are scored"
         return [*lines, f"the search is over: {how}"]
-    lines.append(f"generation {scored}: {who_is_at_work(view)}")
+    lines += textwrap.wrap(f"generation {scored}: {who_is_at_work(view)}", WIDTH, subsequent_indent="    ")
     left = view.seconds_left
     lines.append(
         f"time left: {'at most ' + duration(left) if left is not None else 'known after the first generation'}"

@@ -175,13 +175,11 @@ class Progress:
             return
         best = best_generation(rows)
         self.bar.update(len(rows) - self.bar.n)
-        self.bar.set_postfix_str(
-            f"best: generation {best.generation}, accuracy {best.accuracy:.2%}, fitness {best.fitness:.4f}"
-        )
+        self.bar.set_postfix_str(f"best {best.accuracy:.2%}")  # short, so that the bar has room
         if self.bar.disable:
             pace, left = rows[-1].seconds, self.stage.config.generations + 1 - len(rows)
             for row in rows[self.shown :]:
-                say(f"{describe(row)}, at most {time_in_words(pace * left)} left")
+                say(describe(row, f"at most {time_in_words(pace * left)} left"))
         self.shown = len(rows)
 
 

@@ -9,6 +9,7 @@ search, or with Ctrl-C.
 
 import shutil
 import sys
+import textwrap
 import time
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
@@ -44,7 +45,7 @@ def watch(stage: Stage, view: SearchView, interval: float) -> None:
     height = 0
     while True:
         width = shutil.get_terminal_size().columns - 1  # a wrapped line would count twice
-        lines = [line[:width] for line in view_lines(view)]
+        lines = [part for line in view_lines(view) for part in textwrap.wrap(line, width, subsequent_indent="  ")]
         if height:
             print(UP_AND_CLEAR.format(height), end="", file=unescaped(sys.stdout))
         print("\n".join(lines), flush=True)

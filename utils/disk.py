@@ -8,10 +8,15 @@ from utils.errors import UserError
 
 def check_room(folder: Path, needed: int, advice: str) -> None:
     """Raises UserError, with the advice, where the disk of `folder` has less than `needed` bytes free."""
-    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(standing).free
+    free = free_bytes(folder)
     if free < needed:
         raise UserError(f"{folder}: {readable(needed)} are needed, {readable(free)} are free: {advice}, or make room")
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which need not be there yet."""
+    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(standing).free
 
 
 def readable(num_bytes: int) -> str:

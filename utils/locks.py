@@ -121,7 +121,8 @@ def check_nobody_holds(locks: Iterable[Path], doing: str) -> None:
     """Raises UserError, naming the first living holder of one of the locks, which `doing` would disturb."""
     for lock in locks:
         if holder := _living_holder(lock, _is_orphan):
-            raise UserError(f"{doing}: {holder.command} on {holder} works on these files; end it, then try again")
+            idle = _but_idle(holder, lock)
+            raise UserError(f"{doing}: {holder.command} on {holder}{idle} works on these files; end it, then try again")
 
 
 def _take(lock: Path, text: str, name: str) -> None:

@@ -6,6 +6,7 @@ ends all of it, and with it the lines on the way that `say` prints: what is left
 
 import contextlib
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from utils.terminal import printable
 Item = TypeVar("Item")
 
 FIRST_LINE = 3.0  # seconds; what takes less needs no line
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining}]"  # tqdm's, with the time that is left
 LONGEST_PAUSE = 60.0  # seconds between two lines in a log; the first ones follow faster
 
 _speaking = threading.Lock()  # held by the outermost loop
@@ -62,7 +64,14 @@ def steps(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[], 
         return
     try:
         if sys.stderr is not None and sys.stderr.isatty() and total is not None:
-            with tqdm(desc=what, total=total, initial=done, leave=False, delay=0.5, dynamic_ncols=True) as bar:
+            # No rate, and few words: else the bar is one character wide on a narrow terminal.
+            desc, form = (
+                textwrap.shorten(what, 34, placeholder="..."),
+                "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining}]",
+            )
+            with tqdm(
+                desc=desc, total=total, initial=done, leave=False, delay=0.5, dynamic_ncols=True, bar_format=form
+            ) as bar:
                 yield bar.update
         else:
             with _Lines(what, total, done) as lines:

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.terminal import printable
 
+WIDTH = 80  # characters of a line on the screen
 # A spreadsheet takes a cell that starts so for a formula, unless an apostrophe stands before it.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n]")
 
@@ -18,6 +19,17 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def fitted(parts: Iterable[str], width: int = WIDTH, indent: str = "    ") -> str:
+    """Short parts next to each other, in as many lines of `width` characters as they need; no part is broken."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"{indent}{part}" if lines else part)
+    return "\n".join(lines)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -6,6 +6,7 @@ number of machines, and go on from it at any time.
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from search.genetic.log import Generation, is_over
 from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
 from utils.device import PRECISIONS, precision_name
-from utils.disk import check_room, readable
+from utils.disk import check_room, free_bytes, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.locks import check_nobody_holds, keep_there
@@ -168,12 +169,24 @@ class GeneticSearch:
             print(f"the old search is now {set_aside(folder)}", flush=True)
 
     def check_room(self) -> None:
-        """Say what a search takes on the disk. Raises UserError where neither that much is free nor taken by it."""
-        folder = files.folder(self.stage.artifacts)
+        """Say what a search and its modules take on the disk, and warn where the modules may not fit.
+
+        Raises UserError where there is no room for the search's own files, which are all needed.
+        """
+        artifacts = self.stage.artifacts
+        folder, modules = files.folder(artifacts), module_files.module(artifacts, 0).path.parent
         needed = bytes_of_search(self.config, self.layout.num_genes, len(self.images))
-        say(f"the search takes at the most {readable(needed)} below {folder}")
-        there = sum(path.stat().st_size for path in folder.glob("gen_*")) if folder.is_dir() else 0
+        of_modules = self.config.num_classes * model_files.entire_model(artifacts).path.stat().st_size  # if all is kept
+        say(f"the search takes at most {readable(needed)} below {folder}")
+        say(f"its modules take at most {readable(of_modules)} below {modules}")
+        there = _bytes_below(folder, "gen_*")
         check_room(folder, max(0, needed - there), "lower generations, population or search_images")
+        missing = max(0, needed - there) + max(0, of_modules - _bytes_below(modules, "class_*"))
+        if (free := free_bytes(folder)) < missing:
+            print(
+                f"warning: {readable(free)} are free: the modules may not fit when the search ends; "
+                "make room until then"
+            )
 
     def resume(self, *, checkpoint: int | None, patience: int | None) -> list[Generation]:
         """The log's rows of the generations that are scored, and so where the search goes on.
@@ -253,6 +266,10 @@ def save_outputs(search: GeneticSearch, generation: int, target_class: int, outp
             f"retrain the strong model, or use float32 if precision is bfloat16"
         )
     files.outputs(search.stage.artifacts, generation, target_class).save(outputs)
+
+
+def _bytes_below(folder: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in folder.glob(pattern)) if folder.is_dir() else 0
 
 
 def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:

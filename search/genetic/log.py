@@ -6,6 +6,8 @@ The log is the recorder's only memory, so numbers stand in it exactly (repr of a
 import math
 from dataclasses import dataclass
 
+from utils.tables import fitted
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -37,12 +39,19 @@ def is_over(rows: list[Generation], generations: int, patience: int | None) -> b
     return patience is not None and bool(rows) and rows[-1].generation - best_generation(rows).generation >= patience
 
 
-def describe(row: Generation) -> str:
-    """One line on a generation."""
-    return (
-        f"generation {row.generation:3d}  accuracy {row.accuracy:.2%}  distance {row.distance:.4f}  "
-        f"kept {row.kernels_kept:.1%}  fitness {row.fitness:.4f}  AUC {row.auc_mean:.4f}, "
-        f"at least {row.auc_least:.4f}  {row.seconds:.1f} s"
+def describe(row: Generation, *more: str) -> str:
+    """A generation in one or two lines, with `more` to say behind it."""
+    return fitted(
+        (
+            f"generation {row.generation:3d}",
+            f"accuracy {row.accuracy:.2%}",
+            f"distance {row.distance:.4f}",
+            f"kept {row.kernels_kept:.1%}",
+            f"fitness {row.fitness:.4f}",
+            f"AUC {row.auc_mean:.4f}, at least {row.auc_least:.4f}",
+            f"{row.seconds:.1f} s",
+            *more,
+        )
     )
 
 

@@ -38,10 +38,8 @@ def search_on_engine(search: GeneticSearch, rows: list[Generation], patience: in
         pace = num_run / (evaluated - last_look)
         last_look = record_generation(search, rows, outputs, last_look)
         left = time_in_words(rows[-1].seconds * (last + 1 - len(rows)))
-        say(
-            f"{describe(rows[-1])}  best so far: {best_generation(rows).generation} of {last}; "
-            f"{engine.where()}, {pace:.1f} chromosomes/s, at most {left} left"
-        )
+        best = f"best so far: {best_generation(rows).generation} of {last}; {engine.where()}"
+        say(describe(rows[-1], best, f"{pace:.1f} chromosomes/s, at most {left} left"))
     record_end(search, rows)
     mixed = len(engine.processors) > 1
     write_modules(search, rows, {"mixed_processors": engine.processors} if mixed else None)
@@ -100,7 +98,7 @@ class Driver:
         outputs = np.empty((len(masks), len(self._search.images)), np.float32)
         missing_blocks = np.full(len(masks), blocks)
         missing_modules = np.bincount(of_class, minlength=len(populations))
-        with steps(f"generation {generation}, {engine.where()}, chromosomes", len(masks)) as advance:
+        with steps(f"generation {generation}, chromosomes", len(masks)) as advance:
             for (_, start, stop), (found, first_image, took) in engine.results():
                 self._costs.measured(masks[start:stop], of_class[start:stop], took * blocks)
                 outputs[start:stop, first_image : first_image + found.shape[1]] = found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from modules.own_class import MOST_BELOW
 from utils.errors import UserError
+from utils.tables import fitted
 
 LEAST_EXPLAINED = 0.8  # of the strong logit's variance, by the smallest module for a patch that is taken unasked
 
@@ -37,12 +38,17 @@ class Round:
 
 
 def describe(row: Round) -> str:
-    """One line on a round."""
-    return (
-        f"round {row.number:2d}  to keep {100 * row.keep:g}%  kept {row.kernels_kept:.1%}  "
-        f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)  "
-        f"distance {row.distance:.4f}  AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's  "
-        f"{row.seconds:.1f} s"
+    """A round in two lines."""
+    return fitted(
+        (
+            f"round {row.number:2d}",
+            f"to keep {100 * row.keep:g}%",
+            f"kept {row.kernels_kept:.1%}",
+            f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)",
+            f"distance {row.distance:.4f}",
+            f"AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's",
+            f"{row.seconds:.1f} s",
+        )
     )
 
 
@@ -81,11 +87,17 @@ class RoundForPatch:
 
 
 def describe_for_patch(row: RoundForPatch) -> str:
-    """One line on a round."""
-    return (
-        f"round {row.number:2d}  to keep {100 * row.keep:g}%  kept {row.kernels_kept:.1%}  FLOPs {row.flops:.1%}  "
-        f"AUC {row.auc_module:.4f} (strong model {row.auc_strong:.4f})  logit explained {row.explained:.1%}  "
-        f"{row.seconds:.1f} s"
+    """A round in two lines."""
+    return fitted(
+        (
+            f"round {row.number:2d}",
+            f"to keep {100 * row.keep:g}%",
+            f"kept {row.kernels_kept:.1%}",
+            f"FLOPs {row.flops:.1%}",
+            f"AUC {row.auc_module:.4f} (strong model {row.auc_strong:.4f})",
+            f"logit explained {row.explained:.1%}",
+            f"{row.seconds:.1f} s",
+        )
     )
 
 

@@ -150,6 +150,30 @@ def test_resume_gives_the_same_bits(
     assert again.history == training.history
 
 
+def test_another_number_of_threads_is_said_when_it_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, settings = CheckpointFile(tmp_path / "state.pth", "python train.py"), replace(SETTINGS, epochs=2)
+    words = "results differ slightly from those of an uninterrupted training (threads: 1 there, 2 now)"
+
+    def interrupted(epoch: Epoch, _: torch.nn.Module) -> None:
+        if epoch.number == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        train_it(settings, state_file=file, after_epoch=interrupted)
+    state = file.load()
+    assert state["made_on"]["threads"] == 1 and state["made_on"]["torch"] == str(torch.__version__)
+    for threads, recorded, is_said in ((1, state, False), (2, {**state, "made_on": 3}, False), (2, state, True)):
+        file.save(recorded)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        train_it(settings, state_file=file)
+        assert (words in capsys.readouterr().out) == is_said
+    train_it(settings, state_file=file)  # it is over
+    assert words not in capsys.readouterr().out
+
+
 def test_the_seed_decides() -> None:
     first, again, other = (train_it(replace(SETTINGS, epochs=1), seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert_same_weights(first, again)

@@ -80,7 +80,9 @@ def test_a_free_rider_is_named(capsys):
     result = Modularization(("cat", "dog", "owl"), 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs)
     show_modularization(result)
     printed = capsys.readouterr().out
-    assert "class 1 (dog): its module's AUC is more than 0.02 below the strong model's" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    words = "uninformative modules, whose AUC is more than 0.02 below the strong model's: class 1 (dog). "
+    assert words in " ".join(printed.split("\n"))
     assert "class 0" not in printed and "class 2" not in printed
 
 

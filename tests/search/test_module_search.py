@@ -40,6 +40,7 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
+from utils.disk import readable
 from utils.files import save_array
 from utils.stage import Stage
 
@@ -282,7 +283,7 @@ def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(
     assert done.exit_code == 0, done
     assert "going on after generation 2" in done.stdout
     workers = "2 processes" if own_process else "1 process"
-    assert f"{workers} of this machine, " in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
+    assert f"{workers} of this machine" in done.stdout and " chromosomes/s, at most 0 s left" in done.stdout
     assert found(searched) == found(reference)
     if own_process:  # whose environment names its root, as that of its workers does
         assert processes_of(searched) == []
@@ -606,6 +607,45 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(
     assert found(root) == found(reference)
 
 
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["removed", "damaged"])
+def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
+    searched: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    artifacts, lost = artifacts_of(searched), 1
+    file = genetic_files.fitness(artifacts, lost)
+    damage(file.path) if is_damaged else file.remove()
+    monkeypatch.setattr(global_configure, "wait_limit", 0)
+    for _ in range(2):
+        run_main(RECORDER, *WHOLE, root=searched).refused(f"generation {lost} of class 0, 1, 2, 3, 4", exit_code=3)
+    done = run_main(EXPLORER, *SMALL, "--set", f"generations={lost}", "--target_class", *range(5), root=searched)
+    assert done.exit_code == 0, done
+    done = run_main(RECORDER, *WHOLE, root=searched)
+    assert done.exit_code == 0 and "going on after generation 0" in done.stdout, done
+    again = {name: content for name, content in found(searched).items() if not name.startswith("ga/gen_001_exp")}
+    assert again == {name: again.get(name) for name in found(reference) if not name.startswith("ga/gen_001_exp")}
+    assert all(found(reference)[name] == content for name, content in again.items())
+    assert len(genetic_files.log(artifacts).load()) == GENERATIONS + 1
+
+
+@pytest.mark.long
+def test_files_that_are_removed_as_they_appear_do_not_stop_a_search(root: Path, reference: Path) -> None:
+    """The settings, a fitness, a population and outputs; also of the last generation."""
+    artifacts = artifacts_of(root)
+    victims = [
+        genetic_files.settings(artifacts),
+        genetic_files.fitness(artifacts, 1),
+        genetic_files.population(artifacts, 2, 1),
+        genetic_files.outputs(artifacts, GENERATIONS, 3),
+    ]
+    search = start(root, LAUNCHER, *WHOLE, "--jobs", "2")
+    for victim in victims:
+        wait_for(victim.exists)
+        victim.remove()
+    output, _ = search.communicate(timeout=PATIENCE)
+    assert search.returncode == 0, output
+    assert found(root) == found(reference) and genetic_files.settings(artifacts).exists()
+
+
 @pytest.mark.long
 def test_who_is_missing(root: Path, run_main: Main) -> None:
     artifacts = artifacts_of(root)
@@ -618,7 +658,8 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
         genetic_files.outputs(artifacts, 0, 3).path.unlink()
         explorer.send_signal(signal.SIGSTOP)
         genetic_files.outputs(artifacts, 0, 3).path.unlink(missing_ok=True)
-        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid})"
+        stopped = f"but stopped: `kill -CONT {explorer.pid}` continues it, `kill -KILL {explorer.pid}` ends it"
+        state = f"class 3 (alive on {platform.node()}, pid {explorer.pid}, {stopped})"
         run_main(RECORDER, *WHOLE, root=root).refused(f"class 0, 2, 4 (not running); {state}: python", exit_code=3)
         refused = run_main(EXPLORER, *WHOLE, "--target_class", 2, 3, root=root)
         refused.refused("the explorer of class 3 of", "already running", f"{platform.node()}, pid {explorer.pid}")
@@ -675,8 +716,23 @@ def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
     for script in (RECORDER, LAUNCHER):
         done = run_main(script, *WHOLE, root=root)
         done.refused("ga: 45 KiB are needed, 20 KiB are free: lower generations, population or search_images, or")
-        assert "the search takes at the most 45 KiB below" in done.stdout
+        assert "the search takes at most 45 KiB below" in done.stdout
     assert files_below(root) == before
+
+
+@pytest.mark.parametrize(("free", "is_warned"), [(2**20, True), (2**30, False)])
+def test_modules_that_may_not_fit_are_announced_before_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free: int, is_warned: bool
+) -> None:
+    usage, artifacts = shutil.disk_usage(root), artifacts_of(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(global_configure, "root_dir", root)
+    config = load(MODEL, DATASET, [*SETTINGS, f"generations={GENERATIONS}"])
+    open_search(Stage(config, artifacts, torch.device("cpu"), torch.float32, 0)).check_room()
+    said = capsys.readouterr().out
+    size = 5 * model_files.entire_model(artifacts).path.stat().st_size
+    assert f"its modules take at most {readable(size)} below {artifacts.folder / 'modules'}" in said
+    assert ("warning: 1.0 MiB are free: the modules may not fit when the search ends" in said) == is_warned
 
 
 def test_what_a_search_takes(searched: Path) -> None:

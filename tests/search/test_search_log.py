@@ -62,7 +62,8 @@ def test_the_file_is_a_plain_table(tmp_path: Path) -> None:
         "final_ensembles,ensembles_scored,ensemble,seconds,auc_mean,auc_least,checksum"
     )
     assert re.fullmatch(r"0,0\.5,0\.25,0\.5,0\.6,0\.1,9,99,0 3,1\.5,0\.9,0\.75,[0-9a-f]{8}", row)
-    assert describe(rows_of(0.5)[0]).startswith("generation   0  accuracy 50.00%  distance 0.2500")
+    lines = describe(rows_of(0.5)[0], "best so far: 0 of 50", "2 processes of this machine").splitlines()
+    assert lines[0].startswith("generation   0  accuracy 50.00%  distance 0.2500") and max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from conftest import TOP
 from utils import locks
 from utils.artifacts import Role
 from utils.errors import UserError
-from utils.locks import check_nobody_holds, held, state_of
+from utils.locks import check_nobody_holds, held, is_held, keep_there, state_of
 
 HOLD = """
 import signal, sys, time, types
@@ -294,3 +294,71 @@ def test_windows_processes_are_not_signalled(role: Role, monkeypatch: pytest.Mon
     assert state_of(role.lock) == f"alive on elsewhere, pid {2**22 + 1}"
     os.utime(role.lock, (1, 1))
     assert state_of(role.lock) == f"died on elsewhere, pid {2**22 + 1}"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux's /proc")
+def test_a_stopped_holder_is_alive_and_said_to_be_stopped(role: Role, start: Start) -> None:
+    process = start(role)
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGSTOP)
+    stopped = f"pid {process.pid}, but stopped: `kill -CONT {process.pid}` continues it"
+    until(lambda: stopped in state_of(role.lock))
+    assert is_held(role.lock)
+    with pytest.raises(UserError, match="already running") as error, held(role):
+        pass
+    assert stopped in str(error.value)
+    with pytest.raises(UserError, match="would disturb") as error:
+        check_nobody_holds([role.lock], "this would disturb")
+    assert stopped in str(error.value)
+    process.send_signal(signal.SIGCONT)
+    until(lambda: "stopped" not in state_of(role.lock))
+
+
+def test_a_holder_that_does_not_beat_is_said_to_be_silent(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT", 1000.0)
+    with held(role):
+        assert "without" not in state_of(role.lock)
+        os.utime(role.lock, (time.time() - 500, time.time() - 500))
+        assert ", but without a sign of life for 5" in state_of(role.lock)
+        assert is_held(role.lock)
+    assert not is_held(role.lock)
+
+
+def test_a_file_that_is_needed_is_written_again_while_the_lock_is_held(
+    role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "BEAT", 0.02)
+    other = Role("other work", tmp_path / "locks" / "other.lock")
+    outer, inner, unknown = (tmp_path / "files" / name for name in ("outer", "inner", "unknown"))
+    outer.parent.mkdir()
+
+    def keep(path: Path) -> None:
+        path.write_text(path.name)
+        keep_there(path, lambda: path.write_text(path.name))
+
+    keep(unknown)  # no lock is held
+    with held(role):
+        keep(outer)
+        with held(other):
+            keep(inner)
+            for path in (outer, inner, unknown):
+                path.unlink()
+            until(lambda: outer.exists() and inner.exists())
+        inner.unlink()
+        outer.unlink()
+        until(outer.exists)
+        assert (outer.read_text(), inner.exists(), unknown.exists()) == ("outer", False, False)
+        outer.unlink()
+        until(outer.exists)
+        outer.unlink()
+        outer.parent.rmdir()
+        time.sleep(0.1)
+        assert not outer.parent.exists()
+    assert f"{outer} was removed while it is needed: written again" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tables import csv_table, markdown_table, read_csv, show_table
+from utils.tables import csv_table, fitted, markdown_table, read_csv, show_table
 
 
 def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +55,12 @@ def test_no_text_is_a_formula(text: str) -> None:
 def test_numbers_and_other_texts_stay_as_they_are(text: str) -> None:
     assert list(csv.reader(io.StringIO(csv_table(["a", "b"], [[text, -1.5]]), newline="")))[1] == [text, "-1.5"]
     assert read_csv(csv_table(["a", "b"], [[text, -1.5]]))[1] == [text, "-1.5"]
+
+
+def test_parts_fit_the_width_and_are_never_broken() -> None:
+    parts = [f"value {number}: {'x' * number}" for number in range(1, 20)]
+    lines = fitted(parts, 40).splitlines()
+    assert max(map(len, lines)) <= 40 and all(line.startswith("    value") for line in lines[1:])
+    assert [part for line in lines for part in line.strip().split("  ")] == parts
+    assert fitted(["one", "two"]) == "one  two"
+    assert fitted(["x" * 90, "two"]) == "x" * 90 + "\n    two"
