@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.graph import Graph, trace
 from models.names import network_of
-from models.training import TrainingSettings, train
+from models.training import TrainingSettings, predict, train
 from modules.kernel_importance import kernel_importance
 from modules.masked_modules import freeze, mask_gradient
 from modules.population_outputs import population_outputs
@@ -46,6 +46,15 @@ def graph_of(name: str) -> Graph:
 
 def masks_of(graph: Graph, count: int) -> np.ndarray:
     return np.stack([random_mask(graph, seed, 0.6) for seed in range(count)])
+
+
+def test_a_network_that_is_evaluated_on_the_device_comes_back() -> None:
+    network, images = network_of("resnet20_x0_25", 3), some_images(20, 3)
+    expected = predict(network, images, CPU)
+    before = {name: (value.data_ptr(), value.device) for name, value in network.state_dict().items()}
+    found = predict(network, images, CUDA)
+    assert before == {name: (value.data_ptr(), value.device) for name, value in network.state_dict().items()}
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

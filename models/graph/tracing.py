@@ -62,7 +62,7 @@ def trace_plain(network: nn.Module, image_side: int, channels: int, num_classes:
     """
     like = floating_parameter(network)
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
-    with torch.no_grad(), evaluating(network), quiet():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(network), quiet():
         _try(network, images)
         plain = _plain(_export(network, images), num_classes)
         if has_modes_of_its_own(network):  # its weights may be others when it leaves evaluation mode

@@ -125,6 +125,8 @@ def unlucky(images):
         (lambda x: {"features": x[:, :2], "loss": None}, r"gives a dict: expected logits \(images, 3\) in it"),
         (lambda x: x[:, :2], r"gives outputs \(2,\): expected 3 logits"),
         (lambda x: x / 0, "gives NaN or infinity"),
+        (lambda x: nn.functional.dropout(x, 0.5), "weak model: the network draws random numbers in evaluation mode"),
+        (lambda x: x * len(x), "answer to an image depends on the images next to it"),
     ],
 )
 def test_a_network_that_does_not_answer_is_refused(answer, message):
