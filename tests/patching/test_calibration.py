@@ -17,7 +17,7 @@ from patching.rules import Learned, MinMax
 from patching.standalone import Form, StandalonePatch, save_standalone
 from utils.errors import UserError
 
-SCALES = (1e-6, 1.0, 10.0, 1e3, 1e4, 1e6, 1e8)
+SCALES = (1.0, 1e-6, 10.0, 1e4, 1e8)
 SURE = 1e-2  # difference of scores from which on rounding does not decide
 
 
@@ -39,7 +39,7 @@ def same_decisions(scores: np.ndarray, others: np.ndarray) -> bool:
 
 def test_the_scale_of_the_logits_does_not_matter():
     """An informative module helps as much whatever the weak model's logits are multiplied by."""
-    (weak, module, labels), test = weak_model(300, 0), weak_model(1000, 1)
+    (weak, module, labels), test = weak_model(150, 0), weak_model(1000, 1)
     gains, f1 = [], []
     for scale in SCALES:
         found = patch(scale * weak, module, labels, auto=True)
@@ -48,12 +48,12 @@ def test_the_scale_of_the_logits_does_not_matter():
         f1.append(target.after.f1)
         assert target.before.f1 < 0.4 and target.after.f1 > target.no_module.f1 + 0.05
         assert found.rule.scale * scale == pytest.approx(1.5, abs=0.5)  # the logits' variance is 1, and so it should be
-    assert f1 == pytest.approx([f1[1]] * len(SCALES), abs=0.005)
-    assert gains == pytest.approx([gains[1]] * len(SCALES), rel=1e-3)
+    assert f1 == pytest.approx([f1[0]] * len(SCALES), abs=0.005)
+    assert gains == pytest.approx([gains[0]] * len(SCALES), rel=1e-3)
 
 
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 1000),
     power=st.integers(-6, 8),
@@ -85,7 +85,7 @@ def test_scale_and_shift_cancel(seed, power, shift, knows, classes, others_may_l
 
 
 def test_log_probabilities_and_probabilities_are_the_same_weak_model(capsys):
-    (weak, module, labels), test = weak_model(200, 0), weak_model(300, 1)
+    (weak, module, labels), test = weak_model(100, 0), weak_model(300, 1)
     expected = fit_patch(weak, module, labels)(*test[:2])
     for form in (
         lambda logits: log_softmax(logits, 1),
@@ -93,10 +93,11 @@ def test_log_probabilities_and_probabilities_are_the_same_weak_model(capsys):
         lambda logits: softmax(logits, 1).astype(np.float32),
         lambda logits: 100 * softmax(logits, 1),
     ):
-        scores = patch(form(weak), module, labels)(form(test[0]), test[1])
+        scores = fit_patch(form(weak), module, labels)(form(test[0]), test[1])
         assert same_decisions(expected, scores)
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["the weak model gives probabilities: the patch is fitted on their logarithms"] * 3
+    assert not capsys.readouterr().out
+    patch(softmax(weak, 1), module, labels)
+    assert capsys.readouterr().out == "the weak model gives probabilities: the patch is fitted on their logarithms\n"
 
 
 def saturated(logits: np.ndarray) -> np.ndarray:
@@ -233,10 +234,9 @@ class Softmax(torch.nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ends_in_softmax", [True, False])
-def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch, ends_in_softmax):
+def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    weak = Softmax() if ends_in_softmax else torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    weak = Softmax()
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 1))
     form = Form(8, Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     random = np.random.default_rng(0)
@@ -247,7 +247,7 @@ def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch, ends_in_
         said = untaught.weak(torch.tensor(pixels)).numpy()
         outputs = {3: untaught.parts[0](torch.tensor(pixels))[:, 0].numpy()}
     patched = fit_patch(said, outputs, labels)
-    assert (patched.rule.probability_floor is not None) is ends_in_softmax
+    assert (said == 0).any() and patched.rule.probability_floor is not None
     expected = patched(said, outputs)
     assert len(np.unique(expected.argmax(1))) > 1
     model = StandalonePatch(weak, form, [module], form, copy.deepcopy(patched.rule), tuple("abcde"))

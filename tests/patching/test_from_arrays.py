@@ -1,10 +1,12 @@
 """A patch of plain arrays: any classes in any order, several at once, added ones, and modules that do not help."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from patching.from_arrays import fit_patch, patch
+from patching.from_arrays import PatchReport, fit_patch, patch
 from patching.metrics import METRICS
 from patching.rules import Learned
 from utils.errors import UserError
@@ -50,6 +52,27 @@ def test_the_last_class_alone_is_the_learned_rule():
     found = fit_patch(weak[:, order], {4: outputs[1]}, labels).rule
     expected = Learned.fit(weak[:, order], outputs[1], labels)
     assert torch.equal(found.weight, expected.weight) and torch.equal(found.bias, expected.bias)
+
+
+@pytest.mark.parametrize("is_useful", [True, False])
+def test_what_the_module_is_worth_is_counted_from_the_same_fit_without_it(is_useful):
+    weak, outputs, labels = images()
+    module = {3: outputs[3] if is_useful else np.random.default_rng(2).normal(size=len(labels))}
+    report = patch(weak, module, labels).report(weak, module, labels, tuple("abcde"))
+    without = {3: np.zeros(len(labels))}
+    control = fit_patch(weak, without, labels).report(weak, without, labels)
+    (target,) = report.targets
+    assert target.no_module == control.targets[0].after
+    assert (target.over_no_module.f1[0] > 0) is is_useful
+    assert report.f1_over_no_module == pytest.approx(report.f1_gained - control.f1_gained)
+    lines = str(report).splitlines()
+    assert lines[2].startswith("d: compared with no module, F1 changes by ")
+    assert ("d: no better than recalibrating the weak model alone: leave the module out" in lines) is not is_useful
+    values = json.loads(json.dumps(report.to_json()))
+    assert PatchReport.from_json(values) == report
+    del values["targets"][0]["no_module"], values["targets"][0]["over_no_module"]
+    old = PatchReport.from_json(values)  # as earlier versions wrote it
+    assert old.targets[0].over_no_module is None and old.f1_over_no_module == old.f1_gained
 
 
 def test_a_class_that_the_weak_model_does_not_know_is_added():

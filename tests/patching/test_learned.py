@@ -15,6 +15,7 @@ from patching.learned import (
     fold_of_each,
     free_directions,
     held_out_answers,
+    prepared,
     standardise,
     unstandardise,
 )
@@ -166,10 +167,9 @@ def test_held_out_answers_are_those_of_fits_without_the_image(with_module):
     found = held_out_answers(logits, outputs, labels, [3])
     chosen = fit_linear_map(logits, outputs, labels, [3])
     directions = free_directions(4, chosen.form, [3], with_modules=with_module)
-    features, _ = standardise(logits.double(), (outputs if with_module else torch.zeros(120, 1)).double())
-    folds, target = torch.as_tensor(fold_of_each(labels, 0)), torch.as_tensor(labels)
+    data = prepared(logits, outputs, labels, [3], seed=0)
     for fold in range(FOLDS):
-        inside, outside = folds != fold, folds == fold
-        parameters = fit(logits[inside].double(), features[inside], target[inside], directions, chosen.ridge)
-        scores = logits[outside].double() + features[outside] @ change(directions, parameters).T
+        inside, outside = data.folds != fold, data.folds == fold
+        parameters = fit(data.logits[inside], data.features[inside], data.labels[inside], directions, chosen.ridge)
+        scores = data.logits[outside] + data.features[outside] @ change(directions, parameters).T
         assert (scores.argmax(1).numpy() == found[outside.numpy()]).mean() > 0.95  # from another start of the fit

@@ -85,6 +85,25 @@ def test_which_gains_hold():
 
 def test_reports_without_intervals_load():
     entry = method_entry(AFTER, RangeRule(0, 1))
-    del entry["change"]
+    del entry["change"], entry["over_no_module"]
     model = PatchedWeakModel("simcnn_x", 0, ("a", "x"), "simcnn", "weak", 3, 8, 20, {"min_max": entry})
-    assert model.change("min_max") is None and sureness_lines([model]) == []
+    assert model.change("min_max") is None and model.over_no_module("min_max") is None and sureness_lines([model]) == []
+
+
+def test_compared_with_no_module():
+    """The interval of what the module is worth, and advice where that may be nothing."""
+    change = Change((0, 0), (0, 0), (0.1, 0.2), (0, 0), 1.0)
+    over = [Change((0, 0), (0, 0), f1, (0, 0), 1.0) for f1 in ((0.02, 0.1), (-0.01, 0.1), (-0.2, -0.1))]
+    models = [patched(number, name, 3, BEFORE) for number, name in enumerate("xyz")]
+    for model, each in zip(models, over, strict=True):
+        model.methods["min_max"] = method_entry(AFTER, RangeRule(0, 1), change, each)
+        assert model.over_no_module("min_max") == each and model.over_no_module("before") is None
+    assert sureness_lines(models[:1])[1:] == ["min_max: compared with no module, F1 changes by +2.0 to +10.0 (holds)"]
+    assert sureness_lines(models[1:2])[1:] == [
+        "min_max: compared with no module, F1 changes by -1.0 to +10.0 (may be chance)",
+        "min_max: no better than recalibrating the weak model alone: take the rule learned, or leave the module out",
+    ]
+    assert sureness_lines(models)[1:] == [
+        "min_max: compared with no module, of 3 changes F1 surely better 1, surely worse 1",
+        "min_max: no better than recalibrating the weak model alone: y, z",
+    ]

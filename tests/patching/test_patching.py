@@ -1,5 +1,7 @@
 """What each rule makes of one weak model: the controls, and a target class that no test image has."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,30 @@ def test_before_is_the_weak_model_and_controls_frame_the_patch():
     assert np.trace(results[BEFORE].confusion) == (test.weak.argmax(1).numpy() == test.labels).sum()
     f1 = {method: scores_of_target_class(result.confusion, 3).f1 for method, result in results.items()}
     assert max(f1[BEFORE], f1[NO_MODULE]) < f1["learned"] < f1[WHOLE_MODEL.format("learned")]
+
+    changes = {method: result.over_no_module for method, result in results.items()}
+    assert changes["learned"].f1[0] < f1["learned"] - f1[NO_MODULE] < changes["learned"].f1[1]
+    assert changes[BEFORE] is None and changes[NO_MODULE] is None
+
+
+def test_the_scale_and_shift_of_the_weak_logits_do_not_matter():
+    """Of weak models that are trained here, too: the learned rule and both of its controls."""
+    valid, test = outputs(200, seed=0), outputs(400, seed=1)
+
+    def confusions(change) -> list[np.ndarray]:
+        moved = [replace(part, weak=change(part.weak)) for part in (valid, test)]
+        results = evaluate(replace(case(moved[1]), valid=moved[0]), ["learned"])
+        return [result.confusion for result in results.values()]
+
+    expected = confusions(lambda logits: logits)
+    shift = 10 * torch.arange(400)[:, None] % 70
+    for change in (
+        lambda logits: 1e6 * logits,
+        lambda logits: logits.log_softmax(1),
+        lambda logits: logits + shift[: len(logits)],
+    ):
+        for found, wanted in zip(confusions(change), expected, strict=True):
+            assert np.abs(found - wanted).sum() <= 4  # two answers may be near ties
 
 
 @pytest.mark.slow
