@@ -111,7 +111,8 @@ class Run:
 def environment(root: Path, **more: str) -> dict[str, str]:
     """The environment of a script whose root_dir is `root`: on the CPU, with the threads and seed of the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CNNMOD_")}
-    own = {"CNNMOD_ROOT_DIR": str(root), "CNNMOD_CONFIG_DIR": str(root / "config"), "CNNMOD_DEVICE": "cpu"}
+    config = root.with_name(f"{root.name}_config")
+    own = {"CNNMOD_ROOT_DIR": str(root), "CNNMOD_CONFIG_DIR": str(config), "CNNMOD_DEVICE": "cpu"}
     return {**kept, **own, "CNNMOD_SEED": str(global_configure.seed), **more}
 
 
@@ -175,8 +176,8 @@ def live_in(root: Path, patch: pytest.MonkeyPatch) -> None:
     """What `environment` says to another process, in this one."""
     patch.setattr(global_configure, "root_dir", root)
     patch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
-    patch.setattr(global_configure, "config_dir", root / "config")
-    patch.setenv("CNNMOD_CONFIG_DIR", str(root / "config"))  # of workers
+    patch.setattr(global_configure, "config_dir", root.with_name(f"{root.name}_config"))
+    patch.setenv("CNNMOD_CONFIG_DIR", str(root.with_name(f"{root.name}_config")))  # of workers
     patch.setattr(global_configure, "device", "cpu")
     patch.setattr(global_configure, "precision", "float32")
 
