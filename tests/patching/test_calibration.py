@@ -275,3 +275,11 @@ def test_a_range_of_a_weak_model_of_probabilities_takes_them_as_they_are():
 def test_without_a_rule_the_weak_model_answers():
     weak, module, _ = weak_model(60, 0)
     assert np.array_equal(Patch(5, 5, (), None)(weak, module).argmax(1), weak.argmax(1))
+
+
+def test_a_weak_model_that_is_always_right_needs_no_module():
+    labels = np.arange(150) % 5
+    weak = 30.0 * np.eye(5)[labels] + np.random.default_rng(0).normal(size=(150, 5))
+    for scale in (1.0, 1e6):
+        (judged,) = patch(scale * weak, {3: 1.0 * (labels == 3)}, labels, auto=True).judged
+        assert not judged.helps
