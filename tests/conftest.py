@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.option.threads)
     # Without it each worker of xdist gets BLAS threads for all cores, which spin while they wait.
     os.environ["OMP_NUM_THREADS"] = str(config.option.threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # more threads than cores must not keep each other from working
     global_configure.seed = config.option.seed
     # Event.wait refuses infinity.
     progress.FIRST_LINE = min(config.option.first_line, threading.TIMEOUT_MAX)
