@@ -184,10 +184,13 @@ def live_in(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folders(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> Path:
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
     root = tmp_path_factory.mktemp("root")
     live_in(root, monkeypatch)
+    torch.set_num_threads(pytestconfig.option.threads)  # an explorer that ran in this process has set its own number
     progress.show_progress(True)  # whatever an earlier test's --quiet has said
     return root
 

@@ -300,7 +300,7 @@ def test_wrong_engines_are_refused(root: Path, run_main: Main, monkeypatch: pyte
 def test_another_seed_finds_another(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(global_configure, "seed", 1)
+    monkeypatch.setattr(global_configure, "seed", global_configure.seed + 1)
     done = run_main(EXPLORER, *SMALL, "--set", "generations=0", "--target_class", *range(5), root=root)
     assert done.exit_code == 0, done
     other, first = found(root), found(reference)
@@ -488,10 +488,11 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
             "ga was made with other settings", "run_module_search.py", "--fresh"
         )
         assert "(parents: 4 there, 3 now; alpha: 0.9 there, 0.8 now)" in line
-    monkeypatch.setattr(global_configure, "seed", 3)
-    line = run_main(RECORDER, *WHOLE, root=searched).refused("(seed: 0 there, 3 now)")
+    seed = global_configure.seed
+    monkeypatch.setattr(global_configure, "seed", seed + 3)
+    line = run_main(RECORDER, *WHOLE, root=searched).refused(f"(seed: {seed} there, {seed + 3} now)")
     assert files_below(searched) == before
-    monkeypatch.setattr(global_configure, "seed", 0)
+    monkeypatch.setattr(global_configure, "seed", seed)
     file = module_files.kernel_importance(artifacts_of(searched))
     save_array(file.path, np.load(file.path) + 1)
     run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
