@@ -102,7 +102,7 @@ def as_own_dict(features: torch.Tensor, logits: torch.Tensor) -> Named:
 
 @pytest.mark.parametrize("wrap", [as_it_is, as_dict, as_own_dict, Pair, Record, lambda *values: (values,)])
 def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]) -> None:
-    images = normalise(torch.from_numpy(PIXELS))
+    images = normalise(torch.from_numpy(PIXELS), FORM.normalisation)
     with torch.no_grad():
         found = OneAnswer(WeakModel(Answering(wrap), takes_grey=False), 3)(images)
         assert torch.equal(found, network()(images))
