@@ -254,7 +254,8 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
         engine.nodes["elsewhere"] = replace(this_node(), processor="an older one")
     for generations in (1, GENERATIONS):
         config = load(MODEL, DATASET, [*SETTINGS, f"generations={generations}"])
-        search = open_search(Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, 0))
+        stage = Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, global_configure.seed)
+        search = open_search(stage)
         rows = search.start(fresh=False, checkpoint=None, patience=None)
         assert len(rows) == (0 if generations == 1 else 2)
         search_on_engine(search, rows, None, engine)
