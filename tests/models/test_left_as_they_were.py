@@ -15,13 +15,13 @@ from dataset.labelled_images import IMAGENET, Images
 from models.evaluation import outputs_of
 from models.graph import count_flops, fold_batch_norm, trace, unit_norms
 from models.graph.agreement import check_answers, check_repeats
-from models.graph.evaluating import evaluating
+from models.graph.evaluating import OneAnswer, evaluating
 from models.graph.flops import flops_of
 from models.strong_model import trace_classifier
 from models.training import predict
 from models.weights import count_parameters, cpu_state
 from modules.kernel_importance import kernel_importance
-from patching.own_weak_model import OneAnswer, logits_of_network
+from patching.own_weak_model import logits_of_network
 
 CPU = torch.device("cpu")
 SIDE, CLASSES = 8, 3
@@ -126,7 +126,7 @@ def observe(network: nn.Module) -> None:
         torch.optim.SGD(each.parameters(), 0.1).zero_grad()
     assert graph.flops
     if like.dtype == torch.float32:
-        kernel_importance(graph, torch.tensor(IMAGES.pixels), torch.tensor(IMAGES.labels), 0.5)
+        kernel_importance(graph, torch.tensor(IMAGES.pixels), torch.tensor(IMAGES.labels), 0.5, IMAGES.normalisation)
 
 
 def check_graph(network: nn.Module) -> None:

@@ -127,6 +127,7 @@ def unlucky(images):
         (lambda x: x / 0, "gives NaN or infinity"),
         (lambda x: nn.functional.dropout(x, 0.5), "weak model: the network draws random numbers in evaluation mode"),
         (lambda x: x * len(x), "answer to an image depends on the images next to it"),
+        (lambda x: x.squeeze(), "answer to one image alone has another form"),
     ],
 )
 def test_a_network_that_does_not_answer_is_refused(answer, message):
