@@ -288,6 +288,8 @@ def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array, oth
         raise UserError(f"others_may_lose: expected a share from 0 to 1, given {others_may_lose:g}")
     weak = _checked_logits(weak_logits, "weak_logits")
     weak_classes = weak.shape[1]
+    if wrong := [target for target in module_logits if not isinstance(target, int | np.integer)]:
+        raise UserError(f"module_logits: expected whole numbers of target classes, given {wrong[0]!r}")
     targets = sorted(module_logits)
     if not targets:
         raise UserError("module_logits: expected the outputs of at least one module, given none")
@@ -384,4 +386,7 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _plain(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    given = values.detach().cpu()
+    return (given.float() if given.dtype == torch.bfloat16 else given).numpy()
