@@ -89,10 +89,15 @@ class PatchReport:
         """As `f1_gained`, counted from the control without modules, where there is one: what the modules are worth."""
         return sum(target.after.f1 - (target.no_module or target.before).f1 for target in self.targets)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are images of other classes than those that are patched."""
+        return any(target.before.others for target in self.targets)
+
     def __str__(self) -> str:
         before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
         lines = [f"accuracy {before} -> {after}", *map(str, self.targets)]
-        for first in self.targets[:1]:  # the others are the same for all of them
+        for first in self.targets[:1] if self.has_others else ():  # the others are the same for all of them
             old, new = (100 * scores.others_accuracy for scores in (first.before, first.after))
             sure = f"{interval_in_words(first.change.others_accuracy)} ({first.change.verdict('others_accuracy')})"
             lines.append(

@@ -61,6 +61,7 @@ def match_classes(
 
     Raises UserError where they do not match.
     """
+    weak_knows = tuple(unicodedata.normalize("NFC", name) for name in weak_knows)
     if absent := [name for name in weak_knows if name not in images_have]:
         raise UserError(
             f"the weak model's class {absent[0]} has no images: expected classes of {', '.join(images_have)}; name "

@@ -219,10 +219,11 @@ def _loaded_code(path: Path) -> Answer:
 def _save_onnx(model: StandalonePatch, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
+    network = _exported(model, examples).module()  # the same as in the Python file
     with quiet():
         try:
             program = torch.onnx.export(
-                model,
+                network,
                 examples,
                 input_names=names,
                 output_names=["scores"],

@@ -307,7 +307,8 @@ def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> N
     ]
     first = [each[0] for each in targets]
     others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
-    rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
+    if report.has_others:
+        rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
     show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
 
 

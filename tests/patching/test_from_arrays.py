@@ -75,6 +75,13 @@ def test_what_the_module_is_worth_is_counted_from_the_same_fit_without_it(is_use
     assert old.targets[0].over_no_module is None and old.f1_over_no_module == old.f1_gained
 
 
+def test_a_patch_of_all_classes_says_nothing_of_others():
+    weak, _, labels = images(120)
+    outputs = {k: 3.0 * (labels == k) for k in range(CLASSES)}
+    report = fit_patch(weak, outputs, labels).report(weak, outputs, labels)
+    assert not report.has_others and "other classes" not in str(report)
+
+
 def test_a_class_that_the_weak_model_does_not_know_is_added():
     weak, outputs, labels = images()
     first, last = [0, 1, 2, 4], 3

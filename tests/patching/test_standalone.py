@@ -133,8 +133,9 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_of_a_network_with_batch_norm_and_a_dict(tmp_path: Path) -> None:
-    weak = WeakModel(Answering(as_dict), takes_grey=False).eval()
+def test_onnx_of_a_network_with_batch_norm_a_dict_and_len_of_its_images(tmp_path: Path) -> None:
+    answering = Answering(lambda features, logits: as_dict(features, logits.view(len(logits), 3)))
+    weak = WeakModel(answering, takes_grey=False).eval()
     model, path = saved_with(weak), tmp_path / "patched.onnx"
     assert save_standalone(model, path, reported_of(model)) == [path]
     assert is_saved_patch(path) and list(tmp_path.iterdir()) == [path]
