@@ -29,6 +29,7 @@ from dataset.datasets import load_source
 from dataset.labelled_images import Images, Normalisation
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
+from models.graph.evaluating import OneAnswer
 from models.names import OWN_CODE, network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
@@ -42,7 +43,6 @@ from patching.from_arrays import Patch, PatchReport, patch
 from patching.own_patch import Answers, control_of, cost_of
 from patching.own_weak_model import (
     Classes,
-    OneAnswer,
     WeakModel,
     in_grey,
     load_weak_logits,
@@ -307,7 +307,8 @@ def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> N
     ]
     first = [each[0] for each in targets]
     others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
-    rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
+    if report.has_others:
+        rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
     show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
 
 
