@@ -35,7 +35,7 @@ from modules import files as module_files
 from modules.module import extract_module
 from search.genetic import chunks
 from search.genetic import files as genetic_files
-from search.genetic.generations import bytes_of_search, open_search
+from search.genetic.generations import GeneticSearch, bytes_of_search, open_search
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
@@ -627,6 +627,29 @@ def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
     assert again == {name: again.get(name) for name in found(reference) if not name.startswith("ga/gen_001_exp")}
     assert all(found(reference)[name] == content for name, content in again.items())
     assert len(genetic_files.log(artifacts).load()) == GENERATIONS + 1
+
+
+def test_a_fitness_that_is_gone_for_a_moment_does_not_end_an_explorer(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed after the explorer has seen it, and is there again when it looks the next time."""
+    explore_and_record(run_main, root, 0)
+    fitness = genetic_files.fitness(artifacts_of(root), 0)
+    content, bred, breed = fitness.path.read_bytes(), [], GeneticSearch.breed
+
+    def breed_meanwhile(search: GeneticSearch, generation: int, target_class: int) -> np.ndarray:
+        bred.append((generation, target_class))
+        if len(bred) == 1:
+            fitness.remove()
+        elif not fitness.exists():
+            fitness.path.write_bytes(content)
+        return breed(search, generation, target_class)
+
+    monkeypatch.setattr(GeneticSearch, "breed", breed_meanwhile)
+    done = run_main(EXPLORER, *SMALL, "--set", "generations=1", "--target_class", *range(5), root=root)
+    assert done.exit_code == 0 and "continuing with generation 0" in done.stdout, done
+    assert bred[:2] == [(1, 0), (0, 0)]
+    assert all(genetic_files.outputs(artifacts_of(root), 1, target_class).exists() for target_class in range(5))
 
 
 @pytest.mark.long
