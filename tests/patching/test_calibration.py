@@ -238,7 +238,7 @@ def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch):
     torch.manual_seed(0)
     weak = Softmax()
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 1))
-    form = Form(8, Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    form = Form(8, "stretch", Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     random = np.random.default_rng(0)
     pixels = random.integers(256, size=(120, 8, 8, 3), dtype=np.uint8)
     labels = np.arange(120) % 5
