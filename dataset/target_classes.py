@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from configures.base import Config
 from dataset.datasets import load_source
 from utils.errors import UserError
-from utils.progress import say
 
 HELP = "by number, counted from 0, or by name (a number is never a name, even where the classes are called by numbers)"
 SHOWN = 10  # names in a message at the most
@@ -41,7 +40,7 @@ def class_number(text: str, names: Sequence[str]) -> int:
         if 0 <= number < len(names):
             if text in names and names[number] != text:
                 called = f"{names[number]}; the class called {text} is number {names.index(text)}"
-                say(f"--target_class {text} is the class of that number, called {called}")
+                print(f"warning: --target_class {text} is the class of that number, called {called}", flush=True)
             return number
         hint = f"; the class called {text} is number {names.index(text)}" if text in names else ""
     else:

@@ -20,7 +20,7 @@ from dataset.images import normalise
 from dataset.labelled_images import Normalisation
 from models.graph import GraphNetwork
 from models.graph.evaluating import one_answer
-from models.names import network_of, not_named
+from models.names import anchored, network_of, not_named
 from models.strong_model import untrained_graph
 from models.trusted_code import NotTrusted
 from models.weights import cpu_state
@@ -138,6 +138,7 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         raise ValueError("expected a patched model with an origin")
     state: dict[str, Any] = {
         **vars(model.origin),
+        **{name: anchored(getattr(model.origin, name)) for name in ("weak_network", "strong_network")},
         "mean": list(model.origin.mean),
         "std": list(model.origin.std),
         "kernels": torch.tensor(model.origin.kernels),
