@@ -113,14 +113,14 @@ def run_stage(script: str, *arguments: str) -> None:
 
 
 def show_patches(models: Sequence[PatchedWeakModel]) -> None:
-    """Print each weak model's scores before and after, in percent, and how sure the change is."""
+    """Print each weak model's scores before and after, in percent, with the 95 % interval of the change of F1."""
     rows = []
     for model in models:
         pairs = zip(*(metrics_of(model.scores(method)) for method in (BEFORE, CALIBRATION)), strict=True)
         change = model.change(CALIBRATION)
         sure = f"{interval_in_words(change.f1)} ({change.verdict('f1')})"
         rows.append([model.classes[-1], *(f"{100 * old:.1f} -> {100 * new:.1f}" for old, new in pairs), sure])
-    show_table(["digit", "precision", "recall", "F1", "others' accuracy", "F1 changes by, 95 % sure"], rows)
+    show_table(["digit", "precision", "recall", "F1", "others' accuracy", "95 % CI of the F1 change"], rows)
 
 
 def show_results(values: dict[str, float]) -> None:

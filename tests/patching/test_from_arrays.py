@@ -36,7 +36,7 @@ def test_two_classes_get_better_at_once_and_the_others_do_not_get_worse(patched)
     report = patched.report(*images(seed=1), classes=tuple("abcde"))
     assert [target.name for target in report.targets] == ["b", "d"]
     for target in report.targets:
-        assert target.after.f1 > target.before.f1 + 0.3 and target.change.holds("f1")
+        assert target.after.f1 > target.before.f1 + 0.3 and target.change.is_significant("f1")
         assert target.change.f1[0] < target.after.f1 - target.before.f1 < target.change.f1[1]
         assert target.change.others_accuracy[1] > 0
         assert target.before.others == target.after.others == np.isin(images(seed=1)[2], (0, 2, 4)).sum()
@@ -92,7 +92,7 @@ def test_a_class_that_the_weak_model_does_not_know_is_added():
     test = new_weak[:, first], {4: new_outputs[last]}
     assert added(*test).shape == (300, 5)
     (target,) = added.report(*test, np.array([0, 1, 2, 4, 3])[test_labels]).targets
-    assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.holds("f1")
+    assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.is_significant("f1")
 
 
 @pytest.mark.slow
