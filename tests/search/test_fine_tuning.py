@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, assert_near, files_below, keep_few_images, live_in, random_images, run_here
+from conftest import (
+    Run,
+    assert_near,
+    files_below,
+    keep_few_images,
+    live_in,
+    random_images,
+    run_here,
+    take_for_one_set,
+)
 
 import global_configure
 from configures.base import load
@@ -178,9 +187,12 @@ def make_constant(root: Path, answer: int) -> None:
         weights = file.load()
         logit = torch.full_like(weights[LAST_BIAS], 100.0 * (target_class == answer))
         file.save({**weights, LAST_WEIGHT: torch.zeros_like(weights[LAST_WEIGHT]), LAST_BIAS: logit})
+    take_for_one_set(place.for_patch(TARGET))
     together, of_patch = module_files.report(place), module_files.report_for_patch(place.for_patch(TARGET))
     together.save(dataclasses.replace(together.load(), valid_right_composed=int((labels == answer).sum())))
     of_patch.save(dataclasses.replace(of_patch.load(), explained=explained(root)))
+    for written in (place, place.for_patch(TARGET)):
+        take_for_one_set(written)
 
 
 def explained(root: Path) -> float:
