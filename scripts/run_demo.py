@@ -51,7 +51,8 @@ RANGES = {
     "- patched with the module": (90.0, 100.0),
     "- control: recalibrated without a module": (80.0, 98.0),
     "- control: patched with the whole strong model": (90.0, 100.0),
-    "- patched: F1 significantly higher, of 5": (3.0, 5.0),
+    "- patched: F1 significantly higher than before, of 5": (3.0, 5.0),
+    "- patched: F1 significantly higher than without a module, of 5": (1.0, 5.0),
     "module, mean, MFLOPs (strong model 40.5, weak model 1.1)": (8.0, 13.0),
 }
 STAGES = (
@@ -155,6 +156,7 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
         no_module,
         whole,
         sum(model.change(CALIBRATION).f1[0] > 0 for model in models),
+        sum(model.over_no_module(CALIBRATION).f1[0] > 0 for model in models),
         module,
     )
     return dict(zip(RANGES, values, strict=True))

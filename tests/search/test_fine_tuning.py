@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, assert_near, files_below, keep_few_images, live_in, random_images, run_here
+from conftest import (
+    Run,
+    assert_near,
+    files_below,
+    keep_few_images,
+    live_in,
+    random_images,
+    run_here,
+)
 
 import global_configure
 from configures.base import load
