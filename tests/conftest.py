@@ -1,7 +1,6 @@
 """What the tests share: folders of their own, a small strong model, and scripts run as a user runs them."""
 
 import contextlib
-import dataclasses
 import functools
 import io
 import os
@@ -31,10 +30,9 @@ from dataset.labelled_images import IMAGENET, Images
 from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of
-from modules import files as module_files
 from utils import progress
 from utils.artifacts import Artifacts
-from utils.files import save_array, sha256_of
+from utils.files import save_array
 from utils.signals import ENDING
 
 TOP = Path(__file__).resolve().parents[1]
@@ -329,11 +327,3 @@ def random_images(n: int, num_classes: int, seed: int = 0) -> Images:
     pixels = random.integers(0, 120, (n, 32, 32, 3))
     pixels += (np.random.default_rng(1).integers(0, 130, (num_classes, 3))[labels])[:, None, None, :]
     return Images(pixels.astype(np.uint8), labels.astype(np.int64), IMAGENET)
-
-
-def take_for_one_set(artifacts: Artifacts) -> None:
-    """Record the files of modules, as they are now, as ones that were written together."""
-    file = module_files.source_network(artifacts)
-    record = file.load()
-    now = {name: sha256_of(path) for name in record.files if (path := file.path.with_name(name)).exists()}
-    file.save(dataclasses.replace(record, files={**record.files, **now}))
