@@ -6,41 +6,16 @@ a kernel and its readers (batch norm, any activation, pooling, gates, depthwise 
 so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import fx
 
-from models.graph.atoms import is_constant, is_pointwise, kind
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant, kind
 from models.graph.channel_classes import KEPT, ChannelClasses
 from models.graph.layouts import Layout
-
-if TYPE_CHECKING:
-    from models.graph.cutting import Cut
-    from models.graph.values import Value
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What is known of an operator."""
-
-    follow: Callable[["Propagation", fx.Node], "Layout | list[Layout]"]  # where the channels of its result stand
-    cut: Callable[["Cut", fx.Node], "Value | None"]  # the operator on the channels that are kept
-    is_known: Callable[[fx.Node], bool] = lambda node: True
-
-
-RULES: dict[str, Rule] = {}  # by the operator's name
-POINTWISE = "pointwise"  # the name under which the rule of all pointwise operators stands
-
-
-def rule_of(node: fx.Node) -> Rule | None:
-    """The rule of an operator; None of one that is not known."""
-    found = RULES.get(kind(node))
-    if found is not None and found.is_known(node):
-        return found
-    return RULES[POINTWISE] if is_pointwise(node) else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ class Layer:
 
 @dataclass
 class Propagation:
-    """What is found out about a plain graph's channels.
+    """What is found out about a plain graph's channels; `operators.followed` finds it out.
 
     Args:
         nodes: the plain graph.
@@ -85,14 +60,6 @@ class Propagation:
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
     joins: list[tuple[fx.Node, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
     _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for node in self.nodes.nodes:
-            if node.op == "placeholder":
-                self.layouts[node] = Layout(node.meta["shape"])
-            elif node.op == "call_function" and node.meta.get("shape") is not None:
-                rule = rule_of(node)
-                self.layouts[node] = self.whole(node) if rule is None else rule.follow(self, node)
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         """The operator's operands that depend on the images."""
@@ -132,7 +99,7 @@ class Propagation:
 
         Returns them, or None where the operand's row of channels is another dimension.
         """
-        source = node.args[0]
+        source = arguments(node).source
         layout = self.layout(source)
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)

@@ -3,21 +3,22 @@
 import numpy as np
 from torch import fx
 
-from models.graph.atoms import argument, is_constant
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant
 from models.graph.channel_classes import KEPT
-from models.graph.cutting import Cut
+from models.graph.lanes import Call, same
 from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Propagation, Rule
-from models.graph.values import Value
+from models.graph.propagation import Propagation
+from models.graph.values import Constant, Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
     """The operands' rows; what has no channels counts as always kept."""
-    shape = node.meta["shape"]
-    dim = argument(node, 1, 0) % len(shape)
+    given, shape = arguments(node), node.meta["shape"]
+    dim = given.dim % len(shape)
     layouts = [
         Layout(channels.shape_of_constant(operand)) if is_constant(operand) else channels.layout(operand)
-        for operand in node.args[0]
+        for operand in given.tensors
     ]
     rows = [layout for layout in layouts if layout.is_row]
     pooled = all(layout.pooled for layout in rows) if rows else False
@@ -36,10 +37,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return rows[0].row(shape, pooled=pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> Value:
-    """The same operator on fewer channels."""
-    return part.copy(node)
-
-
-for name in ("cat", "concat", "concatenate"):
-    RULES[name] = Rule(follow, cut)
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
+    """Not of images, and not with weights."""
+    has_constant = any(isinstance(operand, Constant) for operand in value.operands)
+    return None if has_constant or arguments(value).dim % len(shape) == 0 else same(value)

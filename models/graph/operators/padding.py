@@ -3,22 +3,24 @@
 import numpy as np
 from torch import fx
 
+from models.graph.arguments import arguments
 from models.graph.cutting import Cut
+from models.graph.lanes import Call, changed
 from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.propagation import Propagation
 from models.graph.values import Value
 
 
 def amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
     """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
-    given = [*node.args[1], *[0] * (2 * num_dims)]
+    given = [*arguments(node).padding, *[0] * (2 * num_dims)]
     place = 2 * (num_dims - 1 - dim)
     return given[place], given[place + 1]
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
-    source, shape = channels.layout(node.args[0]), node.meta["shape"]
+    source, shape = channels.layout(arguments(node).source), node.meta["shape"]
     if source.is_plain:
         return Layout(shape, pooled=source.pooled)
     if source.is_scattered:
@@ -38,13 +40,18 @@ def cut(part: Cut, node: fx.Node) -> Value:
     num_dims = len(layout.shape)
     before, behind = amounts(node, num_dims, layout.dim)
     kept = part.kept(layout.channels)
-    given = [*node.args[1], *[0] * (2 * num_dims - len(node.args[1]))]
+    before_cut = arguments(node).padding
+    given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
     place = 2 * (num_dims - 1 - layout.dim)
     given[place] = int((kept < before).sum())
     given[place + 1] = int((kept >= len(layout.channels) - behind).sum())
-    length = max(len(node.args[1]), place + 2 if any(given[place : place + 2]) else 0)
-    return part.call(node.target, part.new[node.args[0]], given[:length], *node.args[2:], **node.kwargs)
+    length = max(len(before_cut), place + 2 if any(given[place : place + 2]) else 0)
+    return part.copy(node, padding=given[:length])
 
 
-for name in ("pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"):
-    RULES[name] = Rule(follow, cut)
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
+    """Of channels `lanes` times as many; not of images."""
+    amounts, of_channels = arguments(value).padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
+    if len(amounts) > of_channels + 2:
+        return None
+    return changed(value, padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])

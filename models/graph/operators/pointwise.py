@@ -7,14 +7,16 @@ import math
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
-from models.graph.atoms import argument, is_constant, kind
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant, kind
 from models.graph.channel_classes import KEPT
 from models.graph.cutting import Cut
+from models.graph.lanes import Call, same, with_constants
 from models.graph.layouts import Layout
-from models.graph.propagation import POINTWISE, RULES, Propagation, Rule
-from models.graph.values import Value
+from models.graph.propagation import Propagation
+from models.graph.values import Constant, Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
@@ -70,6 +72,24 @@ def cut(part: Cut, node: fx.Node) -> Value:
     return part.call(node.target, *map(operand, node.args), **kwargs)
 
 
+def on_lanes(value: Value, sources: list[Value], lanes: int) -> Call | None:
+    """Maps of the same channels, with numbers and with weights that have one value for a channel, or for all."""
+    shape = value.shape
+    if any(len(source.shape) != len(shape) or source.shape[1] != shape[1] for source in sources):
+        return None
+    expanded: dict[Constant, Tensor] = {}
+    for constant in value.operands:
+        if isinstance(constant, Constant):
+            dim = 1 - (len(shape) - len(constant.shape))  # of the constant: that of the channels
+            sizes = [size for place, size in enumerate(constant.shape) if place != dim]
+            if any(size != 1 for size in sizes):
+                return None
+            has_channels = dim >= 0 and constant.shape[dim] > 1
+            found = constant.compute()
+            expanded[constant] = found.repeat_interleave(lanes, dim) if has_channels else found
+    return with_constants(value, expanded)
+
+
 def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], dim: int) -> int | None:
     """The dimension of a constant that lies along the row of channels; None where it has one value for all."""
     place = dim - (len(shape) - len(constant_shape))
@@ -78,7 +98,8 @@ def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], 
 
 def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
     """One slope for all channels, or one for each along dimension 1."""
-    source, weight, shape = channels.layout(node.args[0]), node.args[1], node.meta["shape"]
+    given, shape = arguments(node), node.meta["shape"]
+    source, weight = channels.layout(given.source), given.weight
     if source.is_plain:
         return Layout(shape, pooled=source.pooled)
     if not is_constant(weight) or source.is_scattered:
@@ -92,18 +113,18 @@ def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
 
 def cut_prelu(part: Cut, node: fx.Node) -> Value:
     """The kept channels' slopes."""
-    weight = node.args[1]
-    kept = part.kept(part.layout(node).channels)
+    weight, kept = arguments(node).weight, part.kept(part.layout(node).channels)
     index = {0: kept} if part.constants[weight.target].numel() > 1 else {}
-    return part.call(node.target, part.new[node.args[0]], part.constant(weight, index))
+    return part.copy(node, weight=part.constant(weight, index))
 
 
 def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
     """Channel i of one half gates channel i of the other: they go together."""
-    source, shape = channels.layout(node.args[0]), node.meta["shape"]
+    given, shape = arguments(node), node.meta["shape"]
+    source = channels.layout(given.source)
     if source.is_plain:
         return Layout(shape, pooled=source.pooled)
-    dim = argument(node, 1, -1) % len(shape)
+    dim = given.dim % len(shape)
     if source.is_scattered:
         return channels.whole(node)
     if source.dim != dim:
@@ -113,11 +134,6 @@ def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, dim, first, source.pooled)
 
 
-def cut_glu(part: Cut, node: fx.Node) -> Value:
-    """The same operator: both halves have lost the same channels."""
-    return part.copy(node)
-
-
-RULES[POINTWISE] = Rule(follow, cut)
-RULES["prelu"] = RULES["_prelu_kernel"] = Rule(follow_prelu, cut_prelu)
-RULES["glu"] = Rule(follow_glu, cut_glu)
+def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
+    """Not where images gate images."""
+    return same(value) if arguments(value).dim % len(shape) else None
