@@ -12,9 +12,12 @@ NAMES = {"self": "source", "input": "source", "shape": "size", "pad": "padding"}
 class Call(Protocol):
     """An operator with its arguments: a node of a graph, or a value of straight-line code."""
 
-    target: Callable[..., Any]
-    args: tuple
-    kwargs: Mapping[str, Any]
+    @property
+    def target(self) -> Any: ...
+    @property
+    def args(self) -> tuple[Any, ...]: ...
+    @property
+    def kwargs(self) -> Mapping[str, Any]: ...
 
 
 @cache

@@ -14,8 +14,7 @@ from torch import fx
 
 from models.graph.arguments import arguments
 from models.graph.atoms import is_constant, kind
-from models.graph.channel_classes import KEPT, ChannelClasses
-from models.graph.layouts import Layout
+from models.graph.layouts import KEPT, Layout, Ties
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Propagation:
     nodes: fx.Graph
     shapes_of_constants: Mapping[str, tuple[int, ...]]
     freed: frozenset[str] = frozenset()
-    classes: ChannelClasses = field(default_factory=ChannelClasses)
+    ties: Ties = field(default_factory=Ties)
     layouts: dict[fx.Node, Layout | list[Layout]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
@@ -92,7 +91,7 @@ class Propagation:
         if layout.is_scattered:
             layout = self.layout(layout.origin.node)
         if layout.is_row:
-            self.classes.keep(layout.channels, because)
+            self.ties.keep(layout.channels, because)
 
     def read(self, node: fx.Node, dim: int, *, folds: bool) -> np.ndarray | None:
         """Let an operator mix the channels that its first operand has along `dim`.
@@ -117,14 +116,14 @@ class Propagation:
             return channels
         before = self._sliced.setdefault((constant.target, dim), channels)
         if before is not channels and len(before) == len(channels):
-            self.classes.join(before, channels, f"it shares {constant.target}")
+            self.ties.join(before, channels, f"it shares {constant.target}")
         return channels
 
     def made_by(self, weight: fx.Node, count: int) -> np.ndarray:
         """The output channels of a weight's layer: new ones, unless the layer was there before."""
         before = self._sliced.get((weight.target, 0))
         if before is None:
-            before = self._sliced[weight.target, 0] = self.classes.new(count)
+            before = self._sliced[weight.target, 0] = self.ties.new(count)
         return before
 
     def add_layer(self, layer: Layer) -> None:

@@ -7,6 +7,7 @@ does nothing in evaluation mode is gone, and what depends on weights alone is co
 
 import re
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -225,7 +226,7 @@ def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
         made.meta = {**_meta(node), "shape": shapes(value[0])}
         return made
     if name in RESHAPES and overload(node) != "aten.view.dtype":
-        target, args, kwargs = aten.reshape.default, (latest(source), _reshape_sizes(value, args)), {}
+        target, args, kwargs = aten.reshape.default, (latest(source), _reshape_sizes(value, latest, given)), {}
     elif is_in_place(node):
         target = _functional(target)
     return graph.create_node("call_function", target, args, kwargs, name=node.name)
@@ -241,10 +242,10 @@ def _alike(value: Tensor, other: Tensor) -> bool:
     return shapes(value) == shapes(other) and value.dtype == other.dtype
 
 
-def _reshape_sizes(value: Tensor, args: tuple) -> list[Any]:
+def _reshape_sizes(value: Tensor, latest: Any, given: SimpleNamespace) -> list[Any]:
     """The sizes of a reshape: numbers, and -1 where the number of images decides, if that is one place only."""
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in value.shape]
-    return sizes if sizes.count(-1) <= 1 else list(args[1])
+    return sizes if sizes.count(-1) <= 1 else list(fx.map_arg(given.size, latest))
 
 
 def _functional(target: Any) -> Any:

@@ -18,7 +18,8 @@ from models.graph.atoms import (
 from models.graph.cutting import Cut, CutOperator
 from models.graph.lanes import Call, per_channel, same
 from models.graph.layouts import Layout
-from models.graph.operators import concatenation, layers, padding, pointwise, pooling, reduction
+from models.graph.operators import concatenation as joins
+from models.graph.operators import layers, pointwise, reduction
 from models.graph.operators import normalisation as norms
 from models.graph.operators import rearrangement as moves
 from models.graph.propagation import Propagation
@@ -54,14 +55,14 @@ RULES: Mapping[str, Rule] = {  # by the operator's name; later lines count
     **_rules("group_norm", norms.follow_group_norm, norms.cut_group_norm),
     **_rules("prelu _prelu_kernel", pointwise.follow_prelu, pointwise.cut_prelu, on_lanes=per_channel),
     **_rules("glu", pointwise.follow_glu, on_lanes=pointwise.glu_on_lanes),
-    **_rules(" ".join(POOLS), pooling.follow, on_lanes=same),
-    **_rules("adaptive_max_pool2d max_pool2d_with_indices _upsample_bilinear2d_aa", pooling.follow),
-    **_rules("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d", pooling.follow, on_lanes=same),
-    **_rules("_upsample_nearest_exact2d", pooling.follow, on_lanes=same),
-    **_rules(" ".join(SOFTMAXES), pooling.follow_softmax),
-    **_rules("pad constant_pad_nd", padding.follow, padding.cut, on_lanes=padding.on_lanes),
-    **_rules("reflection_pad2d replication_pad2d", padding.follow, padding.cut, on_lanes=same),
-    **_rules("cat concat concatenate", concatenation.follow, on_lanes=concatenation.on_lanes),
+    **_rules(" ".join(POOLS), reduction.follow_pooling, on_lanes=same),
+    **_rules("adaptive_max_pool2d max_pool2d_with_indices _upsample_bilinear2d_aa", reduction.follow_pooling),
+    **_rules("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d", reduction.follow_pooling, on_lanes=same),
+    **_rules("_upsample_nearest_exact2d", reduction.follow_pooling, on_lanes=same),
+    **_rules(" ".join(SOFTMAXES), reduction.follow_softmax),
+    **_rules("pad constant_pad_nd", joins.follow_padding, joins.cut_padding, on_lanes=joins.padding_on_lanes),
+    **_rules("reflection_pad2d replication_pad2d", joins.follow_padding, joins.cut_padding, on_lanes=same),
+    **_rules("cat concat concatenate", joins.follow, on_lanes=joins.on_lanes),
     **_rules(
         "max min prod logsumexp std var linalg_vector_norm norm", reduction.follow, reduction.cut, reduction.is_known
     ),

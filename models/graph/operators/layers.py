@@ -49,8 +49,8 @@ def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
         made = channels.made_by(weight, kernels)
         first = np.arange(groups) * per_group
         because = "its group is always kept"
-        channels.classes.join(read, read[np.repeat(first, per_group)], because)
-        channels.classes.join(made, read[np.repeat(first, kernels // groups)], because)
+        channels.ties.join(read, read[np.repeat(first, per_group)], because)
+        channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(name, node, made, not source.pooled, groups))
     return Layout(shape, 1, made, source.pooled)

@@ -4,17 +4,15 @@ Activations need no list, and what they make of zero does not matter: the mask s
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
 
-from models.graph.arguments import arguments
+from models.graph.arguments import arguments, replaced
 from models.graph.atoms import is_constant, kind
-from models.graph.channel_classes import KEPT
 from models.graph.cutting import Cut
 from models.graph.lanes import Call, same, with_constants
-from models.graph.layouts import Layout
+from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation
 from models.graph.values import Constant, Value
 
@@ -43,7 +41,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
         if result is None:
             result = row
         else:
-            channels.classes.join(result, row, because)
+            channels.ties.join(result, row, because)
             channels.joins.append((node, row))
             # What was joined with something that is always kept is handed on as the channel that has kernels.
             result = np.where(result == KEPT, row, result)
@@ -62,14 +60,14 @@ def cut(part: Cut, node: fx.Node) -> Value:
     layout = part.layout(node)
     kept = part.kept(layout.channels)
 
-    def operand(given: Any) -> Any:
+    def operand(given: fx.Node) -> Value:
         if not is_constant(given):
-            return part.operands(given)
+            return part.operand(given)
         place = _place_in_constant(part.constants[given.target].shape, layout.shape, layout.dim)
         return part.constant(given, {} if place is None else {place: kept})
 
-    kwargs = {name: operand(given) for name, given in node.kwargs.items()}
-    return part.call(node.target, *map(operand, node.args), **kwargs)
+    args, kwargs = replaced((node.args, node.kwargs), fx.Node, operand)
+    return part.call(node.target, *args, **kwargs)
 
 
 def on_lanes(value: Value, sources: list[Value], lanes: int) -> Call | None:
@@ -130,7 +128,7 @@ def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
     if source.dim != dim:
         return source.row(shape)
     first, second = np.split(source.channels, 2)
-    channels.classes.join(first, second, "its other half is always kept")
+    channels.ties.join(first, second, "its other half is always kept")
     return Layout(shape, dim, first, source.pooled)
 
 

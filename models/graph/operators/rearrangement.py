@@ -63,7 +63,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
         return _layout(channels, origin, moved, source)
     parts = [_layout(channels, origin, part, source) for part in moved]
     if any(part.is_plain for part in parts):
-        channels.classes.keep(channels.layout(origin).channels, "it is taken apart into single channels")
+        channels.ties.keep(channels.layout(origin).channels, "it is taken apart into single channels")
     return parts
 
 
@@ -75,7 +75,7 @@ def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layo
     varying = [dim for dim, size in enumerate(shape) if size > 1 and bool((places != places.narrow(dim, 0, 1)).any())]
     if not varying:  # one of several channels was taken out
         taken = whole.channels if source.is_scattered else whole.channels[np.unique(places.numpy())]
-        channels.classes.keep(taken, "it is taken out of its maps alone")
+        channels.ties.keep(taken, "it is taken out of its maps alone")
         return Layout(shape, pooled=source.pooled)
     if len(varying) > 1 or varying == [0]:
         return Layout(shape, pooled=source.pooled, origin=Origin(origin, places=places))
@@ -83,7 +83,7 @@ def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layo
     index = places[tuple(slice(None) if d == dim else 0 for d in range(len(shape)))].numpy().astype(np.int64)
     same_place = dim == whole.dim and resized(shape, dim, 0) == resized(whole.shape, dim, 0)
     if source.is_scattered and not same_place:
-        channels.classes.keep(whole.channels, WHOLE)
+        channels.ties.keep(whole.channels, WHOLE)
         return Layout(shape, pooled=source.pooled)
     return Layout(shape, dim, whole.channels[index], source.pooled, Origin(origin, index))
 
@@ -92,7 +92,7 @@ def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...])
     """Of a single channel nothing says where it went, except that it fills the row behind a flattening."""
     if whole.dim == 1 and shape == (whole.shape[0], int(np.prod(whole.shape[1:]))):
         return Layout(shape, 1, np.repeat(whole.channels, shape[1]), whole.pooled)
-    channels.classes.keep(whole.channels, "it is the only channel of a map that is rearranged")
+    channels.ties.keep(whole.channels, "it is the only channel of a map that is rearranged")
     return Layout(shape, pooled=whole.pooled)
 
 

@@ -1,4 +1,4 @@
-"""Means, sums and extremes: over pixels they hand channels on; over channels they read them.
+"""Pooling, resizing, softmax, means, sums and extremes: over pixels they hand channels on; some read channels.
 
 Behind a mask a dropped channel is zero, so a mean over fewer channels divides by how many they were, and a maximum over
 fewer channels is at least zero.
@@ -19,6 +19,33 @@ from models.graph.values import Value
 
 SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
 EXTREMES = ("amax", "amin", "max", "min")
+
+
+def follow_pooling(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+    """Channels along dimension 1 are handed on."""
+    source, shape = channels.layout(arguments(node).source), node.meta["shape"]
+    shapes = shape if isinstance(shape, list) else [shape]
+    pooled = source.pooled or (
+        shapes[0][-2:] == (1, 1) and source.shape[-2:] != (1, 1) and "adaptive" in str(node.target)
+    )
+    if source.is_plain:
+        results = [Layout(part, pooled=pooled) for part in shapes]
+    elif source.dim == 1 and len(source.shape) == 4:
+        results = [source.row(part, pooled=pooled) for part in shapes]
+    else:
+        return channels.whole(node)
+    return results if isinstance(shape, list) else results[0]
+
+
+def follow_softmax(channels: Propagation, node: fx.Node) -> Layout:
+    """Over another dimension than that of the channels."""
+    given, shape = arguments(node), node.meta["shape"]
+    source = channels.layout(given.source)
+    if source.is_plain:
+        return Layout(shape, pooled=source.pooled)
+    if source.is_scattered or source.dim == given.dim % len(shape):
+        return channels.whole(node)
+    return source.row(shape)
 
 
 def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
