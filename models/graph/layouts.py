@@ -7,7 +7,9 @@ one or several places each ("row"); or channels are scattered over several dimen
 Channel 0 stands for whatever has no kernel and is never dropped, such as the channels of the images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +57,11 @@ class Layout:
         """The layout of what an operator makes channel by channel."""
         pooled = self.pooled if pooled is None else pooled
         return Layout(shape, self.dim if dim is None else dim, self.channels, pooled)
+
+
+def of_results(shape: Any, make: Callable[[tuple[int, ...]], Layout]) -> Layout | list[Layout]:
+    """The layout of an operator's result from its shape; of several results, whose shapes are in a list, a list."""
+    return [make(part) for part in shape] if isinstance(shape, list) else make(shape)
 
 
 def places_along(shape: tuple[int, ...], dim: int, labels: np.ndarray) -> Tensor:

@@ -6,7 +6,7 @@ a kernel and its readers (batch norm, any activation, pooling, gates, depthwise 
 so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import fx
 
 from models.graph.arguments import arguments
 from models.graph.atoms import is_constant, kind
-from models.graph.layouts import KEPT, Layout, Ties
+from models.graph.layouts import KEPT, Layout, Ties, of_results
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ class Propagation:
         for layout in layouts:
             self.keep(layout, because or f"{kind(node)} reads it whole")
         pooled = bool(layouts) and all(layout.pooled for layout in layouts)
-        shape = node.meta["shape"]
-        if isinstance(shape, list):
-            return [Layout(part or (), pooled=pooled) for part in shape]
-        return Layout(shape, pooled=pooled)
+        return of_results(node.meta["shape"], lambda part: Layout(part or (), pooled=pooled))
 
     def keep(self, layout: Layout, because: str) -> None:
         """Never drop a channel of a value."""
@@ -130,3 +127,18 @@ class Propagation:
         """Note a layer, if it was not there before."""
         if all(layer.name != other.name for other in self.layers):
             self.layers.append(layer)
+
+
+def of_row(follow: Callable[[Propagation, fx.Node, Layout], Layout]) -> Callable[[Propagation, fx.Node], Layout]:
+    """What follows channels through an operator, for one that works on a row of channels, which it is given.
+
+    A value without channels has none behind the operator, and of others the operator is not known.
+    """
+
+    def followed(channels: Propagation, node: fx.Node) -> Layout:
+        source = channels.layout(arguments(node).source)
+        if source.is_plain:
+            return Layout(node.meta["shape"], pooled=source.pooled)
+        return follow(channels, node, source) if source.is_row else channels.whole(node)
+
+    return followed

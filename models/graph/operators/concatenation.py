@@ -11,7 +11,7 @@ from models.graph.atoms import is_constant
 from models.graph.cutting import Cut
 from models.graph.lanes import Call, changed, same
 from models.graph.layouts import KEPT, Layout
-from models.graph.propagation import Propagation
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
@@ -53,13 +53,10 @@ def _amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
     return given[place], given[place + 1]
 
 
-def follow_padding(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_padding(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
-    source, shape = channels.layout(arguments(node).source), node.meta["shape"]
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if source.is_scattered:
-        return channels.whole(node)
+    shape = node.meta["shape"]
     before, behind = _amounts(node, len(shape), source.dim)
     if min(before, behind) < 0:
         return channels.whole(node, "padding takes channels away")

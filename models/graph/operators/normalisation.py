@@ -11,22 +11,19 @@ from torch import Tensor, fx
 from models.graph.arguments import arguments
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
-from models.graph.propagation import Propagation
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")  # of batch norm and instance norm
 
 
-def follow_by_channel(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_by_channel(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Batch norm in evaluation mode, instance norm."""
-    given = arguments(node)
-    source = channels.layout(given.source)
-    if source.is_plain:
-        return Layout(node.meta["shape"], pooled=source.pooled)
     if source.dim != 1:
         return channels.whole(node)
     for name in STATISTICS:
-        channels.slice_constant(getattr(given, name), 0, source.channels)
+        channels.slice_constant(getattr(arguments(node), name), 0, source.channels)
     return source.row(node.meta["shape"])
 
 
@@ -36,15 +33,11 @@ def cut_by_channel(part: Cut, node: fx.Node) -> Value:
     return part.copy(node, **{name: part.constant(getattr(given, name), {0: kept}) for name in STATISTICS})
 
 
-def follow_layer_norm(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_layer_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Over the row of channels alone, which is the last dimension."""
-    given, shape = arguments(node), node.meta["shape"]
-    source = channels.layout(given.source)
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if source.dim != len(shape) - 1 or len(given.normalized_shape) != 1:
-        return channels.whole(node)
-    return _read(channels, node, source)
+    is_known = source.dim == len(source.shape) - 1 and len(arguments(node).normalized_shape) == 1
+    return _read(channels, node, source) if is_known else channels.whole(node)
 
 
 def cut_layer_norm(part: Cut, node: fx.Node) -> Value:
@@ -75,11 +68,9 @@ def partial_layer_norm(
     return result if bias is None else result + bias
 
 
-def follow_group_norm(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_group_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Over groups of neighbouring channels."""
-    source = channels.layout(arguments(node).source)
-    if source.is_plain:
-        return Layout(node.meta["shape"], pooled=source.pooled)
     return _read(channels, node, source) if source.dim == 1 else channels.whole(node)
 
 

@@ -13,7 +13,7 @@ from models.graph.atoms import is_constant, kind
 from models.graph.cutting import Cut
 from models.graph.lanes import Call, same, with_constants
 from models.graph.layouts import KEPT, Layout
-from models.graph.propagation import Propagation
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
@@ -94,19 +94,17 @@ def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], 
     return place if place >= 0 and constant_shape[place] == shape[dim] > 1 else None
 
 
-def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_prelu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """One slope for all channels, or one for each along dimension 1."""
-    given, shape = arguments(node), node.meta["shape"]
-    source, weight = channels.layout(given.source), given.weight
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if not is_constant(weight) or source.is_scattered:
+    weight = arguments(node).weight
+    if not is_constant(weight):
         return channels.whole(node)
     if math.prod(channels.shape_of_constant(weight)) > 1:
         if source.dim != 1:
             return channels.whole(node)
         channels.slice_constant(weight, 0, source.channels)
-    return source.row(shape)
+    return source.row(node.meta["shape"])
 
 
 def cut_prelu(part: Cut, node: fx.Node) -> Value:
@@ -116,15 +114,11 @@ def cut_prelu(part: Cut, node: fx.Node) -> Value:
     return part.copy(node, weight=part.constant(weight, index))
 
 
-def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_glu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Channel i of one half gates channel i of the other: they go together."""
-    given, shape = arguments(node), node.meta["shape"]
-    source = channels.layout(given.source)
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    dim = given.dim % len(shape)
-    if source.is_scattered:
-        return channels.whole(node)
+    shape = node.meta["shape"]
+    dim = arguments(node).dim % len(shape)
     if source.dim != dim:
         return source.row(shape)
     first, second = np.split(source.channels, 2)

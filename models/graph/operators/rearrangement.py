@@ -15,7 +15,7 @@ from models.graph.arguments import arguments, with_arguments
 from models.graph.atoms import function_name, hint, kind
 from models.graph.cutting import Cut, aten
 from models.graph.lanes import Call, changed, same
-from models.graph.layouts import Layout, Origin, places_along, resized
+from models.graph.layouts import Layout, Origin, of_results, places_along, resized
 from models.graph.propagation import Propagation
 from models.graph.values import Constant, Value
 
@@ -48,9 +48,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     if isinstance(source, list):
         return source[given.index]
     if source.is_plain:
-        if isinstance(shape, list):
-            return [Layout(part, pooled=source.pooled) for part in shape]
-        return Layout(shape, pooled=source.pooled)
+        return of_results(shape, lambda part: Layout(part, pooled=source.pooled))
     if any(operand in channels.layouts for operand in node.all_input_nodes[1:]) and kind(node) != "expand_as":
         return channels.whole(node)
     if source.is_scattered:

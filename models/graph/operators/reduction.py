@@ -13,8 +13,8 @@ from models.graph.arguments import arguments
 from models.graph.atoms import kind, overload
 from models.graph.cutting import Cut, aten
 from models.graph.lanes import Call, same
-from models.graph.layouts import Layout
-from models.graph.propagation import Propagation
+from models.graph.layouts import Layout, of_results
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
 
 SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
@@ -24,28 +24,20 @@ EXTREMES = ("amax", "amin", "max", "min")
 def follow_pooling(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     """Channels along dimension 1 are handed on."""
     source, shape = channels.layout(arguments(node).source), node.meta["shape"]
-    shapes = shape if isinstance(shape, list) else [shape]
-    pooled = source.pooled or (
-        shapes[0][-2:] == (1, 1) and source.shape[-2:] != (1, 1) and "adaptive" in str(node.target)
-    )
+    pixels = (shape[0] if isinstance(shape, list) else shape)[-2:]
+    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in kind(node))
     if source.is_plain:
-        results = [Layout(part, pooled=pooled) for part in shapes]
-    elif source.dim == 1 and len(source.shape) == 4:
-        results = [source.row(part, pooled=pooled) for part in shapes]
-    else:
-        return channels.whole(node)
-    return results if isinstance(shape, list) else results[0]
+        return of_results(shape, lambda part: Layout(part, pooled=pooled))
+    if source.dim == 1 and len(source.shape) == 4:
+        return of_results(shape, lambda part: source.row(part, pooled=pooled))
+    return channels.whole(node)
 
 
-def follow_softmax(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_softmax(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Over another dimension than that of the channels."""
-    given, shape = arguments(node), node.meta["shape"]
-    source = channels.layout(given.source)
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if source.is_scattered or source.dim == given.dim % len(shape):
-        return channels.whole(node)
-    return source.row(shape)
+    shape = node.meta["shape"]
+    return channels.whole(node) if source.dim == arguments(node).dim % len(shape) else source.row(shape)
 
 
 def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
@@ -87,15 +79,11 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
         if not reads_channels(node):
             return channels.whole(node)
         channels.read(node, source.dim, folds=False)
-        return (
-            [Layout(part, pooled=pooled) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
-        )
+        return of_results(shape, lambda part: Layout(part, pooled=pooled))
     dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
     pooled = pooled or set(range(1, len(source.shape))) - set(dims) == {source.dim}
-    if isinstance(shape, list):
-        return [source.row(part, dim, pooled) for part in shape]
-    return source.row(shape, dim, pooled)
+    return of_results(shape, lambda part: source.row(part, dim, pooled))
 
 
 def cut(part: Cut, node: fx.Node) -> Value:
