@@ -5,8 +5,10 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+import torch
+
 # One name for what torch's schemas call differently from operator to operator.
-NAMES = {"self": "source", "input": "source", "shape": "size", "pad": "padding"}
+NAMES = {"shape": "size", "pad": "padding"}
 
 
 class Call(Protocol):
@@ -26,7 +28,10 @@ def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str
     schema = getattr(function, "_schema", None)
     if schema is None:
         return ("source", "index"), {}, frozenset()  # of `operator.getitem`
-    named = [(NAMES.get(one.name, one.name), one) for one in schema.arguments]
+    names = [NAMES.get(one.name, one.name) for one in schema.arguments]
+    if names and isinstance(schema.arguments[0].type, torch.TensorType):
+        names[0] = "source"
+    named = list(zip(names, schema.arguments, strict=True))
     defaults = {name: one.default_value for name, one in named}
     return tuple(defaults), defaults, frozenset(name for name, one in named if one.kwarg_only)
 
@@ -34,7 +39,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str
 def arguments(call: Call) -> SimpleNamespace:
     """An operator's arguments by the names in torch's schema, and its defaults for those that were left out.
 
-    What the operator works on, `self` or `input` in the schemas, is `source`; see `NAMES`.
+    A tensor that comes first, `self` or `input` in most schemas, is `source`; see `NAMES` for others.
     """
     names, defaults, _ = _parameters(call.target)
     return SimpleNamespace(**{**defaults, **dict(zip(names, call.args, strict=False)), **call.kwargs})
