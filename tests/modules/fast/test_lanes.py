@@ -90,7 +90,7 @@ def written(function: Callable[..., Any], args: tuple) -> tuple[Value, dict[Valu
 
 
 @pytest.mark.parametrize("name", BY_CHANNEL)
-def test_by_channel(name: str) -> None:
+def test_on_lanes(name: str) -> None:
     value, tensors, result = written(*BY_CHANNEL[name])
     way = CompiledConvolutions(compiler())
     function, args, kwargs = on_lanes(value, way.lanes)
