@@ -130,9 +130,9 @@ class Propagation:
 
 
 def of_row(follow: Callable[[Propagation, fx.Node, Layout], Layout]) -> Callable[[Propagation, fx.Node], Layout]:
-    """What follows channels through an operator, for one that works on a row of channels, which it is given.
+    """Make a `Rule.follow` of a function that also takes the layout of the operator's source, a row of channels.
 
-    A value without channels has none behind the operator, and of others the operator is not known.
+    If the source has no channels, neither has the result. If its channels are scattered, the operator is not known.
     """
 
     def followed(channels: Propagation, node: fx.Node) -> Layout:

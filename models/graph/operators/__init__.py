@@ -1,4 +1,7 @@
-"""What is known of each operator: how it hands channels on, what it is on fewer of them, and on lanes of images."""
+"""The table of operators: how channels are followed through each of them, how it is cut, and how it runs on lanes.
+
+An operator that is not in the table and is not pointwise reads all its channels whole.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from models.graph.atoms import (
     kind,
 )
 from models.graph.cutting import Cut, CutOperator
-from models.graph.lanes import Call, per_channel, same
+from models.graph.lanes import LaneCall, per_channel, same
 from models.graph.layouts import Layout
 from models.graph.operators import concatenation as joins
 from models.graph.operators import layers, pointwise, reduction
@@ -28,13 +31,20 @@ from models.graph.values import Constant, Value
 
 @dataclass(frozen=True)
 class Rule:
-    """What is known of an operator; by default what holds for every operator."""
+    """What is known of an operator; the defaults are right for every operator.
 
-    follow: Callable[[Propagation, fx.Node], Layout | list[Layout]] = Propagation.whole  # where its channels stand
-    cut: CutOperator = Cut.copy  # the operator on the channels that are kept
+    Attributes:
+        follow: finds where the channels of its result stand.
+        cut: makes the operator on the channels that are kept.
+        is_known: whether the rule applies to a node.
+        on_lanes: from a value of it, the shape of its first operand and the number of lanes, the call that computes
+            the value in the compiled library's order (see `lanes.py`); None where there is none.
+    """
+
+    follow: Callable[[Propagation, fx.Node], Layout | list[Layout]] = Propagation.whole
+    cut: CutOperator = Cut.copy
     is_known: Callable[[fx.Node], bool] = lambda node: True
-    # From its value, the shape of its operand and a number of lanes: the call on lanes of images, if there is one.
-    on_lanes: Callable[[Value, tuple[int, ...], int], Call | None] = lambda *_: None
+    on_lanes: Callable[[Value, tuple[int, ...], int], LaneCall | None] = lambda *_: None
 
 
 UNKNOWN = Rule()
@@ -76,7 +86,7 @@ RULES: Mapping[str, Rule] = {  # by the operator's name; later lines count
 
 
 def rule_of(node: fx.Node) -> Rule:
-    """The rule of an operator."""
+    """The rule that applies to an operator of a graph."""
     found = RULES.get(kind(node))
     if found is not None and found.is_known(node):
         return found
@@ -84,14 +94,14 @@ def rule_of(node: fx.Node) -> Rule:
 
 
 def cut_of(node: fx.Node) -> CutOperator:
-    """What gives an operator on the channels that are kept."""
+    """The function that makes an operator on the channels that are kept."""
     return rule_of(node).cut
 
 
 def followed(
     nodes: fx.Graph, shapes_of_constants: Mapping[str, tuple[int, ...]], freed: frozenset[str] = frozenset()
 ) -> Propagation:
-    """What is found out about a plain graph's channels; see `Propagation`."""
+    """Follow the channels of a plain graph from operator to operator; see `Propagation` for the arguments."""
     channels = Propagation(nodes, shapes_of_constants, freed)
     for node in nodes.nodes:
         if node.op == "placeholder":
@@ -101,8 +111,8 @@ def followed(
     return channels
 
 
-def on_lanes(value: Value, lanes: int) -> Call | None:
-    """The call that computes a value of operands on lanes of images; None of what does not work channel by channel."""
+def on_lanes(value: Value, lanes: int) -> LaneCall | None:
+    """The call that computes a value in the compiled library's order; None unless it works channel by channel."""
     name = function_name(value.target)
     sources = [operand for operand in value.operands if not isinstance(operand, Constant)]
     if name == "getitem":

@@ -1,6 +1,6 @@
-"""Concatenation and padding: of channels one row is behind another, of pixels channels are handed on.
+"""Concatenation and padding: along the channels a row gets longer, along pixels channels are handed on.
 
-Shortcuts without weights pad channels with channels of zeros.
+Shortcuts without weights pad the channels with channels of zeros.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import fx
 from models.graph.arguments import arguments
 from models.graph.atoms import is_constant
 from models.graph.cutting import Cut
-from models.graph.lanes import Call, changed, same
+from models.graph.lanes import LaneCall, changed, same
 from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
@@ -40,8 +40,8 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return rows[0].row(shape, pooled=pooled)
 
 
-def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Not of images, and not with weights."""
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The concatenation of channels or pixels; None for images, and with constants."""
     has_constant = any(isinstance(operand, Constant) for operand in value.operands)
     return None if has_constant or arguments(value).dim % len(shape) == 0 else same(value)
 
@@ -81,8 +81,8 @@ def cut_padding(part: Cut, node: fx.Node) -> Value:
     return part.copy(node, padding=given[:length])
 
 
-def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Of channels `lanes` times as many; not of images."""
+def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The padding with `lanes` times as many channels; None for images."""
     amounts, of_channels = arguments(value).padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
     if len(amounts) > of_channels + 2:
         return None

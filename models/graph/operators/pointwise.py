@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from models.graph.arguments import arguments, replaced
 from models.graph.atoms import is_constant, kind
 from models.graph.cutting import Cut
-from models.graph.lanes import Call, same, with_constants
+from models.graph.lanes import LaneCall, same, with_constants
 from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
@@ -70,8 +70,8 @@ def cut(part: Cut, node: fx.Node) -> Value:
     return part.call(node.target, *args, **kwargs)
 
 
-def on_lanes(value: Value, sources: list[Value], lanes: int) -> Call | None:
-    """Maps of the same channels, with numbers and with weights that have one value for a channel, or for all."""
+def on_lanes(value: Value, sources: list[Value], lanes: int) -> LaneCall | None:
+    """The operator on maps of the same channels, with constants of one value for each channel or for all."""
     shape = value.shape
     if any(len(source.shape) != len(shape) or source.shape[1] != shape[1] for source in sources):
         return None
@@ -126,6 +126,6 @@ def follow_glu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     return Layout(shape, dim, first, source.pooled)
 
 
-def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Not where images gate images."""
+def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The same operator; None where images gate images."""
     return same(value) if arguments(value).dim % len(shape) else None

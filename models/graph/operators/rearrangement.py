@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from models.graph.arguments import arguments, with_arguments
 from models.graph.atoms import function_name, hint, kind
 from models.graph.cutting import Cut, aten
-from models.graph.lanes import Call, changed, same
+from models.graph.lanes import LaneCall, changed, same
 from models.graph.layouts import Layout, Origin, of_results, places_along, resized
 from models.graph.propagation import Propagation
 from models.graph.values import Constant, Value
@@ -184,15 +184,15 @@ def _by_element(part: Cut, node: fx.Node) -> Value:
     return part.call(aten.reshape.default, taken, [-1, *moved.shape])
 
 
-def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Of each channel's pixels."""
+def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """A reshape of the pixels of each channel; None where it changes images or channels."""
     if value.shape[:2] != shape[:2]:
         return None
     return aten.reshape.default, (arguments(value).source, [-1, shape[1] * lanes, *value.shape[2:]]), {}
 
 
-def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Into channels, `lanes` times as many, or pixels."""
+def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The split of channels, `lanes` times as many, or of pixels; None for images."""
     given, name = arguments(value), function_name(value.target)
     if given.dim % len(shape) != 1:
         return same(value) if given.dim % len(shape) else None
@@ -204,8 +204,8 @@ def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | N
     return torch.split, (given.source, sizes, 1), {}
 
 
-def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Of neighbouring channels, or of pixels."""
+def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The slice of neighbouring channels or of pixels; None for images, and with steps over channels."""
     given = arguments(value)
     is_all = given.step == 1 and given.start in (0, None) and (given.end is None or given.end >= LAST)
     if given.dim % len(shape) != 1 or is_all:
@@ -214,8 +214,8 @@ def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | N
     return changed(value, start=first * lanes, end=last * lanes) if given.step == 1 else None
 
 
-def selection_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Of channels, in an order that is known."""
+def selection_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The selection of channels by a constant index; None for others."""
     given = arguments(value)
     if given.dim % len(shape) != 1 or not isinstance(given.index, Constant):
         return None

@@ -1,4 +1,4 @@
-"""Pooling, resizing, softmax, means, sums and extremes: over pixels they hand channels on; some read channels.
+"""Pooling, resizing, softmax, means, sums and extremes: over pixels they hand channels on, over channels some read.
 
 Behind a mask a dropped channel is zero, so a mean over fewer channels divides by how many they were, and a maximum over
 fewer channels is at least zero.
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from models.graph.arguments import arguments
 from models.graph.atoms import kind, overload
 from models.graph.cutting import Cut, aten
-from models.graph.lanes import Call, same
+from models.graph.lanes import LaneCall, same
 from models.graph.layouts import Layout, of_results
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
@@ -122,8 +122,8 @@ def extreme_with_zero(
     return found if name.startswith("a") else (found,)
 
 
-def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Call | None:
-    """Over pixels."""
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The same operator over pixels; None over channels or images."""
     dims = getattr(arguments(value), "dim", None)
     if not isinstance(dims, list) or not dims or any(dim % len(shape) < 2 for dim in dims):
         return None
