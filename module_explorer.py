@@ -23,7 +23,7 @@ from modules.population_outputs import outputs_with_known, say_what_torch_runs
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search, save_outputs
 from utils.artifacts import ArrayFile
-from utils.errors import UserError, run
+from utils.errors import MissingFile, UserError, run
 from utils.locks import held, is_held, state_of
 from utils.progress import say
 from utils.stage import stage_parser
@@ -68,8 +68,13 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
         if generation <= last:
             say(f"files were taken back or removed: continuing with generation {generation}")
             search.record_settings()
-        for target_class in target_classes:
-            evolve(search, strong, images, target_class, generation)
+        try:
+            for target_class in target_classes:
+                evolve(search, strong, images, target_class, generation)
+        except MissingFile:  # the fitness that it is bred from was removed a moment ago; its holder writes it again
+            if generation == 0:
+                raise
+            continue
         is_last = generation == last_generation
         wait_for_fitness(search, target_classes, generation, is_last=is_last)
         if is_last and not is_held(recorder):

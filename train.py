@@ -106,6 +106,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         state_file=model_files.training_state(stage.artifacts),
         patience=stage.config.patience if arguments.early_stop else None,
         compiled=arguments.compile,
+        num_classes=stage.config.num_classes,
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")

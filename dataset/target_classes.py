@@ -38,6 +38,9 @@ def class_number(text: str, names: Sequence[str]) -> int:
     number = _number(text)
     if number is not None:
         if 0 <= number < len(names):
+            if text in names and names[number] != text:
+                called = f"{names[number]}; the class called {text} is number {names.index(text)}"
+                print(f"warning: --target_class {text} is the class of that number, called {called}", flush=True)
             return number
         hint = f"; the class called {text} is number {names.index(text)}" if text in names else ""
     else:

@@ -119,8 +119,6 @@ def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = No
     Raises UserError, with the first difference, where they do not fit, fit at several places, or are not finite.
     """
     content = read_foreign_file(path)
-    if any(nn.parameter.is_lazy(value) for value in (*network.parameters(), *network.buffers())):
-        raise UserError(f"cannot load {path}: the network has lazy layers; run it on images where it is made")
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     weights = _chosen(list(_places(content, own)), path, key)
     values = {name: weights.found[name].detach().to(own[name].dtype) for name in weights.fitting}

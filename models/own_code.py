@@ -22,6 +22,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from models.trusted_code import Entry, check_trusted, entry_of, record
@@ -82,7 +83,18 @@ def network_of_file(path: Path, attribute: str, num_classes: int) -> nn.Module:
             f"network {path}:{attribute}: expected a torch.nn.Module, it gives a {type(network).__name__}"
             f"{place_of_definition(path, attribute)}"
         )
+    if unusable := _unusable(network):
+        raise UserError(f"network {path}:{attribute}{place_of_definition(path, attribute)}: {unusable}")
     return network
+
+
+def _unusable(network: nn.Module) -> str:
+    """Why a network cannot be evaluated and copied as others; empty where it can."""
+    if any(nn.parameter.is_lazy(value) for value in (*network.parameters(), *network.buffers())):
+        return "the network has lazy layers; run it on images where it is made"
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        return "expected a network of Python code, it is TorchScript; give the code that it was made of"
+    return ""
 
 
 def place_of_definition(path: Path, attribute: str) -> str:

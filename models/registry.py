@@ -20,6 +20,7 @@ NETWORKS: dict[str, Callable[[int, float, int], nn.Module]] = {
     "simcnn_tiny": simcnn_tiny,
     "simcnn_weak": simcnn_weak,
 }
+WIDEST = 100  # times the published width; its weights would fill any memory
 WIDTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_x(?P<whole>\d+)_(?P<fraction>\d+)$")
 
 
@@ -34,8 +35,8 @@ def build_own_network(name: str, num_classes: int, image_side: int) -> nn.Module
     Raises UserError for a width of 0 and for images that are too small, KeyError for a name that is not in the table.
     """
     base, width = _base_and_width(name)
-    if width <= 0:
-        raise UserError(f"network {name}: expected a width above 0, given {width}")
+    if not 0 < width <= WIDEST:
+        raise UserError(f"network {name}: expected a width above 0, up to {WIDEST}, given {width}")
     try:
         return NETWORKS[base](num_classes, width, image_side)
     except ValueError as error:

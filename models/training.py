@@ -14,7 +14,7 @@ from dataset.images import augment, normalise, to_device
 from dataset.labelled_images import Images, Normalisation, fingerprint
 from engines.node import processor
 from models.graph.errors import refused
-from models.graph.evaluating import evaluating, first_logits
+from models.graph.evaluating import OneAnswer, evaluating, first_logits
 from models.weights import cpu_state
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, through_compiler
@@ -102,14 +102,15 @@ def train(
     state_file: CheckpointFile | None = None,
     patience: int | None = None,
     compiled: bool = False,
+    num_classes: int | None = None,
     name: str = "training",
     after_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, model: None,
 ) -> Training:
     """Train `model` in place with SGD and cross-entropy; return every epoch and the weights of the best one.
 
     Args:
-        model: on the device, in channels-last layout where that helps. Images -> logits (n, classes), alone or as the
-            first of several outputs; the others, such as those of auxiliary classifiers, get no loss.
+        model: on the device, in channels-last layout where that helps. Images -> logits (n, classes), alone or among
+            several outputs; the others, such as those of auxiliary classifiers, get no loss.
         train_images, valid_images: what to learn from, what to choose the best epoch by.
         settings: what the training is made of.
         device, dtype: bfloat16 runs the forward pass in autocast; weights stay float32.
@@ -117,6 +118,7 @@ def train(
         state_file: written after each epoch and taken up again where it exists.
         patience: end after so many epochs without a better validation accuracy.
         compiled: run the training step through torch.compile.
+        num_classes: of several outputs the first that is so wide counts; None: the first (n, any).
         name: of the training, for people who wait for it.
         after_epoch: called with the epoch and the model, before the state is written.
 
@@ -138,9 +140,19 @@ def train(
             if patience is not None and number - training.best_epoch > patience and training.history:
                 break
             epoch = _train_epoch(
-                forward, pixels, labels, train_images.normalisation, settings, number, optimizer, dtype, seed, advance
+                forward,
+                pixels,
+                labels,
+                train_images.normalisation,
+                settings,
+                number,
+                optimizer,
+                dtype,
+                seed,
+                advance,
+                num_classes,
             )
-            logits = predict(model, valid_images, device, dtype)
+            logits = predict(OneAnswer(model, num_classes), valid_images, device, dtype)
             if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
                 raise UserError(f"epoch {number}: the validation logits are not finite; {_lower_the_rate(settings)}")
             valid_accuracy = accuracy(logits, valid_images.labels)
@@ -166,6 +178,7 @@ def _train_epoch(
     dtype: torch.dtype,
     seed: int,
     advance: Callable[[], object],
+    num_classes: int | None,
 ) -> Epoch:
     start = time.perf_counter()
     torch.manual_seed(torch_seed(seed, "dropout", number))
@@ -182,7 +195,7 @@ def _train_epoch(
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator)
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = _logits(model, normalise(images, normalisation))
+            logits = _logits(model, normalise(images, normalisation), num_classes)
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -207,18 +220,25 @@ def batch_sizes(images: int, batch_size: int) -> list[int]:
     return [*sizes[:-2], batch_size + 1] if is_rest else sizes
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's logits (n, classes): of several outputs the first one, as everywhere.
+def _logits(model: nn.Module, images: Tensor, classes: int | None) -> Tensor:
+    """The model's logits (n, classes): of several outputs the first one of that width, as everywhere.
 
     GoogLeNet and Inception give auxiliary classifiers' logits as well in training mode; these are not trained.
     """
     try:
-        logits = first_logits(model(images), len(images))
+        logits = first_logits(model(images), len(images), classes)
     except Exception as error:  # whatever somebody's network raises in training mode alone
         form = f"{len(images)} images of {images.shape[2]} pixels"
         raise refused(f"the network does not train on a batch of {form}", error) from error
     if logits is None:
-        raise UserError("the network gives no logits (n, classes) in training mode: give them as its first output")
+        raise UserError(
+            f"the network gives no logits (n, {classes or 'classes'}) in training mode: give them as its first output"
+        )
+    if not logits.requires_grad:
+        raise UserError(
+            "the network's logits have no gradient in training mode: expected a forward without torch.no_grad, "
+            "torch.inference_mode and detach"
+        )
     return logits
 
 

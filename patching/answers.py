@@ -10,6 +10,7 @@ from torch import nn
 from configures.base import Config
 from dataset.labelled_images import Images
 from models.graph import GraphNetwork
+from models.graph.evaluating import OneAnswer
 from models.strong_model import graph_of
 from models.training import predict
 from models.weights import cpu_state
@@ -84,6 +85,7 @@ def answers(
         device: of the networks.
     """
     parts = {part: joined(shared[part], own) for part, own in images.own.items()}
+    weak = OneAnswer(weak, int(images.own["test"].labels[0]) + 1)  # the target class is its last one
     return Answers(
         weak={part: predict(weak, both, device).numpy() for part, both in parts.items()},
         module={part: predict(module, both, device)[:, 0].numpy() for part, both in parts.items()},

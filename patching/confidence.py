@@ -47,7 +47,7 @@ class Change:
         """Plain values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def holds(self, metric: str) -> bool:
+    def is_significant(self, metric: str) -> bool:
         """Whether a metric of METRICS changed by more than chance: its interval leaves out 0.
 
         Of the others' accuracy McNemar's test must say so, too: of a handful of answers that changed, all for the
@@ -57,10 +57,10 @@ class Change:
         return (low > 0 or high < 0) and (metric != "others_accuracy" or self.others_p < 1 - LEVEL)
 
     def verdict(self, metric: str) -> str:
-        """Whether a metric's change holds, for people."""
+        """Whether a change is significant, in words."""
         if getattr(self, metric) == (0, 0):
             return "unchanged"
-        return "holds" if self.holds(metric) else "may be chance"
+        return "significant" if self.is_significant(metric) else "not significant"
 
 
 def change_of(

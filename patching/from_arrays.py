@@ -89,10 +89,15 @@ class PatchReport:
         """As `f1_gained`, counted from the control without modules, where there is one: what the modules are worth."""
         return sum(target.after.f1 - (target.no_module or target.before).f1 for target in self.targets)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are images of other classes than those that are patched."""
+        return any(target.before.others for target in self.targets)
+
     def __str__(self) -> str:
         before, after = (f"{100 * right / self.images:.2f} %" for right in (self.right_before, self.right_after))
         lines = [f"accuracy {before} -> {after}", *map(str, self.targets)]
-        for first in self.targets[:1]:  # the others are the same for all of them
+        for first in self.targets[:1] if self.has_others else ():  # the others are the same for all of them
             old, new = (100 * scores.others_accuracy for scores in (first.before, first.after))
             sure = f"{interval_in_words(first.change.others_accuracy)} ({first.change.verdict('others_accuracy')})"
             lines.append(
@@ -288,6 +293,8 @@ def _checked(weak_logits: Array, module_logits: ModuleLogits, labels: Array, oth
         raise UserError(f"others_may_lose: expected a share from 0 to 1, given {others_may_lose:g}")
     weak = _checked_logits(weak_logits, "weak_logits")
     weak_classes = weak.shape[1]
+    if wrong := [target for target in module_logits if not isinstance(target, int | np.integer)]:
+        raise UserError(f"module_logits: expected whole numbers of target classes, given {wrong[0]!r}")
     targets = sorted(module_logits)
     if not targets:
         raise UserError("module_logits: expected the outputs of at least one module, given none")
@@ -384,4 +391,7 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _plain(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    given = values.detach().cpu()
+    return (given.float() if given.dtype == torch.bfloat16 else given).numpy()

@@ -81,7 +81,10 @@ def helpful_modules(
 
 
 def _judged(target_class: int, gains: Tensor) -> Judged:
-    return Judged(target_class, float(gains.mean()), float(gains.std()) / len(gains) ** 0.5)
+    # At least as if one image had changed by a nat: where the weak model is right about every image, all gains are tiny
+    # and alike, and what they depend on is the prior of its temperature.
+    error = max(float(gains.std()) / len(gains) ** 0.5, 1 / len(gains))
+    return Judged(target_class, float(gains.mean()), error)
 
 
 def _directions(num_classes: int, targets: Sequence[int], modules: Sequence[int]) -> Tensor:

@@ -19,12 +19,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from patching.calibration import fitted_scale, log_probabilities, logits_of, probability_floor
+from utils.errors import UserError
 from utils.seeds import generator
 
 FORMS = ("few", "row", "vector")
 FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # strength per image
 MAX_STEPS = 200  # of L-BFGS
+BEYOND = "expected differences of float32's size, between 1e-30 and 1e30; give them times a factor"
 OUTLIERS = 1.0  # times the distance of a module's 1st and 99th percentile: outputs that far beyond them are cut off
 
 Array = np.ndarray | Tensor
@@ -61,6 +63,14 @@ class Prepared:
     calibration: dict[str, Any]  # the fields scale, low, high and probability_floor of a `LinearFit`
 
 
+def _checked(values: Tensor) -> Tensor:
+    """Numbers of a module in float32. Raises UserError for what is beyond it."""
+    stored = values.float()
+    if not stored.isfinite().all():
+        raise UserError(f"a module's outputs: {BEYOND}")
+    return stored
+
+
 def prepared(
     weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int
 ) -> Prepared:
@@ -69,6 +79,8 @@ def prepared(
     scores = torch.as_tensor(weak_logits).double()
     floor = probability_floor(scores.numpy())
     scale = fitted_scale(logits_of(scores, floor).numpy(), target.numpy())
+    if not float(np.finfo(np.float32).tiny) <= scale < np.inf:
+        raise UserError(f"the weak model's logits: {BEYOND}")
     known = log_probabilities(scores, scale, floor)
     num_added = max(0, max(targets, default=0) + 1 - known.shape[1])
     # An added class starts with its share of the images: its logit is against 0, the logarithm of all others' sum.
@@ -78,7 +90,7 @@ def prepared(
     if module_outputs is None:
         module_outputs = torch.zeros(len(target), len(targets))
     outputs = torch.as_tensor(module_outputs).double()
-    low, high = output_limits(outputs)
+    low, high = map(_checked, output_limits(outputs))
     features, of_features = standardise(logits, limited(outputs, low, high))
     folds = torch.as_tensor(fold_of_each(target.numpy(), seed))
     calibration = {"scale": scale, "low": low, "high": high, "probability_floor": floor}
@@ -90,8 +102,9 @@ def output_limits(outputs: Tensor) -> tuple[Tensor, Tensor]:
     quantiles = np.percentile(outputs.numpy(), (0, 1, 99, 100), axis=0).reshape(4, -1)
     least, first, last, most = quantiles
     reach = OUTLIERS * (last - first)
-    low = np.where(reach > 0, np.maximum(least, first - reach), least).astype(np.float32)
-    high = np.where(reach > 0, np.minimum(most, last + reach), most).astype(np.float32)
+    with np.errstate(over="ignore"):  # an infinite limit is refused where it is used
+        low = np.where(reach > 0, np.maximum(least, first - reach), least).astype(np.float32)
+        high = np.where(reach > 0, np.minimum(most, last + reach), most).astype(np.float32)
     varies = most > least  # then rounding must not cut off what is no outlier
     low = np.where(varies, np.nextafter(low, np.float32(-np.inf)), low)
     high = np.where(varies, np.nextafter(high, np.float32(np.inf)), high)
@@ -174,8 +187,8 @@ def fit_linear_map(
     weight = torch.cat([weight[:, :weak_classes], weight[:, num_classes:]], 1)
     before = float(F.cross_entropy(data.logits, data.labels))
     return LinearFit(
-        weight.float(),
-        bias.float(),
+        _checked(weight),
+        _checked(bias),
         **data.calibration,
         form=form,
         ridge=ridge,

@@ -18,7 +18,7 @@ from dataset.labelled_images import Images, Normalisation
 from dataset.target_classes import class_number
 from models.graph import NetworkRefused
 from models.graph.agreement import check_repeats
-from models.graph.evaluating import evaluating, first_logits
+from models.graph.evaluating import OneAnswer, evaluating
 from models.training import predict
 from utils.errors import UserError, reason
 from utils.files import read_array
@@ -61,6 +61,7 @@ def match_classes(
 
     Raises UserError where they do not match.
     """
+    weak_knows = tuple(unicodedata.normalize("NFC", name) for name in weak_knows)
     if absent := [name for name in weak_knows if name not in images_have]:
         raise UserError(
             f"the weak model's class {absent[0]} has no images: expected classes of {', '.join(images_have)}; name "
@@ -209,27 +210,6 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
     if not np.isfinite(logits).all():
         raise UserError("the weak model gives NaN or infinity on these images")
     return logits
-
-
-class OneAnswer(nn.Module):
-    """A network that answers by several values: the first one of them that is logits (batch, classes)."""
-
-    def __init__(self, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.network, self.classes = network, classes
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Raises UserError where none is."""
-        answer = self.network(images)
-        if isinstance(answer, Tensor):
-            return answer
-        # `len` of the images would fix the batch size of an exported network
-        found = first_logits(answer, images.shape[0], self.classes)
-        if found is None:
-            raise UserError(
-                f"the weak model gives a {type(answer).__name__}: expected logits (images, {self.classes}) in it"
-            )
-        return found
 
 
 def load_weak_logits(

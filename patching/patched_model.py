@@ -19,7 +19,8 @@ from dataset.image_files import Resize
 from dataset.images import normalise
 from dataset.labelled_images import Normalisation
 from models.graph import GraphNetwork
-from models.names import network_of, not_named
+from models.graph.evaluating import one_answer
+from models.names import anchored, network_of, not_named
 from models.strong_model import untrained_graph
 from models.trusted_code import NotTrusted
 from models.weights import cpu_state
@@ -75,7 +76,8 @@ class PatchedModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of normalised images (n, 3, side, side): the largest one decides."""
-        return self.rule(self.weak(images), self.module(images)[:, 0])
+        weak = one_answer(self.weak(images), images, len(self.classes)).float()  # as they are evaluated
+        return self.rule(weak, self.module(images)[:, 0])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """The images (n, 3, side, side) float32 that this model was made for, of pixels (n, side, side, 3) uint8.
@@ -136,6 +138,7 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         raise ValueError("expected a patched model with an origin")
     state: dict[str, Any] = {
         **vars(model.origin),
+        **{name: anchored(getattr(model.origin, name)) for name in ("weak_network", "strong_network")},
         "mean": list(model.origin.mean),
         "std": list(model.origin.std),
         "kernels": torch.tensor(model.origin.kernels),

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from dataset.image_files import Resize
 from dataset.labelled_images import Normalisation
+from models.graph.tracing import exported
 from patching.as_reported import Answer, Reported, check_as_reported
 from patching.rules import Learned
 from utils.errors import UserError, reason
@@ -56,8 +57,8 @@ class PixelNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(normalisation.std) * 255)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The network's outputs (n, ...)."""
-        return self.network(((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2))
+        """The network's outputs (n, ...) float32, whatever precision it gives: as they are evaluated."""
+        return self.network(((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)).float()
 
 
 class StandalonePatch(nn.Module):
@@ -218,10 +219,11 @@ def _loaded_code(path: Path) -> Answer:
 def _save_onnx(model: StandalonePatch, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
+    network = _exported(model, examples).module()  # the same as in the Python file
     with quiet():
         try:
             program = torch.onnx.export(
-                model,
+                network,
                 examples,
                 input_names=names,
                 output_names=["scores"],
@@ -255,8 +257,7 @@ def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
     """The `ExportedProgram` of a model for any number of images. Raises UserError where it has none."""
     with torch.no_grad(), quiet():
         try:
-            shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
-            return torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
+            return exported(model, examples)
         except Exception as error:
             raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 

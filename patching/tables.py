@@ -37,11 +37,11 @@ def sureness_lines(models: list[PatchedWeakModel]) -> list[str]:
             advice = ADVICE if method == "learned" else f"take the rule learned, or {ADVICE}"
             lines += [line for change in over.values() for line in over_no_module_lines(method, change, advice)]
         elif known:
-            f1, others = (_held(known, metric) for metric in ("f1", "others_accuracy"))
-            lines.append(f"{method}: of {len(known)} changes F1 {f1}; others' accuracy {others}")
+            f1, others = (_significant(known, metric) for metric in ("f1", "others_accuracy"))
+            lines.append(f"{method}: significant, of {len(known)} changes: F1 {f1}; others' accuracy {others}")
             if over:
-                held = _held(list(over.values()), "f1")
-                lines.append(f"{method}: compared with no module, of {len(over)} changes F1 {held}")
+                f1 = _significant(list(over.values()), "f1")
+                lines.append(f"{method}: significant compared with no module, of {len(over)}: F1 {f1}")
             if useless := [name for name, change in over.items() if change.f1[0] <= 0]:
                 lines.append(f"{method}: no better than recalibrating the weak model alone: {', '.join(useless)}")
     return lines
@@ -70,10 +70,10 @@ def interval_in_words(interval: Interval) -> str:
     return f"{low} to {high}"
 
 
-def _held(changes: list[Change], metric: str) -> str:
-    lows = [getattr(change, metric)[0] for change in changes if change.holds(metric)]
+def _significant(changes: list[Change], metric: str) -> str:
+    lows = [getattr(change, metric)[0] for change in changes if change.is_significant(metric)]
     better = sum(low > 0 for low in lows)
-    return f"surely better {better}, surely worse {len(lows) - better}"
+    return f"{better} better, {len(lows) - better} worse"
 
 
 def overview_table(models: list[PatchedWeakModel]) -> tuple[list[str], list[list[Any]]]:

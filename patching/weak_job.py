@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from configures.base import Config
 from dataset.labelled_images import Split
+from models.graph.evaluating import OneAnswer
 from models.training import Epoch, TrainingSettings, count_right, predict, train
 from models.weights import cpu_state
 from patching.weak_models import WeakKind, build_weak_network
@@ -50,6 +51,7 @@ def train_weak_model(
 ) -> Trained:
     """Train a weak model; `keep_weights` is given each epoch to keep with its weights, and the best one in the end."""
     torch.manual_seed(torch_seed(job.seed, f"{job.kind} model", job.target_class))
+    num_classes = len(job.config.weak_classes) + 1
     model = build_weak_network(job.config, job.kind).to(device, memory_format=torch.channels_last)
 
     def after_epoch(epoch: Epoch, trained: nn.Module) -> None:
@@ -65,11 +67,12 @@ def train_weak_model(
         dtype=PRECISIONS[job.precision],
         seed=int(torch_seed(job.seed, f"training of the {job.kind} model", job.target_class) % 2**31),
         state_file=state_file,
+        num_classes=num_classes,
         name=job.name,
         after_epoch=after_epoch,
     )
     keep_weights(training.best_epoch, training.best_weights)
-    right = count_right(predict(model, split.test, device), split.test.labels)
+    right = count_right(predict(OneAnswer(model, num_classes), split.test, device), split.test.labels)
     return Trained(training.history, training.best_epoch, right, {})
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.stats import binom, binomtest
+from torch import nn
 
-from models.input_forms import class_order, is_near_chance
+from dataset.labelled_images import Images
+from models.input_forms import class_order, explain, is_near_chance
 from modules.own_class import auc_by_class
 from patching.own_weak_model import Classes
 from utils.errors import UserError
@@ -61,6 +63,28 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
     if not anyway:
         raise UserError(f"{problem}; --anyway patches it as it is")
     say(problem)
+
+
+def other_form(network: nn.Module, images: Images, device: torch.device) -> str:
+    """In which form of images a weak model is right on clearly more of them, in one line; empty where in none.
+
+    Args:
+        network: images -> logits (n, classes).
+        images: in the form that was given, labelled by the network's own classes.
+        device: where the network runs.
+    """
+    given, best = explain(network, images, device)
+    if best.order is not None or not (best.trial.settings or best.trial.is_reversed):
+        return ""
+    words = [best.trial.words] if best.trial.settings else []
+    ways = [" ".join(f"--weak_{setting.replace('=', ' ')}" for setting in best.trial.settings)] if words else []
+    if best.trial.is_reversed:
+        words.append("red and blue exchanged")
+        ways.append("a FILE.py:FUNCTION that exchanges them (docs/your_network.md)")
+    return (
+        f"the weak model is right on {int(given.is_right.sum())} of {len(images)} validation images, and with colours "
+        f"{', '.join(words)} on {int(best.is_right.sum())}: give {' and '.join(ways)}"
+    )
 
 
 def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:

@@ -121,7 +121,7 @@ def in_words(change: Change, metric: str) -> str:
     """The 95 % interval of a metric's change in points, and whether it is significant."""
     if getattr(change, metric) == (0, 0):
         return "unchanged"
-    return f"{interval_in_words(getattr(change, metric))} ({verdict(change.holds(metric))})"
+    return f"{interval_in_words(getattr(change, metric))} ({verdict(change.is_significant(metric))})"
 
 
 def verdict(is_significant: bool) -> str:

@@ -29,6 +29,7 @@ from dataset.datasets import load_source
 from dataset.labelled_images import Images, Normalisation
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
+from models.graph.evaluating import OneAnswer
 from models.names import OWN_CODE, network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
@@ -42,7 +43,6 @@ from patching.from_arrays import Patch, PatchReport, patch
 from patching.own_patch import Answers, control_of, cost_of
 from patching.own_weak_model import (
     Classes,
-    OneAnswer,
     WeakModel,
     in_grey,
     load_weak_logits,
@@ -59,13 +59,15 @@ from patching.standalone import (
     check_weak_model_leaves,
     save_standalone,
 )
-from patching.weak_model_check import check_weak_model
+from patching.weak_model_check import check_weak_model, other_form
 from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError, run
 from utils.files import sha256_of
 from utils.progress import progress, say, steps
 from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
+
+TRIED = 1000  # validation images that other forms of images are tried on, at most
 
 
 def main() -> None:
@@ -93,8 +95,9 @@ def main() -> None:
         weak_images = {part: replace(each, normalisation=weak_form.normalisation) for part, each in weak_images.items()}
         (mean, *_), (std, *_) = weak_form.normalisation
         say(f"it takes grey images: of RGB their luma (ITU-R BT.601), less {mean:g}, divided by {std:g}")
+    weak_leaves = None if weak is None else OneAnswer(weak, classes.weak_classes)
     if weak is not None and arguments.save:
-        check_weak_model_leaves(OneAnswer(weak, classes.weak_classes), weak_form)
+        check_weak_model_leaves(weak_leaves, weak_form)
     folders = {
         number: stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts
         for number in classes.strong_class.values()
@@ -128,8 +131,16 @@ def main() -> None:
             {target: whole[:, number] for target, number in classes.strong_class.items()},
         )
 
+    def known_images() -> Images:
+        images, places = images_of("valid")
+        known = np.flatnonzero(images.labels < classes.weak_classes)
+        known = known[np.linspace(0, len(known) - 1, min(len(known), TRIED)).astype(np.int64)]
+        return replace(weak_images["valid"].take(places[known]), labels=images.labels[known])
+
     valid = answers("valid")
     check_valid_images(valid, classes)
+    if weak is not None and (line := other_form(weak_leaves, known_images(), stage.device)):
+        print(line, flush=True)
     check_weak_model(valid.weak, valid.labels, classes, anyway=arguments.anyway)
     test = answers("test")
     others_may_lose = None if arguments.others_may_lose is None else arguments.others_may_lose / 100
@@ -178,7 +189,6 @@ def main() -> None:
     if arguments.save and not patched.rule:
         print("nothing to save: the weak model stays as it is")
     if patched.rule and arguments.save:
-        weak_leaves = None if weak is None else OneAnswer(weak, classes.weak_classes)
         model = StandalonePatch(weak_leaves, weak_form, list(chosen.values()), module_form, patched.rule, classes.names)
         reported = reported_of(model, patched, test, *images_of("test"), weak_images["test"], stage.device)
         for path in arguments.save:
@@ -307,7 +317,8 @@ def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> N
     ]
     first = [each[0] for each in targets]
     others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
-    rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
+    if report.has_others:
+        rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
     show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
 
 

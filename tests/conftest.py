@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.option.threads)
     # Without it each worker of xdist gets BLAS threads for all cores, which spin while they wait.
     os.environ["OMP_NUM_THREADS"] = str(config.option.threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # more threads than cores must not keep each other from working
     global_configure.seed = config.option.seed
     # Event.wait refuses infinity.
     progress.FIRST_LINE = min(config.option.first_line, threading.TIMEOUT_MAX)
@@ -111,7 +112,8 @@ class Run:
 def environment(root: Path, **more: str) -> dict[str, str]:
     """The environment of a script whose root_dir is `root`: on the CPU, with the threads and seed of the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CNNMOD_")}
-    own = {"CNNMOD_ROOT_DIR": str(root), "CNNMOD_CONFIG_DIR": str(root / "config"), "CNNMOD_DEVICE": "cpu"}
+    config = root.with_name(f"{root.name}_config")
+    own = {"CNNMOD_ROOT_DIR": str(root), "CNNMOD_CONFIG_DIR": str(config), "CNNMOD_DEVICE": "cpu"}
     return {**kept, **own, "CNNMOD_SEED": str(global_configure.seed), **more}
 
 
@@ -175,17 +177,29 @@ def live_in(root: Path, patch: pytest.MonkeyPatch) -> None:
     """What `environment` says to another process, in this one."""
     patch.setattr(global_configure, "root_dir", root)
     patch.setattr(global_configure, "dataset_dir", root / "data" / "dataset")
-    patch.setattr(global_configure, "config_dir", root / "config")
-    patch.setenv("CNNMOD_CONFIG_DIR", str(root / "config"))  # of workers
+    patch.setattr(global_configure, "config_dir", root.with_name(f"{root.name}_config"))
+    patch.setenv("CNNMOD_CONFIG_DIR", str(root.with_name(f"{root.name}_config")))  # of workers
     patch.setattr(global_configure, "device", "cpu")
     patch.setattr(global_configure, "precision", "float32")
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_handlers() -> Iterator[None]:
+    """Signals do in the next test what they did before: a script that ends leaves them ignored."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> Path:
     """A root_dir and a dataset_dir of the test's own, so that nothing is read from or written to the repository."""
     root = tmp_path_factory.mktemp("root")
     live_in(root, monkeypatch)
+    torch.set_num_threads(pytestconfig.option.threads)  # an explorer that ran in this process has set its own number
     progress.show_progress(True)  # whatever an earlier test's --quiet has said
     return root
 

@@ -18,7 +18,7 @@ import numpy as np
 from configures.setting import is_of_kind
 from utils import files
 from utils.checked_text import load_json, load_table, save_json, save_table
-from utils.errors import DamagedFile, UserError
+from utils.errors import DamagedFile, MissingFile, UserError
 
 Row = TypeVar("Row")
 
@@ -64,10 +64,10 @@ class ArrayFile(ArtifactFile):
 
     def load_if_whole(self, *shape: int | None) -> np.ndarray | None:
         """Its checked content, or None where it is not there; for what is made again: a damaged file is removed."""
-        if not self.exists():
-            return None
         try:
             return self.load(*shape)
+        except MissingFile:
+            return None
         except DamagedFile:
             self.remove()
             print(f"damaged, so removed and made again: {self.path}", flush=True)

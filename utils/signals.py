@@ -15,13 +15,15 @@ def ended_by_signals() -> Iterator[None]:
     """Raise SystemExit (KeyboardInterrupt on Ctrl-C) at the first signal, and ignore all later ones.
 
     So a second signal breaks off neither the clean-up after the first one nor the end of the interpreter, which follows
-    the block: signals stay ignored behind it. Signals that are ignored before, as under nohup, are ignored all along.
-    For the main thread, which alone receives signals.
+    the outermost block: signals stay ignored behind it. Signals that are ignored before, as under nohup, are ignored
+    all along. For the main thread, which alone receives signals.
     """
-    heeded = _heeded()
+    before = {number: signal.getsignal(number) for number in _heeded()}
+    arrived: list[int] = []
 
     def end(number: int, _: FrameType | None) -> NoReturn:
-        for each in heeded:
+        arrived.append(number)
+        for each in before:
             # Not SIG_IGN: Python complains about a signal that came just before it was set.
             signal.signal(each, lambda *_: None)
         if number == signal.SIGINT:
@@ -29,12 +31,15 @@ def ended_by_signals() -> Iterator[None]:
         sys.exit(128 + number)
 
     try:
-        for number in heeded:
+        for number in before:
             signal.signal(number, end)
         yield
     finally:
-        for number in heeded:
-            signal.signal(number, signal.SIG_IGN)  # which holds to the very end, as Python's own handlers do not
+        for number, earlier in before.items():
+            if earlier in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, signal.SIG_IGN)  # which holds to the very end, as Python's own handlers do not
+            elif not arrived:  # a script that runs another one
+                signal.signal(number, earlier)
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def changes(values: np.ndarray, before: np.ndarray | None) -> list[str]:
 def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
     """In how many target classes F1 rose and fell: `all / by more than chance`."""
     gains = [model.scores(method).f1 - model.scores(BEFORE).f1 for model in models]
-    sure = [(change := model.change(method)) is not None and change.holds("f1") for model in models]
+    sure = [(change := model.change(method)) is not None and change.is_significant("f1") for model in models]
     return [
         f"{sum(sign * gain > 0 for gain in gains)} / "
         f"{sum(sign * gain > 0 and holds for gain, holds in zip(gains, sure, strict=True))}"

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from utils.errors import UserError
+
 
 @contextmanager
 def evaluating(network: nn.Module, device: torch.device | str | None = None) -> Iterator[None]:
@@ -76,6 +78,36 @@ def first_logits(outputs: Any, count: int, classes: int | None = None) -> Tensor
     leaves = (value for value in tree_leaves(outputs) if isinstance(value, Tensor))
     fitting = (value for value in leaves if value.dim() == 2 and value.shape[0] == count)
     return next((value for value in fitting if classes in (None, value.shape[1])), None)
+
+
+class OneAnswer(nn.Module):
+    """A network that answers by several values: the first one of them that is logits (batch, classes).
+
+    Args:
+        network: images (batch, channels, side, side) -> logits, alone or in tuples, lists and dicts.
+        classes: how many logits there are; None: any number.
+    """
+
+    def __init__(self, network: nn.Module, classes: int | None) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raises UserError where none is."""
+        return one_answer(self.network(images), images, self.classes)
+
+
+def one_answer(answer: Any, images: Tensor, classes: int | None) -> Tensor:
+    """A network's answer to images if it is a tensor, else the logits in it. Raises UserError where none is."""
+    if isinstance(answer, Tensor):
+        return answer
+    # `len` of the images would fix the batch size of an exported network
+    found = first_logits(answer, images.shape[0], classes)
+    if found is None:
+        raise UserError(
+            f"the network gives a {type(answer).__name__}: expected logits (images, {classes or 'classes'}) in it"
+        )
+    return found
 
 
 def floating_parameter(network: nn.Module) -> Tensor:

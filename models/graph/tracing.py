@@ -5,6 +5,8 @@ what follows knows few forms: operators that write in place become their functio
 does nothing in evaluation mode is gone, and what depends on weights alone is computed once.
 """
 
+import contextlib
+import inspect
 import re
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -79,9 +81,33 @@ def _try(network: nn.Module, images: Tensor) -> None:
         raise refused(f"the network does not run on images {tuple(images.shape)}", error) from error
 
 
+def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """The program that torch exports of a network in evaluation mode, for any number of images.
+
+    Args:
+        network: of `inputs`.
+        inputs: (2, ...) each.
+
+    Raises whatever torch and the network's code raise.
+    """
+    parameters = inspect.signature(network.forward).parameters.values()
+    batches: Any = tuple({0: Dim.DYNAMIC} for _ in inputs)
+    if next(iter(parameters)).kind is inspect.Parameter.VAR_POSITIONAL:  # forward(*inputs), as of DataParallel
+        batches = (batches,)
+    try:
+        return torch.export.export(network, inputs, dynamic_shapes=batches, strict=False)
+    except Exception as error:
+        if "specialized" not in str(error):
+            raise
+        # `len(images)` is a plain number in Python; the export that reads bytecode follows it. It knows less otherwise.
+        with contextlib.suppress(Exception):
+            return torch.export.export(network, inputs, dynamic_shapes=batches, strict=True)
+        raise
+
+
 def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
     try:
-        program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        program = exported(network, (images,))
         _inline_regions(program.graph_module)
         return program.run_decompositions({}) if _writes_too_much(program.graph) else program
     except Exception as error:

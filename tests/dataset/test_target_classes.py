@@ -21,9 +21,11 @@ def test_a_class_is_meant_by_its_number_or_its_name(text: str, number: int) -> N
     assert class_number(text, NAMES) == number
 
 
-def test_a_number_is_never_a_name() -> None:
+def test_a_number_is_never_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("2", "9", "10")
     assert [class_number(text, names) for text in ("0", "1", "2")] == [0, 1, 2]
+    said = "warning: --target_class 2 is the class of that number, called 10; the class called 2 is number 0"
+    assert capsys.readouterr().out.splitlines() == [said]
     with pytest.raises(
         UserError, match=r"^--target_class 9: expected a class from 0 to 2, or its name; the class called 9 is"
     ):

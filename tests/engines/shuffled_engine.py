@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
 from engines.node import this_node
@@ -44,7 +45,12 @@ class ShuffledEngine(Engine):
             self.log.append("died")
             return key, Lost("a node is gone", with_node=True)
         self.before_task()
-        return key, run_task(task.function, this_node(), *task.arguments)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as a worker has: the bits depend on it
+        try:
+            return key, run_task(task.function, this_node(), *task.arguments)
+        finally:
+            torch.set_num_threads(threads)
 
     def before_task(self) -> None:
         """For tests to put something in its place."""

@@ -97,6 +97,27 @@ def test_no_wait_is_endless(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
         list(engine.results())
 
 
+def test_a_stopped_worker_and_a_long_silence_are_mentioned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("utils.process_state.is_stopped", lambda pid: pid == 4321)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    engine = LocalEngine(count=0)
+    monkeypatch.setattr(LocalEngine, "processes", lambda _: {"worker_0": 4320, "worker_1": 4321})
+
+    def wait(_: LocalEngine, seconds: float) -> tuple[int, Returned] | None:
+        clock[0] += seconds
+        return (0, Returned(this_node(), "done")) if clock[0] > 70 else None
+
+    monkeypatch.setattr(LocalEngine, "_wait", wait)
+    engine.submit(0, sample_tasks.complains)
+    assert list(engine.results()) == [(0, "done")]
+    stopped, silence = capsys.readouterr().out.splitlines()
+    assert stopped.startswith("worker_1 (pid 4321) is stopped: `kill -CONT 4321` continues it")
+    assert silence == "no task of 1 has ended for 61 s (0 process of this machine)"
+
+
 @pytest.mark.long
 def test_tasks_can_be_cancelled(engine: LocalEngine) -> None:
     for key in range(4):

@@ -236,13 +236,6 @@ def test_a_refused_checkpoint_leaves_the_network_as_it_was(tmp_path: Path) -> No
     assert is_same(network.state_dict(), before)
 
 
-@pytest.mark.filterwarnings("ignore")  # lazy modules are under development
-def test_lazy_layers(tmp_path: Path) -> None:
-    torch.save(trained(), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="has lazy layers; run it on images where it is made"):
-        load_foreign_checkpoint(nn.Sequential(nn.LazyLinear(3)), tmp_path / "a.pth")
-
-
 def test_many_places_take_no_more_than_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """None keeps a list of what lies at all others."""
     network = nn.Sequential(nn.Linear(1, 1, bias=False))

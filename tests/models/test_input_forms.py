@@ -123,7 +123,7 @@ def test_a_class_whose_output_another_takes_over_stays() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_order_in_a_network_that_is_not_trained(seed: int) -> None:
-    """Ten classes that random weights tell apart a little: the best order is surely better, and of no use."""
+    """Ten classes that random weights tell apart a little: the best order is significantly better, and of no use."""
     random, labels = np.random.default_rng(seed), labels_of(*[60] * 10)
     logits = (random.normal(size=(10, 32))[labels] + random.normal(size=(600, 32))) @ random.normal(size=(32, 10))
     assert class_order(logits, labels)[1] > 150

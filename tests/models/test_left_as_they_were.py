@@ -126,7 +126,7 @@ def observe(network: nn.Module) -> None:
         torch.optim.SGD(each.parameters(), 0.1).zero_grad()
     assert graph.flops
     if like.dtype == torch.float32:
-        kernel_importance(graph, torch.tensor(IMAGES.pixels), torch.tensor(IMAGES.labels), 0.5)
+        kernel_importance(graph, torch.tensor(IMAGES.pixels), torch.tensor(IMAGES.labels), 0.5, IMAGENET)
 
 
 def check_graph(network: nn.Module) -> None:

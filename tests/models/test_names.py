@@ -58,7 +58,7 @@ def test_libraries_networks_are_made_and_never_downloaded(
         ("torchvision:fasterrcnn_resnet50_fpn", "expected simcnn, rescnn, "),  # its backbone would be downloaded
         ("timm:hf-hub:timm/resnet18.a1_in1k", "expected simcnn, rescnn, "),  # its description would be downloaded
         ("", "unknown network : expected simcnn, rescnn, "),
-        ("simcnn_x0_0", "network simcnn_x0_0: expected a width above 0, given 0.0"),
+        ("simcnn_x0_0", "network simcnn_x0_0: expected a width above 0, up to 100, given 0.0"),
         (
             "vgg_x0_25",
             "unknown network vgg_x0_25: expected simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25",

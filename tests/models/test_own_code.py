@@ -46,6 +46,20 @@ def refusal(name: str, num_classes: int = 10) -> str:
     return message
 
 
+@pytest.mark.filterwarnings("ignore")  # lazy modules are under development, TorchScript is deprecated
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ("nn.Sequential(nn.LazyLinear(num_classes))", "has lazy layers; run it on images where it is made"),
+        ("torch.jit.script(nn.Linear(2, num_classes))", "it is TorchScript; give the code that it was made of"),
+        ("nn.Sequential(torch.jit.trace(nn.Linear(2, num_classes), torch.zeros(1, 2)))", "it is TorchScript"),
+    ],
+)
+def test_networks_that_cannot_be_evaluated_as_others(write: Callable[..., Path], made: str, expected: str) -> None:
+    write(f"import torch\n{HEADER}def build(num_classes):\n    return {made}")
+    assert expected in refusal("nets.py:build") and "nets.py:4)" in refusal("nets.py:build")
+
+
 def num_outputs(network: nn.Module) -> int:
     return network(torch.zeros(1, 2)).shape[1]
 

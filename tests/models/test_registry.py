@@ -1,5 +1,7 @@
 """Our own networks by name, at any width."""
 
+import re
+
 import pytest
 import torch
 
@@ -27,9 +29,10 @@ def test_a_suffix_is_a_width(name: str, first: int) -> None:
     assert [fc.out_features for fc in network.fcs] == [512, 512, 10]
 
 
-def test_a_width_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"network simcnn_x0_0: expected a width above 0, given 0\.0"):
-        build_own_network("simcnn_x0_0", 10, 32)
+@pytest.mark.parametrize(("digits", "given"), [("0_0", "0.0"), (f"{'9' * 400}_0", "inf")])
+def test_a_width_that_no_network_has_is_refused(digits: str, given: str) -> None:
+    with pytest.raises(UserError, match=f"expected a width above 0, up to 100, given {re.escape(given)}$"):
+        build_own_network(f"simcnn_x{digits}", 10, 32)
 
 
 def test_images_that_are_too_small_are_refused() -> None:

@@ -98,6 +98,28 @@ def test_of_several_outputs_the_logits_are_trained(answer: Callable[[torch.Tenso
     assert without_seconds(found.history) == without_seconds(expected.history)
 
 
+def test_features_in_front_of_the_logits_are_neither_trained_nor_counted() -> None:
+    """In training and in evaluation: the first output that is as wide as the classes is meant."""
+
+    class Featured(Deep):
+        def forward(self, x: torch.Tensor) -> Any:
+            logits = super().forward(x)
+            return {"features": torch.cat([logits, logits], 1), "logits": logits}
+
+    expected = train_it(model=Deep())[1]
+    found = train_it(model=Featured(), num_classes=3)[1]
+    assert_same_weights(found.best_weights, expected.best_weights)
+    assert without_seconds(found.history) == without_seconds(expected.history)
+
+
+@pytest.mark.parametrize("without", [torch.no_grad(), torch.inference_mode()])
+def test_logits_without_a_gradient_are_one_line(without: Any) -> None:
+    model = Deep()
+    model.forward = without(model.forward)
+    with pytest.raises(UserError, match="the network's logits have no gradient in training mode"):
+        train_it(model=model)
+
+
 def test_a_network_without_logits_in_training_mode_is_refused() -> None:
     with pytest.raises(UserError, match=r"no logits \(n, classes\) in training mode: give them as its first output"):
         train_it(model=Deep(lambda logits: {"loss": logits.mean()}))

@@ -17,6 +17,8 @@ from random_networks import RandomNetwork
 from torch import Tensor, nn
 
 from models.graph import Graph, trace
+from models.graph.graph import graph_of
+from models.graph.tracing import trace_plain
 from models.names import network_of
 from models.rescnn import Conv
 from modules.masked_modules import freeze, gradient_in_one_run, mask_gradient
@@ -157,10 +159,28 @@ def test_the_gradient_of_random_networks(workers: ThreadPoolExecutor, seed: int,
         check_gradient(graph, random_images(SIDE), binary_masks(graph, share), workers)
 
 
+class Mixing(nn.Module):
+    """Its images' maps depend on each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.conv1, self.fc = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv0(x))
+        return self.fc(F.relu(self.conv1(x - x.mean(0))).mean((2, 3)))
+
+
 @pytest.mark.parametrize("network", [Residual, Dense, Turned, *TRACEABLE])
 def test_whether_modules_can_be_one_run(network: type[nn.Module]) -> None:
     """Not where torch's attention takes images second."""
     assert freeze(traced(network, SIDE)[1], torch.float64).runs_together == (network is not SelfAttention)
+
+
+def test_modules_of_a_network_whose_images_depend_on_each_other_are_no_one_run() -> None:
+    plain = trace_plain(Mixing().double(), SIDE, 3)  # `trace` refuses such a network
+    graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers)
+    assert not freeze(graph, torch.float64).runs_together
 
 
 @pytest.mark.parametrize("network", [Residual, Dense])

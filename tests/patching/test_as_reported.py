@@ -42,7 +42,7 @@ def test_not_a_number_is_a_difference() -> None:
     assert np.flatnonzero(differs(found, SCORES, TOLERANCE)).tolist() == [3]
 
 
-def test_a_model_is_run_in_batches_on_all_images_or_an_even_sample() -> None:
+def test_a_model_is_run_on_one_image_and_in_batches_on_all_or_an_even_sample() -> None:
     seen = []
 
     def answer(places: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_a_model_is_run_in_batches_on_all_images_or_an_even_sample() -> None:
         return SCORES[places]
 
     check_as_reported(PATH, lambda: answer, reported())
-    assert seen == [50, 50, 20]
+    assert seen == [1, 50, 50, 19]
     assert checked_places(7).tolist() == list(range(7))
     some = checked_places(10_000)
     assert len(np.unique(some)) == MOST_IMAGES and some[0] == 0 and some[-1] == 9999

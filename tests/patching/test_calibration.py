@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, softmax
 
 from dataset.labelled_images import Normalisation
+from patching.as_reported import TOLERANCE, Reported
 from patching.calibration import fitted_scale, log_probabilities, probability_floor
 from patching.from_arrays import Patch, fit_patch, patch
 from patching.rules import Learned, MinMax
@@ -234,11 +234,11 @@ class Softmax(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch):
+def test_what_is_saved_takes_the_same_logarithms(tmp_path):
     torch.manual_seed(0)
     weak = Softmax()
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 1))
-    form = Form(8, Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    form = Form(8, "stretch", Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     random = np.random.default_rng(0)
     pixels = random.integers(256, size=(120, 8, 8, 3), dtype=np.uint8)
     labels = np.arange(120) % 5
@@ -251,15 +251,9 @@ def test_what_is_saved_takes_the_same_logarithms(tmp_path, monkeypatch):
     expected = patched(said, outputs)
     assert len(np.unique(expected.argmax(1))) > 1
     model = StandalonePatch(weak, form, [module], form, copy.deepcopy(patched.rule), tuple("abcde"))
-    save_standalone(model, tmp_path / "saved_calibrated.py")
-    save_standalone(model, tmp_path / "saved.onnx")
-    monkeypatch.syspath_prepend(tmp_path)
-    saved = __import__("saved_calibrated")
-    of_code = saved.scores(saved.load(), torch.tensor(pixels)).numpy()
-    np.testing.assert_allclose(of_code, expected, atol=1e-3)
-    session = onnxruntime.InferenceSession(tmp_path / "saved.onnx", providers=["CPUExecutionProvider"])
-    (of_onnx,) = session.run(None, {"pixels": pixels})
-    np.testing.assert_allclose(of_onnx, expected, atol=1e-3)
+    reported = Reported({"pixels": pixels}, expected, TOLERANCE)
+    for name in ("saved_calibrated.py", "saved.onnx"):
+        save_standalone(model, tmp_path / name, reported)  # which runs what it wrote, and compares
 
 
 def test_a_range_of_a_weak_model_of_probabilities_takes_them_as_they_are():
@@ -275,3 +269,11 @@ def test_a_range_of_a_weak_model_of_probabilities_takes_them_as_they_are():
 def test_without_a_rule_the_weak_model_answers():
     weak, module, _ = weak_model(60, 0)
     assert np.array_equal(Patch(5, 5, (), None)(weak, module).argmax(1), weak.argmax(1))
+
+
+def test_a_weak_model_that_is_always_right_needs_no_module():
+    labels = np.arange(150) % 5
+    weak = 30.0 * np.eye(5)[labels] + np.random.default_rng(0).normal(size=(150, 5))
+    for scale in (1.0, 1e6):
+        (judged,) = patch(scale * weak, {3: 1.0 * (labels == 3)}, labels, auto=True).judged
+        assert not judged.helps

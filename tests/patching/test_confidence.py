@@ -54,14 +54,14 @@ def test_the_mean_draw_is_near_the_change_and_nothing_changed_is_0(images, seed)
 
 def test_of_many_patches_that_change_nothing_few_seem_to():
     """An interval of 95 % holds the true change, 0, in about 95 of 100 trials."""
-    held = [change_of(*answers_of(500, 0.7, 0.7, seed), 3).holds("f1") for seed in range(200)]
+    held = [change_of(*answers_of(500, 0.7, 0.7, seed), 3).is_significant("f1") for seed in range(200)]
     assert 0 < sum(held) < 24
 
 
 def test_a_clear_gain_holds_and_the_other_patched_classes_are_none_of_the_others():
     labels, before, after = answers_of(2000, 0.5, 0.9)
     change = change_of(labels, before, after, 3)
-    assert change.f1[0] > 0.2 and all(map(change.holds, METRICS)) and change.others_p < 1e-6
+    assert change.f1[0] > 0.2 and all(map(change.is_significant, METRICS)) and change.others_p < 1e-6
     after = np.where(labels == 2, after, before)  # only class 2 gets better
     apart = change_of(labels, before, after, 3, patched_classes=(2, 3))
     assert apart.others_accuracy == (0, 0) and apart.others_p == 1

@@ -36,7 +36,7 @@ def test_two_classes_get_better_at_once_and_the_others_do_not_get_worse(patched)
     report = patched.report(*images(seed=1), classes=tuple("abcde"))
     assert [target.name for target in report.targets] == ["b", "d"]
     for target in report.targets:
-        assert target.after.f1 > target.before.f1 + 0.3 and target.change.holds("f1")
+        assert target.after.f1 > target.before.f1 + 0.3 and target.change.is_significant("f1")
         assert target.change.f1[0] < target.after.f1 - target.before.f1 < target.change.f1[1]
         assert target.change.others_accuracy[1] > 0
         assert target.before.others == target.after.others == np.isin(images(seed=1)[2], (0, 2, 4)).sum()
@@ -75,6 +75,13 @@ def test_what_the_module_is_worth_is_counted_from_the_same_fit_without_it(is_use
     assert old.targets[0].over_no_module is None and old.f1_over_no_module == old.f1_gained
 
 
+def test_a_patch_of_all_classes_says_nothing_of_others():
+    weak, _, labels = images(120)
+    outputs = {k: 3.0 * (labels == k) for k in range(CLASSES)}
+    report = fit_patch(weak, outputs, labels).report(weak, outputs, labels)
+    assert not report.has_others and "other classes" not in str(report)
+
+
 def test_a_class_that_the_weak_model_does_not_know_is_added():
     weak, outputs, labels = images()
     first, last = [0, 1, 2, 4], 3
@@ -85,7 +92,7 @@ def test_a_class_that_the_weak_model_does_not_know_is_added():
     test = new_weak[:, first], {4: new_outputs[last]}
     assert added(*test).shape == (300, 5)
     (target,) = added.report(*test, np.array([0, 1, 2, 4, 3])[test_labels]).targets
-    assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.holds("f1")
+    assert target.before.f1 == 0 and target.after.f1 > 0.6 and target.change.is_significant("f1")
 
 
 @pytest.mark.slow
@@ -181,12 +188,24 @@ NAN = np.where(np.arange(60) == 7, np.nan, OUTPUTS[1])
         (WEAK, {6: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4, or the next numbers"),
         (WEAK, {-1: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4"),
         (WEAK[:, 0], OUTPUTS, LABELS, r"weak_logits: expected \(images, classes\)"),
+        (WEAK, {"1": OUTPUTS[1]}, LABELS, "module_logits: expected whole numbers of target classes, given '1'"),
+        (WEAK, {1.0: OUTPUTS[1]}, LABELS, "module_logits: expected whole numbers of target classes, given 1.0"),
+        (WEAK * np.float64(1e60), OUTPUTS, LABELS, "the weak model's logits: expected differences of float32's size"),
+        (WEAK * np.float64(1e-60), OUTPUTS, LABELS, "the weak model's logits: expected differences of float32's size"),
+        (WEAK, {1: OUTPUTS[1] * 1e60}, LABELS, "a module's outputs: expected differences of float32's size"),
+        (WEAK, {1: OUTPUTS[1] * 1e-60}, LABELS, "a module's outputs: expected differences of float32's size"),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_line(weak, outputs, labels, message):
     with pytest.raises(UserError, match=message) as refused:
         patch(weak, outputs, labels)
     assert "\n" not in str(refused.value)
+
+
+def test_arrays_of_bfloat16_count_as_what_they_hold():
+    weak = torch.tensor(WEAK).bfloat16()
+    found, expected = (fit_patch(given, OUTPUTS, LABELS).rule for given in (weak, weak.float()))
+    assert torch.equal(found.weight, expected.weight)
 
 
 def test_scores_of_arrays_that_do_not_fit(patched):

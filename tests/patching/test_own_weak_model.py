@@ -38,6 +38,11 @@ def test_classes_are_matched_by_name_in_any_order():
     assert found.strong_class == {0: 1, 2: 0}
 
 
+def test_names_are_the_same_in_whichever_form_of_unicode():
+    found = match_classes(("caf\u00e9", "cat"), ("cat", "cafe\u0301"), ("caf\u00e9",), ["cafe\u0301"], {})
+    assert found.names == ("cat", "caf\u00e9") and found.strong_class == {1: 0}
+
+
 def test_names_may_differ_and_auto_takes_the_shared_ones():
     found = match_classes(("cat", "hound", "rose"), ("cat", "hound", "rose"), STRONG, ["auto"], {"hound": "dog"})
     assert found.strong_class == {0: 0, 1: 1} and not found.added
@@ -127,6 +132,7 @@ def unlucky(images):
         (lambda x: x / 0, "gives NaN or infinity"),
         (lambda x: nn.functional.dropout(x, 0.5), "weak model: the network draws random numbers in evaluation mode"),
         (lambda x: x * len(x), "answer to an image depends on the images next to it"),
+        (lambda x: x.squeeze(), "answer to one image alone has another form"),
     ],
 )
 def test_a_network_that_does_not_answer_is_refused(answer, message):

@@ -17,7 +17,7 @@ def as_set(images) -> set[bytes]:
 
 @pytest.fixture
 def config():
-    return load("simcnn_x0_25", "digits_5", ["weak_train_images=0"])
+    return load("simcnn_x0_25", "digits_5", ["weak_train_images=0", "weak_target_images=0"])
 
 
 def test_target_class_is_the_last_and_keeps_the_strong_models_split(config):

@@ -72,11 +72,11 @@ def test_which_gains_hold():
         model.methods["min_max"] = method_entry(AFTER, RangeRule(0, 1), change)
     assert models[0].change("min_max") == changes[0] and models[0].change("before") is None
     assert sureness_lines(models) == [
-        "min_max: of 2 changes F1 surely better 1, surely worse 0; others' accuracy surely better 0, surely worse 1"
+        "min_max: significant, of 2 changes: F1 1 better, 0 worse; others' accuracy 0 better, 1 worse"
     ]
     (line,) = sureness_lines(models[:1])
     assert line == (
-        "min_max: F1 changes by +2.0 to +10.0 (holds); others' accuracy by -1.0 to +1.0 (may be chance), "
+        "min_max: F1 changes by +2.0 to +10.0 (significant); others' accuracy by -1.0 to +1.0 (not significant), "
         "McNemar's p = 0.5"
     )
     headings, table = exact_table(models)
@@ -98,12 +98,14 @@ def test_compared_with_no_module():
     for model, each in zip(models, over, strict=True):
         model.methods["min_max"] = method_entry(AFTER, RangeRule(0, 1), change, each)
         assert model.over_no_module("min_max") == each and model.over_no_module("before") is None
-    assert sureness_lines(models[:1])[1:] == ["min_max: compared with no module, F1 changes by +2.0 to +10.0 (holds)"]
+    assert sureness_lines(models[:1])[1:] == [
+        "min_max: compared with no module, F1 changes by +2.0 to +10.0 (significant)"
+    ]
     assert sureness_lines(models[1:2])[1:] == [
-        "min_max: compared with no module, F1 changes by -1.0 to +10.0 (may be chance)",
+        "min_max: compared with no module, F1 changes by -1.0 to +10.0 (not significant)",
         "min_max: no better than recalibrating the weak model alone: take the rule learned, or leave the module out",
     ]
     assert sureness_lines(models)[1:] == [
-        "min_max: compared with no module, of 3 changes F1 surely better 1, surely worse 1",
+        "min_max: significant compared with no module, of 3: F1 1 better, 1 worse",
         "min_max: no better than recalibrating the weak model alone: y, z",
     ]

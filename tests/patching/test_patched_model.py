@@ -153,6 +153,20 @@ def test_a_module_whose_logit_is_mapped_behind_its_last_layer(tmp_path):
         assert_near(load_patched_model(path)(images()), model(images()))
 
 
+def test_a_network_of_the_users_own_is_found_from_any_folder(tmp_path, monkeypatch):
+    """The file names it by its whole path, as a program elsewhere loads it."""
+    (tmp_path / "weak.py").write_text(
+        "from models.simcnn import SimCNN\n\n\ndef build(num_classes):\n    return SimCNN(num_classes, 1 / 32)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = patched_model("weak.py:build")
+    save_patched_model(model, tmp_path / "patched.pth")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with torch.inference_mode():
+        assert_near(load_patched_model(tmp_path / "patched.pth")(images()), model(images()))
+
+
 def test_a_model_of_no_known_origin_is_not_saved(tmp_path):
     model = patched_model()
     model.origin = None

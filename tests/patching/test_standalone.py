@@ -13,9 +13,10 @@ from torch import nn
 
 from dataset.images import normalise
 from dataset.labelled_images import IMAGENET, Normalisation
+from models.graph.evaluating import OneAnswer
 from patching import standalone
 from patching.as_reported import TOLERANCE, Reported
-from patching.own_weak_model import LUMA, OneAnswer, WeakModel, in_grey, takes_grey
+from patching.own_weak_model import LUMA, WeakModel, in_grey, takes_grey
 from patching.rules import Learned
 from patching.standalone import (
     Form,
@@ -69,7 +70,7 @@ def reported_of(model: StandalonePatch) -> Reported:
             inputs = {"weak_logits": weak.numpy(), **inputs}
         else:
             weak = model.weak.network(normalise(torch.from_numpy(PIXELS), normalisation=model.weak_form.normalisation))
-        scores = model.rule(weak, model.parts[0].network(images))
+        scores = model.rule(weak.float(), model.parts[0].network(images))
     return Reported(inputs, scores.numpy(), TOLERANCE)
 
 
@@ -102,14 +103,17 @@ def as_own_dict(features: torch.Tensor, logits: torch.Tensor) -> Named:
 
 @pytest.mark.parametrize("wrap", [as_it_is, as_dict, as_own_dict, Pair, Record, lambda *values: (values,)])
 def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]) -> None:
-    images = normalise(torch.from_numpy(PIXELS))
+    images = normalise(torch.from_numpy(PIXELS), FORM.normalisation)
     with torch.no_grad():
         found = OneAnswer(WeakModel(Answering(wrap), takes_grey=False), 3)(images)
         assert torch.equal(found, network()(images))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", [as_dict, Record])
+@pytest.mark.parametrize(
+    "wrap",
+    [as_dict, Record, lambda _, logits: logits.double(), lambda _, logits: logits.bfloat16().view(len(logits), 3)],
+)
 def test_a_weak_model_is_saved_whatever_it_answers(tmp_path: Path, wrap: Callable[..., Any]) -> None:
     weak = WeakModel(Answering(wrap), takes_grey=False).eval()
     model = saved_with(weak)
@@ -129,8 +133,9 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_of_a_network_with_batch_norm_and_a_dict(tmp_path: Path) -> None:
-    weak = WeakModel(Answering(as_dict), takes_grey=False).eval()
+def test_onnx_of_a_network_with_batch_norm_a_dict_and_len_of_its_images(tmp_path: Path) -> None:
+    answering = Answering(lambda features, logits: as_dict(features, logits.view(len(logits), 3)))
+    weak = WeakModel(answering, takes_grey=False).eval()
     model, path = saved_with(weak), tmp_path / "patched.onnx"
     assert save_standalone(model, path, reported_of(model)) == [path]
     assert is_saved_patch(path) and list(tmp_path.iterdir()) == [path]

@@ -3,10 +3,13 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from torch import Tensor, nn
 
+from dataset.labelled_images import IMAGENET, Images, Normalisation
 from patching.own_weak_model import Classes
-from patching.weak_model_check import check_weak_model, fitting_order, knows_nothing
+from patching.weak_model_check import check_weak_model, fitting_order, knows_nothing, other_form
 from utils.errors import UserError
 
 
@@ -94,3 +97,33 @@ def test_a_random_network_is_refused() -> None:
     logits = 0.1 * np.random.default_rng(0).normal(size=(600, 10)) - np.arange(10)
     with pytest.raises(UserError, match=r"right on 60 of 600 .*hardly better than chance; likely .*--anyway"):
         check_weak_model(logits, labels, Classes(tuple("abcdefghij"), 10, {3: 0}), anyway=False)
+
+
+COLOURS = np.array([[200, 0, 0], [200, 0, 60], [0, 0, 200]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "step", "expected"),
+    [
+        (IMAGENET, 1, ""),
+        (
+            Normalisation((0.0,) * 3, (1.0,) * 3),
+            1,
+            "with colours from 0 to 1 on 150: give --weak_mean 0.0,0.0,0.0 --weak_",
+        ),
+        (IMAGENET, -1, "with colours red and blue exchanged on 150: give a FILE.py:FUNCTION that exchanges them"),
+    ],
+)
+def test_images_in_another_form_than_a_weak_network_was_trained_with(trained_with, step, expected):
+    """A network that tells three colours apart."""
+    mean, std = map(np.array, trained_with)
+    known = torch.tensor(((COLOURS / 255 - mean) / std)[:, ::step].copy(), dtype=torch.float32)
+
+    class Nearest(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return -torch.cdist(images.mean((2, 3)), known)
+
+    labels = np.repeat(np.arange(3), 50)
+    pixels = np.broadcast_to(COLOURS[labels][:, None, None], (150, 4, 4, 3)).astype(np.uint8)
+    line = other_form(Nearest(), Images(pixels, labels, IMAGENET), torch.device("cpu"))
+    assert expected in line and bool(line) is bool(expected) and "\n" not in line

@@ -184,16 +184,17 @@ def notes(*builders: Callable[[], object]) -> list[str]:
 
 def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., Run]) -> None:
     root = copied.artifacts.root_dir
-    old = report_files.folder(copied.artifacts) / "figures" / "of_an_earlier_report.png"
-    old.parent.mkdir(parents=True)
-    old.touch()
+    figures = report_files.folder(copied.artifacts) / "figures"
+    figures.mkdir(parents=True)
+    for name in ("of_an_earlier_report.png", "of_an_earlier_report.svg", "of_an_earlier_report.csv", "a_users_own.png"):
+        (figures / name).touch()
     done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", DATASET, root=root)
     assert done.exit_code == 0, done.stderr
     folder = report_files.folder(copied.artifacts)
     page = check_page((folder / "index.html").read_text(encoding="utf-8"))
     assert len(page.all("img")) == 13
-    files = sorted(path.name for path in (folder / "figures").iterdir())
-    assert len(files) == 3 * 13
+    files = sorted(path.name for path in figures.iterdir())
+    assert len(files) == 3 * 13 + 1 and "a_users_own.png" in files
     assert "patch_weak_images.svg" in files and "training.csv" in files
     result = json.loads(module_files.report(copied.artifacts).path.read_text(encoding="utf-8"))
     share = 100 * result["test_right_composed"] / result["test_images"]

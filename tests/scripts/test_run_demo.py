@@ -52,7 +52,7 @@ def test_a_patch_is_shown_with_its_interval(demo: dict[str, Any], capsys: pytest
     methods = {"before": method_entry(before, None), "learned": method_entry(after, None, change)}
     demo["show_patches"]([PatchedWeakModel("simcnn_x", 3, ("a", "3"), "simcnn", "weak", 3, 8, 20, methods)])
     _, line = capsys.readouterr().out.splitlines()
-    expected = ["3", "71.4 -> 88.9", "50.0 -> 80.0", "58.8 -> 84.2", "80.0 -> 90.0", "+12.5 to +50.0 (holds)"]
+    expected = ["3", "71.4 -> 88.9", "50.0 -> 80.0", "58.8 -> 84.2", "80.0 -> 90.0", "+12.5 to +50.0 (significant)"]
     assert re.split(r"\s{2,}", line.strip()) == expected
 
 

@@ -172,22 +172,34 @@ def make_constant(root: Path, answer: int) -> None:
 
     So that on every processor each step of training lowers the loss, and what is right is known by counting labels.
     """
-    place, labels = Artifacts(root, MODEL, DATASET), valid_images(root).labels
-    files = {target_class: module_files.module(place, target_class) for target_class in range(NUM_CLASSES)}
-    for target_class, file in (*files.items(), (answer, module_files.module(place.for_patch(TARGET), TARGET))):
-        weights = file.load()
-        logit = torch.full_like(weights[LAST_BIAS], 100.0 * (target_class == answer))
-        file.save({**weights, LAST_WEIGHT: torch.zeros_like(weights[LAST_WEIGHT]), LAST_BIAS: logit})
-    together, of_patch = module_files.report(place), module_files.report_for_patch(place.for_patch(TARGET))
-    together.save(dataclasses.replace(together.load(), valid_right_composed=int((labels == answer).sum())))
-    of_patch.save(dataclasses.replace(of_patch.load(), explained=explained(root)))
-
-
-def explained(root: Path) -> float:
-    """How much of the strong model's logit the module for a patch explains."""
     config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
-    strong = load_strong_model(config, place, CPU)
-    valid, module = valid_images(root), load_module(config, place.for_patch(TARGET), TARGET, CPU)
+    strong, valid = load_strong_model(config, place, CPU), valid_images(root)
+
+    def constant(module: torch.nn.Module, value: float) -> torch.nn.Module:
+        with torch.no_grad():
+            module.get_parameter(LAST_WEIGHT).zero_()
+            module.get_parameter(LAST_BIAS).fill_(value)
+        return module
+
+    modules = [constant(load_module(config, place, c, CPU), 100.0 * (c == answer)) for c in range(NUM_CLASSES)]
+    masks = np.stack([module_files.module_kernels(place, c).load(KERNELS) for c in range(NUM_CLASSES)])
+    right = int((valid.labels == answer).sum())
+    known = dataclasses.replace(module_files.report(place).load(), valid_right_composed=right)
+    write_modules(strong, modules, masks, known, config, place)
+    of_patch, stage = place.for_patch(TARGET), Stage(config, place, CPU, torch.float32, 0)
+    module = constant(load_module(config, of_patch, TARGET, CPU), 100.0)
+    report = module_files.report_for_patch(of_patch).load()
+    report = dataclasses.replace(report, explained=explained(root, module))
+    mask = module_files.module_kernels(of_patch, TARGET).load(KERNELS)
+    write_module_for_patch(strong, module, mask, stage, valid, report)
+
+
+def explained(root: Path, module: torch.nn.Module | None = None) -> float:
+    """How much of the strong model's logit a module explains; by default the module for a patch that is on the disk."""
+    config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
+    strong, valid = load_strong_model(config, place, CPU), valid_images(root)
+    if module is None:
+        module = load_module(config, place.for_patch(TARGET), TARGET, CPU)
     expected, found = predict(strong.network, valid, CPU)[:, TARGET], predict(module, valid, CPU)[:, 0]
     return 1 - float((found - expected).square().mean() / expected.var(correction=0))
 

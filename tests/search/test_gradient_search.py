@@ -164,7 +164,7 @@ def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> No
 def test_another_seed_gives_others(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(global_configure, "seed", 1)
+    monkeypatch.setattr(global_configure, "seed", global_configure.seed + 1)
     assert run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).exit_code == 0
     assert found(root) != found(reference)
 

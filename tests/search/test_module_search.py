@@ -35,7 +35,7 @@ from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from search.genetic import chunks
 from search.genetic import files as genetic_files
-from search.genetic.generations import bytes_of_search, open_search
+from search.genetic.generations import GeneticSearch, bytes_of_search, open_search
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
@@ -254,7 +254,8 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
         engine.nodes["elsewhere"] = replace(this_node(), processor="an older one")
     for generations in (1, GENERATIONS):
         config = load(MODEL, DATASET, [*SETTINGS, f"generations={generations}"])
-        search = open_search(Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, 0))
+        stage = Stage(config, artifacts_of(root), torch.device("cpu"), torch.float32, global_configure.seed)
+        search = open_search(stage)
         rows = search.start(fresh=False, checkpoint=None, patience=None)
         assert len(rows) == (0 if generations == 1 else 2)
         search_on_engine(search, rows, None, engine)
@@ -300,7 +301,7 @@ def test_wrong_engines_are_refused(root: Path, run_main: Main, monkeypatch: pyte
 def test_another_seed_finds_another(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(global_configure, "seed", 1)
+    monkeypatch.setattr(global_configure, "seed", global_configure.seed + 1)
     done = run_main(EXPLORER, *SMALL, "--set", "generations=0", "--target_class", *range(5), root=root)
     assert done.exit_code == 0, done
     other, first = found(root), found(reference)
@@ -488,10 +489,11 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
             "ga was made with other settings", "run_module_search.py", "--fresh"
         )
         assert "(parents: 4 there, 3 now; alpha: 0.9 there, 0.8 now)" in line
-    monkeypatch.setattr(global_configure, "seed", 3)
-    line = run_main(RECORDER, *WHOLE, root=searched).refused("(seed: 0 there, 3 now)")
+    seed = global_configure.seed
+    monkeypatch.setattr(global_configure, "seed", seed + 3)
+    line = run_main(RECORDER, *WHOLE, root=searched).refused(f"(seed: {seed} there, {seed + 3} now)")
     assert files_below(searched) == before
-    monkeypatch.setattr(global_configure, "seed", 0)
+    monkeypatch.setattr(global_configure, "seed", seed)
     file = module_files.kernel_importance(artifacts_of(searched))
     save_array(file.path, np.load(file.path) + 1)
     run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
@@ -625,6 +627,29 @@ def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
     assert again == {name: again.get(name) for name in found(reference) if not name.startswith("ga/gen_001_exp")}
     assert all(found(reference)[name] == content for name, content in again.items())
     assert len(genetic_files.log(artifacts).load()) == GENERATIONS + 1
+
+
+def test_a_fitness_that_is_gone_for_a_moment_does_not_end_an_explorer(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed after the explorer has seen it, and is there again when it looks the next time."""
+    explore_and_record(run_main, root, 0)
+    fitness = genetic_files.fitness(artifacts_of(root), 0)
+    content, bred, breed = fitness.path.read_bytes(), [], GeneticSearch.breed
+
+    def breed_meanwhile(search: GeneticSearch, generation: int, target_class: int) -> np.ndarray:
+        bred.append((generation, target_class))
+        if len(bred) == 1:
+            fitness.remove()
+        elif not fitness.exists():
+            fitness.path.write_bytes(content)
+        return breed(search, generation, target_class)
+
+    monkeypatch.setattr(GeneticSearch, "breed", breed_meanwhile)
+    done = run_main(EXPLORER, *SMALL, "--set", "generations=1", "--target_class", *range(5), root=root)
+    assert done.exit_code == 0 and "continuing with generation 0" in done.stdout, done
+    assert bred[:2] == [(1, 0), (0, 0)]
+    assert all(genetic_files.outputs(artifacts_of(root), 1, target_class).exists() for target_class in range(5))
 
 
 @pytest.mark.long

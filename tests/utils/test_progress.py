@@ -1,9 +1,12 @@
 """What is said of a loop while it runs: after some seconds only, of the outermost one, and nothing with --quiet."""
 
+import contextlib
+import re
 import threading
 import time
 
 import pytest
+from tqdm import tqdm
 
 from utils import progress as module
 from utils.progress import progress, progress_line, say, show_progress, steps, time_in_words
@@ -89,3 +92,18 @@ def test_the_line(total, done, done_now, seconds, said):
 
 def test_times():
     assert [time_in_words(seconds) for seconds in (0.4, 99, 600, 7200)] == ["0 s", "99 s", "10 min", "2.0 h"]
+
+
+def test_the_bar_has_room_on_a_narrow_terminal():
+    shown = []
+    text = "generation 12, a long description of what is done here, chromosomes"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
+        patch.setattr(module, "tqdm", lambda **given: shown.append(given) or contextlib.nullcontext(given))
+        with contextlib.suppress(AttributeError), steps(text, 10_000):
+            pass
+        (given,) = shown
+    line = tqdm.format_meter(
+        3000, given["total"], 4000.0, ncols=80, prefix=given["desc"], bar_format=given["bar_format"]
+    )
+    assert len(line) <= 80 and len(re.search(r"\|(.*)\|", line)[1]) >= 10

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 from conftest import TOP
@@ -76,15 +75,6 @@ def test_a_signal_while_the_interpreter_ends_says_nothing(seconds: int) -> None:
     assert (process.returncode, error) == ((130, said) if seconds else (0, ""))
 
 
-@pytest.fixture
-def handlers_put_back() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ENDING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers_put_back")
 def test_ignored_signals_stay_ignored() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -96,7 +86,6 @@ def test_ignored_signals_stay_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.usefixtures("handlers_put_back")
 def test_after_the_end_signals_are_ignored() -> None:
     with pytest.raises(SystemExit) as end, ended_by_signals():
         signal.raise_signal(signal.SIGTERM)
@@ -105,7 +94,14 @@ def test_after_the_end_signals_are_ignored() -> None:
         signal.raise_signal(number)
 
 
-@pytest.mark.usefixtures("handlers_put_back")
+def test_a_script_that_runs_another_one_is_still_ended_by_signals() -> None:
+    with pytest.raises(SystemExit) as end, ended_by_signals():
+        with ended_by_signals():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 143
+
+
 def test_a_signal_that_is_held_back_comes_at_the_end() -> None:
     steps = []
     with pytest.raises(SystemExit) as end, ended_by_signals(), signals_held_back():

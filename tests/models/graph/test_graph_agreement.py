@@ -201,3 +201,43 @@ def test_a_network_is_left_as_it_was() -> None:
     before = copy.deepcopy(network.state_dict())
     check_answers(network, copy.deepcopy(network), (), SHAPE)
     assert all(map(torch.equal, network.state_dict().values(), before.values()))
+
+
+class Ending(nn.Module):
+    """A network that ends in its own way."""
+
+    def __init__(self, end: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc, self.end = nn.Conv2d(3, 32, 3), nn.Linear(32, 4), end
+
+    def forward(self, *images: torch.Tensor) -> torch.Tensor:
+        return self.end(self.fc(self.conv(images[0]).relu().mean((2, 3))), images[0])
+
+
+def in_bfloat16(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return logits @ torch.eye(4)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda logits, images: logits.view(len(images), -1),
+        lambda logits, images: torch.cat([logits, torch.zeros(len(images), 1)], 1)[:, :4],
+        in_bfloat16,
+    ],
+)
+def test_len_of_images_any_number_of_arguments_and_autocast_at_the_end(end: Callable[..., torch.Tensor]) -> None:
+    network = Ending(end).eval()
+    graph = trace(network, 8, num_classes=4)
+    for count in (1, 5):
+        images = torch.randn(count, 3, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(graph.network(images), network(images).float(), rtol=0.02, atol=0.02)
+
+
+def test_another_form_of_one_image_alone_is_refused() -> None:
+    """Code such as x.squeeze() drops the axis of a single image, and a batch may have one."""
+    with pytest.raises(NetworkRefused, match="answer to one image alone has another form"):
+        trace(Ending(lambda logits, images: logits[:, :, None].squeeze()).eval(), 8, num_classes=4)
