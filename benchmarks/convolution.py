@@ -30,7 +30,7 @@ from subjects import untrained_graph
 from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
-from models.graph.cutting import Cut, Plan
+from models.graph.cutting import Cut
 from models.graph.values import Code, needed
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, end
 from modules.fast.fusing import Layer, fused
@@ -112,7 +112,7 @@ def layers_of(graph: Graph, percent: int) -> list[Layer]:
     mask = np.zeros(graph.num_units, bool)
     for group in graph.units.groups:
         mask[group.units[: max(1, round(len(group.units) * percent / 100))]] = True
-    logits = Cut(Plan(graph), Code(), graph.units.repair(mask), 0).run()
+    logits = Cut(graph.plan, Code(), graph.units.repair(mask), 0).run()
     return list(fused(needed([logits]), [logits])[0].values())
 
 

@@ -226,7 +226,7 @@ def tournament(
             fitness_of[target_class, chromosome] = max(fitness_of[target_class, chromosome], fitness)
     members, accuracy, distance, fitness = map(np.array, zip(*survivors, strict=True))
     nothing = np.zeros(len(members))  # the published fitness has no term of the modules' own classes
-    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, fitness, nothing, num_scored)
+    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, nothing, num_scored)
 
 
 def ensemble_accuracies(

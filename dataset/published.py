@@ -10,7 +10,6 @@ from PIL import Image
 import global_configure
 from dataset.image_files import SIDE, resize_array
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 5  # one of so many of scikit-learn's digits is for testing
 

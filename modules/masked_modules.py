@@ -17,8 +17,10 @@ from torch import Tensor, fx
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.agreement import agrees
-from models.graph.atoms import argument, is_constant, kind
-from models.graph.propagation import rule_of
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant, kind
+from models.graph.operators import RULES, rule_of
+from models.graph.operators.layers import padding_of
 from models.graph.running import Program, Step
 from modules.fast.compiled_masking import masking_for
 from modules.fast.masking import Ending, Masking
@@ -70,7 +72,7 @@ class FrozenGraph:
         only_one = last.function is torch.ops.aten.linear.default
         if only_one:
             layers[last.name] = _of_class(layers.get(last.name, last.function), target_class)
-        logits = self.behind.run(images, self.constants, factors=mask, layers=layers)
+        (logits,) = self.behind.run(images, self.constants, factors=mask, layers=layers)
         return logits[:, 0 if only_one else target_class].to(mask.dtype)
 
     @cached_property
@@ -111,7 +113,7 @@ class FrozenGraph:
         constants = [self.graph.constants[name] for _, name in program.constants]
         layers = {step.name: _reader(step) for step in program.steps if step.factors is not None}
         of_all = _channels_last(images.repeat(modules, *[1] * (images.dim() - 1)))
-        logits = program.run(of_all, constants, factors=masks.repeat_interleave(len(images), 0), layers=layers)
+        (logits,) = program.run(of_all, constants, factors=masks.repeat_interleave(len(images), 0), layers=layers)
         own = torch.as_tensor(target_classes, device=logits.device).repeat_interleave(len(images))[:, None]
         return logits.gather(1, own).view(modules, -1).T.to(masks.dtype)
 
@@ -256,21 +258,11 @@ def _behind_masks(graph: Graph) -> list[fx.Node]:
 
 def _is_plain_convolution(node: fx.Node) -> bool:
     """Whether it is a convolution of images, without groups, padded alike on both sides."""
-    if kind(node) != "conv2d" or rule_of(node) is None or not is_constant(node.args[1]):
+    if rule_of(node) is not RULES["conv2d"]:
         return False
-    return argument(node, 6, 1) == 1 and len(node.meta["shape"]) == 4 and _padding(node) is not None
-
-
-def _padding(node: fx.Node) -> list[int] | None:
-    """A convolution's padding in numbers; None if it is not the same on both sides."""
-    padding = argument(node, 4, [0, 0])
-    if padding == "valid":
-        return [0, 0]
-    if padding != "same":
-        return list(padding)
-    height, width = node.args[1].meta["shape"][2:]
-    both = [dilation * (size - 1) for dilation, size in zip(argument(node, 5, [1, 1]), (height, width), strict=True)]
-    return None if any(size % 2 for size in both) else [size // 2 for size in both]
+    given = arguments(node)
+    is_of_images = is_constant(given.weight) and len(node.meta["shape"]) == 4 and given.groups == 1
+    return is_of_images and padding_of(given, given.weight.meta["shape"][2:]) is not None
 
 
 def _followers(convolution: fx.Node) -> list[fx.Node]:
@@ -286,10 +278,9 @@ def _followers(convolution: fx.Node) -> list[fx.Node]:
 
 
 def _convolution(node: fx.Node, followers: list[fx.Node], masking: Masking) -> Convolution:
-    pool = None
+    given, pool = arguments(node), None
     if len(followers) == 2:
-        defaults = {2: [], 3: [0, 0], 4: [1, 1], 5: False}
-        pool = (followers[1].args[1], *(argument(followers[1], place, default) for place, default in defaults.items()))
-    return Convolution(
-        argument(node, 3, [1, 1]), _padding(node), argument(node, 5, [1, 1]), Ending(bool(followers), pool), masking
-    )
+        of_pool = arguments(followers[1])
+        pool = of_pool.kernel_size, of_pool.stride, of_pool.padding, of_pool.dilation, of_pool.ceil_mode
+    padding = padding_of(given, given.weight.meta["shape"][2:])
+    return Convolution(given.stride, padding, given.dilation, Ending(bool(followers), pool), masking)

@@ -28,20 +28,6 @@ class Tuning:
     logit_maps: np.ndarray
 
 
-def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | None = None) -> GraphNetwork:
-    """The real, smaller network that computes what the strong model computes with the dropped kernels' maps at zero.
-
-    Args:
-        graph: the strong model.
-        kernel_mask: (K,) bool, True = kept.
-        target_class: keep only this class's logit; None keeps all.
-
-    Returns the module in evaluation mode: images (n, 3, side, side) -> logits (n, 1), or (n, classes). Raises
-    ValueError for a mask that does not fit.
-    """
-    return graph.cut(graph.units.gather(kernel_mask), target_class)
-
-
 def extract_modules(
     graph: Graph, masks: np.ndarray, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
 ) -> list[GraphNetwork]:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
+from models.graph.running import Program
 from models.graph.values import Code, Constant, Value
 from modules.fast.convolution import Convolutions, convolutions_for
 from modules.fast.fusing import layer_of
 from modules.fast.lowering import left_to_torch, lower
-from modules.fast.steps import Steps
 from utils.core_threads import each_on_a_core
 from utils.memory import keep_freed_memory
 from utils.progress import progress, say
@@ -65,11 +65,11 @@ def population_outputs(
     batches = image_batches(graph, images, batch_size) if batches is None else batches
     for part in _parts(folded, np.asarray(unit_masks), target_classes, way, images.itemsize):
         with torch.inference_mode():
-            steps = lower(part.logits, way)
+            program = lower(part.logits, way)
 
-        def run_batch(batch: slice, part: Part = part, steps: Steps = steps) -> None:
+        def run_batch(batch: slice, part: Part = part, program: Program = program) -> None:
             with torch.inference_mode():  # of this thread
-                for row, logit in zip(part.rows, steps.run(images[batch]), strict=True):
+                for row, logit in zip(part.rows, program.run(images[batch]), strict=True):
                     outputs[row, batch] = logit[:, 0].float()
 
         done = each_on_a_core(run_batch, batches, images.device)

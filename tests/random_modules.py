@@ -8,13 +8,17 @@ import torch
 from torch import nn
 
 from dataset.labelled_images import IMAGENET
-from models.graph import ConvLayer, Graph, Group, Units, trace
+from models.graph import ConvLayer, Graph, GraphNetwork, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN
-from modules.module import extract_module
 from patching.patched_model import Origin, PatchedModel
 from patching.rules import Rule
 from utils.random_weights import randomise
+
+
+def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | None = None) -> GraphNetwork:
+    """The module of a kernel mask (K,) bool, True = kept; with all logits unless a class is given."""
+    return graph.cut(graph.units.gather(kernel_mask), target_class)
 
 
 def with_random_biases(network: nn.Module, seed: int) -> nn.Module:

@@ -1,7 +1,6 @@
 """Any CNN classifier as a traced graph: its kernels in units, masked, cut out exactly."""
 
 from models.graph.batch_norm_folding import fold_batch_norm
-from models.graph.dependence import Dependence, dependences
 from models.graph.errors import NetworkRefused
 from models.graph.flops import count_flops, flops_of
 from models.graph.graph import Graph, trace
@@ -11,14 +10,12 @@ from models.graph.units import ConvLayer, Group, Units
 
 __all__ = [
     "ConvLayer",
-    "Dependence",
     "Graph",
     "GraphNetwork",
     "Group",
     "NetworkRefused",
     "Units",
     "count_flops",
-    "dependences",
     "flops_of",
     "fold_batch_norm",
     "trace",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from models.graph.arguments import with_arguments
 from models.graph.atoms import kind
 from models.graph.errors import RANDOM, NetworkRefused
 from models.graph.evaluating import evaluating, first_logits, floating_parameter
@@ -87,7 +88,8 @@ def check_answers(
         raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
     found = forward(images)
     for end in ends:
-        found = end.target(found, *end.args[1:], **end.kwargs)
+        args, kwargs = with_arguments(end, source=found)
+        found = end.target(*args, **kwargs)
     if ends and "log" not in kind(ends[-1]):  # probabilities of small logits are all nearly the same
         found, expected = map(_centred_logarithms, (found, expected))
     if not agrees(found, expected, like.dtype):

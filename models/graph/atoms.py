@@ -1,4 +1,4 @@
-"""The operators of a traced graph by name: aten's, without overloads.
+"""The operators of a traced graph by name: aten's, without overloads. What they do: `operators/`.
 
 `conv2d` is the name of aten.conv2d.default and of aten.conv2d.padding; `getitem` that of a place in a tuple.
 """
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from models.graph.arguments import arguments
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
@@ -18,6 +20,20 @@ def words(text: str) -> frozenset[str]:
 
 # May give their first operand itself, though torch's schemas do not say so.
 HIDDEN_VIEWS = words("getitem dropout feature_dropout alpha_dropout feature_alpha_dropout type_as reshape _unsafe_view")
+WEIGHTED = words("conv2d linear")  # layers, whose weights have the names of the network
+SOFTMAXES = words("softmax log_softmax _softmax _log_softmax")
+RESHAPES = words("view _unsafe_view reshape unflatten view_as")
+# Of maps (n, channels, height, width)
+POOLS = words(
+    "max_pool2d avg_pool2d adaptive_avg_pool2d lp_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
+    "max_pool2d_with_indices"
+)
+# Only move elements.
+MOVES = words(
+    "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
+    "tensor_split unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow "
+    "expand_as repeat roll rot90 getitem"
+)
 # Without effect in evaluation mode, or on anything but memory.
 IDENTITIES = words(
     "dropout feature_dropout alpha_dropout feature_alpha_dropout clone contiguous alias detach lift_fresh_copy "
@@ -67,9 +83,7 @@ def is_random(node: fx.Node) -> bool:
     """Whether the operator draws random numbers; a dropout does not that is turned off."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    given = {
-        one.name: argument(node, place, one.default_value) for place, one in enumerate(node.target._schema.arguments)
-    }
+    given = vars(arguments(node))
     is_off = [given[name] is False for name in ("train", "training") if name in given]
     is_never = [given[name] == 0 for name in ("p", "dropout_p", "dropout") if isinstance(given.get(name), int | float)]
     return not any(is_off + is_never)
@@ -91,16 +105,6 @@ def shares_memory(node: fx.Node) -> bool:
 def is_constant(node: Any) -> bool:
     """Whether it is a weight, or was made of weights alone."""
     return isinstance(node, fx.Node) and node.op == "get_attr"
-
-
-def argument(node: fx.Node, place: int, default: Any = None) -> Any:
-    """An argument that may have been left out, or given by the name that the operator's schema has for it."""
-    if len(node.args) > place:
-        return node.args[place]
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or len(schema.arguments) <= place:
-        return default
-    return node.kwargs.get(schema.arguments[place].name, default)
 
 
 def hint(size: Any) -> Any:

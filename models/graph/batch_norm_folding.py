@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import argument, is_constant, kind
+from models.graph.arguments import arguments, with_arguments
+from models.graph.atoms import WEIGHTED, is_constant, kind
 from models.graph.graph import Graph, graph_of, logits_of
-from models.graph.operators.convolution import layer_name
-from models.graph.operators.normalisation import EPSILON, is_evaluated
+from models.graph.operators.layers import layer_name
+from models.graph.operators.normalisation import STATISTICS, is_evaluated
 from models.graph.tracing import erase_unused
-
-FOLDED_INTO = ("conv2d", "linear")
 
 
 @torch.no_grad()
@@ -24,10 +23,10 @@ def fold_batch_norm(graph: Graph) -> Graph:
     nodes.output(new[logits_of(graph.nodes)])
     constants, learned, buffers = dict(graph.constants), set(graph.learned), set(graph.buffers)
     for norm in list(nodes.nodes):
-        layer = norm.args[0] if norm.args else None
-        if kind(norm) != "batch_norm" or not is_evaluated(norm) or not _can_take(layer, norm):
+        if kind(norm) != "batch_norm" or not is_evaluated(norm) or not _can_take(arguments(norm).source, norm):
             continue
-        weight, bias = layer.args[1], argument(layer, 2)
+        layer = arguments(norm).source
+        weight, bias = arguments(layer).weight, arguments(layer).bias
         name = layer_name(weight) + ".bias" if bias is None else bias.target
         if bias is None and name in constants:
             continue
@@ -41,7 +40,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
             with nodes.inserting_before(layer):
                 bias = nodes.create_node("get_attr", name)
             bias.meta = {"shape": tuple(shift.shape)}
-            layer.args = (*layer.args[:2], bias, *layer.args[3:])
+            layer.args, _ = with_arguments(layer, bias=bias)
         norm.replace_all_uses_with(layer)
         nodes.erase_node(norm)
     erase_unused(nodes)
@@ -55,11 +54,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
     )
 
 
-def _can_take(layer: fx.Node | None, norm: fx.Node) -> bool:
+def _can_take(layer: fx.Node, norm: fx.Node) -> bool:
     """Whether a layer can take a batch norm in: its weights are its own, and only the batch norm reads it."""
-    if not isinstance(layer, fx.Node) or kind(layer) not in FOLDED_INTO or set(layer.users) != {norm}:
+    if kind(layer) not in WEIGHTED or set(layer.users) != {norm}:
         return False
-    constants = [constant for constant in (layer.args[1], argument(layer, 2)) if constant is not None]
+    given = arguments(layer)
+    constants = [constant for constant in (given.weight, given.bias) if constant is not None]
     # A linear layer on maps has its channels last, and a batch norm its channels second.
     along_channels = kind(layer) == "conv2d" or len(layer.meta["shape"]) == 2
     return along_channels and all(is_constant(constant) and len(constant.users) == 1 for constant in constants)
@@ -67,10 +67,12 @@ def _can_take(layer: fx.Node | None, norm: fx.Node) -> bool:
 
 def _scale_and_shift(norm: fx.Node, constants: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What a batch norm does: values * scale + shift, both (channels,) float64."""
+    given = arguments(norm)
     weight, bias, mean, variance = (
-        None if given is None else constants[given.target].double() for given in norm.args[1:5]
+        None if constant is None else constants[constant.target].double()
+        for constant in (getattr(given, name) for name in STATISTICS)
     )
-    scale = 1 / torch.sqrt(variance + argument(norm, 7, EPSILON))
+    scale = 1 / torch.sqrt(variance + given.eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale
     return scale, shift if bias is None else shift + bias

@@ -7,9 +7,8 @@ as if the layer had never been parametrised.
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import is_constant, kind, shapes
-
-ROLES = {"conv2d": {1: "weight", 2: "bias"}, "linear": {1: "weight", 2: "bias"}}
+from models.graph.arguments import arguments
+from models.graph.atoms import WEIGHTED, is_constant, kind, shapes
 
 
 def fold_constants(
@@ -56,8 +55,8 @@ def _is_foldable(node: fx.Node, values: dict[fx.Node, Tensor]) -> bool:
 def _name(node: fx.Node, reader: fx.Node, taken: set[str]) -> str:
     """What a computed constant is called: its reader's weight, if that name is free."""
     path = reader.meta.get("path", "")
-    for place, role in ROLES.get(kind(reader), {}).items():
+    for role in ("weight", "bias") if kind(reader) in WEIGHTED else ():
         name = f"{path}.{role}" if path else role
-        if len(reader.args) > place and reader.args[place] is node and name not in taken:
+        if getattr(arguments(reader), role) is node and name not in taken:
             return name
     return f"folded.{node.name}"

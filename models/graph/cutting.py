@@ -5,48 +5,55 @@ copied as it is.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.arguments import replaced
+from models.graph.arguments import arguments, replaced, with_arguments
 from models.graph.atoms import is_constant
 from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
-from models.graph.propagation import Propagation, rule_of
+from models.graph.propagation import Propagation
+from models.graph.units import Units
 from models.graph.values import Code, Constant, Value
 
-if TYPE_CHECKING:
-    from models.graph.graph import Graph
-
 aten = torch.ops.aten
+CutOperator = Callable[["Cut", fx.Node], Value | None]
 
 
 class Plan:
     """What all cuts of a graph have in common, found out once.
 
+    Args:
+        channels, constants, units: the graph's.
+        cut_of: what gives the operator on the channels that are kept, for each operator.
+
     Attributes:
         channels, constants, units: the graph's.
-        operators: in order, each with its rule (None: it is copied) and the operands that depend on the images.
+        operators: in order, each with what cuts it and the operands that depend on the images.
         readers: by their nodes.
         device, dtype: those of the weights.
     """
 
-    def __init__(self, graph: "Graph") -> None:
-        self.channels: Propagation = graph.channels
-        self.constants = graph.constants
-        self.units = graph.units
+    def __init__(
+        self,
+        channels: Propagation,
+        constants: Mapping[str, Tensor],
+        units: Units,
+        cut_of: Callable[[fx.Node], "CutOperator"],
+    ) -> None:
+        self.channels, self.constants, self.units = channels, constants, units
         self.readers = {reader.node: reader for reader in self.channels.readers}
-        self.device, self.dtype = device_and_dtype(graph.constants)
+        self.device, self.dtype = device_and_dtype(constants)
         self.operators = [
-            (node, rule_of(node) if node in self.channels.layouts else None, self.channels.operands(node))
+            (node, cut_of(node) if node in channels.layouts else Cut.copy, channels.operands(node))
             for node in self.channels.nodes.nodes
             if node.op == "call_function"
         ]
         (output,) = (node for node in self.channels.nodes.nodes if node.op == "output")
-        self.logits: fx.Node = output.args[0]
+        (self.logits,) = output.all_input_nodes
         (self.images,) = (node for node in self.channels.nodes.nodes if node.op == "placeholder")
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
@@ -120,12 +127,13 @@ class Cut:
 
     def with_factors(self, node: fx.Node) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
-        source, factors = self.new[node.args[0]], self.factors(node)
+        read = arguments(node).source
+        source, factors = self.new[read], self.factors(node)
         if factors is None:
             return source
         reader = self._plan.readers[node]
         factors = factors[torch.as_tensor(self.kept(reader.channels))]
-        shape = [1] * len(self.layout(node.args[0]).shape)
+        shape = [1] * len(self.layout(read).shape)
         shape[reader.dim] = len(factors)
         value = factors.to(self.device, self.dtype).view(shape)
         key = (factors.numpy().tobytes(),)
@@ -167,7 +175,7 @@ class Cut:
 
     def buffer(self, value: Tensor, name: str) -> Value:
         """A tensor that the graph and the mask decide, not the weights."""
-        key = (value.dtype, tuple(value.shape), value.numpy().tobytes())
+        key = (value.dtype, tuple(value.shape), value.view(torch.uint8).numpy().tobytes())
         return self._code.constant(f"cut.{name}", key, tuple(value.shape), lambda: value.to(self.device))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
@@ -182,17 +190,18 @@ class Cut:
         """An argument as it is in the smaller network, with its nodes in lists and tuples."""
         return replaced(given, fx.Node, self.operand)
 
-    def copy(self, node: fx.Node) -> Value:
-        """The same operator."""
-        return self._code.call(node.target, self.operands(node.args), self.operands(node.kwargs))
+    def copy(self, node: fx.Node, **changes: Any) -> Value:
+        """The same operator, with some arguments changed, by name."""
+        args, kwargs = with_arguments(node, **changes)
+        return self._code.call(node.target, self.operands(args), self.operands(kwargs))
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
         self.new[self._plan.images] = self._code.images
         self._code.images.shape = self.layout(self._plan.images).shape
-        for node, rule, operands in self._plan.operators:
+        for node, cut, operands in self._plan.operators:
             is_same = all(map(self._is_whole, (node, *operands))) and self.factors(node) is None
-            made = self.copy(node) if rule is None or is_same else rule.cut(self, node)
+            made = self.copy(node) if is_same else cut(self, node)
             if made is not None:
                 self.new[node] = made
                 made.shape = self._shape(node)
@@ -225,11 +234,10 @@ class Cut:
 
     def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
         """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
-        if logits.function is aten.linear.default and self._last_weights_are_its_own():
-            source, weight, old_bias = logits.args
-            scaled = self._mapped_constant(weight, scale)
-            moved = self._mapped_constant(old_bias, scale, bias)
-            return self.call(logits.function, source, scaled, moved)
+        if logits.target is aten.linear.default and self._last_weights_are_its_own():
+            given = arguments(logits)
+            scaled = self._mapped_constant(given.weight, scale)
+            return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
         for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
             tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
             logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
@@ -237,8 +245,9 @@ class Cut:
 
     def _last_weights_are_its_own(self) -> bool:
         """Whether what makes the logits has a weight and a bias that nothing else reads."""
-        own = self._plan.logits.args[1:3]
-        return len(own) == 2 and all(is_constant(value) and len(value.users) == 1 for value in own)
+        given = vars(arguments(self._plan.logits))
+        own = given.get("weight"), given.get("bias")
+        return all(is_constant(value) and len(value.users) == 1 for value in own)
 
     def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
         def compute() -> Tensor:

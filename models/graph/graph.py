@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from models.graph import operators  # noqa: F401 (fills the rules)
 from models.graph.agreement import check_answers
+from models.graph.arguments import arguments
 from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused, refused
 from models.graph.flops import flops_of
 from models.graph.network import GraphNetwork, device_and_dtype, network_of
+from models.graph.operators import cut_of, followed
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
 from models.graph.tracing import trace_plain
@@ -127,7 +128,7 @@ class Graph:
     @cached_property
     def plan(self) -> Plan:
         """What all its cuts have in common."""
-        return Plan(self)
+        return Plan(self.channels, self.constants, self.units, cut_of)
 
     @cached_property
     def program(self) -> Program:
@@ -155,7 +156,8 @@ class Graph:
             layers, observe: see `Program.run`.
         """
         constants = [self.constants[name] for _, name in self.program.constants]
-        return self.program.run(images, constants, factors=factors, layers=layers, observe=observe)
+        (logits,) = self.program.run(images, constants, factors=factors, layers=layers, observe=observe)
+        return logits
 
     def cut(
         self,
@@ -271,7 +273,7 @@ def graph_of(
     shapes_of_constants = {name: tuple(value.shape) for name, value in constants.items()}
     freed: frozenset[str] = frozenset()
     while True:
-        channels = Propagation(nodes, shapes_of_constants, freed)
+        channels = followed(nodes, shapes_of_constants, freed)
         if not any(layer.has_kernels for layer in channels.layers):
             raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
         units = units_of(channels, logits_of(nodes))
@@ -279,7 +281,7 @@ def graph_of(
             layer.name
             for layer in channels.layers
             if layer.groups > 1
-            and channels.shape_of_constant(layer.node.args[1])[1] > 1
+            and channels.shape_of_constant(arguments(layer.node).weight)[1] > 1
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:
@@ -290,7 +292,8 @@ def graph_of(
 def logits_of(nodes: fx.Graph) -> fx.Node:
     """The node whose value is the logits."""
     (output,) = (node for node in nodes.nodes if node.op == "output")
-    return output.args[0]
+    (logits,) = output.all_input_nodes
+    return logits
 
 
 def _without_precision(args: Any) -> str:

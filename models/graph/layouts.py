@@ -1,15 +1,21 @@
-"""Where the channels of a value stand.
+"""Where the channels of a value stand, and which channels are tied: kept or dropped together.
 
 A value is one of three: it has no channels that could be dropped ("plain"); one of its dimensions is a row of channels,
 one or several places each ("row"); or channels are scattered over several dimensions, on the way to a row again
 ("scattered"), as between the two reshapes of a channel shuffle.
+
+Channel 0 stands for whatever has no kernel and is never dropped, such as the channels of the images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
+
+KEPT = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ class Layout:
         return Layout(shape, self.dim if dim is None else dim, self.channels, pooled)
 
 
+def of_results(shape: Any, make: Callable[[tuple[int, ...]], Layout]) -> Layout | list[Layout]:
+    """The layout of an operator's result from its shape; of several results, whose shapes are in a list, a list."""
+    return [make(part) for part in shape] if isinstance(shape, list) else make(shape)
+
+
 def places_along(shape: tuple[int, ...], dim: int, labels: np.ndarray) -> Tensor:
     """A tensor of that shape that has at each element the label of its place along `dim`."""
     view = [1] * len(shape)
@@ -63,3 +74,53 @@ def places_along(shape: tuple[int, ...], dim: int, labels: np.ndarray) -> Tensor
 def resized(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
     """The shape with another size at `dim`."""
     return (*shape[:dim], size, *shape[dim + 1 :])
+
+
+class Ties:
+    """Union-find over numbered channels: those that are tied are kept or dropped together."""
+
+    def __init__(self) -> None:
+        self._parent = [KEPT]
+        self._kept_because: dict[int, str] = {}  # of single channels, in the order in which that was found out
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def new(self, count: int) -> np.ndarray:
+        """`count` new channels (count,) int64, each tied to none."""
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def root(self, channel: int) -> int:
+        """The number that all channels tied to this one have in common: the smallest of theirs."""
+        parent = self._parent
+        while parent[channel] != channel:
+            parent[channel] = parent[parent[channel]]
+            channel = parent[channel]
+        return channel
+
+    def roots(self, channels: np.ndarray) -> np.ndarray:
+        """The roots of several channels, (n,) int64."""
+        return np.fromiter(map(self.root, channels.tolist()), np.int64, len(channels))
+
+    def join(self, some: np.ndarray, others: np.ndarray, because: str) -> None:
+        """Tie two channels, place by place; `because` says why, where one of them is always kept."""
+        for one, other in dict.fromkeys(zip(some.tolist(), others.tolist(), strict=True)):
+            if KEPT in (one, other):
+                self._kept_because.setdefault(max(one, other), because)
+            else:
+                first, second = sorted((self.root(one), self.root(other)))
+                self._parent[second] = first
+
+    def keep(self, channels: np.ndarray, because: str) -> None:
+        """Never drop these channels."""
+        for channel in channels.tolist():
+            self._kept_because.setdefault(channel, because)
+
+    def kept_roots(self) -> dict[int, str]:
+        """The roots of channels that are always kept, and why."""
+        reasons = {KEPT: "it has no kernels"}
+        for channel, because in self._kept_because.items():
+            reasons.setdefault(self.root(channel), because)
+        return reasons

@@ -53,7 +53,8 @@ class GraphNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, channels, side, side)."""
-        return self.program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
+        (logits,) = self.program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
+        return logits
 
 
 def network_of(

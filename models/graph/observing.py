@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import kind
+from models.graph.arguments import arguments
+from models.graph.atoms import MOVES, POOLS, kind
 from models.graph.graph import Graph
-from models.graph.operators.pooling import POOLS
-from models.graph.operators.rearrangement import MOVES
 from models.graph.propagation import Propagation
 
-HANDED_ON = frozenset({*POOLS, *MOVES, "mean"} - {"getitem"})  # what is looked through on the way back to the map
+HANDED_ON = POOLS | {"mean"} | MOVES - {"getitem"}  # what is looked through on the way back to the map
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,13 @@ def observed_values(graph: Graph) -> list[Observed]:
 def _maps_of(channels: Propagation, source: fx.Node, units: np.ndarray, unit_of_channel: np.ndarray) -> list[Observed]:
     """The maps that a value has of units, before pooling."""
     while kind(source) in HANDED_ON:
-        before = channels.layouts.get(source.args[0])
+        maps = arguments(source).source
+        before = channels.layouts.get(maps)
         if isinstance(before, list) or before is None or not before.is_row:
             break
         if not np.isin(units, unit_of_channel[before.channels]).all():
             break
-        source = source.args[0]
+        source = maps
     layout = channels.layout(source)
     of_place = unit_of_channel[layout.channels]
     places = np.flatnonzero(np.isin(of_place, units))

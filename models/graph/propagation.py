@@ -8,39 +8,13 @@ so that what a dropped channel holds there cannot matter. An operator that is no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import fx
 
-from models.graph.atoms import is_constant, is_pointwise, kind
-from models.graph.channel_classes import KEPT, ChannelClasses
-from models.graph.layouts import Layout
-
-if TYPE_CHECKING:
-    from models.graph.cutting import Cut
-    from models.graph.values import Value
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What is known of an operator."""
-
-    follow: Callable[["Propagation", fx.Node], "Layout | list[Layout]"]  # where the channels of its result stand
-    cut: Callable[["Cut", fx.Node], "Value | None"]  # the operator on the channels that are kept
-    is_known: Callable[[fx.Node], bool] = lambda node: True
-
-
-RULES: dict[str, Rule] = {}  # by the operator's name
-POINTWISE = "pointwise"  # the name under which the rule of all pointwise operators stands
-
-
-def rule_of(node: fx.Node) -> Rule | None:
-    """The rule of an operator; None of one that is not known."""
-    found = RULES.get(kind(node))
-    if found is not None and found.is_known(node):
-        return found
-    return RULES[POINTWISE] if is_pointwise(node) else None
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant, kind
+from models.graph.layouts import KEPT, Layout, Ties, of_results
 
 
 @dataclass(frozen=True)
@@ -67,7 +41,7 @@ class Layer:
 
 @dataclass
 class Propagation:
-    """What is found out about a plain graph's channels.
+    """What is found out about a plain graph's channels; `operators.followed` finds it out.
 
     Args:
         nodes: the plain graph.
@@ -78,21 +52,13 @@ class Propagation:
     nodes: fx.Graph
     shapes_of_constants: Mapping[str, tuple[int, ...]]
     freed: frozenset[str] = frozenset()
-    classes: ChannelClasses = field(default_factory=ChannelClasses)
+    ties: Ties = field(default_factory=Ties)
     layouts: dict[fx.Node, Layout | list[Layout]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
     joins: list[tuple[fx.Node, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
     _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for node in self.nodes.nodes:
-            if node.op == "placeholder":
-                self.layouts[node] = Layout(node.meta["shape"])
-            elif node.op == "call_function" and node.meta.get("shape") is not None:
-                rule = rule_of(node)
-                self.layouts[node] = self.whole(node) if rule is None else rule.follow(self, node)
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         """The operator's operands that depend on the images."""
@@ -115,24 +81,21 @@ class Propagation:
         for layout in layouts:
             self.keep(layout, because or f"{kind(node)} reads it whole")
         pooled = bool(layouts) and all(layout.pooled for layout in layouts)
-        shape = node.meta["shape"]
-        if isinstance(shape, list):
-            return [Layout(part or (), pooled=pooled) for part in shape]
-        return Layout(shape, pooled=pooled)
+        return of_results(node.meta["shape"], lambda part: Layout(part or (), pooled=pooled))
 
     def keep(self, layout: Layout, because: str) -> None:
         """Never drop a channel of a value."""
         if layout.is_scattered:
             layout = self.layout(layout.origin.node)
         if layout.is_row:
-            self.classes.keep(layout.channels, because)
+            self.ties.keep(layout.channels, because)
 
     def read(self, node: fx.Node, dim: int, *, folds: bool) -> np.ndarray | None:
         """Let an operator mix the channels that its first operand has along `dim`.
 
         Returns them, or None where the operand's row of channels is another dimension.
         """
-        source = node.args[0]
+        source = arguments(node).source
         layout = self.layout(source)
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)
@@ -150,17 +113,32 @@ class Propagation:
             return channels
         before = self._sliced.setdefault((constant.target, dim), channels)
         if before is not channels and len(before) == len(channels):
-            self.classes.join(before, channels, f"it shares {constant.target}")
+            self.ties.join(before, channels, f"it shares {constant.target}")
         return channels
 
     def made_by(self, weight: fx.Node, count: int) -> np.ndarray:
         """The output channels of a weight's layer: new ones, unless the layer was there before."""
         before = self._sliced.get((weight.target, 0))
         if before is None:
-            before = self._sliced[weight.target, 0] = self.classes.new(count)
+            before = self._sliced[weight.target, 0] = self.ties.new(count)
         return before
 
     def add_layer(self, layer: Layer) -> None:
         """Note a layer, if it was not there before."""
         if all(layer.name != other.name for other in self.layers):
             self.layers.append(layer)
+
+
+def of_row(follow: Callable[[Propagation, fx.Node, Layout], Layout]) -> Callable[[Propagation, fx.Node], Layout]:
+    """Make a `Rule.follow` of a function that also takes the layout of the operator's source, a row of channels.
+
+    If the source has no channels, neither has the result. If its channels are scattered, the operator is not known.
+    """
+
+    def followed(channels: Propagation, node: fx.Node) -> Layout:
+        source = channels.layout(arguments(node).source)
+        if source.is_plain:
+            return Layout(node.meta["shape"], pooled=source.pooled)
+        return follow(channels, node, source) if source.is_row else channels.whole(node)
+
+    return followed

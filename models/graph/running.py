@@ -1,27 +1,31 @@
-"""The one interpreter of graphs: plain, with masks in front of readers, with layers in place of nodes, observed.
+"""The one interpreter: straight-line programs, with masks in front of readers, other layers, values observed.
 
-A graph becomes a program, a list of steps that hold no nodes, so that it can be copied; a step's operands are places in
-a list of values, which are let go behind their last use.
+A graph, a network that was cut out of one, and the modules of a population become programs. A program is a list of
+steps without nodes, so that it can be copied; a step's operands are places in a list of values, which are let go behind
+their last use.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.arguments import read_last, replaced
+from models.graph.arguments import replaced
 from models.graph.atoms import is_constant
 from models.graph.values import Constant, Value, needed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """An operand: where its value stands."""
 
     number: int
+
+
+IMAGES = Place(0)
 
 
 @dataclass(frozen=True)
@@ -43,37 +47,36 @@ class Step:
     function: Callable[..., Any]
     args: tuple
     kwargs: dict[str, Any]
-    done_with: tuple[int, ...]  # places that no later step reads
+    done_with: tuple[int, ...] = ()  # places that no later step reads
     factors: Factors | None = None
 
 
 @dataclass(frozen=True)
 class Program:
-    """A graph as it is run."""
+    """What is computed of images; may be run by several threads at a time."""
 
     num_places: int
-    images: int  # the place of the images
-    logits: int
+    outputs: tuple[int, ...]  # places
     constants: tuple[tuple[int, str], ...]  # places and names
     steps: tuple[Step, ...]
 
     def run(
         self,
         images: Tensor,
-        constants: Sequence[Tensor],
+        constants: Sequence[Tensor] = (),
         *,
         factors: Tensor | None = None,
         layers: Mapping[str, Callable[..., Any]] | None = None,
         observe: Mapping[str, Callable[[Any], None]] | None = None,
-    ) -> Tensor:
-        """Logits (n, classes) of images (n, channels, side, side).
+    ) -> list[Any]:
+        """The outputs for images (n, channels, side, side); of a graph they are one, the logits (n, classes).
 
         Args:
             images: of the constants' dtype and device.
             constants: the values of `self.constants`, in that order.
             factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
                 are read, 0 = dropped.
-            layers: by node names, what is called in place of the operator, with its arguments. A reader's is given
+            layers: by node names, what is called instead of the operator, with its arguments. A reader's is given
                 its source as it is and, as `factors`, those that belong in front of it (1 or n, channels), or None.
                 Operators that read no units (the first layer) are given no `factors`.
             observe: by node names, what is called with the node's value.
@@ -81,7 +84,7 @@ class Program:
         layers, observe = layers or {}, observe or {}
         masked = None if factors is None else MaskedValues(factors)
         values: list[Any] = [None] * self.num_places
-        values[self.images] = images
+        values[IMAGES.number] = images
         for (place, _), constant in zip(self.constants, constants, strict=True):
             values[place] = constant
 
@@ -108,7 +111,7 @@ class Program:
                 if masked is not None:
                     masked.forget(place)
             del args, kwargs, value
-        return values[self.logits]
+        return [values[place] for place in self.outputs]
 
 
 class MaskedValues:
@@ -138,6 +141,54 @@ class MaskedValues:
         self._made.pop(place, None)
 
 
+@dataclass
+class Writer:
+    """A program while it is written."""
+
+    steps: list[Step] = field(default_factory=list)
+    constants: list[tuple[int, str]] = field(default_factory=list)
+
+    def constant(self, name: str) -> Place:
+        """The place of a tensor that the program is given when it is run."""
+        place = self._next()
+        self.constants.append((place, name))
+        return Place(place)
+
+    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Place:
+        """Add an operator, with places for its operands; returns the place of its result."""
+        place = self._next()
+        self.steps.append(Step(f"step_{place}", place, function, args, kwargs))
+        return Place(place)
+
+    def _next(self) -> int:
+        return 1 + len(self.steps) + len(self.constants)
+
+    def ended(self, outputs: Sequence[Place]) -> Program:
+        """The program that gives what stands at some places; everything else is let go behind its last use."""
+        stays = {*(place.number for place in outputs), *(place for place, _ in self.constants)}
+        done_with = [
+            tuple(place for place in places if place not in stays) for places in read_last(map(_read, self.steps))
+        ]
+        steps = tuple(replace(step, done_with=done) for step, done in zip(self.steps, done_with, strict=True))
+        return Program(self._next(), tuple(place.number for place in outputs), tuple(self.constants), steps)
+
+
+def _read(step: Step) -> list[int]:
+    found: list[int] = []
+    replaced([step.args, step.kwargs], Place, lambda place: found.append(place.number))
+    return found
+
+
+def read_last(operands: Iterable[Iterable[Hashable]]) -> list[list[Any]]:
+    """Of each step what no later one reads, to be let go behind it; `operands` says what each step reads."""
+    of_steps = list(operands)
+    last_step = {operand: step for step, of_step in enumerate(of_steps) for operand in of_step}
+    found: list[list[Any]] = [[] for _ in of_steps]
+    for operand, step in last_step.items():
+        found[step].append(operand)
+    return found
+
+
 def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, np.ndarray]] = ()) -> Program:
     """The program of a plain graph.
 
@@ -145,38 +196,23 @@ def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, n
         nodes: the graph: one placeholder, constants, operators, one output.
         readers: (reader, source, dim, units) of those in front of which factors stand.
     """
-    place_of = {node: number for number, node in enumerate(nodes.nodes)}
-    done_with = read_last([node.all_input_nodes for node in nodes.nodes])
-    in_front = {
-        reader: Factors(place_of[source], dim, units, len(source.meta["shape"]))
-        for reader, source, dim, units in readers
-    }
-
-    def places(given: Any) -> Any:
-        return replaced(given, fx.Node, lambda node: Place(place_of[node]))
-
-    steps, constants = [], []
-    images = logits = 0
-    for node, number in place_of.items():
+    in_front = {reader: of_reader for reader, *of_reader in readers}
+    writer, places = Writer(), {}
+    for node in nodes.nodes:
         if node.op == "placeholder":
-            images = number
-        elif node.op == "output":
-            logits = place_of[node.args[0]]
+            places[node] = IMAGES
         elif is_constant(node):
-            constants.append((number, node.target))
-        else:
-            steps.append(
-                Step(
-                    node.name,
-                    number,
-                    node.target,
-                    places(node.args),
-                    places(node.kwargs),
-                    tuple(place_of[read] for read in done_with[number] if not is_constant(read)),
-                    in_front.get(node),
-                )
-            )
-    return Program(len(place_of), images, logits, tuple(constants), tuple(steps))
+            places[node] = writer.constant(node.target)
+        elif node.op == "call_function":
+            args, kwargs = replaced((node.args, node.kwargs), fx.Node, places.__getitem__)
+            places[node] = writer.step(node.target, *args, **kwargs)
+            factors = None
+            if node in in_front:
+                source, dim, units = in_front[node]
+                factors = Factors(places[source].number, dim, units, len(source.meta["shape"]))
+            writer.steps[-1] = replace(writer.steps[-1], name=node.name, factors=factors)
+    (output,) = (node for node in nodes.nodes if node.op == "output")
+    return writer.ended([places[logits] for logits in output.all_input_nodes])
 
 
 def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
@@ -186,24 +222,13 @@ def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
         logits: the value.
         names: of the constants that it needs.
     """
-    values = needed([logits])
-    place_of = {value: place for place, value in enumerate(values)}
-    done_with = read_last([value.operands for value in values])
-
-    def places(given: Any) -> Any:
-        return replaced(given, Value, lambda value: Place(place_of[value]))
-
-    steps = [
-        Step(
-            f"value_{number}",
-            number,
-            value.function,
-            places(value.args),
-            places(value.kwargs),
-            tuple(place_of[read] for read in done_with[number] if not isinstance(read, Constant)),
-        )
-        for value, number in place_of.items()
-        if value.function is not None
-    ]
-    constants = tuple((number, names[value]) for value, number in place_of.items() if isinstance(value, Constant))
-    return Program(len(values), 0, place_of[logits], constants, tuple(steps))
+    writer, places = Writer(), {}
+    for value in needed([logits]):
+        if isinstance(value, Constant):
+            places[value] = writer.constant(names[value])
+        elif value.target is None:
+            places[value] = IMAGES
+        else:
+            args, kwargs = replaced((value.args, value.kwargs), Value, places.__getitem__)
+            places[value] = writer.step(value.target, *args, **kwargs)
+    return writer.ended([places[logits]])

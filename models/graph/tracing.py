@@ -9,15 +9,19 @@ import contextlib
 import inspect
 import re
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
+from models.graph.arguments import arguments
 from models.graph.atoms import (
     CASTS,
     IDENTITIES,
+    RESHAPES,
+    SOFTMAXES,
     function_name,
     hint,
     is_constant,
@@ -34,9 +38,6 @@ from models.graph.evaluating import evaluating, floating_parameter, has_modes_of
 from utils.quiet import quiet
 
 aten = torch.ops.aten
-# Functions at the end of a network that leave the order of the logits as it is
-SOFTMAXES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
-RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
 REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 CHECKS = ("_assert", "sym_constrain", "_functional_assert")
@@ -137,7 +138,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
                 elif each.op != "placeholder":
                     outside[each] = module.graph.node_copy(each, outside.__getitem__)
         for result in list(node.users):
-            result.replace_all_uses_with(results[result.args[1]])
+            result.replace_all_uses_with(results[arguments(result).index])
             module.graph.erase_node(result)
         module.graph.erase_node(node)
         if not name.users:
@@ -152,8 +153,8 @@ def _writes_too_much(graph: fx.Graph) -> bool:
     order = {node: place for place, node in enumerate(graph.nodes)}
     names: dict[fx.Node, list[fx.Node]] = {}  # of a value's memory, by each of its names
     for node in graph.nodes:
-        operand = node.args[0] if node.op == "call_function" and node.args else None
-        shares = isinstance(operand, fx.Node) and (shares_memory(node) or is_in_place(node))
+        operand = _source(node)
+        shares = operand is not None and (shares_memory(node) or is_in_place(node))
         if is_in_place(node):
             if not shares or operand.op == "placeholder" or _functional(node.target) is None:
                 return True
@@ -196,7 +197,7 @@ def _plain(program: ExportedProgram, num_classes: int | None) -> Plain:
         else:
             new[node] = _plain_operator(graph, node, latest)
             if is_in_place(node):
-                before = node.args[0]
+                before = arguments(node).source
                 while before in written:
                     before = written[before]
                 written[before] = node
@@ -233,40 +234,44 @@ def _meta(node: fx.Node) -> dict[str, Any]:
 def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
     """The node's operator in its plain form, or its operand, if the operator does nothing."""
     name = kind(node)
-    source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    source, given = _source(node), arguments(node)
     value = node.meta.get("val")
     if name.removesuffix("_") in IDENTITIES and source is not None and not is_random(node):
         return latest(source)
     if name in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
         return latest(source)
-    if name in ("copy", "copy_") and _alike(value, node.args[1].meta["val"]):
-        return latest(node.args[1])  # torch has no gradient of the operator
-    if name == "getitem" and kind(source).startswith("_native_batch_norm_legit") and node.args[1] == 0:
+    if name in ("copy", "copy_") and _alike(value, given.src.meta["val"]):
+        return latest(given.src)  # torch has no gradient of the operator
+    if name == "getitem" and kind(source).startswith("_native_batch_norm_legit") and given.index == 0:
         return latest(source)
     args, kwargs = fx.map_arg(node.args, latest), fx.map_arg(node.kwargs, latest)
     target = node.target
     if name == "_native_batch_norm_legit_no_training":
-        images, weight, bias, mean, variance, momentum, eps = args
-        made = graph.call_function(
-            aten.batch_norm.default, (images, weight, bias, mean, variance, False, momentum, eps, False)
-        )
+        *of_channels, momentum, eps = args
+        made = graph.call_function(aten.batch_norm.default, (*of_channels, False, momentum, eps, False))
         made.meta = {**_meta(node), "shape": shapes(value[0])}
         return made
     if name in RESHAPES and overload(node) != "aten.view.dtype":
-        target, args, kwargs = aten.reshape.default, (args[0], _reshape_sizes(value, args)), {}
+        target, args, kwargs = aten.reshape.default, (latest(source), _reshape_sizes(value, latest, given)), {}
     elif is_in_place(node):
         target = _functional(target)
     return graph.create_node("call_function", target, args, kwargs, name=node.name)
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """The value that an operator works on, if it works on one."""
+    given = getattr(arguments(node), "source", None) if node.op == "call_function" else None
+    return given if isinstance(given, fx.Node) else None
 
 
 def _alike(value: Tensor, other: Tensor) -> bool:
     return shapes(value) == shapes(other) and value.dtype == other.dtype
 
 
-def _reshape_sizes(value: Tensor, args: tuple) -> list[Any]:
+def _reshape_sizes(value: Tensor, latest: Any, given: SimpleNamespace) -> list[Any]:
     """The sizes of a reshape: numbers, and -1 where the number of images decides, if that is one place only."""
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in value.shape]
-    return sizes if sizes.count(-1) <= 1 else list(args[1])
+    return sizes if sizes.count(-1) <= 1 else list(fx.map_arg(given.size, latest))
 
 
 def _functional(target: Any) -> Any:
@@ -286,9 +291,9 @@ def _logits(outputs: list[fx.Node], num_classes: int | None) -> tuple[fx.Node, t
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
         raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
     node, ends = next((node for node in found if node.meta["shape"][1] == num_classes), found[0]), []
-    while kind(node) == "sigmoid" or (kind(node) in SOFTMAXES and node.args[1] in (1, -1)):
+    while kind(node) == "sigmoid" or (kind(node) in SOFTMAXES and arguments(node).dim in (1, -1)):
         ends.insert(0, node)
-        node = node.args[0]
+        node = arguments(node).source
     return node, tuple(ends)
 
 

@@ -1,6 +1,6 @@
 """Units: the kernels that are kept or dropped together, and back and forth between masks over units and over kernels.
 
-A unit is a class of channels with at least one kernel of a conv layer in it and nothing that is always kept. In a
+A unit is a set of tied channels with at least one kernel of a conv layer in it and nothing that is always kept. In a
 network without additions a unit is one kernel; layers whose maps are added share their units. Kernels are counted over
 all conv layers in the order of the graph.
 """
@@ -167,16 +167,15 @@ class Units:
 
 def units_of(channels: Propagation, logits: fx.Node) -> Units:
     """Number the units; keeps the logits' channels, and says which class each is, where a class can be cut alone."""
-    classes = channels.classes
-    class_of_root = _class_of_root(channels, logits)
-    kept_roots = classes.kept_roots()
+    ties, class_of_root = channels.ties, _class_of_root(channels, logits)
+    kept_roots = ties.kept_roots()
     conv_layers = [layer for layer in channels.layers if layer.has_kernels]
     unit_of_root: dict[int, int] = {}
     for layer in conv_layers:
-        for root in classes.roots(layer.channels).tolist():
+        for root in ties.roots(layer.channels).tolist():
             if root not in kept_roots and root not in class_of_root:
                 unit_of_root.setdefault(root, len(unit_of_root))
-    roots = [classes.root(channel) for channel in range(len(classes))]
+    roots = [ties.root(channel) for channel in range(len(ties))]
     unit_of_channel = np.array([unit_of_root.get(root, -1) for root in roots])
     class_of_channel = np.array([class_of_root.get(root, -1) for root in roots])
     layers, start = [], 0
@@ -201,11 +200,11 @@ def units_of(channels: Propagation, logits: fx.Node) -> Units:
 
 def _class_of_root(channels: Propagation, logits: fx.Node) -> dict[int, int]:
     """The class of each channel of the logits; nothing where a class's logit cannot be cut alone."""
-    layout, classes = channels.layout(logits), channels.classes
+    layout, ties = channels.layout(logits), channels.ties
     if layout.is_row and layout.dim == 1:
-        roots = classes.roots(layout.channels).tolist()
-        read = {root for reader in channels.readers for root in classes.roots(np.unique(reader.channels)).tolist()}
-        if len(set(roots)) == len(roots) and not (read | classes.kept_roots().keys()) & set(roots):
+        roots = ties.roots(layout.channels).tolist()
+        read = {root for reader in channels.readers for root in ties.roots(np.unique(reader.channels)).tolist()}
+        if len(set(roots)) == len(roots) and not (read | ties.kept_roots().keys()) & set(roots):
             return {root: number for number, root in enumerate(roots)}
     channels.keep(layout, "the logits are made of it as a whole")
     return {}

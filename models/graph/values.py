@@ -16,7 +16,7 @@ class Value:
     """The images, a constant, or what an operator makes of its arguments, which are values and plain things."""
 
     number: int
-    function: Callable[..., Any] | None = None  # None of the images and of constants
+    target: Callable[..., Any] | None = None  # the operator; None of the images and of constants
     args: tuple = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     operands: tuple["Value", ...] = ()  # the values among the arguments, in order, each once
@@ -39,13 +39,13 @@ class Code:
         self.values: list[Value] = [self.images]
         self._known: dict[Any, Value] = {}
 
-    def call(self, function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any] | None = None) -> Value:
+    def call(self, target: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any] | None = None) -> Value:
         """What an operator makes of its arguments."""
         operands: dict[Value, None] = {}
-        key = (function, _key(args, operands), _key(tuple(kwargs.items()), operands) if kwargs else ())
+        key = (target, _key(args, operands), _key(tuple(kwargs.items()), operands) if kwargs else ())
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = Value(len(self.values), function, args, kwargs or {}, tuple(operands))
+            found = self._known[key] = Value(len(self.values), target, args, kwargs or {}, tuple(operands))
             self.values.append(found)
         return found
 

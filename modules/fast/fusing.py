@@ -2,16 +2,15 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
 
 import torch
 
+from models.graph.arguments import arguments
+from models.graph.operators.layers import padding_of
 from models.graph.values import Constant, Value
 
 aten = torch.ops.aten
 Pair = tuple[int, int]
-POOL_DEFAULTS = ([], [], [0, 0], [1, 1], False)  # of torch's max_pool2d, from its size on
 
 
 @dataclass
@@ -87,38 +86,29 @@ def fused(values: Sequence[Value], outputs: Iterable[Value]) -> tuple[dict[Value
 
 def layer_of(value: Value) -> Layer | None:
     """A convolution alone; None of what is no convolution of known numbers."""
-    if value.function not in (aten.conv2d.default, aten.conv2d.padding):
+    if value.target not in (aten.conv2d.default, aten.conv2d.padding):
         return None
-    maps, weight, bias, stride, padding, dilation, groups = _arguments(value)
+    given = arguments(value)
+    maps, weight, bias = given.source, given.weight, given.bias
     if not isinstance(weight, Constant) or not isinstance(bias, Constant | None):
         return None
     if any(of is None or len(of) != 4 for of in (maps.shape, value.shape)):
         return None
-    if isinstance(padding, str):
-        reach = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
-        if padding == "same" and any(pixels % 2 for pixels in reach):
-            return None
-        padding = [pixels // 2 for pixels in reach] if padding == "same" else [0, 0]
-    stride, padding, dilation = ((*given, *given)[:2] for given in (stride, padding, dilation))
-    return Layer(maps, weight, bias, stride, padding, dilation, groups, value, value)
-
-
-def _arguments(value: Value) -> list[Any]:
-    given = list(value.args)
-    for argument in value.function._schema.arguments[len(given) :] if value.kwargs else ():
-        given.append(value.kwargs.get(argument.name))
-    default = [None, None, None, [1, 1], [0, 0], [1, 1], 1]
-    return [of_torch if place is None else place for place, of_torch in zip_longest(given, default)]
+    padding = padding_of(given, weight.shape[2:])
+    if padding is None:
+        return None
+    stride, padding, dilation = ((*pair, *pair)[:2] for pair in (given.stride, padding, given.dilation))
+    return Layer(maps, weight, bias, stride, padding, dilation, given.groups, value, value)
 
 
 def _takes_in(layer: Layer, value: Value) -> bool:
     """Let a layer do what comes next, too, if it can."""
     if layer.pool:
         return False
-    if value.function is aten.relu.default:
+    if value.target is aten.relu.default:
         return _rectify(layer)
-    if value.function is aten.add.Tensor and len(value.args) == 2 and not value.kwargs and layer.added is None:
-        others = [arg for arg in value.args if arg is not layer.result]
+    if value.target is aten.add.Tensor and layer.added is None and (given := arguments(value)).alpha == 1:
+        others = [operand for operand in (given.source, given.other) if operand is not layer.result]
         if len(others) == 1 and type(others[0]) is Value and others[0].shape == layer.convolved.shape:
             (layer.added,) = others
             return True
@@ -138,7 +128,8 @@ def _rectify(layer: Layer) -> bool:
 
 def is_halving(value: Value) -> bool:
     """Whether it is the maximum of 2x2 pixels."""
-    if value.function is not aten.max_pool2d.default or value.kwargs:
+    if value.target is not aten.max_pool2d.default:
         return False
-    size, stride, padding, dilation, up = (*value.args[1:], *POOL_DEFAULTS[len(value.args) - 1 :])
-    return [*size, *(stride or size), *padding, *dilation, up] == [2, 2, 2, 2, 0, 0, 1, 1, False]
+    given = arguments(value)
+    window = (*given.kernel_size, *(given.stride or given.kernel_size), *given.padding, *given.dilation)
+    return (*window, given.ceil_mode) == (2, 2, 2, 2, 0, 0, 1, 1, False)

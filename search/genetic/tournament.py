@@ -48,7 +48,6 @@ class Scores:
     ensembles: np.ndarray  # (final ensembles, classes) int64 chromosome indices, best fitness first
     ensemble_accuracy: np.ndarray  # (final ensembles,) float64
     ensemble_distance: np.ndarray  # (final ensembles,) float64: mean pairwise Jaccard distance
-    ensemble_fitness: np.ndarray  # (final ensembles,) float64
     ensemble_own_class: np.ndarray  # (final ensembles,) float64: the modules' mean AUC; 0 where nothing weighs it
     num_scored: int  # ensembles whose accuracy was counted
 
@@ -122,7 +121,7 @@ def score_population(
         np.maximum.at(chromosome_fitness[target_class], ensembles[:, target_class], fitness)
     distance = group.distance_sum / _num_pairs(num_classes)
     own_class = group.own_class_sum / num_classes
-    return Scores(chromosome_fitness, ensembles, accuracy, distance, fitness, own_class, num_scored)
+    return Scores(chromosome_fitness, ensembles, accuracy, distance, own_class, num_scored)
 
 
 def _num_pairs(modules: int) -> int:

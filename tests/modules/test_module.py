@@ -8,12 +8,12 @@ import pytest
 import torch
 from conftest import assert_near
 from hypothesis import given, settings
-from random_modules import kernel_masks, network_layers, random_network, with_random_biases
+from random_modules import extract_module, kernel_masks, network_layers, random_network, with_random_biases
 
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
-from modules.module import Tuning, extract_module, extract_modules, module_of_weights
+from modules.module import Tuning, extract_modules, module_of_weights
 
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 

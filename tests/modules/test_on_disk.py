@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_near
+from random_modules import extract_module
 
 from configures.base import load
 from dataset.labelled_images import IMAGENET, Images, Split
@@ -13,7 +14,6 @@ from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.modularization import Modularization, show_modularization
-from modules.module import extract_module
 from modules.on_disk import (
     check_source_network,
     load_kernel_mask,

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from models.graph import Graph, fold_batch_norm, trace
-from models.graph.cutting import Cut, Plan
+from models.graph.cutting import Cut
 from models.graph.values import Code, Constant, needed
 from models.names import network_of
 from modules import population_outputs as module
@@ -150,7 +150,7 @@ def test_one_mask_for_all_classes_gives_all_logits(
     assert_near(found, expected)
 
 
-@pytest.mark.parametrize("name", ["simcnn", "rescnn", "PaddedShortcuts"])
+@pytest.mark.parametrize("name", ["simcnn", "rescnn", "PaddedShortcuts", "SelfAttention"])
 def test_bfloat16_is_near(name: str) -> None:
     """Eight bits of precision, a dozen layers: within a few percent of the spread of the outputs."""
     graph = strong_model(name)
@@ -182,9 +182,9 @@ def test_at_the_width_of_the_demo(name: str) -> None:
 
 def num_operators(graph: Graph, masks: np.ndarray, target_classes: list[int]) -> int:
     """How many operators compute the modules' logits together."""
-    plan, code = Plan(graph), Code()
+    plan, code = graph.plan, Code()
     logits = [Cut(plan, code, mask, c).run() for mask, c in zip(masks, target_classes, strict=True)]
-    return sum(value.function is not None for value in needed(logits))
+    return sum(value.target is not None for value in needed(logits))
 
 
 def test_values_are_computed_once() -> None:
@@ -207,7 +207,7 @@ def test_weights_that_are_alike_are_sliced_once() -> None:
     graph = strong_model("simcnn")
     masks = np.ones((2, graph.num_units), bool)
     masks[1, 0] = False
-    plan, code = Plan(graph), Code()
+    plan, code = graph.plan, Code()
     for mask in masks:
         Cut(plan, code, mask, 0).run()
     names = [value.name for value in code.values if isinstance(value, Constant)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import files_below, run_here
+from random_modules import extract_module
 from shuffled_engine import ShuffledEngine
 
 import engines.opening
@@ -15,7 +16,6 @@ from configures.base import load
 from models import files as model_files
 from models.strong_model import load_strong_model
 from modules import files as module_files
-from modules.module import extract_module
 from patching import files as patch_files
 from patching.data import load_patch_data
 from patching.on_disk import load_patched_weak_models

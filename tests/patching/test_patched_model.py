@@ -321,9 +321,3 @@ def test_a_file_that_is_no_patched_model_is_refused(tmp_path, saved, damage):
 def test_a_missing_file_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"missing .*none\.pth.*apply_patch\.py --save"):
         load_patched_model(tmp_path / "none.pth")
-
-
-def test_the_old_name_gives_the_same():
-    from models.patched_model import load_patched_model as by_the_old_name
-
-    assert by_the_old_name is load_patched_model

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, keep_few_images, largest_file, run_here, run_script
+from random_modules import extract_module
 from shuffled_engine import ShuffledEngine
 
 import global_configure
@@ -32,7 +33,6 @@ from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
-from modules.module import extract_module
 from search.genetic import chunks
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, bytes_of_search, open_search

@@ -1,23 +1,27 @@
-"""Concatenation: along the row of channels one row behind the other, along another dimension channel by channel."""
+"""Concatenation and padding: along the channels a row gets longer, along pixels channels are handed on.
+
+Shortcuts without weights pad the channels with channels of zeros.
+"""
 
 import numpy as np
 from torch import fx
 
-from models.graph.atoms import argument, is_constant
-from models.graph.channel_classes import KEPT
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant
 from models.graph.cutting import Cut
-from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Propagation, Rule
-from models.graph.values import Value
+from models.graph.lanes import LaneCall, changed, same
+from models.graph.layouts import KEPT, Layout
+from models.graph.propagation import Propagation, of_row
+from models.graph.values import Constant, Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
     """The operands' rows; what has no channels counts as always kept."""
-    shape = node.meta["shape"]
-    dim = argument(node, 1, 0) % len(shape)
+    given, shape = arguments(node), node.meta["shape"]
+    dim = given.dim % len(shape)
     layouts = [
         Layout(channels.shape_of_constant(operand)) if is_constant(operand) else channels.layout(operand)
-        for operand in node.args[0]
+        for operand in given.tensors
     ]
     rows = [layout for layout in layouts if layout.is_row]
     pooled = all(layout.pooled for layout in rows) if rows else False
@@ -31,15 +35,55 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     if len(rows) < len(layouts):
         return channels.whole(node)
     for other in rows[1:]:
-        channels.classes.join(rows[0].channels, other.channels, "it is put beside what is always kept")
+        channels.ties.join(rows[0].channels, other.channels, "it is put beside what is always kept")
         channels.joins.append((node, other.channels))
     return rows[0].row(shape, pooled=pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> Value:
-    """The same operator on fewer channels."""
-    return part.copy(node)
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The concatenation of channels or pixels; None for images, and with constants."""
+    has_constant = any(isinstance(operand, Constant) for operand in value.operands)
+    return None if has_constant or arguments(value).dim % len(shape) == 0 else same(value)
 
 
-for name in ("cat", "concat", "concatenate"):
-    RULES[name] = Rule(follow, cut)
+def _amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
+    """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
+    given = [*arguments(node).padding, *[0] * (2 * num_dims)]
+    place = 2 * (num_dims - 1 - dim)
+    return given[place], given[place + 1]
+
+
+@of_row
+def follow_padding(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+    """Padded channels are new; an addition to maps with kernels puts them together with these."""
+    shape = node.meta["shape"]
+    before, behind = _amounts(node, len(shape), source.dim)
+    if min(before, behind) < 0:
+        return channels.whole(node, "padding takes channels away")
+    if before == behind == 0:
+        return source.row(shape)
+    row = np.concatenate([channels.ties.new(before), source.channels, channels.ties.new(behind)])
+    return Layout(shape, source.dim, row, source.pooled)
+
+
+def cut_padding(part: Cut, node: fx.Node) -> Value:
+    """As many channels before and behind as are kept of those."""
+    layout = part.layout(node)
+    num_dims = len(layout.shape)
+    before, behind = _amounts(node, num_dims, layout.dim)
+    kept = part.kept(layout.channels)
+    before_cut = arguments(node).padding
+    given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
+    place = 2 * (num_dims - 1 - layout.dim)
+    given[place] = int((kept < before).sum())
+    given[place + 1] = int((kept >= len(layout.channels) - behind).sum())
+    length = max(len(before_cut), place + 2 if any(given[place : place + 2]) else 0)
+    return part.copy(node, padding=given[:length])
+
+
+def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The padding with `lanes` times as many channels; None for images."""
+    amounts, of_channels = arguments(value).padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
+    if len(amounts) > of_channels + 2:
+        return None
+    return changed(value, padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])

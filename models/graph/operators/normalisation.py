@@ -8,54 +8,44 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import argument
+from models.graph.arguments import arguments
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
 
-EPSILON = 1e-5  # torch's default
-STATISTICS = range(1, 5)  # places of weight, bias, mean and variance of batch norm and instance norm
+STATISTICS = ("weight", "bias", "running_mean", "running_var")  # of batch norm and instance norm
 
 
-def follow_by_channel(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_by_channel(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Batch norm in evaluation mode, instance norm."""
-    source = channels.layout(node.args[0])
-    if source.is_plain:
-        return Layout(node.meta["shape"], pooled=source.pooled)
     if source.dim != 1:
         return channels.whole(node)
-    for place in STATISTICS:
-        channels.slice_constant(argument(node, place), 0, source.channels)
+    for name in STATISTICS:
+        channels.slice_constant(getattr(arguments(node), name), 0, source.channels)
     return source.row(node.meta["shape"])
 
 
 def cut_by_channel(part: Cut, node: fx.Node) -> Value:
     """The same with the kept channels' statistics."""
-    kept = part.kept(part.layout(node).channels)
-    constants = [part.constant(argument(node, place), {0: kept}) for place in STATISTICS]
-    return part.call(node.target, part.new[node.args[0]], *constants, *node.args[5:])
+    kept, given = part.kept(part.layout(node).channels), arguments(node)
+    return part.copy(node, **{name: part.constant(getattr(given, name), {0: kept}) for name in STATISTICS})
 
 
-def follow_layer_norm(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_layer_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Over the row of channels alone, which is the last dimension."""
-    source, shape = channels.layout(node.args[0]), node.meta["shape"]
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if source.dim != len(shape) - 1 or len(node.args[1]) != 1:
-        return channels.whole(node)
-    channels.read(node, source.dim, folds=False)
-    for place in (2, 3):
-        channels.slice_constant(argument(node, place), 0, source.channels)
-    return source.row(shape)
+    is_known = source.dim == len(source.shape) - 1 and len(arguments(node).normalized_shape) == 1
+    return _read(channels, node, source) if is_known else channels.whole(node)
 
 
 def cut_layer_norm(part: Cut, node: fx.Node) -> Value:
     """See `partial_layer_norm`."""
-    kept = part.kept(part.layout(node).channels)
-    weight, bias = (part.constant(argument(node, place), {0: kept}) for place in (2, 3))
-    source = part.with_factors(node)
-    return part.call(partial_layer_norm, source, node.args[1][0], weight, bias, argument(node, 4, EPSILON))
+    kept, given = part.kept(part.layout(node).channels), arguments(node)
+    weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
+    (num_channels,) = given.normalized_shape
+    return part.call(partial_layer_norm, part.with_factors(node), num_channels, weight, bias, given.eps)
 
 
 def partial_layer_norm(
@@ -78,30 +68,30 @@ def partial_layer_norm(
     return result if bias is None else result + bias
 
 
-def follow_group_norm(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_group_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Over groups of neighbouring channels."""
-    source = channels.layout(node.args[0])
-    if source.is_plain:
-        return Layout(node.meta["shape"], pooled=source.pooled)
-    if source.dim != 1:
-        return channels.whole(node)
-    channels.read(node, 1, folds=False)
-    for place in (2, 3):
-        channels.slice_constant(argument(node, place), 0, source.channels)
+    return _read(channels, node, source) if source.dim == 1 else channels.whole(node)
+
+
+def _read(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+    """A norm that mixes its channels, and has a weight and a bias of each."""
+    channels.read(node, source.dim, folds=False)
+    for constant in (arguments(node).weight, arguments(node).bias):
+        channels.slice_constant(constant, 0, source.channels)
     return source.row(node.meta["shape"])
 
 
 def cut_group_norm(part: Cut, node: fx.Node) -> Value:
     """See `partial_group_norm`."""
-    layout, groups = part.layout(node), node.args[1]
-    kept = part.kept(layout.channels)
-    weight, bias = (part.constant(argument(node, place), {0: kept}) for place in (2, 3))
+    layout, given = part.layout(node), arguments(node)
+    kept, groups = part.kept(layout.channels), given.num_groups
+    weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     per_group = len(layout.channels) // groups
     member = np.zeros((groups, len(kept)))
     member[kept // per_group, np.arange(len(kept))] = 1
     of_group = part.buffer(torch.as_tensor(member, dtype=part.dtype), f"{node.name}_groups")
-    epsilon = argument(node, 4, EPSILON)
-    return part.call(partial_group_norm, part.with_factors(node), of_group, per_group, weight, bias, epsilon)
+    return part.call(partial_group_norm, part.with_factors(node), of_group, per_group, weight, bias, given.eps)
 
 
 def partial_group_norm(
@@ -130,10 +120,4 @@ def partial_group_norm(
 
 def is_evaluated(node: fx.Node) -> bool:
     """Whether it normalises by statistics that were learned, not by those of the batch."""
-    return not argument(node, 5, False)
-
-
-RULES["batch_norm"] = Rule(follow_by_channel, cut_by_channel, is_evaluated)
-RULES["instance_norm"] = Rule(follow_by_channel, cut_by_channel)
-RULES["layer_norm"] = Rule(follow_layer_norm, cut_layer_norm)
-RULES["group_norm"] = Rule(follow_group_norm, cut_group_norm)
+    return not arguments(node).training

@@ -4,17 +4,17 @@ Activations need no list, and what they make of zero does not matter: the mask s
 """
 
 import math
-from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
-from models.graph.atoms import argument, is_constant, kind
-from models.graph.channel_classes import KEPT
+from models.graph.arguments import arguments, replaced
+from models.graph.atoms import is_constant, kind
 from models.graph.cutting import Cut
-from models.graph.layouts import Layout
-from models.graph.propagation import POINTWISE, RULES, Propagation, Rule
-from models.graph.values import Value
+from models.graph.lanes import LaneCall, same, with_constants
+from models.graph.layouts import KEPT, Layout
+from models.graph.propagation import Propagation, of_row
+from models.graph.values import Constant, Value
 
 
 def follow(channels: Propagation, node: fx.Node) -> Layout:
@@ -41,7 +41,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
         if result is None:
             result = row
         else:
-            channels.classes.join(result, row, because)
+            channels.ties.join(result, row, because)
             channels.joins.append((node, row))
             # What was joined with something that is always kept is handed on as the channel that has kernels.
             result = np.where(result == KEPT, row, result)
@@ -60,14 +60,32 @@ def cut(part: Cut, node: fx.Node) -> Value:
     layout = part.layout(node)
     kept = part.kept(layout.channels)
 
-    def operand(given: Any) -> Any:
+    def operand(given: fx.Node) -> Value:
         if not is_constant(given):
-            return part.operands(given)
+            return part.operand(given)
         place = _place_in_constant(part.constants[given.target].shape, layout.shape, layout.dim)
         return part.constant(given, {} if place is None else {place: kept})
 
-    kwargs = {name: operand(given) for name, given in node.kwargs.items()}
-    return part.call(node.target, *map(operand, node.args), **kwargs)
+    args, kwargs = replaced((node.args, node.kwargs), fx.Node, operand)
+    return part.call(node.target, *args, **kwargs)
+
+
+def on_lanes(value: Value, sources: list[Value], lanes: int) -> LaneCall | None:
+    """The operator on maps of the same channels, with constants of one value for each channel or for all."""
+    shape = value.shape
+    if any(len(source.shape) != len(shape) or source.shape[1] != shape[1] for source in sources):
+        return None
+    expanded: dict[Constant, Tensor] = {}
+    for constant in value.operands:
+        if isinstance(constant, Constant):
+            dim = 1 - (len(shape) - len(constant.shape))  # of the constant: that of the channels
+            sizes = [size for place, size in enumerate(constant.shape) if place != dim]
+            if any(size != 1 for size in sizes):
+                return None
+            has_channels = dim >= 0 and constant.shape[dim] > 1
+            found = constant.compute()
+            expanded[constant] = found.repeat_interleave(lanes, dim) if has_channels else found
+    return with_constants(value, expanded)
 
 
 def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], dim: int) -> int | None:
@@ -76,48 +94,38 @@ def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], 
     return place if place >= 0 and constant_shape[place] == shape[dim] > 1 else None
 
 
-def follow_prelu(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_prelu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """One slope for all channels, or one for each along dimension 1."""
-    source, weight, shape = channels.layout(node.args[0]), node.args[1], node.meta["shape"]
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    if not is_constant(weight) or source.is_scattered:
+    weight = arguments(node).weight
+    if not is_constant(weight):
         return channels.whole(node)
     if math.prod(channels.shape_of_constant(weight)) > 1:
         if source.dim != 1:
             return channels.whole(node)
         channels.slice_constant(weight, 0, source.channels)
-    return source.row(shape)
+    return source.row(node.meta["shape"])
 
 
 def cut_prelu(part: Cut, node: fx.Node) -> Value:
     """The kept channels' slopes."""
-    weight = node.args[1]
-    kept = part.kept(part.layout(node).channels)
+    weight, kept = arguments(node).weight, part.kept(part.layout(node).channels)
     index = {0: kept} if part.constants[weight.target].numel() > 1 else {}
-    return part.call(node.target, part.new[node.args[0]], part.constant(weight, index))
+    return part.copy(node, weight=part.constant(weight, index))
 
 
-def follow_glu(channels: Propagation, node: fx.Node) -> Layout:
+@of_row
+def follow_glu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     """Channel i of one half gates channel i of the other: they go together."""
-    source, shape = channels.layout(node.args[0]), node.meta["shape"]
-    if source.is_plain:
-        return Layout(shape, pooled=source.pooled)
-    dim = argument(node, 1, -1) % len(shape)
-    if source.is_scattered:
-        return channels.whole(node)
+    shape = node.meta["shape"]
+    dim = arguments(node).dim % len(shape)
     if source.dim != dim:
         return source.row(shape)
     first, second = np.split(source.channels, 2)
-    channels.classes.join(first, second, "its other half is always kept")
+    channels.ties.join(first, second, "its other half is always kept")
     return Layout(shape, dim, first, source.pooled)
 
 
-def cut_glu(part: Cut, node: fx.Node) -> Value:
-    """The same operator: both halves have lost the same channels."""
-    return part.copy(node)
-
-
-RULES[POINTWISE] = Rule(follow, cut)
-RULES["prelu"] = RULES["_prelu_kernel"] = Rule(follow_prelu, cut_prelu)
-RULES["glu"] = Rule(follow_glu, cut_glu)
+def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The same operator; None where images gate images."""
+    return same(value) if arguments(value).dim % len(shape) else None

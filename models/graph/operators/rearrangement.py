@@ -11,29 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import hint, kind, words
+from models.graph.arguments import arguments, with_arguments
+from models.graph.atoms import function_name, hint, kind
 from models.graph.cutting import Cut, aten
-from models.graph.layouts import Layout, Origin, places_along, resized
-from models.graph.propagation import RULES, Propagation, Rule
-from models.graph.values import Value
+from models.graph.lanes import LaneCall, changed, same
+from models.graph.layouts import Layout, Origin, of_results, places_along, resized
+from models.graph.propagation import Propagation
+from models.graph.values import Constant, Value
 
-MOVES = words(
-    "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
-    "tensor_split unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow "
-    "expand_as repeat roll rot90 getitem"
-)
-SIZED = frozenset({"reshape", "expand"})  # with the result's sizes as second argument
+SIZED = frozenset({"reshape", "expand"})  # with the result's sizes as an argument
+LAST = 2**63 - 1  # torch's end of a slice that goes on to the end
 WHOLE = "its channels are spread over several dimensions"
 
 
-def run_on(node: fx.Node, places: Tensor, args: tuple | None = None) -> Any:
-    """The operator on other values than the network's."""
+def run_on(node: fx.Node, places: Tensor, **changes: Any) -> Any:
+    """The operator on other values than the network's, with some arguments changed."""
+    source = arguments(node).source
+    args, kwargs = with_arguments(node, **changes)
 
     def operand(given: fx.Node) -> Any:
-        return places if given is node.args[0] else _size(given)
+        return places if given is source else _size(given)
 
-    given = node.args if args is None else args
-    return node.target(*fx.map_arg(given, operand), **fx.map_arg(node.kwargs, operand))
+    return node.target(*fx.map_arg(args, operand), **fx.map_arg(kwargs, operand))
 
 
 def _size(node: fx.Node) -> Any:
@@ -44,27 +43,25 @@ def _size(node: fx.Node) -> Any:
 
 def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     """Where the operator puts its operand's channels."""
-    source = channels.layouts[node.args[0]]
-    shape = node.meta["shape"]
+    given, shape = arguments(node), node.meta["shape"]
+    source = channels.layouts[given.source]
     if isinstance(source, list):
-        return source[node.args[1]]
+        return source[given.index]
     if source.is_plain:
-        if isinstance(shape, list):
-            return [Layout(part, pooled=source.pooled) for part in shape]
-        return Layout(shape, pooled=source.pooled)
+        return of_results(shape, lambda part: Layout(part, pooled=source.pooled))
     if any(operand in channels.layouts for operand in node.all_input_nodes[1:]) and kind(node) != "expand_as":
         return channels.whole(node)
     if source.is_scattered:
         origin, places = source.origin.node, source.origin.places
     else:
-        origin = node.args[0]
+        origin = given.source
         places = places_along(source.shape, source.dim, np.arange(len(source.channels)))
     moved = run_on(node, places)
     if isinstance(moved, Tensor):
         return _layout(channels, origin, moved, source)
     parts = [_layout(channels, origin, part, source) for part in moved]
     if any(part.is_plain for part in parts):
-        channels.classes.keep(channels.layout(origin).channels, "it is taken apart into single channels")
+        channels.ties.keep(channels.layout(origin).channels, "it is taken apart into single channels")
     return parts
 
 
@@ -76,7 +73,7 @@ def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layo
     varying = [dim for dim, size in enumerate(shape) if size > 1 and bool((places != places.narrow(dim, 0, 1)).any())]
     if not varying:  # one of several channels was taken out
         taken = whole.channels if source.is_scattered else whole.channels[np.unique(places.numpy())]
-        channels.classes.keep(taken, "it is taken out of its maps alone")
+        channels.ties.keep(taken, "it is taken out of its maps alone")
         return Layout(shape, pooled=source.pooled)
     if len(varying) > 1 or varying == [0]:
         return Layout(shape, pooled=source.pooled, origin=Origin(origin, places=places))
@@ -84,7 +81,7 @@ def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layo
     index = places[tuple(slice(None) if d == dim else 0 for d in range(len(shape)))].numpy().astype(np.int64)
     same_place = dim == whole.dim and resized(shape, dim, 0) == resized(whole.shape, dim, 0)
     if source.is_scattered and not same_place:
-        channels.classes.keep(whole.channels, WHOLE)
+        channels.ties.keep(whole.channels, WHOLE)
         return Layout(shape, pooled=source.pooled)
     return Layout(shape, dim, whole.channels[index], source.pooled, Origin(origin, index))
 
@@ -93,15 +90,16 @@ def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...])
     """Of a single channel nothing says where it went, except that it fills the row behind a flattening."""
     if whole.dim == 1 and shape == (whole.shape[0], int(np.prod(whole.shape[1:]))):
         return Layout(shape, 1, np.repeat(whole.channels, shape[1]), whole.pooled)
-    channels.classes.keep(whole.channels, "it is the only channel of a map that is rearranged")
+    channels.ties.keep(whole.channels, "it is the only channel of a map that is rearranged")
     return Layout(shape, pooled=whole.pooled)
 
 
 def cut(part: Cut, node: fx.Node) -> Value | None:
     """The rearrangement of the channels that are kept; None on the way to a row, whose channels are taken then."""
-    source, result = part.channels.layouts[node.args[0]], part.channels.layouts[node]
+    given = arguments(node).source
+    source, result = part.channels.layouts[given], part.channels.layouts[node]
     if isinstance(source, list):  # of a split
-        if node.args[0] in part.new:
+        if given in part.new:
             return part.copy(node)
         return _take(part, result) if result.is_row else None
     if isinstance(result, list):
@@ -112,34 +110,33 @@ def cut(part: Cut, node: fx.Node) -> Value | None:
         return None
     if result.is_plain:  # one channel, which is kept, of several
         return _by_element(part, node)
-    args = _with_sizes(part, node, result)
-    if _stays_right(part, node, [result], args):
-        return part.call(node.target, *part.operands(args), **part.operands(node.kwargs))
+    sizes = _sizes(part, node, result)
+    if _stays_right(part, node, [result], **sizes):
+        return part.copy(node, **sizes)
     whole = part.layout(result.origin.node)
     if result.dim == whole.dim and resized(result.shape, result.dim, 0) == resized(whole.shape, whole.dim, 0):
         return _take(part, result)
     return _by_element(part, node)
 
 
-def _with_sizes(part: Cut, node: fx.Node, result: Layout) -> tuple:
-    """The operator's arguments with the number of channels that are kept."""
-    args = list(node.args)
-    if kind(node) in SIZED:
-        sizes = list(args[1])
-        if isinstance(sizes[result.dim], int) and sizes[result.dim] != -1:
-            sizes[result.dim] = len(part.kept(result.channels))
-        args[1] = sizes
-    return tuple(args)
+def _sizes(part: Cut, node: fx.Node, result: Layout) -> dict[str, list[Any]]:
+    """The arguments that have the number of channels in them, with that of those that are kept."""
+    if kind(node) not in SIZED:
+        return {}
+    sizes = list(arguments(node).size)
+    if isinstance(sizes[result.dim], int) and sizes[result.dim] != -1:
+        sizes[result.dim] = len(part.kept(result.channels))
+    return {"size": sizes}
 
 
-def _stays_right(part: Cut, node: fx.Node, results: list[Layout], args: tuple | None = None) -> bool:
+def _stays_right(part: Cut, node: fx.Node, results: list[Layout], **changes: Any) -> bool:
     """Whether the operator, given what is kept, puts all channels where they belong."""
-    source = part.layout(node.args[0])
+    source = part.layout(arguments(node).source)
     if source.is_scattered or any(not result.is_row or result.origin is None for result in results):
         return False
     kept = part.kept(source.channels)
     try:
-        moved = run_on(node, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), args)
+        moved = run_on(node, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
     except RuntimeError:
         return False
     moved = [moved] if isinstance(moved, Tensor) else list(moved)
@@ -169,7 +166,8 @@ def _take(part: Cut, result: Layout) -> Value:
 
 def _by_element(part: Cut, node: fx.Node) -> Value:
     """The kept elements of an image one by one, as the operator moves them."""
-    source, result = part.layout(node.args[0]), part.layout(node)
+    whole = arguments(node).source
+    source, result = part.layout(whole), part.layout(node)
     count = int(np.prod(source.shape[1:]))
     elements = torch.arange(source.shape[0] * count).view(source.shape)
     kept_elements = elements[0]
@@ -181,10 +179,46 @@ def _by_element(part: Cut, node: fx.Node) -> Value:
     place = torch.full((count,), -1)
     place[kept_elements.flatten()] = torch.arange(kept_elements.numel())
     index = part.buffer(place[moved.flatten()], "order")
-    flat = part.call(aten.reshape.default, part.new[node.args[0]], [-1, kept_elements.numel()])
+    flat = part.call(aten.reshape.default, part.new[whole], [-1, kept_elements.numel()])
     taken = part.call(aten.index_select.default, flat, 1, index)
     return part.call(aten.reshape.default, taken, [-1, *moved.shape])
 
 
-for name in MOVES:
-    RULES[name] = Rule(follow, cut)
+def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """A reshape of the pixels of each channel; None where it changes images or channels."""
+    if value.shape[:2] != shape[:2]:
+        return None
+    return aten.reshape.default, (arguments(value).source, [-1, shape[1] * lanes, *value.shape[2:]]), {}
+
+
+def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The split of channels, `lanes` times as many, or of pixels; None for images."""
+    given, name = arguments(value), function_name(value.target)
+    if given.dim % len(shape) != 1:
+        return same(value) if given.dim % len(shape) else None
+    if name == "chunk":
+        sizes = -(-shape[1] // given.chunks)
+    else:
+        sizes = given.split_sizes if name == "split_with_sizes" else given.split_size
+    sizes = [size * lanes for size in sizes] if isinstance(sizes, list) else sizes * lanes
+    return torch.split, (given.source, sizes, 1), {}
+
+
+def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The slice of neighbouring channels or of pixels; None for images, and with steps over channels."""
+    given = arguments(value)
+    is_all = given.step == 1 and given.start in (0, None) and (given.end is None or given.end >= LAST)
+    if given.dim % len(shape) != 1 or is_all:
+        return same(value) if given.dim % len(shape) or is_all else None
+    first, last, _ = slice(given.start, given.end).indices(shape[1])
+    return changed(value, start=first * lanes, end=last * lanes) if given.step == 1 else None
+
+
+def selection_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The selection of channels by a constant index; None for others."""
+    given = arguments(value)
+    if given.dim % len(shape) != 1 or not isinstance(given.index, Constant):
+        return None
+    places = given.index.compute()
+    places = places[:, None] * lanes + torch.arange(lanes, device=places.device)
+    return changed(value, index=places.flatten())

@@ -1,4 +1,4 @@
-"""Means, sums and extremes: over pixels they hand channels on; over channels they read them.
+"""Pooling, resizing, softmax, means, sums and extremes: over pixels they hand channels on, over channels some read.
 
 Behind a mask a dropped channel is zero, so a mean over fewer channels divides by how many they were, and a maximum over
 fewer channels is at least zero.
@@ -9,34 +9,40 @@ import math
 import torch
 from torch import Tensor, fx
 
-from models.graph.atoms import argument, kind, overload
+from models.graph.arguments import arguments
+from models.graph.atoms import kind, overload
 from models.graph.cutting import Cut, aten
-from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Propagation, Rule
+from models.graph.lanes import LaneCall, same
+from models.graph.layouts import Layout, of_results
+from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
 
-# By name the places of the dimensions and of `keepdim` among the arguments.
-REDUCTIONS = {
-    "mean": (1, 2),
-    "sum": (1, 2),
-    "amax": (1, 2),
-    "amin": (1, 2),
-    "max": (1, 2),
-    "min": (1, 2),
-    "prod": (1, 2),
-    "logsumexp": (1, 2),
-    "std": (1, 3),
-    "var": (1, 3),
-    "linalg_vector_norm": (2, 3),
-    "norm": (2, 3),
-}
 SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
 EXTREMES = ("amax", "amin", "max", "min")
 
 
+def follow_pooling(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+    """Channels along dimension 1 are handed on."""
+    source, shape = channels.layout(arguments(node).source), node.meta["shape"]
+    pixels = (shape[0] if isinstance(shape, list) else shape)[-2:]
+    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in kind(node))
+    if source.is_plain:
+        return of_results(shape, lambda part: Layout(part, pooled=pooled))
+    if source.dim == 1 and len(source.shape) == 4:
+        return of_results(shape, lambda part: source.row(part, pooled=pooled))
+    return channels.whole(node)
+
+
+@of_row
+def follow_softmax(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+    """Over another dimension than that of the channels."""
+    shape = node.meta["shape"]
+    return channels.whole(node) if source.dim == arguments(node).dim % len(shape) else source.row(shape)
+
+
 def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
     """The dimensions over which the operator goes; None if that is not said."""
-    given = argument(node, REDUCTIONS[kind(node)][0])
+    given = getattr(arguments(node), "dim", None)
     if isinstance(given, int) and not isinstance(given, bool):
         given = [given]
     if not isinstance(given, list | tuple) or not given:
@@ -47,10 +53,8 @@ def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
 def reads_channels(node: fx.Node) -> bool:
     """Whether it is known what zeros are in it: a sum or mean in its operand's own precision, or a maximum's value."""
     if kind(node) in ("max", "min"):
-        return all(kind(user) == "getitem" and user.args[1] == 0 for user in node.users)
-    return kind(node) in EXTREMES or (
-        overload(node) in SUMS and node.kwargs.get("dtype") is None and len(node.args) < 4
-    )
+        return all(kind(user) == "getitem" and arguments(user).index == 0 for user in node.users)
+    return kind(node) in EXTREMES or (overload(node) in SUMS and arguments(node).dtype is None)
 
 
 def is_known(node: fx.Node) -> bool:
@@ -60,7 +64,8 @@ def is_known(node: fx.Node) -> bool:
 
 def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     """See above; deviations and norms over channels are not known."""
-    source, shape = channels.layout(node.args[0]), node.meta["shape"]
+    given, shape = arguments(node), node.meta["shape"]
+    source = channels.layout(given.source)
     if isinstance(source, list) or source.is_scattered:
         return channels.whole(node)
     dims = dims_of(node, len(source.shape))
@@ -74,30 +79,25 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
         if not reads_channels(node):
             return channels.whole(node)
         channels.read(node, source.dim, folds=False)
-        return (
-            [Layout(part, pooled=pooled) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
-        )
-    keeps_dims = bool(argument(node, REDUCTIONS[kind(node)][1], False))
-    dim = source.dim if keeps_dims else source.dim - sum(d < source.dim for d in dims)
+        return of_results(shape, lambda part: Layout(part, pooled=pooled))
+    dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
     pooled = pooled or set(range(1, len(source.shape))) - set(dims) == {source.dim}
-    if isinstance(shape, list):
-        return [source.row(part, dim, pooled) for part in shape]
-    return source.row(shape, dim, pooled)
+    return of_results(shape, lambda part: source.row(part, dim, pooled))
 
 
 def cut(part: Cut, node: fx.Node) -> Value:
     """On fewer channels it is the same but for the zeros."""
-    source = part.layout(node.args[0])
+    given = arguments(node)
+    source = part.layout(given.source)
     dims = dims_of(node, len(source.shape))
     if source.dim not in dims:
         return part.copy(node)
-    keeps_dims = bool(argument(node, 2, False))
     if kind(node) in EXTREMES:
         is_whole = len(part.kept(source.channels)) == len(source.channels)
         values = part.with_factors(node)
-        return part.call(extreme_with_zero, values, kind(node), dims, keeps_dims, not is_whole)
-    total = part.call(aten.sum.dim_IntList, part.with_factors(node), dims, keeps_dims)
+        return part.call(extreme_with_zero, values, kind(node), dims, given.keepdim, not is_whole)
+    total = part.call(aten.sum.dim_IntList, part.with_factors(node), dims, given.keepdim)
     if kind(node) == "sum":
         return total
     return part.call(aten.div.Tensor, total, math.prod(source.shape[dim] for dim in dims))
@@ -122,5 +122,9 @@ def extreme_with_zero(
     return found if name.startswith("a") else (found,)
 
 
-for name in REDUCTIONS:
-    RULES[name] = Rule(follow, cut, is_known)
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+    """The same operator over pixels; None over channels or images."""
+    dims = getattr(arguments(value), "dim", None)
+    if not isinstance(dims, list) or not dims or any(dim % len(shape) < 2 for dim in dims):
+        return None
+    return same(value)

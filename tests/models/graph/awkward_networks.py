@@ -192,7 +192,7 @@ class PartialConvolutions(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.partial = conv(3, 24, 2, stride=2, padding=0), conv(8, 8)
+        self.stem, self.partial = conv(3, 24, 2, stride=2, padding="valid"), conv(8, 8)
         self.depthwise, self.point = conv(24, 48, groups=24, dilation=2, padding=2), conv(48, 20, 1)
         self.left, self.right, self.fc = conv(13, 9), conv(7, 9), nn.Linear(18, 10)
 

@@ -1,10 +1,37 @@
-"""What operators are given: everything of one kind replaced in containers, and what is read last where."""
+"""What operators are given: by name, with everything of one kind replaced in containers; what is read last where."""
 
 import hypothesis.strategies as st
+import torch
 from hypothesis import given
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from models.graph.arguments import read_last, replaced
+from models.graph.arguments import arguments, replaced, with_arguments
+from models.graph.running import read_last
+from models.graph.values import Value
+
+aten = torch.ops.aten
+
+
+def test_arguments_have_the_names_and_defaults_of_torchs_schema() -> None:
+    convolution = Value(0, aten.conv2d.default, ("maps", "weight", None, [2, 2]))
+    found = arguments(convolution)
+    assert (found.source, found.weight, found.bias, found.stride) == ("maps", "weight", None, [2, 2])
+    assert (found.padding, found.dilation, found.groups) == ([0, 0], [1, 1], 1)
+    assert arguments(Value(0, aten.conv2d.padding, ("maps", "weight"))).padding == "valid"
+    mean = arguments(Value(0, aten.mean.dim, ("maps", [1]), {"dtype": torch.float64}))
+    assert (mean.dim, mean.keepdim, mean.dtype) == ([1], False, torch.float64)
+    assert vars(arguments(Value(0, aten.relu.default, ("maps",)))) == {"source": "maps"}
+
+
+def test_arguments_are_changed_by_name() -> None:
+    convolution = Value(0, aten.conv2d.default, ("maps", "weight"))
+    assert with_arguments(convolution) == (("maps", "weight"), {})
+    assert with_arguments(convolution, padding=[1, 1], weight="other") == (
+        ("maps", "other", None, [1, 1], [1, 1]),
+        {},
+    )
+    total = Value(0, aten.sum.dim_IntList, ("maps", [1]), {"dtype": torch.float64})
+    assert with_arguments(total, dtype=None, dim=[2]) == (("maps", [2]), {"dtype": None})
 
 
 def test_everything_of_a_kind_is_replaced_in_any_container() -> None:

@@ -1,5 +1,6 @@
 """Networks as people write them: what is not known stays whole, everything else is cut, and all of it is exact."""
 
+import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from awkward_networks import (
     WrittenBehindDropout,
 )
 from exactness import check_exact, random_images, traced
+from hypothesis import given, settings
+from random_networks import RandomNetwork
 from torch import nn
 
 from models.graph import NetworkRefused
@@ -70,3 +73,16 @@ def test_layers_say_why_they_stay_whole() -> None:
     assert reasons["logits"] == "its kernels are the logits"
     assert reasons["down2"] == "conv_transpose2d reads it whole"
     assert reasons["down1"] is None
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(st.integers(0, 2**32 - 1))
+def test_cut_is_exact_whatever_the_layers_and_their_order(seed: int) -> None:
+    check_exact(RandomNetwork(seed), 8, shares=(0.6, 0.1), is_lively=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_long_networks(seed: int) -> None:
+    check_exact(RandomNetwork(seed, num_layers=30), 8, shares=(0.7, 0.2), is_lively=False)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.graph.arguments import replaced
+from models.graph.operators import on_lanes
 from models.graph.values import Code, Value
-from modules.fast.by_channel import by_channel
 from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
 
@@ -90,10 +90,10 @@ def written(function: Callable[..., Any], args: tuple) -> tuple[Value, dict[Valu
 
 
 @pytest.mark.parametrize("name", BY_CHANNEL)
-def test_by_channel(name: str) -> None:
+def test_on_lanes(name: str) -> None:
     value, tensors, result = written(*BY_CHANNEL[name])
     way = CompiledConvolutions(compiler())
-    function, args, kwargs = by_channel(value, way.lanes)
+    function, args, kwargs = on_lanes(value, way.lanes)
     found = function(*replaced(args, Value, lambda given: way.place(tensors[given])), **kwargs)
     pairs = [(found, result)] if isinstance(result, Tensor) else list(zip(found, result, strict=True))
     for placed, plain in pairs:
@@ -103,4 +103,4 @@ def test_by_channel(name: str) -> None:
 @pytest.mark.parametrize("name", MIXING)
 def test_what_is_not_by_channel(name: str) -> None:
     value, _, _ = written(*MIXING[name])
-    assert by_channel(value, 32) is None
+    assert on_lanes(value, 32) is None

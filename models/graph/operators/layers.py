@@ -1,21 +1,24 @@
-"""2D convolutions: plain ones read channels and make new ones; depthwise ones hand channels on.
+"""Layers with weights: linear layers and 2D convolutions read channels and make new ones.
 
-The groups of a grouped convolution are dropped whole ("tied"), with the kernels before and behind, or kernel by kernel
-("freed"), where tying would leave too little to choose from. Either is exact.
+Depthwise convolutions hand channels on. On maps (n, height, width, channels) linear layers are 1x1 convolutions, and
+their rows kernels. The groups of a grouped convolution are dropped whole ("tied"), with the kernels before and behind,
+or kernel by kernel ("freed"), where tying would leave too little to choose from. Either is exact.
 """
+
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from models.graph.atoms import argument, is_constant, overload
+from models.graph.arguments import arguments
+from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
-from models.graph.propagation import RULES, Layer, Propagation, Rule
+from models.graph.propagation import Layer, Propagation
 from models.graph.values import Value
-
-WEIGHT, BIAS, STRIDE, PADDING, DILATION, GROUPS = range(1, 7)  # places of the arguments
 
 
 def layer_name(weight: fx.Node) -> str:
@@ -23,11 +26,10 @@ def layer_name(weight: fx.Node) -> str:
     return weight.target.removesuffix(".weight")
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout:
+def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
-    weight, bias, groups = node.args[WEIGHT], argument(node, BIAS), argument(node, GROUPS, 1)
-    source = channels.layout(node.args[0])
-    shape = node.meta["shape"]
+    given = arguments(node)
+    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), node.meta["shape"]
     if not is_constant(weight) or len(shape) != 4:
         return channels.whole(node)
     if source.is_scattered or (source.is_row and source.dim != 1):
@@ -47,28 +49,26 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
         made = channels.made_by(weight, kernels)
         first = np.arange(groups) * per_group
         because = "its group is always kept"
-        channels.classes.join(read, read[np.repeat(first, per_group)], because)
-        channels.classes.join(made, read[np.repeat(first, kernels // groups)], because)
-    channels.slice_constant(bias, 0, made)
+        channels.ties.join(read, read[np.repeat(first, per_group)], because)
+        channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
+    channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(name, node, made, not source.pooled, groups))
     return Layout(shape, 1, made, source.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> Value:
+def cut_convolution(part: Cut, node: fx.Node) -> Value:
     """The convolution with the kernels that are kept, of the channels that are kept."""
-    weight, bias, groups = node.args[WEIGHT], argument(node, BIAS), argument(node, GROUPS, 1)
+    given = arguments(node)
+    weight, groups = given.weight, given.groups
     kernels, per_group = part.constants[weight.target].shape[:2]
     made = part.kept(part.layout(node).channels)
-    source = part.layout(node.args[0])
+    source = part.layout(given.source)
     read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
-    rest = [argument(node, STRIDE, [1, 1]), argument(node, PADDING, [0, 0]), argument(node, DILATION, [1, 1])]
-    images, new_bias = part.new[node.args[0]], part.constant(bias, {0: made})
-    factors = part.factors(node)
+    bias, factors = part.constant(given.bias, {0: made}), part.factors(node)
     if groups == 1:
-        return part.call(node.target, images, part.constant(weight, {0: made, 1: read}, factors), new_bias, *rest, 1)
+        return part.copy(node, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
     if layer_name(weight) not in part.channels.freed:
-        new_weight = part.constant(weight, {0: made})
-        return part.call(node.target, images, new_weight, new_bias, *rest, len(read) // per_group)
+        return part.copy(node, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
     of_group = [
         (made[made // (kernels // groups) == group], read[read // per_group == group] - group * per_group)
         for group in range(groups)
@@ -81,8 +81,9 @@ def cut(part: Cut, node: fx.Node) -> Value:
         (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
     )
     if len(set(sizes)) == 1:
-        return part.call(node.target, images, new_weight, new_bias, *rest, groups)
-    return part.call(uneven_groups, images, new_weight, new_bias, sizes, *rest)
+        return part.copy(node, weight=new_weight, bias=bias)
+    geometry = given.stride, given.padding, given.dilation
+    return part.call(uneven_groups, part.new[given.source], new_weight, bias, sizes, *geometry)
 
 
 def pack_groups(
@@ -132,9 +133,43 @@ def uneven_groups(
     return torch.cat(maps, 1)
 
 
-def is_known(node: fx.Node) -> bool:
+def is_plain_convolution(node: fx.Node) -> bool:
     """Whether it is one of the two forms in which torch writes it."""
     return overload(node) in ("aten.conv2d.default", "aten.conv2d.padding")
 
 
-RULES["conv2d"] = Rule(follow, cut, is_known)
+def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] | None:
+    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends.
+
+    Args:
+        convolution: its arguments.
+        sizes: height and width of its kernels.
+    """
+    if not isinstance(convolution.padding, str):
+        return list(convolution.padding)
+    if convolution.padding == "valid":
+        return [0, 0]
+    both = [dilation * (size - 1) for dilation, size in zip(convolution.dilation, sizes, strict=True)]
+    return None if any(pixels % 2 for pixels in both) else [pixels // 2 for pixels in both]
+
+
+def follow_linear(channels: Propagation, node: fx.Node) -> Layout:
+    """New channels along the last dimension."""
+    given, shape = arguments(node), node.meta["shape"]
+    weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
+    if not is_constant(weight) or source.is_scattered or (source.is_row and source.dim != last):
+        return channels.whole(node, None if not is_constant(weight) else "a linear layer reads it in another order")
+    channels.slice_constant(weight, 1, channels.read(node, last, folds=True))
+    made = channels.made_by(weight, shape[-1])
+    channels.slice_constant(given.bias, 0, made)
+    channels.add_layer(Layer(layer_name(weight), node, made, len(shape) == 4 and not source.pooled))
+    return Layout(shape, last, made, source.pooled)
+
+
+def cut_linear(part: Cut, node: fx.Node) -> Value:
+    """The layer with the rows and columns that are kept."""
+    given = arguments(node)
+    made, source = part.kept(part.layout(node).channels), part.layout(given.source)
+    index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
+    weight = part.constant(given.weight, index, part.factors(node))
+    return part.copy(node, weight=weight, bias=part.constant(given.bias, {0: made}))
