@@ -49,13 +49,13 @@ def main() -> None:
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     folder = arguments.folder or TOP / stage.config.name
-    check_can_publish(folder, stage.artifacts.folder)
     config, found = stage.config, load_modularization(stage.config, stage.artifacts)
     if "fine_tuned" in found.search:
         again = module_files.module(stage.artifacts, 0).made_by
         raise UserError(f"the modules are fine-tuned, and published ones are cut from the strong model; run: {again}")
-    split = load_strong_split(config, stage.artifacts)
     check_network_settings(config, stage.artifacts)
+    check_can_publish(folder, stage.artifacts.folder)
+    split = load_strong_split(config, stage.artifacts)
     network = build_strong_network(config)
     load_weights(network, model_files.entire_model(stage.artifacts))
     weights = in_half_precision(cpu_state(network))
