@@ -62,7 +62,7 @@ def test_a_value_outside_its_range_is_named(demo: dict[str, Any], capsys: pytest
     assert "outside" not in capsys.readouterr().out
     first, (_, high) = next(iter(demo["RANGES"].items()))
     demo["show_results"](values | {first: high + 0.1})
-    assert capsys.readouterr().out.splitlines()[-1] == f"outside its range: {first}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"outside the range of these {demo['RUNS']} runs: {first}"
 
 
 def test_the_readme_has_the_ranges_of_the_demo(demo: dict[str, Any]) -> None:
