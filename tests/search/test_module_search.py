@@ -581,11 +581,10 @@ def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, re
     }
     damage(genetic_files.population(artifacts, 3, 2).path)
     damage(genetic_files.fitness(artifacts, 2).path)
-    line = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched).refused(
-        f"cannot use {genetic_files.fitness(artifacts, 2).path}: its checksum does not match"
-    )
-    again = ["python", RECORDER, *WHOLE, "--set", "chosen_generation=3", "--checkpoint", "1"]
-    assert line.endswith(f"again with: {' '.join(again)}")
+    again = run_main(RECORDER, *WHOLE, "--set", "chosen_generation=3", root=searched)
+    assert again.exit_code == 0 and found(searched).items() >= {
+        (name, content) for name, content in found(reference).items() if name.endswith(("_pop.npy", "_fitness.npy"))
+    }, again
     back = ["--checkpoint", 1]
     run_main(RECORDER, *WHOLE, *back, root=searched).refused("generation 2 of class 0, 1, 2, 3, 4", exit_code=3)
     explore_and_record(run_main, searched, GENERATIONS, since=2)
