@@ -117,6 +117,8 @@ def test_a_cluster_of_its_own_ends_with_it() -> None:
         assert engine.where() == "2 workers on 1 Ray node"
 
 
+# A thread of Ray that listens for messages of the head may end with an error of its own when the head is gone.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_head_that_died_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import worker  # after `engines.on_ray`, which sets what Ray reads when it is imported
 
