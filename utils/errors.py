@@ -18,6 +18,7 @@ EXIT_BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
 # What errors for want of memory say: Python's threads, C++, the system, and torch's allocators of the CPU and of GPUs.
 OUT_OF_MEMORY = (
     "can't start new thread",
+    "Resource temporarily unavailable",  # as C++ says that no thread can be started
     "bad_alloc",
     "Cannot allocate memory",
     "can't allocate memory",

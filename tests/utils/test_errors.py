@@ -89,6 +89,7 @@ def test_a_reader_that_left_ends_a_script_in_silence(script: str) -> None:
     "error",
     [
         RuntimeError("can't start new thread"),
+        RuntimeError("Resource temporarily unavailable"),
         MemoryError(),
         RuntimeError("std::bad_alloc"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
