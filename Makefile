@@ -21,7 +21,7 @@ setup: $(VENV)/ready  ## make the virtual environment .venv and install the tool
 demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no GPU
 	$(BIN)/python scripts/run_demo.py
 
-test: setup  ## the tests but for the long ones: three minutes on two cores with AVX-512
+test: setup  ## all tests except the long ones: four to six minutes on two cores
 	$(BIN)/python -m pytest -m "not long"
 
 test-all: setup  ## all tests, as CI does: a quarter of an hour
