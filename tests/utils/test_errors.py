@@ -82,7 +82,8 @@ def test_a_reader_that_left_ends_a_script_in_silence(script: str) -> None:
     command = [sys.executable, "-c", script, "end"]
     done = subprocess.run(command, cwd=TOP, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (0 if script is HELP else 141, b"")
+    # argparse's own printing of help hides it from Python 3.11 on.
+    assert done.returncode in ((0, 141) if script is HELP else (141,)) and done.stderr == b""
 
 
 @pytest.mark.parametrize(
