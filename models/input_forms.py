@@ -26,7 +26,7 @@ USUAL = {
     "from 0 to 255 less ImageNet's mean": Normalisation(IMAGENET.mean, (BYTE, BYTE, BYTE)),
 }
 CLEARLY = 0.02  # of the images, by which another way must be better to be named
-SURELY = 0.001  # the p-value below which it counts as better; a dozen ways are compared
+P_VALUE = 0.001  # the p-value below which it counts as better; a dozen ways are compared
 SIGNIFICANT = 0.01  # the p-value below which a model counts as better than chance
 LEAST_KAPPA = 0.1  # of a model that is more than hardly better than chance
 
@@ -86,7 +86,7 @@ def class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> tuple[np.nda
 
 
 def other_class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """The order of a network's outputs, as `class_order`, where they surely have another than the classes; else None.
+    """The order of outputs, as `class_order`, where it differs significantly from that of the classes; else None.
 
     The best order of some images is better on these by chance alone. So it is judged on others: the order that one half
     of the images gives, on the other half. There it must be right on clearly more images. Of the images of the classes
@@ -131,13 +131,13 @@ def _order_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[
 
 
 def is_clearly_better(is_right: np.ndarray, was_right: np.ndarray) -> bool:
-    """Whether answers are right on clearly more of the same images than others, and surely so (sign test).
+    """Whether answers are right on clearly and significantly more of the same images than others (sign test).
 
     Args:
         is_right, was_right: (images,) bool.
     """
     won, lost = int((is_right & ~was_right).sum()), int((was_right & ~is_right).sum())
-    return won - lost >= max(1, CLEARLY * len(is_right)) and bdtrc(won - 1, won + lost, 0.5) < SURELY
+    return won - lost >= max(1, CLEARLY * len(is_right)) and bdtrc(won - 1, won + lost, 0.5) < P_VALUE
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ TAKEN_FOR_PROBABILITIES = "the weak model gives probabilities: the patch is fitt
 
 
 def probability_floor(scores: np.ndarray) -> float | None:
-    """What to put in place of probabilities of 0 before the logarithm; None where the scores are no probabilities.
+    """What replaces probabilities of 0 before the logarithm; None where the scores are no probabilities.
 
     Scores (images, classes) are probabilities where they are between 0 and 1 and each row's sum is 1, except for
     rounding; or between 0 and 100, and each sum is 100. The floor is half of the smallest positive one.

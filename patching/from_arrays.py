@@ -27,7 +27,7 @@ from patching.tables import interval_in_words, over_no_module_lines
 from utils.errors import UserError
 from utils.progress import say
 
-SURELY = 20  # images: fewer rows of logits may be between 0 and 1 and have the sum 1 by chance
+FEWEST_ROWS = 20  # images: fewer rows of logits may be between 0 and 1 and have the sum 1 by chance
 
 ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
 
@@ -158,7 +158,7 @@ class Patch:
 
     def _check_kind(self, weak: np.ndarray, of_probabilities: bool) -> None:
         given = probability_floor(weak) is not None
-        if given != of_probabilities and (of_probabilities or len(weak) >= SURELY):
+        if given != of_probabilities and (of_probabilities or len(weak) >= FEWEST_ROWS):
             kinds = ("logits", "probabilities")
             raise UserError(
                 f"weak_logits: expected {kinds[of_probabilities]}, as the patch was fitted on, given {kinds[given]}"

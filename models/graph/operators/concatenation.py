@@ -35,7 +35,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     if len(rows) < len(layouts):
         return channels.whole(node)
     for other in rows[1:]:
-        channels.ties.join(rows[0].channels, other.channels, "it is put beside what is always kept")
+        channels.ties.join(rows[0].channels, other.channels, "it is concatenated with what is always kept")
         channels.joins.append((node, other.channels))
     return rows[0].row(shape, pooled=pooled)
 
