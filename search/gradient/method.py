@@ -1,0 +1,70 @@
+"""The gradient search as a search method: what its files say that it has found."""
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import accumulate
+
+from models.strong_model import graph_of
+from search.gradient import files
+from search.gradient.log import Round, asked_for
+from search.gradient.rounds import load_round
+from search.method import Candidate, Course, Found, Panel, check_strong_model
+from utils.artifacts import Artifacts, JsonFile, TableFile
+from utils.stage import Stage
+
+
+class Gradient:
+    """See `search.method.Method`."""
+
+    name = "gradient"
+    script = "module_gradient_search.py"
+    options = ("keep", "max_loss")
+    setting_names: Mapping[str, str] = {
+        "steps": "mask_steps",
+        "batch_size": "mask_batch_size",
+        "step_size": "mask_step_size",
+        "gain_step_size": "mask_gain_step_size",
+        "overlap": "mask_overlap",
+        "distillation": "mask_distillation",
+        "own_class": "mask_own_class",
+    }
+    course = Course(
+        "round",
+        Panel("kernels_kept", "kernels kept in %", "the kernels that modules keep", 100),
+        (
+            Panel(
+                "points_lost",
+                "accuracy lost in percentage points,\nvalidation images, by which a round is chosen",
+                "the percentage points that the composed model loses on validation images",
+            ),
+            Panel(
+                "distance", "mean Jaccard distance of the modules", "the mean Jaccard distance of the modules"
+            ),
+        ),
+        "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. Left: how "
+        "much worse the composed model is than the strong model on all validation images, 0 = as good; since the round "
+        "is chosen by these images, the loss on test images, above, is what counts. Right: how different the modules "
+        "are.",
+    )
+
+    def settings_file(self, artifacts: Artifacts) -> JsonFile:
+        """See `Method`."""
+        return files.settings(artifacts)
+
+    def log(self, artifacts: Artifacts) -> TableFile[Round]:
+        """See `Method`."""
+        return files.log(artifacts)
+
+    def candidates(self, stage: Stage) -> list[Candidate]:
+        """One per round."""
+        rounds = files.log(stage.artifacts).load_if_there()
+        if rounds:
+            check_strong_model(files.settings(stage.artifacts), stage.artifacts)
+        seconds = accumulate(row.seconds for row in rounds)
+        found = [(asked_for(rounds, number), until) for number, until in enumerate(seconds)]
+        return [Candidate(*known, partial(_load, stage, known[0], number)) for number, known in enumerate(found)]
+
+
+def _load(stage: Stage, words: str, number: int) -> Found:
+    kernels = graph_of(stage.config).units.num_kernels
+    return Found(words, *load_round(stage.artifacts, number, stage.config.num_classes, kernels))
