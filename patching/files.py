@@ -94,7 +94,7 @@ def table_for_patch(artifacts: Artifacts, kind: WeakKind, epoch: str, calibratio
 
 def trade_off(artifacts: Artifacts, kind: WeakKind, part: str) -> Path:
     """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it."""
-    return weak_models_folder(artifacts, kind) / f"for_patch_trade_off_{part}.csv"
+    return weak_models_folder(artifacts, kind) / f"patch_trade_off_{part}.csv"
 
 
 def own_report(artifacts: Artifacts, name: str) -> JsonFile:

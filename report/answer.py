@@ -30,11 +30,12 @@ def answer_section(data: ReportData) -> Section:
 
 def modularization_answer(data: ReportData) -> Iterator[Block]:
     """The numbers that the search gave its modules, and what patching made of them."""
-    result = data.modularization
+    result = data.record
     yield Tiles([_accuracy_tile(data), _size_tile(data), *patching_tiles(data)])
     yield Paragraph(
-        f"{data.config.model}, trained on {data.config.dataset}, was decomposed into {len(result.classes)} modules, "
-        f"one for each of the classes {', '.join(data.classes)}, by a {_search_in_words(result.search)}."
+        f"{data.config.model}, trained on {data.config.dataset}, was decomposed into "
+        f"{counted(len(data.targets), 'module')}, one for each of the classes {', '.join(data.targets)}, by a "
+        f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
     if riders := [f"{data.classes[number]} ({result.valid_auc_modules[number]:.2f})" for number in result.free_riders]:
         yield Note(
@@ -46,6 +47,8 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         images, strong, composed = (
             getattr(result, f"{part}_{key}") for key in ("images", "right_strong", "right_composed")
         )
+        if not images:  # an earlier version's set of one class
+            continue
         shares = percent(strong / images), percent(composed / images)
         rows.append((name, images, shares[0], strong, shares[1], composed, _points(composed, strong, images)))
     yield Table(
@@ -56,7 +59,9 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
 
 
 def _accuracy_tile(data: ReportData) -> Tile:
-    result = data.modularization
+    result = data.record
+    if not result.test_images:
+        return "How well", "unknown", "an earlier version did not compose modules of one class"
     images, strong, composed = result.test_images, result.test_right_strong, result.test_right_composed
     words = (
         f"of the test images right by the composed model ({composed:,} of {images:,}); by the strong model "
@@ -66,7 +71,7 @@ def _accuracy_tile(data: ReportData) -> Tile:
 
 
 def _size_tile(data: ReportData) -> Tile:
-    result = data.modularization
+    result = data.record
     kept = np.array(result.kernels_kept) / result.kernels
     words = f"of the kernels in a module on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
     try:

@@ -5,7 +5,7 @@ It holds the lock, sets an earlier search aside, compares settings, judges, logs
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -86,8 +86,7 @@ class DrivenMethod(ABC):
 
     name: str
     script = "scripts/run_module_search.py"
-    options: tuple[str, ...] = ("max_loss", "as_name")
-    setting_names: Mapping[str, str] = {}
+    options: tuple[str, ...] = ("max_loss",)
     course = Course(
         "candidate",
         Panel("number", "candidate"),
@@ -96,8 +95,8 @@ class DrivenMethod(ABC):
             Panel("kernels_kept", "kernels kept in %", "the kernels kept", 100),
             Panel("distance", "mean Jaccard distance of the modules", "the modules' mean Jaccard distance"),
         ),
-        "One point per candidate, in the order in which they were found. Accuracy is the composed model's compared with "
-        "the strong model's, on the validation images that the choice is made by.",
+        "One point per candidate, in the order in which they were found. Accuracy is the composed model's compared "
+        "with the strong model's, on the validation images that the choice is made by.",
     )
 
     # To be said by the method
@@ -188,7 +187,7 @@ class DrivenMethod(ABC):
         return artifacts.command(self.script, "--method", self.name, "--fresh")
 
 
-def search(
+def run_method(
     stage: Stage, method: DrivenMethod, *, max_loss: float | None = None, fresh: bool = False, name: str | None = None
 ) -> ModuleSet:
     """Let a method search, from where an earlier run ended, and write the modules of the chosen candidate as a set.

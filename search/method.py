@@ -4,7 +4,7 @@ A method that finds masks one after the other in one process subclasses `DrivenM
 implements all of this. `search/methods.py` is the table of all methods.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,14 +71,12 @@ class Method(Protocol):
         name: of the method, and of its module sets where they are not named by `--as`.
         script: the script that searches to the end.
         options: of scripts/run_module_search.py, that belong to the method.
-        setting_names: a name in its settings -> that setting's name in the configuration.
         course: how its log is drawn.
     """
 
     name: str
     script: str
     options: tuple[str, ...]
-    setting_names: Mapping[str, str]
     course: Course
 
     def settings_file(self, artifacts: Artifacts) -> JsonFile:

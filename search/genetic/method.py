@@ -1,7 +1,6 @@
 """The genetic search as a search method: what its files say that it has found."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 
 from search.genetic import files
@@ -19,8 +18,7 @@ class Genetic:
 
     name = "genetic"
     script = "scripts/run_module_search.py"
-    options = ("jobs", "early_stop", "checkpoint")
-    setting_names: Mapping[str, str] = {}
+    options = ("jobs", "early_stop", "checkpoint", "engine", "address")
     course = Course(
         "generation",
         Panel("generation", "generation"),

@@ -1,6 +1,5 @@
 """The gradient search as a search method: what its files say that it has found."""
 
-from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
 
@@ -18,16 +17,7 @@ class Gradient:
 
     name = "gradient"
     script = "module_gradient_search.py"
-    options = ("keep", "max_loss")
-    setting_names: Mapping[str, str] = {
-        "steps": "mask_steps",
-        "batch_size": "mask_batch_size",
-        "step_size": "mask_step_size",
-        "gain_step_size": "mask_gain_step_size",
-        "overlap": "mask_overlap",
-        "distillation": "mask_distillation",
-        "own_class": "mask_own_class",
-    }
+    options = ("keep", "max_loss", "engine", "address")
     course = Course(
         "round",
         Panel("kernels_kept", "kernels kept in %", "the kernels that modules keep", 100),
@@ -37,14 +27,12 @@ class Gradient:
                 "accuracy lost in percentage points,\nvalidation images, by which a round is chosen",
                 "the percentage points that the composed model loses on validation images",
             ),
-            Panel(
-                "distance", "mean Jaccard distance of the modules", "the mean Jaccard distance of the modules"
-            ),
+            Panel("distance", "mean Jaccard distance of the modules", "the mean Jaccard distance of the modules"),
         ),
-        "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. Left: how "
-        "much worse the composed model is than the strong model on all validation images, 0 = as good; since the round "
-        "is chosen by these images, the loss on test images, above, is what counts. Right: how different the modules "
-        "are.",
+        "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. Left: "
+        "how much worse the composed model is than the strong model on all validation images, 0 = as good; since the "
+        "round is chosen by these images, the loss on test images, above, is what counts. Right: how different the "
+        "modules are.",
     )
 
     def settings_file(self, artifacts: Artifacts) -> JsonFile:
