@@ -42,18 +42,18 @@ def course_figure(rows: Sequence[Any], course: Course, chosen: int | None, title
     last = f"{course.row} {len(rows) - 1}" if chosen is None else f"the chosen {course.row} {chosen} of {len(rows) - 1}"
     figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen {course.row} {chosen}")
     changes = [
-        f"{panel.words} {_said(panel, rows[0])} to {_said(panel, marked)}"
+        f"{panel.words} from {_said(panel, rows[0])} to {_said(panel, marked)}"
         for panel in (*course.panels, course.along)
         if panel.words
     ]
     finding = f"From {course.row} 0 to {last}: {'; '.join(changes)}."
-    names = list(dict.fromkeys((fields(rows[0])[0].name, course.along.column, *(p.column for p in course.panels))))
+    names = [field.name for field in fields(rows[0]) if not isinstance(getattr(rows[0], field.name), tuple)]
     return Drawing(figure, finding, names, [tuple(getattr(row, name) for name in names) for row in rows])
 
 
 def _said(panel: Panel, row: Any) -> str:
     value = getattr(row, panel.column)
-    return percent(value) if panel.scale == 100 else f"{value:.3f}"
+    return percent(value) if panel.scale == 100 else f"{value:.3g}"
 
 
 @styled

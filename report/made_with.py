@@ -41,11 +41,19 @@ class MadeWith:
     options: tuple[str, ...] = ()  # of the command line, without `--set`
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], options: Sequence[str] = ()) -> "MadeWith":
-        """What a record says, of a stage that had these options on its command line."""
+    def of(
+        cls, content: Mapping[str, Any], configured: Mapping[str, Any] | None = None, options: Sequence[str] = ()
+    ) -> "MadeWith":
+        """What a record says.
+
+        Args:
+            content: the record, with seed and precision.
+            configured: where the configuration's settings stand in it; None = among its values.
+            options: of the stage's command line.
+        """
         seed, precision = content.get("seed"), content.get("precision")
         return cls(
-            configured_of(content),
+            configured_of(content if configured is None else configured),
             seed if isinstance(seed, int) else None,
             precision if isinstance(precision, str) else None,
             tuple(options),
@@ -135,7 +143,7 @@ def of_training(config: Config, artifacts: Artifacts) -> MadeWith:
     if not isinstance(described, dict):
         raise file.damaged("expected the state of a training")
     stopped = len(model_files.training_log(artifacts).load()) < described.get("epochs", 0)
-    found = MadeWith.of(described, ["--early_stop"] if stopped else [])
+    found = MadeWith.of(described, options=["--early_stop"] if stopped else [])
     return dataclasses.replace(found, settings={**_of_network(config, artifacts), **found.settings})
 
 
@@ -188,15 +196,17 @@ def script_of(modules: ModuleSet) -> str:
 
 def of_set(modules: ModuleSet) -> MadeWith:
     """What a module set was made with."""
-    parent, step = modules.record.parent, last_step(modules)
-    settings, options = step.get("settings"), step.get("options")
-    name = [] if modules.name.startswith(modules.record.method) else ["--as", modules.name]
-    return MadeWith.of(
-        settings if isinstance(settings, dict) else {},
-        [*(["--modules", parent] if parent else []), *(options if isinstance(options, list) else []), *name],
-    )
+    record, step = modules.record, last_step(modules)
+    is_named = record.made_with and not modules.name.startswith(record.method)  # by earlier versions it was not
+    options = [
+        *(["--modules", record.parent] if record.parent else []),
+        *map(str, step.get("options", ())),
+        *(["--as", modules.name] if is_named else []),
+    ]
+    return MadeWith.of(step.get("settings", {}), step.get("configured", {}), options)
 
 
 def of_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int) -> MadeWith:
     """What a weak model was trained with. Raises UserError where the record is missing or damaged."""
-    return MadeWith.of(patch_files.weak_model_settings(artifacts, kind, target_class).load())
+    content = patch_files.weak_model_settings(artifacts, kind, target_class).load()
+    return MadeWith.of(content, content.get("configured", {}))

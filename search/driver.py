@@ -229,7 +229,8 @@ def run_method(
             "asked_for": chosen.words,
             "seconds": sum(row.seconds for row in rows),
             "settings": made_with,
-            "options": [] if max_loss is None else ["--max_loss", f"{max_loss:g}"],
+            "configured": made_with,
+            "options": ["--method", method.name, *([] if max_loss is None else ["--max_loss", f"{max_loss:g}"])],
         }
         targets = found.target_classes
         written = {"name": name, "default_name": method.name, "tuning": found.tuning, "target_classes": targets}

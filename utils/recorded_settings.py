@@ -54,16 +54,16 @@ def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def configured_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration's settings that a record names, with tuples as the configuration has them.
+    """The configuration's settings among recorded values, with tuples as the configuration has them.
 
-    They stand below `configured`, or among others. Values that a setting cannot have are left out.
+    Values that a setting cannot have are left out.
     """
     found = {}
-    for name, value in content.get("configured", content).items():
+    for name in content.keys() & KINDS.keys():
         with contextlib.suppress(SettingError):
-            if name in KINDS:
-                found[name] = _as_setting(value)
-                check_value(name, found[name], KINDS[name])
+            value = _as_setting(content[name])
+            check_value(name, value, KINDS[name])
+            found[name] = value
     return found
 
 
