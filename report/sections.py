@@ -49,7 +49,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("sensitivity", "Layer sensitivity", sensitivity_blocks),
         ("search", "The search", search_blocks),
         ("modules", "The modules", set_blocks, kernel_blocks, own_class_blocks, cost_blocks),
-        ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
+        ("composed", "The composed model", accuracy_blocks, output_blocks),
         *patching,
         ("patch-own", "Patching your own weak models", own_patch_blocks),
         ("provenance", "How it was made", provenance_blocks),
@@ -240,18 +240,6 @@ def accuracy_blocks(data: ReportData) -> Iterator[Block]:
         class_accuracy_figure(data.confusions, data.classes, f"{name}: accuracy of each class"),
         "From the circle, the strong model, to the square, the composed one; the number is the difference in points.",
     )
-
-
-def changed_network_blocks(data: ReportData) -> Iterator[Block]:
-    """A note, where the networks on the disk do not answer as the search said."""
-    result = data.record
-    now = [int(np.trace(confusion)) for confusion in data.confusions.values()]
-    said, allowed = [result.test_right_strong, result.test_right_composed], 1 + result.test_images // 1000
-    if result.test_images and any(abs(one - other) > allowed for one, other in zip(now, said, strict=True)):
-        yield Note(
-            f"The record of module set {data.module_set.name} says {said[0]} and {said[1]} right, the networks on the "
-            f"disk give {now[0]} and {now[1]}: one of them has changed since; search again to be sure."
-        )
 
 
 def output_blocks(data: ReportData) -> Iterator[Block]:

@@ -21,6 +21,7 @@ from models.trained_on import load_strong_split, show_if_few
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
+from search.gradient.log import smallest_within
 from search.judging import Judge
 from search.method import Candidate, Course, Found, Panel, check_strong_model
 from utils.artifacts import ArrayFile, Artifacts, JsonFile, Role, TableFile
@@ -37,20 +38,22 @@ MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate, judged on all validation images; accuracies are counts."""
+    """One candidate, judged on all validation images: see `Judgement`."""
 
     number: int
     words: str  # what was asked for
-    kernels_kept: float  # the mean share over modules
-    flops: float  # of a module, as a share of the strong model's
-    distance: float  # mean pairwise Jaccard distance
+    seconds: float  # since the candidate before, or the start; of the last run, where it was interrupted
+    target_classes: tuple[int, ...]
+    kernels_kept: float
+    flops: float
+    distance: float
     images: int
     right_strong: int
     right_composed: int
-    auc_mean: float  # of the modules for their own classes
-    auc_below: float  # how far the one that falls most below the strong model's is below it
-    seconds: float  # since the candidate before, or the start; of the last run, where it was interrupted
-    target_classes: tuple[int, ...]
+    auc_mean: float
+    auc_least: float
+    auc_below: float
+    explained_least: float
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -73,6 +76,7 @@ def describe(row: Row) -> str:
             f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)",
             f"distance {row.distance:.4f}",
             f"AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's",
+            f"logits explained at least {row.explained_least:.1%}",
             f"{row.seconds:.1f} s",
         )
     )
@@ -120,14 +124,7 @@ class DrivenMethod(ABC):
 
         Raises UserError where none does.
         """
-        within = [row for row in rows if row.points_lost <= max_loss]
-        if not within:
-            nearest = min(rows, key=lambda row: row.points_lost)
-            raise UserError(
-                f"--max_loss {max_loss:g}: no candidate loses so little; with {nearest.kernels_kept:.1%} of the "
-                f"kernels {nearest.points_lost:.2f} percentage points are lost: expected at least that"
-            )
-        return min(within, key=lambda row: (row.kernels_kept, row.points_lost))
+        return smallest_within(rows, max_loss)
 
     # Its files
     def folder(self, artifacts: Artifacts) -> Path:
@@ -159,29 +156,24 @@ class DrivenMethod(ABC):
 
     def load(self, artifacts: Artifacts, row: Row) -> Found:
         """The modules of a row. Raises UserError where a file is missing or damaged."""
-        modules = len(row.target_classes)
-        masks = self._file(artifacts, row.number, "kernels", "bool").load(modules, None)
-        gains, logit_maps = self._tuning_files(artifacts, row.number)
-        tuning = Tuning(gains.load(*masks.shape), logit_maps.load(modules, 2)) if gains.exists() else None
+        kernels, gains, logit_maps = self._files(artifacts, row.number)
+        masks = kernels.load(len(row.target_classes), None)
+        tuning = Tuning(gains.load(*masks.shape), logit_maps.load(len(masks), 2)) if gains.exists() else None
         return Found(row.words, masks, tuning, row.target_classes)
 
     def save(self, artifacts: Artifacts, number: int, found: Found) -> None:
         """Write the modules of a candidate."""
-        self._file(artifacts, number, "kernels", "bool").save(found.masks)
-        gains, logit_maps = self._tuning_files(artifacts, number)
-        if found.tuning is None:
-            gains.remove()
-        else:
+        kernels, gains, logit_maps = self._files(artifacts, number)
+        kernels.save(found.masks)
+        gains.remove()  # of a candidate that an interrupted run did not log
+        if found.tuning is not None:
             logit_maps.save(found.tuning.logit_maps)
             gains.save(found.tuning.gains)
 
-    def _tuning_files(self, artifacts: Artifacts, number: int) -> tuple[ArrayFile, ArrayFile]:
-        gains, logit_maps = (self._file(artifacts, number, what, "float32") for what in ("gains", "logit_maps"))
-        return gains, logit_maps
-
-    def _file(self, artifacts: Artifacts, number: int, what: str, dtype: str) -> ArrayFile:
-        path = self.folder(artifacts) / f"candidate_{number:03d}_{what}.npy"
-        return ArrayFile(path, self._fresh(artifacts), dtype)
+    def _files(self, artifacts: Artifacts, number: int) -> list[ArrayFile]:
+        kinds = {"kernels": "bool", "gains": "float32", "logit_maps": "float32"}
+        stem, command = self.folder(artifacts) / f"candidate_{number:03d}", self._fresh(artifacts)
+        return [ArrayFile(stem.with_name(f"{stem.name}_{kind}.npy"), command, dtype) for kind, dtype in kinds.items()]
 
     def _fresh(self, artifacts: Artifacts) -> str:
         return artifacts.command(self.script, "--method", self.name, "--fresh")
@@ -256,22 +248,7 @@ def _all_rows(stage: Stage, method: DrivenMethod, strong: Graph, split: Split) -
         judged = judge.of(modules, found.masks, targets)
         method.save(stage.artifacts, number, found)
         now = time.perf_counter()
-        rows.append(
-            Row(
-                number=number,
-                words=found.words,
-                kernels_kept=judged.kernels_kept,
-                flops=judged.flops,
-                distance=judged.distance,
-                images=judged.images,
-                right_strong=judged.right_strong,
-                right_composed=judged.right_composed,
-                auc_mean=judged.auc_mean,
-                auc_below=judged.auc_below,
-                seconds=now - start,
-                target_classes=targets,
-            )
-        )
+        rows.append(Row(number=number, words=found.words, seconds=now - start, target_classes=targets, **vars(judged)))
         start = now
         log.save(rows)  # last: a candidate is found when it is there
         say(describe(rows[-1]))

@@ -13,7 +13,7 @@ from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module_sets import replaced
-from modules.own_class import auc_by_class
+from modules.own_class import auc_of, explained_variance
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Judgement:
     auc_mean: float  # of the modules' logits for their own classes
     auc_least: float
     auc_below: float  # how far the module that falls most below the strong model's AUC is below it
+    explained_least: float  # the smallest share of a strong logit's variance that its module explains
 
 
 class Judge:
@@ -44,7 +45,6 @@ class Judge:
     def __init__(self, strong: Graph, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._strong, self._images, self._device, self._dtype = strong, images, device, dtype
         self._logits = self._predicted(strong.network)
-        self._aucs = auc_by_class(self._logits.numpy(), images.labels)
         self._right = count_right(self._logits, images.labels)
 
     def of(self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int]) -> Judgement:
@@ -52,20 +52,22 @@ class Judge:
 
         The composed model's logits are the strong model's, those of the target classes replaced by the modules'.
         """
-        targets = list(target_classes)
-        logits = replaced(self._logits, self._predicted(ComposedModel(modules)), targets)
-        aucs = auc_by_class(logits.numpy(), self._images.labels)[targets]
+        targets, labels = list(target_classes), self._images.labels
+        strong, own = self._logits[:, targets].numpy(), self._predicted(ComposedModel(modules))
+        is_own = labels[:, None] == np.array(targets)
+        auc_strong, aucs = auc_of(strong, is_own), auc_of(own.numpy(), is_own)
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
         return Judgement(
             kernels_kept=float(masks.mean()),
             flops=float(np.mean(flops)) / self._strong.flops,
             distance=mean_pairwise_distance(masks),
-            images=len(self._images),
+            images=len(labels),
             right_strong=self._right,
-            right_composed=count_right(logits, self._images.labels),
+            right_composed=count_right(replaced(self._logits, own, targets), labels),
             auc_mean=float(np.nanmean(aucs)),
             auc_least=float(np.nanmin(aucs)),
-            auc_below=float(np.nanmax(self._aucs[targets] - aucs)),
+            auc_below=float(np.nanmax(auc_strong - aucs)),
+            explained_least=float(explained_variance(own.numpy(), strong).min()),
         )
 
     def _predicted(self, network: nn.Module) -> Tensor:

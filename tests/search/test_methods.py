@@ -131,7 +131,7 @@ def test_an_interrupted_search_finds_the_same(
 def test_what_does_not_fit_is_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "random", RandomMasks(1))
     run_main(*SEARCH, "--jobs", 2, root=root).refused("--jobs: only with --method genetic, given --method random")
-    run_main(*SEARCH, "--max_loss", -90, root=root).refused("--max_loss -90", "no candidate")
+    run_main(*SEARCH, "--max_loss", -90, root=root).refused("--max_loss -90")
     monkeypatch.setattr(RandomMasks, "settings", lambda self, config: {"first_share": 0.5})
     run_main(*SEARCH, root=root).refused("first_share: 0.97 there, 0.5 now", "--method random --fresh")
     assert "the old search is now" in search(root, run_main, monkeypatch, 1, "--fresh", "--max_loss", 100).stdout
