@@ -59,7 +59,7 @@ def configured_of(content: Mapping[str, Any]) -> dict[str, Any]:
     Values that a setting cannot have are left out.
     """
     found = {}
-    for name in content.keys() & KINDS.keys():
+    for name in filter(KINDS.__contains__, content):
         with contextlib.suppress(SettingError):
             value = _as_setting(content[name])
             check_value(name, value, KINDS[name])
