@@ -37,7 +37,8 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         f"{counted(len(data.targets), 'module')}, one for each of the classes {', '.join(data.targets)}, by a "
         f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
-    if riders := [f"{data.classes[number]} ({result.valid_auc_modules[number]:.2f})" for number in result.free_riders]:
+    aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
+    if riders := [f"{data.classes[number]} ({aucs[number]:.2f})" for number in result.free_riders]:
         yield Note(
             f"Modules that say little of their own class, with their AUC for it: {', '.join(riders)}. They leave the "
             "answer to the other modules, and are no patch; fine-tune them, or let modules keep more kernels."

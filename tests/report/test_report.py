@@ -23,7 +23,6 @@ from models.strong_model import load_strong_model
 from models.training import Epoch
 from modules import files as module_files
 from modules.module_sets import save_set
-from modules.on_disk import save_modularization
 from modules.own_class import MOST_BELOW
 from patching import files as patch_files
 from patching.weak_models import WeakKind, build_weak_network
@@ -146,7 +145,8 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
             "ensemble": (0,) * NUM_CLASSES,
             "seconds": 6.0,
         }
-        save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
+        strong = load_strong_model(CONFIG, artifacts, stage.device)
+        save_set(stage, strong, masks, split, search, name=None, default_name="genetic")
     torch.manual_seed(0)
     for target_class in (1, 3):
         patch_files.weak_model(artifacts, SIMPLE, target_class, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
@@ -198,7 +198,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     files = sorted(path.name for path in figures.iterdir())
     assert len(files) == 3 * 13 + 1 and "a_users_own.png" in files
     assert "patch_weak_images.svg" in files and "training.csv" in files
-    result = json.loads(module_files.report(copied.artifacts).path.read_text(encoding="utf-8"))
+    result = load_json(copied.artifacts.folder / "modules" / "genetic" / "set.json", "")
     share = 100 * result["test_right_composed"] / result["test_images"]
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     right = f"({result['test_right_composed']} of {result['test_images']})"
@@ -244,9 +244,9 @@ DAMAGES: dict[str, tuple[str, Callable[[ReportData], Iterable[Block]]]] = {
     "kernel_importance/avg_L1.npy": ("preprocess/kernel_importance_analyzer.py", importance_blocks),
     "layer_sensitivity/layer_03.npy": ("scripts/run_layer_sensitivity_analyzer.py", sensitivity_blocks),
     "ga/search_log.csv": ("scripts/run_module_search.py", search_blocks),
-    "modules/class_2_kernels.npy": ("module_gradient_search.py", kernel_blocks),
-    "modules/class_2.pth": ("module_gradient_search.py", accuracy_blocks),
-    "modules/report.json": ("module_gradient_search.py", own_class_blocks),
+    "modules/genetic/class_2_kernels.npy": ("module_gradient_search.py", kernel_blocks),
+    "modules/genetic/class_2.pth": ("module_gradient_search.py", accuracy_blocks),
+    "modules/genetic/set.json": ("module_gradient_search.py", own_class_blocks),
     "entire_model.pth": ("train.py", accuracy_blocks),
 }
 
@@ -282,10 +282,10 @@ def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str
 
 
 @pytest.mark.parametrize(
-    "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"test_images": 0}, {"x": 1}]
+    "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"valid_images": 0}, {"x": 1}]
 )
 def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
-    path = module_files.report(copied.artifacts).path
+    path = copied.artifacts.folder / "modules" / "genetic" / "set.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
 
@@ -307,7 +307,7 @@ def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) ->
 
 
 def test_a_search_under_way(copied: ReportData) -> None:
-    module_files.report(copied.artifacts).path.unlink()
+    shutil.rmtree(copied.artifacts.folder / "modules")
     (note,) = notes(lambda: search_blocks(copied))
     assert "has not written a module set yet: 2 generations so far" in note and "scripts/run_module_search.py" in note
 
@@ -322,7 +322,7 @@ def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
 def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
     rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
     found = {row[0]: row[1:] for row in rows}
-    assert found["training"][2] == "4 s" and found["module set modules"][2] == "6 s"
+    assert found["training"][2] == "4 s" and found["module set genetic"][2] == "6 s"
     assert "poorly fitted models" not in found
     assert found["torch"] == [torch.__version__.partition("+")[0]] or found["torch"][0].startswith(
         torch.__version__[:4]
@@ -369,13 +369,13 @@ def test_the_sensitive_layers_are_the_searchs_and_the_advice_stands_next_to_them
     assert picture.drawing.finding.startswith("Sensitive for the genetic search: conv 0 and conv 2.")
     assert "the setting sensitive_layers, which is chosen by hand. This measurement recommends " in picture.reading
     commands = {row[0]: row[1] for row in stage_rows(copied)}
-    assert "--set population=7" in commands["module set modules"]
-    assert "--set sensitive_layers=0,2" in commands["module set modules"]
+    assert "--set population=7" in commands["module set genetic"]
+    assert "--set sensitive_layers=0,2" in commands["module set genetic"]
 
 
 def change_search(data: ReportData, **values: object) -> None:
     """Change how the set's modules were found, by their record."""
-    path = data.artifacts.folder / "modules" / "report.json"
+    path = data.artifacts.folder / "modules" / "genetic" / "set.json"
     content = load_json(path, "")
     save_json(path, {**content, "search": {**content["search"], **values}})
 
@@ -396,11 +396,11 @@ def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> No
     assert isinstance(picture, Picture) and len(picture.drawing.rows) == NUM_CLASSES * 14
     strong, split = load_strong_model(CONFIG, copied.artifacts, copied.stage.device), load_split(CONFIG)
     search = {"method": "gradient", "seconds": 2.0, "fine_tuned": {"seconds": 3.0, "configured": {"mirror": True}}}
-    known = {"name": None, "default_name": "gradient", "target_classes": (2,), "parent": "modules"}
+    known = {"name": None, "default_name": "gradient", "target_classes": (2,), "parent": "genetic"}
     save_set(copied.stage, strong, masks[2:3], split, search, **known)
     again = ReportData(copied.stage)
     (table,), (picture,) = set_blocks(again), kernel_blocks(again)
-    assert isinstance(table, Table) and [row[0] for row in table.rows] == ["modules", "gradient"]
+    assert isinstance(table, Table) and [row[0] for row in table.rows] == ["genetic", "gradient"]
     assert isinstance(picture, Picture) and len(picture.drawing.rows) == 14
     assert "decomposed into 1 module, one for each of the classes 2, by a gradient search, 2 s, and fine-tuned" in str(
         answer_section(again).blocks
@@ -408,8 +408,8 @@ def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> No
     assert not notes(lambda: report_sections(again)[6].blocks)
     rows = {row[0]: row[1:] for row in stage_rows(again)}
     command, _, took = rows["module set gradient"]
-    assert "module_fine_tuner.py" in command and "--set mirror=true --modules modules" in command and took == "3 s"
-    assert len(ReportData(copied.stage, "modules").targets) == NUM_CLASSES
+    assert "module_fine_tuner.py" in command and "--set mirror=true --modules genetic" in command and took == "3 s"
+    assert len(ReportData(copied.stage, "genetic").targets) == NUM_CLASSES
 
 
 def test_mixed_processors_of_a_search_are_named(copied: ReportData) -> None:
