@@ -30,7 +30,7 @@ from patching.cases import PatchCases
 from patching.learned import held_out_answers
 from patching.metrics import confusion_matrix, scores_of_target_class
 from patching.on_disk import load_weak_model
-from patching.rules import Learned
+from patching.rules import Given, Learned
 from patching.weak_models import WeakKind
 from report.figures import save_drawing
 from report.figures_of_patch_trade_off import (
@@ -136,15 +136,14 @@ class WeakModel:
     def _patched(
         self, method: str, keep: float, kept: float, flops: float, outputs: dict[str, Tensor] | None
     ) -> PatchTradeOff:
-        of_valid = None if outputs is None else outputs["valid"]
-        weak, labels = self.weak["valid"], self.images["valid"].labels
+        outputs = outputs or {part: logits.new_zeros(len(logits)) for part, logits in self.weak.items()}
+        columns = {part: values[:, None] for part, values in outputs.items()}
+        labels = self.images["valid"].labels
+        given = Given(self.weak["valid"].numpy(), columns["valid"].numpy(), labels, (self.target,))
         if self.part == "valid":
-            columns = None if of_valid is None else of_valid[:, None]
-            answers = held_out_answers(weak, columns, labels, [self.target])
+            answers = held_out_answers(given.weak, given.outputs, given.labels, given.targets)
         else:
-            rule = Learned.fit(weak, of_valid, labels)
-            of_test = self.weak["test"].new_zeros(len(self.weak["test"])) if outputs is None else outputs["test"]
-            answers = rule(self.weak["test"], of_test).argmax(1).numpy()
+            answers = Learned.fit(given)(self.weak["test"], columns["test"]).argmax(1).numpy()
         return self._point(method, keep, kept, flops, answers)
 
     def _point(self, method: str, keep: float, kept: float, flops: float, answers: np.ndarray) -> PatchTradeOff:

@@ -103,9 +103,11 @@ def test_a_method_is_one_class_and_one_line_of_the_table(
     assert [int(point["right"]) for point in points[3:]] == [log[1].right_composed, int(points[2]["right"])]
 
     weak = ["--set", "weak_epochs=1", "--set", "weak_train_images=40", "--target_class", TARGET]
-    assert run_main("experiments/patch/patch_for_weak_model/train.py", *NAMES, *weak, root=root).exit_code == 0
-    done = run_main("experiments/trade_off/patch_trade_off.py", *NAMES, *weak[2:], root=root)
-    assert done.exit_code == 0, done
+    patches = "experiments/patch/patch_for_weak_model/train.py", "experiments/patch/apply_patch.py"
+    for script in (*patches, "experiments/trade_off/patch_trade_off.py"):
+        done = run_main(script, *NAMES, *weak, root=root)
+        assert done.exit_code == 0, done
+    assert patch_files.reports(artifacts, WeakKind.SIMPLE)[0].load().modules == "pair"
     points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid"))
     assert [point["method"] for point in points[3:]] == ["random"] * 3 + ["set random", "set pair"]
     assert points[4]["f1"] == points[6]["f1"] and points[5]["f1"] == points[7]["f1"]
