@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,7 @@ from report.made_with import (
     MadeWith,
     as_recorded,
     as_text,
+    dict_in,
     of_weak_model,
     records,
     set_in_words,
@@ -194,16 +196,26 @@ class ReportData:
             return None
         return self.recorded(set_in_words(self.module_set), setting) if is_of_it else None
 
-    def chosen_row(self, method: Method) -> int | None:
+    @property
+    def searched_classes(self) -> tuple[int, ...]:
+        """The classes of the set, as searches name them: () = all, which is so, too, where there is no set."""
+        try:
+            targets = self.module_set.target_classes
+        except UserError:  # its own section says so
+            return ()
+        return () if len(targets) == self.config.num_classes else targets
+
+    def chosen_row(self, method: Method, rows: Sequence[Any]) -> int | None:
         """The row of a method's log that the set's modules are of; None where they are of another search."""
         try:
-            search = self.record.search
+            record = self.record
         except UserError:  # its own section says so
             return None
-        file, row = method.settings_file(self.artifacts), search.get(method.course.row)
-        of_it = self.record.method == method.name and isinstance(row, int)
-        same = "settings" not in search or not file.exists() or search["settings"].items() >= file.load().items()
-        return row if of_it and same and 0 <= row < len(method.log(self.artifacts).load()) else None
+        row, file = record.search.get(method.course.row), method.settings_file(self.artifacts, self.searched_classes)
+        if record.method != method.name or not isinstance(row, int) or not 0 <= row < len(rows):
+            return None
+        settings = dict_in(record.search, "settings")
+        return row if not settings or not file.exists() or settings.items() >= file.load().items() else None
 
     @cached_property
     def masks(self) -> np.ndarray:

@@ -181,8 +181,13 @@ def set_in_words(modules: ModuleSet) -> str:
 def last_step(modules: ModuleSet) -> dict[str, Any]:
     """What a set's record says of the stage that wrote it: of fine-tuning, where its modules were fine-tuned."""
     search = modules.record.search
-    tuned = search.get("fine_tuned")
-    return tuned if isinstance(tuned, dict) else search
+    return dict_in(search, "fine_tuned") or search
+
+
+def dict_in(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values by name below a name; none where there are none."""
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def script_of(modules: ModuleSet) -> str:
@@ -203,10 +208,10 @@ def of_set(modules: ModuleSet) -> MadeWith:
         *map(str, step.get("options", ())),
         *(["--as", modules.name] if is_named else []),
     ]
-    return MadeWith.of(step.get("settings", {}), step.get("configured", {}), options)
+    return MadeWith.of(dict_in(step, "settings"), dict_in(step, "configured"), options)
 
 
 def of_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int) -> MadeWith:
     """What a weak model was trained with. Raises UserError where the record is missing or damaged."""
     content = patch_files.weak_model_settings(artifacts, kind, target_class).load()
-    return MadeWith.of(content, content.get("configured", {}))
+    return MadeWith.of(content, dict_in(content, "configured"))

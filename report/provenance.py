@@ -22,6 +22,7 @@ from report.made_with import (
     SENSITIVITY,
     TRAINING,
     MadeWith,
+    dict_in,
     last_step,
     script_of,
     set_in_words,
@@ -66,7 +67,7 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     except UserError as error:
         damage += [] if isinstance(error, MissingFile) else [Note(str(error))]
     else:
-        settings = search.get("settings", {})
+        settings = dict_in(search, "settings")
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
         rows += [(f"{name} of the module set", str(value)) for name, value in made_with.items()]
         if mixed := search.get("mixed_processors"):

@@ -127,18 +127,22 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
 
 
 def search_blocks(data: ReportData) -> Iterator[Block]:
-    """The course of each search that there was."""
-    if not any(method.log(data.artifacts).exists() for method in METHODS.values()):
-        METHODS["genetic"].log(data.artifacts).check_is_there()
+    """The course of every method's search for modules of the set's classes, or of all classes where it has none."""
+    logs = {}
     for method in METHODS.values():
-        if method.log(data.artifacts).exists():
-            yield from course_blocks(data, method)
+        for classes in ((), data.searched_classes):
+            if method.log(data.artifacts, classes).exists():
+                logs[method] = classes
+    if not logs:
+        METHODS["genetic"].log(data.artifacts).check_is_there()
+    for method, classes in logs.items():
+        yield from course_blocks(data, method, classes)
 
 
-def course_blocks(data: ReportData, method: Method) -> Iterator[Block]:
-    """One method's log, and whether the search is over."""
-    rows, course = method.log(data.artifacts).load(), method.course
-    chosen = data.chosen_row(method)
+def course_blocks(data: ReportData, method: Method, classes: tuple[int, ...]) -> Iterator[Block]:
+    """One search's log, and whether the search is over."""
+    rows, course = method.log(data.artifacts, classes).load(), method.course
+    chosen = data.chosen_row(method, rows) if classes == data.searched_classes else None
     yield Picture(
         f"{method.name}_search",
         course_figure(rows, course, chosen, f"{data.config.name}: the {method.name} search"),
@@ -149,7 +153,7 @@ def course_blocks(data: ReportData, method: Method) -> Iterator[Block]:
             f"The {method.name} search has not written a module set yet: {counted(len(rows), course.row)} so far. "
             f"To go on, run: {data.artifacts.command(method.script)}"
         )
-    file = method.settings_file(data.artifacts)
+    file = method.settings_file(data.artifacts, classes)
     if file.exists() and model_files.entire_model(data.artifacts).exists():
         try:
             check_strong_model(file, data.artifacts)

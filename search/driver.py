@@ -135,11 +135,11 @@ class DrivenMethod(ABC):
         """Searching by this method."""
         return artifacts.role(f"the {self.name} search", f"{self.name}_search", self.folder(artifacts) / "*")
 
-    def settings_file(self, artifacts: Artifacts) -> JsonFile:
+    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
         """See `Method`."""
         return JsonFile(self.folder(artifacts) / "settings.json", self._fresh(artifacts))
 
-    def log(self, artifacts: Artifacts) -> TableFile[Row]:
+    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Row]:
         """One row a candidate."""
         return TableFile(self.folder(artifacts) / "search_log.csv", self._fresh(artifacts), Row)
 

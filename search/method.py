@@ -79,11 +79,11 @@ class Method(Protocol):
     options: tuple[str, ...]
     course: Course
 
-    def settings_file(self, artifacts: Artifacts) -> JsonFile:
-        """Settings, seed, precision and strong model of the search."""
+    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
+        """Settings, seed, precision and strong model of the search for modules of some classes; () = all."""
 
-    def log(self, artifacts: Artifacts) -> TableFile[Any]:
-        """One row for each step that the search has taken, whose first field is its number."""
+    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Any]:
+        """One row for each step that this search has taken, whose first field is its number."""
 
     def candidates(self, stage: Stage) -> Sequence[Candidate]:
         """What the search has found so far; empty where there was none.

@@ -1,6 +1,7 @@
 """The genetic search as a search method: what its files say that it has found."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 from search.genetic import files
@@ -40,11 +41,11 @@ class Genetic:
         "that is in no surviving ensemble counts 0.",
     )
 
-    def settings_file(self, artifacts: Artifacts) -> JsonFile:
+    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
         """See `Method`."""
         return files.settings(artifacts)
 
-    def log(self, artifacts: Artifacts) -> TableFile[Generation]:
+    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Generation]:
         """See `Method`."""
         return files.log(artifacts)
 

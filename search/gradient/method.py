@@ -1,5 +1,6 @@
 """The gradient search as a search method: what its files say that it has found."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -35,11 +36,11 @@ class Gradient:
         "modules are.",
     )
 
-    def settings_file(self, artifacts: Artifacts) -> JsonFile:
+    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
         """See `Method`."""
         return files.settings(artifacts)
 
-    def log(self, artifacts: Artifacts) -> TableFile[Round]:
+    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Round]:
         """See `Method`."""
         return files.log(artifacts)
 

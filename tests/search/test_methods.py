@@ -103,9 +103,10 @@ def test_a_method_is_one_class_and_one_line_of_the_table(
     assert [int(point["right"]) for point in points[3:]] == [log[1].right_composed, int(points[2]["right"])]
 
     weak = ["--set", "weak_epochs=1", "--set", "weak_train_images=40", "--target_class", TARGET]
-    patches = "experiments/patch/patch_for_weak_model/train.py", "experiments/patch/apply_patch.py"
-    for script in (*patches, "experiments/trade_off/patch_trade_off.py"):
-        done = run_main(script, *NAMES, *weak, root=root)
+    patch = ["experiments/patch/apply_patch.py", "--exp_type", "weak", "--calibration", "learned"]
+    trained = ["experiments/patch/patch_for_weak_model/train.py"]
+    for script, *more in (trained, patch, ["experiments/trade_off/patch_trade_off.py"]):
+        done = run_main(script, *NAMES, *weak, *more, root=root)
         assert done.exit_code == 0, done
     assert patch_files.reports(artifacts, WeakKind.SIMPLE)[0].load().modules == "pair"
     points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid"))
