@@ -91,9 +91,7 @@ def main() -> None:
         print("with 95 % confidence (paired bootstrap over the test images, points):")
         print("\n".join(sureness_lines(models)))
         file = patch_files.table(stage.artifacts, modules.name, kind, epoch, calibration)
-        title = (
-            f"{stage.config.name}, {kind.option} models, epoch {epoch}, modules {modules.name}; test images: {CELL}"
-        )
+        title = f"{stage.config.name}, {kind.option} models, epoch {epoch}, modules {modules.name}; test images: {CELL}"
         save_text(file, csv_table(*exact_table(models)))
         save_text(file.with_suffix(".md"), f"{title}\n\n{markdown_table(headings, table)}")
         print(f"module set {modules.name}: saved {file} and .md")
