@@ -1,19 +1,24 @@
 """Small networks whose logits depend on everything in them, and random masks of them that hypothesis draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
 import numpy as np
 import torch
 from torch import nn
 
+from configures.base import Config
 from dataset.labelled_images import IMAGENET
 from models.graph import ConvLayer, Graph, GraphNetwork, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN
+from models.strong_model import load_strong_model
+from modules.module_set import ModuleSet, SetRecord
+from modules.module_sets import write_set
 from patching.members import Form, Logits, Member
 from patching.patched_model import Origin, PatchedModel
 from patching.rules import Rule
+from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 
 
@@ -42,6 +47,16 @@ def random_network(layers: Sequence[Conv], num_classes: int, seed: int, hidden: 
 def random_graph(layers: Sequence[Conv], num_classes: int, seed: int, hidden: Sequence[int] = ()) -> Graph:
     """The graph of `random_network`."""
     return trace(random_network(layers, num_classes, seed, hidden), 32)
+
+
+def write_modules(config: Config, artifacts: Artifacts, masks: Mapping[int, np.ndarray], name: str) -> ModuleSet:
+    """A set of the modules of these classes' masks (K,) bool, which says nothing else of them that is true."""
+    strong = load_strong_model(config, artifacts, torch.device("cpu"))
+    modules = [extract_module(strong, mask, target_class) for target_class, mask in masks.items()]
+    classes, kept = tuple(map(str, range(config.num_classes))), tuple(int(mask.sum()) for mask in masks.values())
+    record = SetRecord(classes, strong.units.num_kernels, kept, 0.5, 9, 9, 9, 9, 9, 9, {}, target_classes=tuple(masks))
+    all_masks = np.stack(list(masks.values()))
+    return write_set(config, artifacts, modules, all_masks, record, name=name, default_name=name)
 
 
 def random_patched_model(

@@ -18,6 +18,7 @@ from result_stages import Stage
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import load
 from models.training import best_epoch
+from modules.module_sets import latest_name
 from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
@@ -155,7 +156,9 @@ def patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakMo
         for target_class in range(load(stage.model, stage.dataset).num_classes):
             history = patch_files.weak_model_log(artifacts, kind, target_class).load()
             epoch = int(wanted) if wanted.isdecimal() else best_epoch(history)
-            models.append(patch_files.report(artifacts, kind, target_class, epoch, "all").load())
+            models.append(
+                patch_files.report(artifacts, latest_name(artifacts), kind, target_class, epoch, "all").load()
+            )
         yield stage, record, words, models
 
 
