@@ -40,7 +40,6 @@ OF_GRADIENT = {
     "batch_size": "mask_batch_size",
     "step_size": "mask_step_size",
     "gain_step_size": "mask_gain_step_size",
-    "overlap": "mask_overlap",
     "mirror": "mirror",
     "distillation": "mask_distillation",
     "own_class": "mask_own_class",
