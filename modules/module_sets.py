@@ -64,7 +64,7 @@ def open_set(
 
     Raises UserError where there is no such set, it lacks classes, or it is of another strong model.
     """
-    name = name or latest_name(config, artifacts)
+    name = name or latest_name(artifacts)
     found = read_set(config, artifacts, name)
     found.check_source(artifacts)
     needed = range(config.num_classes) if target_classes is None else target_classes
@@ -79,17 +79,16 @@ def open_set(
     return found
 
 
-def latest_name(config: Config, artifacts: Artifacts) -> str:
+def latest_name(artifacts: Artifacts) -> str:
     """The most recent set's name. Raises UserError where there is none."""
-    file = module_files.latest_set(artifacts)
+    file, folders = module_files.latest_set(artifacts), _folders(artifacts)
     if file.exists():
         name = str(file.load().get("set"))
-        if NAME.fullmatch(name) and _folders(artifacts).get(name):
+        if name in folders:
             return name
-    there = module_sets(config, artifacts)
-    if not there:
+    if not folders:
         raise UserError(f"no module set in {module_files.sets_folder(artifacts)}; first run: {_made_by(artifacts)}")
-    return there[-1].name
+    return list(folders)[-1]
 
 
 def read_set(config: Config, artifacts: Artifacts, name: str) -> ModuleSet:
@@ -116,12 +115,12 @@ def module_sets(config: Config, artifacts: Artifacts) -> list[ModuleSet]:
     for name in _folders(artifacts):
         with contextlib.suppress(UserError):
             found.append(read_set(config, artifacts, name))
-    return sorted(found, key=lambda each: str(each.record.made_with.get("date", "")))
+    return found
 
 
 def _folders(artifacts: Artifacts) -> dict[str, Path]:
-    """The folder of each set by its name; those of earlier versions first."""
-    records = sorted(module_files.sets_folder(artifacts).glob(f"*/{RECORD}"))
+    """The folder of each set by its name, the oldest first."""
+    records = sorted(module_files.sets_folder(artifacts).glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
     return {
         **dict(earlier_folders(artifacts)),
         **{path.parent.name: path.parent for path in records if NAME.fullmatch(path.parent.name)},

@@ -24,7 +24,7 @@ HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost", "
 
 def main() -> None:
     stage = open_stage(stage_parser(__doc__).parse_args())
-    latest = latest_name(stage.config, stage.artifacts)
+    latest = latest_name(stage.artifacts)
     show_table(HEADINGS, [row_of(each, latest) for each in module_sets(stage.config, stage.artifacts)])
     print(f"\nin {module_files.sets_folder(stage.artifacts)}; * is the most recent one")
 
