@@ -208,7 +208,7 @@ def of_set(modules: ModuleSet) -> MadeWith:
         *map(str, step.get("options", ())),
         *(["--as", modules.name] if is_named else []),
     ]
-    return MadeWith.of(dict_in(step, "settings"), dict_in(step, "configured"), options)
+    return MadeWith.of(step | dict_in(step, "settings"), dict_in(step, "configured"), options)
 
 
 def of_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int) -> MadeWith:

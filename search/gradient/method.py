@@ -38,22 +38,30 @@ class Gradient:
 
     def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
         """See `Method`."""
-        return files.settings(artifacts)
+        return files.settings(artifacts, classes)
 
     def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Round]:
         """See `Method`."""
-        return files.log(artifacts)
+        return files.log(artifacts, classes)
 
     def candidates(self, stage: Stage) -> list[Candidate]:
-        """One per round."""
-        rounds = files.log(stage.artifacts).load_if_there()
-        if rounds:
-            check_strong_model(files.settings(stage.artifacts), stage.artifacts)
-        seconds = accumulate(row.seconds for row in rounds)
-        found = [(asked_for(rounds, number), until) for number, until in enumerate(seconds)]
-        return [Candidate(*known, partial(_load, stage, known[0], number)) for number, known in enumerate(found)]
+        """One per round, of the search of all classes and then of those of some."""
+        folders = stage.artifacts.folder.glob("gradient_class_*")
+        names = sorted(folder.name.removeprefix("gradient_class_") for folder in folders)
+        some = [tuple(map(int, name.split("_"))) for name in names if name.replace("_", "").isdecimal()]
+        return [candidate for classes in [(), *some] for candidate in _candidates(stage, classes)]
 
 
-def _load(stage: Stage, words: str, number: int) -> Found:
-    kernels = graph_of(stage.config).units.num_kernels
-    return Found(words, *load_round(stage.artifacts, number, stage.config.num_classes, kernels))
+def _candidates(stage: Stage, classes: tuple[int, ...]) -> list[Candidate]:
+    rounds = files.log(stage.artifacts, classes).load_if_there()
+    if rounds:
+        check_strong_model(files.settings(stage.artifacts, classes), stage.artifacts)
+    seconds = accumulate(row.seconds for row in rounds)
+    of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
+    known = [(of_classes + asked_for(rounds, number), until) for number, until in enumerate(seconds)]
+    return [Candidate(*each, partial(_load, stage, classes, each[0], number)) for number, each in enumerate(known)]
+
+
+def _load(stage: Stage, classes: tuple[int, ...], words: str, number: int) -> Found:
+    kernels, modules = graph_of(stage.config).units.num_kernels, len(classes) or stage.config.num_classes
+    return Found(words, *load_round(stage.artifacts, number, modules, kernels, classes), classes or None)
