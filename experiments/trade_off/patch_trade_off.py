@@ -98,16 +98,19 @@ class WeakModel:
             module = load_module(stage.config, stage.artifacts, case.target_class, stage.device)
             kept = load_kernel_mask(stage.config, stage.artifacts, case.target_class).mean()
             yield self._of_module(JOINT, float(kept), float(kept), module)
-        place = stage.artifacts.for_patch(case.target_class)
-        rounds = gradient_files.log_for_patch(place).load_if_there()
-        if not rounds:
-            raise missing(gradient_files.log_for_patch(place).path, place.command(""))
-        check_strong_model(place)
+        place, own = stage.artifacts, (case.target_class,)
+        classes = own if gradient_files.log(place, own).exists() else ()  # else of the search of all classes
+        file = gradient_files.log(place, classes)
+        if not file.exists():
+            raise missing(file.path, file.made_by)
+        check_strong_model(place, classes)
         strong = self.cases.strong
-        for row in {row.keep: row for row in rounds}.values():  # of two of the same share the later, which settled
-            masks, tuning = load_round(place, row.number, 1, strong.units.num_kernels)
-            (module,) = extract_modules(strong, masks, tuning, [case.target_class])
-            yield self._of_module(FOR_PATCH, row.keep, float(masks.mean()), module)
+        modules = classes or tuple(range(strong.num_classes))
+        for row in {row.keep: row for row in file.load()}.values():  # of two of the same share the later, which settled
+            masks, tuning = load_round(place, row.number, len(modules), strong.units.num_kernels, classes)
+            module = extract_modules(strong, masks, tuning, modules)[modules.index(case.target_class)]
+            yield self._of_module(FOR_PATCH, row.keep, float(masks[modules.index(case.target_class)].mean()), module)
+        place = stage.artifacts.for_patch(case.target_class)
         known = module_files.report_for_patch(place).load_if_there()
         if known is not None and "fine_tuned" in known.search:
             module = load_module(stage.config, place, case.target_class, stage.device)

@@ -44,7 +44,7 @@ def test_a_setting_as_text_is_read_as_the_same_value(name: str) -> None:
 
 def test_what_was_recorded_becomes_the_command_that_makes_it_again() -> None:
     content = {"steps": 40, "batch_size": 32, "mirror": True, "overlap": "much", "seed": 3, "precision": "bfloat16"}
-    names = {"steps": "mask_steps", "batch_size": "mask_batch_size", "mirror": None, "overlap": "mask_overlap"}
+    names = {"steps": "mask_steps", "batch_size": "mask_batch_size", "mirror": None, "overlap": "mask_own_class"}
     made_with = MadeWith.of(content, names, ["--keep", "0.4"])
     assert made_with.settings == {"mask_steps": 40, "mask_batch_size": 32, "mirror": True}  # what is no value is left
     artifacts = Artifacts(Path("root"), "simcnn_x0_25", "digits_5", ("source=digits", "mask_steps=7"))
