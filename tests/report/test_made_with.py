@@ -29,7 +29,7 @@ def test_a_setting_as_text_is_read_as_the_same_value(name: str) -> None:
 
 def test_what_was_recorded_becomes_the_command_that_makes_it_again() -> None:
     content = {"steps": 40, "batch_size": 32, "seed": 3, "precision": "bfloat16"}
-    configured = {"mask_steps": 40, "mirror": True, "mask_overlap": "much", "sensitive_layers": [0, 2], "steps": 3}
+    configured = {"mask_steps": 40, "mirror": True, "mask_own_class": "much", "sensitive_layers": [0, 2], "steps": 3}
     made_with = MadeWith.of(content, configured, ["--keep", "0.4"])
     expected = {"mask_steps": 40, "mirror": True, "sensitive_layers": (0, 2)}  # what is no value is left out
     assert made_with.settings == expected and MadeWith.of(content).settings == {"batch_size": 32}
