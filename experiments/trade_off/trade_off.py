@@ -73,7 +73,10 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
             found = candidate.load()
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
             modules = extract_modules(strong, found.masks, found.tuning, targets)
-            yield measured(judge, method.name, candidate.words, modules, found.masks, targets, candidate.seconds)
+            # Modules of other classes do not compare: a line of the figure joins those of one method.
+            of_some = f", {len(targets)} classes" if len(targets) < strong.num_classes else ""
+            name = method.name + of_some
+            yield measured(judge, name, candidate.words, modules, found.masks, targets, candidate.seconds)
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:
