@@ -1,7 +1,7 @@
 """The patches of weak models that were trained here: what each needs, read from the disk and evaluated once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,16 +37,21 @@ from utils.stage import Stage
 
 @dataclass(frozen=True)
 class PatchCase:
-    """All that patching one weak model needs, every network evaluated once."""
+    """All that patching one weak model needs."""
 
-    target_class: int  # of the strong model
     classes: tuple[str, ...]  # the weak model's; the target class last
     epoch: int
     weak: nn.Module
     module: GraphNetwork
     kernels: np.ndarray  # (K,) bool: those that the module keeps
-    valid: Answers
-    test: Answers
+    images: PatchImages
+    valid: Answers | None = None  # once the networks are evaluated
+    test: Answers | None = None
+
+    @property
+    def target_class(self) -> int:
+        """Of the strong model."""
+        return self.images.target_class
 
 
 class PatchCases:
@@ -112,23 +117,22 @@ class PatchCases:
         self, target_classes: list[int], wanted_epoch: str, engine: Engine | None = None
     ) -> Iterator[PatchCase]:
         """The case of each class, in this order; on an engine their networks are evaluated by its workers."""
-        config, device = self.stage.config, self.stage.device
-        epochs = {target_class: self.epoch(target_class, wanted_epoch) for target_class in target_classes}
-        read = (self._read(target_class, epoch) for target_class, epoch in epochs.items())
+        read = (self._read(number, self.epoch(number, wanted_epoch)) for number in target_classes)
         if engine is None:
-            for weak, module, kernels, images in read:
-                found = answers(weak, module, self.strong.network, self._weak_images, images, device)
-                yield self._case(weak, module, kernels, images, epochs, found)
+            for case in read:
+                networks = case.weak, case.module, self.strong.network
+                yield _answered(case, answers(*networks, self._weak_images, case.images, self.stage.device))
             return
-        read = list(read)
+        config, read = self.stage.config, list(read)
         shared = engine.share(strong_inputs(config, self.strong)), engine.share(self._weak_images)
-        for number, (weak, module, kernels, images) in enumerate(read):
-            networks = PatchNetworks.of(config, self.kind, weak, module, kernels)
-            engine.submit(number, answers_on_worker, networks, *shared, images, engine.device)
-        for (weak, module, kernels, images), found in zip(read, in_order(engine.results()), strict=True):
-            yield self._case(weak, module, kernels, images, epochs, found)
+        for number, case in enumerate(read):
+            networks = PatchNetworks.of(config, self.kind, case.weak, case.module, case.kernels)
+            engine.submit(number, answers_on_worker, networks, *shared, case.images, engine.device)
+        for case, found in zip(read, in_order(engine.results()), strict=True):
+            yield _answered(case, found)
 
-    def _read(self, target_class: int, epoch: int) -> tuple[nn.Module, GraphNetwork, np.ndarray, PatchImages]:
+    def _read(self, target_class: int, epoch: int) -> PatchCase:
+        """A case whose networks are not evaluated yet."""
         config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
         weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
         module, kernels = self.modules.module(target_class, device), self.modules.mask(target_class)
@@ -139,25 +143,8 @@ class PatchCases:
             images: Images = getattr(split, part)
             own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
         shared_strong = {part: logits[:, target_class] for part, logits in self._strong_logits.items()}
-        return weak, module, kernels, PatchImages(target_class, own, of_target, shared_strong, collected)
-
-    def _case(
-        self,
-        weak: nn.Module,
-        module: GraphNetwork,
-        kernels: np.ndarray,
-        images: PatchImages,
-        epochs: dict[int, int],
-        found: dict[str, Answers],
-    ) -> PatchCase:
-        target_class, classes = images.target_class, self.data.classes_for(images.target_class)
-        for said in found.values():
-            for name, values in (("weak model", said.weak), ("module", said.modules[len(classes) - 1])):
-                if not np.isfinite(values).all():
-                    raise UserError(f"target class {target_class}: the {name} gives NaN or infinity; train it again")
-        if probability_floor(found["valid"].weak) is not None:
-            say(TAKEN_FOR_PROBABILITIES)
-        return PatchCase(target_class, classes, epochs[target_class], weak, module, kernels, **found)
+        images = PatchImages(target_class, own, of_target, shared_strong, collected)
+        return PatchCase(split.classes, epoch, weak, module, kernels, images)
 
     def report(self, case: PatchCase, methods: dict[str, Any]) -> PatchedWeakModel:
         """What `compare` made of a case, as it is written down."""
@@ -196,3 +183,14 @@ class PatchCases:
         images = self.data.split_for(case.target_class).test.take(places)
         scores = patch(case.test.weak, case.test.modules)[places]
         return Reported({"pixels": images.pixels}, scores, tolerance_on(self.stage.device))
+
+
+def _answered(case: PatchCase, found: dict[str, Answers]) -> PatchCase:
+    """The case with what its networks said. Raises UserError where that is NaN or infinite."""
+    for said in found.values():
+        for name, values in (("weak model", said.weak), ("module", said.modules[len(case.classes) - 1])):
+            if not np.isfinite(values).all():
+                raise UserError(f"target class {case.target_class}: the {name} gives NaN or infinity; train it again")
+    if probability_floor(found["valid"].weak) is not None:
+        say(TAKEN_FOR_PROBABILITIES)
+    return replace(case, **found)

@@ -25,10 +25,6 @@ class PatchData:
     test_images: int
     target_images: int = 0  # that the weak model is trained on, as `weak_target_images`
 
-    def classes_for(self, target_class: int) -> tuple[str, ...]:
-        """The weak model's classes: the target class is the last one."""
-        return (*self.weak.classes, self.strong.classes[target_class])
-
     def split_for(self, target_class: int) -> Split:
         """The weak model's classes, images and split; the target class is the last class.
 
@@ -54,7 +50,7 @@ class PatchData:
             pixels = np.concatenate([weak.pixels, images.pixels[found]])
             labels = np.concatenate([weak.labels, np.full(len(found), label)])
             parts[part] = dataclasses.replace(weak, pixels=pixels, labels=labels)
-        return Split(self.classes_for(target_class), **parts)
+        return Split((*self.weak.classes, name), **parts)
 
 
 def load_patch_data(config: Config, order: ImageOrder | None = None) -> PatchData:

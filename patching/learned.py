@@ -72,9 +72,7 @@ def _checked(values: Tensor) -> Tensor:
     return stored
 
 
-def prepared(
-    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int
-) -> Prepared:
+def prepared(weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int) -> Prepared:
     """The data of a fit; the arguments are those of `fit_linear_map`."""
     target = torch.as_tensor(labels).long()
     scores = torch.as_tensor(weak_logits).double()
@@ -88,8 +86,6 @@ def prepared(
     share = float((target >= known.shape[1]).double().mean())
     start = 0.0 if share in (0, 1) else float(np.log(share / (1 - share)))
     logits = F.pad(known, (0, num_added), value=start)
-    if module_outputs is None:
-        module_outputs = torch.zeros(len(target), len(targets))
     outputs = torch.as_tensor(module_outputs).double()
     low, high = map(_checked, output_limits(outputs))
     features, of_features = standardise(logits, limited(outputs, low, high))
@@ -154,7 +150,7 @@ def free_directions(
 @one_blas_thread
 def fit_linear_map(
     weak_logits: Array,
-    module_outputs: Array | None,
+    module_outputs: Array,
     labels: Array,
     targets: Sequence[int],
     seed: int = 0,
@@ -164,8 +160,8 @@ def fit_linear_map(
 
     Args:
         weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
-        module_outputs: (images, modules) float. The weight of one that does not vary is 0; None = all are 0: the
-            control that only recalibrates the weak model.
+        module_outputs: (images, modules) float. The weight of one that does not vary is 0: where all are 0, the fit
+            only recalibrates the weak model.
         labels: (images,) int64.
         targets: the target class of each module: a column of the weak logits, or one of the next numbers, which is a
             class to add.
@@ -221,7 +217,7 @@ def held_out_scores(data: Prepared, directions: Tensor) -> Iterator[tuple[int, T
 
 @one_blas_thread
 def held_out_answers(
-    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int = 0
+    weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
 ) -> np.ndarray:
     """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
 

@@ -15,6 +15,7 @@ data/patch/own/MODEL_DATASET/NAME.json.
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,9 @@ def main() -> None:
         names = arguments.weak_network or "", config.network_name
         origin = Origin(*names, config.num_classes, report.target_classes, kernels)
         model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
-        reported = reported_of(model, patched, test, *images_of("test"), weak_images["test"], stage.device)
+        images, places = images_of("test")
+        scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)
+        reported = reported_of(model, scores, test.weak, pixels, stage.device)
         for path in arguments.save:
             saved = ", ".join(map(str, save_as_reported(model, path, reported, stage.device)))
             print(f"saved {saved}; run on {len(reported.scores)} test images, it answers as reported")
@@ -323,35 +326,22 @@ def show_cost(cost: dict[str, Any]) -> None:
 
 
 def reported_of(
-    model: PatchedModel,
-    patched: Patch,
-    test: Answers,
-    images: Images,
-    places: np.ndarray,
-    weak_images: Images,
-    device: torch.device,
+    model: PatchedModel, scores: np.ndarray, weak: np.ndarray, pixels: Sequence[np.ndarray], device: torch.device
 ) -> Reported:
     """Test images in the form that the saved model takes, and the scores that the report counts.
 
     Args:
         model: that is to be saved.
-        patched: the patch.
-        test: what the networks say about the images.
-        images: as the modules see them.
-        places: (images,) int64, where they are among `weak_images`.
-        weak_images: all test images, as the weak model sees them.
+        scores: (images, classes) of the patch.
+        weak: (images, weak classes) what the weak model says.
+        pixels: of the images as the weak model and as the modules see them.
         device: on which the networks ran.
     """
-    some = checked_places(len(test.labels))
-    pixels, weak_pixels = images.pixels[some], weak_images.pixels[places[some]]
-    given = {
-        "weak_logits": test.weak[some].astype(np.float32),
-        "pixels": pixels,
-        "weak_pixels": weak_pixels,
-        "module_pixels": pixels,
-    }
-    scores = patched(test.weak[some], {target: outputs[some] for target, outputs in test.modules.items()})
-    return Reported({name: given[name] for name in model.inputs}, scores, tolerance_on(device))
+    some = checked_places(len(scores))
+    of_weak, of_modules = (values[some] for values in pixels)
+    given = {"weak_logits": weak[some].astype(np.float32), "pixels": of_modules}
+    given |= {"weak_pixels": of_weak, "module_pixels": of_modules}
+    return Reported({name: given[name] for name in model.inputs}, scores[some], tolerance_on(device))
 
 
 if __name__ == "__main__":

@@ -90,15 +90,6 @@ def test_a_class_that_the_weak_model_does_not_know_is_added():
 
 
 @pytest.mark.slow
-def test_shifting_all_logits_of_a_model_changes_no_answer():
-    """Softmax does not know a constant in all logits, so neither may a class that is added beside them."""
-    weak, outputs, labels = images()
-    weak, module, labels = weak[:, [0, 1, 2, 4]], {4: outputs[3]}, np.array([0, 1, 2, 4, 3])[labels]
-    answers = [fit_patch(weak + shift, module, labels)(weak + shift, module).argmax(1) for shift in (0, 7)]
-    assert (answers[0] == answers[1]).mean() > 0.98
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_auto_changes_nothing_where_no_module_helps(seed):
     random = np.random.default_rng(seed)
@@ -122,18 +113,6 @@ def test_auto_takes_the_modules_that_help_and_leaves_the_others():
     assert gains[0] == max(gains) and found.judged[-1].target_class == 0 and not found.judged[-1].helps
     without = fit_patch(weak, outputs, labels)
     assert torch.equal(found.rule.weight, without.rule.weight)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), (3, 0, 1, 4, 2)])
-def test_any_order_of_classes_gives_the_same_answers_nearly(order):
-    weak, outputs, labels = images(120)
-    order = list(order)
-    place = np.argsort(order)
-    moved = fit_patch(weak[:, order], {int(place[k]): out for k, out in outputs.items()}, place[labels])
-    answers = moved(weak[:, order], {int(place[k]): out for k, out in outputs.items()}).argmax(1)
-    expected = fit_patch(weak, outputs, labels)(weak, outputs).argmax(1)
-    assert (np.array(order)[answers] == expected).mean() > 0.9  # the folds differ, so the ridge may
 
 
 def test_the_other_classes_may_lose_only_so_much():

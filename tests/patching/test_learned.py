@@ -166,7 +166,7 @@ def test_two_modules_are_worth_more_than_either():
 @pytest.mark.parametrize("with_module", [True, False])
 def test_held_out_answers_are_those_of_fits_without_the_image(with_module):
     logits, output, labels = weak_and_module(120)
-    outputs = output[:, None] if with_module else None
+    outputs = with_module * output[:, None]
     found = held_out_answers(logits, outputs, labels, [3])
     chosen = fit_linear_map(logits, outputs, labels, [3])
     directions = free_directions(4, chosen.form, [3], None if with_module else [])
