@@ -186,14 +186,18 @@ def change(module: torch.nn.Module, factor: float, bias: float = 0.0) -> None:
 
 
 def put_modules(root: Path, classes: Sequence[int], kept: float, factor: float, bias: float = 0.0) -> ModuleSet:
-    """Modules that keep all kernels, or those that the search left, with other logits, become the most recent set."""
+    """Modules that keep all kernels, or those that the search left, with other logits, become the most recent set.
+
+    The bias is added to the first module's. With a large one that class is always the answer, so that what is right is
+    known, and does not change while training lowers the loss.
+    """
     config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
     strong = load_strong_model(config, place, CPU)
     masks = np.ones((len(classes), strong.units.num_kernels), bool) if kept == 1 else opened(root, "gradient").masks()
     masks = masks if kept == 1 else masks[list(classes)]
     modules = extract_modules(strong, masks, target_classes=classes)
-    for module in modules:
-        change(module, factor, bias)
+    for number, module in enumerate(modules):
+        change(module, factor, 0.0 if number else bias)
     stage = Stage(config, place, CPU, torch.float32, 0)
     names = {"name": "put", "default_name": "put"}
     return save_set(stage, strong, masks, load_split(config), {}, **names, target_classes=classes, modules=modules)
