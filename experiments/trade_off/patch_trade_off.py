@@ -43,6 +43,7 @@ from report.figures_of_patch_trade_off import (
     ways_of,
 )
 from report.made_with import sets_here
+from report.words import counted
 from search.method import Found
 from search.methods import METHODS
 from utils.errors import run
@@ -75,7 +76,8 @@ def main() -> None:
         points += [*weak.controls(), *weak.by_searches(searched), *weak.by_sets(sets)]
     show(points)
     images = {"valid": "validation images (by folds), to choose by", "test": "test images"}[arguments.images]
-    title = f"{stage.config.name}, {kind.option} models, {len(target_classes)} target classes, {images}"
+    count = counted(len(target_classes), "target class", "target classes")
+    title = f"{stage.config.name}, {kind.option} models, {count}\n{images}"
     path = patch_files.trade_off(stage.artifacts, kind, arguments.images)
     drawing = patch_trade_off_figure(points, title)
     save_drawing(drawing, path.with_suffix(""))
