@@ -1,0 +1,319 @@
+"""Decompose a CNN in memory into one module per class: no files, no configuration; docs/python.md shows how.
+
+import cnn_modules as cm
+strong = cm.trace(network, images[:1])
+masks, tuning = cm.gradient_search(strong, images, labels, keep=0.4)
+modules = cm.extract_modules(strong, masks, tuning)
+
+`network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the network
+takes them; `labels` (n,) are whole numbers. Everything runs where the network's parameters are. The network is left as it
+is. Nothing is printed but by `show`; `show_progress(True)` makes long computations say how far they are.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configures.base import Config
+from configures.base import gradient as gradient_settings
+from dataset.images import to_device
+from dataset.labelled_images import Images
+from models.graph import Graph, GraphNetwork, NetworkRefused
+from models.graph import trace as trace_network
+from models.graph.evaluating import OneAnswer, floating_parameter
+from models.training import predict as outputs_of_images
+from modules.composed_model import ComposedModel
+from modules.kernel_importance import kernel_importance as importance_of_images
+from modules.module import Tuning, module_of_weights
+from modules.module import extract_modules as extract_modules_of_masks
+from modules.sensitivity import top_ratio_masks
+from patching.from_arrays import Patch, patch
+from patching.patched_model import PatchedModel
+from search.gradient.batches import any_of
+from search.gradient.goals import composed_answer
+from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.rounds import rounds_to_do
+from utils.core_threads import core_threads
+from utils.errors import UserError, reason
+from utils.progress import progress, show_progress
+from utils.seeds import torch_seed
+
+__all__ = [
+    "ComposedModel",
+    "Graph",
+    "GraphNetwork",
+    "NetworkRefused",
+    "Patch",
+    "Tuning",
+    "UserError",
+    "extract_modules",
+    "gradient_search",
+    "importance_masks",
+    "kernel_importance",
+    "module_of_weights",
+    "patch",
+    "patched_network",
+    "predict",
+    "show_progress",
+    "trace",
+]
+
+
+def trace(network: nn.Module, example_images: Any) -> Graph:
+    """Trace a CNN classifier: the strong model, as all other functions take it.
+
+    Example: `strong = trace(network, images[:1])`; `strong.units.num_kernels` is K, `strong.num_classes` the classes.
+
+    Args:
+        network: images (n, channels, side, side) -> logits (n, classes), of float32. It is read in evaluation mode.
+        example_images: (n, channels, side, side) float, one or more; only the shape counts.
+
+    Returns:
+        The graph, with a copy of the network's weights as they are now.
+
+    Raises:
+        NetworkRefused: a ValueError, one line; the network cannot be traced, or has no kernel that can be dropped.
+        UserError: the images or the network's weights are of another form.
+    """
+    _, channels, side, width = _checked_images(example_images).shape
+    if side != width:
+        raise UserError(f"example_images: expected square images, given {side} x {width} pixels; pad or crop them")
+    dtype = floating_parameter(network).dtype
+    if dtype != torch.float32:
+        raise UserError(f"network: expected float32 weights, given {dtype}; call network.float()")
+    graph = trace_network(network, side, channels)
+    if not graph.num_units:
+        layer = graph.units.layers[0]
+        raise NetworkRefused(f"expected kernels that can be dropped, found none ({layer.name}: {layer.reason})")
+    return graph.with_constants({name: value.clone() for name, value in graph.constants.items()}).channels_last()
+
+
+def predict(network: nn.Module, images: Any) -> np.ndarray:
+    """Run a network on images, batch by batch, in evaluation mode.
+
+    Example: `predict(modules[3], images)[:, 0]` is what the module of class 3 says of each image.
+
+    Args:
+        network: a classifier, a module, or any other network.
+        images: (n, channels, side, side) float, as the network takes them.
+
+    Returns:
+        The outputs (n, outputs) float32; of several outputs the first one of this form.
+
+    Raises:
+        UserError: the images have another form, or the network does not run on them.
+    """
+    pixels = _checked_images(images).permute(0, 2, 3, 1).cpu().numpy()
+    given = Images(pixels, np.zeros(len(pixels), np.int64), None)
+    try:
+        return outputs_of_images(OneAnswer(network, None), given, floating_parameter(network).device).numpy()
+    except RuntimeError as error:
+        raise UserError(f"network: it does not run on images {tuple(images.shape)}: {reason(error)}") from None
+
+
+def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float = 0.9) -> np.ndarray:
+    """How strongly each kernel responds to the images of each class that the network classifies confidently.
+
+    Example: `importance_masks(strong, kernel_importance(strong, images, labels), keep=0.5)`.
+
+    Args:
+        strong: of `trace`.
+        images: (n, channels, side, side) float, validation images.
+        labels: (n,) int.
+        confidence: the least softmax, from 0 to 1, of an image that counts; of a class without such an image all count.
+
+    Returns:
+        (classes, K) float32: the mean L1 norm of each kernel's feature map; 0 of kernels that are always kept.
+
+    Raises:
+        UserError: images or labels do not fit.
+    """
+    given = _labelled(strong, images, labels)
+    device, _ = strong.device_and_dtype
+    return importance_of_images(strong, *to_device(given, device), confidence, None)[0]
+
+
+def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.ndarray:
+    """Each class's mask that keeps the most important kernels of every layer: the simplest baseline of a search.
+
+    Args:
+        strong: of `trace`.
+        importance: (classes, K) float, of `kernel_importance` or any other ranking.
+        keep: the share of each layer's kernels, above 0 and at most 1; at least one kernel of each layer is kept.
+
+    Returns:
+        Kernel masks (classes, K) bool, True = kept.
+
+    Raises:
+        UserError: the importance has another shape, or `keep` is no such share.
+    """
+    importance, units = np.asarray(importance), strong.units
+    if importance.shape[1:] != (units.num_kernels,):
+        raise UserError(f"importance: expected (classes, {units.num_kernels}), given {importance.shape}")
+    _check_share(keep)
+    of_layers = [top_ratio_masks(importance, units, layer, keep) for layer in units.tied_layers]
+    of_unit = importance[:, units.first_kernels]
+    masks = np.logical_and.reduce(of_layers)
+    return units.spread(np.stack([units.repair(mask, row) for mask, row in zip(masks, of_unit, strict=True)]))
+
+
+def gradient_search(
+    strong: Graph,
+    images: Any,
+    labels: Any,
+    keep: float,
+    *,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[np.ndarray, Tuning]:
+    """Search the modules of all classes by gradient, in rounds that keep fewer and fewer kernels.
+
+    Example: `masks, tuning = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
+
+    Args:
+        strong: of `trace`.
+        images: (n, channels, side, side) float, training images.
+        labels: (n,) int.
+        keep: the mean share of the kernels to keep at most, above 0 and at most 1.
+        augment: is given each step's images (batch, channels, side, side) on the device, and returns as many.
+        seed: of the batches.
+        settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
+            a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
+
+    Returns:
+        Kernel masks (classes, K) bool, True = kept, and what was learned besides them: factors of feature maps, scales
+        and biases of logits. Both go into `extract_modules`.
+
+    Raises:
+        UserError: something does not fit, a setting is unknown, or the loss is not finite.
+        SettingError: a ValueError, one line; a setting has a value that cannot work.
+    """
+    given = _labelled(strong, images, labels)
+    _check_share(keep)
+    config = Config("network", "images", strong.num_classes)
+    known = {"mask_keeps", *config.part_of(gradient_settings)} - {"mirror"}
+    if unknown := sorted(settings.keys() - known):
+        raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
+    config = Config("network", "images", strong.num_classes, **settings)
+    (device, dtype), learner_settings = strong.device_and_dtype, mask_settings(config, config.mask_steps)
+    pixels, wanted = to_device(given, device)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(torch_seed(seed, "mask batch", step))
+        chosen = any_of(len(pixels), learner_settings.batch_size, generator).to(device)
+        chosen_images = pixels[chosen].permute(0, 3, 1, 2)
+        return (chosen_images if augment is None else augment(chosen_images)), wanted[chosen]
+
+    with torch.enable_grad(), core_threads(device) as workers:
+        learner = MaskLearner(strong, composed_answer(config), batch, learner_settings, dtype=dtype, workers=workers)
+        rounds = [(before, share) for before, share in pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))]
+        steps = [each for each in rounds for _ in range(config.mask_steps)]
+        for before, share in progress(steps, "gradient search, steps"):
+            learner.step(before, share)
+    masks = learner.masks(keep)
+    return masks, learner.tuning(masks)
+
+
+def extract_modules(
+    strong: Graph, masks: Any, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
+) -> list[GraphNetwork]:
+    """Cut modules out of the strong model: small networks of their own, each with the logit of one class.
+
+    Example: `modules = extract_modules(strong, numpy.load("masks.npy"))`.
+
+    Args:
+        strong: of `trace`.
+        masks: (modules, K) bool, True = kept: of a search, or loaded.
+        tuning: of `gradient_search`; None = the modules' weights are the strong model's.
+        target_classes: of these modules; None = module c is of class c.
+
+    Returns:
+        Modules in evaluation mode, on the strong model's device: images (n, channels, side, side) -> logits (n, 1).
+        Their weights are copies, under the network's own names, and can be trained on.
+
+    Raises:
+        UserError: the masks have another shape or dtype, or there is not one for each class.
+        ValueError: one line; a mask leaves a layer without kernels, or drops one of several that belong together.
+    """
+    masks, num_kernels = np.asarray(masks), strong.units.num_kernels
+    if masks.ndim != 2 or masks.shape[1] != num_kernels or masks.dtype != bool:
+        raise UserError(
+            f"masks: expected (modules, {num_kernels}) bool, True = kept, given {masks.dtype} of shape {masks.shape}"
+        )
+    targets = range(strong.num_classes) if target_classes is None else target_classes
+    if len(masks) != len(targets):
+        raise UserError(
+            f"masks: expected one for each of {len(targets)} classes, given {len(masks)}; name the modules' classes "
+            "with target_classes"
+        )
+    return extract_modules_of_masks(strong, masks, tuning, targets)
+
+
+def patched_network(weak: nn.Module, modules: Mapping[int, nn.Module], fitted: Patch) -> PatchedModel:
+    """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
+
+    Example: `patched_network(weak, {3: modules[3]}, patch(predict(weak, images), {3: outputs}, labels))`.
+
+    Args:
+        weak: images (n, channels, side, side) -> logits (n, classes); it is copied.
+        modules: by the target classes of the patch; they take the same images.
+        fitted: of `patch`.
+
+    Returns:
+        A network in evaluation mode: images -> scores (n, classes), of which the largest decides.
+
+    Raises:
+        UserError: a target class has no module, or no module helps, so that there is no patch.
+    """
+    if fitted.rule is None:
+        raise UserError("the patch has no module that helps: use the weak network as it is")
+    if missing := [target for target in fitted.target_classes if target not in modules]:
+        raise UserError(f"modules: expected one of class {missing[0]}, which the patch was fitted with, given none")
+    composed = ComposedModel([modules[target] for target in fitted.target_classes])
+    names = tuple(map(str, range(fitted.num_classes)))
+    return PatchedModel(copy.deepcopy(weak), copy.deepcopy(composed), fitted.rule, names)
+
+
+def _checked_images(images: Any) -> Tensor:
+    """(n, channels, side, side) float32. Raises UserError."""
+    values = torch.as_tensor(images).detach()
+    if values.dim() != 4 or not len(values) or not values.is_floating_point():
+        raise UserError(
+            "images: expected (n, channels, side, side) floating-point numbers, normalised as the network takes them, "
+            f"given {values.dtype} of shape {tuple(values.shape)}"
+        )
+    if not values.isfinite().all():
+        raise UserError("images: expected finite numbers, given NaN or infinity")
+    return values.float()
+
+
+def _labelled(strong: Graph, images: Any, labels: Any) -> Images:
+    """Checked images with their labels. Raises UserError."""
+    values = _checked_images(images)
+    if values.shape[1:] != strong.image_shape:
+        raise UserError(
+            f"images: expected (n, {', '.join(map(str, strong.image_shape))}), as the network was traced, given "
+            f"{tuple(values.shape)}"
+        )
+    wanted = torch.as_tensor(labels).detach().cpu().numpy()
+    if wanted.shape != (len(values),) or wanted.dtype.kind not in "iu":
+        raise UserError(
+            f"labels: expected a whole number for each of {len(values)} images, given {wanted.dtype} of shape "
+            f"{wanted.shape}"
+        )
+    if wanted.min() < 0 or wanted.max() >= strong.num_classes:
+        raise UserError(
+            f"labels: expected classes from 0 to {strong.num_classes - 1}, given {wanted.min()} to {wanted.max()}"
+        )
+    return Images(values.permute(0, 2, 3, 1).cpu().numpy(), wanted.astype(np.int64), None)
+
+
+def _check_share(keep: float) -> None:
+    if not 0 < keep <= 1:
+        raise UserError(f"keep: expected a share above 0 and at most 1, given {keep:g}")
