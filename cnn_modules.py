@@ -5,9 +5,9 @@ strong = cm.trace(network, images[:1])
 masks, tuning = cm.gradient_search(strong, images, labels, keep=0.4)
 modules = cm.extract_modules(strong, masks, tuning)
 
-`network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the network
-takes them; `labels` (n,) are whole numbers. Everything runs where the network's parameters are. The network is left as it
-is. Nothing is printed but by `show`; `show_progress(True)` makes long computations say how far they are.
+`network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the
+network takes them; `labels` (n,) are whole numbers. Everything runs on the device of the network's parameters, and the
+network is left as it is. Only `show` prints; `show_progress(True)` makes long computations say how far they are.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from configures.base import Config
 from configures.base import gradient as gradient_settings
 from dataset.images import to_device
-from dataset.labelled_images import Images
+from dataset.labelled_images import Images, Split
 from models.graph import Graph, GraphNetwork, NetworkRefused
 from models.graph import trace as trace_network
 from models.graph.evaluating import OneAnswer, floating_parameter
@@ -31,9 +31,12 @@ from modules.composed_model import ComposedModel
 from modules.kernel_importance import kernel_importance as importance_of_images
 from modules.module import Tuning, module_of_weights
 from modules.module import extract_modules as extract_modules_of_masks
+from modules.module_set import SetRecord
+from modules.module_set import show_module_set as show
+from modules.module_sets import evaluate_set
 from modules.sensitivity import top_ratio_masks
 from patching.from_arrays import Patch, patch
-from patching.patched_model import PatchedModel
+from patching.rules import Rule
 from search.gradient.batches import any_of
 from search.gradient.goals import composed_answer
 from search.gradient.learner import MaskLearner, mask_settings
@@ -49,16 +52,19 @@ __all__ = [
     "GraphNetwork",
     "NetworkRefused",
     "Patch",
+    "PatchedNetwork",
+    "SetRecord",
     "Tuning",
     "UserError",
+    "evaluate",
     "extract_modules",
     "gradient_search",
     "importance_masks",
     "kernel_importance",
     "module_of_weights",
     "patch",
-    "patched_network",
     "predict",
+    "show",
     "show_progress",
     "trace",
 ]
@@ -108,12 +114,14 @@ def predict(network: nn.Module, images: Any) -> np.ndarray:
     Raises:
         UserError: the images have another form, or the network does not run on them.
     """
-    pixels = _checked_images(images).permute(0, 2, 3, 1).cpu().numpy()
-    given = Images(pixels, np.zeros(len(pixels), np.int64), None)
+    values = _checked_images(images)
+    given = _as_images(values, np.zeros(len(values), np.int64))
     try:
         return outputs_of_images(OneAnswer(network, None), given, floating_parameter(network).device).numpy()
-    except RuntimeError as error:
-        raise UserError(f"network: it does not run on images {tuple(images.shape)}: {reason(error)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's network raises
+        raise UserError(f"network: it does not run on images {values.shape}: {reason(error)}") from error
 
 
 def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float = 0.9) -> np.ndarray:
@@ -152,8 +160,8 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
     Raises:
         UserError: the importance has another shape, or `keep` is no such share.
     """
-    importance, units = np.asarray(importance), strong.units
-    if importance.shape[1:] != (units.num_kernels,):
+    importance, units = _array(importance), strong.units
+    if importance.ndim != 2 or importance.shape[1:] != (units.num_kernels,):
         raise UserError(f"importance: expected (classes, {units.num_kernels}), given {importance.shape}")
     _check_share(keep)
     of_layers = [top_ratio_masks(importance, units, layer, keep) for layer in units.tied_layers]
@@ -241,67 +249,113 @@ def extract_modules(
         UserError: the masks have another shape or dtype, or there is not one for each class.
         ValueError: one line; a mask leaves a layer without kernels, or drops one of several that belong together.
     """
-    masks, num_kernels = np.asarray(masks), strong.units.num_kernels
-    if masks.ndim != 2 or masks.shape[1] != num_kernels or masks.dtype != bool:
-        raise UserError(
-            f"masks: expected (modules, {num_kernels}) bool, True = kept, given {masks.dtype} of shape {masks.shape}"
-        )
-    targets = range(strong.num_classes) if target_classes is None else target_classes
-    if len(masks) != len(targets):
-        raise UserError(
-            f"masks: expected one for each of {len(targets)} classes, given {len(masks)}; name the modules' classes "
-            "with target_classes"
-        )
-    return extract_modules_of_masks(strong, masks, tuning, targets)
+    targets = _checked_targets(strong, masks, target_classes)
+    return extract_modules_of_masks(strong, _array(masks), tuning, targets)
 
 
-def patched_network(weak: nn.Module, modules: Mapping[int, nn.Module], fitted: Patch) -> PatchedModel:
-    """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
+def evaluate(
+    strong: Graph,
+    masks: Any,
+    modules: Sequence[GraphNetwork],
+    images: Any,
+    labels: Any,
+    target_classes: Sequence[int] | None = None,
+) -> SetRecord:
+    """Compare modules with the strong model: each by itself, and all of them as one classifier.
 
-    Example: `patched_network(weak, {3: modules[3]}, patch(predict(weak, images), {3: outputs}, labels))`.
+    Example: `show(evaluate(strong, masks, modules, test_images, test_labels))` prints a table.
 
     Args:
-        weak: images (n, channels, side, side) -> logits (n, classes); it is copied.
-        modules: by the target classes of the patch; they take the same images.
-        fitted: of `patch`.
+        strong: of `trace`.
+        masks: (modules, K) bool, True = kept: what the modules were cut out with.
+        modules: of `extract_modules`, also after further training.
+        images: (n, channels, side, side) float, which neither the network nor the search has seen.
+        labels: (n,) int.
+        target_classes: of the modules; None = module c is of class c.
 
     Returns:
-        A network in evaluation mode: images -> scores (n, classes), of which the largest decides.
+        What a module set's `set.json` has, where these are the validation images. Of `valid_images` the strong model
+        classifies `valid_right_strong` correctly, and the composed model, which answers with the strong model's logits,
+        those of the target classes replaced by the modules', `valid_right_composed`. With one entry per module:
+        `kernels_kept` of `kernels`, `parameters`, `flops` (share of the strong model's), `explained`,
+        `valid_auc_modules` and `valid_auc_strong` (how well the class's logit tells its images from all others).
+
+    Raises:
+        UserError: something does not fit, or a network's outputs are not finite.
+    """
+    targets = _checked_targets(strong, masks, target_classes)
+    if len(modules) != len(targets):
+        raise UserError(f"modules: expected one for each of {len(targets)} masks, given {len(modules)}")
+    given = _labelled(strong, images, labels)
+    none, names = given.take(np.arange(0)), tuple(map(str, range(strong.num_classes)))
+    device, _ = strong.device_and_dtype
+    return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {})
+
+
+class PatchedNetwork(nn.Module):
+    """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
+
+    Example: `PatchedNetwork(weak, {3: modules[3]}, patch(predict(weak, images), {3: outputs}, labels))`.
+
+    Args:
+        weak: images (n, channels, side, side) -> logits (n, classes). It is copied, and so are the modules.
+        modules: by the target classes of the patch; they take the same images.
+        fitted: of `patch`.
 
     Raises:
         UserError: a target class has no module, or no module helps, so that there is no patch.
     """
-    if fitted.rule is None:
-        raise UserError("the patch has no module that helps: use the weak network as it is")
-    if missing := [target for target in fitted.target_classes if target not in modules]:
-        raise UserError(f"modules: expected one of class {missing[0]}, which the patch was fitted with, given none")
-    composed = ComposedModel([modules[target] for target in fitted.target_classes])
-    names = tuple(map(str, range(fitted.num_classes)))
-    return PatchedModel(copy.deepcopy(weak), copy.deepcopy(composed), fitted.rule, names)
+
+    def __init__(self, weak: nn.Module, modules: Mapping[int, nn.Module], fitted: Patch) -> None:
+        super().__init__()
+        if fitted.rule is None:
+            raise UserError("the patch has no module that helps: use the weak network as it is")
+        if missing := [target for target in fitted.target_classes if target not in modules]:
+            raise UserError(f"modules: expected one of class {missing[0]}, which the patch was fitted with, given none")
+        composed = ComposedModel([modules[target] for target in fitted.target_classes])
+        device = floating_parameter(weak).device
+        self.weak = OneAnswer(copy.deepcopy(weak), fitted.weak_classes)
+        self.modules_of_classes = copy.deepcopy(composed).to(device)
+        self.rule: Rule = copy.deepcopy(fitted.rule).to(device)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (n, classes) of images (n, channels, side, side): the largest one decides."""
+        return self.rule(self.weak(images).float(), self.modules_of_classes(images))
 
 
-def _checked_images(images: Any) -> Tensor:
+def _array(values: Any) -> np.ndarray:
+    """Anything array-like; real numbers of a tensor as float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()
+
+
+def _checked_images(images: Any) -> np.ndarray:
     """(n, channels, side, side) float32. Raises UserError."""
-    values = torch.as_tensor(images).detach()
-    if values.dim() != 4 or not len(values) or not values.is_floating_point():
+    values = _array(images)
+    if values.ndim != 4 or not values.size or values.dtype.kind != "f":
         raise UserError(
             "images: expected (n, channels, side, side) floating-point numbers, normalised as the network takes them, "
-            f"given {values.dtype} of shape {tuple(values.shape)}"
+            f"given {values.dtype} of shape {values.shape}"
         )
-    if not values.isfinite().all():
+    if not np.isfinite(values).all():
         raise UserError("images: expected finite numbers, given NaN or infinity")
-    return values.float()
+    return values.astype(np.float32, copy=False)
+
+
+def _as_images(values: np.ndarray, labels: np.ndarray) -> Images:
+    return Images(np.moveaxis(values, 1, 3), labels, None)
 
 
 def _labelled(strong: Graph, images: Any, labels: Any) -> Images:
     """Checked images with their labels. Raises UserError."""
     values = _checked_images(images)
     if values.shape[1:] != strong.image_shape:
-        raise UserError(
-            f"images: expected (n, {', '.join(map(str, strong.image_shape))}), as the network was traced, given "
-            f"{tuple(values.shape)}"
-        )
-    wanted = torch.as_tensor(labels).detach().cpu().numpy()
+        expected = ", ".join(map(str, strong.image_shape))
+        raise UserError(f"images: expected (n, {expected}), as the network was traced, given {values.shape}")
+    wanted = _array(labels)
     if wanted.shape != (len(values),) or wanted.dtype.kind not in "iu":
         raise UserError(
             f"labels: expected a whole number for each of {len(values)} images, given {wanted.dtype} of shape "
@@ -311,9 +365,25 @@ def _labelled(strong: Graph, images: Any, labels: Any) -> Images:
         raise UserError(
             f"labels: expected classes from 0 to {strong.num_classes - 1}, given {wanted.min()} to {wanted.max()}"
         )
-    return Images(values.permute(0, 2, 3, 1).cpu().numpy(), wanted.astype(np.int64), None)
+    return _as_images(values, wanted.astype(np.int64))
 
 
 def _check_share(keep: float) -> None:
-    if not 0 < keep <= 1:
-        raise UserError(f"keep: expected a share above 0 and at most 1, given {keep:g}")
+    if not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise UserError(f"keep: expected a share above 0 and at most 1, given {keep!r}")
+
+
+def _checked_targets(strong: Graph, masks: Any, target_classes: Sequence[int] | None) -> tuple[int, ...]:
+    """The class of each mask. Raises UserError where the masks are of another form, or not one for each class."""
+    masks, num_kernels = _array(masks), strong.units.num_kernels
+    if masks.ndim != 2 or masks.shape[1] != num_kernels or masks.dtype != bool:
+        raise UserError(
+            f"masks: expected (modules, {num_kernels}) bool, True = kept, given {masks.dtype} of shape {masks.shape}"
+        )
+    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
+    if len(masks) != len(targets):
+        raise UserError(
+            f"masks: expected one for each of {len(targets)} classes, given {len(masks)}; name the modules' classes "
+            "with target_classes"
+        )
+    return targets

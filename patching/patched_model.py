@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dataset.image_files import Resize
 from dataset.images import normalise
 from dataset.labelled_images import Normalisation
+from models.graph import GraphNetwork
 from models.graph.evaluating import one_answer
 from models.names import anchored, network_of, not_named
 from models.strong_model import untrained_graph
@@ -54,7 +55,7 @@ class PatchedModel(nn.Module):
 
     Args:
         weak: the weak model, images -> logits (n, classes).
-        module: images -> the target class's logit (n, 1), or those of all modules that the rule joins (n, modules).
+        module: the module, images -> the target class's logit (n, 1).
         rule: joins the two.
         classes: the names of the classes, the target class last.
         origin: says which networks they are of; None for a model that is not saved.
@@ -63,7 +64,7 @@ class PatchedModel(nn.Module):
     def __init__(
         self,
         weak: nn.Module,
-        module: nn.Module,
+        module: GraphNetwork,
         rule: Rule,
         classes: tuple[str, ...],
         origin: Origin | None = None,
@@ -76,7 +77,7 @@ class PatchedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of normalised images (n, 3, side, side): the largest one decides."""
         weak = one_answer(self.weak(images), images, len(self.classes)).float()  # as they are evaluated
-        return self.rule(weak, self.module(images).squeeze(1))
+        return self.rule(weak, self.module(images)[:, 0])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """The images (n, 3, side, side) float32 that this model was made for, of pixels (n, side, side, 3) uint8.
