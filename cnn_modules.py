@@ -127,7 +127,7 @@ def predict(network: nn.Module, images: Any) -> np.ndarray:
 def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float = 0.9) -> np.ndarray:
     """How strongly each kernel responds to the images of each class that the network classifies confidently.
 
-    Example: `importance_masks(strong, kernel_importance(strong, images, labels), keep=0.5)`.
+    Example: `importance = kernel_importance(strong, images, labels)`; `importance[3].argmax()` is class 3's kernel.
 
     Args:
         strong: of `trace`.
@@ -148,6 +148,8 @@ def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float
 
 def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.ndarray:
     """Each class's mask that keeps the most important kernels of every layer: the simplest baseline of a search.
+
+    Example: `masks = importance_masks(strong, kernel_importance(strong, images, labels), keep=0.5)`.
 
     Args:
         strong: of `trace`.
