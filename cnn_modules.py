@@ -11,7 +11,7 @@ network is left as it is. Only `show` prints; `show_progress(True)` makes long c
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -37,14 +37,12 @@ from modules.module_sets import evaluate_set
 from modules.sensitivity import top_ratio_masks
 from patching.from_arrays import Patch, patch
 from patching.rules import Rule
-from search.gradient.batches import any_of
 from search.gradient.goals import composed_answer
 from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.rounds import rounds_to_do
 from utils.core_threads import core_threads
 from utils.errors import UserError, reason
 from utils.progress import progress, show_progress
-from utils.seeds import torch_seed
 
 __all__ = [
     "ComposedModel",
@@ -178,7 +176,6 @@ def gradient_search(
     labels: Any,
     keep: float,
     *,
-    augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> tuple[np.ndarray, Tuning]:
@@ -188,10 +185,9 @@ def gradient_search(
 
     Args:
         strong: of `trace`.
-        images: (n, channels, side, side) float, training images.
+        images: (n, channels, side, side) float, training images; they are not augmented.
         labels: (n,) int.
         keep: the mean share of the kernels to keep at most, above 0 and at most 1.
-        augment: is given each step's images (batch, channels, side, side) on the device, and returns as many.
         seed: of the batches.
         settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
             a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
@@ -211,18 +207,19 @@ def gradient_search(
     if unknown := sorted(settings.keys() - known):
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)
-    (device, dtype), learner_settings = strong.device_and_dtype, mask_settings(config, config.mask_steps)
-    pixels, wanted = to_device(given, device)
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(torch_seed(seed, "mask batch", step))
-        chosen = any_of(len(pixels), learner_settings.batch_size, generator).to(device)
-        chosen_images = pixels[chosen].permute(0, 3, 1, 2)
-        return (chosen_images if augment is None else augment(chosen_images)), wanted[chosen]
-
+    device, dtype = strong.device_and_dtype
     with torch.enable_grad(), core_threads(device) as workers:
-        learner = MaskLearner(strong, composed_answer(config), batch, learner_settings, dtype=dtype, workers=workers)
-        rounds = [(before, share) for before, share in pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))]
+        learner = MaskLearner(
+            strong,
+            composed_answer(config),
+            *to_device(given, device),
+            mask_settings(config, config.mask_steps),
+            normalisation=None,
+            dtype=dtype,
+            seed=seed,
+            workers=workers,
+        )
+        rounds = pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))
         steps = [each for each in rounds for _ in range(config.mask_steps)]
         for before, share in progress(steps, "gradient search, steps"):
             learner.step(before, share)

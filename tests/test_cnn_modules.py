@@ -14,7 +14,7 @@ import torch
 from conftest import TOP, assert_near, environment
 from hypothesis import given, settings
 from random_modules import kernel_masks, network_layers
-from torch import Tensor, nn
+from torch import nn
 
 import cnn_modules as cm
 from models.rescnn import ResCNN
@@ -91,20 +91,12 @@ def test_the_most_important_kernels_of_each_layer_are_kept(keep):
 
 
 def test_a_search_keeps_no_more_than_it_may_and_repeats_itself():
-    seen: list[tuple[int, ...]] = []
-
-    def augment(images: Tensor) -> Tensor:
-        seen.append(tuple(images.shape))
-        return images.flip(3)
-
     search = functools.partial(cm.gradient_search, strong(), IMAGES, LABELS, 0.4, **FEW_STEPS)
     masks, tuning = search()
     assert masks.shape == (CLASSES, strong().units.num_kernels) and masks.mean() <= 0.4
-    again, other, augmented = search(), search(seed=1), search(augment=augment)
+    again, other = search(), search(seed=1)
     assert np.array_equal(masks, again[0]) and np.array_equal(tuning.gains, again[1].gains)
     assert not np.array_equal(tuning.gains, other[1].gains)
-    assert not np.array_equal(tuning.gains, augmented[1].gains)
-    assert seen == [(20, 2, SIDE, SIDE)] * 3 * FEW_STEPS["mask_steps"]
     with torch.no_grad():  # of the user's program
         assert np.array_equal(search()[0], masks)
 

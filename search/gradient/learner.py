@@ -5,7 +5,6 @@ it had not been.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
+from dataset.labelled_images import Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
+from search.gradient.batches import StepBatches
 from search.gradient.goals import Goal
 from search.gradient.on_engine import ModulesOnEngine
 from search.gradient.scores import (
@@ -71,11 +72,12 @@ class MaskLearner:
 
     Args:
         graph: the strong model, on the device.
-        goal: which modules, by which loss.
-        batch: a step's images (batch, channels, side, side), normalised, and labels (batch,) int64, on the device, by
-            the step's number; `StepBatches.of_step`, for example.
+        goal: which modules, from which images, by which loss.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         settings: what the search is made of.
+        normalisation: of the images.
         dtype: of the convolutions.
+        seed: decides the batches and their augmentation.
         workers: run the modules, one core each.
         modules: run them in place of the workers.
     """
@@ -84,16 +86,22 @@ class MaskLearner:
         self,
         graph: Graph,
         goal: Goal,
-        batch: Callable[[int], tuple[Tensor, Tensor]],
+        pixels: Tensor,
+        labels: Tensor,
         settings: MaskSettings,
         *,
+        normalisation: Normalisation,
         dtype: torch.dtype,
+        seed: int,
         workers: Executor,
         modules: ModulesOnEngine | None = None,
     ) -> None:
         keep_freed_memory()
         self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
-        self.settings, self.batch = settings, batch
+        self.settings = settings
+        self.batches = StepBatches(
+            pixels, labels, goal.choose, settings.batch_size, settings.mirror, seed, dtype, normalisation
+        )
         self.workers, self.modules = workers, modules
         self.folds_gains = torch.as_tensor(graph.folds_gains)
         self.scores = torch.full((len(goal.classes), graph.num_units), SCORE_LIMIT)
@@ -138,7 +146,7 @@ class MaskLearner:
         largest = (share * self.settings.step_size, self.settings.gain_step_size, share * LOGIT_STEP_SIZE)
         for group, of_group in zip(self.optimizer.param_groups, largest, strict=True):
             group["lr"] = step_size(of_group, progress)
-        images, labels = self.batch(self.steps_done)
+        images, labels = self.batches.of_step(self.steps_done)
         strong_logits = self.workers.submit(self._strong_logits, images)
 
         def loss(logits: Tensor) -> Tensor:

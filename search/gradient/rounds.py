@@ -28,7 +28,6 @@ from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
 from modules.own_class import auc_by_class, auc_of
 from search.gradient import files
-from search.gradient.batches import StepBatches
 from search.gradient.goals import Goal, composed_answer, own_logit, unexplained
 from search.gradient.learner import MaskLearner, MaskSettings, mask_settings
 from search.gradient.log import Round, RoundForPatch
@@ -115,22 +114,17 @@ class GradientSearch(ABC, Generic[Row]):
         such state.
         """
         stage = self.stage
-        batches = StepBatches(
-            *to_device(self.split.train, stage.device),
-            self.goal.choose,
-            self.settings.batch_size,
-            self.settings.mirror,
-            stage.seed,
-            stage.dtype,
-            self.split.train.normalisation,
-        )
+        pixels, labels = to_device(self.split.train, stage.device)
         with core_threads(stage.device) as workers:
             learner = MaskLearner(
                 self.strong,
                 self.goal,
-                batches.of_step,
+                pixels,
+                labels,
                 self.settings,
+                normalisation=self.split.train.normalisation,
                 dtype=stage.dtype,
+                seed=stage.seed,
                 workers=workers,
                 modules=None if engine is None else self._modules_on(engine),
             )
