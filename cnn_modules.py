@@ -171,13 +171,7 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
 
 
 def gradient_search(
-    strong: Graph,
-    images: Any,
-    labels: Any,
-    keep: float,
-    *,
-    seed: int = 0,
-    **settings: Any,
+    strong: Graph, images: Any, labels: Any, keep: float, *, seed: int = 0, **settings: Any
 ) -> tuple[np.ndarray, Tuning]:
     """Search the modules of all classes by gradient, in rounds that keep fewer and fewer kernels.
 
