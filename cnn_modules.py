@@ -373,10 +373,18 @@ def _checked_targets(strong: Graph, masks: Any, target_classes: Sequence[int] | 
         raise UserError(
             f"masks: expected (modules, {num_kernels}) bool, True = kept, given {masks.dtype} of shape {masks.shape}"
         )
-    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
+    targets = _targets(strong, target_classes)
     if len(masks) != len(targets):
         raise UserError(
             f"masks: expected one for each of {len(targets)} classes, given {len(masks)}; name the modules' classes "
             "with target_classes"
         )
+    return targets
+
+
+def _targets(strong: Graph, target_classes: Sequence[int] | None) -> tuple[int, ...]:
+    """The classes, all by default. Raises UserError for one that the strong model does not have."""
+    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
+    if not targets or set(targets) - set(range(strong.num_classes)):
+        raise UserError(f"target_classes: expected classes from 0 to {strong.num_classes - 1}, given {targets}")
     return targets

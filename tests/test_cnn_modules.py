@@ -176,7 +176,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "one mask": (lambda: cm.extract_modules(strong(), some_masks()[0]), r"expected \(modules, 18\) bool"),
     "few masks": (lambda: cm.extract_modules(strong(), some_masks()[:2]), "target_classes"),
     "empty layer": (lambda: cm.extract_modules(strong(), ~some_masks() & some_masks()), "at least one kept kernel"),
-    "class": (lambda: cm.extract_modules(strong(), some_masks()[:1], target_classes=[7]), "class from 0 to 3, given 7"),
+    "class": (lambda: cm.extract_modules(strong(), some_masks()[:1], target_classes=[7]), "from 0 to 3, given .7,."),
     "few modules": (lambda: cm.evaluate(strong(), some_masks(), [], IMAGES, LABELS), "one for each of 4 masks"),
     "outputs": (lambda: cm.patch(np.ones((60, 4)), {3: np.ones(59)}, LABELS), r"module_logits\[3\]: expected"),
 }
