@@ -128,7 +128,7 @@ def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float
     Example: `importance = kernel_importance(strong, images, labels)`; `importance[3].argmax()` is class 3's kernel.
 
     Args:
-        strong: of `trace`.
+        strong: as `trace` returns it.
         images: (n, channels, side, side) float, validation images.
         labels: (n,) int.
         confidence: the least softmax, from 0 to 1, of an image that counts; of a class without such an image all count.
@@ -150,8 +150,8 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
     Example: `masks = importance_masks(strong, kernel_importance(strong, images, labels), keep=0.5)`.
 
     Args:
-        strong: of `trace`.
-        importance: (classes, K) float, of `kernel_importance` or any other ranking.
+        strong: as `trace` returns it.
+        importance: (classes, K) float, as `kernel_importance` returns it, or any other ranking.
         keep: the share of each layer's kernels, above 0 and at most 1; at least one kernel of each layer is kept.
 
     Returns:
@@ -178,7 +178,7 @@ def gradient_search(
     Example: `masks, tuning = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
 
     Args:
-        strong: of `trace`.
+        strong: as `trace` returns it.
         images: (n, channels, side, side) float, training images; they are not augmented.
         labels: (n,) int.
         keep: the mean share of the kernels to keep at most, above 0 and at most 1.
@@ -229,9 +229,9 @@ def extract_modules(
     Example: `modules = extract_modules(strong, numpy.load("masks.npy"))`.
 
     Args:
-        strong: of `trace`.
+        strong: as `trace` returns it.
         masks: (modules, K) bool, True = kept: of a search, or loaded.
-        tuning: of `gradient_search`; None = the modules' weights are the strong model's.
+        tuning: as `gradient_search` returns it; None = the modules have the strong model's weights.
         target_classes: of these modules; None = module c is of class c.
 
     Returns:
@@ -259,9 +259,9 @@ def evaluate(
     Example: `show(evaluate(strong, masks, modules, test_images, test_labels))` prints a table.
 
     Args:
-        strong: of `trace`.
+        strong: as `trace` returns it.
         masks: (modules, K) bool, True = kept: what the modules were cut out with.
-        modules: of `extract_modules`, also after further training.
+        modules: as `extract_modules` returns them, also after further training.
         images: (n, channels, side, side) float, which neither the network nor the search has seen.
         labels: (n,) int.
         target_classes: of the modules; None = module c is of class c.
@@ -293,7 +293,7 @@ class PatchedNetwork(nn.Module):
     Args:
         weak: images (n, channels, side, side) -> logits (n, classes). It is copied, and so are the modules.
         modules: by the target classes of the patch; they take the same images.
-        fitted: of `patch`.
+        fitted: as `patch` returns it.
 
     Raises:
         UserError: a target class has no module, or no module helps, so that there is no patch.
