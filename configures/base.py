@@ -192,7 +192,7 @@ class Config:
         also=(fine_tuning,),
     )
     mask_own_class: Weight = gradient(
-        1.0,
+        0.1,
         "The weight in the loss of the share of the strong logit's variance that the module's does not explain.",
         also=(fine_tuning,),
     )

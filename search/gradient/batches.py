@@ -20,7 +20,7 @@ class StepBatches:
         mirror: whether the augmentation includes flips.
         seed: of the search.
         dtype: the precision of the search.
-        normalisation: of the images.
+        normalisation: of the images; None = they are normalised, and not augmented, because padding is black pixels.
     """
 
     pixels: Tensor
@@ -29,11 +29,13 @@ class StepBatches:
     mirror: bool
     seed: int
     dtype: torch.dtype
-    normalisation: Normalisation
+    normalisation: Normalisation | None
 
     def of_step(self, step: int) -> tuple[Tensor, Tensor]:
         """A step's images (batch, 3, side, side), augmented and normalised, and their labels (batch,)."""
         generator = torch.Generator().manual_seed(torch_seed(self.seed, "mask batch", step))
         chosen = torch.randperm(len(self.labels), generator=generator)[: self.batch_size].to(self.pixels.device)
-        images = augment(self.pixels[chosen], mirror=self.mirror, generator=generator)
+        images = self.pixels[chosen]
+        if self.normalisation is not None:
+            images = augment(images, mirror=self.mirror, generator=generator)
         return normalise(images, self.normalisation, self.dtype), self.labels[chosen]

@@ -139,7 +139,7 @@ class MaskLearner:
         goal: of each module.
         pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         settings: how steps are taken.
-        normalisation: of the images.
+        normalisation: of the images; None = they are normalised already.
         dtype: of the convolutions.
         seed: decides the batches and their augmentation.
         workers: run the modules, one core each.
@@ -154,7 +154,7 @@ class MaskLearner:
         labels: Tensor,
         settings: MaskSettings,
         *,
-        normalisation: Normalisation,
+        normalisation: Normalisation | None,
         dtype: torch.dtype,
         seed: int,
         workers: Executor,

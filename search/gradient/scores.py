@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.graph import Units
 
-PRICE_STEP = 0.5  # by how much the price of kernels rises per step and share of kernels above the target
-PRICE_SLOPE = 50.0  # and by how much it stands higher at once, so that the share does not swing around the target
+PRICE_STEP = 0.05  # by how much the price of kernels rises per step and share of kernels above the target
+PRICE_SLOPE = 5.0  # and by how much it stands higher at once, so that the share does not swing around the target
 DESCENT = 0.5  # the share of a round in which the target goes down; in the rest the masks settle
 
 

@@ -95,13 +95,13 @@ def test_a_round_goes_down_and_comes_to_rest() -> None:
 
 
 def test_the_price_brings_the_kept_share_to_its_target() -> None:
-    """Kernels that are worth 0 to 10 each: those that are worth less than the price go, bit by bit."""
+    """Kernels that are worth 0 to 1 each: those that are worth less than the price go, bit by bit."""
     price, kept = Price(), 1.0
     for _ in range(2000):
-        kept += 0.1 * ((1 - min(1.0, price.now(kept, 0.4) / 10)) - kept)
+        kept += 0.1 * ((1 - min(1.0, price.now(kept, 0.4))) - kept)
         price = price.next(kept, 0.4)
     assert kept == pytest.approx(0.4, abs=0.01)
-    assert Price(0.1).next(0.2, 0.9).level == pytest.approx(-0.25)
+    assert Price(0.1).next(0.2, 0.9).level == pytest.approx(0.065)
     assert Price(0.0).next(0.2, 0.9).level < 0  # a reward
 
 
