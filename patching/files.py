@@ -80,8 +80,8 @@ def table(artifacts: Artifacts, modules: str, kind: WeakKind, epoch: str, calibr
 
 
 def trade_off(artifacts: Artifacts, kind: WeakKind, part: str) -> Path:
-    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure is next to it."""
-    return weak_models_folder(artifacts, kind) / f"for_patch_trade_off_{part}.csv"
+    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it."""
+    return weak_models_folder(artifacts, kind) / f"patch_trade_off_{part}.csv"
 
 
 def own_report(artifacts: Artifacts, name: str) -> RecordFile[PatchedWeakModel]:
