@@ -71,7 +71,7 @@ def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
 
 
 def epochs_to_keep(epochs: int, every: int, chosen: tuple[int, ...]) -> list[int]:
-    """Which of `epochs` epochs, counted from 0, leave a checkpoint: every so-manyth, the chosen ones and the last."""
+    """Which of `epochs` epochs, counted from 0, leave a checkpoint: every n-th, the chosen ones and the last."""
     return sorted({*range(every - 1, epochs, every), *(epoch for epoch in chosen if epoch < epochs), epochs - 1})
 
 
@@ -174,7 +174,7 @@ def train_weak_models(
         target_classes: which ones.
         data: the images of all of them.
         settings: what the training is made of.
-        fresh: set what is there aside, in place of going on or refusing.
+        fresh: set what is there aside, instead of going on or refusing.
         engine: where to train them at the same time; None = here, one after the other.
 
     Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
@@ -188,7 +188,7 @@ def train_weak_models(
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
     say(
         f"{to_train} of {len(target_classes)} weak models to train, {settings.epochs} epochs, {parameters:,} "
-        f"parameters each; kept of each: {len(keep)} epochs and the best one; at the most {readable(needed)} below "
+        f"parameters each; kept of each: {len(keep)} epochs and the best one; at most {readable(needed)} below "
         f"{patch_files.weak_models_folder(stage.artifacts, kind)}"
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
@@ -243,7 +243,7 @@ def _train_on(engine: Engine, stage: Stage, jobs: list[WeakJob], data: PatchData
 
 
 def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
-    """Whether a weak model is not trained yet; its settings stand beside it, or are compared with those that do."""
+    """Whether a weak model is not trained yet; its settings are recorded, or compared with those that are there."""
     kind, target_class = job.kind, job.target_class
     folder = patch_files.weak_model_folder(stage.artifacts, kind, target_class)
     if fresh and folder.exists():

@@ -287,7 +287,7 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
     options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)
     done = run_main(TRAIN_POOR, *COMMON, *options, root=own_root)
     assert done.exit_code == 0, done
-    assert "kept of each: 2 epochs and the best one; at the most" in done.stdout
+    assert "kept of each: 2 epochs and the best one; at most" in done.stdout
     for epoch in (0, 2):
         arguments = ("--exp_type", "poor_fit", "--target_class", 0, "--target_epoch", epoch)
         done = run_main(APPLY, *COMMON, *arguments, root=own_root)
