@@ -104,7 +104,8 @@ def check_options(arguments: argparse.Namespace) -> None:
     """Raises UserError for options of other methods."""
     own = METHODS[arguments.method].options
     for option in sorted({option for method in METHODS.values() for option in method.options if option not in own}):
-        if getattr(arguments, option) not in (None, False):
+        value = getattr(arguments, option)
+        if value is not None and value is not False:  # --checkpoint 0 is given
             having = " or ".join(name for name, method in METHODS.items() if option in method.options)
             raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
 
