@@ -26,6 +26,7 @@ from measuring import (
     show_rows,
     time_in_turns,
 )
+from modules.fast.lowering import Layer, fused
 from subjects import untrained_graph
 from torch import Tensor
 
@@ -33,7 +34,6 @@ from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
 from models.graph.values import Code, needed
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, end
-from modules.fast.fusing import Layer, fused
 from modules.fast.layers import BATCH
 from utils.errors import run
 

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments, replaced, with_arguments
-from models.graph.atoms import is_constant
 from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
-from models.graph.values import Code, Constant, Value
+from models.graph.values import Code, Constant, Value, images_of, users_of
 
 aten = torch.ops.aten
-CutOperator = Callable[["Cut", fx.Node], Value | None]
+CutOperator = Callable[["Cut", Value], Value | None]
 
 
 class Plan:
@@ -34,6 +32,8 @@ class Plan:
         channels, constants, units: the graph's.
         operators: in order, each with what cuts it and the operands that depend on the images.
         readers: by their nodes.
+        users: of each of the graph's values those that read it.
+        logits, images: of the graph's values.
         device, dtype: those of the weights.
     """
 
@@ -42,19 +42,18 @@ class Plan:
         channels: Propagation,
         constants: Mapping[str, Tensor],
         units: Units,
-        cut_of: Callable[[fx.Node], "CutOperator"],
+        cut_of: Callable[[Value], "CutOperator"],
     ) -> None:
         self.channels, self.constants, self.units = channels, constants, units
         self.readers = {reader.node: reader for reader in self.channels.readers}
         self.device, self.dtype = device_and_dtype(constants)
         self.operators = [
             (node, cut_of(node) if node in channels.layouts else Cut.copy, channels.operands(node))
-            for node in self.channels.nodes.nodes
-            if node.op == "call_function"
+            for node in channels.values
+            if node.target is not None
         ]
-        (output,) = (node for node in self.channels.nodes.nodes if node.op == "output")
-        (self.logits,) = output.all_input_nodes
-        (self.images,) = (node for node in self.channels.nodes.nodes if node.op == "placeholder")
+        self.logits, self.images = channels.values[-1], images_of(channels.values)
+        self.users = users_of(channels.values)
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def units_and_classes(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,15 +93,15 @@ class Cut:
     ) -> None:
         self.channels, self.constants = plan.channels, plan.constants
         self.device, self.dtype = plan.device, plan.dtype
-        self.new: dict[fx.Node, Value] = {}
+        self.new: dict[Value, Value] = {}
         self._plan, self._code, self._target_class = plan, code, target_class
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
         self._gains = None if gains is None else torch.as_tensor(np.append(np.where(unit_mask, gains, 1.0), 1.0))
         self._kept: dict[int, np.ndarray] = {}
-        self._whole: dict[fx.Node, bool] = {}
+        self._whole: dict[Value, bool] = {}
         self._logit_map = logit_map
 
-    def layout(self, node: fx.Node) -> Layout:
+    def layout(self, node: Value) -> Layout:
         """The layout of a value of the graph that is one tensor."""
         return self.channels.layout(node)
 
@@ -117,7 +116,7 @@ class Cut:
             found = self._kept[id(channels)] = np.flatnonzero(is_kept)
         return found
 
-    def factors(self, node: fx.Node) -> Tensor | None:
+    def factors(self, node: Value) -> Tensor | None:
         """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
         reader = self._plan.readers.get(node)
         if self._gains is None or reader is None:
@@ -125,9 +124,9 @@ class Cut:
         factors = self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
         return None if (factors == 1).all() else factors
 
-    def with_factors(self, node: fx.Node) -> Value:
+    def with_factors(self, node: Value) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
-        read = arguments(node).source
+        read = node.given.source
         source, factors = self.new[read], self.factors(node)
         if factors is None:
             return source
@@ -141,7 +140,7 @@ class Cut:
         return self.call(aten.mul.Tensor, source, gains)
 
     def constant(
-        self, constant: fx.Node | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
+        self, constant: Value | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
     ) -> Value | None:
         """A constant of which along some dimensions only the given places are kept; None stays None.
 
@@ -149,7 +148,7 @@ class Cut:
         """
         if constant is None:
             return None
-        shape = tuple(self.constants[constant.target].shape)
+        shape = constant.shape
         kept = {dim: places for dim, places in (kept or {}).items() if len(places) != shape[dim]}
         key: list[Any] = [(dim, places.tobytes()) for dim, places in kept.items()]
         for dim, places in kept.items():
@@ -167,11 +166,11 @@ class Cut:
         return self.computed_constant(constant, sliced, shape, tuple(key))
 
     def computed_constant(
-        self, constant: fx.Node, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
+        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
     ) -> Value:
         """A constant made of one of the graph's, under its name; `key` says how."""
-        whole = self.constants[constant.target]
-        return self._code.constant(constant.target, key, shape, lambda: compute(whole))
+        whole = self.constants[constant.name]
+        return self._code.constant(constant.name, key, shape, lambda: compute(whole))
 
     def buffer(self, value: Tensor, name: str) -> Value:
         """A tensor that the graph and the mask decide, not the weights."""
@@ -182,18 +181,16 @@ class Cut:
         """A value of the smaller network."""
         return self._code.call(function, args, kwargs)
 
-    def operand(self, node: fx.Node) -> Value:
+    def operand(self, node: Value) -> Value:
         """An operand as it is in the smaller network."""
-        return self.constant(node) if is_constant(node) else self.new[node]
+        return self.constant(node) if isinstance(node, Constant) else self.new[node]
 
-    def operands(self, given: Any) -> Any:
-        """An argument as it is in the smaller network, with its nodes in lists and tuples."""
-        return replaced(given, fx.Node, self.operand)
-
-    def copy(self, node: fx.Node, **changes: Any) -> Value:
-        """The same operator, with some arguments changed, by name."""
-        args, kwargs = with_arguments(node, **changes)
-        return self._code.call(node.target, self.operands(args), self.operands(kwargs))
+    def copy(self, node: Value, **changes: Any) -> Value:
+        """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
+        new = {value for value in changes.values() if isinstance(value, Value)}
+        made = node.changed(**changes) if changes else node
+        made = made.on(lambda given: given if given in new else self.operand(given))
+        return self._code.call(made.target, made.args, made.kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
@@ -210,19 +207,19 @@ class Cut:
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
         return logits if self._logit_map is None else self._mapped(logits, *self._logit_map)
 
-    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
+    def _shape(self, node: Value) -> tuple[int, ...] | None:
         found = self.channels.layouts.get(node)
         if not isinstance(found, Layout) or found.is_scattered:
             return None
         return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
 
-    def _is_whole(self, node: fx.Node) -> bool:
+    def _is_whole(self, node: Value) -> bool:
         found = self._whole.get(node)
         if found is None:
             found = self._whole[node] = self._find_whole(node)
         return found
 
-    def _find_whole(self, node: fx.Node) -> bool:
+    def _find_whole(self, node: Value) -> bool:
         found = self.channels.layouts.get(node)
         for layout in found if isinstance(found, list) else [found]:
             if layout is None:  # a number
@@ -235,7 +232,7 @@ class Cut:
     def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
         """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
         if logits.target is aten.linear.default and self._last_weights_are_its_own():
-            given = arguments(logits)
+            given = logits.given
             scaled = self._mapped_constant(given.weight, scale)
             return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
         for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
@@ -245,9 +242,9 @@ class Cut:
 
     def _last_weights_are_its_own(self) -> bool:
         """Whether what makes the logits has a weight and a bias that nothing else reads."""
-        given = vars(arguments(self._plan.logits))
+        given = vars(self._plan.logits.given)
         own = given.get("weight"), given.get("bias")
-        return all(is_constant(value) and len(value.users) == 1 for value in own)
+        return all(isinstance(value, Constant) and len(self._plan.users[value]) == 1 for value in own)
 
     def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
         def compute() -> Tensor:

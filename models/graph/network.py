@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.graph.running import Program, program_of_code
+from models.graph.running import Program, program_of
 from models.graph.values import Constant, Value, needed
 
 
@@ -66,7 +66,8 @@ def network_of(
         logits: the value.
         constants, learned, buffers: those of the graph that the code was cut from.
     """
-    names = _names([value for value in needed([logits]) if isinstance(value, Constant)])
+    values = needed([logits])
+    names = _names([value for value in values if isinstance(value, Constant)])
     order = {name: number for number, name in enumerate(constants)}
     parameters, persistent, others = {}, {}, {}
     for value, name in sorted(names.items(), key=lambda item: (order.get(item[1], len(order)), item[1])):
@@ -79,7 +80,7 @@ def network_of(
             (parameters if tensor.is_floating_point() else persistent)[name] = tensor
         else:
             others[name] = tensor
-    return GraphNetwork(program_of_code(logits, names), parameters, persistent, others)
+    return GraphNetwork(program_of(values, [logits], names=names), parameters, persistent, others)
 
 
 def _names(constants: Sequence[Constant]) -> dict[Constant, str]:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 
 from models.graph.propagation import Propagation
 
@@ -165,9 +165,9 @@ class Units:
         return masks
 
 
-def units_of(channels: Propagation, logits: fx.Node) -> Units:
+def units_of(channels: Propagation) -> Units:
     """Number the units; keeps the logits' channels, and says which class each is, where a class can be cut alone."""
-    ties, class_of_root = channels.ties, _class_of_root(channels, logits)
+    ties, class_of_root = channels.ties, _class_of_root(channels)
     kept_roots = ties.kept_roots()
     conv_layers = [layer for layer in channels.layers if layer.has_kernels]
     unit_of_root: dict[int, int] = {}
@@ -198,9 +198,9 @@ def units_of(channels: Propagation, logits: fx.Node) -> Units:
     )
 
 
-def _class_of_root(channels: Propagation, logits: fx.Node) -> dict[int, int]:
+def _class_of_root(channels: Propagation) -> dict[int, int]:
     """The class of each channel of the logits; nothing where a class's logit cannot be cut alone."""
-    layout, ties = channels.layout(logits), channels.ties
+    layout, ties = channels.layout(channels.values[-1]), channels.ties
     if layout.is_row and layout.dim == 1:
         roots = ties.roots(layout.channels).tolist()
         read = {root for reader in channels.readers for root in ties.roots(np.unique(reader.channels)).tolist()}

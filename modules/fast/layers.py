@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiled
-from modules.fast.fusing import Layer
+from modules.fast.lowering import Layer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

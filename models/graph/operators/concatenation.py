@@ -4,23 +4,19 @@ Shortcuts without weights pad the channels with channels of zeros.
 """
 
 import numpy as np
-from torch import fx
 
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant
 from models.graph.cutting import Cut
-from models.graph.lanes import LaneCall, changed, same
 from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout:
+def follow(channels: Propagation, node: Value) -> Layout:
     """The operands' rows; what has no channels counts as always kept."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = node.given, node.shape
     dim = given.dim % len(shape)
     layouts = [
-        Layout(channels.shape_of_constant(operand)) if is_constant(operand) else channels.layout(operand)
+        Layout(operand.shape) if isinstance(operand, Constant) else channels.layout(operand)
         for operand in given.tensors
     ]
     rows = [layout for layout in layouts if layout.is_row]
@@ -40,23 +36,23 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     return rows[0].row(shape, pooled=pooled)
 
 
-def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The concatenation of channels or pixels; None for images, and with constants."""
     has_constant = any(isinstance(operand, Constant) for operand in value.operands)
-    return None if has_constant or arguments(value).dim % len(shape) == 0 else same(value)
+    return None if has_constant or value.given.dim % len(shape) == 0 else value
 
 
-def _amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
+def _amounts(node: Value, num_dims: int, dim: int) -> tuple[int, int]:
     """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
-    given = [*arguments(node).padding, *[0] * (2 * num_dims)]
+    given = [*node.given.padding, *[0] * (2 * num_dims)]
     place = 2 * (num_dims - 1 - dim)
     return given[place], given[place + 1]
 
 
 @of_row
-def follow_padding(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_padding(channels: Propagation, node: Value, source: Layout) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
-    shape = node.meta["shape"]
+    shape = node.shape
     before, behind = _amounts(node, len(shape), source.dim)
     if min(before, behind) < 0:
         return channels.whole(node, "padding takes channels away")
@@ -66,13 +62,13 @@ def follow_padding(channels: Propagation, node: fx.Node, source: Layout) -> Layo
     return Layout(shape, source.dim, row, source.pooled)
 
 
-def cut_padding(part: Cut, node: fx.Node) -> Value:
+def cut_padding(part: Cut, node: Value) -> Value:
     """As many channels before and behind as are kept of those."""
     layout = part.layout(node)
     num_dims = len(layout.shape)
     before, behind = _amounts(node, num_dims, layout.dim)
     kept = part.kept(layout.channels)
-    before_cut = arguments(node).padding
+    before_cut = node.given.padding
     given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
     place = 2 * (num_dims - 1 - layout.dim)
     given[place] = int((kept < before).sum())
@@ -81,9 +77,9 @@ def cut_padding(part: Cut, node: fx.Node) -> Value:
     return part.copy(node, padding=given[:length])
 
 
-def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The padding with `lanes` times as many channels; None for images."""
-    amounts, of_channels = arguments(value).padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
+    amounts, of_channels = value.given.padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
     if len(amounts) > of_channels + 2:
         return None
-    return changed(value, padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])
+    return value.changed(padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])

@@ -11,30 +11,28 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import Layer, Propagation
-from models.graph.values import Value
+from models.graph.values import Constant, Value
 
 
-def layer_name(weight: fx.Node) -> str:
+def layer_name(weight: Value) -> str:
     """A layer's name: that of its weight without 'weight'."""
-    return weight.target.removesuffix(".weight")
+    return weight.name.removesuffix(".weight")
 
 
-def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
+def follow_convolution(channels: Propagation, node: Value) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
-    given = arguments(node)
-    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), node.meta["shape"]
-    if not is_constant(weight) or len(shape) != 4:
+    given = node.given
+    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), node.shape
+    if not isinstance(weight, Constant) or len(shape) != 4:
         return channels.whole(node)
     if source.is_scattered or (source.is_row and source.dim != 1):
         return channels.whole(node, "a convolution reads it in another order")
-    kernels, per_group = channels.shape_of_constant(weight)[:2]
+    kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
     if groups == 1:
         read = channels.read(node, 1, folds=True)
@@ -56,11 +54,11 @@ def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, 1, made, source.pooled)
 
 
-def cut_convolution(part: Cut, node: fx.Node) -> Value:
+def cut_convolution(part: Cut, node: Value) -> Value:
     """The convolution with the kernels that are kept, of the channels that are kept."""
-    given = arguments(node)
+    given = node.given
     weight, groups = given.weight, given.groups
-    kernels, per_group = part.constants[weight.target].shape[:2]
+    kernels, per_group = weight.shape[:2]
     made = part.kept(part.layout(node).channels)
     source = part.layout(given.source)
     read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
@@ -77,7 +75,7 @@ def cut_convolution(part: Cut, node: fx.Node) -> Value:
     new_weight = part.computed_constant(
         weight,
         lambda values: pack_groups(values, of_group, factors, per_group),
-        (len(made), max(columns for _, columns in sizes), *part.constants[weight.target].shape[2:]),
+        (len(made), max(columns for _, columns in sizes), *weight.shape[2:]),
         (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
     )
     if len(set(sizes)) == 1:
@@ -133,9 +131,9 @@ def uneven_groups(
     return torch.cat(maps, 1)
 
 
-def is_plain_convolution(node: fx.Node) -> bool:
+def is_plain_convolution(node: Value) -> bool:
     """Whether it is one of the two forms in which torch writes it."""
-    return overload(node) in ("aten.conv2d.default", "aten.conv2d.padding")
+    return node.operator.overload in ("aten.conv2d.default", "aten.conv2d.padding")
 
 
 def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] | None:
@@ -153,12 +151,14 @@ def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] 
     return None if any(pixels % 2 for pixels in both) else [pixels // 2 for pixels in both]
 
 
-def follow_linear(channels: Propagation, node: fx.Node) -> Layout:
+def follow_linear(channels: Propagation, node: Value) -> Layout:
     """New channels along the last dimension."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = node.given, node.shape
     weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
-    if not is_constant(weight) or source.is_scattered or (source.is_row and source.dim != last):
-        return channels.whole(node, None if not is_constant(weight) else "a linear layer reads it in another order")
+    if not isinstance(weight, Constant) or source.is_scattered or (source.is_row and source.dim != last):
+        return channels.whole(
+            node, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
+        )
     channels.slice_constant(weight, 1, channels.read(node, last, folds=True))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
@@ -166,9 +166,9 @@ def follow_linear(channels: Propagation, node: fx.Node) -> Layout:
     return Layout(shape, last, made, source.pooled)
 
 
-def cut_linear(part: Cut, node: fx.Node) -> Value:
+def cut_linear(part: Cut, node: Value) -> Value:
     """The layer with the rows and columns that are kept."""
-    given = arguments(node)
+    given = node.given
     made, source = part.kept(part.layout(node).channels), part.layout(given.source)
     index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
     weight = part.constant(given.weight, index, part.factors(node))

@@ -5,22 +5,21 @@ import torch
 from hypothesis import given
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from models.graph.arguments import arguments, replaced, with_arguments
 from models.graph.running import read_last
-from models.graph.values import Value
+from models.graph.values import Value, replaced, with_arguments
 
 aten = torch.ops.aten
 
 
 def test_arguments_have_the_names_and_defaults_of_torchs_schema() -> None:
     convolution = Value(0, aten.conv2d.default, ("maps", "weight", None, [2, 2]))
-    found = arguments(convolution)
+    found = convolution.given
     assert (found.source, found.weight, found.bias, found.stride) == ("maps", "weight", None, [2, 2])
     assert (found.padding, found.dilation, found.groups) == ([0, 0], [1, 1], 1)
-    assert arguments(Value(0, aten.conv2d.padding, ("maps", "weight"))).padding == "valid"
-    mean = arguments(Value(0, aten.mean.dim, ("maps", [1]), {"dtype": torch.float64}))
+    assert Value(0, aten.conv2d.padding, ("maps", "weight")).given.padding == "valid"
+    mean = Value(0, aten.mean.dim, ("maps", [1]), {"dtype": torch.float64}).given
     assert (mean.dim, mean.keepdim, mean.dtype) == ([1], False, torch.float64)
-    assert vars(arguments(Value(0, aten.relu.default, ("maps",)))) == {"source": "maps"}
+    assert vars(Value(0, aten.relu.default, ("maps",)).given) == {"source": "maps"}
 
 
 def test_arguments_are_changed_by_name() -> None:

@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from modules.fast.lowering import Layer
 from torch import Tensor
 
 from models.graph.values import Constant, Value
-from modules.fast.fusing import Layer
 
 
 def made_layer(

@@ -1,9 +1,9 @@
 """What becomes one layer: what nobody else reads, in the order that a layer has."""
 
 import torch
+from modules.fast.lowering import Layer, fused
 
 from models.graph.values import Code, Value, needed
-from modules.fast.fusing import Layer, fused
 
 aten = torch.ops.aten
 
