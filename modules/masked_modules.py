@@ -20,7 +20,7 @@ from models.graph.agreement import agrees
 from models.graph.operators import RULES, rule_of
 from models.graph.operators.layers import padding_of
 from models.graph.running import Program, Step
-from models.graph.values import Constant, Value, users_of
+from models.graph.values import Constant, Value
 from modules.fast.compiled_masking import masking_for
 from modules.fast.masking import Ending, Masking
 from modules.masked_layers import Convolution, Scaled
@@ -132,11 +132,10 @@ def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
     shared = {value.name for value in read if value.target is not None} - behind
     device, _ = graph.device_and_dtype
     convolutions, done_before, masking = {}, set(), masking_for(dtype, device)
-    users = users_of(graph.values)
     for value in filter(_is_plain_convolution, masked):
         kernels = graph.channels.layout(value)
         if kernels.is_row:
-            followers, units = _followers(value, users), graph.units.unit_of_channel[kernels.channels]
+            followers, units = _followers(value, graph.channels.users), graph.units.unit_of_channel[kernels.channels]
             convolutions[value.name] = _convolution(value, followers, masking), torch.as_tensor(units, device=device)
             done_before.update(follower.name for follower in followers)
     return FrozenGraph(

@@ -10,8 +10,8 @@ from torch import Tensor
 from models.graph.graph import Graph, graph_of
 from models.graph.operators.layers import layer_name
 from models.graph.operators.normalisation import STATISTICS, is_evaluated
-from models.graph.tracing import WEIGHTED
-from models.graph.values import Constant, Value, images_of, needed, users_of
+from models.graph.tracing import WEIGHTED, Plain
+from models.graph.values import Constant, Value, images_of, needed
 
 
 @torch.no_grad()
@@ -21,13 +21,14 @@ def fold_batch_norm(graph: Graph) -> Graph:
     The convolution's weight is scaled, and it has a bias, by the network's own name for it. Kernels, units and groups
     stay what they are. The given graph is left as it was.
     """
-    users = users_of(graph.values)
     num_readers = Counter(operand.name for value in graph.values for operand in value.operands)
     constants, learned = dict(graph.constants), set(graph.learned)
     new: dict[Value, Value] = {}
     for value in graph.values:
-        layer = new[value.given.source] if value.kind == "batch_norm" and is_evaluated(value) else None
-        if layer is None or users[value.given.source] != [value] or not _can_take(layer, num_readers, constants):
+        layer = None
+        if value.kind == "batch_norm" and is_evaluated(value) and graph.channels.users[value.given.source] == [value]:
+            layer = new[value.given.source]
+        if layer is None or not _can_take(layer, num_readers, constants):
             new[value] = replace(value) if value.target is None else value.on(new.__getitem__)
             new[value].number = 2 * value.number  # in front of each there is a place for a bias
             continue
@@ -43,13 +44,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
         new[value] = layer.changed(bias=new_bias) if bias is None else layer
     values = needed([images_of(new.values()), new[graph.values[-1]]])
     used = {value.name for value in values if isinstance(value, Constant)}
-    return graph_of(
-        tuple(values),
-        {name: value for name, value in constants.items() if name in used},
-        frozenset(learned & used),
-        graph.buffers & used,
-        graph.fewest_units,
-    )
+    constants = {name: value for name, value in constants.items() if name in used}
+    plain = Plain(tuple(values), constants, frozenset(learned & used), graph.buffers & used)
+    return graph_of(plain, graph.fewest_units)
 
 
 def _bias_name(weight: Value, bias: Value | None) -> str:

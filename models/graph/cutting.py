@@ -15,7 +15,7 @@ from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
-from models.graph.values import Code, Constant, Value, images_of, users_of
+from models.graph.values import Code, Constant, Value, images_of
 
 aten = torch.ops.aten
 CutOperator = Callable[["Cut", Value], Value | None]
@@ -32,7 +32,6 @@ class Plan:
         channels, constants, units: the graph's.
         operators: in order, each with what cuts it and the operands that depend on the images.
         readers: by their nodes.
-        users: of each of the graph's values those that read it.
         logits, images: of the graph's values.
         device, dtype: those of the weights.
     """
@@ -53,7 +52,6 @@ class Plan:
             if node.target is not None
         ]
         self.logits, self.images = channels.values[-1], images_of(channels.values)
-        self.users = users_of(channels.values)
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def units_and_classes(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +242,7 @@ class Cut:
         """Whether what makes the logits has a weight and a bias that nothing else reads."""
         given = vars(self._plan.logits.given)
         own = given.get("weight"), given.get("bias")
-        return all(isinstance(value, Constant) and len(self._plan.users[value]) == 1 for value in own)
+        return all(isinstance(value, Constant) and len(self.channels.users[value]) == 1 for value in own)
 
     def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
         def compute() -> Tensor:

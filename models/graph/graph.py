@@ -18,7 +18,7 @@ from models.graph.network import GraphNetwork, device_and_dtype, network_of
 from models.graph.operators import followed, rule_of
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
-from models.graph.tracing import trace_plain
+from models.graph.tracing import Plain, trace_plain
 from models.graph.units import Units, units_of
 from models.graph.values import Code, Constant, Value, images_of, replaced
 
@@ -248,7 +248,7 @@ def trace(
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)
-        graph = graph_of(plain.values, plain.constants, plain.learned, plain.buffers, fewest_units)
+        graph = graph_of(plain, fewest_units)
         check_answers(network, graph.forward, plain.ends, graph.image_shape, graph.num_classes)
     except NetworkRefused:
         raise
@@ -257,17 +257,11 @@ def trace(
     return graph
 
 
-def graph_of(
-    values: tuple[Value, ...],
-    constants: Mapping[str, Tensor],
-    learned: frozenset[str],
-    buffers: frozenset[str],
-    fewest_units: int = FEWEST_UNITS,
-) -> Graph:
+def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
     """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
     freed: frozenset[str] = frozenset()
     while True:
-        channels = followed(values, freed)
+        channels = followed(plain.values, freed)
         if not any(layer.has_kernels for layer in channels.layers):
             raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
         units = units_of(channels)
@@ -279,7 +273,7 @@ def graph_of(
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:
-            return Graph(values, constants, learned, buffers, channels, units, fewest_units)
+            return Graph(plain.values, plain.constants, plain.learned, plain.buffers, channels, units, fewest_units)
         freed |= too_few
 
 

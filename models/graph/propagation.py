@@ -6,13 +6,13 @@ a kernel and its readers (batch norm, any activation, pooling, gates, depthwise 
 so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.graph.layouts import KEPT, Layout, Ties, of_results
-from models.graph.values import Constant, Value
+from models.graph.values import Constant, Value, users_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Propagation:
 
     values: Sequence[Value]
     freed: frozenset[str] = frozenset()
+    users: Mapping[Value, Sequence[Value]] = field(init=False)  # of each value those that read it
     ties: Ties = field(default_factory=Ties)
     layouts: dict[Value, Layout | list[Layout]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
@@ -55,6 +56,9 @@ class Propagation:
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
     joins: list[tuple[Value, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
     _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.users = users_of(self.values)
 
     def operands(self, node: Value) -> list[Value]:
         """The operator's operands that depend on the images."""

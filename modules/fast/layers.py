@@ -93,7 +93,7 @@ class CompiledConvolutions:
     def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
         """A function of its maps and, if it has one, of the map that is added; None of a grouped convolution."""
         weight = layer.weight.compute()
-        kernels, rows, columns = len(weight), layer.convolved.shape[2], layer.convolved.shape[3]
+        kernels, rows, columns = len(weight), layer.values[0].shape[2], layer.values[0].shape[3]
         channels = layer.maps.shape[1]
         if layer.groups > 1 and (weight.shape[1] > 1 or layer.groups != channels):
             return None

@@ -6,7 +6,7 @@ reads it so. A compiled layer wants the library's order. What works channel by c
 torch's own operator. All else is torch's own operator in torch's own order.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,8 +31,8 @@ class Layer:
         maps: (n, channels, height, width).
         weight: (kernels, channels of a group, height, width).
         bias: (kernels,).
-        convolved, result: the value behind the convolution and that at the end.
-        added: of the shape of `convolved`.
+        values: those that are computed, from that behind the convolution to the layer's result.
+        added: of the shape of the first of these.
     """
 
     maps: Value
@@ -42,8 +42,7 @@ class Layer:
     padding: Pair
     dilation: Pair
     groups: int
-    convolved: Value
-    result: Value
+    values: list[Value]
     relu: bool = False
     added: Value | None = None
     relu_of_sum: bool = False
@@ -60,7 +59,7 @@ class Layer:
     @property
     def recipe(self) -> tuple[Hashable, ...]:
         """All but the maps themselves: layers of one recipe do the same to maps of one shape."""
-        geometry = (self.maps.shape, self.convolved.shape, self.stride, self.padding, self.dilation, self.groups)
+        geometry = (self.maps.shape, self.values[0].shape, self.stride, self.padding, self.dilation, self.groups)
         ending = (self.relu, self.added is not None, self.relu_of_sum, self.pool)
         return (self.weight, self.bias, *geometry, *ending)
 
@@ -113,31 +112,16 @@ class Lowering:
         self._plain: dict[Value, Value] = {}  # by the outputs' values those that stand in torch's order
         self._placed: dict[Value, Value] = {}  # those that stand in the library's
         self._functions: dict[Hashable, Callable[..., Tensor] | None] = {}  # of layers, by their recipes
-        values = needed(outputs)
-        layers, inside = fused(values, outputs)
+        values, layers, inside = fused(outputs)
         for value in values:
             if value in layers:
                 self._layer(layers[value])
-            elif value.target is None and not isinstance(value, Constant):
-                self._plain[value] = self._images
             elif value.target is not None and value not in inside:
                 self._operator(value)
+            elif value.target is None and not isinstance(value, Constant):
+                self._plain[value] = self._images
         last = [self._in_torchs_order(value) for value in outputs]
         self.program = program_of(self._written, last)
-
-    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
-        self._written.append(Value(len(self._written), function, args, kwargs))
-        return self._written[-1]
-
-    def _in_torchs_order(self, value: Value) -> Value:
-        if value not in self._plain:
-            self._plain[value] = self._call(self._way.unplace, self._placed[value], self._images)
-        return self._plain[value]
-
-    def _in_the_librarys_order(self, value: Value) -> Value:
-        if value not in self._placed:
-            self._placed[value] = self._call(self._way.place, self._plain[value])
-        return self._placed[value]
 
     def _layer(self, layer: Layer) -> None:
         recipe = layer.recipe  # what modules leave whole they have in common: its weights are laid out once
@@ -145,67 +129,67 @@ class Lowering:
             self._functions[recipe] = self._way.layer(layer)
         function = self._functions[recipe]
         if function is None:
-            for value in _unfused(layer):
+            for value in layer.values:
                 self._operator(value)
             return
         made, operand = self._plain, self._in_torchs_order
         if self._way.lanes:
             made, operand = self._placed, self._in_the_librarys_order
         operands = [layer.maps] if layer.added is None else [layer.maps, layer.added]
-        made[layer.result] = self._call(function, *map(operand, operands))
+        made[layer.values[-1]] = self._write(function, *map(operand, operands))
 
     def _operator(self, value: Value) -> None:
         is_placed = any(operand in self._placed for operand in value.operands)
         if is_placed and (found := on_lanes(value, self._way.lanes)):
-            self._placed[value] = self._copy(found, self._in_the_librarys_order)
+            made = found.on(self._in_the_librarys_order)
+            self._placed[value] = self._write(made.target, *made.args, **made.kwargs)
         elif value.kind == "sym_size" and value.given.dim == 0:  # of any value the number of images
-            self._plain[value] = self._call(len, self._images)
+            self._plain[value] = self._write(len, self._images)
         else:
-            is_of_maps = value.shape is None or len(value.shape) > 2
-            if is_placed and is_of_maps and value.kind not in NUMBERS:
+            if is_placed and (value.shape is None or len(value.shape) > 2) and value.kind not in NUMBERS:
                 self.left_to_torch.add(value.kind)
-            self._plain[value] = self._copy(value, self._in_torchs_order)
+            made = value.on(self._in_torchs_order)
+            self._plain[value] = self._write(made.target, *made.args, **made.kwargs)
 
-    def _copy(self, value: Value, operand: Callable[[Value], Value]) -> Value:
-        """The same operator on the program's values."""
-        made = value.on(lambda given: given.compute() if isinstance(given, Constant) else operand(given))
-        return self._call(made.target, *made.args, **made.kwargs)
+    def _write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
+        self._written.append(Value(len(self._written), function, args, kwargs))
+        return self._written[-1]
+
+    def _in_torchs_order(self, value: Value) -> Value | Tensor:
+        if isinstance(value, Constant):
+            return value.compute()
+        if value not in self._plain:
+            self._plain[value] = self._write(self._way.unplace, self._placed[value], self._images)
+        return self._plain[value]
+
+    def _in_the_librarys_order(self, value: Value) -> Value | Tensor:
+        if isinstance(value, Constant):
+            return value.compute()
+        if value not in self._placed:
+            self._placed[value] = self._write(self._way.place, self._plain[value])
+        return self._placed[value]
 
 
-def _unfused(layer: Layer) -> list[Value]:
-    """A layer's operators one by one."""
-    found, missing = [layer.result], layer.result
-    while missing is not layer.convolved:
-        before = [value for value in missing.operands if value is not layer.added and not isinstance(value, Constant)]
-        (missing,) = before
-        found.append(missing)
-    return found[::-1]
-
-
-def fused(values: Sequence[Value], outputs: Iterable[Value]) -> tuple[dict[Value, Layer], set[Value]]:
-    """The layers by their results, and what is not computed by itself then: it is inside a layer.
+def fused(outputs: Collection[Value]) -> tuple[list[Value], dict[Value, Layer], set[Value]]:
+    """What some values are made of, the layers by their results, and what is not computed by itself: inside a layer.
 
     A value becomes part of a layer if nothing but the layer's next operator reads it.
-
-    Args:
-        values: in the order in which they are made.
-        outputs: those that are asked for.
     """
-    users = users_of(values)
-    asked = set(outputs)
+    values = needed(outputs)
+    users, asked = users_of(values), set(outputs)
     layers: dict[Value, Layer] = {}
     inside: set[Value] = set()
     for value in values:
         layer = layer_of(value)
         if layer is None:
             continue
-        while layer.result not in asked and len(found := users[layer.result]) == 1:
+        while (last := layer.values[-1]) not in asked and len(found := users[last]) == 1:
             if found[0] in layers or found[0] in inside or not _takes_in(layer, found[0]):
                 break
-            inside.add(layer.result)
-            layer.result = found[0]
-        layers[layer.result] = layer
-    return layers, inside
+            inside.add(last)
+            layer.values.append(found[0])
+        layers[last] = layer
+    return values, layers, inside
 
 
 def layer_of(value: Value) -> Layer | None:
@@ -222,7 +206,7 @@ def layer_of(value: Value) -> Layer | None:
     if padding is None:
         return None
     stride, padding, dilation = ((*pair, *pair)[:2] for pair in (given.stride, padding, given.dilation))
-    return Layer(maps, weight, bias, stride, padding, dilation, given.groups, value, value)
+    return Layer(maps, weight, bias, stride, padding, dilation, given.groups, [value])
 
 
 def _takes_in(layer: Layer, value: Value) -> bool:
@@ -230,24 +214,18 @@ def _takes_in(layer: Layer, value: Value) -> bool:
     if layer.pool:
         return False
     if value.target is aten.relu.default:
-        return _rectify(layer)
+        taken = not (layer.relu if layer.added is None else layer.relu_of_sum)
+        layer.relu, layer.relu_of_sum = (True, False) if layer.added is None else (layer.relu, True)
+        return taken
     if value.target is aten.add.Tensor and layer.added is None and (given := value.given).alpha == 1:
-        others = [operand for operand in (given.source, given.other) if operand is not layer.result]
-        if len(others) == 1 and type(others[0]) is Value and others[0].shape == layer.convolved.shape:
+        others = [operand for operand in (given.source, given.other) if operand is not layer.values[-1]]
+        if len(others) == 1 and type(others[0]) is Value and others[0].shape == layer.values[0].shape:
             (layer.added,) = others
             return True
-    if is_halving(value) and not any(side % 2 for side in layer.convolved.shape[2:]):
+    if is_halving(value) and not any(side % 2 for side in layer.values[0].shape[2:]):
         layer.pool = True
         return True
     return False
-
-
-def _rectify(layer: Layer) -> bool:
-    if layer.added is not None:
-        taken, layer.relu_of_sum = not layer.relu_of_sum, True
-    else:
-        taken, layer.relu = not layer.relu, True
-    return taken
 
 
 def is_halving(value: Value) -> bool:

@@ -41,7 +41,7 @@ class Rule:
 
 
 UNKNOWN = Rule()
-POINTWISE = Rule(pointwise.follow, pointwise.cut)
+POINTWISE = Rule(pointwise.follow, pointwise.cut, on_lanes=pointwise.on_lanes)
 
 
 def _rules(names: str, *functions: Callable[..., Any], **more: Callable[..., Any]) -> dict[str, Rule]:
@@ -132,6 +132,5 @@ def on_lanes(value: Value, lanes: int) -> Value | None:
     shapes = [source.shape for source in (sources if value.kind in SPLITS.split() else [value, *sources])]
     if any(shape is None or len(shape) < 2 or shape[0] != shapes[0][0] for shape in shapes):
         return None
-    if value.operator.is_pointwise:
-        return pointwise.on_lanes(value, sources, lanes)
-    return RULES.get(value.kind, UNKNOWN).on_lanes(value, sources[0].shape, lanes)
+    rule = POINTWISE if value.operator.is_pointwise else RULES.get(value.kind, UNKNOWN)
+    return rule.on_lanes(value, sources[0].shape, lanes)

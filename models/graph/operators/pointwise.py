@@ -67,21 +67,21 @@ def cut(part: Cut, node: Value) -> Value:
     return part.call(made.target, *made.args, **made.kwargs)
 
 
-def on_lanes(value: Value, sources: list[Value], lanes: int) -> Value | None:
+def on_lanes(value: Value, of_source: tuple[int, ...], lanes: int) -> Value | None:
     """The operator on maps of the same channels, with constants of one value for each channel or for all."""
     shape = value.shape
-    if any(len(source.shape) != len(shape) or source.shape[1] != shape[1] for source in sources):
-        return None
     expanded: dict[Constant, Tensor] = {}
-    for constant in value.operands:
-        if isinstance(constant, Constant):
-            dim = 1 - (len(shape) - len(constant.shape))  # of the constant: that of the channels
-            sizes = [size for place, size in enumerate(constant.shape) if place != dim]
-            if any(size != 1 for size in sizes):
+    for operand in value.operands:
+        dim = 1 - (len(shape) - len(operand.shape))  # of the operand: that of the channels
+        if not isinstance(operand, Constant):
+            if dim != 1 or operand.shape[1] != shape[1]:
                 return None
-            has_channels = dim >= 0 and constant.shape[dim] > 1
-            found = constant.compute()
-            expanded[constant] = found.repeat_interleave(lanes, dim) if has_channels else found
+            continue
+        if any(size != 1 for place, size in enumerate(operand.shape) if place != dim):
+            return None
+        has_channels = dim >= 0 and operand.shape[dim] > 1
+        found = operand.compute()
+        expanded[operand] = found.repeat_interleave(lanes, dim) if has_channels else found
     return value.on(lambda operand: expanded.get(operand, operand))
 
 

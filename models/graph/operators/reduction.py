@@ -5,6 +5,7 @@ fewer channels is at least zero.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -47,10 +48,10 @@ def dims_of(node: Value, num_dims: int) -> list[int] | None:
     return [dim % num_dims for dim in given]
 
 
-def reads_channels(node: Value) -> bool:
+def reads_channels(node: Value, users: Sequence[Value]) -> bool:
     """Whether it is known what zeros are in it: a sum or mean in its operand's own precision, or a maximum's value."""
     if node.kind in ("max", "min"):
-        return all(user.kind == "getitem" and user.given.index == 0 for user in node.users)
+        return all(user.kind == "getitem" and user.given.index == 0 for user in users)
     return node.kind in EXTREMES or (node.operator.overload in SUMS and node.given.dtype is None)
 
 
@@ -73,7 +74,7 @@ def follow(channels: Propagation, node: Value) -> Layout | list[Layout]:
     if dims is None:
         return channels.whole(node)
     if source.dim in dims:
-        if not reads_channels(node):
+        if not reads_channels(node, channels.users[node]):
             return channels.whole(node)
         channels.read(node, source.dim, folds=False)
         return of_results(shape, lambda part: Layout(part, pooled=pooled))

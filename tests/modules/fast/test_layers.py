@@ -110,7 +110,7 @@ def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, 
         adds=adds,
         relu_of_sum=adds and data.draw(st.booleans()),
     )
-    added = random(*layer.convolved.shape) if adds else None
+    added = random(*layer.values[0].shape) if adds else None
     way = convolutions(vector_bytes)
     found = run(way, way.layer(layer), maps, added)
     assert (found - expected(layer, maps, added)).abs().max() <= tolerance(layer, maps, added)
