@@ -15,7 +15,7 @@ from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
-from models.graph.values import Code, Constant, Value, images_of
+from models.graph.values import Code, Constant, Value, images_of, replaced, with_arguments
 
 aten = torch.ops.aten
 CutOperator = Callable[["Cut", Value], Value | None]
@@ -186,9 +186,9 @@ class Cut:
     def copy(self, node: Value, **changes: Any) -> Value:
         """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
         new = {value for value in changes.values() if isinstance(value, Value)}
-        made = node.changed(**changes) if changes else node
-        made = made.on(lambda given: given if given in new else self.operand(given))
-        return self._code.call(made.target, made.args, made.kwargs)
+        call = with_arguments(node, **changes) if changes else (node.args, node.kwargs)
+        args, kwargs = replaced(call, Value, lambda given: given if given in new else self.operand(given))
+        return self._code.call(node.target, args, kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""

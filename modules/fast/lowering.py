@@ -8,7 +8,7 @@ torch's own operator. All else is torch's own operator in torch's own order.
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -136,37 +136,35 @@ class Lowering:
         if self._way.lanes:
             made, operand = self._placed, self._in_the_librarys_order
         operands = [layer.maps] if layer.added is None else [layer.maps, layer.added]
-        made[layer.values[-1]] = self._write(function, *map(operand, operands))
+        made[layer.values[-1]] = self._write(Value(0, function, tuple(map(operand, operands))))
 
     def _operator(self, value: Value) -> None:
         is_placed = any(operand in self._placed for operand in value.operands)
         if is_placed and (found := on_lanes(value, self._way.lanes)):
-            made = found.on(self._in_the_librarys_order)
-            self._placed[value] = self._write(made.target, *made.args, **made.kwargs)
+            self._placed[value] = self._write(found.on(self._in_the_librarys_order))
         elif value.kind == "sym_size" and value.given.dim == 0:  # of any value the number of images
-            self._plain[value] = self._write(len, self._images)
+            self._plain[value] = self._write(Value(0, len, (self._images,)))
         else:
             if is_placed and (value.shape is None or len(value.shape) > 2) and value.kind not in NUMBERS:
                 self.left_to_torch.add(value.kind)
-            made = value.on(self._in_torchs_order)
-            self._plain[value] = self._write(made.target, *made.args, **made.kwargs)
+            self._plain[value] = self._write(value.on(self._in_torchs_order))
 
-    def _write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
-        self._written.append(Value(len(self._written), function, args, kwargs))
-        return self._written[-1]
+    def _write(self, value: Value) -> Value:
+        self._written.append(value)
+        return value
 
     def _in_torchs_order(self, value: Value) -> Value | Tensor:
         if isinstance(value, Constant):
             return value.compute()
         if value not in self._plain:
-            self._plain[value] = self._write(self._way.unplace, self._placed[value], self._images)
+            self._plain[value] = self._write(Value(0, self._way.unplace, (self._placed[value], self._images)))
         return self._plain[value]
 
     def _in_the_librarys_order(self, value: Value) -> Value | Tensor:
         if isinstance(value, Constant):
             return value.compute()
         if value not in self._placed:
-            self._placed[value] = self._write(self._way.place, self._plain[value])
+            self._placed[value] = self._write(Value(0, self._way.place, (self._plain[value],)))
         return self._placed[value]
 
 
