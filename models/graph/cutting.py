@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         channels, constants, units: the graph's.
         operators: in order, each with what cuts it and the operands that depend on the images.
-        readers: by their nodes.
+        readers: by their values.
         logits, images: of the graph's values.
         device, dtype: those of the weights.
     """
@@ -44,12 +44,12 @@ class Plan:
         cut_of: Callable[[Value], "CutOperator"],
     ) -> None:
         self.channels, self.constants, self.units = channels, constants, units
-        self.readers = {reader.node: reader for reader in self.channels.readers}
+        self.readers = {reader.value: reader for reader in self.channels.readers}
         self.device, self.dtype = device_and_dtype(constants)
         self.operators = [
-            (node, cut_of(node) if node in channels.layouts else Cut.copy, channels.operands(node))
-            for node in channels.values
-            if node.target is not None
+            (value, cut_of(value) if value in channels.layouts else Cut.copy, channels.operands(value))
+            for value in channels.values
+            if value.target is not None
         ]
         self.logits, self.images = channels.values[-1], images_of(channels.values)
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -75,7 +75,7 @@ class Cut:
         gains, logit_map: see `Graph.cut`.
 
     Attributes:
-        new: of each node of the graph that depends on the images the value of the smaller network; none for what lies
+        new: of each value of the graph that depends on the images that of the smaller network; none for what lies
             between a row of channels and the row that it is rearranged to.
         constants: the graph's.
     """
@@ -99,9 +99,9 @@ class Cut:
         self._whole: dict[Value, bool] = {}
         self._logit_map = logit_map
 
-    def layout(self, node: Value) -> Layout:
+    def layout(self, value: Value) -> Layout:
         """The layout of a value of the graph that is one tensor."""
-        return self.channels.layout(node)
+        return self.channels.layout(value)
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
@@ -114,27 +114,27 @@ class Cut:
             found = self._kept[id(channels)] = np.flatnonzero(is_kept)
         return found
 
-    def factors(self, node: Value) -> Tensor | None:
+    def factors(self, value: Value) -> Tensor | None:
         """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
-        reader = self._plan.readers.get(node)
+        reader = self._plan.readers.get(value)
         if self._gains is None or reader is None:
             return None
         factors = self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
         return None if (factors == 1).all() else factors
 
-    def with_factors(self, node: Value) -> Value:
+    def with_factors(self, value: Value) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
-        read = node.given.source
-        source, factors = self.new[read], self.factors(node)
+        read = value.given.source
+        source, factors = self.new[read], self.factors(value)
         if factors is None:
             return source
-        reader = self._plan.readers[node]
+        reader = self._plan.readers[value]
         factors = factors[torch.as_tensor(self.kept(reader.channels))]
         shape = [1] * len(self.layout(read).shape)
         shape[reader.dim] = len(factors)
-        value = factors.to(self.device, self.dtype).view(shape)
+        made = factors.to(self.device, self.dtype).view(shape)
         key = (factors.numpy().tobytes(),)
-        gains = self._code.constant(f"gains.{node.name}", key, tuple(shape), lambda: value)
+        gains = self._code.constant(f"gains.{value.name}", key, tuple(shape), lambda: made)
         return self.call(aten.mul.Tensor, source, gains)
 
     def constant(
@@ -179,50 +179,50 @@ class Cut:
         """A value of the smaller network."""
         return self._code.call(function, args, kwargs)
 
-    def operand(self, node: Value) -> Value:
+    def operand(self, value: Value) -> Value:
         """An operand as it is in the smaller network."""
-        return self.constant(node) if isinstance(node, Constant) else self.new[node]
+        return self.constant(value) if isinstance(value, Constant) else self.new[value]
 
-    def copy(self, node: Value, **changes: Any) -> Value:
+    def copy(self, value: Value, **changes: Any) -> Value:
         """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
-        new = {value for value in changes.values() if isinstance(value, Value)}
-        call = with_arguments(node, **changes) if changes else (node.args, node.kwargs)
+        new = {change for change in changes.values() if isinstance(change, Value)}
+        call = with_arguments(value, **changes) if changes else (value.args, value.kwargs)
         args, kwargs = replaced(call, Value, lambda given: given if given in new else self.operand(given))
-        return self._code.call(node.target, args, kwargs)
+        return self._code.call(value.target, args, kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
         self.new[self._plan.images] = self._code.images
         self._code.images.shape = self.layout(self._plan.images).shape
-        for node, cut, operands in self._plan.operators:
-            is_same = all(map(self._is_whole, (node, *operands))) and self.factors(node) is None
-            made = self.copy(node) if is_same else cut(self, node)
+        for value, cut, operands in self._plan.operators:
+            is_same = all(map(self._is_whole, (value, *operands))) and self.factors(value) is None
+            made = self.copy(value) if is_same else cut(self, value)
             if made is not None:
-                self.new[node] = made
-                made.shape = self._shape(node)
+                self.new[value] = made
+                made.shape = self._shape(value)
         logits = self.new[self._plan.logits]
         if self._target_class is not None and self._is_whole(self._plan.logits):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
         return logits if self._logit_map is None else self._mapped(logits, *self._logit_map)
 
-    def _shape(self, node: Value) -> tuple[int, ...] | None:
-        found = self.channels.layouts.get(node)
+    def _shape(self, value: Value) -> tuple[int, ...] | None:
+        found = self.channels.layouts.get(value)
         if not isinstance(found, Layout) or found.is_scattered:
             return None
         return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
 
-    def _is_whole(self, node: Value) -> bool:
-        found = self._whole.get(node)
+    def _is_whole(self, value: Value) -> bool:
+        found = self._whole.get(value)
         if found is None:
-            found = self._whole[node] = self._find_whole(node)
+            found = self._whole[value] = self._find_whole(value)
         return found
 
-    def _find_whole(self, node: Value) -> bool:
-        found = self.channels.layouts.get(node)
+    def _find_whole(self, value: Value) -> bool:
+        found = self.channels.layouts.get(value)
         for layout in found if isinstance(found, list) else [found]:
             if layout is None:  # a number
                 continue
-            row = self.layout(layout.origin.node) if layout.is_scattered else layout
+            row = self.layout(layout.origin.value) if layout.is_scattered else layout
             if row.is_row and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True

@@ -132,7 +132,7 @@ class Graph:
         for reader in self.channels.readers:
             units = self.units.unit_of_channel[reader.channels]
             if (units >= 0).any():
-                readers.append((reader.node, reader.source, reader.dim, units))
+                readers.append((reader.value, reader.source, reader.dim, units))
         return program_of(self.values, self.values[-1:], readers)
 
     def forward(
@@ -269,7 +269,7 @@ def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
             layer.name
             for layer in channels.layers
             if layer.groups > 1
-            and layer.node.given.weight.shape[1] > 1
+            and layer.value.given.weight.shape[1] > 1
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:

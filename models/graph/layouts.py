@@ -24,7 +24,7 @@ KEPT = 0
 class Origin:
     """Of a rearranged value: the value, a row, whose elements it has."""
 
-    node: Value
+    value: Value
     index: np.ndarray | None = None  # of a row: at each of its places, the place in the origin's row
     places: Tensor | None = None  # of a scattered value: at each of its elements, the place in the origin's row
 

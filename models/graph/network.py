@@ -31,12 +31,9 @@ class GraphNetwork(nn.Module):
         for name, value in parameters.items():
             owner, leaf = self._owner(name)
             owner.register_parameter(leaf, nn.Parameter(value))
-        for name, value in buffers.items():
+        for name, value in (*buffers.items(), *others.items()):
             owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, value)
-        for name, value in others.items():
-            owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, value, persistent=False)
+            owner.register_buffer(leaf, value, persistent=name in buffers)
         self.program = program
         self._constants = [self._owner(name) for _, name in self.program.constants]
         self.eval()

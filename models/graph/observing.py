@@ -23,7 +23,7 @@ HANDED_ON = {*POOLS.split(), *MOVES.split(), "mean"} - {"getitem"}  # what is lo
 class Observed:
     """Units whose maps are in one value."""
 
-    node: str
+    name: str  # of the value
     dim: int  # of the value: its row of channels
     places: np.ndarray  # (m,) in that row
     units: np.ndarray  # (m,) at these places
@@ -52,10 +52,10 @@ def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> t
 
         return enter
 
-    by_node: dict[str, list[Observed]] = {}
+    by_name: dict[str, list[Observed]] = {}
     for part in observed_values(graph):
-        by_node.setdefault(part.node, []).append(part)
-    logits = graph.forward(images, factors, observe={node: observe(parts) for node, parts in by_node.items()})
+        by_name.setdefault(part.name, []).append(part)
+    logits = graph.forward(images, factors, observe={name: observe(parts) for name, parts in by_name.items()})
     return logits, norms
 
 
@@ -63,16 +63,16 @@ def observed_values(graph: Graph) -> list[Observed]:
     """Where each unit's maps are looked at; every unit is in exactly one of them, unless nothing reads it."""
     channels, unit_of_channel = graph.channels, graph.units.unit_of_channel
     last_join = np.full(graph.num_units + 1, -1)  # the last place is that of what is always kept
-    for node, row in channels.joins:
-        last_join[unit_of_channel[row]] = node.number
+    for value, row in channels.joins:
+        last_join[unit_of_channel[row]] = value.number
     chosen: list[Observed] = []
     is_open = np.append(np.ones(graph.num_units, bool), False)
     # Behind the last join, in order; what is only read before it, by its last reader.
-    in_order = sorted(channels.readers, key=lambda reader: reader.node.number)
+    in_order = sorted(channels.readers, key=lambda reader: reader.value.number)
     for readers, before_join in ((in_order, False), (in_order[::-1], True)):
         for reader in readers:
             units = unit_of_channel[reader.channels]
-            wanted = is_open[units] & (before_join | (last_join[units] < reader.node.number))
+            wanted = is_open[units] & (before_join | (last_join[units] < reader.value.number))
             if wanted.any():
                 found = np.unique(units[wanted])
                 chosen.extend(_maps_of(channels, reader.source, found, unit_of_channel))

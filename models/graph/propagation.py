@@ -19,7 +19,7 @@ from models.graph.values import Constant, Value, users_of
 class Reader:
     """An operator that mixes the channels of its first operand: where the mask stands."""
 
-    node: Value
+    value: Value
     source: Value
     dim: int  # of the source: its row of channels
     channels: np.ndarray  # at each place of that row
@@ -31,7 +31,7 @@ class Layer:
     """A layer whose output channels are its own."""
 
     name: str
-    node: Value
+    value: Value
     channels: np.ndarray  # (K,) of its kernels
     has_kernels: bool  # whether it makes maps; else gates or neurons, which are always whole
     groups: int = 1
@@ -60,44 +60,44 @@ class Propagation:
     def __post_init__(self) -> None:
         self.users = users_of(self.values)
 
-    def operands(self, node: Value) -> list[Value]:
+    def operands(self, value: Value) -> list[Value]:
         """The operator's operands that depend on the images."""
-        return [operand for operand in node.operands if operand in self.layouts]
+        return [operand for operand in value.operands if operand in self.layouts]
 
-    def layout(self, node: Value) -> Layout:
+    def layout(self, value: Value) -> Layout:
         """The layout of a value that is one tensor."""
-        return self.layouts[node]
+        return self.layouts[value]
 
-    def whole(self, node: Value, because: str | None = None) -> Layout | list[Layout]:
+    def whole(self, value: Value, because: str | None = None) -> Layout | list[Layout]:
         """An operator that is not known here: it reads all channels, and its result has none."""
         layouts = []
-        for operand in self.operands(node):
+        for operand in self.operands(value):
             found = self.layouts[operand]
             layouts.extend(found if isinstance(found, list) else [found])
         for layout in layouts:
-            self.keep(layout, because or f"{node.kind} reads it whole")
+            self.keep(layout, because or f"{value.kind} reads it whole")
         pooled = bool(layouts) and all(layout.pooled for layout in layouts)
-        return of_results(node.shape, lambda part: Layout(part or (), pooled=pooled))
+        return of_results(value.shape, lambda part: Layout(part or (), pooled=pooled))
 
     def keep(self, layout: Layout, because: str) -> None:
         """Never drop a channel of a value."""
         if layout.is_scattered:
-            layout = self.layout(layout.origin.node)
+            layout = self.layout(layout.origin.value)
         if layout.is_row:
             self.ties.keep(layout.channels, because)
 
-    def read(self, node: Value, dim: int, *, folds: bool) -> np.ndarray | None:
+    def read(self, value: Value, dim: int, *, folds: bool) -> np.ndarray | None:
         """Let an operator mix the channels that its first operand has along `dim`.
 
         Returns them, or None where the operand's row of channels is another dimension.
         """
-        source = node.given.source
+        source = value.given.source
         layout = self.layout(source)
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)
         if layout.dim != dim:
             return None
-        self.readers.append(Reader(node, source, dim, layout.channels, folds))
+        self.readers.append(Reader(value, source, dim, layout.channels, folds))
         return layout.channels
 
     def slice_constant(self, constant: Value | None, dim: int, channels: np.ndarray) -> np.ndarray:
@@ -131,10 +131,10 @@ def of_row(follow: Callable[[Propagation, Value, Layout], Layout]) -> Callable[[
     If the source has no channels, neither has the result. If its channels are scattered, the operator is not known.
     """
 
-    def followed(channels: Propagation, node: Value) -> Layout:
-        source = channels.layout(node.given.source)
+    def followed(channels: Propagation, value: Value) -> Layout:
+        source = channels.layout(value.given.source)
         if source.is_plain:
-            return Layout(node.shape, pooled=source.pooled)
-        return follow(channels, node, source) if source.is_row else channels.whole(node)
+            return Layout(value.shape, pooled=source.pooled)
+        return follow(channels, value, source) if source.is_row else channels.whole(value)
 
     return followed

@@ -40,7 +40,7 @@ class Factors:
 class Step:
     """One operator."""
 
-    name: str  # the node's
+    name: str  # the value's
     place: int  # of its result
     function: Callable[..., Any]
     args: tuple
@@ -74,10 +74,10 @@ class Program:
             constants: the values of `self.constants`, in that order.
             factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
                 are read, 0 = dropped.
-            layers: by node names, what is called instead of the operator, with its arguments. A reader's is given
+            layers: by operators' names, what is called instead of them, with their arguments. A reader's is given
                 its source as it is and, as `factors`, those that belong in front of it (1 or n, channels), or None.
                 Operators that read no units (the first layer) are given no `factors`.
-            observe: by node names, what is called with the node's value.
+            observe: by operators' names, what is called with their values.
         """
         layers, observe = layers or {}, observe or {}
         masked = None if factors is None else MaskedValues(factors)

@@ -230,8 +230,10 @@ def _plain_operator(number: int, node: fx.Node, latest: Callable[[fx.Node], Valu
         return latest(source)
     if operator.kind in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
         return latest(source)
-    if operator.kind in ("copy", "copy_") and _alike(value, given.src.meta["val"]):
-        return latest(given.src)  # torch has no gradient of the operator
+    if operator.kind in ("copy", "copy_"):  # torch has no gradient of it
+        copied = given.src.meta["val"]
+        if _shapes(value) == _shapes(copied) and value.dtype == copied.dtype:
+            return latest(given.src)
     of_norm = operator.kind == "getitem" and operator_of(source.target).kind.startswith("_native_batch_norm_legit")
     if of_norm and given.index == 0:
         return latest(source)
@@ -288,10 +290,6 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
         return [_shapes(part) for part in value]
     return None
-
-
-def _alike(value: Tensor, other: Tensor) -> bool:
-    return _shapes(value) == _shapes(other) and value.dtype == other.dtype
 
 
 def _reshape_sizes(value: Tensor, latest: Callable[[fx.Node], Value], given: SimpleNamespace) -> list[Any]:

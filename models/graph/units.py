@@ -23,7 +23,6 @@ class ConvLayer:
     """A convolution (or a linear layer that is one), with all its kernels."""
 
     name: str  # of the module in the network
-    node: str  # the node's name in the graph
     kernels: slice  # where they stand among all K
     reason: str | None  # why none of its kernels can be dropped; None if some can
 
@@ -184,7 +183,7 @@ def units_of(channels: Propagation) -> Units:
         if (unit_of_channel[layer.channels] < 0).all():
             root = roots[layer.channels[0]]
             reason = LOGITS if root in class_of_root else kept_roots[root]
-        layers.append(ConvLayer(layer.name, layer.node.name, slice(start, start + len(layer.channels)), reason))
+        layers.append(ConvLayer(layer.name, slice(start, start + len(layer.channels)), reason))
         start += len(layer.channels)
     unit_of_kernel = np.concatenate([unit_of_channel[layer.channels] for layer in conv_layers])
     return Units(

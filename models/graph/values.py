@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 # One name for what torch's schemas call differently from operator to operator.
 NAMES = {"shape": "size", "pad": "padding"}
@@ -26,17 +26,7 @@ ALSO_POINTWISE = (
 )
 
 Shape = tuple[int, ...]
-
-
-class Call(Protocol):
-    """An operator with its arguments: a value, or a node of a graph of torch's."""
-
-    @property
-    def target(self) -> Any: ...
-    @property
-    def args(self) -> tuple[Any, ...]: ...
-    @property
-    def kwargs(self) -> Mapping[str, Any]: ...
+Call: TypeAlias = "Value | fx.Node"  # an operator with its arguments; torch's own graphs have nodes
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,12 @@ def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
         print("no C++ compiler (see docs/speed.md): modules take twice as long", flush=True)
 
 
-class TorchConvolutions:
+class TorchConvolutions(Convolutions):
     """Maps (n, channels, side, side), channels-last for the best, and torch's own convolution.
 
     But on maps of a few pixels, which leave a processor's vectors half empty, one row of the output is made of the
     three rows of the map around it by one matrix, which is banded, and the same for every row.
     """
-
-    lanes = 0
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         on_cpu = device.type == "cpu"
@@ -67,14 +65,6 @@ class TorchConvolutions:
     def batch_size(self, values: int) -> int:
         """As many as keep the largest feature map within FEATURE_MAP_VALUES, or FEATURE_MAP_VALUES_ON_DEVICE."""
         return max(1, self._map_values // values)
-
-    def place(self, values: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
-
-    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
 
     def layer(self, layer: Layer) -> Callable[..., Tensor]:
         """See `Convolutions`."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiled
-from modules.fast.lowering import Layer
+from modules.fast.lowering import Convolutions, Layer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -48,7 +48,7 @@ class Window(ctypes.Structure):
     ]
 
 
-class CompiledConvolutions:
+class CompiledConvolutions(Convolutions):
     """Maps in the order of the compiled library, and layers that convolve them.
 
     A block is as many images as fill the library's vectors, its lanes; the last one is filled up with zeros. In memory
@@ -70,7 +70,7 @@ class CompiledConvolutions:
         library.direct.argtypes = [ctypes.POINTER(Window), *[flag] * 3, *[pointer] * 5]
         library.direct.restype = None
         self._library = library
-        self.lanes: int = library.lanes()
+        self.lanes = library.lanes()
 
     def batch_size(self, values: int) -> int:
         """Few, for the cache; but enough for the FC layers, whose weights are read anew for every batch."""

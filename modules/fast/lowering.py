@@ -6,9 +6,9 @@ reads it so. A compiled layer wants the library's order. What works channel by c
 torch's own operator. All else is torch's own operator in torch's own order.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -64,32 +64,37 @@ class Layer:
         return (self.weight, self.bias, *geometry, *ending)
 
 
-class Convolutions(Protocol):
-    """A way to convolve: how maps stand in memory, and layers for such maps.
+class Convolutions(ABC):
+    """A way to convolve: how maps stand in memory, which is as torch has them by default, and layers for such maps.
 
     Attributes:
-        lanes: how many images stand beside each other; 0: maps stand as torch has them.
+        lanes: how many images stand next to each other; 0: maps stand as torch has them.
     """
 
-    lanes: int
+    lanes = 0
 
+    @abstractmethod
     def batch_size(self, values: int) -> int:
         """How many images at a time, whose largest feature maps have so many values each."""
 
-    def place(self, values: Tensor) -> Tensor:
-        """Values (n, channels, ...) in this way's order of memory."""
-
-    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
-        """Values in this way's order as (n, channels, ...) of as many images as `images` has."""
-
+    @abstractmethod
     def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
         """What computes a layer of its maps and, if it has one, of the map that is added: a new tensor each time.
 
         None of a layer that this way has no form for.
         """
 
+    @abstractmethod
     def num_weights(self, layer: Layer) -> int:
         """How many values a layer holds, without its bias."""
+
+    def place(self, values: Tensor) -> Tensor:
+        """Values (n, channels, ...) in this way's order of memory."""
+        return values
+
+    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values in this way's order as (n, channels, ...) of as many images as `images` has."""
+        return values
 
 
 class Lowering:

@@ -36,7 +36,7 @@ class Rule:
 
     follow: Callable[[Propagation, Value], Layout | list[Layout]] = Propagation.whole
     cut: CutOperator = Cut.copy
-    is_known: Callable[[Value], bool] = lambda node: True
+    is_known: Callable[[Value], bool] = lambda value: True
     on_lanes: Callable[[Value, Shape, int], Value | None] = lambda *_: None
 
 

@@ -11,9 +11,9 @@ from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
-def follow(channels: Propagation, node: Value) -> Layout:
+def follow(channels: Propagation, value: Value) -> Layout:
     """The operands' rows; what has no channels counts as always kept."""
-    given, shape = node.given, node.shape
+    given, shape = value.given, value.shape
     dim = given.dim % len(shape)
     layouts = [
         Layout(operand.shape) if isinstance(operand, Constant) else channels.layout(operand)
@@ -24,15 +24,15 @@ def follow(channels: Propagation, node: Value) -> Layout:
     if not rows and not any(layout.is_scattered for layout in layouts):
         return Layout(shape, pooled=all(layout.pooled for layout in layouts))
     if any(layout.is_scattered for layout in layouts) or len({layout.dim for layout in rows}) > 1:
-        return channels.whole(node)
+        return channels.whole(value)
     if rows[0].dim == dim:
         parts = [layout.channels if layout.is_row else np.full(layout.shape[dim], KEPT) for layout in layouts]
         return Layout(shape, dim, np.concatenate(parts), pooled)
     if len(rows) < len(layouts):
-        return channels.whole(node)
+        return channels.whole(value)
     for other in rows[1:]:
         channels.ties.join(rows[0].channels, other.channels, "it is concatenated with what is always kept")
-        channels.joins.append((node, other.channels))
+        channels.joins.append((value, other.channels))
     return rows[0].row(shape, pooled=pooled)
 
 
@@ -42,39 +42,39 @@ def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     return None if has_constant or value.given.dim % len(shape) == 0 else value
 
 
-def _amounts(node: Value, num_dims: int, dim: int) -> tuple[int, int]:
+def _amounts(value: Value, num_dims: int, dim: int) -> tuple[int, int]:
     """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
-    given = [*node.given.padding, *[0] * (2 * num_dims)]
+    given = [*value.given.padding, *[0] * (2 * num_dims)]
     place = 2 * (num_dims - 1 - dim)
     return given[place], given[place + 1]
 
 
 @of_row
-def follow_padding(channels: Propagation, node: Value, source: Layout) -> Layout:
+def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
-    shape = node.shape
-    before, behind = _amounts(node, len(shape), source.dim)
+    shape = value.shape
+    before, behind = _amounts(value, len(shape), source.dim)
     if min(before, behind) < 0:
-        return channels.whole(node, "padding takes channels away")
+        return channels.whole(value, "padding takes channels away")
     if before == behind == 0:
         return source.row(shape)
     row = np.concatenate([channels.ties.new(before), source.channels, channels.ties.new(behind)])
     return Layout(shape, source.dim, row, source.pooled)
 
 
-def cut_padding(part: Cut, node: Value) -> Value:
+def cut_padding(part: Cut, value: Value) -> Value:
     """As many channels before and behind as are kept of those."""
-    layout = part.layout(node)
+    layout = part.layout(value)
     num_dims = len(layout.shape)
-    before, behind = _amounts(node, num_dims, layout.dim)
+    before, behind = _amounts(value, num_dims, layout.dim)
     kept = part.kept(layout.channels)
-    before_cut = node.given.padding
+    before_cut = value.given.padding
     given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
     place = 2 * (num_dims - 1 - layout.dim)
     given[place] = int((kept < before).sum())
     given[place + 1] = int((kept >= len(layout.channels) - behind).sum())
     length = max(len(before_cut), place + 2 if any(given[place : place + 2]) else 0)
-    return part.copy(node, padding=given[:length])
+    return part.copy(value, padding=given[:length])
 
 
 def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:

@@ -24,22 +24,22 @@ def layer_name(weight: Value) -> str:
     return weight.name.removesuffix(".weight")
 
 
-def follow_convolution(channels: Propagation, node: Value) -> Layout:
+def follow_convolution(channels: Propagation, value: Value) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
-    given = node.given
-    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), node.shape
+    given = value.given
+    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), value.shape
     if not isinstance(weight, Constant) or len(shape) != 4:
-        return channels.whole(node)
+        return channels.whole(value)
     if source.is_scattered or (source.is_row and source.dim != 1):
-        return channels.whole(node, "a convolution reads it in another order")
+        return channels.whole(value, "a convolution reads it in another order")
     kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
     if groups == 1:
-        read = channels.read(node, 1, folds=True)
+        read = channels.read(value, 1, folds=True)
         channels.slice_constant(weight, 1, read)
         made = channels.made_by(weight, kernels)
     elif name in channels.freed:
-        read = channels.read(node, 1, folds=True)
+        read = channels.read(value, 1, folds=True)
         made = channels.made_by(weight, kernels)
         channels.never_empty += [*np.split(read, groups), *np.split(made, groups)]
     else:
@@ -50,23 +50,23 @@ def follow_convolution(channels: Propagation, node: Value) -> Layout:
         channels.ties.join(read, read[np.repeat(first, per_group)], because)
         channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
     channels.slice_constant(given.bias, 0, made)
-    channels.add_layer(Layer(name, node, made, not source.pooled, groups))
+    channels.add_layer(Layer(name, value, made, not source.pooled, groups))
     return Layout(shape, 1, made, source.pooled)
 
 
-def cut_convolution(part: Cut, node: Value) -> Value:
+def cut_convolution(part: Cut, value: Value) -> Value:
     """The convolution with the kernels that are kept, of the channels that are kept."""
-    given = node.given
+    given = value.given
     weight, groups = given.weight, given.groups
     kernels, per_group = weight.shape[:2]
-    made = part.kept(part.layout(node).channels)
+    made = part.kept(part.layout(value).channels)
     source = part.layout(given.source)
     read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
-    bias, factors = part.constant(given.bias, {0: made}), part.factors(node)
+    bias, factors = part.constant(given.bias, {0: made}), part.factors(value)
     if groups == 1:
-        return part.copy(node, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
+        return part.copy(value, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
     if layer_name(weight) not in part.channels.freed:
-        return part.copy(node, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
+        return part.copy(value, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
     of_group = [
         (made[made // (kernels // groups) == group], read[read // per_group == group] - group * per_group)
         for group in range(groups)
@@ -79,7 +79,7 @@ def cut_convolution(part: Cut, node: Value) -> Value:
         (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
     )
     if len(set(sizes)) == 1:
-        return part.copy(node, weight=new_weight, bias=bias)
+        return part.copy(value, weight=new_weight, bias=bias)
     geometry = given.stride, given.padding, given.dilation
     return part.call(uneven_groups, part.new[given.source], new_weight, bias, sizes, *geometry)
 
@@ -131,9 +131,9 @@ def uneven_groups(
     return torch.cat(maps, 1)
 
 
-def is_plain_convolution(node: Value) -> bool:
+def is_plain_convolution(value: Value) -> bool:
     """Whether it is one of the two forms in which torch writes it."""
-    return node.operator.overload in ("aten.conv2d.default", "aten.conv2d.padding")
+    return value.operator.overload in ("aten.conv2d.default", "aten.conv2d.padding")
 
 
 def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] | None:
@@ -151,25 +151,25 @@ def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] 
     return None if any(pixels % 2 for pixels in both) else [pixels // 2 for pixels in both]
 
 
-def follow_linear(channels: Propagation, node: Value) -> Layout:
+def follow_linear(channels: Propagation, value: Value) -> Layout:
     """New channels along the last dimension."""
-    given, shape = node.given, node.shape
+    given, shape = value.given, value.shape
     weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
     if not isinstance(weight, Constant) or source.is_scattered or (source.is_row and source.dim != last):
         return channels.whole(
-            node, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
+            value, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
         )
-    channels.slice_constant(weight, 1, channels.read(node, last, folds=True))
+    channels.slice_constant(weight, 1, channels.read(value, last, folds=True))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
-    channels.add_layer(Layer(layer_name(weight), node, made, len(shape) == 4 and not source.pooled))
+    channels.add_layer(Layer(layer_name(weight), value, made, len(shape) == 4 and not source.pooled))
     return Layout(shape, last, made, source.pooled)
 
 
-def cut_linear(part: Cut, node: Value) -> Value:
+def cut_linear(part: Cut, value: Value) -> Value:
     """The layer with the rows and columns that are kept."""
-    given = node.given
-    made, source = part.kept(part.layout(node).channels), part.layout(given.source)
+    given = value.given
+    made, source = part.kept(part.layout(value).channels), part.layout(given.source)
     index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
-    weight = part.constant(given.weight, index, part.factors(node))
-    return part.copy(node, weight=weight, bias=part.constant(given.bias, {0: made}))
+    weight = part.constant(given.weight, index, part.factors(value))
+    return part.copy(value, weight=weight, bias=part.constant(given.bias, {0: made}))

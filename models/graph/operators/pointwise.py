@@ -14,37 +14,37 @@ from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
-def follow(channels: Propagation, node: Value) -> Layout:
+def follow(channels: Propagation, value: Value) -> Layout:
     """Operands are joined channel by channel; a single map for all channels stays, and so do weights' sizes."""
-    shape = node.shape
-    layouts = {operand: channels.layouts[operand] for operand in channels.operands(node)}
+    shape = value.shape
+    layouts = {operand: channels.layouts[operand] for operand in channels.operands(value)}
     if isinstance(shape, list) or any(isinstance(layout, list) or layout.is_scattered for layout in layouts.values()):
-        return channels.whole(node)
+        return channels.whole(value)
     dims = {len(shape) - len(layout.shape) + layout.dim for layout in layouts.values() if layout.is_row}
     pooled = bool(layouts) and all(layout.pooled for layout in layouts.values())
     if not dims:
         return Layout(shape, pooled=pooled)
     if len(dims) > 1:
-        return channels.whole(node, f"{node.kind} joins it with channels of another dimension")
+        return channels.whole(value, f"{value.kind} joins it with channels of another dimension")
     (dim,) = dims
     result = None
-    because = f"{node.kind} joins it with what has no kernels"
+    because = f"{value.kind} joins it with what has no kernels"
     for layout in layouts.values():
         place = dim - (len(shape) - len(layout.shape))
         if place < 0 or layout.shape[place] < shape[dim]:  # one value for all channels
-            channels.keep(layout, f"{node.kind} takes its one map for all channels")
+            channels.keep(layout, f"{value.kind} takes its one map for all channels")
             continue
         row = layout.channels if layout.is_row else np.full(shape[dim], KEPT)
         if result is None:
             result = row
         else:
             channels.ties.join(result, row, because)
-            channels.joins.append((node, row))
+            channels.joins.append((value, row))
             # What was joined with something that is always kept is handed on as the channel that has kernels.
             result = np.where(result == KEPT, row, result)
     if result is None:
         return Layout(shape, pooled=pooled)
-    for constant in node.operands:
+    for constant in value.operands:
         place = _place_in_constant(constant.shape, shape, dim) if isinstance(constant, Constant) else None
         if place is not None:
             channels.slice_constant(constant, place, result)
@@ -52,9 +52,9 @@ def follow(channels: Propagation, node: Value) -> Layout:
     return Layout(shape, dim, result, pooled)
 
 
-def cut(part: Cut, node: Value) -> Value:
+def cut(part: Cut, value: Value) -> Value:
     """The same operator; weights in it lose the channels that are cut."""
-    layout = part.layout(node)
+    layout = part.layout(value)
     kept = part.kept(layout.channels)
 
     def operand(given: Value) -> Value:
@@ -63,7 +63,7 @@ def cut(part: Cut, node: Value) -> Value:
         place = _place_in_constant(given.shape, layout.shape, layout.dim)
         return part.constant(given, {} if place is None else {place: kept})
 
-    made = node.on(operand)
+    made = value.on(operand)
     return part.call(made.target, *made.args, **made.kwargs)
 
 
@@ -92,30 +92,30 @@ def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], 
 
 
 @of_row
-def follow_prelu(channels: Propagation, node: Value, source: Layout) -> Layout:
+def follow_prelu(channels: Propagation, value: Value, source: Layout) -> Layout:
     """One slope for all channels, or one for each along dimension 1."""
-    weight = node.given.weight
+    weight = value.given.weight
     if not isinstance(weight, Constant):
-        return channels.whole(node)
+        return channels.whole(value)
     if math.prod(weight.shape) > 1:
         if source.dim != 1:
-            return channels.whole(node)
+            return channels.whole(value)
         channels.slice_constant(weight, 0, source.channels)
-    return source.row(node.shape)
+    return source.row(value.shape)
 
 
-def cut_prelu(part: Cut, node: Value) -> Value:
+def cut_prelu(part: Cut, value: Value) -> Value:
     """The kept channels' slopes."""
-    weight, kept = node.given.weight, part.kept(part.layout(node).channels)
+    weight, kept = value.given.weight, part.kept(part.layout(value).channels)
     index = {0: kept} if math.prod(weight.shape) > 1 else {}
-    return part.copy(node, weight=part.constant(weight, index))
+    return part.copy(value, weight=part.constant(weight, index))
 
 
 @of_row
-def follow_glu(channels: Propagation, node: Value, source: Layout) -> Layout:
+def follow_glu(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Channel i of one half gates channel i of the other: they go together."""
-    shape = node.shape
-    dim = node.given.dim % len(shape)
+    shape = value.shape
+    dim = value.given.dim % len(shape)
     if source.dim != dim:
         return source.row(shape)
     first, second = np.split(source.channels, 2)

@@ -21,35 +21,35 @@ LAST = 2**63 - 1  # torch's end of a slice that goes on to the end
 WHOLE = "its channels are spread over several dimensions"
 
 
-def run_on(node: Value, places: Tensor, **changes: Any) -> Any:
+def run_on(value: Value, places: Tensor, **changes: Any) -> Any:
     """The operator on other values than the network's, with some arguments changed."""
-    source = node.given.source
+    source = value.given.source
 
     def operand(given: Value) -> Any:
         if given is source:
             return places
         return torch.zeros(given.shape) if given.size is None else given.size
 
-    moved = node.changed(**changes).on(operand)
+    moved = value.changed(**changes).on(operand)
     return moved.target(*moved.args, **moved.kwargs)
 
 
-def follow(channels: Propagation, node: Value) -> Layout | list[Layout]:
+def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """Where the operator puts its operand's channels."""
-    given, shape = node.given, node.shape
+    given, shape = value.given, value.shape
     source = channels.layouts[given.source]
     if isinstance(source, list):
         return source[given.index]
     if source.is_plain:
         return of_results(shape, lambda part: Layout(part, pooled=source.pooled))
-    if any(operand in channels.layouts for operand in node.operands[1:]) and node.kind != "expand_as":
-        return channels.whole(node)
+    if any(operand in channels.layouts for operand in value.operands[1:]) and value.kind != "expand_as":
+        return channels.whole(value)
     if source.is_scattered:
-        origin, places = source.origin.node, source.origin.places
+        origin, places = source.origin.value, source.origin.places
     else:
         origin = given.source
         places = places_along(source.shape, source.dim, np.arange(len(source.channels)))
-    moved = run_on(node, places)
+    moved = run_on(value, places)
     if isinstance(moved, Tensor):
         return _layout(channels, origin, moved, source)
     parts = [_layout(channels, origin, part, source) for part in moved]
@@ -87,49 +87,49 @@ def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...])
     return Layout(shape, pooled=whole.pooled)
 
 
-def cut(part: Cut, node: Value) -> Value | None:
+def cut(part: Cut, value: Value) -> Value | None:
     """The rearrangement of the channels that are kept; None on the way to a row, whose channels are taken then."""
-    given = node.given.source
-    source, result = part.channels.layouts[given], part.channels.layouts[node]
+    given = value.given.source
+    source, result = part.channels.layouts[given], part.channels.layouts[value]
     if isinstance(source, list):  # of a split
         if given in part.new:
-            return part.copy(node)
+            return part.copy(value)
         return _take(part, result) if result.is_row else None
     if isinstance(result, list):
-        return part.copy(node) if _stays_right(part, node, result) else None
+        return part.copy(value) if _stays_right(part, value, result) else None
     if source.is_scattered:
         return _take(part, result) if result.is_row else None
     if result.is_scattered:
         return None
     if result.is_plain:  # one channel, which is kept, of several
-        return _by_element(part, node)
-    sizes = _sizes(part, node, result)
-    if _stays_right(part, node, [result], **sizes):
-        return part.copy(node, **sizes)
-    whole = part.layout(result.origin.node)
+        return _by_element(part, value)
+    sizes = _sizes(part, value, result)
+    if _stays_right(part, value, [result], **sizes):
+        return part.copy(value, **sizes)
+    whole = part.layout(result.origin.value)
     if result.dim == whole.dim and resized(result.shape, result.dim, 0) == resized(whole.shape, whole.dim, 0):
         return _take(part, result)
-    return _by_element(part, node)
+    return _by_element(part, value)
 
 
-def _sizes(part: Cut, node: Value, result: Layout) -> dict[str, list[Any]]:
+def _sizes(part: Cut, value: Value, result: Layout) -> dict[str, list[Any]]:
     """The arguments that have the number of channels in them, with that of those that are kept."""
-    if node.kind not in SIZED:
+    if value.kind not in SIZED:
         return {}
-    sizes = list(node.given.size)
+    sizes = list(value.given.size)
     if isinstance(sizes[result.dim], int) and sizes[result.dim] != -1:
         sizes[result.dim] = len(part.kept(result.channels))
     return {"size": sizes}
 
 
-def _stays_right(part: Cut, node: Value, results: list[Layout], **changes: Any) -> bool:
+def _stays_right(part: Cut, value: Value, results: list[Layout], **changes: Any) -> bool:
     """Whether the operator, given what is kept, puts all channels where they belong."""
-    source = part.layout(node.given.source)
+    source = part.layout(value.given.source)
     if source.is_scattered or any(not result.is_row or result.origin is None for result in results):
         return False
     kept = part.kept(source.channels)
     try:
-        moved = run_on(node, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
+        moved = run_on(value, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
     except RuntimeError:
         return False
     moved = [moved] if isinstance(moved, Tensor) else list(moved)
@@ -145,7 +145,7 @@ def _stays_right(part: Cut, node: Value, results: list[Layout], **changes: Any) 
 
 def _take(part: Cut, result: Layout) -> Value:
     """A row's kept channels out of its origin's kept channels."""
-    origin = result.origin.node
+    origin = result.origin.value
     whole = part.layout(origin)
     own = part.kept(whole.channels)
     at = np.searchsorted(own, result.origin.index[part.kept(result.channels)])
@@ -157,16 +157,16 @@ def _take(part: Cut, result: Layout) -> Value:
     return part.call(aten.index_select.default, part.new[origin], whole.dim, index)
 
 
-def _by_element(part: Cut, node: Value) -> Value:
+def _by_element(part: Cut, value: Value) -> Value:
     """The kept elements of an image one by one, as the operator moves them."""
-    whole = node.given.source
-    source, result = part.layout(whole), part.layout(node)
+    whole = value.given.source
+    source, result = part.layout(whole), part.layout(value)
     count = int(np.prod(source.shape[1:]))
     elements = torch.arange(source.shape[0] * count).view(source.shape)
     kept_elements = elements[0]
     if source.is_row:
         kept_elements = kept_elements.index_select(source.dim - 1, torch.as_tensor(part.kept(source.channels)))
-    moved = run_on(node, elements)[0]
+    moved = run_on(value, elements)[0]
     if result.is_row:
         moved = moved.index_select(result.dim - 1, torch.as_tensor(part.kept(result.channels)))
     place = torch.full((count,), -1)

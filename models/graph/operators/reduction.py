@@ -19,28 +19,28 @@ SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
 EXTREMES = ("amax", "amin", "max", "min")
 
 
-def follow_pooling(channels: Propagation, node: Value) -> Layout | list[Layout]:
+def follow_pooling(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """Channels along dimension 1 are handed on."""
-    source, shape = channels.layout(node.given.source), node.shape
+    source, shape = channels.layout(value.given.source), value.shape
     pixels = (shape[0] if isinstance(shape, list) else shape)[-2:]
-    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in node.kind)
+    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in value.kind)
     if source.is_plain:
         return of_results(shape, lambda part: Layout(part, pooled=pooled))
     if source.dim == 1 and len(source.shape) == 4:
         return of_results(shape, lambda part: source.row(part, pooled=pooled))
-    return channels.whole(node)
+    return channels.whole(value)
 
 
 @of_row
-def follow_softmax(channels: Propagation, node: Value, source: Layout) -> Layout:
+def follow_softmax(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Over another dimension than that of the channels."""
-    shape = node.shape
-    return channels.whole(node) if source.dim == node.given.dim % len(shape) else source.row(shape)
+    shape = value.shape
+    return channels.whole(value) if source.dim == value.given.dim % len(shape) else source.row(shape)
 
 
-def dims_of(node: Value, num_dims: int) -> list[int] | None:
+def dims_of(value: Value, num_dims: int) -> list[int] | None:
     """The dimensions over which the operator goes; None if that is not said."""
-    given = getattr(node.given, "dim", None)
+    given = getattr(value.given, "dim", None)
     if isinstance(given, int) and not isinstance(given, bool):
         given = [given]
     if not isinstance(given, list | tuple) or not given:
@@ -48,35 +48,35 @@ def dims_of(node: Value, num_dims: int) -> list[int] | None:
     return [dim % num_dims for dim in given]
 
 
-def reads_channels(node: Value, users: Sequence[Value]) -> bool:
+def reads_channels(value: Value, users: Sequence[Value]) -> bool:
     """Whether it is known what zeros are in it: a sum or mean in its operand's own precision, or a maximum's value."""
-    if node.kind in ("max", "min"):
+    if value.kind in ("max", "min"):
         return all(user.kind == "getitem" and user.given.index == 0 for user in users)
-    return node.kind in EXTREMES or (node.operator.overload in SUMS and node.given.dtype is None)
+    return value.kind in EXTREMES or (value.operator.overload in SUMS and value.given.dtype is None)
 
 
-def is_known(node: Value) -> bool:
+def is_known(value: Value) -> bool:
     """Whether it goes over dimensions: not so the larger of two tensors."""
-    return not node.operator.overload.endswith(".other")
+    return not value.operator.overload.endswith(".other")
 
 
-def follow(channels: Propagation, node: Value) -> Layout | list[Layout]:
+def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """See above; deviations and norms over channels are not known."""
-    given, shape = node.given, node.shape
+    given, shape = value.given, value.shape
     source = channels.layout(given.source)
     if isinstance(source, list) or source.is_scattered:
-        return channels.whole(node)
-    dims = dims_of(node, len(source.shape))
+        return channels.whole(value)
+    dims = dims_of(value, len(source.shape))
     all_pixels = dims is not None and len(source.shape) == 4 and set(dims) in ({2, 3}, {1, 2})
     pooled = source.pooled or (all_pixels and source.dim not in dims)
     if source.is_plain:
         return [Layout(part) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
     if dims is None:
-        return channels.whole(node)
+        return channels.whole(value)
     if source.dim in dims:
-        if not reads_channels(node, channels.users[node]):
-            return channels.whole(node)
-        channels.read(node, source.dim, folds=False)
+        if not reads_channels(value, channels.users[value]):
+            return channels.whole(value)
+        channels.read(value, source.dim, folds=False)
         return of_results(shape, lambda part: Layout(part, pooled=pooled))
     dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
@@ -84,19 +84,19 @@ def follow(channels: Propagation, node: Value) -> Layout | list[Layout]:
     return of_results(shape, lambda part: source.row(part, dim, pooled))
 
 
-def cut(part: Cut, node: Value) -> Value:
+def cut(part: Cut, value: Value) -> Value:
     """On fewer channels it is the same but for the zeros."""
-    given = node.given
+    given = value.given
     source = part.layout(given.source)
-    dims = dims_of(node, len(source.shape))
+    dims = dims_of(value, len(source.shape))
     if source.dim not in dims:
-        return part.copy(node)
-    if node.kind in EXTREMES:
+        return part.copy(value)
+    if value.kind in EXTREMES:
         is_whole = len(part.kept(source.channels)) == len(source.channels)
-        values = part.with_factors(node)
-        return part.call(extreme_with_zero, values, node.kind, dims, given.keepdim, not is_whole)
-    total = part.call(aten.sum.dim_IntList, part.with_factors(node), dims, given.keepdim)
-    if node.kind == "sum":
+        values = part.with_factors(value)
+        return part.call(extreme_with_zero, values, value.kind, dims, given.keepdim, not is_whole)
+    total = part.call(aten.sum.dim_IntList, part.with_factors(value), dims, given.keepdim)
+    if value.kind == "sum":
         return total
     return part.call(aten.div.Tensor, total, math.prod(source.shape[dim] for dim in dims))
 
