@@ -258,7 +258,7 @@ def _is_plain_convolution(value: Value) -> bool:
         return False
     given = value.given
     is_of_images = isinstance(given.weight, Constant) and len(value.shape) == 4 and given.groups == 1
-    return is_of_images and padding_of(given, given.weight.shape[2:]) is not None
+    return is_of_images and padding_of(value) is not None
 
 
 def _followers(convolution: Value, users: Mapping[Value, Sequence[Value]]) -> list[Value]:
@@ -277,5 +277,5 @@ def _convolution(value: Value, followers: list[Value], masking: Masking) -> Conv
     if len(followers) == 2:
         of_pool = followers[1].given
         pool = of_pool.kernel_size, of_pool.stride, of_pool.padding, of_pool.dilation, of_pool.ceil_mode
-    padding = padding_of(given, given.weight.shape[2:])
+    padding = padding_of(value)
     return Convolution(given.stride, padding, given.dilation, Ending(bool(followers), pool), masking)

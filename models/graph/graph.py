@@ -101,12 +101,8 @@ class Graph:
     @cached_property
     def network(self) -> GraphNetwork:
         """The graph as a module of torch, with the graph's own weights by the network's names, in evaluation mode."""
-        parameters, buffers, others = {}, {}, {}
-        for name, value in self.constants.items():
-            is_parameter = name in self.learned - self.buffers and value.is_floating_point()
-            part = parameters if is_parameter else buffers if name in self.learned else others
-            part[name] = value
-        return GraphNetwork(program_of(self.values, self.values[-1:]), parameters, buffers, others)
+        program = program_of(self.values, self.values[-1:])
+        return GraphNetwork(program, self.constants, self.learned, self.buffers)
 
     @cached_property
     def folds_gains(self) -> np.ndarray:

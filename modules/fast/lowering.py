@@ -205,7 +205,7 @@ def layer_of(value: Value) -> Layer | None:
         return None
     if any(of is None or len(of) != 4 for of in (maps.shape, value.shape)):
         return None
-    padding = padding_of(given, weight.shape[2:])
+    padding = padding_of(value)
     if padding is None:
         return None
     stride, padding, dilation = ((*pair, *pair)[:2] for pair in (given.stride, padding, given.dilation))

@@ -42,18 +42,19 @@ def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     return None if has_constant or value.given.dim % len(shape) == 0 else value
 
 
-def _amounts(value: Value, num_dims: int, dim: int) -> tuple[int, int]:
-    """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
-    given = [*value.given.padding, *[0] * (2 * num_dims)]
+def _amounts(value: Value, dim: int) -> tuple[list[int], slice]:
+    """How much is put before and behind, the last dimension first as torch has it; and where that along `dim` is."""
+    given, num_dims = value.given.padding, len(value.shape)
     place = 2 * (num_dims - 1 - dim)
-    return given[place], given[place + 1]
+    return [*given, *[0] * (2 * num_dims - len(given))], slice(place, place + 2)
 
 
 @of_row
 def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
     shape = value.shape
-    before, behind = _amounts(value, len(shape), source.dim)
+    amounts, along = _amounts(value, source.dim)
+    before, behind = amounts[along]
     if min(before, behind) < 0:
         return channels.whole(value, "padding takes channels away")
     if before == behind == 0:
@@ -65,16 +66,12 @@ def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layou
 def cut_padding(part: Cut, value: Value) -> Value:
     """As many channels before and behind as are kept of those."""
     layout = part.layout(value)
-    num_dims = len(layout.shape)
-    before, behind = _amounts(value, num_dims, layout.dim)
     kept = part.kept(layout.channels)
-    before_cut = value.given.padding
-    given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
-    place = 2 * (num_dims - 1 - layout.dim)
-    given[place] = int((kept < before).sum())
-    given[place + 1] = int((kept >= len(layout.channels) - behind).sum())
-    length = max(len(before_cut), place + 2 if any(given[place : place + 2]) else 0)
-    return part.copy(value, padding=given[:length])
+    amounts, along = _amounts(value, layout.dim)
+    before, behind = amounts[along]
+    amounts[along] = [int((kept < before).sum()), int((kept >= len(layout.channels) - behind).sum())]
+    length = max(len(value.given.padding), along.stop if any(amounts[along]) else 0)
+    return part.copy(value, padding=amounts[:length])
 
 
 def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:

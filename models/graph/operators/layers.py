@@ -5,9 +5,6 @@ their rows kernels. The groups of a grouped convolution are dropped whole ("tied
 or kernel by kernel ("freed"), where tying would leave too little to choose from. Either is exact.
 """
 
-from collections.abc import Sequence
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -136,18 +133,14 @@ def is_plain_convolution(value: Value) -> bool:
     return value.operator.overload in ("aten.conv2d.default", "aten.conv2d.padding")
 
 
-def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] | None:
-    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends.
-
-    Args:
-        convolution: its arguments.
-        sizes: height and width of its kernels.
-    """
-    if not isinstance(convolution.padding, str):
-        return list(convolution.padding)
-    if convolution.padding == "valid":
+def padding_of(convolution: Value) -> list[int] | None:
+    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends."""
+    given = convolution.given
+    if not isinstance(given.padding, str):
+        return list(given.padding)
+    if given.padding == "valid":
         return [0, 0]
-    both = [dilation * (size - 1) for dilation, size in zip(convolution.dilation, sizes, strict=True)]
+    both = [dilation * (size - 1) for dilation, size in zip(given.dilation, given.weight.shape[2:], strict=True)]
     return None if any(pixels % 2 for pixels in both) else [pixels // 2 for pixels in both]
 
 
