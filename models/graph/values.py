@@ -25,6 +25,7 @@ ALSO_POINTWISE = (
     "hardshrink rrelu to _to_copy type_as"
 )
 
+CONTAINERS = (list, tuple, dict)
 Shape = tuple[int, ...]
 Call: TypeAlias = "Value | fx.Node"  # an operator with its arguments; torch's own graphs have nodes
 
@@ -96,16 +97,22 @@ def replaced(arg: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """An argument with something else instead of everything of one kind; its containers become Python's own."""
     if isinstance(arg, kind):
         return change(arg)
-    if isinstance(arg, list):
-        return [replaced(part, kind, change) for part in arg]
-    if isinstance(arg, tuple):
-        return tuple([replaced(part, kind, change) for part in arg])
     if isinstance(arg, dict):
         return {name: replaced(part, kind, change) for name, part in arg.items()}
-    return arg
+    if not isinstance(arg, CONTAINERS):
+        return arg
+    parts = [  # numbers, which are most, without a call for each
+        change(part)
+        if isinstance(part, kind)
+        else replaced(part, kind, change)
+        if isinstance(part, CONTAINERS)
+        else part
+        for part in arg
+    ]
+    return tuple(parts) if isinstance(arg, tuple) else parts
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Value:
     """The images, a constant, or what an operator makes of its arguments, which are values and plain things."""
 
@@ -125,6 +132,9 @@ class Value:
             found: dict[Value, None] = {}
             replaced((self.args, self.kwargs), Value, lambda operand: found.setdefault(operand))
             self.operands = tuple(found)
+
+    def __repr__(self) -> str:
+        return self.name or f"%{self.number}"
 
     @property
     def given(self) -> SimpleNamespace:
@@ -149,14 +159,16 @@ class Value:
 
     def on(self, change: Callable[["Value"], Any]) -> "Value":
         """The same operator with other things instead of its operands."""
-        return self._calling(*replaced((self.args, self.kwargs), Value, change))
+        new = {operand: change(operand) for operand in self.operands}
+        args, kwargs = replaced((self.args, self.kwargs), Value, new.__getitem__)
+        operands = tuple(dict.fromkeys(found for found in new.values() if isinstance(found, Value)))
+        return self._calling(args, kwargs, operands)
 
-    def _calling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Value":
-        more = {"shape": self.shape, "name": self.name, "size": self.size, "path": self.path}
-        return Value(self.number, self.target, args, kwargs, **more)
+    def _calling(self, args: tuple, kwargs: Mapping[str, Any], operands: tuple["Value", ...] = ()) -> "Value":
+        return Value(self.number, self.target, args, kwargs, operands, self.shape, self.name, self.size, self.path)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Constant(Value):
     """A tensor that does not depend on the images; of a traced graph, the graph has it."""
 
