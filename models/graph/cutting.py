@@ -187,7 +187,8 @@ class Cut:
         """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
         new = {change for change in changes.values() if isinstance(change, Value)}
         call = with_arguments(value, **changes) if changes else (value.args, value.kwargs)
-        args, kwargs = replaced(call, Value, lambda given: given if given in new else self.operand(given))
+        operand = (lambda given: given if given in new else self.operand(given)) if new else self.operand
+        args, kwargs = replaced(call, Value, operand)
         return self._code.call(value.target, args, kwargs)
 
     def run(self) -> Value:

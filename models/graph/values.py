@@ -25,7 +25,7 @@ ALSO_POINTWISE = (
     "hardshrink rrelu to _to_copy type_as"
 )
 
-CONTAINERS = (list, tuple, dict)
+PLAIN = frozenset({int, float, bool, type(None)})  # what most arguments are
 Shape = tuple[int, ...]
 Call: TypeAlias = "Value | fx.Node"  # an operator with its arguments; torch's own graphs have nodes
 
@@ -94,21 +94,14 @@ def with_arguments(call: Call, **changes: Any) -> tuple[tuple[Any, ...], dict[st
 
 
 def replaced(arg: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """An argument with something else instead of everything of one kind; its containers become Python's own."""
+    """An argument with something else instead of all of one kind (no numbers); its containers become Python's own."""
     if isinstance(arg, kind):
         return change(arg)
     if isinstance(arg, dict):
         return {name: replaced(part, kind, change) for name, part in arg.items()}
-    if not isinstance(arg, CONTAINERS):
+    if not isinstance(arg, list | tuple):
         return arg
-    parts = [  # numbers, which are most, without a call for each
-        change(part)
-        if isinstance(part, kind)
-        else replaced(part, kind, change)
-        if isinstance(part, CONTAINERS)
-        else part
-        for part in arg
-    ]
+    parts = [part if type(part) in PLAIN else replaced(part, kind, change) for part in arg]
     return tuple(parts) if isinstance(arg, tuple) else parts
 
 

@@ -34,9 +34,9 @@ def test_arguments_are_changed_by_name() -> None:
 
 
 def test_everything_of_a_kind_is_replaced_in_any_container() -> None:
-    given = immutable_list([1, (2, "a", [3.0]), immutable_dict(key=4), None])
-    found = replaced(given, int, lambda number: number * 10)
-    assert found == [10, (20, "a", [3.0]), {"key": 40}, None]
+    given = immutable_list(["a", ("b", 1, [2.0]), immutable_dict(key="c"), None])
+    found = replaced(given, str, lambda text: text * 2)
+    assert found == ["aa", ("bb", 1, [2.0]), {"key": "cc"}, None]
     assert type(found) is list and type(found[2]) is dict  # torch's cannot be written to
 
 
