@@ -31,10 +31,10 @@ from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
-from models.graph.values import Code, needed
+from models.graph.values import Code
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, end
-from modules.fast.fusing import Layer, fused
 from modules.fast.layers import BATCH
+from modules.fast.lowering import Layer, fused
 from utils.errors import run
 
 SIZES = {
@@ -85,7 +85,7 @@ def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype
             must_agree(bool(difference <= TOLERANCE[dtype]), f"conv {number}, {way}, in {name}, by {difference:.1e}")
         microseconds = {way: timing.per_unit * 1e6 for way, timing in timings.items()}
         kernels, channels, *sizes = layer.weight.shape
-        operations = 2 * channels * kernels * int(np.prod([*sizes, *layer.convolved.shape[2:]]))
+        operations = 2 * channels * kernels * int(np.prod([*sizes, *layer.values[0].shape[2:]]))
         best = min(microseconds, key=microseconds.__getitem__)
         rows.append(
             {
@@ -113,7 +113,7 @@ def layers_of(graph: Graph, percent: int) -> list[Layer]:
     for group in graph.units.groups:
         mask[group.units[: max(1, round(len(group.units) * percent / 100))]] = True
     logits = Cut(graph.plan, Code(), graph.units.repair(mask), 0).run()
-    return list(fused(needed([logits]), [logits])[0].values())
+    return list(fused([logits])[1].values())
 
 
 def ways_of_torch(layer: Layer) -> dict[str, Callable[..., Tensor]]:
