@@ -5,7 +5,8 @@
 
 Works with one module_explorer.py per class, started in any order. One that was ended goes on when the same command is
 typed again; --checkpoint G goes back to generation G. Writes data/MODEL_DATASET/ga/search_log.csv, and in the end the
-modules of the best generation's best ensemble. Method: Qi et al., ASE 2022, section 4.2.
+modules of the best generation's best ensemble, as a module set in data/MODEL_DATASET/modules. Method: Qi et al.,
+ASE 2022, section 4.2.
 """
 
 import time
@@ -13,6 +14,7 @@ import time
 import numpy as np
 
 from models.opening import open_stage
+from modules.module_sets import add_as_option, check_new_name
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.log import Generation, best_generation, describe, is_over
@@ -32,7 +34,9 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=int, help="go back to this generation and score the later ones again")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    add_as_option(parser, "genetic")
     arguments = parser.parse_args()
+    check_new_name(arguments.as_name)
     stage = open_stage(arguments)
     if arguments.fresh and arguments.checkpoint is not None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
@@ -43,7 +47,7 @@ def main() -> None:
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         record(search, rows, patience)
-        write_modules(search, rows)
+        write_modules(search, rows, arguments.as_name)
 
 
 def record(search: GeneticSearch, rows: list[Generation], patience: int | None) -> None:

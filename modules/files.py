@@ -3,9 +3,11 @@
 Of a module for a patch the same files stand in its own place: `Artifacts.for_patch`.
 """
 
+from pathlib import Path
+
+from modules.earlier_versions import EarlierSource as SourceNetwork
 from modules.for_patch import ModuleForPatch
 from modules.modularization import Modularization
-from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, Artifacts, ArtifactsForPatch, CheckpointFile, JsonFile, RecordFile, Role
 
 
@@ -73,9 +75,19 @@ def report_for_patch(artifacts: ArtifactsForPatch) -> RecordFile[ModuleForPatch]
     return RecordFile(path, artifacts.command("module_gradient_search.py"), ModuleForPatch)
 
 
-def module_outputs(artifacts: Artifacts, target_class: int) -> ArrayFile:
+def sets_folder(artifacts: Artifacts) -> Path:
+    """`modules`, with a folder for each module set."""
+    return artifacts.folder / "modules"
+
+
+def latest_set(artifacts: Artifacts) -> JsonFile:
+    """The name of the most recent module set."""
+    return JsonFile(sets_folder(artifacts) / "latest.json", _search(artifacts))
+
+
+def module_outputs(artifacts: Artifacts, target_class: int, module_set: str = "") -> ArrayFile:
     """(valid images of the class,) float32."""
-    path = artifacts.folder / "module_outputs" / f"class_{target_class}.npy"
+    path = artifacts.folder / "module_outputs" / module_set / f"class_{target_class}.npy"
     return ArrayFile(path, artifacts.command("preprocess/module_output_collector.py"), "float32")
 
 

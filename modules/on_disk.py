@@ -18,12 +18,12 @@ from models.training import count_right, predict
 from models.weights import cpu_state
 from modules import files as module_files
 from modules.composed_model import ComposedModel
+from modules.earlier_versions import EarlierSource as SourceNetwork
 from modules.for_patch import ModuleForPatch
 from modules.jaccard import mean_pairwise_distance
 from modules.modularization import Modularization
 from modules.module import Tuning, extract_modules, is_float32, module_of_weights
 from modules.own_class import auc_by_class
-from modules.source_network import SourceNetwork
 from utils.artifacts import ArtifactFile, Artifacts
 from utils.errors import UserError, reason
 from utils.files import sha256_of

@@ -37,6 +37,16 @@ def auc_of(logits: np.ndarray, is_own: np.ndarray) -> np.ndarray:
     return auc
 
 
+def explained_variance(logits: np.ndarray, strong_logits: np.ndarray) -> np.ndarray:
+    """The share of the strong logits' variance that modules' logits explain: 1 - mean squared difference / variance.
+
+    Both (images, modules); returns (modules,) float64. A strong logit that never varies counts as variance 1.
+    """
+    logits, strong_logits = (np.asarray(values, np.float64) for values in (logits, strong_logits))
+    variance = strong_logits.var(0)
+    return 1 - np.square(logits - strong_logits).mean(0) / np.where(variance > 0, variance, 1)
+
+
 def free_riders(of_modules: np.ndarray, of_strong: np.ndarray) -> list[int]:
     """The classes whose module's AUC is more than MOST_BELOW below the strong model's; both (classes,)."""
     return np.flatnonzero(np.asarray(of_modules) < np.asarray(of_strong) - MOST_BELOW).tolist()

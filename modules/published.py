@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dataset.split_record import SplitRecord
 from models.network_settings import NetworkSettings
-from modules.modularization import Modularization
 from modules.module import Tuning
+from modules.module_set import SetRecord
 from utils.artifacts import RecordFile
 from utils.errors import UserError, reason
 from utils.files import check_archive, check_writable, damaged, missing, read_array, unreadable, write_whole
@@ -40,7 +40,7 @@ class PublishedModel:
     network: NetworkSettings
     trained_on: SplitRecord
     images: np.ndarray  # (n,) uint64, the hashes of those images in their order
-    report: Modularization
+    report: SetRecord
 
 
 def in_half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -124,11 +124,11 @@ def load_published(folder: Path) -> PublishedModel:
     return PublishedModel(weights, masks, Tuning(gains, logit_maps), network, trained_on, images, report)
 
 
-def _records(folder: Path) -> tuple[RecordFile[NetworkSettings], RecordFile[SplitRecord], RecordFile[Modularization]]:
+def _records(folder: Path) -> tuple[RecordFile[NetworkSettings], RecordFile[SplitRecord], RecordFile[SetRecord]]:
     return (
         RecordFile(folder / "network.json", MADE_BY, NetworkSettings),
         RecordFile(folder / "strong_model.json", MADE_BY, SplitRecord),
-        RecordFile(folder / "report.json", MADE_BY, Modularization),
+        RecordFile(folder / "report.json", MADE_BY, SetRecord),
     )
 
 

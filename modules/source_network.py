@@ -1,6 +1,6 @@
-"""Which strong model modules were cut from, and which files are one set of modules: a record next to them."""
+"""Which strong model modules were cut from: the network, its structure and its weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from configures.base import Config
 from models.graph import Graph
@@ -10,7 +10,7 @@ from models.network_settings import changed_graph, torch_version
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """The network of the strong model, its structure and its weights, and the files of its modules."""
+    """The network of the strong model, its structure and its weights."""
 
     network: str  # its name, as the configuration gives it
     num_classes: int
@@ -18,8 +18,6 @@ class SourceNetwork:
     digest: str  # of the graph
     torch: str  # the version that traced it
     strong_model_sha256: str = ""  # of its checkpoint; unknown where an earlier version wrote this
-    is_whole: bool = True  # False while the modules are being written
-    files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name; none where an earlier version wrote this
 
     @classmethod
     def of(cls, graph: Graph, config: Config, strong_model_sha256: str = "") -> "SourceNetwork":

@@ -21,7 +21,7 @@ import global_configure
 from configures.base import Config, load
 from models.graph import flops_of
 from models.strong_model import graph_of
-from modules.on_disk import load_modularization, load_module
+from modules.module_sets import open_set
 from patching.metrics import METRICS, metrics_of
 from patching.on_disk import load_patched_weak_models
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, mean_metrics
@@ -137,9 +137,8 @@ def show_results(values: dict[str, float]) -> None:
 
 def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakModel]) -> dict[str, float]:
     """The demo's figures by the names of `RANGES`; accuracies, F1 and shares in percent."""
-    result, genetic = load_modularization(config, artifacts), best_generation(genetic_files.log(artifacts).load())
-    cpu, classes = torch.device("cpu"), range(config.num_classes)
-    modules = [load_module(config, artifacts, number, cpu) for number in classes]
+    chosen, genetic = open_set(config, artifacts, "gradient"), best_generation(genetic_files.log(artifacts).load())
+    result, modules = chosen.record, chosen.modules(torch.device("cpu"))
     module = float(np.mean([flops_of(one, graph_of(config).image_shape) for one in modules])) / 1e6
     f1 = METRICS.index("f1")
     before, patched, no_module, whole = (
@@ -148,7 +147,7 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
     )
     values = (
         100 * result.test_right_strong / result.test_images,
-        100 * float(np.mean(result.kernels_kept)) / result.kernels,
+        100 * result.kernel_share,
         100 * result.test_right_composed / result.test_images,
         100 * genetic.kernels_kept,
         100 * genetic.accuracy,

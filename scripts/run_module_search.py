@@ -28,6 +28,7 @@ from engines.opening import add_engine_options, check_engine_options, open_engin
 from models import files as model_files
 from models.opening import open_stage
 from modules import files as module_files
+from modules.module_sets import add_as_option, check_new_name
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.log import Generation, best_generation, describe
@@ -55,7 +56,9 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    add_as_option(parser, "genetic, or gradient")
     arguments = parser.parse_args()
+    check_new_name(arguments.as_name)
     check_options(arguments)
     check_engine_options(arguments)
     if METHODS[arguments.method].script:
@@ -86,7 +89,7 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
             say(f"going on after generation {rows[-1].generation}")
         jobs = arguments.jobs or global_configure.num_workers
         with held(*explorers), open_engine(arguments, stage.device, jobs) as engine:
-            search_on_engine(opened, rows, patience, engine)
+            search_on_engine(opened, rows, patience, engine, arguments.as_name)
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -103,6 +106,7 @@ def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
     words = common_words(arguments)
     for option in (*method.options, "engine", "address"):
         words += [f"--{option}={getattr(arguments, option)}"] if getattr(arguments, option) is not None else []
+    words += [f"--as={arguments.as_name}"] if arguments.as_name else []
     words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(TOP / method.script), *words])  # noqa: S606
@@ -128,14 +132,20 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     jobs = min(jobs, stage.config.num_classes)
     say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
     with ProcessGroup(logs) as group, Progress(stage) as progress:
-        group.start(
-            "recorder", TOP / "module_recorder.py", [*common, *(["--early_stop"] if arguments.early_stop else [])]
-        )
+        group.start("recorder", TOP / "module_recorder.py", [*common, *recorder_options(arguments)])
         for job in range(jobs):
             classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
             group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
         group.wait(progress.update)
     return result_lines(logs / "recorder.log")
+
+
+def recorder_options(arguments: argparse.Namespace) -> list[str]:
+    """The options that go on to the recorder."""
+    return [
+        *(["--early_stop"] if arguments.early_stop else []),
+        *(["--as", arguments.as_name] if arguments.as_name else []),
+    ]
 
 
 def number_of_jobs(asked: int | None, stage: Stage) -> int:

@@ -9,7 +9,6 @@ are given with those that the model was trained on.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +20,10 @@ from models.folder import check_is_free, set_folder_aside
 from models.network_settings import NetworkSettings
 from models.opening import open_stage
 from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
-from modules.modularization import show_modularization
 from modules.module import extract_modules
-from modules.on_disk import write_modules
+from modules.module_set import show_module_set
+from modules.module_sets import add_as_option, check_new_name, write_set
 from modules.published import TOP, PublishedModel, load_published
-from search.genetic import files as genetic_files
 from utils.artifacts import Role
 from utils.errors import UserError, run
 from utils.files import check_writable
@@ -37,22 +35,23 @@ def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where from; default: published/MODEL_DATASET of the project")
     parser.add_argument("--fresh", action="store_true", help="set aside what is in the model's folder")
+    add_as_option(parser, "published")
     arguments = parser.parse_args()
+    check_new_name(arguments.as_name)
     stage = open_stage(arguments)
-    # The roles of train.py, and of the searches, which write modules.
-    roles = model_files.training_role(stage.artifacts), genetic_files.recorder_role(stage.artifacts)
-    with held(*roles):
-        take(stage, roles, arguments)
+    role = model_files.training_role(stage.artifacts)
+    with held(role):
+        take(stage, role, arguments)
 
 
-def take(stage: Stage, roles: Sequence[Role], arguments: argparse.Namespace) -> None:
-    """Read the published model, and write the strong model and the modules, in these roles."""
+def take(stage: Stage, role: Role, arguments: argparse.Namespace) -> None:
+    """Read the published model, and write the strong model and the modules, in this role."""
     config, artifacts = stage.config, stage.artifacts
     folder = arguments.folder or TOP / config.name
     model = load_published(folder)
     check_fits(folder, model, config)
     if arguments.fresh:
-        set_folder_aside(artifacts, *roles)
+        set_folder_aside(artifacts, role)
     else:
         check_is_free(artifacts)
     check_writable(artifacts.folder)
@@ -65,9 +64,10 @@ def take(stage: Stage, roles: Sequence[Role], arguments: argparse.Namespace) -> 
     load_weights(network, file)
     strong = strong_graph(config, network, torch.device("cpu"))
     modules = extract_modules(strong, model.masks, model.tuning)
-    write_modules(strong, modules, model.masks, model.report, config, artifacts)
-    show_modularization(model.report)
-    print(f"\nstrong model and modules in {artifacts.folder}")
+    name = arguments.as_name
+    taken = write_set(config, artifacts, modules, model.masks, model.report, name=name, default_name="published")
+    show_module_set(taken.record)
+    print(f"\nstrong model and module set {taken.name} in {artifacts.folder}")
 
 
 def check_fits(folder: Path, model: PublishedModel, config: Config) -> None:

@@ -160,28 +160,50 @@ class RecordFile(ArtifactFile, Generic[Row]):
 
     def load(self) -> Row:
         """What it says. Raises UserError where it is missing, damaged, or holds other values."""
-        content = load_json(self.path, self.made_by)
-        kinds = typing.get_type_hints(self.kind)
-        missing = dataclasses.MISSING
-        may_lack = {
-            field.name
-            for field in dataclasses.fields(self.kind)
-            if field.default is not missing or field.default_factory is not missing
-        }
-        if not kinds.keys() - may_lack <= content.keys() <= kinds.keys():
-            raise self.damaged(f"expected {', '.join(kinds)}, found {', '.join(content)}")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        wrong = [name for name, value in values.items() if not _is_of_kind(value, kinds[name])]
-        if wrong:
-            raise self.damaged(f"expected other values of {', '.join(wrong)}")
-        return self.kind(**values)
+        try:
+            return record_of(load_json(self.path, self.made_by), self.kind)
+        except ValueError as error:
+            raise self.damaged(str(error)) from None
 
     def load_if_there(self) -> Row | None:
         """What it says, or None where it is not there yet."""
         return self.load() if self.exists() else None
 
 
+def record_of(content: dict[str, Any], kind: type[Row]) -> Row:
+    """A dataclass instance of plain values. Raises ValueError for values that are not its own."""
+    kinds, missing = typing.get_type_hints(kind), dataclasses.MISSING
+    may_lack = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is not missing or field.default_factory is not missing
+    }
+    if not kinds.keys() - may_lack <= content.keys() <= kinds.keys():
+        raise ValueError(f"expected {', '.join(kinds)}, found {', '.join(content)}")
+    values = {name: _plain(value, kinds[name]) for name, value in content.items()}
+    wrong = [name for name, value in values.items() if not _is_of_kind(value, kinds[name])]
+    if wrong:
+        raise ValueError(f"expected other values of {', '.join(wrong)}")
+    return kind(**values)
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """A value of a JSON file as a field of `kind` has it."""
+    nested = _nested(kind)
+    if nested is not None and isinstance(value, dict):
+        return record_of(value, nested)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _nested(kind: Any) -> Any:
+    """The dataclass of a field's annotation, which may be `| None`; None for other annotations."""
+    return next((each for each in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(each)), None)
+
+
 def _is_of_kind(value: Any, kind: Any) -> bool:
+    nested = _nested(kind)
+    if nested is not None:
+        return isinstance(value, nested) or (value is None and nested is not kind)
     return isinstance(value, dict) if typing.get_origin(kind) is dict else is_of_kind(value, kind)
 
 

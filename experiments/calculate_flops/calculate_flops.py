@@ -14,7 +14,7 @@ from models.graph import flops_of
 from models.opening import open_stage
 from models.strong_model import graph_of
 from models.weights import count_parameters
-from modules.on_disk import load_kernel_mask, load_module
+from modules.module_sets import add_modules_option, open_set
 from patching.patched_model import PatchedModel
 from patching.rules import RangeRule
 from patching.weak_models import WeakKind, build_weak_network, weak_network_name
@@ -27,7 +27,10 @@ from utils.tables import csv_table, markdown_table, show_table
 
 
 def main() -> None:
-    stage = open_stage(stage_parser(__doc__).parse_args())
+    parser = stage_parser(__doc__)
+    add_modules_option(parser)
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
     config = stage.config
     device = torch.device("cpu")
     graph = graph_of(config)
@@ -41,10 +44,10 @@ def main() -> None:
         return flops, parameters
 
     add("strong model", graph.network, graph.units.num_kernels)
-    modules = [load_module(config, stage.artifacts, number, device) for number in range(config.num_classes)]
-    kept = [int(load_kernel_mask(config, stage.artifacts, number).sum()) for number in range(config.num_classes)]
-    counted = enumerate(progress(modules, "cost of modules"))
-    costs = [add(f"module {number}", module, kept[number]) for number, module in counted]
+    chosen = open_set(config, stage.artifacts, arguments.modules, ())
+    modules, kept = dict(zip(chosen.target_classes, chosen.modules(device), strict=True)), chosen.record.kernels_kept
+    counted = zip(progress(modules.items(), "cost of modules", len(modules)), kept, strict=True)
+    costs = [add(f"module {number}", module, kernels) for (number, module), kernels in counted]
     mean_flops, mean_parameters = np.mean(costs, axis=0)
     shares = (f"{100 * mean_flops / strong_flops:.1f}", f"{100 * mean_parameters / strong_parameters:.1f}")
     rows.append(["mean module", round(np.mean(kept)), round(mean_flops), shares[0], round(mean_parameters), shares[1]])
@@ -52,7 +55,7 @@ def main() -> None:
         weak = build_weak_network(config, kind)
         add(f"{kind.words} weak model ({weak_network_name(config, kind)})", weak)
         classes = tuple(map(str, range(len(config.weak_classes) + 1)))
-        for number, module in enumerate(progress(modules, f"cost of patched {kind.words} models")):
+        for number, module in progress(modules.items(), f"cost of patched {kind.words} models", len(modules)):
             add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), classes))
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]

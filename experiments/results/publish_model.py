@@ -3,8 +3,7 @@
     python experiments/results/publish_model.py --model simcnn_x0_25 --dataset cifar10
 
 Writes published/MODEL_DATASET (or --folder), with what they are worth in half precision on the validation and test
-images; scripts/take_published_model.py makes a strong model and modules of it again. They are the modules of
-data/MODEL_DATASET/modules, of whichever search.
+images; scripts/take_published_model.py makes a strong model and modules of it again.
 """
 
 from collections.abc import Sequence
@@ -24,10 +23,9 @@ from models.strong_model import build_strong_network, check_network_settings, lo
 from models.trained_on import load_strong_split
 from models.training import predict
 from models.weights import cpu_state
-from modules import files as module_files
-from modules.modularization import Modularization, show_modularization
 from modules.module import Tuning, extract_modules
-from modules.on_disk import evaluate_modules, load_kernel_mask, load_modularization
+from modules.module_set import ModuleSet, show_module_set
+from modules.module_sets import add_modules_option, evaluate_set, open_set
 from modules.published import (
     TOP,
     PublishedModel,
@@ -46,13 +44,17 @@ from utils.stage import Stage, stage_parser
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where to; default: published/MODEL_DATASET of the project")
+    add_modules_option(parser)
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     folder = arguments.folder or TOP / stage.config.name
-    config, found = stage.config, load_modularization(stage.config, stage.artifacts)
-    if "fine_tuned" in found.search:
-        again = module_files.module(stage.artifacts, 0).made_by
-        raise UserError(f"the modules are fine-tuned, and published ones are cut from the strong model; run: {again}")
+    config, chosen = stage.config, open_set(stage.config, stage.artifacts, arguments.modules)
+    found = chosen.record
+    if found.parent or "fine_tuned" in found.search:
+        raise UserError(
+            f"module set {chosen.name} is fine-tuned, and published modules are cut from the strong model: "
+            "give another --modules SET"
+        )
     check_network_settings(config, stage.artifacts)
     check_can_publish(folder, stage.artifacts.folder)
     split = load_strong_split(config, stage.artifacts)
@@ -60,18 +62,18 @@ def main() -> None:
     load_weights(network, model_files.entire_model(stage.artifacts))
     weights = in_half_precision(cpu_state(network))
     network.load_state_dict(weights)
-    masks, tuning = modules_here(stage, found)
+    masks, tuning = modules_here(stage, chosen)
     strong = strong_graph(config, network, stage.device)
     modules = extract_modules(strong, masks, tuning)
     search = {**found.search, "published_of_commit": commit_now()}
-    report = evaluate_modules(strong, modules, masks, split, stage.device, search)
+    report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage, search)
     trained_on = model_files.trained_on(stage.artifacts).load()
     images = image_order_of(split).hashes
     model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, images, report)
     with written_aside(folder) as aside:
         save_published(aside, model)
         check_answers_again(stage, aside, [strong.network, *modules], split.test)
-    show_modularization(report)
+    show_module_set(report)
     for name in ("valid_right_strong", "valid_right_composed", "test_right_strong", "test_right_composed"):
         print(f"{name}: {getattr(found, name)} in full precision, {getattr(report, name)} as published")
     print(f"saved {folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB")
@@ -103,13 +105,12 @@ def check_answers_again(stage: Stage, folder: Path, networks: Sequence[nn.Module
         )
 
 
-def modules_here(stage: Stage, found: Modularization) -> tuple[np.ndarray, Tuning]:
-    """The masks (classes, K) bool of the modules that are here, and what was learned of them beside.
+def modules_here(stage: Stage, chosen: ModuleSet) -> tuple[np.ndarray, Tuning]:
+    """The masks (classes, K) bool of a set's modules, and what was learned besides.
 
     Raises UserError where the gradient search's round that they are of is another one by now.
     """
-    classes = range(stage.config.num_classes)
-    masks = np.stack([load_kernel_mask(stage.config, stage.artifacts, target_class) for target_class in classes])
+    masks, found = chosen.masks(), chosen.record
     if found.search.get("method") != "gradient":
         return masks, Tuning(np.ones(masks.shape, np.float32), np.tile(np.float32([1, 0]), (len(masks), 1)))
     of_round, tuning = load_round(stage.artifacts, int(found.search["round"]), *masks.shape)

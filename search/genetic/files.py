@@ -17,10 +17,9 @@ def launcher_role(artifacts: Artifacts) -> Role:
 
 
 def recorder_role(artifacts: Artifacts) -> Role:
-    """Scoring the generations, and writing the modules."""
+    """Scoring the generations."""
     names = ("gen_*_fitness.npy", "search_log.csv", "end.json")
-    writes = (*(folder(artifacts) / name for name in names), artifacts.folder / "modules" / "*")
-    return artifacts.role("the recorder", "recorder", *writes)
+    return artifacts.role("the recorder", "recorder", *(folder(artifacts) / name for name in names))
 
 
 def explorer_role(artifacts: Artifacts, target_class: int) -> Role:

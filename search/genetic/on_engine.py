@@ -25,8 +25,10 @@ from utils.progress import say, steps, time_in_words
 FIRST_GUESS = 1e-4  # seconds for each unit that a module keeps, before anything is measured
 
 
-def search_on_engine(search: GeneticSearch, rows: list[Generation], patience: int | None, engine: Engine) -> None:
-    """Go on after the generations of `rows` until the search is over, and write the modules.
+def search_on_engine(
+    search: GeneticSearch, rows: list[Generation], patience: int | None, engine: Engine, name: str | None
+) -> None:
+    """Go on after the generations of `rows` until the search is over, and write the modules as the set `name`.
 
     Raises UserError where outputs are NaN or infinite, or a task fails for good.
     """
@@ -42,7 +44,7 @@ def search_on_engine(search: GeneticSearch, rows: list[Generation], patience: in
         say(describe(rows[-1], best, f"{pace:.1f} chromosomes/s, at most {left} left"))
     record_end(search, rows)
     mixed = len(engine.processors) > 1
-    write_modules(search, rows, {"mixed_processors": engine.processors} if mixed else None)
+    write_modules(search, rows, name, {"mixed_processors": engine.processors} if mixed else None)
 
 
 class Driver:

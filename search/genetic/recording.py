@@ -9,9 +9,8 @@ import numpy as np
 from configures.base import Config
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
-from modules import files as module_files
-from modules.modularization import show_modularization
-from modules.on_disk import save_modularization
+from modules.module_set import ModuleSet, show_module_set
+from modules.module_sets import save_set
 from search.genetic import files
 from search.genetic.generations import GeneticSearch
 from search.genetic.log import Generation, SearchEnd, best_generation
@@ -60,10 +59,12 @@ def record_end(search: GeneticSearch, rows: list[Generation]) -> None:
     keep_there(file.path, lambda: file.save(end))
 
 
-def write_modules(search: GeneticSearch, rows: list[Generation], noticed: Mapping[str, Any] | None = None) -> None:
-    """Cut the modules of the chosen ensemble out, write them and say how good they are.
+def write_modules(
+    search: GeneticSearch, rows: list[Generation], name: str | None = None, noticed: Mapping[str, Any] | None = None
+) -> ModuleSet:
+    """Cut the modules of the chosen ensemble out, write them as a set and say how good they are.
 
-    What was `noticed` during the search stands in their report.
+    What was `noticed` during the search stands in the set's record. `name` is the set's; None = `genetic`.
     """
     stage, seconds = search.stage, sum(row.seconds for row in rows)
     generation, ensemble = chosen_ensemble(search.config, rows)
@@ -73,6 +74,7 @@ def write_modules(search: GeneticSearch, rows: list[Generation], noticed: Mappin
         "generations": len(rows),
         "ensemble": ensemble,
         "seconds": seconds,
+        "settings": files.settings(stage.artifacts).load(),
         **(noticed or {}),
     }
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
@@ -80,11 +82,11 @@ def write_modules(search: GeneticSearch, rows: list[Generation], noticed: Mappin
         search.breed(generation, target_class)  # a damaged population is made again
     masks = ensemble_masks(search, generation, ensemble)
     split = load_strong_split(stage.config, stage.artifacts)
-    result = save_modularization(strong, masks, split, stage, found)
+    modules = save_set(stage, strong, masks, split, found, name=name, default_name="genetic")
     print(f"\nmodules of generation {generation}, ensemble {' '.join(map(str, ensemble))}")
-    show_modularization(result)
-    folder = module_files.module(stage.artifacts, 0).path.parent
-    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; modules in {folder}")
+    show_module_set(modules.record)
+    print(f"generations: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
+    return modules
 
 
 def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:

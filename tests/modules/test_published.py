@@ -17,9 +17,9 @@ from models import files as model_files
 from models.network_settings import NetworkSettings
 from models.strong_model import load_strong_model
 from models.training import predict
-from modules.modularization import Modularization
 from modules.module import Tuning
-from modules.on_disk import load_modularization, load_module
+from modules.module_set import SetRecord
+from modules.module_sets import open_set
 from modules.published import TOP, PublishedModel, check_can_publish, in_half_precision, load_published, save_published
 from utils.artifacts import Artifacts
 from utils.errors import UserError
@@ -39,7 +39,7 @@ def published() -> PublishedModel:
     gains, logit_maps = (random.uniform(0.5, 2, shape).astype(np.float32) for shape in ((2, 4), (2, 2)))
     network = NetworkSettings("net", 2, 32, "stretch", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     trained_on = SplitRecord(("a", "b"), {"train": 8}, {"train": 123})
-    report = Modularization(("a", "b"), 4, (2, 3), 0.5, 9, 8, 7, 9, 8, 6, {"method": "genetic"}, (0.9, 1.0), (0.8, 0.9))
+    report = SetRecord(("a", "b"), 4, (2, 3), 0.5, 9, 8, 7, 9, 8, 6, {"method": "genetic"}, (0.9, 1.0), (0.8, 0.9))
     masks, images = random.random((2, 4)) < 0.5, random.integers(0, 2**63, 8, np.uint64)
     return PublishedModel(weights, masks, Tuning(gains, logit_maps), network, trained_on, images, report)
 
@@ -108,11 +108,11 @@ def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp
 def test_what_the_project_publishes_can_be_taken(folder: Path, tmp_path: Path, run_main: Callable[..., Run]) -> None:
     model, dataset = folder.name.rsplit("_", 1)
     run = run_main(TAKE, "--model", model, "--dataset", dataset, root=tmp_path)
-    assert run.exit_code == 0 and "strong model and modules in" in run.stdout, run
+    assert run.exit_code == 0 and "strong model and module set published in" in run.stdout, run
     config, artifacts = load(model, dataset), Artifacts(tmp_path, model, dataset)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert load_strong_model(config, artifacts, CPU).forward(images).isfinite().all()
-    assert load_module(config, artifacts, 0, CPU)(images).isfinite().all()
+    assert open_set(config, artifacts).module(0, CPU)(images).isfinite().all()
 
 
 @pytest.mark.slow
@@ -150,15 +150,13 @@ def test_published_and_taken_it_answers_alike(
     run = run_main(TAKE, *NAMES, "--folder", folder, root=there)
     assert run.exit_code == 0, run
 
-    before, after = (load_modularization(config, Artifacts(root, MODEL, DATASET)) for root in (here, there))
+    sets = [open_set(config, Artifacts(root, MODEL, DATASET)) for root in (here, there)]
+    before, after = (each.record for each in sets)
     assert after.kernels_kept == before.kernels_kept
     for name in ("valid_right_strong", "valid_right_composed", "test_right_strong", "test_right_composed"):
         assert abs(getattr(after, name) - getattr(before, name)) <= 1
     for target_class in range(config.num_classes):
-        old, new = (
-            predict(load_module(config, Artifacts(root, MODEL, DATASET), target_class, CPU), split.test, CPU)
-            for root in (here, there)
-        )
+        old, new = (predict(each.module(target_class, CPU), split.test, CPU) for each in sets)
         assert float((new - old).abs().max()) < 1e-2 * float(old.abs().max())
 
     images = run_main("preprocess/module_output_collector.py", *NAMES, root=there)

@@ -1,0 +1,317 @@
+"""The module sets of a strong model: written under a name of their own, listed, and opened by name."""
+
+import contextlib
+import itertools
+import re
+import secrets
+import shutil
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configures.base import Config
+from dataset.labelled_images import Images, Split
+from models.graph import Graph, GraphNetwork, flops_of
+from models.strong_model import graph_of
+from models.training import count_right, predict
+from models.weights import count_parameters, cpu_state
+from modules import files as module_files
+from modules.composed_model import ComposedModel
+from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
+from modules.jaccard import mean_pairwise_distance
+from modules.module import Tuning, extract_modules
+from modules.module_set import ModuleSet, SetRecord, class_names, source_of
+from modules.own_class import auc_of, explained_variance
+from utils.artifacts import Artifacts, RecordFile
+from utils.errors import UserError, reason
+from utils.files import sha256_of
+from utils.machine import machine_facts, utc_now
+from utils.stage import Stage
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+RECORD = "set.json"
+ABANDONED = 3600.0  # seconds after which a folder that no process finished is removed
+
+
+def add_modules_option(parser: ArgumentParser) -> None:
+    """What stages take that use modules: `arguments.modules`."""
+    parser.add_argument(
+        "--modules", metavar="SET", help="the module set to use (scripts/list_modules.py); default: the most recent one"
+    )
+
+
+def add_as_option(parser: ArgumentParser, default: str) -> None:
+    """What stages take that make modules: `arguments.as_name`."""
+    parser.add_argument("--as", dest="as_name", metavar="NAME", help=f"of the new module set; default: {default}")
+
+
+# Reading
+def open_set(
+    config: Config, artifacts: Artifacts, name: str | None = None, target_classes: Sequence[int] | None = None
+) -> ModuleSet:
+    """A module set of the strong model that is there.
+
+    Args:
+        config, artifacts: of the strong model.
+        name: of the set; None = the most recent one.
+        target_classes: whose modules are needed; None = those of all classes.
+
+    Raises UserError where there is no such set, it lacks classes, or it is of another strong model.
+    """
+    name = name or latest_name(artifacts)
+    found = read_set(config, artifacts, name)
+    found.check_source(artifacts)
+    needed = range(config.num_classes) if target_classes is None else target_classes
+    if lacking := [number for number in needed if number not in found.target_classes]:
+        having = [each.name for each in module_sets(config, artifacts) if set(needed) <= set(each.target_classes)]
+        hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {found.made_by}"
+        names = ", ".join(f"{number} ({found.record.classes[number]})" for number in lacking[:5])
+        raise UserError(
+            f"module set {name} has modules of {class_names(found.record)}: expected one of class {names}"
+            f"{' ...' if len(lacking) > 5 else ''}; {hint}"
+        )
+    return found
+
+
+def latest_name(artifacts: Artifacts) -> str:
+    """The most recent set's name. Raises UserError where there is none."""
+    file, folders = module_files.latest_set(artifacts), _folders(artifacts)
+    if file.exists():
+        name = str(file.load().get("set"))
+        if name in folders:
+            return name
+    if not folders:
+        raise UserError(f"no module set in {module_files.sets_folder(artifacts)}; first run: {_made_by(artifacts)}")
+    return list(folders)[-1]
+
+
+def read_set(config: Config, artifacts: Artifacts, name: str) -> ModuleSet:
+    """A set by its name, whatever strong model it is of. Raises UserError where it is missing or damaged."""
+    folders, made_by = _folders(artifacts), _made_by(artifacts)
+    if name not in folders:
+        known = ", ".join(folders) or "none"
+        raise UserError(f"--modules {name}: no such module set, expected one of: {known}; to make it: {made_by}")
+    folder = folders[name]
+    file = RecordFile(folder / RECORD, made_by, SetRecord)
+    if file.exists():
+        record = file.load()
+    else:
+        classes = config.classes or tuple(map(str, range(config.num_classes)))
+        record = earlier_record(folder, classes, made_by)
+    if len(record.classes) != config.num_classes:
+        raise file.damaged(f"expected {config.num_classes} classes, found {len(record.classes)}")
+    return ModuleSet(name, folder, record, config, made_by)
+
+
+def module_sets(config: Config, artifacts: Artifacts) -> list[ModuleSet]:
+    """All sets that are there, the oldest first; damaged ones are left out."""
+    found = []
+    for name in _folders(artifacts):
+        with contextlib.suppress(UserError):
+            found.append(read_set(config, artifacts, name))
+    return found
+
+
+def _folders(artifacts: Artifacts) -> dict[str, Path]:
+    """The folder of each set by its name, the oldest first."""
+    records = sorted(module_files.sets_folder(artifacts).glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
+    return {
+        **dict(earlier_folders(artifacts)),
+        **{path.parent.name: path.parent for path in records if NAME.fullmatch(path.parent.name)},
+    }
+
+
+def _made_by(artifacts: Artifacts) -> str:
+    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"
+
+
+def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, images: Images) -> np.ndarray:
+    """A module's logit (images,) float32 on all validation images of its class: read, or computed and written.
+
+    Raises UserError where there is no such image, or the module gives NaN or infinity.
+    """
+    name = modules.record.classes[target_class]
+    if not len(images):
+        raise UserError(
+            f"class {target_class} ({name}) has no validation images: expected some; "
+            f"add training images of it to dataset {stage.config.image_source}"
+        )
+    file = module_files.module_outputs(stage.artifacts, target_class, modules.name)
+    outputs = file.load_if_whole(len(images))
+    if outputs is None:
+        outputs = predict(modules.module(target_class, stage.device), images, stage.device)[:, 0].numpy()
+        if not np.isfinite(outputs).all():
+            raise UserError(
+                f"module {modules.file(target_class).path} gives NaN or infinity on images of its class: make a new "
+                f"set with: {modules.made_by}"
+            )
+        file.save(outputs)
+    return outputs
+
+
+# Writing
+def check_new_name(name: str | None) -> None:
+    """Raises UserError, before any work, for a `--as NAME` that no set can have."""
+    if name is not None and (not NAME.fullmatch(name) or name == SLOT or name.startswith(ONE_CLASS)):
+        raise UserError(
+            f"--as {name}: expected letters, digits, _, - and ., and not {SLOT} or {ONE_CLASS}..., which are sets of "
+            "earlier versions"
+        )
+
+
+def save_set(
+    stage: Stage,
+    strong: Graph,
+    masks: np.ndarray,
+    split: Split,
+    search: dict[str, Any],
+    *,
+    name: str | None,
+    default_name: str,
+    tuning: Tuning | None = None,
+    target_classes: Sequence[int] | None = None,
+    modules: Sequence[GraphNetwork] | None = None,
+    parent: str = "",
+) -> ModuleSet:
+    """Extract modules, evaluate them, and write them as a new set, which is the most recent one from then on.
+
+    Args:
+        stage: where to write.
+        strong: the strong model.
+        masks: (modules, K) bool, True = kept.
+        split: the images to evaluate on.
+        search: how the modules were found; plain values, `method` among them.
+        name: of the set, as the user gave it; None = `default_name`, with a number where that is taken.
+        default_name: see `name`.
+        tuning: what was learned of the modules besides their masks; None = nothing.
+        target_classes: of the modules, in rising order; None = all classes.
+        modules: the modules, on the device, where they are not cut from the strong model now.
+        parent: the name of the set that they were trained from.
+    """
+    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
+    if modules is None:
+        modules = extract_modules(strong, masks, tuning, targets)
+    record = evaluate_set(strong, modules, masks, targets, split, stage, search)
+    record = replace(record, parent=parent)
+    return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
+
+
+def evaluate_set(
+    strong: Graph,
+    modules: Sequence[GraphNetwork],
+    masks: np.ndarray,
+    target_classes: Sequence[int],
+    split: Split,
+    stage: Stage,
+    search: dict[str, Any],
+) -> SetRecord:
+    """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
+    targets, composed = list(target_classes), ComposedModel(modules)
+    counts, image = {}, strong.image_shape
+    for part in ("test", "valid"):
+        images: Images = getattr(split, part)
+        of_strong, of_modules = (predict(network, images, stage.device) for network in (strong.network, composed))
+        counts[f"{part}_images"] = len(images)
+        counts[f"{part}_right_strong"] = count_right(of_strong, images.labels)
+        counts[f"{part}_right_composed"] = count_right(replaced(of_strong, of_modules, targets), images.labels)
+    strong_logits, logits, labels = of_strong[:, targets].numpy(), of_modules.numpy(), split.valid.labels
+    is_own = labels[:, None] == np.array(targets)
+    return SetRecord(
+        classes=split.classes,
+        kernels=masks.shape[1],
+        kernels_kept=tuple(int(kept) for kept in masks.sum(1)),
+        jaccard_distance=mean_pairwise_distance(masks),
+        **counts,
+        search=search,
+        valid_auc_strong=tuple(auc_of(strong_logits, is_own).tolist()),
+        valid_auc_modules=tuple(auc_of(logits, is_own).tolist()),
+        target_classes=tuple(targets),
+        parameters=tuple(count_parameters(module) for module in modules),
+        flops=tuple(flops_of(module, image) / strong.flops for module in modules),
+        explained=tuple(explained_variance(logits, strong_logits).tolist()),
+        output_low=tuple(np.where(is_own, logits, np.inf).min(0).tolist()),
+        output_high=tuple(np.where(is_own, logits, -np.inf).max(0).tolist()),
+    )
+
+
+def replaced(strong_logits: torch.Tensor, logits: torch.Tensor, target_classes: Sequence[int]) -> torch.Tensor:
+    """The strong model's logits (images, classes) with those of some classes replaced by modules' (images, modules)."""
+    answers = strong_logits.clone()
+    answers[:, list(target_classes)] = logits
+    return answers
+
+
+def write_set(
+    config: Config,
+    artifacts: Artifacts,
+    modules: Sequence[GraphNetwork],
+    masks: np.ndarray,
+    record: SetRecord,
+    *,
+    name: str | None,
+    default_name: str,
+) -> ModuleSet:
+    """Write modules, their masks (modules, K) bool, and their record, as a new set: see `save_set`.
+
+    Raises UserError for a `name` that another set has. A set of the same modules is not written again.
+    """
+    check_new_name(name)
+    folder, made_by = module_files.sets_folder(artifacts), _made_by(artifacts)
+    record = replace(
+        record,
+        made_with={"date": utc_now(), **machine_facts("torch", "numpy")},
+        source=source_of(graph_of(config), config, artifacts),
+        **{each: getattr(config, each) for each in ("image_side", "resize", "mean", "std")},
+    )
+    with _new_folder(folder) as aside:
+        new = ModuleSet(default_name, aside, record, config, made_by)
+        for target_class, module, mask in zip(record.target_classes, modules, masks, strict=True):
+            new.file(target_class).save(cpu_state(module))
+            new.kernels_file(target_class).save(mask)
+        record = replace(record, files={path.name: sha256_of(path) for path in sorted(aside.iterdir())})
+        RecordFile(aside / RECORD, made_by, SetRecord).save(record)
+        names = [name] if name else itertools.chain([default_name], (f"{default_name}-{n}" for n in itertools.count(2)))
+        for each in names:
+            if _takes_name(aside, folder / each, record, made_by):
+                module_files.latest_set(artifacts).save({"set": each})
+                return read_set(config, artifacts, each)
+    raise UserError(
+        f"--as {name}: {folder / str(name)} is there with other modules, and a module set never changes: give another "
+        "name"
+    )
+
+
+def _takes_name(aside: Path, place: Path, record: SetRecord, made_by: str) -> bool:
+    """Rename a written set to its place; whether it, or one of the same modules, is there then."""
+    if not place.exists():
+        with contextlib.suppress(OSError):  # another process was quicker
+            aside.rename(place)
+            return True
+    file = RecordFile(place / RECORD, made_by, SetRecord)
+    try:
+        there = file.load()
+    except UserError:
+        return False
+    return (there.files, there.source) == (record.files, record.source)
+
+
+@contextlib.contextmanager
+def _new_folder(parent: Path) -> Iterator[Path]:
+    """A folder under a temporary name, which is removed unless the block renames it. Raises UserError."""
+    aside = parent / f".{secrets.token_hex(6)}.partial"
+    try:
+        for old in parent.glob(".*.partial"):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+    except OSError as error:
+        raise UserError(f"cannot write to {parent}: {reason(error)}; make room or change its permissions") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

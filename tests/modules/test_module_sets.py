@@ -1,0 +1,330 @@
+"""Module sets: written once, never changed, read checked, and found by name."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_near, files_below, random_images
+from random_modules import extract_module
+
+from configures.base import load
+from dataset.labelled_images import Split
+from models import files as model_files
+from models.strong_model import graph_of
+from modules import files as module_files
+from modules import module_sets
+from modules.composed_model import ComposedModel
+from modules.module_set import SetRecord, show_module_set
+from modules.module_sets import collected_outputs, latest_name, open_set, read_set, save_set, write_set
+from utils import files
+from utils.artifacts import Artifacts, CheckpointFile
+from utils.checked_text import load_json, save_json
+from utils.errors import UserError
+from utils.stage import Stage
+
+CPU = torch.device("cpu")
+NAMES = ("cat", "dog", "owl", "fox", "bee")
+KNOWN = SetRecord(NAMES, 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {"method": "genetic"})
+
+
+@pytest.fixture
+def config():
+    return load("rescnn_x0_25", "digits_5")
+
+
+@pytest.fixture
+def artifacts(config, root_dir):
+    return Artifacts(root_dir, config.model, config.dataset)
+
+
+def random_masks(config, num_modules, seed):
+    units = graph_of(config).units
+    kept = np.random.default_rng(seed).random((num_modules, units.num_units)) < 0.5
+    return np.stack([units.spread(row) for row in kept])
+
+
+def written(config, artifacts, targets=(0, 1, 2, 3, 4), seed=0, name=None, default_name="found"):
+    """A set of modules of random masks."""
+    strong, masks = graph_of(config), random_masks(config, len(targets), seed)
+    modules = [extract_module(strong, mask, target) for target, mask in zip(targets, masks, strict=True)]
+    kept = tuple(masks.sum(1).tolist())
+    known = dataclasses.replace(KNOWN, kernels_kept=kept, target_classes=targets)
+    return write_set(config, artifacts, modules, masks, known, name=name, default_name=default_name), modules, masks
+
+
+@pytest.mark.parametrize("targets", [(2,), (1, 3), (0, 1, 2, 3, 4)])
+def test_one_class_and_several_are_read_as_they_were_written(config, artifacts, targets):
+    found, modules, masks = written(config, artifacts, targets)
+    images = torch.randn(3, 3, 32, 32)
+    again = open_set(config, artifacts, "found", targets)
+    assert again == found == open_set(config, artifacts, target_classes=())
+    np.testing.assert_array_equal(again.masks(), masks)
+    for module, loaded in zip(modules, again.modules(CPU), strict=True):
+        assert not loaded.training
+        with torch.inference_mode():
+            assert_near(loaded(images), module(images))
+    record = again.record
+    assert (record.image_side, record.resize, record.mean, record.std) == (32, "stretch", config.mean, config.std)
+    assert set(record.files) == {path.name for path in again.folder.iterdir()} - {"set.json"}
+    assert {"date", "torch", "processor"} <= set(record.made_with)
+
+
+def test_a_set_is_never_changed(config, artifacts):
+    first, _, _ = written(config, artifacts)
+    before = files_below(first.folder)
+    second, _, _ = written(config, artifacts, seed=1)
+    assert (first.name, second.name, latest_name(artifacts)) == ("found", "found-2", "found-2")
+    third, _, _ = written(config, artifacts, targets=(2,), seed=1)
+    assert third.name == "found-3"
+    # The same modules are the same set, which is the most recent one again.
+    assert written(config, artifacts)[0] == first and latest_name(artifacts) == "found"
+    with pytest.raises(UserError, match=r"--as found: .* with other modules, and a module set never changes"):
+        written(config, artifacts, seed=2, name="found")
+    assert written(config, artifacts, seed=2, name="mine")[0].name == "mine"
+    assert files_below(first.folder) == before
+    assert [each.name for each in module_sets.module_sets(config, artifacts)] == ["found", "found-2", "found-3", "mine"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "x" * 101])
+def test_names_that_no_set_can_have(config, artifacts, name):
+    with pytest.raises(UserError, match=r"--as .*: expected letters"):
+        module_sets.check_new_name(name)
+
+
+@pytest.mark.parametrize("num_written", range(4))
+def test_an_interrupted_run_leaves_no_set(config, artifacts, monkeypatch, num_written):
+    done, whole = [], files.write_whole
+
+    def write(path, content):
+        if len(done) == num_written:
+            raise KeyboardInterrupt
+        done.append(path.name)
+        whole(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "write_whole", write)
+        written(config, artifacts, (2,))
+    assert (artifacts.folder / "modules" / "found").exists() == (num_written == 3)  # `latest.json` alone is lacking
+    found, _, _ = written(config, artifacts, (2,))
+    assert found.name == "found" and latest_name(artifacts) == "found"
+    assert sorted(path.name for path in found.folder.parent.iterdir()) == ["found", "latest.json"]
+
+
+def test_a_full_disk_is_one_line(config, artifacts, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CheckpointFile, "save", no_room)
+    with pytest.raises(UserError, match=r"cannot write to .*modules: No space left on device"):
+        written(config, artifacts)
+    assert list((artifacts.folder / "modules").iterdir()) == []
+
+
+def test_sets_of_two_strong_models_side_by_side(config, artifacts, root_dir):
+    other = load("simcnn_x0_25", "digits_5")
+    theirs = Artifacts(root_dir, other.model, other.dataset)
+    sets = [written(config, artifacts, seed=seed) for seed in (0, 1)] + [written(other, theirs)]
+    opened = [open_set(config, artifacts, "found"), open_set(config, artifacts, "found-2"), open_set(other, theirs)]
+    for (_, modules, masks), found in zip(sets, opened, strict=True):
+        np.testing.assert_array_equal(found.mask(3), masks[3])
+        assert torch.equal(next(found.module(3, CPU).parameters()), next(modules[3].parameters()))
+
+
+def test_what_is_missing_is_named(config, artifacts):
+    with pytest.raises(UserError, match=r"no module set in .*; first run: python module_gradient_search\.py"):
+        open_set(config, artifacts)
+    written(config, artifacts)
+    written(config, artifacts, (1, 3), default_name="two")
+    with pytest.raises(UserError, match="--modules mine: no such module set, expected one of: found, two; to make it"):
+        open_set(config, artifacts, "mine")
+    with pytest.raises(UserError, match=r"set two has modules of dog, fox: expected one of class 2 \(owl\); give --"):
+        open_set(config, artifacts, None, (1, 2))
+    assert open_set(config, artifacts, None, (3,)).name == "two"
+    shutil.rmtree(artifacts.folder / "modules" / "two")
+    assert latest_name(artifacts) == "found"
+    open_set(config, artifacts).file(2).path.unlink()
+    with pytest.raises(
+        UserError, match=r"missing .*class_2\.pth; first run: python module_gradient_search\.py --model"
+    ):
+        open_set(config, artifacts).module(2, CPU)
+
+
+def test_files_of_another_set_are_refused(config, artifacts):
+    (ours, *_), (theirs, *_) = (written(config, artifacts, seed=seed) for seed in (0, 1))
+    for file in ("class_1.pth", "class_1_kernels.npy"):
+        shutil.copy(theirs.folder / file, ours.folder / file)
+    assert ours.module(0, CPU)
+    for load_it in (lambda: ours.module(1, CPU), lambda: ours.mask(1)):
+        with pytest.raises(UserError, match=r"class_1_kernels\.npy was not written together") as refused:
+            load_it()
+        assert "\n" not in str(refused.value)
+    theirs.file(0).save({name: value + 1 for name, value in theirs.module(0, CPU).state_dict().items()})
+    with pytest.raises(UserError, match=r"class_0\.pth was not written together"):
+        theirs.module(0, CPU)
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ({"network": "simcnn_x0_25"}, "network rescnn_x0_25 there, simcnn_x0_25 now"),
+        ({"image_side": 64}, "image_side 32 there, 64 now"),
+    ],
+)
+def test_modules_of_another_network_are_refused(config, artifacts, setting, difference):
+    written(config, artifacts)
+    with pytest.raises(UserError, match=f"are of another network: {difference}; make a new set with: python"):
+        open_set(dataclasses.replace(config, **setting), artifacts)
+    with pytest.raises(UserError, match="expected 4 classes, found 5"):
+        open_set(dataclasses.replace(config, classes=(), num_classes=4), artifacts)
+
+
+def test_modules_of_other_weights_or_code_are_refused(config, artifacts):
+    strong = model_files.entire_model(artifacts)
+    strong.save({"weight": torch.zeros(1)})
+    found, _, _ = written(config, artifacts)
+    open_set(config, artifacts)
+    strong.save({"weight": torch.ones(2)})
+    with pytest.raises(UserError, match="are of another network: the strong model's weights are others"):
+        open_set(config, artifacts)
+    strong.path.unlink()
+    path = found.folder / "set.json"
+    content = load_json(path, "")
+    save_json(path, content | {"source": content["source"] | {"digest": "0" * 64}})
+    with pytest.raises(UserError, match="the code of rescnn_x0_25 has changed since"):
+        open_set(config, artifacts)
+
+
+def without_a_layer(weights):
+    del weights["convs.3.weight"]
+
+
+def not_a_tensor(weights):
+    weights["fcs.0.weight"] = 5
+
+
+def nan(weights):
+    weights["fcs.0.bias"][0] = float("nan")
+
+
+def all_logits(weights):
+    weights["fcs.0.weight"] = weights["fcs.0.weight"].repeat(5, 1)
+    weights["fcs.0.bias"] = weights["fcs.0.bias"].repeat(5)
+
+
+def doubles(weights):
+    weights["fcs.0.weight"] = weights["fcs.0.weight"].double()
+
+
+@pytest.mark.parametrize("damage", [without_a_layer, not_a_tensor, nan, all_logits, doubles])
+def test_damaged_checkpoints(config, artifacts, damage):
+    found, (module,), _ = written(config, artifacts, (2,))
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    damage(weights)
+    found.file(2).save(weights)
+    unknown = dataclasses.replace(found, record=dataclasses.replace(found.record, files={}))
+    with pytest.raises(UserError, match=r"(?s)cannot use .*class_2\.pth: .* module_gradient_search\.py"):
+        unknown.module(2, CPU)
+    found.kernels_file(2).save(np.zeros_like(found.record.kernels, shape=graph_of(config).units.num_kernels))
+    with pytest.raises(UserError, match="at least one kept kernel"):
+        unknown.mask(2)
+
+
+def earlier_slot(config, artifacts):
+    """Modules as an earlier version wrote them, of all classes and of class 2 alone."""
+    found, _, masks = written(config, artifacts)
+    report = {name: getattr(KNOWN, name) for name in list(SetRecord.__dataclass_fields__)[:13]}
+    slot, alone = artifacts.folder / "modules", artifacts.folder / "for_patch" / "class_2" / "modules"
+    for folder in (slot, alone):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in found.folder.glob("class_2*" if folder == alone else "class_*"):
+            shutil.copy(path, folder)
+        source = vars(found.record.source) | {"is_whole": True, "files": found.record.files}
+        save_json(folder / "network.json", source)
+    save_json(slot / "report.json", report)
+    counts = {"kernels": 9, "kernels_kept": 7, "flops": 0.5, "valid_images": 12, "explained": 0.8}
+    aucs = {"valid_auc_strong": 0.9, "valid_auc_module": 0.8}
+    of_class = {"target_class": 2, "name": "owl", "search": {"method": "gradient"}}
+    save_json(alone / "report.json", counts | aucs | of_class)
+    shutil.rmtree(found.folder)
+    (slot / "latest.json").unlink()
+    return masks
+
+
+def test_modules_of_an_earlier_version_are_sets(config, artifacts):
+    masks = earlier_slot(config, artifacts)
+    assert latest_name(artifacts) == "modules"
+    found, alone = open_set(config, artifacts), open_set(config, artifacts, "for_patch_2", (2,))
+    assert found.record.target_classes == (0, 1, 2, 3, 4) and alone.record.target_classes == (2,)
+    assert found.record.free_riders == [] and (alone.record.flops, alone.record.kernels_kept) == ((0.5,), (7,))
+    for each in (found, alone):
+        np.testing.assert_array_equal(each.mask(2), masks[2])
+        assert each.module(2, CPU)
+        show_module_set(each.record)
+    slot = artifacts.folder / "modules"
+    save_json(slot / "network.json", load_json(slot / "network.json", "") | {"is_whole": False})
+    with pytest.raises(UserError, match=r"modules are half written|are half written: .*; make them again with"):
+        open_set(config, artifacts)
+    (slot / "network.json").unlink()  # the first versions wrote none
+    assert open_set(config, artifacts).module(1, CPU)
+
+
+def test_an_uninformative_module_is_named(capsys):
+    aucs = {"valid_auc_strong": (0.99, 0.98, 0.97), "valid_auc_modules": (0.98, 0.9, 0.96)}
+    show_module_set(SetRecord(NAMES[:3], 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs))
+    printed = capsys.readouterr().out
+    words = "uninformative modules, whose AUC is more than 0.02 below the strong model's: class 1 (dog). "
+    assert words in " ".join(printed.split("\n"))
+    assert "class 0" not in printed and "class 2" not in printed
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kernels_kept": (1, 2)}, {"flops": (0.5,)}, {"target_classes": (0, 1, 2, 3, 7)}, {"kernels": 0}]
+)
+def test_records_that_fit_no_modules(config, artifacts, wrong):
+    found, _, _ = written(config, artifacts)
+    path = found.folder / "set.json"
+    save_json(path, load_json(path, "") | wrong)
+    with pytest.raises(UserError, match=r"cannot use .*set\.json: expected"):
+        read_set(config, artifacts, "found")
+
+
+def split_of(num_classes):
+    parts = (random_images(40, num_classes, seed) for seed in range(3))
+    return Split(NAMES[:num_classes], *parts)
+
+
+@pytest.mark.parametrize("targets", [(0, 1, 2, 3, 4), (3,), (1, 4)])
+def test_composed_is_the_strong_model_with_the_sets_logits(config, artifacts, targets):
+    strong, masks, split = graph_of(config), random_masks(config, len(targets), 0), split_of(5)
+    stage = Stage(config, artifacts, CPU, torch.float32, 0)
+    found = save_set(stage, strong, masks, split, {"method": "x"}, name=None, default_name="x", target_classes=targets)
+    modules, record, images = found.modules(CPU), found.record, torch.randn(7, 3, 32, 32)
+    with torch.inference_mode():
+        strong_logits, logits = strong.network(images), ComposedModel(modules)(images)
+        each = torch.cat([module(images) for module in modules], 1)
+    assert torch.equal(logits, each)
+    answers = module_sets.replaced(strong_logits, logits, targets)
+    assert torch.equal(answers[:, list(targets)], logits)
+    others = [number for number in range(5) if number not in targets]
+    assert torch.equal(answers[:, others], strong_logits[:, others])
+    assert len(targets) < 5 or torch.equal(answers, logits)
+    # A module is replaced by itself: nothing changes.
+    assert torch.equal(module_sets.replaced(answers, each, targets), answers)
+    assert record.valid_images == 40 and len(record.explained) == len(record.flops) == len(targets)
+    for target, low, high in zip(targets, record.output_low, record.output_high, strict=True):
+        of_class = split.valid.take(np.flatnonzero(split.valid.labels == target))
+        outputs = collected_outputs(stage, found, target, of_class)
+        assert_near([low, high], [outputs.min(), outputs.max()])
+        file = module_files.module_outputs(artifacts, target, "x")
+        assert file.exists() and np.array_equal(collected_outputs(stage, found, target, of_class), outputs)
+
+
+def test_all_kernels_kept_answer_as_the_strong_model(config, artifacts):
+    strong = graph_of(config)
+    stage = Stage(config, artifacts, CPU, torch.float32, 0)
+    masks = np.ones((5, strong.units.num_kernels), bool)
+    record = save_set(stage, strong, masks, split_of(5), {}, name="all", default_name="x").record
+    assert record.valid_right_composed == record.valid_right_strong and record.kernel_share == 1
+    assert record.explained == pytest.approx((1,) * 5) and record.flops[0] == pytest.approx(1, abs=0.05)
