@@ -5,7 +5,7 @@ names, so that one root_dir holds all sets of a seed. A genetic search without o
 its own, which begins with the seed's strong model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ SEEDS = {"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)}  #
 # The network with a genetic search, since it takes ten times as long as the gradient search, with its controls, and
 # with poorly fitted weak models and small modules for patches.
 MOST_MEASURED = "simcnn_x0_25"
-KEEPS = (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4)  # the first rounds of the gradient search
+KEEPS = (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35)  # as `--keep 0.3` goes down, to 0.3 and 0.3 again
 # Percent of the kernels -> steps and step size of the fine-tuning. Modules that have little to gain are trained in
 # small steps, since large ones first make them worse: see docs/patching.md.
 FINE_TUNED = {
@@ -45,20 +45,17 @@ ABLATIONS = {  # the genetic search's heuristics, each replaced by chance; a roo
     "random_survivors": "survival=random",
 }
 
-# What a trial run adds to the options of a script.
-_SMALL_SEARCH = ("generations=2", "population=4", "parents=2", "elites=2", "search_images=40")
-_FEW_STEPS = ("mask_steps=4", "patch_steps=4", "mask_batch_size=8", "patch_keeps=0.7")
-
 
 def settings(*assignments: str) -> Words:
     """The options that set settings."""
     return tuple(word for assignment in assignments for word in ("--set", assignment))
 
 
+# What a trial run adds to the options of a script.
 TINY: dict[str, Words] = {
     TRAIN: ("--epochs", "2"),
-    GENETIC: settings(*_SMALL_SEARCH),
-    GRADIENT: settings(*_FEW_STEPS),
+    GENETIC: settings("generations=2", "population=4", "parents=2", "elites=2", "search_images=40"),
+    GRADIENT: settings("mask_steps=4", "mask_batch_size=8"),
     # So small that the modules are no worse afterwards.
     FINE_TUNER: settings("mask_batch_size=8", "fine_tuning_steps=4", "fine_tuning_step_size=1e-6"),
     WEAK: ("--epochs", "2"),
@@ -109,7 +106,7 @@ def commands_of(dataset: str, *, tiny: bool = False) -> list[Command]:
             if has_patches:
                 lists.append(("patching", root, _patching(model, underfitted="0" if tiny else "9")))
             if has_patches and model == MOST_MEASURED:
-                lists.append(("patch_sizes", root, _patch_sizes("0" if tiny else "all")))
+                lists.append(("patch_sizes", root, _patch_sizes()))
             if model == MOST_MEASURED:
                 lists += [("heuristics", f"{root}_{name}", _heuristics(it)) for name, it in ABLATIONS.items()]
             commands += [
@@ -118,6 +115,15 @@ def commands_of(dataset: str, *, tiny: bool = False) -> list[Command]:
                 for script, *words in entries
             ]
     return commands
+
+
+def _down_to(keeps: Sequence[float]) -> Words:
+    """Of a gradient search that goes down to these shares, take the last round, however much it loses."""
+    return ("--max_loss", "100", *settings(f"mask_keeps={','.join(map(str, keeps))}"))
+
+
+def _training(steps: int, step_size: float) -> Words:
+    return settings(f"fine_tuning_steps={steps}", f"fine_tuning_step_size={step_size}")
 
 
 def _modules(model: str, seed: int) -> Iterator[Words]:
@@ -129,12 +135,9 @@ def _modules(model: str, seed: int) -> Iterator[Words]:
     yield GRADIENT, "--as", "keep_30", "--keep", "0.3"
     tuned = FINE_TUNED[model] if seed in FINE_TUNED_SEEDS else {}
     for keep in sorted({50, *tuned} - {30}):
-        # Of the rounds that are done the last of these: however much it loses.
-        keeps = ",".join(str(share) for share in KEEPS if share >= keep / 100)
-        yield GRADIENT, "--as", f"keep_{keep}", "--max_loss", "100", *settings(f"mask_keeps={keeps}")
-    for keep, (steps, step_size) in tuned.items():
-        training = settings(f"fine_tuning_steps={steps}", f"fine_tuning_step_size={step_size}")
-        yield FINE_TUNER, "--modules", f"keep_{keep}", "--as", f"keep_{keep}_tuned", *training
+        yield GRADIENT, "--as", f"keep_{keep}", *_down_to([share for share in KEEPS if 100 * share >= keep])
+    for keep, training in tuned.items():
+        yield FINE_TUNER, "--modules", f"keep_{keep}", "--as", f"keep_{keep}_tuned", *_training(*training)
     yield TRADE_OFF, "--images", "test"
 
 
@@ -149,11 +152,12 @@ def _patching(model: str, underfitted: str) -> Iterator[Words]:
             yield PATCH, "--exp_type", "poor_fit", "--target_epoch", epoch, *rules
 
 
-def _patch_sizes(target_class: str) -> Iterator[Words]:
-    """The same weak models, patched by modules that were searched for that: very small ones, and fine-tuned ones."""
-    classes = ("--target_class", target_class)
-    yield GRADIENT, "--as", "patch_10", "--for_patch", *classes, "--keep", "0.1"
-    yield PATCH_SIZES, "--exp_type", "weak", *classes, "--images", "test"
+def _patch_sizes() -> Iterator[Words]:
+    """The same weak models, patched by modules of all sizes, down to very small ones, and by fine-tuned small ones."""
+    for name, keeps in (("keep_20", (*KEEPS, 0.3, 0.3, 0.2)), ("keep_10", (*KEEPS, 0.3, 0.3, 0.2, 0.1))):
+        yield GRADIENT, "--as", name, *_down_to(keeps)
+    yield FINE_TUNER, "--modules", "keep_20", "--as", "keep_20_tuned", *_training(4000, 0.002)
+    yield PATCH_SIZES, "--exp_type", "weak", "--images", "test"
 
 
 def _heuristics(setting: str) -> Iterator[Words]:

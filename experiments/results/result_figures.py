@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from result_commands import Command
+from result_log import Results
 from result_rows import (
     NOTHING,
     SIMPLE,
-    Done,
     Search,
     compared_searches,
     patch_trade_offs,
@@ -25,18 +25,18 @@ from search.genetic.log import best_generation
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods
 
 
-def figures_of(done: Done) -> Iterator[tuple[str, Drawing]]:
+def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
     """What can be drawn of what is done: (name, drawing)."""
-    if searched := [(command, points) for command, _, points in trade_offs(done)]:
+    if searched := [(command, points) for command, _, points in trade_offs(results)]:
         yield "modules", modules_figure(searched)
-    for command, _, words, models in patched(done):
+    for command, _, words, models in patched(results):
         scores = {model.classes[-1]: {method: model.scores(method) for method in SHOWN} for model in models}
         title = f"{command.model} on {command.dataset}: {words} weak models, test images"
         yield f"patch_{'weak' if words == SIMPLE else words}_{command.model}", patch_figure(scores, title)
-    for command, _, points in patch_trade_offs(done):
+    for command, _, points in patch_trade_offs(results):
         title = f"{command.model} on {command.dataset}: {SIMPLE} weak models, test images"
         yield f"patch_sizes_{command.model}", patch_trade_off_figure(points, title)
-    if searches := compared_searches(done):
+    if searches := compared_searches(results):
         yield "heuristics", heuristics_figure(searches)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from result_commands import ABLATIONS, GENETIC, PATCH, PATCH_SIZES, TRADE_OFF, Command
-from result_log import Place, Ran
+from result_commands import ABLATIONS, FINE_TUNER, GENETIC, PATCH, PATCH_SIZES, TRADE_OFF, Command
+from result_log import Ran, Results
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import load
@@ -41,21 +41,6 @@ HEURISTICS = dict(
 )
 # Published figures, and ours that were measured by hand, on a GPU.
 NOT_MADE_HERE = tuple(Path(__file__).with_name(f"{name}.csv") for name in ("published", "published_width"))
-
-
-@dataclass(frozen=True)
-class Done:
-    """The commands of a place that have succeeded, among all of them."""
-
-    place: Place
-    commands: Sequence[Command]
-    ran: dict[str, Ran]  # by line
-
-    def of(self, script: str) -> Iterator[tuple[Command, Ran]]:
-        """Those of a script, in their order."""
-        for command in self.commands:
-            if command.script == script and command.line in self.ran:
-                yield command, self.ran[command.line]
 
 
 def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
@@ -88,22 +73,22 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     return found
 
 
-def trade_offs(done: Done) -> Iterator[tuple[Command, Ran, list[TradeOff]]]:
+def trade_offs(results: Results) -> Iterator[tuple[Command, Ran, list[TradeOff]]]:
     """All sets of modules of each network and seed."""
-    for command, ran in done.of(TRADE_OFF):
-        path = report_files.trade_off(command.artifacts(done.place.roots), "test")
-        yield command, ran, read_rows(path, TradeOff, done.place.command)
+    for command, ran in results.of(TRADE_OFF):
+        path = report_files.trade_off(command.artifacts(results.roots), "test")
+        yield command, ran, read_rows(path, TradeOff, results.made_by)
 
 
-def _shown(done: Done) -> Iterator[tuple[Command, Ran, str, TradeOff]]:
-    for command, ran, points in trade_offs(done):
+def _shown(results: Results) -> Iterator[tuple[Command, Ran, str, TradeOff]]:
+    for command, ran, points in trade_offs(results):
         for name, point in nearest_rounds(points):
             yield command, ran, name, point
 
 
-def module_rows(done: Done) -> Iterator[Cells]:
+def module_rows(results: Results) -> Iterator[Cells]:
     """A row per network, seed and set of modules; the seconds are the search's."""
-    for command, ran, name, point in _shown(done):
+    for command, ran, name, point in _shown(results):
         right = [point.right + round(point.points_lost * point.images / 100), point.right]
         yield [
             *(command.model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
@@ -113,9 +98,9 @@ def module_rows(done: Done) -> Iterator[Cells]:
         ]
 
 
-def seed_rows(done: Done) -> Iterator[Cells]:
+def seed_rows(results: Results) -> Iterator[Cells]:
     """A row per network and set of modules that several seeds have."""
-    yield from over_seeds((command.model, name, point) for command, _, name, point in _shown(done))
+    yield from over_seeds((command.model, name, point) for command, _, name, point in _shown(results))
 
 
 def over_seeds(trade_offs: Iterable[tuple[str, str, TradeOff]]) -> Iterator[Cells]:
@@ -136,11 +121,11 @@ def spread(values: Sequence[float]) -> str:
 
 
 # Whether patching helps
-def patched(done: Done) -> Iterator[tuple[Command, Ran, str, list[PatchedWeakModel]]]:
+def patched(results: Results) -> Iterator[tuple[Command, Ran, str, list[PatchedWeakModel]]]:
     """The weak models of each network and kind, which stands before them in words."""
-    for command, ran in done.of(PATCH):
+    for command, ran in results.of(PATCH):
         kind = next(kind for kind in WeakKind if kind.option == command.option("--exp_type"))
-        artifacts, wanted = command.artifacts(done.place.roots), command.option("--target_epoch")
+        artifacts, wanted = command.artifacts(results.roots), command.option("--target_epoch")
         words = SIMPLE if kind is WeakKind.SIMPLE else "overfitted" if wanted == "best" else "underfitted"
         models = []
         for target_class in range(load(command.model, command.dataset).num_classes):
@@ -150,9 +135,9 @@ def patched(done: Done) -> Iterator[tuple[Command, Ran, str, list[PatchedWeakMod
         yield command, ran, words, models
 
 
-def patching_rows(done: Done) -> Iterator[Cells]:
+def patching_rows(results: Results) -> Iterator[Cells]:
     """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
-    for command, ran, words, models in patched(done):
+    for command, ran, words, models in patched(results):
         before = mean_metrics(models, BEFORE)
         for method in (BEFORE, *common_calibrations(models), NO_MODULE, WHOLE_MODEL.format("learned")):
             yield [
@@ -182,9 +167,9 @@ def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[st
     ]
 
 
-def patch_rows(done: Done) -> Iterator[Cells]:
+def patch_rows(results: Results) -> Iterator[Cells]:
     """A row per weak model and method, with the counts and with the interval of F1's change."""
-    for command, ran, words, models in patched(done):
+    for command, ran, words, models in patched(results):
         for model in models:
             for method in model.methods:
                 scores, change = model.scores(method), model.change(method)
@@ -199,29 +184,32 @@ def patch_rows(done: Done) -> Iterator[Cells]:
                 ]
 
 
-def patch_trade_offs(done: Done) -> Iterator[tuple[Command, Ran, list[PatchTradeOff]]]:
-    """The patches of each network, by modules of several sizes."""
-    for command, ran in done.of(PATCH_SIZES):
-        path = patch_files.trade_off(command.artifacts(done.place.roots), WeakKind.SIMPLE, "test")
-        yield command, ran, read_rows(path, PatchTradeOff, done.place.command)
+def patch_trade_offs(results: Results) -> Iterator[tuple[Command, Ran, list[PatchTradeOff]]]:
+    """The patches of each network, by modules of all rounds of a search, and by fine-tuned sets."""
+    tuned = {f"set {command.option('--as')}" for command in results.commands if command.script == FINE_TUNER}
+    for command, ran in results.of(PATCH_SIZES):
+        path = patch_files.trade_off(command.artifacts(results.roots), WeakKind.SIMPLE, "test")
+        points = read_rows(path, PatchTradeOff, results.made_by)
+        # Other sets are of a search's rounds.
+        yield command, ran, [p for p in points if not p.method.startswith("set ") or p.method in tuned]
 
 
-def patch_size_rows(done: Done) -> Iterator[Cells]:
+def patch_size_rows(results: Results) -> Iterator[Cells]:
     """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
-    for command, ran, points in patch_trade_offs(done):
+    for command, ran, points in patch_trade_offs(results):
         for cells in patch_sizes(points):
             yield [command.model, *cells, command.seed, f"{ran.seconds:.0f}", ran.commit]
 
 
 def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
     """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
-    ways = defaultdict(dict)
+    ways: dict[str, dict[int, PatchTradeOff]] = defaultdict(dict)
     for point in points:
-        name = f"{point.method}, {point.keep:.0%}" if point.method == of_sizes.FOR_PATCH else point.method
+        name = f"{point.method}, {point.keep:.0%}" if 0 < point.keep < 1 else point.method
         ways[name][point.target_class] = point
     before, without = (
         {target_class: point.f1 for target_class, point in ways[method].items()}
-        for method in (of_sizes.BEFORE, of_sizes.NO_MODULE)
+        for method in (BEFORE, of_sizes.NO_MODULE)
     )
     for name, of_class in ways.items():
         f1 = {target_class: point.f1 for target_class, point in of_class.items()}
@@ -250,28 +238,28 @@ class Search:
         return HEURISTICS.get(self.command.root.removeprefix(f"seed_{self.command.seed}_"), NOTHING)
 
 
-def compared_searches(done: Done) -> list[Search]:
+def compared_searches(results: Results) -> list[Search]:
     """The genetic searches of the seeds that have some without a heuristic."""
-    logs = [(*of, genetic_files.log(of[0].artifacts(done.place.roots)).load()) for of in done.of(GENETIC)]
+    logs = [(*of, genetic_files.log(of[0].artifacts(results.roots)).load()) for of in results.of(GENETIC)]
     ablated = {(command.model, command.seed) for command, *_ in logs if command.table == "heuristics"}
     shortest = min((len(rows) for command, _, rows in logs if command.table == "heuristics"), default=0)
     return [
-        Search(command, ran, list(rows[:shortest]), _chromosomes(done, command, shortest))
+        Search(command, ran, list(rows[:shortest]), _chromosomes(results, command, shortest))
         for command, ran, rows in logs
         if (command.model, command.seed) in ablated
     ]
 
 
-def _chromosomes(done: Done, command: Command, generations: int) -> np.ndarray:
+def _chromosomes(results: Results, command: Command, generations: int) -> np.ndarray:
     config = load(command.model, command.dataset)
-    made_with = genetic_files.settings(command.artifacts(done.place.roots)).load()
+    made_with = genetic_files.settings(command.artifacts(results.roots)).load()
     population, elites = made_with["population"], made_with["elites"]
     return config.num_classes * (population + (population - elites) * np.arange(generations))
 
 
-def heuristic_rows(done: Done) -> Iterator[Cells]:
+def heuristic_rows(results: Results) -> Iterator[Cells]:
     """A row per genetic search with all of its heuristics and without one, each over the same generations."""
-    for search in compared_searches(done):
+    for search in compared_searches(results):
         rows = search.rows
         yield [
             *(search.command.model, search.without, len(rows), search.chromosomes[-1]),
@@ -289,17 +277,17 @@ def course(rows: Sequence[Generation]) -> Cells:
 
 
 # Beside the others
-def literature_rows(done: Done) -> Iterator[Cells]:
+def literature_rows(results: Results) -> Iterator[Cells]:
     """Published figures, ours of the published width, and of the first seed of each network, patched by `learned`."""
     for path in NOT_MADE_HERE:
         yield from list(csv.reader(read_text(path, "git checkout").splitlines()))[1:]
     patches = {}
-    for command, _, words, models in patched(done):
+    for command, _, words, models in patched(results):
         if words == SIMPLE:
             change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
             patches[command.root, command.model] = [f"{100 * value:+.2f}" for value in change]
-    for command, ran, name, point in _shown(done):
-        if name.startswith(("gradient, keep 50%", "fine-tuned, keep 30%", "genetic")) and command.seed == 0:
+    for command, ran, name, point in _shown(results):
+        if name.startswith(("gradient, keep 50%", "fine-tuned, keep_30", "genetic")) and command.seed == 0:
             none = [""] * len(METRICS)
             gains = patches.get((command.root, command.model), none) if point.method == "gradient" else none
             yield [

@@ -1,16 +1,14 @@
 """The tables of the published experiments: what each shows, and how they come into a document."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from result_commands import Command
 from result_figures import figures_of
-from result_log import Place
+from result_log import Results
 from result_rows import (
     Cells,
-    Done,
     heuristic_rows,
     literature_rows,
     module_rows,
@@ -35,30 +33,30 @@ class Table:
     title: str
     of: tuple[str, ...]  # the lists of commands that it is made of
     columns: tuple[str, ...]
-    rows: Callable[[Done], Iterator[Cells]]
+    rows: Callable[[Results], Iterator[Cells]]
     # Which rows stand in the document, too; the others are written as CSV alone. None: none of them.
     is_shown: Callable[[Cells], bool] | None = lambda _: True
 
 
-def write_tables(place: Place, commands: Sequence[Command], folder: Path) -> None:
+def write_tables(results: Results, folder: Path) -> None:
     """Write tables/NAME.csv and figures/ below a folder, and every table between its marks in the folder's README.md.
 
     Where there is no README.md, one is made of the tables alone.
     """
-    done, texts = Done(place, commands, place.succeeded()), {}
+    texts = {}
     for name, table in TABLES.items():
-        rows = list(table.rows(done))
+        rows = list(table.rows(results))
         if rows:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
         if table.is_shown is not None:
-            texts[name] = markdown(done, table, list(filter(table.is_shown, rows)))
-    for name, drawing in figures_of(done):
+            texts[name] = markdown(results, table, list(filter(table.is_shown, rows)))
+    for name, drawing in figures_of(results):
         save_drawing(drawing, folder / "figures" / name)
-    readme = folder / "README.md"
-    text = read_text(readme, place.command) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
+    readme, ran = folder / "README.md", results.ran
+    text = read_text(readme, results.made_by) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
     save_text(readme, filled(text, texts))
-    count = sum(command.line in done.ran for command in commands)
-    print(f"{count} of {len(commands)} commands have succeeded; tables in {folder / 'tables'} and {readme}")
+    count = sum(command.line in ran for command in results.commands)
+    print(f"{count} of {len(results.commands)} commands have succeeded; tables in {folder / 'tables'} and {readme}")
 
 
 END = "<!-- end -->"
@@ -77,15 +75,15 @@ def filled(document: str, texts: dict[str, str]) -> str:
     return document
 
 
-def markdown(done: Done, table: Table, rows: list[Cells]) -> str:
+def markdown(results: Results, table: Table, rows: list[Cells]) -> str:
     """A table, with the command and the machines that made it above, and what it lacks below."""
-    lines = [command.line for command in done.commands if command.table in table.of]
-    made = dict.fromkeys(f"; {done.ran[line].machine}" for line in lines if line in done.ran)
-    lacking = sum(line not in done.ran for line in lines)
+    lines, ran = [command.line for command in results.commands if command.table in table.of], results.ran
+    made = dict.fromkeys(f"; {ran[line].machine}" for line in lines if line in ran)
+    lacking = sum(line not in ran for line in lines)
     left_out = f"Left out: {lacking} commands that have not succeeded yet (--list shows them).\n" if lacking else ""
     if not rows:
         return f"**{table.title}** Nothing to show yet.\n\n{left_out}"
-    heading = f"**{table.title}** `{done.place.command}`{''.join(made)}\n\n"
+    heading = f"**{table.title}** `{results.made_by}`{''.join(made)}\n\n"
     return "\n".join([heading + markdown_table(table.columns, rows), left_out])
 
 

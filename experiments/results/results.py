@@ -2,14 +2,14 @@
 
     python experiments/results/results.py
     python experiments/results/results.py --list
-    python experiments/results/results.py --only "*seed_1: *resnet*" "*trade_off.py*"
+    python experiments/results/results.py --only "seed_1: *resnet*" "*trade_off.py*"
     python experiments/results/results.py --tables --publish
     python experiments/results/results.py --dataset digits_5 --tiny
 
-result_commands.py lists the commands. One that has succeeded is not run again, and an interrupted one resumes. After a
-failure the commands behind it run all the same. Everything lies in root_dir/data/results: a root_dir for every seed in
-roots/, what the scripts print in logs/, one row per run of a command in log.csv, and the tables. --publish writes the
-tables to experiments/results. To run a command again, remove its row of log.csv.
+result_commands.py lists the commands. One that has succeeded is not run again (to have all run again, remove log.csv);
+one that was interrupted resumes; after a failure the commands behind it run all the same. Everything lies in
+root_dir/data/results: a root_dir for every seed in roots/, what the scripts print in logs/, when, where and how long
+commands ran in log.csv, and the tables. --publish writes the tables to experiments/results.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from result_commands import Command, commands_of
-from result_log import TOP, Place
+from result_log import TOP, Results
 from result_tables import write_tables
 
 import global_configure
@@ -32,27 +32,26 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     arguments = parsed_arguments()
-    commands = commands_of(arguments.dataset, tiny=arguments.tiny)
+    dataset, tiny = arguments.dataset, arguments.tiny
+    commands = commands_of(dataset, tiny=tiny)
     if not commands:
-        raise UserError(f"--dataset {arguments.dataset}: no network of the results has a configuration file for it")
-    options = [] if arguments.dataset == DATASET else ["--dataset", arguments.dataset]
-    options += ["--tiny"] if arguments.tiny else []
-    name = f"{arguments.dataset}_tiny" if arguments.tiny else arguments.dataset
-    place = Place(
-        folder=Path(global_configure.root_dir).resolve() / "data" / "results" / name,
-        precision=arguments.precision or ("float32" if arguments.tiny else "bfloat16"),
-        command=" ".join(["python experiments/results/results.py", *options]),
+        raise UserError(f"--dataset {dataset}: no network of the results has a configuration file for it")
+    options = ["--dataset", dataset] * (dataset != DATASET) + ["--tiny"] * tiny
+    results = Results(
+        folder=Path(global_configure.root_dir).resolve() / "data" / "results" / f"{dataset}{'_tiny' * tiny}",
+        precision=arguments.precision or ("float32" if tiny else "bfloat16"),
+        made_by=" ".join(["python experiments/results/results.py", *options]),
+        commands=commands,
     )
-    wanted, succeeded = chosen(commands, arguments.only), place.succeeded()
+    wanted, ran = chosen(commands, arguments.only), results.ran
     if arguments.list:
         for command in wanted:
-            took = f"{succeeded[command.line].seconds:.0f} s" if command.line in succeeded else "to do"
+            took = f"{ran[command.line].seconds:.0f} s" if command.line in ran else "to do"
             print(f"{command.line}  [{command.table}, {took}]")
         return
-    left = [] if arguments.tables else [command for command in wanted if command.line not in succeeded]
-    failed = run_all(place, left)
+    failed = 0 if arguments.tables else run_all(results, [command for command in wanted if command.line not in ran])
     if not arguments.only:
-        write_tables(place, commands, HERE if arguments.publish else place.folder)
+        write_tables(results, HERE if arguments.publish else results.folder)
     if failed:
         raise UserError(f"{failed} commands failed, see above; the same command tries them again")
 
@@ -63,9 +62,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default=DATASET, help=f"{DATASET} by default")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--precision", choices=PRECISIONS, help="bfloat16 by default; of --tiny float32")
-    parser.add_argument(
-        "--only", nargs="+", metavar="PATTERN", help="the commands whose lines match, as --list shows them"
-    )
+    parser.add_argument("--only", nargs="+", metavar="PATTERN", help="the commands that match, as --list shows them")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--list", action="store_true", help="show the commands, and run nothing")
     way.add_argument("--tables", action="store_true", help="run nothing, make the tables of what there is")
@@ -78,19 +75,19 @@ def parsed_arguments() -> argparse.Namespace:
 
 def chosen(commands: list[Command], patterns: list[str] | None) -> list[Command]:
     """The commands that match one of the patterns; None = all. Raises UserError for a pattern that none matches."""
-    for pattern in patterns or ():
-        if not any(fnmatch(command.line, pattern) for command in commands):
-            raise UserError(f"--only {pattern}: no command matches it; --list shows all of them")
-    return [c for c in commands if patterns is None or any(fnmatch(c.line, pattern) for pattern in patterns)]
+    found = [c for c in commands if patterns is None or any(fnmatch(c.line, pattern) for pattern in patterns)]
+    if not found:
+        raise UserError(f"--only {' '.join(patterns or ())}: no command matches; --list shows all of them")
+    return found
 
 
-def run_all(place: Place, commands: list[Command]) -> int:
+def run_all(results: Results, commands: list[Command]) -> int:
     """Run commands one after another; the number of those that failed."""
     failed = 0
     for number, command in enumerate(commands, start=1):
         print(f"{number} of {len(commands)}  {command.line}", flush=True)
         try:
-            print(f"    {time_in_words(place.run(command))}", flush=True)
+            print(f"    {time_in_words(results.run(command))}", flush=True)
         except UserError as error:
             print(f"    failed: {error}", flush=True)
             failed += 1
