@@ -55,7 +55,7 @@ def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
 
 # How well modules do
 def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
-    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the genetic.
+    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the others.
 
     Of rounds that keep as much the last one counts, in which the masks settled.
     """
@@ -65,11 +65,11 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
         for share in (SHARES if rounds else ())
     ]
     found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
-    found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
     for point in points:
         if point.method == "genetic":
             bred = point.target.split(" of ")[-1]  # behind the generation of the best ensemble
             found.append((f"genetic, {bred} generations", point))
+    found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
     return found
 
 
