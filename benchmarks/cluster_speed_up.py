@@ -6,7 +6,7 @@ Measured are what a module takes, alone and in chunks whose modules share their 
 core; breeding, writing and scoring of a generation; and what a task on Ray costs the driver. A simulation of the driver
 and its workers, which cuts generations by the search's own function, puts them together for the published scale: 100
 chromosomes x 10 classes x 10,000 images, 200 generations. It is checked on Ray clusters of 1, 2 and 4 workers on this
-machine, with tasks that wait in place of computing, so that workers do not share its cores. Modules are timed on fewer
+machine, with tasks that wait instead of computing, so that workers do not share its cores. Modules are timed on fewer
 images and scaled up. Writes data/benchmark/MODEL_DATASET/cluster_speed_up.json, and .csv, .png and .svg with the
 predictions.
 """
@@ -63,7 +63,7 @@ class Costs:
     serial: float  # of a generation: breeding, writing, scoring
     submit: float  # a task, of the driver's time
     receive: float  # a task and its answer, of the driver's time
-    per_byte: float  # of an answer, beside that
+    per_byte: float  # of an answer, in addition to that
     latency: float  # from a worker that is free to its next task
     answer_bytes: int  # of one module
 

@@ -86,7 +86,7 @@ def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Dr
     axes.set_xlabel("kernels kept in %, mean over modules")
     axes.set_ylabel("accuracy lost in percentage points")
     axes.grid()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, which lie everywhere
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
     figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
     columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
     return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)

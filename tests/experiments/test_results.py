@@ -194,7 +194,7 @@ def test_the_figure_of_the_heuristics() -> None:
 
 
 def test_the_figure_of_the_modules() -> None:
-    """A seed without a genetic search beside one with it: the legend names each network's way once."""
+    """A seed without a genetic search next to one with it: the legend names each network's way once."""
     points = [trade_off(0.6, 0.5), trade_off(0.4, 0.9), trade_off(0.3, 3.0)]
     searched = [(genetic("seed_0"), points), (genetic("seed_1"), [*points, trade_off(0.7, 4.0, "genetic")])]
     drawing = modules_figure(searched)
