@@ -11,6 +11,7 @@ import torch
 from result_commands import Command
 
 import global_configure
+from engines.node import processor
 from models import files as model_files
 from utils.artifacts import TableFile
 from utils.device import resolve_device
@@ -105,7 +106,7 @@ def machine_now() -> str:
     facts, device = machine_facts(*PACKAGES), resolve_device(global_configure.device)
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     versions = ", ".join(f"{package} {facts[package]}" for package in PACKAGES)
-    return f"{gpu}{facts['processor']}, {facts['cores']} cores, {versions}"
+    return f"{gpu}{processor()}, {facts['cores']} cores, {versions}"
 
 
 def commit_now() -> str:
