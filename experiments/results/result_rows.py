@@ -126,12 +126,13 @@ def patched(results: Results) -> Iterator[tuple[Command, Ran, str, list[PatchedW
     for command, ran in results.of(PATCH):
         kind = next(kind for kind in WeakKind if kind.option == command.option("--exp_type"))
         artifacts, wanted = command.artifacts(results.roots), command.option("--target_epoch")
+        modules = command.option("--modules")
         words = SIMPLE if kind is WeakKind.SIMPLE else "overfitted" if wanted == "best" else "underfitted"
         models = []
         for target_class in range(load(command.model, command.dataset).num_classes):
             history = patch_files.weak_model_log(artifacts, kind, target_class).load()
             epoch = int(wanted) if wanted.isdecimal() else best_epoch(history)
-            models.append(patch_files.report(artifacts, kind, target_class, epoch, "all").load())
+            models.append(patch_files.report(artifacts, modules, kind, target_class, epoch, "all").load())
         yield command, ran, words, models
 
 

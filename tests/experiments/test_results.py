@@ -147,10 +147,10 @@ def weak_model(number: int, right: int, interval: tuple[float, float]) -> Patche
     """One whose target class gets 50 of 100 images right before, and `right` after."""
     change = Change(interval, interval, interval, (0.0, 0.0), 1.0)
     methods = {
-        "before": method_entry(np.array([[90, 10], [50, 50]]), None),
-        "learned": method_entry(np.array([[90, 10], [100 - right, right]]), None, change),
+        "before": method_entry(np.array([[90, 10], [50, 50]])),
+        "learned": method_entry(np.array([[90, 10], [100 - right, right]]), None, [change]),
     }
-    return PatchedWeakModel("net_set", number, ("a", "b"), "weak", "weak", 3, 100, 200, methods)
+    return PatchedWeakModel(("a", "b"), (1,), 200, methods, target_classes=(number,))
 
 
 def test_patches_that_help_and_harm_are_counted() -> None:
