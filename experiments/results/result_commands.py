@@ -56,7 +56,7 @@ TINY: dict[str, Words] = {
     TRAIN: ("--epochs", "2"),
     GENETIC: settings("generations=2", "population=4", "parents=2", "elites=2", "search_images=40"),
     GRADIENT: settings("mask_steps=4", "mask_batch_size=8"),
-    # So small that the modules are no worse afterwards.
+    # So small that some modules are better afterwards, although nothing is learned in so few steps.
     FINE_TUNER: settings("mask_batch_size=8", "fine_tuning_steps=4", "fine_tuning_step_size=1e-6"),
     WEAK: ("--epochs", "2"),
     POOR: ("--epochs", "2", "--keep_epochs", "0"),

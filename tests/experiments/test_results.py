@@ -254,14 +254,15 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     assert "Left out" not in text and text.count("Nothing to show yet") == 1  # of one seed there is no spread
     rows = {name: table_of(folder / "tables" / f"{name}.csv") for name in TABLES if name != "seeds"}
     methods = [row["modules"].split(",")[0] for row in rows["modules"]]
-    assert methods == ["gradient"] * 4 + ["genetic"] + ["fine-tuned"] * 3
+    assert methods[:5] == ["gradient"] * 4 + ["genetic"]
+    assert set(methods[5:]) <= {"fine-tuned"}  # only those sets that are better than before
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
     assert {row["target class"] for row in rows["patches"]} == set("01234")
     assert {row["without"] for row in rows["heuristics"]} == {NOTHING, *HEURISTICS.values()}
     drawn = {path.stem.removesuffix("_simcnn_x0_25") for path in (folder / "figures").glob("*.png")}
     assert drawn == {"modules", "patch_weak", "patch_overfitted", "patch_underfitted", "patch_sizes", "heuristics"}
-    assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "gradient, 10%", "set keep_20_tuned, 20%"}
+    assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "gradient, 20%", "gradient, 10%"}
     assert (root / "data" / "decoded_dataset" / "digits").is_dir()
 
 
