@@ -13,18 +13,20 @@ def to_device(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(images.pixels, device=device), torch.tensor(images.labels, device=device)
 
 
-def normalise(pixels: Tensor, normalisation: Normalisation, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalise(pixels: Tensor, normalisation: Normalisation | None, dtype: torch.dtype = torch.float32) -> Tensor:
     """The input that a network expects, in the channels-last layout that convolutions prefer.
 
     Args:
-        pixels: (n, side, side, 3) uint8.
-        normalisation: of the images that the network was trained on. It has no default: another one gives wrong
-            answers without an error.
+        pixels: (n, side, side, 3) uint8; without a normalisation (n, side, side, channels) float.
+        normalisation: of the images that the network was trained on; None = the pixels are normalised. It has no
+            default: another one gives wrong answers without an error.
         dtype: of the result.
 
     Returns:
-        (n, 3, side, side) in `dtype`.
+        (n, channels, side, side) in `dtype`.
     """
+    if normalisation is None:
+        return pixels.to(dtype).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values, device=pixels.device) * 255 for values in normalisation)
     return ((pixels.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
 

@@ -24,9 +24,9 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Images:
     """Images and labels of one part of a dataset, and how a network is given them."""
 
-    pixels: np.ndarray  # (n, side, side, 3) uint8, RGB
+    pixels: np.ndarray  # (n, side, side, 3) uint8, RGB; float32 with any channels where they are normalised
     labels: np.ndarray  # (n,) int64
-    normalisation: Normalisation
+    normalisation: Normalisation | None  # None: they are normalised
 
     def __len__(self) -> int:
         return len(self.labels)

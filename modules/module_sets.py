@@ -197,7 +197,7 @@ def save_set(
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
     if modules is None:
         modules = extract_modules(strong, masks, tuning, targets)
-    record = evaluate_set(strong, modules, masks, targets, split, stage, search)
+    record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
 
@@ -208,7 +208,7 @@ def evaluate_set(
     masks: np.ndarray,
     target_classes: Sequence[int],
     split: Split,
-    stage: Stage,
+    device: torch.device,
     search: dict[str, Any],
 ) -> SetRecord:
     """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
@@ -216,7 +216,7 @@ def evaluate_set(
     counts, image = {}, strong.image_shape
     for part in ("test", "valid"):
         images: Images = getattr(split, part)
-        of_strong, of_modules = (predict(network, images, stage.device) for network in (strong.network, composed))
+        of_strong, of_modules = (predict(network, images, device) for network in (strong.network, composed))
         counts[f"{part}_images"] = len(images)
         counts[f"{part}_right_strong"] = count_right(of_strong, images.labels)
         counts[f"{part}_right_composed"] = count_right(replaced(of_strong, of_modules, targets), images.labels)

@@ -1,7 +1,8 @@
 """What a stage does, how far it is and how long it will take: a bar on a terminal, a line now and then in a log.
 
 Only after some seconds, so that what is fast says nothing. Of loops within each other the outermost speaks. `--quiet`
-ends all of it, and with it the lines on the way that `say` prints: what is left are results and errors.
+ends all of it, and with it the lines on the way that `say` prints: what is left are results and errors. Somebody else's
+program that imports this project says nothing unless it asks for that.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining}]"  # tqdm's, with t
 LONGEST_PAUSE = 60.0  # seconds between two lines in a log; the first ones follow faster
 
 _speaking = threading.Lock()  # held by the outermost loop
-_is_shown = True
+_is_shown = False  # until a stage's command line decides
 
 
 def show_progress(shown: bool) -> None:

@@ -66,7 +66,7 @@ def main() -> None:
     strong = strong_graph(config, network, stage.device)
     modules = extract_modules(strong, masks, tuning)
     search = {**found.search, "published_of_commit": commit_now()}
-    report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage, search)
+    report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage.device, search)
     trained_on = model_files.trained_on(stage.artifacts).load()
     images = image_order_of(split).hashes
     model = PublishedModel(weights, masks, tuning, NetworkSettings.of(config), trained_on, images, report)

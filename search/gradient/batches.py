@@ -29,7 +29,7 @@ class StepBatches:
     mirror: bool
     seed: int
     dtype: torch.dtype
-    normalisation: Normalisation
+    normalisation: Normalisation | None
 
     def of_step(self, step: int) -> tuple[Tensor, Tensor]:
         """A step's images (batch, 3, side, side), augmented and normalised, and their labels (batch,)."""
@@ -55,7 +55,7 @@ def batch_of_step(
     mirror: bool,
     seed: int,
     dtype: torch.dtype,
-    normalisation: Normalisation,
+    normalisation: Normalisation | None,
 ) -> tuple[Tensor, Tensor]:
     """A step's images (batch, 3, side, side), augmented and normalised, and their places (batch,) among the `pixels`.
 
@@ -67,12 +67,14 @@ def batch_of_step(
         mirror: whether flips are part of the augmentation.
         seed: of the search.
         dtype: the precision of the search.
-        normalisation: of the images.
+        normalisation: of the images; None = they are normalised, and taken as they are: the padding is black pixels.
     """
     generator = torch.Generator().manual_seed(torch_seed(seed, "mask batch", step))
     size = min(batch_size, len(pixels))
     chosen = choose(size, generator).to(pixels.device)
-    images = augment(pixels[chosen], mirror=mirror, generator=generator)
+    images = pixels[chosen]
+    if normalisation is not None:
+        images = augment(images, mirror=mirror, generator=generator)
     return normalise(images, normalisation, dtype), chosen
 
 

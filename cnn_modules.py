@@ -1,0 +1,390 @@
+"""Decompose a CNN in memory into one module per class: no files, no configuration; docs/python.md shows how.
+
+import cnn_modules as cm
+strong = cm.trace(network, images[:1])
+masks, tuning = cm.gradient_search(strong, images, labels, keep=0.4)
+modules = cm.extract_modules(strong, masks, tuning)
+
+`network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the
+network takes them; `labels` (n,) are whole numbers. Everything runs on the device of the network's parameters, and the
+network is left as it is. Only `show` prints; `show_progress(True)` makes long computations say how far they are.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configures.base import Config
+from configures.base import gradient as gradient_settings
+from dataset.images import to_device
+from dataset.labelled_images import Images, Split
+from models.graph import Graph, GraphNetwork, NetworkRefused
+from models.graph import trace as trace_network
+from models.graph.evaluating import OneAnswer, floating_parameter
+from models.training import predict as outputs_of_images
+from modules.composed_model import ComposedModel
+from modules.kernel_importance import kernel_importance as importance_of_images
+from modules.module import Tuning, module_of_weights
+from modules.module import extract_modules as extract_modules_of_masks
+from modules.module_set import SetRecord
+from modules.module_set import show_module_set as show
+from modules.module_sets import evaluate_set
+from modules.sensitivity import top_ratio_masks
+from patching.from_arrays import Patch, patch
+from patching.rules import Rule
+from search.gradient.goals import composed_answer
+from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.rounds import rounds_to_do
+from utils.core_threads import core_threads
+from utils.errors import UserError, reason
+from utils.progress import progress, show_progress
+
+__all__ = [
+    "ComposedModel",
+    "Graph",
+    "GraphNetwork",
+    "NetworkRefused",
+    "Patch",
+    "PatchedNetwork",
+    "SetRecord",
+    "Tuning",
+    "UserError",
+    "evaluate",
+    "extract_modules",
+    "gradient_search",
+    "importance_masks",
+    "kernel_importance",
+    "module_of_weights",
+    "patch",
+    "predict",
+    "show",
+    "show_progress",
+    "trace",
+]
+
+
+def trace(network: nn.Module, example_images: Any) -> Graph:
+    """Trace a CNN classifier: the strong model, as all other functions take it.
+
+    Example: `strong = trace(network, images[:1])`; `strong.units.num_kernels` is K, `strong.num_classes` the classes.
+
+    Args:
+        network: images (n, channels, side, side) -> logits (n, classes), of float32. It is read in evaluation mode.
+        example_images: (n, channels, side, side) float, one or more; only the shape counts.
+
+    Returns:
+        The graph, with a copy of the network's weights as they are now.
+
+    Raises:
+        NetworkRefused: a ValueError, one line; the network cannot be traced, or has no kernel that can be dropped.
+        UserError: the images or the network's weights are of another form.
+    """
+    _, channels, side, width = _checked_images(example_images).shape
+    if side != width:
+        raise UserError(f"example_images: expected square images, given {side} x {width} pixels; pad or crop them")
+    dtype = floating_parameter(network).dtype
+    if dtype != torch.float32:
+        raise UserError(f"network: expected float32 weights, given {dtype}; call network.float()")
+    graph = trace_network(network, side, channels)
+    if not graph.num_units:
+        layer = graph.units.layers[0]
+        raise NetworkRefused(f"expected kernels that can be dropped, found none ({layer.name}: {layer.reason})")
+    return graph.with_constants({name: value.clone() for name, value in graph.constants.items()}).channels_last()
+
+
+def predict(network: nn.Module, images: Any) -> np.ndarray:
+    """Run a network on images, batch by batch, in evaluation mode.
+
+    Example: `predict(modules[3], images)[:, 0]` is what the module of class 3 says of each image.
+
+    Args:
+        network: a classifier, a module, or any other network.
+        images: (n, channels, side, side) float, as the network takes them.
+
+    Returns:
+        The outputs (n, outputs) float32; of several outputs the first one of this form.
+
+    Raises:
+        UserError: the images have another form, or the network does not run on them.
+    """
+    values = _checked_images(images)
+    given = _as_images(values, np.zeros(len(values), np.int64))
+    try:
+        return outputs_of_images(OneAnswer(network, None), given, floating_parameter(network).device).numpy()
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's network raises
+        raise UserError(f"network: it does not run on images {values.shape}: {reason(error)}") from error
+
+
+def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float = 0.9) -> np.ndarray:
+    """How strongly each kernel responds to the images of each class that the network classifies confidently.
+
+    Example: `importance = kernel_importance(strong, images, labels)`; `importance[3].argmax()` is class 3's kernel.
+
+    Args:
+        strong: as `trace` returns it.
+        images: (n, channels, side, side) float, validation images.
+        labels: (n,) int.
+        confidence: the least softmax, from 0 to 1, of an image that counts; of a class without such an image all count.
+
+    Returns:
+        (classes, K) float32: the mean L1 norm of each kernel's feature map; 0 of kernels that are always kept.
+
+    Raises:
+        UserError: images or labels do not fit.
+    """
+    given = _labelled(strong, images, labels)
+    device, _ = strong.device_and_dtype
+    return importance_of_images(strong, *to_device(given, device), confidence, None)[0]
+
+
+def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.ndarray:
+    """Each class's mask that keeps the most important kernels of every layer: the simplest baseline of a search.
+
+    Example: `masks = importance_masks(strong, kernel_importance(strong, images, labels), keep=0.5)`.
+
+    Args:
+        strong: as `trace` returns it.
+        importance: (classes, K) float, as `kernel_importance` returns it, or any other ranking.
+        keep: the share of each layer's kernels, above 0 and at most 1; at least one kernel of each layer is kept.
+
+    Returns:
+        Kernel masks (classes, K) bool, True = kept.
+
+    Raises:
+        UserError: the importance has another shape, or `keep` is no such share.
+    """
+    importance, units = _array(importance), strong.units
+    if importance.ndim != 2 or importance.shape[1:] != (units.num_kernels,):
+        raise UserError(f"importance: expected (classes, {units.num_kernels}), given {importance.shape}")
+    _check_share(keep)
+    of_layers = [top_ratio_masks(importance, units, layer, keep) for layer in units.tied_layers]
+    of_unit = importance[:, units.first_kernels]
+    masks = np.logical_and.reduce(of_layers)
+    return units.spread(np.stack([units.repair(mask, row) for mask, row in zip(masks, of_unit, strict=True)]))
+
+
+def gradient_search(
+    strong: Graph, images: Any, labels: Any, keep: float, *, seed: int = 0, **settings: Any
+) -> tuple[np.ndarray, Tuning]:
+    """Search the modules of all classes by gradient, in rounds that keep fewer and fewer kernels.
+
+    Example: `masks, tuning = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
+
+    Args:
+        strong: as `trace` returns it.
+        images: (n, channels, side, side) float, training images; they are not augmented.
+        labels: (n,) int.
+        keep: the mean share of the kernels to keep at most, above 0 and at most 1.
+        seed: of the batches.
+        settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
+            a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
+
+    Returns:
+        Kernel masks (classes, K) bool, True = kept, and what was learned besides them: factors of feature maps, scales
+        and biases of logits. Both go into `extract_modules`.
+
+    Raises:
+        UserError: something does not fit, a setting is unknown, or the loss is not finite.
+        SettingError: a ValueError, one line; a setting has a value that cannot work.
+    """
+    given = _labelled(strong, images, labels)
+    _check_share(keep)
+    config = Config("network", "images", strong.num_classes)
+    known = {"mask_keeps", *config.part_of(gradient_settings)} - {"mirror"}
+    if unknown := sorted(settings.keys() - known):
+        raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
+    config = Config("network", "images", strong.num_classes, **settings)
+    device, dtype = strong.device_and_dtype
+    with torch.enable_grad(), core_threads(device) as workers:
+        learner = MaskLearner(
+            strong,
+            composed_answer(config),
+            *to_device(given, device),
+            mask_settings(config, config.mask_steps),
+            normalisation=None,
+            dtype=dtype,
+            seed=seed,
+            workers=workers,
+        )
+        rounds = pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))
+        steps = [each for each in rounds for _ in range(config.mask_steps)]
+        for before, share in progress(steps, "gradient search, steps"):
+            learner.step(before, share)
+    masks = learner.masks(keep)
+    return masks, learner.tuning(masks)
+
+
+def extract_modules(
+    strong: Graph, masks: Any, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
+) -> list[GraphNetwork]:
+    """Cut modules out of the strong model: small networks of their own, each with the logit of one class.
+
+    Example: `modules = extract_modules(strong, numpy.load("masks.npy"))`.
+
+    Args:
+        strong: as `trace` returns it.
+        masks: (modules, K) bool, True = kept: of a search, or loaded.
+        tuning: as `gradient_search` returns it; None = the modules have the strong model's weights.
+        target_classes: of these modules; None = module c is of class c.
+
+    Returns:
+        Modules in evaluation mode, on the strong model's device: images (n, channels, side, side) -> logits (n, 1).
+        Their weights are copies, under the network's own names, and can be trained on.
+
+    Raises:
+        UserError: the masks have another shape or dtype, or there is not one for each class.
+        ValueError: one line; a mask leaves a layer without kernels, or drops one of several that belong together.
+    """
+    targets = _checked_targets(strong, masks, target_classes)
+    return extract_modules_of_masks(strong, _array(masks), tuning, targets)
+
+
+def evaluate(
+    strong: Graph,
+    masks: Any,
+    modules: Sequence[GraphNetwork],
+    images: Any,
+    labels: Any,
+    target_classes: Sequence[int] | None = None,
+) -> SetRecord:
+    """Compare modules with the strong model: each by itself, and all of them as one classifier.
+
+    Example: `show(evaluate(strong, masks, modules, test_images, test_labels))` prints a table.
+
+    Args:
+        strong: as `trace` returns it.
+        masks: (modules, K) bool, True = kept: what the modules were cut out with.
+        modules: as `extract_modules` returns them, also after further training.
+        images: (n, channels, side, side) float, which neither the network nor the search has seen.
+        labels: (n,) int.
+        target_classes: of the modules; None = module c is of class c.
+
+    Returns:
+        What a module set's `set.json` has, where these are the validation images. Of `valid_images` the strong model
+        classifies `valid_right_strong` correctly, and the composed model, which answers with the strong model's logits,
+        those of the target classes replaced by the modules', `valid_right_composed`. With one entry per module:
+        `kernels_kept` of `kernels`, `parameters`, `flops` (share of the strong model's), `explained`,
+        `valid_auc_modules` and `valid_auc_strong` (how well the class's logit tells its images from all others).
+
+    Raises:
+        UserError: something does not fit, or a network's outputs are not finite.
+    """
+    targets = _checked_targets(strong, masks, target_classes)
+    if len(modules) != len(targets):
+        raise UserError(f"modules: expected one for each of {len(targets)} masks, given {len(modules)}")
+    given = _labelled(strong, images, labels)
+    none, names = given.take(np.arange(0)), tuple(map(str, range(strong.num_classes)))
+    device, _ = strong.device_and_dtype
+    return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {})
+
+
+class PatchedNetwork(nn.Module):
+    """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
+
+    Example: `PatchedNetwork(weak, {3: modules[3]}, patch(predict(weak, images), {3: outputs}, labels))`.
+
+    Args:
+        weak: images (n, channels, side, side) -> logits (n, classes). It is copied, and so are the modules.
+        modules: by the target classes of the patch; they take the same images.
+        fitted: as `patch` returns it.
+
+    Raises:
+        UserError: a target class has no module, or no module helps, so that there is no patch.
+    """
+
+    def __init__(self, weak: nn.Module, modules: Mapping[int, nn.Module], fitted: Patch) -> None:
+        super().__init__()
+        if fitted.rule is None:
+            raise UserError("the patch has no module that helps: use the weak network as it is")
+        if missing := [target for target in fitted.target_classes if target not in modules]:
+            raise UserError(f"modules: expected one of class {missing[0]}, which the patch was fitted with, given none")
+        composed = ComposedModel([modules[target] for target in fitted.target_classes])
+        device = floating_parameter(weak).device
+        self.weak = OneAnswer(copy.deepcopy(weak), fitted.weak_classes)
+        self.modules_of_classes = copy.deepcopy(composed).to(device)
+        self.rule: Rule = copy.deepcopy(fitted.rule).to(device)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (n, classes) of images (n, channels, side, side): the largest one decides."""
+        return self.rule(self.weak(images).float(), self.modules_of_classes(images))
+
+
+def _array(values: Any) -> np.ndarray:
+    """Anything array-like; real numbers of a tensor as float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()
+
+
+def _checked_images(images: Any) -> np.ndarray:
+    """(n, channels, side, side) float32. Raises UserError."""
+    values = _array(images)
+    if values.ndim != 4 or not values.size or values.dtype.kind != "f":
+        raise UserError(
+            "images: expected (n, channels, side, side) floating-point numbers, normalised as the network takes them, "
+            f"given {values.dtype} of shape {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise UserError("images: expected finite numbers, given NaN or infinity")
+    return values.astype(np.float32, copy=False)
+
+
+def _as_images(values: np.ndarray, labels: np.ndarray) -> Images:
+    return Images(np.moveaxis(values, 1, 3), labels, None)
+
+
+def _labelled(strong: Graph, images: Any, labels: Any) -> Images:
+    """Checked images with their labels. Raises UserError."""
+    values = _checked_images(images)
+    if values.shape[1:] != strong.image_shape:
+        expected = ", ".join(map(str, strong.image_shape))
+        raise UserError(f"images: expected (n, {expected}), as the network was traced, given {values.shape}")
+    wanted = _array(labels)
+    if wanted.shape != (len(values),) or wanted.dtype.kind not in "iu":
+        raise UserError(
+            f"labels: expected a whole number for each of {len(values)} images, given {wanted.dtype} of shape "
+            f"{wanted.shape}"
+        )
+    if wanted.min() < 0 or wanted.max() >= strong.num_classes:
+        raise UserError(
+            f"labels: expected classes from 0 to {strong.num_classes - 1}, given {wanted.min()} to {wanted.max()}"
+        )
+    return _as_images(values, wanted.astype(np.int64))
+
+
+def _check_share(keep: float) -> None:
+    if not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise UserError(f"keep: expected a share above 0 and at most 1, given {keep!r}")
+
+
+def _checked_targets(strong: Graph, masks: Any, target_classes: Sequence[int] | None) -> tuple[int, ...]:
+    """The class of each mask. Raises UserError where the masks are of another form, or not one for each class."""
+    masks, num_kernels = _array(masks), strong.units.num_kernels
+    if masks.ndim != 2 or masks.shape[1] != num_kernels or masks.dtype != bool:
+        raise UserError(
+            f"masks: expected (modules, {num_kernels}) bool, True = kept, given {masks.dtype} of shape {masks.shape}"
+        )
+    targets = _targets(strong, target_classes)
+    if len(masks) != len(targets):
+        raise UserError(
+            f"masks: expected one for each of {len(targets)} classes, given {len(masks)}; name the modules' classes "
+            "with target_classes"
+        )
+    return targets
+
+
+def _targets(strong: Graph, target_classes: Sequence[int] | None) -> tuple[int, ...]:
+    """The classes, all by default. Raises UserError for one that the strong model does not have."""
+    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
+    if not targets or set(targets) - set(range(strong.num_classes)):
+        raise UserError(f"target_classes: expected classes from 0 to {strong.num_classes - 1}, given {targets}")
+    return targets
