@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change
+from patching.confidence import accuracy_change, interval_in_words
 from patching.report import common_calibrations
-from patching.tables import interval_in_words
 from report.data import ReportData
 from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
 from report.patches import Outcome, all_patches, in_words

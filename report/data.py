@@ -22,11 +22,12 @@ from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
 from modules.modularization import Modularization
+from modules.module_sets import open_set
 from modules.on_disk import load_kernel_mask, load_modularization, load_module
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
-from patching.on_disk import OwnPatch, load_own_patches, load_patched_weak_models, load_weak_model
+from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.figures_of_patching import PatchAnswers
@@ -47,7 +48,6 @@ from search.gradient import files as gradient_files
 from search.gradient.log import Round
 from search.methods import METHODS
 from utils.errors import UserError
-from utils.files import sha256_of
 from utils.stage import Stage
 
 MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
@@ -293,18 +293,9 @@ class ReportData:
         return load_patch_data(self.config, image_order(self.artifacts))
 
     @cached_property
-    def own_patches(self) -> list[OwnPatch]:
-        """The patches of weak models that were not made here; none where there are none."""
+    def own_patches(self) -> dict[str, PatchedWeakModel]:
+        """The patches of weak models that were not made here, by name; none where there are none."""
         return load_own_patches(self.artifacts)
-
-    def has_modules_of(self, own: OwnPatch) -> bool:
-        """Whether the modules on the disk are those that a patch was made with."""
-        for number, checksum in own.modules_sha256.items():
-            place = self.artifacts.for_patch(number) if own.for_patch else self.artifacts
-            file = module_files.module(place, number)
-            if not file.exists() or sha256_of(file.path) != checksum:
-                return False
-        return True
 
     @property
     def patched_kinds(self) -> list[WeakKind]:
@@ -314,8 +305,7 @@ class ReportData:
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched, at least one."""
         models = load_patched_weak_models(self.artifacts, kind)
-        out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
-        if out_of_range:
+        if out_of_range := [model for model in models if not 0 <= model.target_class < self.config.num_classes]:
             folder = patch_files.weak_models_folder(self.artifacts, kind)
             raise UserError(
                 f"{folder}: target class {out_of_range[0].target_class} is not one of the {self.config.num_classes} "
@@ -358,14 +348,17 @@ class ReportData:
                 f"now give {len(test)}: give those that it was patched with to: {self._report_command()}"
             )
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
-        logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
+        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(
+            target_class, self.stage.device
+        )
+        logits, module_outputs = outputs_of([weak, module], test, self.stage.device)
         changed = UserError(
-            f"the weak model or the module of class {target_class} has changed since it was patched; "
-            f"patch again with: {patch_files.patch_command(self.artifacts, kind)} --calibration {method}"
+            f"the weak model or the module of class {target_class} has changed since it was patched; patch again with: "
+            f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
         )
         if logits.shape[1] != len(model.classes):
             raise changed
-        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs[:, 0]))
+        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs))
         before, after = logits.argmax(1), scores.argmax(1).numpy()
         for predictions, reported in ((before, BEFORE), (after, method)):
             found = confusion_matrix(test.labels, predictions, len(model.classes))

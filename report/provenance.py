@@ -16,6 +16,8 @@ from models import files as model_files
 from models.training import Epoch, best_epoch
 from modules import files as module_files
 from patching import files as patch_files
+from patching.on_disk import load_report
+from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.made_with import FINE_TUNING, IMPORTANCE, SENSITIVITY, TRAINING, WEAK_IMAGES, MadeWith
@@ -36,7 +38,7 @@ SEARCH_SETTINGS = {
     "strong model of the search, SHA-256": "strong_model_sha256",
 }
 OF_PATCHING = ("weak_model", "weak_classes", *WEAK_IMAGES)  # what decides which images a patch is fitted and judged on
-REPORT_NAME = re.compile(r"patch_epoch_(\d+)_(\w+)")
+REPORT_NAME = re.compile(r"patch_(.+)_epoch_(\d+)_(\w+)")
 
 StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long it took
 
@@ -159,19 +161,19 @@ def weak_rows(data: ReportData) -> Iterator[StageRow]:
 
 def _patch_rows(data: ReportData, kind: WeakKind) -> Iterator[StageRow]:
     """What patched the weak models of a kind: one command for all target classes where it is the same for them."""
-    runs: dict[tuple[str, str], dict[int, Path]] = {}
+    runs: dict[tuple[str, str, str], dict[int, Path]] = {}
     for file in patch_files.reports(data.artifacts, kind):
         if named := REPORT_NAME.fullmatch(file.path.stem):
             target_class = int(file.path.parent.name.removeprefix("target_class_"))
-            epoch = _epoch_option(data, kind, target_class, int(named[1]))
-            runs.setdefault((named[2], epoch), {})[target_class] = file.path
+            epoch = _epoch_option(data, kind, target_class, int(named[2]))
+            runs.setdefault((named[1], named[3], epoch), {})[target_class] = file.path
     script = "experiments/patch/apply_patch.py"
-    for (calibration, epoch), files in runs.items():
+    for (modules, calibration, epoch), files in runs.items():
         known = data.weak_made_with[kind]
         made_with = {c: known.get(c, MadeWith({})).of_settings(OF_PATCHING) for c in files}
         for classes in _runs(made_with, data):
-            options = ["--exp_type", kind.option, "--calibration", calibration, *_target_option(classes)]
-            options += ["--target_epoch", epoch] if epoch != "best" else []
+            options = ["--exp_type", kind.option, "--calibration", calibration, "--modules", modules]
+            options += [*_target_option(classes), *(["--target_epoch", epoch] if epoch != "best" else [])]
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, options)
             yield _row(f"patching {kind.words} models", command, _newest([files[c] for c in classes]), lambda: None)
 
@@ -189,26 +191,20 @@ def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
     """What patched each weak model of the user's own, as far as its report says it."""
     for file in patch_files.own_reports(data.artifacts):
         try:
-            content = file.load()
-            seconds = content.get("seconds")
-            command = _own_command(data, file.path.stem, content)
+            model = load_report(file)
+            seconds, command = model.details.get("seconds"), _own_command(data, file.path.stem, model)
         except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
             continue
         yield _row("patching your own model", command, file.path, lambda seconds=seconds: seconds)
 
 
-def _own_command(data: ReportData, name: str, content: dict[str, Any]) -> str:
-    given = str(content.get("weak_model", "WEAK_MODEL"))
-    is_network = bool((content.get("cost") or {}).get("weak"))
-    weak = ["--weak_network", "NETWORK", "--weak_checkpoint", given] if is_network else ["--weak_logits", given]
-    targets = [str(one["name"]) for one in content.get("modules", ())]
-    lose = content.get("others_may_lose")
-    options = [
-        *(shlex.quote(word) for word in [*weak, "--target_class", *(targets or ["auto"]), "--name", name]),
-        *(["--for_patch"] if content.get("for_patch") else []),
-        *(["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []),
-    ]
-    return _command(data, "", "scripts/patch_weak_model.py", *options)
+def _own_command(data: ReportData, name: str, model: PatchedWeakModel) -> str:
+    is_network = bool(model.details.get("cost", {}).get("weak"))
+    given = ["--weak_network", "NETWORK", "--weak_checkpoint"] if is_network else ["--weak_logits"]
+    targets, lose = [one["name"] for one in model.details["judged"]], model.details.get("others_may_lose")
+    words = [*given, model.weak_model, "--target_class", *targets, "--name", name, "--modules", model.modules]
+    words += ["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []
+    return _command(data, "", "scripts/patch_weak_model.py", *(shlex.quote(word) for word in words))
 
 
 def _command(data: ReportData, stage: str, script: str, *more: str) -> str:

@@ -13,7 +13,8 @@ from modules.jaccard import mean_pairwise_distance
 from modules.own_class import MOST_BELOW
 from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
-from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations, mean_metrics
+from patching.on_disk import is_outdated
+from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
@@ -22,7 +23,7 @@ from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
 from report.made_with import GENETIC
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
-from report.patches import in_words, label_of, outcome_of, own_outcomes
+from report.patches import Patched, in_words, models_of, outcome_of, patches_of
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
 from search.genetic import files as genetic_files
@@ -50,7 +51,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("modules", "The modules", kernel_blocks, own_class_blocks, cost_blocks),
         ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
         *patching,
-        ("patch-own", "Patching your own weak models", own_patch_blocks),
+        ("patch-own", "Patching your own weak models", partial(patch_blocks, kind=None)),
         ("provenance", "How it was made", provenance_blocks),
     )
     found = [
@@ -257,23 +258,42 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
     )
 
 
-def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
-    """Every weak model before and after, and all methods as a table."""
-    models = data.patched(kind)
+def patch_blocks(data: ReportData, kind: WeakKind | None) -> Iterator[Block]:
+    """Every weak model of a kind, or of the user's own, before and after, and all methods as a table."""
+    if patched := patches_of(data, kind):
+        yield from _patched_blocks(data, kind, patched)
+    if kind is None:
+        if unchanged := [name for name, model in data.own_patches.items() if not model.targets]:
+            yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
+        if outdated := [name for name, model in data.own_patches.items() if is_outdated(data.artifacts, model)]:
+            yield Note(
+                f"{', '.join(outdated)}: patched with another module set than the one of that name now; patch again "
+                f"with: {data.artifacts.command('scripts/patch_weak_model.py')}"
+            )
+
+
+def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -> Iterator[Block]:
+    models = models_of(patched)
     methods = common_calibrations(models)
-    control = NO_MODULE if all(NO_MODULE in model.methods for model in models) else None
-    shown = [BEFORE, *methods, *([control] if control else [])]
-    name = weak_network_name(data.config, kind)
+    shown = [BEFORE, *methods, NO_MODULE]
+    count = counted(len(patched), "target class", "target classes")
+    which = f"weak models of your own, {count}"
+    if kind is not None:
+        which = f"{counted(len(models), f'{kind.words} model')} ({weak_network_name(data.config, kind)})"
+    sets = ", ".join(sorted({model.modules for model in models}))
     yield Picture(
-        f"patch_{kind}",
+        f"patch_{kind or 'own'}",
         patch_figure(
-            {label_of(model, models): {method: model.scores(method) for method in shown} for model in models},
-            f"{data.config.name}: {counted(len(models), f'{kind.words} model')} ({name}), test images",
-            control,
+            {
+                label: {method: model.scores(method, number) for method in shown}
+                for label, (model, number) in patched.items()
+            },
+            f"{data.config.name}: {which}, test images",
+            NO_MODULE,
         ),
-        "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
-        "marks are what each calibration of the module's output makes of it, and what the learned one makes of the "
-        "weak model alone, without any module; to the right is better.",
+        "One row a target class of a weak model. The hollow circle is the weak model as it was, the filled marks are "
+        "what each calibration of the module's output makes of it, and what the learned one makes of the weak model "
+        f"alone, without any module; to the right is better. Module sets: {sets}.",
     )
     before = mean_metrics(models, BEFORE)
     rows = []
@@ -283,83 +303,30 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
             changes = ["0" if method == BEFORE else f"{100 * change:+.1f}" for change in mean - before]
             rows.append((method, *map(percent, mean), *changes))
     yield Table(
-        f"Means over {counted(len(models), 'weak model')}, and changes in points. Controls: the learned rule without "
-        "any module, and with the whole strong model in the module's place.",
+        f"Means over {count}, and changes in points. Controls: the learned rule without any module, and with the whole "
+        "strong model instead of the module.",
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )
-    yield from _sureness_table(models, methods)
-
-
-def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Iterator[Block]:
-    """How sure each weak model's changes are; nothing of reports that do not say it."""
     rows = []
-    for model in models:
+    for label, (model, number) in patched.items():
         for method in methods:
-            if change := model.change(method):
-                outcome = outcome_of(model, method, label_of(model, models))
-                changes = [in_words(change, metric) for metric in METRICS]
-                rows.append((outcome.name, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
-    if rows:
-        yield Table(
-            "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and "
-            "the p-value of McNemar's exact test for the others' accuracy.",
-            (
-                "target class",
-                "method",
-                "F1 above no module",
-                *(f"change of {metric}" for metric in METRIC_NAMES),
-                "McNemar's p",
-            ),
-            rows,
-        )
-
-
-def own_patch_blocks(data: ReportData) -> Iterator[Block]:
-    """Weak models that were not made here: F1 of every target class before, after, and by the controls."""
-    names = sorted({name for own in data.own_patches for name in own.controls})
-    rows = []
-    outcomes = own_outcomes(data)
-    for own in data.own_patches:
-        for place in range(len(own.report.targets)):
-            outcome = next(outcomes)
-            controls = [percent(own.controls[n].targets[place].after.f1) if n in own.controls else "" for n in names]
-            before, after = (percent(scores.others_accuracy) for scores in (outcome.before, outcome.after))
-            rows.append(
-                (
-                    outcome.name,
-                    percent(outcome.before.f1),
-                    percent(outcome.after.f1),
-                    *controls,
-                    outcome.added_in_words,
-                    in_words(outcome.change, "f1"),
-                    f"{before} to {after}",
-                    in_words(outcome.change, "others_accuracy"),
-                )
-            )
-    if rows:
-        yield Table(
-            "F1 of each target class on test images, and 95 % intervals of its change in points, by a paired "
-            "bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
-            (
-                "weak model: target class",
-                "F1 before",
-                "F1 patched",
-                *(f"control: {name}" for name in names),
-                "F1 above no module",
-                "change of F1",
-                "others' accuracy",
-                "its change",
-            ),
-            rows,
-        )
-    if unchanged := [own.weak_model for own in data.own_patches if not own.report.targets]:
-        yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
-    if outdated := [own.weak_model for own in data.own_patches if not data.has_modules_of(own)]:
-        yield Note(
-            f"{', '.join(outdated)}: patched with other modules than those that are there now; patch again with: "
-            f"{data.artifacts.command('scripts/patch_weak_model.py')}"
-        )
+            outcome = outcome_of(model, number, method, label)
+            change = outcome.change
+            changes = [in_words(change, metric) for metric in METRICS]
+            rows.append((label, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
+    yield Table(
+        "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and the "
+        "p-value of McNemar's exact test for the others' accuracy.",
+        (
+            "target class",
+            "method",
+            "F1 above no module",
+            *(f"change of {metric}" for metric in METRIC_NAMES),
+            "McNemar's p",
+        ),
+        rows,
+    )
 
 
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:

@@ -22,12 +22,16 @@ from models.network_settings import NetworkSettings
 from models.strong_model import load_strong_model
 from models.training import Epoch
 from modules import files as module_files
-from modules.on_disk import save_modularization
+from modules.module_sets import save_set
 from modules.own_class import MOST_BELOW
 from patching import files as patch_files
+from patching.confidence import Change
+from patching.on_disk import set_checksum
+from patching.report import NO_MODULE, PatchedWeakModel, method_entry
+from patching.rules import Learned
 from patching.weak_models import WeakKind, build_weak_network
 from report import files as report_files
-from report.answer import answer_section, patching_answer
+from report.answer import answer_section
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
@@ -39,7 +43,6 @@ from report.sections import (
     genetic_blocks,
     importance_blocks,
     kernel_blocks,
-    own_patch_blocks,
     patch_answer_blocks,
     patch_blocks,
     sensitivity_blocks,
@@ -51,7 +54,6 @@ from search.genetic.log import Generation
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.errors import MissingFile, UserError
-from utils.files import sha256_of
 from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
@@ -144,7 +146,8 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
             "ensemble": (0,) * NUM_CLASSES,
             "seconds": 6.0,
         }
-        save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
+        strong = load_strong_model(CONFIG, artifacts, stage.device)
+        save_set(stage, strong, masks, split, search, name=None, default_name="genetic")
     torch.manual_seed(0)
     for target_class in (1, 3):
         patch_files.weak_model(artifacts, SIMPLE, target_class, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
@@ -272,7 +275,7 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportDa
     ],
 )
 def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
-    path = patch_files.report(copied.artifacts, SIMPLE, 1, 0, "min_max").path
+    path = patch_files.report(copied.artifacts, "genetic", SIMPLE, 1, 0, "min_max").path
     path.write_text(text, encoding="utf-8")
     (note,) = notes(lambda: patch_blocks(copied, SIMPLE), lambda: patch_answer_blocks(copied, SIMPLE))
     assert str(path) in note and "apply_patch.py" in note
@@ -431,54 +434,42 @@ def test_durations(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said
 
 
-def own_report(name: str, *, helps: bool) -> dict[str, object]:
-    """What scripts/patch_weak_model.py writes of a model whose one target class gained."""
-    scores = {"true_positives": 8, "false_positives": 2, "false_negatives": 8, "others_right": 80, "others": 84}
-    after = {**scores, "true_positives": 14, "false_negatives": 2}
-    sure = {"precision": [0.0, 0.1], "recall": [0.2, 0.5], "f1": [0.1, 0.4], "others_accuracy": [0, 0], "others_p": 1.0}
-    targets = [{"target_class": 2, "name": "star", "before": scores, "after": after, "change": sure}] if helps else []
-    test = {"images": 100, "right_before": 88, "right_after": 94, "targets": targets}
-    controls = {"no module": test} if helps else {}
-    return {"weak_model": name, "modules": [{"name": "star"}], "test": test, "controls": controls, "seconds": 4.2}
+def own_report(copied: ReportData, *, modules: str) -> None:
+    """Write what scripts/patch_weak_model.py does of a model whose one target class gained."""
+    change = Change((0.0, 0.1), (0.2, 0.5), (0.1, 0.4), (0.0, 0.0), 1.0)
+    entries = {"learned": method_entry(np.array([[80, 4], [2, 14]]), None, [change], [change])}
+    entries["learned"]["rule"] = Learned(np.zeros((2, 3)), np.zeros(2)).to_json()
+    before, control = (method_entry(np.array([[80, 4], [8, 8]]), None, changes) for changes in (None, [change]))
+    details = {"judged": [{"name": "star"}], "seconds": 4.2}
+    file = patch_files.own_report(copied.artifacts, "mine")
+    model = PatchedWeakModel(("moon", "star"), (1,), 100, {"before": before, **entries, NO_MODULE: control})
+    checksum = set_checksum(copied.artifacts, modules)
+    known = {"target_classes": (2,), "modules": modules, "modules_sha256": checksum, "weak_model": "logits"}
+    file.save(dataclasses.replace(model, **known, kind="own", details=details))
 
 
 def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
-    for name, helps in (("mine", True), ("other", False)):
-        patch_files.own_report(copied.artifacts, name).save(own_report(name, helps=helps))
-    table, sentence = own_patch_blocks(copied)
-    assert isinstance(table, Table) and isinstance(sentence, Paragraph)
-    ((model, before, after, control, added, change, *_),) = table.rows
-    assert (model, control, change) == ("mine: star", after, "+10.0 to +40.0 (significant)")
-    assert added == "+0.0"
-    assert before == "61.5\N{NO-BREAK SPACE}%" and after == "87.5\N{NO-BREAK SPACE}%"
-    assert "other" in sentence.text
-    *_, own = all_patches(copied)
-    assert [outcome.name for outcome in own.outcomes] == ["mine: star"]
-    rows = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
-    assert [row[3] for row in rows] == ["4 s", "4 s"]
-    assert "--weak_logits mine --target_class star --name mine" in rows[0][1]
-    answers = list(patching_answer(copied))
-    (useless,) = [block.text for block in answers if isinstance(block, Note)]
-    assert (
-        useless.startswith("Not significantly better than the control without a module: ")
-        and "mine: star. Leave" in useless
-    )
+    own_report(copied, modules="genetic")
+    _, _, table = patch_blocks(copied, None)
+    assert isinstance(table, Table) and table.rows[0][0] == "mine: star"
+    assert [each.models for each in all_patches(copied)][1:] == ["1 model of your own"]
+    (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
+    assert row[3] == "4 s"
+    assert "--weak_logits logits --target_class star --name mine --modules genetic" in row[1]
 
 
-def test_a_patch_with_modules_of_another_search_is_told(copied: ReportData) -> None:
-    report = own_report("mine", helps=True)
-    of_module = sha256_of(module_files.module(copied.artifacts, 2).path)
-    for checksum, told in ((of_module, []), ("0" * 64, ["mine: patched with other modules than those that are there"])):
-        patch_files.own_report(copied.artifacts, "mine").save({**report, "modules_sha256": {"2": checksum}})
-        blocks = own_patch_blocks(ReportData(copied.stage))
-        found = [block.text for block in blocks if isinstance(block, Note)]
-        assert len(found) == len(told) and all(map(str.startswith, found, told))
+def test_a_patch_by_a_set_that_was_made_again_is_told(copied: ReportData) -> None:
+    own_report(copied, modules="genetic")
+    record = copied.artifacts.folder / "modules" / "genetic" / "set.json"
+    record.write_text(record.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    (note,) = [block.text for block in patch_blocks(ReportData(copied.stage), None) if isinstance(block, Note)]
+    assert note.startswith("mine: patched with another module set than the one of that name now")
 
 
 def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> None:
     file = patch_files.own_report(copied.artifacts, "mine")
-    file.save({"test": {"images": 3}})
-    (note,) = notes(lambda: own_patch_blocks(copied))
+    save_json(file.path, {"test": {"images": 3}})
+    (note,) = notes(lambda: patch_blocks(copied, None))
     assert str(file.path) in note
     assert [each.models for each in all_patches(copied)] == ["2 overly simple models (min_max)"]
 
