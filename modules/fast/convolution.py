@@ -13,7 +13,7 @@ from modules.fast.lowering import Convolutions, Layer
 from utils.device import has_tiles
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
-# measured by `benchmarks/convolution.py`.
+# measured by `benchmarks/compare.py convolution`.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
 # Of one batch's largest feature map. On the CPU small enough that maps stay in the cache and that their memory is used
 # again instead of asked for anew, which costs more than the convolutions; large enough for the small maps of the deep
@@ -38,7 +38,7 @@ def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
     """What populations are evaluated in where a precision is asked for: float32 in place of bfloat16 if it is compiled.
 
     That is faster than torch in bfloat16, also on processors that multiply vectors of it, and more precise. Only those
-    that multiply tiles of it are faster still, 1.3 times (`benchmarks/evaluation.py`).
+    that multiply tiles of it are faster still, 1.3 times (`benchmarks/compare.py evaluation`).
     """
     is_compiled = can_be_compiled(torch.float32, device) and compiler() is not None
     return torch.float32 if asked == torch.bfloat16 and is_compiled and not has_tiles() else asked
