@@ -37,7 +37,7 @@ from modules.module_sets import evaluate_set
 from modules.sensitivity import top_ratio_masks
 from patching.from_arrays import Patch, patch
 from patching.rules import Rule
-from search.gradient.goals import composed_answer
+from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.rounds import rounds_to_do
 from utils.core_threads import core_threads
@@ -181,7 +181,7 @@ def gradient_search(
         strong: as `trace` returns it.
         images: (n, channels, side, side) float, training images; they are not augmented.
         labels: (n,) int.
-        keep: the mean share of the kernels to keep at most, above 0 and at most 1.
+        keep: the share of the kernels that each module may keep, above 0 and at most 1.
         seed: of the batches.
         settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
             a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
@@ -205,9 +205,10 @@ def gradient_search(
     with torch.enable_grad(), core_threads(device) as workers:
         learner = MaskLearner(
             strong,
-            composed_answer(config),
+            range(strong.num_classes),
+            goal_of(config),
             *to_device(given, device),
-            mask_settings(config, config.mask_steps),
+            mask_settings(config),
             normalisation=None,
             dtype=dtype,
             seed=seed,

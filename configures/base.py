@@ -57,7 +57,6 @@ importance = Stage("importance")
 sensitivity = Stage("sensitivity")
 genetic = Stage("genetic search")
 gradient = Stage("gradient search")
-for_patch = Stage("gradient search for a patch")
 fine_tuning = Stage("fine-tuning")
 weak = Stage("weak models")
 free = Stage("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
@@ -90,7 +89,7 @@ class Config:
     mirror: bool = training(
         False,
         "Whether training may flip images: right where a mirror image keeps its class.",
-        also=(gradient, for_patch, fine_tuning, weak),
+        also=(gradient, fine_tuning, weak),
     )
 
     # Training of the strong model
@@ -103,8 +102,8 @@ class Config:
     milestones: tuple[int, ...] = training(
         (60, 120), "The epochs after which the `step` schedule divides the step size by ten."
     )
-    momentum: Fraction = training(0.9, "SGD momentum.")
-    weight_decay: Fraction = training(1e-4, "SGD weight decay.")
+    momentum: Fraction = training(0.9, "SGD momentum.", also=(weak,))
+    weight_decay: Fraction = training(1e-4, "SGD weight decay.", also=(weak,))
 
     # Kernel importance
     importance_mode: Literal["l1", "random"] = importance(
@@ -175,36 +174,27 @@ class Config:
 
     # Gradient search
     mask_keeps: FallingShares = free(
-        (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35, 0.3),
+        (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35, 0.3, 0.2, 0.1),
         "The shares of the kernels that the rounds of the gradient search go down to, one after the other; where two "
         "are equal, the second round lets the masks settle, in smaller steps.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
-    mask_batch_size: Count = gradient(64, "Training images per step.", also=(for_patch, fine_tuning))
-    mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.", also=(for_patch,))
+    mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning,))
+    mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.")
     mask_gain_step_size: Weight = gradient(
         0.01,
         "Adam's step size on the logarithms of gains, by which a module multiplies the maps that it keeps; "
         "0 = no gains.",
-        also=(for_patch,),
     )
     mask_distillation: Fraction = gradient(
-        0.5, "The share of the loss that is the divergence from the strong model; the rest is cross-entropy."
+        0.5,
+        "The share of the loss that is the divergence from the strong model; the rest is cross-entropy.",
+        also=(fine_tuning,),
     )
     mask_own_class: Weight = gradient(
-        1.0,
-        "The weight in the loss of the share of the strong logits' variance that the modules' own do not explain.",
-    )
-    mask_overlap: Weight = gradient(0.0, "The weight in the loss of the modules' mean Jaccard similarity.")
-    patch_keeps: FallingShares = free(
-        (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
-        "The shares of the kernels that the search of a module for one patch goes down to.",
-    )
-    patch_steps: Count = for_patch(
-        1500, "Steps of a round of that search; one takes a tenth of the time of a step for ten classes."
-    )
-    patch_class_share: Fraction = for_patch(
-        0.4, "The share of its images in a step that are of the target class; the others are of all other classes."
+        0.1,
+        "The weight in the loss of the share of the strong logit's variance that the module's does not explain.",
+        also=(fine_tuning,),
     )
 
     # Fine-tuning of modules

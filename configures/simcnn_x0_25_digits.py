@@ -20,6 +20,5 @@ config = Config(
     generations=15,
     accuracy_thresholds=((2, 0.97), (4, 0.95), (8, 0.92), (10, 0.90)),
     mask_steps=100,
-    patch_steps=300,
     mask_batch_size=32,
 )

@@ -22,7 +22,6 @@ config = Config(
     generations=15,
     accuracy_thresholds=((2, 0.97), (4, 0.95), (5, 0.95)),
     mask_steps=100,
-    patch_steps=300,
     mask_batch_size=32,
     weak_model="simcnn_tiny",
     weak_classes=LAST_FOUR_DIGITS,

@@ -104,7 +104,6 @@ def sized_config(model: str, dataset: str, num_classes: int, num_images: int) ->
         sensitivity_images=2000,
         accuracy_thresholds=((2, 0.90), (4, 0.80), (8, 0.70), (10, 0.65)),
         mask_steps=100 if few else 500,
-        patch_steps=300 if few else 1500,
         mask_batch_size=32 if few else 64,
     )
 

@@ -171,23 +171,20 @@ def mask_gradient(
     target_classes = list(range(len(masks)) if target_classes is None else target_classes)
     if images.device.type != "cpu" and model.runs_together:
         return gradient_in_one_run(model, images, masks, loss, target_classes)
-    # One module alone would keep one worker busy. Always halves, so that the result does not depend on the workers.
-    halves = images.chunk(2) if len(masks) == 1 else (images,)
-    first_values = [model.first_values(half) for half in halves]
-    runs = [(module, half) for module in range(len(masks)) for half in range(len(halves))]
-    of_runs = [masks[module].clone().requires_grad_() for module, _ in runs]
+    first_values = model.first_values(images)
+    factors = [mask.clone().requires_grad_() for mask in masks]
 
-    def logit(run: tuple[int, int], mask: Tensor) -> Tensor:
-        module, half = run
-        return model.logit(halves[half], first_values[half], mask, target_classes[module])
+    def logit(factors: Tensor, target_class: int) -> Tensor:
+        return model.logit(images, first_values, factors, target_class)
 
-    logits = list(workers.map(logit, runs, of_runs))
-    composed = torch.cat([logit.detach() for logit in logits]).view(len(masks), -1).T.requires_grad_()
+    logits = list(workers.map(logit, factors, target_classes))
+    composed = torch.stack([logit.detach() for logit in logits], 1).requires_grad_()
     value = loss(composed)
     value.backward()
-    of_logits = composed.grad.T.flatten().split([len(logit) for logit in logits])
-    gradients = workers.map(lambda *of_run: torch.autograd.grad(*of_run)[0], logits, of_runs, of_logits)
-    return value.detach(), torch.stack(list(gradients)).view(len(masks), len(halves), -1).sum(1)
+    gradients = workers.map(
+        lambda *of_run: torch.autograd.grad(*of_run)[0], logits, factors, composed.grad.T.contiguous()
+    )
+    return value.detach(), torch.stack(list(gradients))
 
 
 def gradient_in_one_run(

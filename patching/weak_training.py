@@ -258,7 +258,8 @@ def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
         "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
         **dataclasses.asdict(job.settings),
     }
-    record_or_compare(patch_files.weak_model_settings(stage.artifacts, kind, target_class), described)
+    file = patch_files.weak_model_settings(stage.artifacts, kind, target_class)
+    record_or_compare(file, described, stage.config.part_of("weak models"))
     log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
     if log.exists():
         print(f"{job.name}: already trained; best: epoch {best_epoch(log.load())}", flush=True)

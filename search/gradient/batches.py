@@ -1,8 +1,6 @@
-"""Which images a step of the search takes: a function of its number, so that anybody can tell, also later."""
+"""The images of each step of a search: a function of the step's number, and so the same in every process."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,17 +12,19 @@ from utils.seeds import torch_seed
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What steps take their images and labels from, on the device.
+    """Training images, from which each step draws its own, from all classes alike.
 
     Attributes:
-        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images.
-        choose: the places of so many images of these labels, on the CPU, by a generator: see `Goal.choose`.
-        batch_size, mirror, seed, dtype, normalisation: see `batch_of_step`.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
+        batch_size: images of a step, if that many exist.
+        mirror: whether the augmentation includes flips.
+        seed: of the search.
+        dtype: the precision of the search.
+        normalisation: of the images; None = they are normalised, and not augmented, because padding is black pixels.
     """
 
     pixels: Tensor
     labels: Tensor
-    choose: Callable[[Tensor, int, torch.Generator], Tensor]
     batch_size: int
     mirror: bool
     seed: int
@@ -33,51 +33,9 @@ class StepBatches:
 
     def of_step(self, step: int) -> tuple[Tensor, Tensor]:
         """A step's images (batch, 3, side, side), augmented and normalised, and their labels (batch,)."""
-        images, chosen = batch_of_step(
-            self.pixels,
-            step,
-            choose=partial(self.choose, self.labels),
-            batch_size=self.batch_size,
-            mirror=self.mirror,
-            seed=self.seed,
-            dtype=self.dtype,
-            normalisation=self.normalisation,
-        )
-        return images, self.labels[chosen]
-
-
-def batch_of_step(
-    pixels: Tensor,
-    step: int,
-    *,
-    choose: Callable[[int, torch.Generator], Tensor],
-    batch_size: int,
-    mirror: bool,
-    seed: int,
-    dtype: torch.dtype,
-    normalisation: Normalisation | None,
-) -> tuple[Tensor, Tensor]:
-    """A step's images (batch, 3, side, side), augmented and normalised, and their places (batch,) among the `pixels`.
-
-    Args:
-        pixels: (n, side, side, 3) uint8 training images.
-        step: its number.
-        choose: the places of so many images, on the CPU, by a generator.
-        batch_size: images of a step, where there are so many.
-        mirror: whether flips are part of the augmentation.
-        seed: of the search.
-        dtype: the precision of the search.
-        normalisation: of the images; None = they are normalised, and taken as they are: the padding is black pixels.
-    """
-    generator = torch.Generator().manual_seed(torch_seed(seed, "mask batch", step))
-    size = min(batch_size, len(pixels))
-    chosen = choose(size, generator).to(pixels.device)
-    images = pixels[chosen]
-    if normalisation is not None:
-        images = augment(images, mirror=mirror, generator=generator)
-    return normalise(images, normalisation, dtype), chosen
-
-
-def any_of(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """The places (size,) of so many of `count` images, all alike."""
-    return torch.randperm(count, generator=generator)[:size]
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, "mask batch", step))
+        chosen = torch.randperm(len(self.labels), generator=generator)[: self.batch_size].to(self.pixels.device)
+        images = self.pixels[chosen]
+        if self.normalisation is not None:
+            images = augment(images, mirror=self.mirror, generator=generator)
+        return normalise(images, self.normalisation, self.dtype), self.labels[chosen]

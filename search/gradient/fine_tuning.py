@@ -1,8 +1,8 @@
-"""Fine-tuning: the weights of modules that a search left, trained on towards what the strong model says.
+"""Fine-tuning: the weights of a module set's modules are trained towards the goal of the gradient search.
 
 A search chooses kernels and leaves their weights as they are, which were trained to work with those that were dropped.
-A short training lets them work without. Which kernels a module has, and so its size, stays as it was.
-As in the search, a step is a function of the state before it and its number alone.
+A short training lets them work without. The kernels of a module, and so its size, stay the same. As in the search, a
+step is a function of the state before it and its number alone, and each module is trained by itself.
 """
 
 import math
@@ -19,7 +19,7 @@ from configures.base import Config
 from dataset.images import to_device
 from dataset.labelled_images import Images
 from search.gradient.batches import StepBatches
-from search.gradient.goals import Goal
+from search.gradient.goal import Goal, goal_of
 from search.gradient.scores import step_size
 from utils.errors import UserError, reason
 from utils.memory import keep_freed_memory
@@ -32,7 +32,7 @@ class LossNotFinite(UserError):
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """What a fine-tuning is made of."""
+    """How fine-tuning takes its steps."""
 
     steps: int
     batch_size: int
@@ -41,15 +41,17 @@ class FineTuningSettings:
 
 
 def fine_tuning_settings(config: Config) -> FineTuningSettings:
-    """What the configuration says of it."""
+    """The settings that the configuration describes."""
     return FineTuningSettings(
         config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
     )
 
 
-def made_with(settings: FineTuningSettings, goal: Goal, stage: Stage) -> dict[str, Any]:
-    """What a fine-tuning's result depends on beside the modules, the strong model and the images, as plain values."""
-    return {**asdict(settings), **goal.settings(), "seed": stage.seed, "precision": stage.precision}
+def made_with(stage: Stage) -> dict[str, Any]:
+    """What the result depends on in addition to modules, strong model and images, as plain values."""
+    config = stage.config
+    of_steps = {**asdict(fine_tuning_settings(config)), **asdict(goal_of(config))}
+    return {**of_steps, "seed": stage.seed, "precision": stage.precision}
 
 
 class FineTuner:
@@ -57,10 +59,11 @@ class FineTuner:
 
     Args:
         modules: in evaluation mode, on the device; their parameters change.
+        target_classes: of the modules.
         strong: the strong model's network, on the device; it stays as it is.
-        goal: the modules' classes, from which images they learn, and by which loss.
+        goal: of each module.
         images: the strong model's training images.
-        settings: what the training is made of.
+        settings: how steps are taken.
         device, dtype: bfloat16 runs the networks in autocast; weights stay float32.
         seed: decides the batches and their augmentation.
         workers: run the modules; the result does not depend on how many they are.
@@ -69,6 +72,7 @@ class FineTuner:
     def __init__(
         self,
         modules: Sequence[nn.Module],
+        target_classes: Sequence[int],
         strong: nn.Module,
         goal: Goal,
         images: Images,
@@ -80,16 +84,11 @@ class FineTuner:
         workers: Executor,
     ) -> None:
         keep_freed_memory()
-        self.modules, self.strong, self.goal = nn.ModuleList(modules), strong, goal
-        self.settings, self.device, self.dtype, self.workers = settings, device, dtype, workers
+        self.modules, self.target_classes = nn.ModuleList(modules), target_classes
+        self.strong, self.goal, self.settings = strong, goal, settings
+        self.device, self.dtype, self.workers = device, dtype, workers
         self.batches = StepBatches(
-            *to_device(images, device),
-            goal.choose,
-            settings.batch_size,
-            settings.mirror,
-            seed,
-            dtype,
-            images.normalisation,
+            *to_device(images, device), settings.batch_size, settings.mirror, seed, dtype, images.normalisation
         )
         self.steps_done = 0
         # The searches' own memory of the gradients' sizes.
@@ -119,13 +118,13 @@ class FineTuner:
         images, labels = self.batches.of_step(self.steps_done)
         of_strong = self.workers.submit(self._strong_logits, images)
         outputs = list(self.workers.map(partial(self._output, images=images), self.modules))
-        logits = torch.stack([output.detach() for output in outputs], 1).requires_grad_()
-        loss = self.goal.loss(logits, labels, of_strong.result())
+        logits = [output.detach().contiguous().requires_grad_() for output in outputs]
+        loss = self.goal.total(logits, self.target_classes, labels, of_strong.result())
         if not math.isfinite(value := float(loss.detach())):
             raise LossNotFinite(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
-        list(self.workers.map(torch.autograd.backward, outputs, logits.grad.unbind(1)))
+        list(self.workers.map(torch.autograd.backward, outputs, [logit.grad for logit in logits]))
         self.optimizer.step()
         self.steps_done += 1
         return value

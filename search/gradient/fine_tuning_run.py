@@ -1,7 +1,7 @@
-"""A fine-tuning from the modules that a search left to those that take their place; interrupted, it goes on.
+"""A fine-tuning from one module set to a new one; an interrupted one goes on where it was.
 
-Modules are written where they were, and only where they are better on the validation images than they had been: by the
-number of correct images, then by the loss.
+The new set is written only if it is better on the validation images: by the number of correct images, then by the
+cross-entropy.
 """
 
 import hashlib
@@ -9,147 +9,113 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
 from dataset.labelled_images import Images, Split
 from models.graph import Graph, GraphNetwork
 from models.training import count_right, predict
-from modules import files as module_files
 from modules.composed_model import ComposedModel
-from modules.for_patch import ModuleForPatch
-from modules.modularization import Modularization
-from modules.on_disk import (
-    evaluate_modules,
-    load_kernel_mask,
-    load_modularization,
-    load_module,
-    write_module_for_patch,
-    write_modules,
-)
+from modules.module_set import ModuleSet
+from modules.module_sets import module_sets, replaced, save_set
+from search.gradient import files
 from search.gradient.fine_tuning import FineTuner, LossNotFinite, fine_tuning_settings, made_with
-from search.gradient.goals import Goal, composed_answer, own_logit
-from search.gradient.rounds import STEPS_PER_STATE, LogitsNotFinite, compare_own_logit
-from utils.artifacts import Artifacts
+from search.gradient.goal import goal_of
+from search.gradient.rounds import STEPS_PER_STATE
 from utils.core_threads import core_threads
 from utils.errors import UserError
 from utils.progress import progress, say
 from utils.recorded_settings import differences
 from utils.stage import Stage
 
-Report = TypeVar("Report", Modularization, ModuleForPatch)
+FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
 
 
-def fine_tune_together(stage: Stage, strong: Graph, split: Split) -> Modularization:
-    """Train the modules of all classes by what they answer together; write them, and return what is known of them."""
-    config, place = stage.config, stage.artifacts
-    before, goal = load_modularization(config, place), composed_answer(config)
-    if _is_fine_tuned(before, goal, stage, place):
-        return before
-    modules = [load_module(config, place, target_class, stage.device) for target_class in range(config.num_classes)]
-    masks = np.stack([load_kernel_mask(config, place, target_class) for target_class in range(config.num_classes)])
-    was = Quality.of(modules, split.valid, stage.device)
-    search = {**before.search, "fine_tuned": _trained(modules, goal, stage, strong, split, place, before)}
-    now = Quality.of(modules, split.valid, stage.device)
+def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
+    """Train the modules of a set, and write them as the set `name`; None = the parent's name with `_tuned`.
+
+    Returns the new set, or the parent where the new modules are not better.
+    """
+    for there in module_sets(stage.config, stage.artifacts):
+        if name in (None, there.name) and _is_result(there, parent, stage):
+            say(f"module set {there.name}: fine-tuned already")
+            return there
+    modules, valid = parent.modules(stage.device), split.valid
+    of_strong = predict(strong.network, valid, stage.device)
+    was = Quality.of(modules, parent.target_classes, of_strong, valid, stage.device)
+    fine_tuned = _trained(modules, stage, strong, split.train, parent)
+    now = Quality.of(modules, parent.target_classes, of_strong, valid, stage.device)
     print(
-        f"\n{was.right} of {len(split.valid)} validation images right before, {now.right} after; cross-entropy\n"
+        f"\n{was.right} of {len(valid)} validation images right before, {now.right} after; cross-entropy\n"
         f"{-was.log_likelihood:.4f} nats per image before, {-now.log_likelihood:.4f} after"
     )
-    if now < was:
-        return _left_as_it_was(place, before)
-    after = evaluate_modules(strong, modules, masks, split, stage.device, search)
-    write_modules(strong, modules, masks, after, config, place)
-    module_files.fine_tuning_state(place).remove()
-    return after
-
-
-def fine_tune_for_patch(stage: Stage, strong: Graph, split: Split, target_class: int) -> ModuleForPatch:
-    """The same of one class's module, by the strong model's logit of the class."""
-    config, place = stage.config, stage.artifacts.for_patch(target_class)
-    before, goal = module_files.report_for_patch(place).load(), own_logit(config, target_class)
-    if _is_fine_tuned(before, goal, stage, place):
-        return before
-    say(f"class {target_class} ({before.name})")
-    module = load_module(config, place, target_class, stage.device)
-    mask = load_kernel_mask(config, place, target_class)
-    search = {**before.search, "fine_tuned": _trained([module], goal, stage, strong, split, place, before)}
-    try:
-        now = compare_own_logit(strong.network, module, target_class, split.valid, stage)
-    except LogitsNotFinite:
-        print(f"class {target_class}: logits that are not finite after fine-tuning")
-        return _left_as_it_was(place, before)
-    after = replace(
-        before,
-        valid_auc_strong=now.auc_strong,
-        valid_auc_module=now.auc_module,
-        explained=now.explained,
-        search=search,
-    )
-    print(f"class {target_class}: logit explained {before.explained:.1%} before, {after.explained:.1%} after")
-    if not after.explained >= before.explained:  # nor where it is NaN
-        return _left_as_it_was(place, before)
-    of_class = split.valid.take(np.flatnonzero(split.valid.labels == target_class))
-    write_module_for_patch(strong, module, mask, stage, of_class, after)
-    module_files.fine_tuning_state(place).remove()
-    return after
-
-
-def _is_fine_tuned(report: Modularization | ModuleForPatch, goal: Goal, stage: Stage, place: Artifacts) -> bool:
-    """Whether the modules are fine-tuned already. Raises UserError where they are so with other settings."""
-    if "fine_tuned" not in report.search:
-        return False
-    there, file = dict(report.search["fine_tuned"]), module_files.module(place, 0)
-    there.pop("seconds", None)
-    if different := differences(there, made_with(fine_tuning_settings(stage.config), goal, stage)):
-        raise UserError(
-            f"the modules in {file.path.parent} are fine-tuned already, with other settings ({different}); "
-            f"to start anew, first run: {file.made_by}"
+    state = files.fine_tuning_state(stage.artifacts, parent.name)
+    if not now > was:
+        state.remove()
+        print(
+            f"no new module set: on the validation images the modules of {parent.name}\n"
+            "are as good or better; try a smaller fine_tuning_step_size, or more fine_tuning_steps"
         )
-    say("fine-tuned already")
-    module_files.fine_tuning_state(place).remove()
-    return True
+        return parent
+    tuned = save_set(
+        stage,
+        strong,
+        parent.masks(),
+        split,
+        {**parent.record.search, "fine_tuned": fine_tuned | {"configured": stage.config.part_of("fine-tuning")}},
+        name=name,
+        default_name=f"{parent.name}_tuned",
+        target_classes=parent.target_classes,
+        modules=modules,
+        parent=parent.name,
+    )
+    state.remove()
+    return tuned
+
+
+def _is_result(there: ModuleSet, parent: ModuleSet, stage: Stage) -> bool:
+    """Whether a set is what fine-tuning the parent's modules with the settings of now gives."""
+    with_settings = {key: value for key, value in there.record.search.get("fine_tuned", {}).items() if key not in FREE}
+    return there.record.parent == parent.name and with_settings == {**made_with(stage), "of_modules": _digest(parent)}
+
+
+def _digest(modules: ModuleSet) -> str:
+    """Tells a set from another one of the same name, which somebody removed."""
+    return hashlib.sha256(json.dumps(modules.record.files, sort_keys=True).encode()).hexdigest()
 
 
 def _trained(
-    modules: Sequence[GraphNetwork],
-    goal: Goal,
-    stage: Stage,
-    strong: Graph,
-    split: Split,
-    place: Artifacts,
-    report: Modularization | ModuleForPatch,
+    modules: Sequence[GraphNetwork], stage: Stage, strong: Graph, images: Images, parent: ModuleSet
 ) -> dict[str, Any]:
-    """Train modules in place, from where an earlier run ended; returns what that was made with, and all its seconds.
+    """Train modules in place, from where an earlier run ended.
 
-    Raises UserError where an earlier run's state is of other settings.
+    Returns what that was made with, and the seconds of all runs. Raises UserError where an earlier run's state is of
+    other settings.
     """
-    start, file, earlier = time.perf_counter(), module_files.fine_tuning_state(place), 0.0
-    settings = fine_tuning_settings(stage.config)
-    now = made_with(settings, goal, stage)
-    # What tells a state of these modules from one of an earlier search's.
-    of_modules = hashlib.sha256(json.dumps(asdict(report), sort_keys=True).encode()).hexdigest()
+    start, earlier, file = time.perf_counter(), 0.0, files.fine_tuning_state(stage.artifacts, parent.name)
+    settings, now = fine_tuning_settings(stage.config), {**made_with(stage), "of_modules": _digest(parent)}
     with core_threads(stage.device) as workers:
         tuner = FineTuner(
             modules,
+            parent.target_classes,
             strong.network,
-            goal,
-            split.train,
+            goal_of(stage.config),
+            images,
             settings,
             device=stage.device,
             dtype=stage.dtype,
             seed=stage.seed,
             workers=workers,
         )
-        if file.exists() and (state := file.load()).get("of_modules") == of_modules:
+        if file.exists():
+            state = file.load()
             if different := differences(state.get("made_with", {}), now):
                 raise UserError(
-                    f"{file.path} is of a fine-tuning with other settings ({different}): use the same, or remove it "
-                    f"and make the modules again with: {module_files.module(place, 0).made_by}"
+                    f"{file.path} is of another fine-tuning ({different}): use the same settings, or remove it"
                 )
             try:
                 tuner.load_state(state["tuner"])
@@ -165,31 +131,36 @@ def _trained(
                 raise
             if tuner.steps_done % STEPS_PER_STATE == 0 or tuner.steps_done == settings.steps:
                 seconds = earlier + time.perf_counter() - start
-                file.save({"of_modules": of_modules, "made_with": now, "tuner": tuner.state(), "seconds": seconds})
+                file.save({"made_with": now, "tuner": tuner.state(), "seconds": seconds})
     return {**now, "seconds": earlier + time.perf_counter() - start}
-
-
-def _left_as_it_was(place: Artifacts, report: Report) -> Report:
-    """Say that the modules on the disk stay, and forget the training; returns their report."""
-    module_files.fine_tuning_state(place).remove()
-    print(
-        "the modules stay as they were: on the validation images fine-tuning made\n"
-        "them worse; try a smaller fine_tuning_step_size, or more fine_tuning_steps"
-    )
-    return report
 
 
 @dataclass(frozen=True, order=True)
 class Quality:
-    """How good modules are together; of two the greater one is better."""
+    """How good modules are in the strong model's answer; of two the greater one is better."""
 
-    right: int  # images that they classify correctly; none where an output is not finite
+    right: int  # images that are classified correctly; none where an output is not finite
     log_likelihood: float  # minus the mean cross-entropy, in nats per image: it decides between equal counts
 
     @classmethod
-    def of(cls, modules: Sequence[nn.Module], images: Images, device: torch.device) -> "Quality":
-        """The quality of the modules of all classes on images."""
-        logits, labels = predict(ComposedModel(modules), images, device), torch.as_tensor(images.labels)
+    def of(
+        cls,
+        modules: Sequence[GraphNetwork],
+        target_classes: Sequence[int],
+        strong_logits: Tensor,
+        images: Images,
+        device: torch.device,
+    ) -> "Quality":
+        """The quality of modules that answer for their classes instead of the strong model.
+
+        Args:
+            modules, target_classes: the modules.
+            strong_logits: (images, classes) float32.
+            images: with their labels.
+            device: of the modules.
+        """
+        logits = replaced(strong_logits, predict(ComposedModel(modules), images, device), target_classes)
+        labels = torch.as_tensor(images.labels)
         log_likelihood = -float(F.cross_entropy(logits.double(), labels))
         if not math.isfinite(log_likelihood) or not logits.isfinite().all():
             return cls(0, -math.inf)

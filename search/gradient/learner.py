@@ -1,10 +1,12 @@
-"""The gradient search: modules' masks and gains, learned together in rounds that keep less and less.
+"""The gradient search: modules' masks and gains, learned in rounds that keep fewer and fewer kernels.
 
-Each step is a function of the state before it and its number alone, so that a search that was interrupted goes on as if
-it had not been.
+Each module is learned by itself, with a kernel budget of its own. Modules that are learned in one process take their
+steps together, because they share a step's images. A step is a function of the state before it and its number alone, so
+that an interrupted search goes on as if it had not been, and each module is the same wherever it is learned.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +21,7 @@ from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
 from search.gradient.batches import StepBatches
-from search.gradient.goals import Goal
-from search.gradient.on_engine import ModulesOnEngine
+from search.gradient.goal import Goal
 from search.gradient.scores import (
     Price,
     gradients_of,
@@ -28,7 +29,6 @@ from search.gradient.scores import (
     kept_share,
     masks_of,
     masks_within,
-    mean_similarity,
     sizes_of,
     step_size,
 )
@@ -45,71 +45,42 @@ LOGIT_STEP_SIZE = 0.005  # of each module's logit's scale and bias
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """What a gradient search is made of."""
+    """How a gradient search takes its steps."""
 
     steps: int  # per round
     batch_size: int
     step_size: float  # Adam's, on the scores; at the beginning of a round
     gain_step_size: float  # the same on the gains' logarithms; 0: no gains
-    overlap: float  # the weight of the modules' mean Jaccard similarity in the loss
     mirror: bool
 
 
-def mask_settings(config: Config, steps: int) -> MaskSettings:
-    """What a search with so many steps a round is made of, whatever it is after."""
+def mask_settings(config: Config) -> MaskSettings:
+    """The settings that the configuration describes."""
     return MaskSettings(
-        steps=steps,
+        steps=config.mask_steps,
         batch_size=config.mask_batch_size,
         step_size=config.mask_step_size,
         gain_step_size=config.mask_gain_step_size,
-        overlap=config.mask_overlap,
         mirror=config.mirror,
     )
 
 
-class MaskLearner:
-    """The masks of some or all modules while they are learned.
+class LearnedModule:
+    """One module's mask, gains, and logit scale and bias while they are learned.
 
     Args:
-        graph: the strong model, on the device.
-        goal: which modules, from which images, by which loss.
-        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
-        settings: what the search is made of.
-        normalisation: of the images.
-        dtype: of the convolutions.
-        seed: decides the batches and their augmentation.
-        workers: run the modules, one core each.
-        modules: run them in place of the workers.
+        graph: the strong model.
+        target_class: of the module.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        goal: Goal,
-        pixels: Tensor,
-        labels: Tensor,
-        settings: MaskSettings,
-        *,
-        normalisation: Normalisation,
-        dtype: torch.dtype,
-        seed: int,
-        workers: Executor,
-        modules: ModulesOnEngine | None = None,
-    ) -> None:
-        keep_freed_memory()
-        self.frozen, self.units, self.goal = freeze(graph, dtype), graph.units, goal
-        self.settings = settings
-        self.batches = StepBatches(
-            pixels, labels, goal.choose, settings.batch_size, settings.mirror, seed, dtype, normalisation
-        )
-        self.workers, self.modules = workers, modules
+    def __init__(self, graph: Graph, target_class: int) -> None:
+        self.units, self.target_class = graph.units, target_class
         self.folds_gains = torch.as_tensor(graph.folds_gains)
-        self.scores = torch.full((len(goal.classes), graph.num_units), SCORE_LIMIT)
+        self.scores = torch.full((1, graph.num_units), SCORE_LIMIT)
         self.log_gains = torch.zeros_like(self.scores)
-        self.logit_scale = torch.ones(len(goal.classes), requires_grad=True)
-        self.logit_bias = torch.zeros(len(goal.classes), requires_grad=True)
-        self.price = Price()
-        self.steps_done = 0
+        self.logit_scale = torch.ones(1, requires_grad=True)
+        self.logit_bias = torch.zeros(1, requires_grad=True)
+        self.price, self.steps_done = Price(), 0
         # A short memory of the gradients' sizes: they change as kernels go.
         learned = ([self.scores], [self.log_gains], [self.logit_scale, self.logit_bias])
         self.optimizer = torch.optim.Adam([{"params": group} for group in learned], betas=(0.9, 0.99))
@@ -138,59 +109,121 @@ class MaskLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.price, self.steps_done = Price(float(state["price"])), int(state["steps_done"])
 
-    def step(self, before: float, keep: float) -> float:
-        """One step of a round from `before` down to `keep`; returns the loss. Raises UserError if it is not finite."""
-        progress = self.steps_done % self.settings.steps / self.settings.steps
-        share = SETTLING if keep == before else 1.0
-        # The gains go on at full speed where the masks settle: they are what is left to be learned then.
-        largest = (share * self.settings.step_size, self.settings.gain_step_size, share * LOGIT_STEP_SIZE)
-        for group, of_group in zip(self.optimizer.param_groups, largest, strict=True):
-            group["lr"] = step_size(of_group, progress)
-        images, labels = self.batches.of_step(self.steps_done)
-        strong_logits = self.workers.submit(self._strong_logits, images)
+    def update(self, masks: Tensor, of_factors: Tensor, step_sizes: Sequence[float], target: float) -> None:
+        """Take a step; the gradients of the logit's scale and bias are there already.
 
-        def loss(logits: Tensor) -> Tensor:
-            logits = logits.to(labels.device)  # an engine's come to the CPU
-            logits = logits * self.logit_scale.to(logits.device) + self.logit_bias.to(logits.device)
-            return self.goal.loss(logits, labels, strong_logits.result())
-
-        masks = masks_of(self.scores, self.units)
-        self.optimizer.zero_grad(set_to_none=True)
-        factors = masks * self.log_gains.exp()
-        if self.modules is None:
-            factors = factors.to(images.device)
-            value, gradient = mask_gradient(self.frozen, images, factors, loss, self.workers, self.goal.classes)
-        else:
-            value, gradient = self.modules.mask_gradient(self.steps_done, factors, loss)
-        if not math.isfinite(value):
-            raise UserError(f"step {self.steps_done}: the loss is {value}; retrain the strong model, or use float32")
-        kept, target = kept_share(masks, self.units), keep_target(before, keep, progress)
-        of_masks, self.log_gains.grad = gradients_of(masks, self.log_gains, gradient.cpu(), self.folds_gains)
-        self.scores.grad = of_masks + self._penalty_gradient(masks, kept, target)
+        Args:
+            masks: (1, units) bool, of this step.
+            of_factors: (1, units): the loss's gradient with respect to the masks times the gains.
+            step_sizes: Adam's, of the scores, of the gains' logarithms, and of the logit's scale and bias.
+            target: the share of the kernels to keep now.
+        """
+        for group, of_group in zip(self.optimizer.param_groups, step_sizes, strict=True):
+            group["lr"] = of_group
+        kept = kept_share(masks, self.units)
+        of_masks, self.log_gains.grad = gradients_of(masks, self.log_gains, of_factors, self.folds_gains)
+        self.scores.grad = of_masks + self.price.now(kept, target) * sizes_of(self.units) / self.units.num_kernels
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.scores.clamp_(-SCORE_LIMIT, SCORE_LIMIT)
         self.price = self.price.next(kept, target)
         self.steps_done += 1
-        return float(value)
+
+
+class MaskLearner:
+    """Some or all modules of a strong model while their masks are learned.
+
+    Args:
+        graph: the strong model, on the device.
+        target_classes: of the modules.
+        goal: of each module.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
+        settings: how steps are taken.
+        normalisation: of the images; None = they are normalised already.
+        dtype: of the convolutions.
+        seed: decides the batches and their augmentation.
+        workers: run the modules, one core each.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target_classes: Sequence[int],
+        goal: Goal,
+        pixels: Tensor,
+        labels: Tensor,
+        settings: MaskSettings,
+        *,
+        normalisation: Normalisation | None,
+        dtype: torch.dtype,
+        seed: int,
+        workers: Executor,
+    ) -> None:
+        keep_freed_memory()
+        self.frozen, self.units = freeze(graph, dtype), graph.units
+        self.goal, self.settings, self.workers = goal, settings, workers
+        self.batches = StepBatches(pixels, labels, settings.batch_size, settings.mirror, seed, dtype, normalisation)
+        self.modules = [LearnedModule(graph, target_class) for target_class in target_classes]
+
+    @property
+    def steps_done(self) -> int:
+        """The steps that all modules have taken."""
+        return min(module.steps_done for module in self.modules)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a checkpoint holds it."""
+        return {"modules": [module.state() for module in self.modules]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another search's."""
+        for module, of_module in zip(self.modules, state["modules"], strict=True):
+            module.load_state(of_module)
+
+    def step(self, before: float, keep: float) -> float:
+        """One step of a round from `before` down to `keep`, of the modules that have taken the fewest steps.
+
+        Returns the mean loss. Raises UserError where it is not finite.
+        """
+        number = self.steps_done
+        modules = [module for module in self.modules if module.steps_done == number]
+        progress = number % self.settings.steps / self.settings.steps
+        share = SETTLING if keep == before else 1.0
+        # The gains go on at full speed where the masks settle: they are what is left to be learned then.
+        largest = (share * self.settings.step_size, self.settings.gain_step_size, share * LOGIT_STEP_SIZE)
+        images, labels = self.batches.of_step(number)
+        strong_logits = self.workers.submit(self._strong_logits, images)
+
+        def loss(logits: Tensor) -> Tensor:
+            own = [
+                logit.contiguous() * module.logit_scale.to(logit.device) + module.logit_bias.to(logit.device)
+                for logit, module in zip(logits.unbind(1), modules, strict=True)
+            ]
+            return self.goal.total(own, target_classes, labels, strong_logits.result())
+
+        target_classes = [module.target_class for module in modules]
+        masks = [masks_of(module.scores, self.units) for module in modules]
+        factors = [mask * module.log_gains.exp() for mask, module in zip(masks, modules, strict=True)]
+        value, gradient = mask_gradient(
+            self.frozen, images, torch.cat(factors).to(images.device), loss, self.workers, target_classes
+        )
+        if not math.isfinite(value):
+            raise UserError(f"step {number}: the loss is {value}; retrain the strong model, or use float32")
+        step_sizes = [step_size(of_group, progress) for of_group in largest]
+        target = keep_target(before, keep, progress)
+        for module, mask, of_factors in zip(modules, masks, gradient.cpu().split(1), strict=True):
+            module.update(mask, of_factors, step_sizes, target)
+        return float(value) / len(modules)
 
     def masks(self, keep: float) -> np.ndarray:
-        """The masks (modules, K) bool, within `keep` of their kernels."""
-        return self.units.spread(masks_within(self.scores, self.units, keep).numpy())
+        """The masks (modules, K) bool, each within `keep` of its kernels."""
+        rows = [masks_within(module.scores, self.units, keep) for module in self.modules]
+        return self.units.spread(torch.cat(rows).numpy())
 
     def tuning(self, masks: np.ndarray) -> Tuning:
-        """What was learned of the modules beside their masks (modules, K) bool."""
-        gains = self.units.spread(self.log_gains.exp().numpy())
-        logit_maps = torch.stack([self.logit_scale, self.logit_bias], 1).detach().numpy()
-        return Tuning(np.where(masks, gains, np.float32(1)), logit_maps)
-
-    def _penalty_gradient(self, masks: Tensor, kept: float, target: float) -> Tensor:
-        """Of the price of the kept kernels and of the modules' overlap, with respect to the masks (modules, units)."""
-        gradient = self.price.now(kept, target) * sizes_of(self.units) / self.units.num_kernels
-        if self.settings.overlap == 0:
-            return gradient
-        values = masks.float().requires_grad_()
-        (of_overlap,) = torch.autograd.grad(mean_similarity(values, self.units), values)
-        return gradient + self.settings.overlap * of_overlap
+        """What was learned of the modules in addition to their masks (modules, K) bool."""
+        gains = self.units.spread(torch.cat([module.log_gains.exp() for module in self.modules]).numpy())
+        logit_maps = [torch.stack([module.logit_scale, module.logit_bias], 1).detach() for module in self.modules]
+        return Tuning(np.where(masks, gains, np.float32(1)), torch.cat(logit_maps).numpy())
 
     @torch.no_grad()
     def _strong_logits(self, images: Tensor) -> Tensor:

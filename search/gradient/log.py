@@ -1,4 +1,4 @@
-"""What a gradient search remembers of its rounds: one row each, with what it found as it is after the round."""
+"""The log of a gradient search: one row per round, and how a round is chosen."""
 
 import math
 from collections.abc import Sequence
@@ -8,24 +8,30 @@ from modules.own_class import MOST_BELOW
 from utils.errors import UserError
 from utils.tables import fitted
 
-LEAST_EXPLAINED = 0.8  # of the strong logit's variance, by the smallest module for a patch that is taken unasked
+LEAST_EXPLAINED = 0.8  # of the strong logit's variance, by modules that are chosen to patch weak models with
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round's modules; accuracies are counts over all validation images."""
+    """The modules of one round, evaluated on all validation images.
+
+    The composed model answers with the strong model's logits, those of the searched classes replaced by the modules'.
+    """
 
     number: int
-    keep: float  # the share of kernels that it was to keep at the most
+    keep: float  # the largest share of kernels that a module may keep
     kernels_kept: float  # the mean share over modules
     distance: float  # mean pairwise Jaccard distance
     images: int
-    right_strong: int
+    right_strong: int  # images that are classified correctly
     right_composed: int
     steps: int  # since the start of the search
     seconds: float  # of the round; of its last run, where it was interrupted
-    auc_mean: float = math.nan  # of the modules for their own classes; NaN where an earlier version wrote the row
-    auc_below: float = math.nan  # how far the one that falls most below the strong model's is below it
+    # An earlier version wrote no values of these.
+    auc_mean: float = math.nan  # of the modules for their own classes
+    auc_below: float = math.nan  # the largest difference of a module's AUC below the strong model's
+    explained_least: float = math.nan  # the smallest share of a strong logit's variance that its module explains
+    flops: float = math.nan  # the modules' mean, as a share of the strong model's
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -38,7 +44,7 @@ class Round:
 
 
 def describe(row: Round) -> str:
-    """A round in two lines."""
+    """A round in a few lines."""
     return fitted(
         (
             f"round {row.number:2d}",
@@ -47,6 +53,8 @@ def describe(row: Round) -> str:
             f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)",
             f"distance {row.distance:.4f}",
             f"AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's",
+            f"logits explained at least {row.explained_least:.1%}",
+            f"FLOPs {row.flops:.1%}",
             f"{row.seconds:.1f} s",
         )
     )
@@ -70,44 +78,18 @@ def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
     return min(within, key=lambda row: (row.kernels_kept, row.points_lost))
 
 
-@dataclass(frozen=True)
-class RoundForPatch:
-    """One round's module of one class, judged on all validation images."""
+def knows(row: Round) -> bool:
+    """Whether each module says nearly what the strong model says of its class.
 
-    number: int
-    keep: float  # the share of kernels that it was to keep at the most
-    kernels_kept: float  # the share
-    flops: float  # of the module, as a share of the strong model's
-    images: int
-    auc_strong: float  # of the class's logit
-    auc_module: float
-    explained: float  # the share of the strong logit's variance that the module's logit explains
-    steps: int  # since the start of the search
-    seconds: float  # of the round; of its last run, where it was interrupted
-
-
-def describe_for_patch(row: RoundForPatch) -> str:
-    """A round in two lines."""
-    return fitted(
-        (
-            f"round {row.number:2d}",
-            f"to keep {100 * row.keep:g}%",
-            f"kept {row.kernels_kept:.1%}",
-            f"FLOPs {row.flops:.1%}",
-            f"AUC {row.auc_module:.4f} (strong model {row.auc_strong:.4f})",
-            f"logit explained {row.explained:.1%}",
-            f"{row.seconds:.1f} s",
-        )
-    )
-
-
-def smallest_that_knows(rounds: Sequence[RoundForPatch]) -> RoundForPatch:
-    """The round that keeps the fewest kernels and says of its class nearly what the strong model says.
-
-    That is with an AUC at most MOST_BELOW below, and LEAST_EXPLAINED of the logit's variance explained, since a weak
-    model's images may be of classes that the strong model never saw. Where none does, the one that explains the most.
+    A weak model's images may be of classes that the strong model never saw. So the logit itself has to be right: an AUC
+    of at most MOST_BELOW below the strong model's, and LEAST_EXPLAINED of the logit's variance explained.
     """
-    knowing = [
-        row for row in rounds if row.auc_module >= row.auc_strong - MOST_BELOW and row.explained >= LEAST_EXPLAINED
-    ]
-    return min(knowing, key=lambda row: row.kernels_kept) if knowing else max(rounds, key=lambda row: row.explained)
+    return row.auc_below <= MOST_BELOW and row.explained_least >= LEAST_EXPLAINED
+
+
+def smallest_that_knows(rounds: Sequence[Round]) -> Round:
+    """The round that keeps the fewest kernels and `knows`; if none does, the one that explains the most."""
+    knowing = list(filter(knows, rounds))
+    return (
+        min(knowing, key=lambda row: row.kernels_kept) if knowing else max(rounds, key=lambda row: row.explained_least)
+    )

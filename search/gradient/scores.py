@@ -82,18 +82,6 @@ def gradients_of(masks: Tensor, log_gains: Tensor, of_factors: Tensor, folds_gai
     return of_masks, of_masks * (masks & folds_gains)
 
 
-def mean_similarity(masks: Tensor, units: Units) -> Tensor:
-    """The mean Jaccard similarity of all pairs of modules' kernels, of masks (modules, units) float.
-
-    Differentiable in the masks.
-    """
-    sizes, kept = sizes_of(units).to(masks.dtype), kept_kernels(masks, units)
-    shared = (masks * sizes) @ masks.T + (units.num_kernels - sizes.sum())
-    pairs = torch.triu_indices(len(masks), len(masks), 1)
-    united = kept[pairs[0]] + kept[pairs[1]] - shared[pairs[0], pairs[1]]
-    return (shared[pairs[0], pairs[1]] / united).mean()
-
-
 def keep_target(before: float, keep: float, progress: float) -> float:
     """The share of kernels to keep after `progress` (0 to 1) of a round that goes from `before` down to `keep`."""
     return before + (keep - before) * min(1.0, progress / DESCENT)

@@ -19,7 +19,7 @@ from configures.setting import SettingError, parse_value
 from models.network_settings import NetworkSettings
 from models.registry import is_own_network
 from models.strong_model import graph_of, strong_model_training
-from search.gradient.goals import composed_answer, own_logit
+from search.gradient.goal import goal_of
 from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
@@ -83,14 +83,7 @@ def with_another_value(name: str) -> Config:
     [
         ("network", NetworkSettings.of),
         ("training", strong_model_training),
-        (
-            "gradient search",
-            lambda config: (mask_settings(config, config.mask_steps), composed_answer(config).settings()),
-        ),
-        (
-            "gradient search for a patch",
-            lambda config: (mask_settings(config, config.patch_steps), own_logit(config, 0).settings()),
-        ),
+        ("gradient search", lambda config: (mask_settings(config), goal_of(config))),
     ],
 )
 def test_every_setting_of_a_stage_changes_what_the_stage_records(stage: str, recorded: Any) -> None:

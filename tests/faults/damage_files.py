@@ -131,7 +131,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     search = generations.open_search(stage)
     population, outputs = (file(artifacts, last, RELATED) for file in (genetic_files.population, genetic_files.outputs))
     fitness, end = genetic_files.fitness(artifacts, last), genetic_files.end(artifacts)
-    gradient = rounds.open_search(stage, float(GRADIENT.arguments[-1]))
+    gradient = rounds.open_search(stage, (), float(GRADIENT.arguments[-1]))
     log, settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
     num_rounds = len(log.load())
     masks, gains, logit_maps, state = (

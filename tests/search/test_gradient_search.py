@@ -1,7 +1,6 @@
 """The gradient search as a user runs it: the contract's files, the same for the same seed, also when interrupted."""
 
 import csv
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,15 +22,15 @@ from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model
 from models.training import predict
 from modules import files as module_files
-from modules.on_disk import load_kernel_mask, load_module
+from modules.module_sets import open_set
 from report import files as report_files
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
-from search.gradient import on_engine
-from search.gradient.goals import composed_answer
+from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
-from search.gradient.rounds import JointSearch
+from search.gradient.log import Round, knows, smallest_that_knows
+from search.gradient.rounds import GradientSearch
 from utils.artifacts import Artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
@@ -73,7 +72,9 @@ def found(root: Path) -> dict[str, bytes]:
     """What a search finds: the masks of its rounds, and the modules."""
     files = files_below(Artifacts(root, MODEL, DATASET).folder)
     return {
-        name: content for name, content in files.items() if name.endswith("s.npy") or name.startswith("modules/class")
+        name: content
+        for name, content in files.items()
+        if name.endswith("s.npy") or name.startswith("modules/gradient/class")
     }
 
 
@@ -81,19 +82,65 @@ def found(root: Path) -> dict[str, bytes]:
 def test_modules_on_an_engine_learn_the_same(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Also where processes die between the two exchanges of a step, so that what they knew is lost."""
+    """Each by itself, also where nodes die, and where the search is interrupted and goes on in one process."""
     engine = ShuffledEngine(count=3, seed=seed)
+    ran = []
 
-    def lose(*_: object) -> None:
-        if len(engine.log) % 3 == 0:
-            on_engine._runs.clear()
+    def interrupt() -> None:
+        ran.append(len(ran))
+        if len(ran) == NUM_CLASSES + 3:  # within the second round
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "before_task", lose)
+    monkeypatch.setattr(engine, "before_task", interrupt)
     monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: engine)
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", "--engine", "local", root=root)
-    assert done.exit_code == 0, done
+    assert run_main(SCRIPT, *SMALL, "--keep", "0.5", "--engine", "local", root=root).exit_code == 130
+    alone = [] if seed else ["--engine", "local"]
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", *alone, root=root)
+    assert done.exit_code == 0 and "going on after step 3" in done.stdout, done
     assert found(root) == found(reference)
-    assert engine.log.count("died") > 10
+    assert engine.log.count("died")
+
+
+def test_a_class_has_the_same_module_whichever_others_are_searched(
+    reference: Path, tmp_path: Path, run_main: Main
+) -> None:
+    """And a search of some classes leaves that of all alone."""
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    before = found(root)
+    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", "--target_class", 1, 3, root=root)
+    assert done.exit_code == 0, done
+    config, artifacts = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
+    rest = {name: content for name, content in found(root).items() if "gradient_class_1_3/" not in name}
+    assert rest == before
+    some, whole = (open_set(config, artifacts, name, ()) for name in ("gradient_class_1_3", "gradient"))
+    assert some.target_classes == (1, 3)
+    for target_class in some.target_classes:
+        ours, theirs = (each.file(target_class).load() for each in (some, whole))
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    row, last = (gradient_files.log(artifacts, classes).load()[-1] for classes in ((1, 3), ()))
+    assert row.right_composed == some.record.valid_right_composed and row.right_strong == last.right_strong
+    assert row.explained_least == pytest.approx(min(some.record.explained), abs=1e-4)
+    assert row.flops == pytest.approx(np.mean(some.record.flops))
+
+
+def test_the_smallest_round_whose_modules_know_their_classes_is_for_patches() -> None:
+    def row(number: int, kept: float, below: float, explained: float) -> Round:
+        return Round(number, kept, kept, 0.5, 10, 9, 9, 1, 1.0, 0.9, below, explained)
+
+    rounds = [row(0, 0.8, 0.01, 0.9), row(1, 0.6, 0.02, 0.8), row(2, 0.5, 0.03, 0.95), row(3, 0.4, 0.01, 0.7)]
+    assert [knows(each) for each in rounds] == [True, True, False, False]
+    assert smallest_that_knows(rounds).number == 1
+    assert smallest_that_knows(rounds[2:]).number == 2  # none does: it explains the most
+
+
+def test_a_search_for_patches_ends_where_modules_know_no_more(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("module_gradient_search.knows", lambda row: row.number == 0)
+    monkeypatch.setattr("search.gradient.log.knows", lambda row: row.number == 0)
+    done = run_main(SCRIPT, *SMALL, "--for_patch", "--target_class", 2, root=root)
+    assert done.exit_code == 0 and "modules of round 0" in done.stdout, done
+    assert len(gradient_files.log(Artifacts(root, MODEL, DATASET), (2,)).load()) == 2
 
 
 def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +153,8 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     rounds = gradient_files.log(artifacts).load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
     assert [row.steps for row in rounds] == [3, 6, 9, 12]
-    masks = np.stack([load_kernel_mask(config, artifacts, c) for c in range(NUM_CLASSES)])
+    modules = open_set(config, artifacts, "gradient")
+    masks, record = modules.masks(), modules.record
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
     logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
     gains = gradient_files.round_gains(artifacts, 3).load(*masks.shape)
@@ -117,7 +165,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     right = np.zeros((NUM_CLASSES, len(valid)))
     with torch.inference_mode():
         for c in range(NUM_CLASSES):
-            module = load_module(config, artifacts, c, torch.device("cpu"))
+            module = modules.module(c, torch.device("cpu"))
             factors = torch.tensor(masks[c] * gains[c])
 
             # The masked strong model, the slow way. Behind a conv layer stand ReLU and additions of maps with the same
@@ -129,17 +177,17 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
                 conv._forward_hooks.clear()
             right[c] = predict(module, valid, torch.device("cpu"))[:, 0]
             assert_near(module(images)[:, 0], expected)
-    report = json.loads(module_files.report(artifacts).path.read_text())
-    assert report["search"]["method"] == "gradient"
+    assert record.method == "gradient" and record.search["settings"]["steps"] == 3
+    assert (masks.mean(1) <= 0.5).all()  # each module has a budget of its own
     # Rounding may turn a near tie: one image more or less, or one pair of images of the 800 or so that an AUC counts.
     found_right = (right.argmax(0) == valid.labels).sum(), rounds[-1].right_composed
-    assert all(abs(report["valid_right_composed"] - number) <= 1 for number in found_right)
+    assert all(abs(record.valid_right_composed - number) <= 1 for number in found_right)
     for name, logits in (("modules", right.T), ("strong", predict(strong, valid, torch.device("cpu")).numpy())):
         of_classes = [roc_auc_score(valid.labels == c, logits[:, c]) for c in range(NUM_CLASSES)]
-        np.testing.assert_allclose(report[f"valid_auc_{name}"], of_classes, atol=0.005)
-    below = np.subtract(report["valid_auc_strong"], report["valid_auc_modules"]).max()
+        np.testing.assert_allclose(getattr(record, f"valid_auc_{name}"), of_classes, atol=0.005)
+    below = np.subtract(record.valid_auc_strong, record.valid_auc_modules).max()
     assert rounds[-1].auc_below == pytest.approx(below, abs=0.005)
-    assert rounds[-1].auc_mean == pytest.approx(np.mean(report["valid_auc_modules"]), abs=0.005)
+    assert rounds[-1].auc_mean == pytest.approx(np.mean(record.valid_auc_modules), abs=0.005)
     answers = predict(strong, valid, torch.device("cpu")).argmax(1).numpy()
     assert rounds[0].right_strong == (answers == valid.labels).sum()
     assert "modules of round 3" in (reference / "printed.txt").read_text()
@@ -148,7 +196,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
 def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) -> None:
     settings = gradient_files.settings(Artifacts(reference, MODEL, DATASET)).load()
     config = load(MODEL, DATASET, SETTINGS)
-    made_with = asdict(mask_settings(config, config.mask_steps)) | composed_answer(config).settings()
+    made_with = asdict(mask_settings(config)) | asdict(goal_of(config))
     assert settings == {**settings, **made_with}
 
 
@@ -220,11 +268,11 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
     shutil.copytree(Artifacts(reference, MODEL, DATASET).folder, artifacts.folder, dirs_exist_ok=True)
     keeps = [row.keep for row in gradient_files.log(artifacts).load()]
 
-    def judged(*_: object) -> None:
+    def evaluated(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(JointSearch, "judged", judged)
+        patch.setattr(GradientSearch, "evaluated", evaluated)
         run = run_main(SCRIPT, *SMALL, "--keep", keeps[0], root=root)
     assert run.exit_code == 130 and "were to keep other shares: they are done anew" in run.stdout, run
     assert [row.keep for row in gradient_files.log(artifacts).load()] == keeps[:1]
@@ -238,8 +286,6 @@ def test_rounds_of_another_strong_model_are_not_measured(reference: Path, tmp_pa
     file.save({name: value + 1 for name, value in file.load().items()})
     line = run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("is of another strong model")
     assert "module_gradient_search.py" in line
-    collected = run_main("preprocess/module_output_collector.py", *NAMES, root=root)
-    collected.refused("are of another network: the strong model's weights are others")
 
 
 def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
@@ -270,8 +316,11 @@ def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path,
         (["--set", "mask_steps=0"], "at least 1"),
         (["--set", "mask_step_size=nan"], "above 0"),
         (["--set", "mask_distillation=2"], "between 0 and 1"),
-        (["--set", "mask_overlap=-1"], "0 or more"),
+        (["--set", "mask_overlap=0"], "unknown setting mask_overlap"),
         (["--set", "mask_gain_step_size=-1"], "0 or more"),
+        (["--for_patch", "--max_loss", "1"], "with --for_patch expected --keep"),
+        (["--target_class", "5"], "from 0 to 4"),
+        (["--as", "../up"], "--as ../up"),
     ],
 )
 def test_bad_input_is_refused(root: Path, run_main: Main, words: list[str], expected: str) -> None:
@@ -324,7 +373,8 @@ def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_ma
     shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
     file = gradient_files.round_state(mine, 3)
     state = file.load()
-    file.save({**state, "scores": state["scores"].double()})
+    state["modules"][1]["scores"] = state["modules"][1]["scores"].double()
+    file.save(state)
     run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_03.pth", "scores to be torch.float32", SCRIPT)
 
 
@@ -375,7 +425,8 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     assert done.exit_code == 0, done
     folder = Artifacts(root, MODEL, DATASET).folder
     rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
-    assert [row["method"] for row in rows] == ["gradient"] * 4
+    assert [row["method"] for row in rows] == ["gradient"] * 4 + ["module set"]
+    assert rows[4]["target"] == "gradient" and rows[4]["right"] == rows[3]["right"]
     rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
     assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
     assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
@@ -383,7 +434,8 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
     shutil.rmtree(gradient_files.folder(Artifacts(root, MODEL, DATASET)))
-    run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
+    words = [*NAMES, "--method", "gradient"]
+    run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 
 
 @pytest.mark.long
@@ -394,7 +446,7 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     folder = report_files.folder(Artifacts(root, MODEL, DATASET))
     page = (folder / "index.html").read_text()
     assert "by a gradient search" in page
-    assert "The chosen round 3 keeps" in page
+    assert "From round 0 to the chosen round 3 of 3: " in page and "--keep 0.5</code>" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
     gradient_files.log(Artifacts(root, MODEL, DATASET)).path.write_text("number\n0\n")

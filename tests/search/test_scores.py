@@ -1,4 +1,4 @@
-"""Learned masks: budgets, sets that are never empty, the overlap's gradient, the price's control."""
+"""Learned masks: budgets, sets that are never empty, the price's control."""
 
 import itertools
 
@@ -10,7 +10,6 @@ from hypothesis import given
 from torch import Tensor
 
 from models.graph import Units
-from modules.jaccard import mean_pairwise_distance
 from search.gradient.scores import (
     Price,
     gradients_of,
@@ -19,7 +18,6 @@ from search.gradient.scores import (
     kept_share,
     masks_of,
     masks_within,
-    mean_similarity,
     sizes_of,
     step_size,
 )
@@ -85,18 +83,6 @@ def test_all_kernels_may_stay() -> None:
     assert kept_share(masks_within(values, UNITS, 0.5), UNITS) == pytest.approx(0.5, abs=2 / (3 * K))
     # The first units of the sets: 0, 4 (of two kernels), 10, 13, 2, 1.
     assert kept_share(masks_within(values, UNITS, 0.0), UNITS) == pytest.approx((7 + ALWAYS_KEPT) / K)
-
-
-@given(scores)
-def test_similarity_is_one_less_the_jaccard_distance(values: Tensor) -> None:
-    masks = masks_of(values, UNITS)
-    distance = mean_pairwise_distance(UNITS.spread(masks.numpy()))
-    assert float(mean_similarity(masks.double(), UNITS)) == pytest.approx(1 - distance, abs=1e-6)
-
-
-def test_the_similaritys_gradient_is_its_slope() -> None:
-    masks = (torch.rand(4, UNITS.num_units, generator=torch.Generator().manual_seed(1)) + 0.1).double()
-    assert torch.autograd.gradcheck(lambda m: mean_similarity(m, UNITS), (masks.requires_grad_(),))
 
 
 def test_a_round_goes_down_and_comes_to_rest() -> None:
