@@ -51,7 +51,7 @@ def main() -> None:
         show_if_few(search.split.valid, search.split.classes)
         with chosen_engine(arguments, stage.device) as engine:
             rounds = learn(search, arguments, engine)
-        save_modules(search, rounds, chosen_round(rounds, arguments), arguments.as_name)
+        save_modules(search, rounds, chosen_round(rounds, arguments), arguments)
 
 
 def learn(search: GradientSearch, arguments: argparse.Namespace, engine: Engine | None) -> list[Round]:
@@ -82,7 +82,7 @@ def chosen_round(rounds: list[Round], arguments: argparse.Namespace) -> Round:
     return smallest_that_knows(rounds) if arguments.for_patch else smallest_within(rounds, arguments.max_loss)
 
 
-def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round, name: str | None) -> None:
+def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round, arguments: argparse.Namespace) -> None:
     """Extract the modules of a round, write them and say how good they are."""
     stage, targets, seconds = search.stage, search.target_classes, sum(row.seconds for row in rounds)
     print(f"\nmodules of round {chosen.number}, which was to keep {100 * chosen.keep:g}%")
@@ -94,6 +94,8 @@ def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round, nam
         "asked_for": asked_for(rounds, chosen.number),
         "seconds": seconds,
         "settings": files.settings(stage.artifacts, search.classes).load(),
+        "configured": stage.config.part_of("gradient search") | {"mask_keeps": stage.config.mask_keeps},
+        "options": options_of(arguments, search.classes),
     }
     modules = save_set(
         stage,
@@ -101,13 +103,21 @@ def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round, nam
         masks,
         search.split,
         found,
-        name=name,
+        name=arguments.as_name,
         default_name=files.name_of(search.classes),
         tuning=tuning,
         target_classes=targets,
     )
     show_module_set(modules.record)
     print(f"rounds: {len(rounds)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
+
+
+def options_of(arguments: argparse.Namespace, classes: tuple[int, ...]) -> list[str]:
+    """The options that find the same modules again."""
+    chosen = ["--keep", f"{arguments.keep:g}"] if arguments.keep is not None else []
+    chosen += ["--for_patch"] if arguments.for_patch else []
+    chosen += ["--max_loss", f"{arguments.max_loss:g}"] if not chosen and arguments.max_loss != MAX_LOSS else []
+    return [*chosen, *(["--target_class", *map(str, classes)] if classes else [])]
 
 
 def parsed_arguments() -> argparse.Namespace:

@@ -102,8 +102,8 @@ class Config:
     milestones: tuple[int, ...] = training(
         (60, 120), "The epochs after which the `step` schedule divides the step size by ten."
     )
-    momentum: Fraction = training(0.9, "SGD momentum.")
-    weight_decay: Fraction = training(1e-4, "SGD weight decay.")
+    momentum: Fraction = training(0.9, "SGD momentum.", also=(weak,))
+    weight_decay: Fraction = training(1e-4, "SGD weight decay.", also=(weak,))
 
     # Kernel importance
     importance_mode: Literal["l1", "random"] = importance(

@@ -29,7 +29,7 @@ from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_of, explained_variance
 from utils.artifacts import Artifacts, RecordFile
-from utils.errors import UserError, reason
+from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
 from utils.machine import machine_facts, utc_now
 from utils.stage import Stage
@@ -87,7 +87,7 @@ def latest_name(artifacts: Artifacts) -> str:
         if name in folders:
             return name
     if not folders:
-        raise UserError(f"no module set in {module_files.sets_folder(artifacts)}; first run: {_made_by(artifacts)}")
+        raise MissingFile(f"no module set in {module_files.sets_folder(artifacts)}; first run: {_made_by(artifacts)}")
     return list(folders)[-1]
 
 

@@ -10,22 +10,25 @@ from torch import nn
 from configures.base import Config
 from dataset.labelled_images import Images
 from models.graph import GraphNetwork
-from models.graph.evaluating import OneAnswer
 from models.strong_model import graph_of
 from models.training import predict
 from models.weights import cpu_state
 from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from modules.module import module_of_weights
+from patching.comparison import Answers
+from patching.members import Logits
 from patching.weak_models import WeakKind, build_weak_network
 
 
 @dataclass(frozen=True)
 class PatchImages:
-    """What one patch is fitted and measured on, beside the weak classes' images, which all patches share."""
+    """What one patch is fitted and measured on, besides the weak classes' images, which all patches share."""
 
     target_class: int  # of the strong model
     own: dict[str, Images]  # by part: the target class's, labelled as the weak model's last class
     of_class: Images  # all validation images that the strong model has of the class
+    shared_strong: dict[str, np.ndarray]  # by part: the strong model's logit of the class on the weak classes' images
+    collected: np.ndarray  # (images of the class,) float32: what the module says about `of_class`
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,6 @@ class PatchNetworks:
         )
 
 
-@dataclass(frozen=True)
-class Answers:
-    """By part what the networks say, float32; a part's images are the weak classes' and then the target class's."""
-
-    weak: dict[str, np.ndarray]  # (images, classes) logits
-    module: dict[str, np.ndarray]  # (images,) the module's logit
-    strong: dict[str, np.ndarray]  # (images of the target class,) the whole strong model's logit of it
-    strong_of_class: np.ndarray  # (validation images of the class,) the same
-
-
 def answers(
     weak: nn.Module,
     module: nn.Module,
@@ -75,28 +68,39 @@ def answers(
     shared: Mapping[str, Images],
     images: PatchImages,
     device: torch.device,
-) -> Answers:
-    """What a weak model, a module and the strong model say, all on the device.
+) -> dict[str, Answers]:
+    """By part what a weak model, a module and the strong model say: a part has the weak classes' images first.
 
     Args:
-        weak, module, strong: the networks.
+        weak, module, strong: the networks, on the device.
         shared: by part, the weak classes' images.
         images: the patch's own.
         device: of the networks.
     """
-    parts = {part: joined(shared[part], own) for part, own in images.own.items()}
-    weak = OneAnswer(weak, int(images.own["test"].labels[0]) + 1)  # the target class is its last one
-    return Answers(
-        weak={part: predict(weak, both, device).numpy() for part, both in parts.items()},
-        module={part: predict(module, both, device)[:, 0].numpy() for part, both in parts.items()},
-        strong={part: _logit(strong, own, images, device) for part, own in images.own.items()},
-        strong_of_class=_logit(strong, images.of_class, images, device),
-    )
+
+    def strong_logit(of: Images) -> np.ndarray:
+        return predict(strong, of, device)[:, images.target_class].numpy()
+
+    target = int(images.own["test"].labels[0])  # the weak model's last class
+    weak = Logits(weak, target + 1)
+    of_class, found = {target: images.collected}, {}
+    strong_of_class = {target: strong_logit(images.of_class)}
+    for part, own in images.own.items():
+        both = joined(shared[part], own)
+        found[part] = Answers(
+            both.labels,
+            predict(weak, both, device).numpy(),
+            {target: predict(module, both, device)[:, 0].numpy()},
+            {target: np.concatenate([images.shared_strong[part], strong_logit(own)])},
+            of_class,
+            strong_of_class,
+        )
+    return found
 
 
 def answers_on_worker(
     networks: PatchNetworks, strong: StrongInputs, shared: Mapping[str, Images], images: PatchImages, device: str
-) -> Answers:
+) -> dict[str, Answers]:
     """A task: `answers` of networks that are made again."""
     where = torch.device(device)
     weak, module = networks.build(images.target_class, where)
@@ -107,7 +111,3 @@ def joined(weak: Images, own: Images) -> Images:
     """The images of the weak classes, then the target class's."""
     pixels, labels = (np.concatenate([getattr(part, name) for part in (weak, own)]) for name in ("pixels", "labels"))
     return replace(weak, pixels=pixels, labels=labels)
-
-
-def _logit(strong: nn.Module, of: Images, patch: PatchImages, device: torch.device) -> np.ndarray:
-    return predict(strong, of, device)[:, patch.target_class].numpy()

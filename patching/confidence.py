@@ -20,6 +20,13 @@ LEVEL = 0.95
 
 Interval = tuple[float, float]
 
+
+def interval_in_words(interval: Interval) -> str:
+    """`-1.2 to +3.4` in percentage points."""
+    low, high = (f"{100 * value:+.1f}" for value in interval)
+    return f"{low} to {high}"
+
+
 TAKEN, RIGHT, WRONG = range(3)  # outcomes: taken for the target class; else right; else wrong
 TARGET, PATCHED, OTHER = range(3)  # kinds of images: of the target class, of another patched one, of none
 
@@ -55,6 +62,10 @@ class Change:
         """
         low, high = getattr(self, metric)
         return (low > 0 or high < 0) and (metric != "others_accuracy" or self.others_p < 1 - LEVEL)
+
+    def in_words(self, metric: str) -> str:
+        """The interval of a metric's change, in percentage points, and whether it is significant."""
+        return f"{interval_in_words(getattr(self, metric))} ({self.verdict(metric)})"
 
     def verdict(self, metric: str) -> str:
         """Whether a change is significant, in words."""

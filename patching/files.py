@@ -60,50 +60,37 @@ def patch_command(artifacts: Artifacts, kind: WeakKind) -> str:
 
 
 def report(
-    artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int, calibration: str
+    artifacts: Artifacts, modules: str, kind: WeakKind, target_class: int, epoch: int, calibration: str
 ) -> RecordFile[PatchedWeakModel]:
-    """Every metric before and after one patch."""
-    path = weak_model_folder(artifacts, kind, target_class) / f"patch_epoch_{epoch}_{calibration}.json"
+    """Every metric before and after one patch by a module set."""
+    path = weak_model_folder(artifacts, kind, target_class) / f"patch_{modules}_epoch_{epoch}_{calibration}.json"
     return RecordFile(path, patch_command(artifacts, kind), PatchedWeakModel)
-
-
-def report_for_patch(
-    artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int, calibration: str
-) -> RecordFile[PatchedWeakModel]:
-    """The same of a patch by a module that was searched for it alone."""
-    path = weak_model_folder(artifacts, kind, target_class) / f"for_patch_epoch_{epoch}_{calibration}.json"
-    return RecordFile(path, f"{patch_command(artifacts, kind)} --for_patch", PatchedWeakModel)
 
 
 def reports(artifacts: Artifacts, kind: WeakKind) -> list[RecordFile[PatchedWeakModel]]:
     """The reports that are there, by path; none of a folder that was set aside."""
-    paths = sorted(weak_models_folder(artifacts, kind).glob("target_class_*/patch_epoch_*_*.json"))
+    paths = sorted(weak_models_folder(artifacts, kind).glob("target_class_*/patch_*_epoch_*_*.json"))
     numbered = [path for path in paths if path.parent.name.removeprefix("target_class_").isdecimal()]
     return [RecordFile(path, patch_command(artifacts, kind), PatchedWeakModel) for path in numbered]
 
 
-def table(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
-    """The patches of all target classes, as CSV; a Markdown file of the same name stands beside it."""
-    return weak_models_folder(artifacts, kind) / f"patch_all_epoch_{epoch}_{calibration}.csv"
-
-
-def table_for_patch(artifacts: Artifacts, kind: WeakKind, epoch: str, calibration: str) -> Path:
-    """The same of the patches by modules that were searched for them alone."""
-    return weak_models_folder(artifacts, kind) / f"for_patch_all_epoch_{epoch}_{calibration}.csv"
+def table(artifacts: Artifacts, modules: str, kind: WeakKind, epoch: str, calibration: str) -> Path:
+    """The patches of all target classes, as CSV; next to it stands a Markdown file of the same name."""
+    return weak_models_folder(artifacts, kind) / f"patch_all_{modules}_epoch_{epoch}_{calibration}.csv"
 
 
 def trade_off(artifacts: Artifacts, kind: WeakKind, part: str) -> Path:
     """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it."""
-    return weak_models_folder(artifacts, kind) / f"for_patch_trade_off_{part}.csv"
+    return weak_models_folder(artifacts, kind) / f"patch_trade_off_{part}.csv"
 
 
-def own_report(artifacts: Artifacts, name: str) -> JsonFile:
+def own_report(artifacts: Artifacts, name: str) -> RecordFile[PatchedWeakModel]:
     """What a patch of a weak model that was not made here did, and its rule."""
     path = _own_folder(artifacts) / f"{name}.json"
-    return JsonFile(path, artifacts.command("scripts/patch_weak_model.py"))
+    return RecordFile(path, artifacts.command("scripts/patch_weak_model.py"), PatchedWeakModel)
 
 
-def own_reports(artifacts: Artifacts) -> list[JsonFile]:
+def own_reports(artifacts: Artifacts) -> list[RecordFile[PatchedWeakModel]]:
     """Those that are there, by name."""
     return [own_report(artifacts, path.stem) for path in sorted(_own_folder(artifacts).glob("*.json"))]
 

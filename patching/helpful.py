@@ -41,11 +41,11 @@ class Judged:
 def helpful_modules(
     weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
 ) -> list[Judged]:
-    """The modules in the order in which they help, each judged beside those before it; behind them those that do not.
+    """The modules in the order in which they help, each judged in addition to those before it; then those that do not.
 
     What a module takes away is counted against the same weak model with a temperature and a bias of its own for each
     class, so that recalibrating is not the module's merit. Greedy: the most helpful one is taken first, then the most
-    helpful beside it, until none helps beside those taken.
+    helpful in addition to it, until none helps in addition to those taken.
 
     Args:
         weak_logits: (images, weak classes) float: logits of any scale, or probabilities.

@@ -1,6 +1,6 @@
 """The learned calibration: a linear map of log-probabilities and modules' outputs, fitted on validation data.
 
-One module for one target class, or several at once, each for a target class of its own. The weak model's logits get one
+One module for one target class, or several at once, each for another target class. The weak model's logits get one
 temperature first (`patching.calibration`), which makes them log-probabilities, whatever their scale. Then a multinomial
 logistic regression (convex) on the weak model's own validation images. Its free parameters are few, and a ridge pulls
 them towards the weak model with that temperature, so that a module which knows nothing changes no answer. Vector
@@ -59,6 +59,7 @@ class Prepared:
     features: Tensor  # (images, classes + modules + 1) float64, see `standardise`
     labels: Tensor  # (images,) int64
     folds: Tensor  # (images,) int64
+    varying: list[int]  # the modules whose outputs vary
     scale: "Scale"
     calibration: dict[str, Any]  # the fields scale, low, high and probability_floor of a `LinearFit`
 
@@ -71,9 +72,7 @@ def _checked(values: Tensor) -> Tensor:
     return stored
 
 
-def prepared(
-    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int
-) -> Prepared:
+def prepared(weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int) -> Prepared:
     """The data of a fit; the arguments are those of `fit_linear_map`."""
     target = torch.as_tensor(labels).long()
     scores = torch.as_tensor(weak_logits).double()
@@ -87,14 +86,13 @@ def prepared(
     share = float((target >= known.shape[1]).double().mean())
     start = 0.0 if share in (0, 1) else float(np.log(share / (1 - share)))
     logits = F.pad(known, (0, num_added), value=start)
-    if module_outputs is None:
-        module_outputs = torch.zeros(len(target), len(targets))
     outputs = torch.as_tensor(module_outputs).double()
     low, high = map(_checked, output_limits(outputs))
     features, of_features = standardise(logits, limited(outputs, low, high))
     folds = torch.as_tensor(fold_of_each(target.numpy(), seed))
     calibration = {"scale": scale, "low": low, "high": high, "probability_floor": floor}
-    return Prepared(logits, features, target, folds, of_features, calibration)
+    varying = (outputs != outputs[0]).any(0).nonzero().flatten().tolist()
+    return Prepared(logits, features, target, folds, varying, of_features, calibration)
 
 
 def output_limits(outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,26 +114,26 @@ def limited(outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(outputs, low), high) - low
 
 
-def free_directions(num_classes: int, form: str, targets: Sequence[int], *, with_modules: bool = True) -> Tensor:
+def free_directions(
+    num_classes: int, form: str, targets: Sequence[int], modules: Sequence[int] | None = None
+) -> Tensor:
     """What a fit may change: (parameters, classes, classes + modules + 1) float64, the last column the bias.
 
     Of each target class's score, its dependence on the weak model's own logit of it and on its module's output, and a
-    bias, are always free; without modules, their columns are left out: the control that only recalibrates the weak
-    model. `few`: and one temperature for all other classes. `row`: and the target classes' scores may depend on all
-    weak logits. `vector`: and each other class has a temperature and a bias of its own.
+    bias, are always free. `few`: and one temperature for all other classes. `row`: and the target classes' scores may
+    depend on all weak logits. `vector`: and each other class has a temperature and a bias of its own.
 
     Args:
         num_classes: of the weak model.
         form: one of FORMS.
         targets: the target class of each module, in the order of their columns.
-        with_modules: whether the modules' columns are free.
+        modules: whose columns are free; None = of all.
     """
     bias = num_classes + len(targets)
     others = [k for k in range(num_classes) if k not in targets]
     entries: list[list[tuple[int, int]]] = [[(target, target)] for target in targets]
     entries += [[(target, bias)] for target in targets]
-    if with_modules:
-        entries += [[(target, num_classes + number)] for number, target in enumerate(targets)]
+    entries += [[(targets[m], num_classes + m)] for m in (range(len(targets)) if modules is None else modules)]
     if form in ("row", "vector"):
         entries += [[(target, column)] for target in targets for column in range(num_classes) if column != target]
     if form in ("few", "row") and others:
@@ -152,7 +150,7 @@ def free_directions(num_classes: int, form: str, targets: Sequence[int], *, with
 @one_blas_thread
 def fit_linear_map(
     weak_logits: Array,
-    module_outputs: Array | None,
+    module_outputs: Array,
     labels: Array,
     targets: Sequence[int],
     seed: int = 0,
@@ -162,7 +160,8 @@ def fit_linear_map(
 
     Args:
         weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
-        module_outputs: (images, modules) float, or None for the control without modules.
+        module_outputs: (images, modules) float. The weight of one that does not vary is 0: where all are 0, the fit
+            only recalibrates the weak model.
         labels: (images,) int64.
         targets: the target class of each module: a column of the weak logits, or one of the next numbers, which is a
             class to add.
@@ -173,7 +172,7 @@ def fit_linear_map(
     num_classes, weak_classes = data.logits.shape[1], np.shape(weak_logits)[1]
 
     def directions_of(form: str) -> Tensor:
-        return free_directions(num_classes, form, targets, with_modules=module_outputs is not None)
+        return free_directions(num_classes, form, targets, data.varying)
 
     losses = {}
     for form in forms:
@@ -218,7 +217,7 @@ def held_out_scores(data: Prepared, directions: Tensor) -> Iterator[tuple[int, T
 
 @one_blas_thread
 def held_out_answers(
-    weak_logits: Array, module_outputs: Array | None, labels: Array, targets: Sequence[int], seed: int = 0
+    weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
 ) -> np.ndarray:
     """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
 
@@ -227,7 +226,7 @@ def held_out_answers(
     """
     found = fit_linear_map(weak_logits, module_outputs, labels, targets, seed)
     data = prepared(weak_logits, module_outputs, labels, targets, seed)
-    directions = free_directions(data.logits.shape[1], found.form, targets, with_modules=module_outputs is not None)
+    directions = free_directions(data.logits.shape[1], found.form, targets, data.varying)
     answers = np.empty(len(data.labels), np.int64)
     for number, outside, scores in held_out_scores(data, directions):
         if RIDGES[number] == found.ridge:

@@ -1,5 +1,6 @@
 """How good a classifier is at one target class, and at the others."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,15 +53,20 @@ def _share(count: int, total: int) -> float:
     return count / total if total else 0.0
 
 
-def scores_of_target_class(confusion: np.ndarray, target_class: int) -> TargetClassScores:
-    """The scores that a confusion matrix (classes, classes), rows = labels, gives for one class."""
-    right = np.diagonal(confusion)
-    true_positives = right[target_class]
-    of_class, taken_for_class = confusion[target_class].sum(), confusion[:, target_class].sum()
+def scores_of_target_class(
+    confusion: np.ndarray, target_class: int, patched_classes: Collection[int] = ()
+) -> TargetClassScores:
+    """The scores that a confusion matrix (classes, classes), rows = labels, gives for one class.
+
+    Further classes that the same patch is for, `patched_classes`, are none of the others.
+    """
+    right, of_class = np.diagonal(confusion), confusion.sum(1)
+    others = np.setdiff1d(np.arange(len(confusion)), [target_class, *patched_classes])
+    true_positives = int(right[target_class])
     return TargetClassScores(
-        true_positives=int(true_positives),
-        false_positives=int(taken_for_class - true_positives),
-        false_negatives=int(of_class - true_positives),
-        others_right=int(right.sum() - true_positives),
-        others=int(confusion.sum() - of_class),
+        true_positives=true_positives,
+        false_positives=int(confusion[:, target_class].sum()) - true_positives,
+        false_negatives=int(of_class[target_class]) - true_positives,
+        others_right=int(right[others].sum()),
+        others=int(of_class[others].sum()),
     )

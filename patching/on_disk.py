@@ -1,6 +1,6 @@
 """Weak models and the reports on their patches, read from the disk and checked."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -8,11 +8,11 @@ from torch import nn
 from configures.base import Config
 from models.strong_model import load_weights
 from modules import files as module_files
+from modules.module_sets import RECORD
 from patching import files as patch_files
-from patching.from_arrays import PatchReport
-from patching.report import PatchedWeakModel
+from patching.report import BEFORE, PatchedWeakModel
 from patching.weak_models import WeakKind, build_weak_network
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, RecordFile
 from utils.errors import UserError
 from utils.files import missing, sha256_of
 from utils.progress import say
@@ -52,69 +52,69 @@ def load_weak_model(
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
-@dataclass(frozen=True)
-class OwnPatch:
-    """A patch of a weak model that was not made here."""
+def load_patched_weak_models(
+    artifacts: Artifacts, kind: WeakKind, modules: str | None = None
+) -> list[PatchedWeakModel]:
+    """All weak models of a kind that were patched, by class, epoch and module set, with all calibrations of each.
 
-    weak_model: str
-    report: PatchReport
-    controls: dict[str, PatchReport]  # by name; empty where no module helped
-    seconds: float | None  # None in reports that do not say it
-    for_patch: bool  # whether its modules were searched each alone
-    modules_sha256: dict[int, str]  # of the checkpoints of the modules that were tried, by class of the strong model
+    Reports on modules of which another set has the name now are left out. Raises UserError where there is none, or a
+    report is damaged.
 
-
-def load_own_patches(artifacts: Artifacts) -> list[OwnPatch]:
-    """All that are there, by name. Raises UserError where one is damaged."""
-    found = []
-    for file in patch_files.own_reports(artifacts):
-        content = file.load()
-        try:
-            controls = {name: PatchReport.from_json(values) for name, values in content.get("controls", {}).items()}
-            seconds = content.get("seconds")
-            seconds = None if seconds is None else float(seconds)
-            checksums = {int(number): str(value) for number, value in content.get("modules_sha256", {}).items()}
-            report = PatchReport.from_json(content["test"])
-            found.append(OwnPatch(file.path.stem, report, controls, seconds, bool(content.get("for_patch")), checksums))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise file.damaged(f"not a report on a patch: {error}") from None
-    return found
-
-
-def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:
-    """All weak models of a kind that were patched, by class and epoch, whatever calibrations were tried on each.
-
-    Reports on a module that was made again since are left out.
-    Raises UserError where there is none, or a report is damaged.
+    Args:
+        artifacts: of the strong model.
+        kind: of weak models.
+        modules: the set that they were patched by; None = any.
     """
-    found: dict[tuple[int, int], PatchedWeakModel] = {}
+    found: dict[tuple[int, int, str], PatchedWeakModel] = {}
     for file in patch_files.reports(artifacts, kind):
-        model = file.load()
-        try:
-            for method in model.methods:
-                model.confusion(method)
-                model.change(method)
-                model.over_no_module(method)
-            for calibration in model.calibrations:
-                model.rule(calibration)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise file.damaged(f"not a report on a patch: {error}") from None
-        if model.module_sha256 not in ("", _sha256_of_module(artifacts, model)):
-            say(f"left out: {file.path} is of another module than the one that is there")
+        model = load_report(file)
+        if modules not in (None, model.modules):
             continue
-        key = (model.target_class, model.epoch)
+        if is_outdated(artifacts, model):
+            say(f"left out: {file.path} is of another module set {model.modules} than the one that is there")
+            continue
+        key = (model.target_class, model.epoch, model.modules)
         known = found.get(key, replace(model, methods={}))
         if known.classes != model.classes:
             raise file.damaged("its classes are not those of the other reports on the same weak model")
         found[key] = replace(model, methods={**known.methods, **model.methods})
     if not found:
         folder = patch_files.weak_models_folder(artifacts, kind)
-        absent = folder / "target_class_C" / "patch_epoch_E_CALIBRATION.json"
+        absent = folder / "target_class_C" / f"patch_{modules or 'SET'}_epoch_E_CALIBRATION.json"
         raise missing(absent, patch_files.patch_command(artifacts, kind))
     return [found[key] for key in sorted(found)]
 
 
-def _sha256_of_module(artifacts: Artifacts, model: PatchedWeakModel) -> str:
-    """The checksum of the module that is there now; where none is, that of the report's own."""
-    file = module_files.module(artifacts, model.target_class)
-    return sha256_of(file.path) if file.exists() else model.module_sha256
+def load_own_patches(artifacts: Artifacts) -> dict[str, PatchedWeakModel]:
+    """All patches of weak models that were not made here, by name. Raises UserError where one is damaged."""
+    return {file.path.stem: load_report(file) for file in patch_files.own_reports(artifacts)}
+
+
+def load_report(file: RecordFile[PatchedWeakModel]) -> PatchedWeakModel:
+    """A report that is whole. Raises UserError where it is missing or damaged."""
+    model = file.load()
+    try:
+        if len(model.target_classes) != len(model.targets) or not set(model.targets) <= {*range(len(model.classes))}:
+            raise ValueError("expected target classes among the classes")
+        for method in model.methods:
+            for number in range(len(model.targets)):
+                model.scores(method, number)
+                model.change(method, number)
+                model.over_no_module(method, number)
+        for calibration in model.calibrations:
+            model.rule(calibration)
+        model.confusion(BEFORE)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise file.damaged(f"not a report on a patch: {error}") from None
+    return model
+
+
+def set_checksum(artifacts: Artifacts, modules: str) -> str:
+    """Of the record of a module set; empty where there is none, as of sets of earlier versions."""
+    path = module_files.sets_folder(artifacts) / modules / RECORD
+    return sha256_of(path) if path.exists() else ""
+
+
+def is_outdated(artifacts: Artifacts, model: PatchedWeakModel) -> bool:
+    """Whether the module set was removed and another one made under its name since a weak model was patched."""
+    return set_checksum(artifacts, model.modules) not in ("", model.modules_sha256)

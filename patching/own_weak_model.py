@@ -1,20 +1,19 @@
-"""A weak model that was not made here: its classes beside the strong model's, and its answers to images.
+"""A weak model that was not made here: its classes and the strong model's, and its answers to images.
 
 It is a network with a checkpoint, or its logits alone. Its classes are known by their names, as the images' are.
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dataset.images import normalise
-from dataset.labelled_images import Images, Normalisation
+from dataset.labelled_images import Images
 from dataset.target_classes import class_number
 from models.graph import NetworkRefused
 from models.graph.agreement import check_repeats
@@ -24,7 +23,6 @@ from utils.errors import UserError, reason
 from utils.files import read_array
 
 COMPARED = 8  # images that a network is asked about several times
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow's mode L
 TORCH_KNOWS = (np.float16, np.float32, np.float64)  # of this machine's byte order
 
 
@@ -114,66 +112,6 @@ def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[s
     labels = label[images.labels]
     places = np.flatnonzero(labels >= 0)
     return replace(images.take(places), labels=labels[places]), places
-
-
-class WeakModel(nn.Module):
-    """A network as the others here: it takes RGB images, and gives tensors, alone or in a tuple, list or dict.
-
-    Args:
-        network: of the user.
-        takes_grey: whether it takes images of one channel; they are then made of RGB by their luma.
-    """
-
-    def __init__(self, network: nn.Module, *, takes_grey: bool) -> None:
-        super().__init__()
-        self.network, self.takes_grey = network, takes_grey
-
-    def forward(self, images: Tensor) -> Any:
-        """What the network answers to images (batch, 3, side, side)."""
-        if self.takes_grey:
-            images = sum(share * images[:, n : n + 1] for n, share in enumerate(LUMA))
-        answer = self.network(images)
-        if isinstance(answer, Mapping):
-            return dict(answer)
-        is_record = hasattr(answer, "__dict__") and not isinstance(answer, (Tensor, tuple, list))
-        return vars(answer) if is_record else answer
-
-
-def takes_grey(network: nn.Module, side: int) -> bool:
-    """Whether a network takes images of one channel: it runs on them, and not on RGB images.
-
-    Raises UserError for a network of two, four or more channels.
-    """
-    if _runs(network, 3, side):
-        return False
-    if _runs(network, 1, side):
-        return True
-    convs = (module for module in network.modules() if isinstance(module, nn.modules.conv._ConvNd))
-    first = next(convs, None)  # as they are registered, which is their order in nearly all networks
-    channels = 3 if first is None else first.in_channels
-    if channels not in (1, 3):
-        raise UserError(
-            f"the weak model takes images of {channels} channels: expected 3 (RGB) or 1 (grey); give a FILE.py:FUNCTION"
-            " whose network makes its channels of RGB images"
-        )
-    return channels == 1
-
-
-def _runs(network: nn.Module, channels: int, side: int) -> bool:
-    try:
-        with evaluating(network), torch.no_grad():
-            network(torch.zeros(2, channels, side, side))
-    except Exception:  # whatever somebody's network raises
-        return False
-    return True
-
-
-def in_grey(colours: Normalisation) -> Normalisation:
-    """The normalisation of grey images, whose three channels are equal, that is nearest to one of RGB images."""
-    if all(len(set(values)) == 1 for values in colours):
-        return colours
-    mean, std = (round(sum(share * value for share, value in zip(LUMA, values, strict=True)), 4) for values in colours)
-    return Normalisation((mean,) * 3, (std,) * 3)
 
 
 def logits_of_network(network: nn.Module, images: Images, classes: int, device: torch.device) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""A weak model, a module and the rule that joins them, as one network.
+"""A weak model, modules and the rule that joins them, as one network that is given pixels.
 
 from patching.patched_model import load_patched_model
 model = load_patched_model("patched.pth")
-predictions = model(model.normalise(pixels)).argmax(1)
+predictions = model(pixels).argmax(1)  # (n, side, side, 3) uint8, RGB; `model.inputs` and `model.form` say more
 """
 
 import shlex
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,82 +17,85 @@ import torch
 from torch import Tensor, nn
 
 from dataset.image_files import Resize
-from dataset.images import normalise
 from dataset.labelled_images import Normalisation
-from models.graph import GraphNetwork
-from models.graph.evaluating import one_answer
 from models.names import anchored, network_of, not_named
 from models.strong_model import untrained_graph
 from models.trusted_code import NotTrusted
 from models.weights import cpu_state
 from modules.module import module_of_weights
-from patching.as_reported import Answer, Reported, check_as_reported
+from patching.members import Form, Logits, Member
 from patching.rules import Rule, rule_saved_as
 from utils.errors import UserError
 from utils.files import damaged, load_checkpoint, save_checkpoint
-from utils.given_places import check_place, written_aside
 
-OPTION = "--save"
 MADE_BY = "python experiments/patch/apply_patch.py --save PATH (with the options that --help lists)"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which networks the two parts of a patched model are made of, and which images they are given."""
+    """Which networks the members of a patched model are made of; empty names where only logits are known."""
 
     weak_network: str  # as `models.names` knows it
     strong_network: str
     strong_classes: int  # how many classes the strong model tells apart
-    target_class: int  # of the strong model
-    kernels: np.ndarray  # (K,) bool: those of the strong model that the module keeps
-    image_side: int  # in pixels
-    mean: tuple[float, ...]  # of red, green and blue between 0 and 1: subtracted
-    std: tuple[float, ...]  # what they are divided by then
-    resize: Resize  # how an image of another side comes to `image_side`
+    target_classes: tuple[int, ...]  # of the strong model, one per module
+    kernels: np.ndarray  # (modules, K) bool: those of the strong model that the modules keep
 
 
 class PatchedModel(nn.Module):
-    """A weak model whose target class, the last one, is judged by a module of a strong model.
+    """A weak model whose target classes are judged by modules of a strong model.
 
     Args:
-        weak: the weak model, images -> logits (n, classes).
-        module: the module, images -> the target class's logit (n, 1).
-        rule: joins the two.
-        classes: the names of the classes, the target class last.
-        origin: says which networks they are of; None for a model that is not saved.
+        weak: the weak model; None where only its logits are known.
+        modules: in the order of the rule's columns.
+        rule: joins them.
+        classes: the names of the classes that are scored.
+        origin: says which networks they are of; None for a model that is not saved as `.pth`.
+        weak_classes: how many of the classes the weak model knows; needed where there is no `weak`.
     """
 
     def __init__(
         self,
-        weak: nn.Module,
-        module: GraphNetwork,
+        weak: Member | None,
+        modules: Sequence[Member],
         rule: Rule,
-        classes: tuple[str, ...],
+        classes: Sequence[str],
         origin: Origin | None = None,
+        weak_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.weak, self.module, self.rule = weak, module, rule
-        self.classes, self.origin = classes, origin
+        self.weak, self.parts, self.rule = weak, nn.ModuleList(modules), rule
+        self.classes, self.origin = tuple(classes), origin
+        self.weak_classes = weak_classes if weak is None else len(weak.classes)
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores (n, classes) of normalised images (n, 3, side, side): the largest one decides."""
-        weak = one_answer(self.weak(images), images, len(self.classes)).float()  # as they are evaluated
-        return self.rule(weak, self.module(images)[:, 0])
+    @property
+    def form(self) -> Form:
+        """The side of the modules' images and how others are resized to it; that of the weak model: `weak.form`."""
+        return self.parts[0].form
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """The images (n, 3, side, side) float32 that this model was made for, of pixels (n, side, side, 3) uint8.
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The inputs by their names, in the order of a call, and the shape of one image's."""
+        pixels = (self.form.side, self.form.side, 3)
+        if self.weak is None:
+            return {"weak_logits": (self.weak_classes,), "pixels": pixels}
+        if self.weak.form.side == self.form.side:
+            return {"pixels": pixels}
+        return {"weak_pixels": (self.weak.form.side, self.weak.form.side, 3), "module_pixels": pixels}
 
-        `origin` has the side, and how images come to it. Raises ValueError for a model without an origin.
-        """
-        if self.origin is None:
-            raise ValueError("expected a patched model with an origin")
-        return normalise(pixels, normalisation=Normalisation(self.origin.mean, self.origin.std))
+    def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        """Scores (n, classes) of `inputs`: the largest one decides. Pixels are (n, side, side, 3) uint8, RGB."""
+        weak = first if self.weak is None else self.weak(first)
+        pixels = first if second is None else second
+        return self.rule(weak, torch.cat([part(pixels) for part in self.parts], 1))
 
-
-def check_save_path(path: Path) -> None:
-    """Raises UserError, before any work, where a patched model cannot be saved to a path."""
-    check_place(OPTION, path, is_patched_model)
+    def examples(self, count: int = 2) -> tuple[Tensor, ...]:
+        """Inputs of the right form."""
+        return tuple(
+            torch.zeros(count, *shape, dtype=torch.float32 if name == "weak_logits" else torch.uint8)
+            for name, shape in self.inputs.items()
+        )
 
 
 def is_patched_model(path: Path) -> bool:
@@ -103,34 +107,8 @@ def is_patched_model(path: Path) -> bool:
         return False
 
 
-def save_as_reported(model: PatchedModel, path: Path, reported: Reported, device: torch.device) -> None:
-    """Write a patched model, load it and run it on test images.
-
-    Raises UserError, and leaves no file, where it does not answer as reported, or another file is there.
-
-    Args:
-        model: with an origin.
-        path: of the file.
-        reported: with one input, pixels (images, side, side, 3) uint8.
-        device: where to run it.
-    """
-    check_save_path(path)
-    with written_aside(path.parent) as folder:
-        save_patched_model(model, folder / path.name)
-        check_as_reported(path, lambda: _answer_of(load_patched_model(folder / path.name, device), device), reported)
-        check_save_path(path)
-
-
-def _answer_of(model: PatchedModel, device: torch.device) -> Answer:
-    @torch.inference_mode()
-    def answer(pixels: np.ndarray) -> np.ndarray:
-        return model(model.normalise(torch.from_numpy(pixels).to(device))).float().cpu().numpy()
-
-    return answer
-
-
 def save_patched_model(model: PatchedModel, path: Path) -> None:
-    """Write the weights and the plain values of its origin; `weights_only=True` loads it.
+    """Write the weights, and as plain values the origin and the members' forms; `weights_only=True` loads it.
 
     Raises ValueError for a model without an origin.
     """
@@ -138,10 +116,13 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         raise ValueError("expected a patched model with an origin")
     state: dict[str, Any] = {
         **vars(model.origin),
-        **{name: anchored(getattr(model.origin, name)) for name in ("weak_network", "strong_network")},
-        "mean": list(model.origin.mean),
-        "std": list(model.origin.std),
+        **{name: anchored(given) for name, given in vars(model.origin).items() if name.endswith("network") and given},
+        "target_classes": list(model.origin.target_classes),
         "kernels": torch.tensor(model.origin.kernels),
+        "targets": [target for part in model.parts for target in part.classes],
+        "weak_classes": model.weak_classes,
+        "weak_form": None if model.weak is None else _plain(model.weak.form),
+        "form": _plain(model.form),
         "rule": model.rule.saved_as,
         "classes": list(model.classes),
         "weights": cpu_state(model),
@@ -153,44 +134,61 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
     """A patched model that `save_patched_model` wrote, in evaluation mode. Raises UserError where it is none."""
     path = Path(path)
     state = load_checkpoint(path, MADE_BY)
-    if "weak_network" in state and "mean" not in state:
+    if "weak_network" in state and "form" not in state:
         raise UserError(
-            f"{path} is of an earlier version, which did not save how images are normalised; make it again with: "
-            f"{MADE_BY}"
+            f"{path} is of an earlier version, whose patched models did not normalise images themselves; make it again "
+            f"with: {MADE_BY}"
         )
     try:
-        weights: dict[str, Tensor] = state["weights"]
-        parts = {name: part_of(weights, name) for name in ("weak", "module", "rule")}
-        side, classes, target_class = int(state["image_side"]), tuple(state["classes"]), int(state["target_class"])
-        for name, count in ((state["weak_network"], len(classes)), (state["strong_network"], state["strong_classes"])):
-            not_named(name, f"python scripts/inspect_network.py --network {shlex.quote(name)} --num_classes {count}")
-        weak = network_of(state["weak_network"], len(classes), side)
-        graph = untrained_graph(state["strong_network"], int(state["strong_classes"]), side)
-        kernels = state["kernels"].numpy()
-        module = module_of_weights(graph, kernels, target_class, parts["module"])
-        rule = rule_saved_as(state["rule"]).from_buffers(parts["rule"])
-        names = (state["weak_network"], state["strong_network"])
-        form = _checked_form(state["mean"], state["std"], state["resize"])
-        origin = Origin(*names, graph.num_classes, target_class, kernels, side, *form)
-        model = PatchedModel(weak, module, rule, classes, origin)
-        model.load_state_dict(weights)
+        model = _model_of(state)
     except NotTrusted:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as error:
         what = error if isinstance(error, UserError) else repr(error)
         raise damaged(path, MADE_BY, f"not a patched model: {what}") from None
-    if not all(torch.isfinite(value).all() for value in weights.values()):
+    if not all(torch.isfinite(value).all() for value in state["weights"].values()):
         raise UserError(f"{path} holds NaN or infinity; make it again with: {MADE_BY}")
     return model.to(device, memory_format=torch.channels_last)
 
 
-def _checked_form(mean: Any, std: Any, resize: Any) -> tuple[tuple[float, ...], tuple[float, ...], Resize]:
-    """Raises ValueError for values that are not a form of images."""
-    colours = [tuple(float(value) for value in values) for values in (mean, std)]
-    fit = all(len(values) == 3 and np.isfinite(values).all() for values in colours)
-    if not fit or min(colours[1]) <= 0 or resize not in get_args(Resize):
+def _model_of(state: Mapping[str, Any]) -> PatchedModel:
+    """Raises many kinds of errors for what is no patched model."""
+    weights: dict[str, Tensor] = state["weights"]
+    weak_name, strong_name, form = state["weak_network"], state["strong_network"], _form(state["form"])
+    strong_classes, weak_classes = int(state["strong_classes"]), int(state["weak_classes"])
+    for name, count in ((weak_name, weak_classes), (strong_name, strong_classes)):
+        if name:
+            not_named(name, f"python scripts/inspect_network.py --network {shlex.quote(name)} --num_classes {count}")
+    weak = None
+    if weak_name:
+        weak_form = _form(state["weak_form"])
+        network = network_of(weak_name, weak_classes, weak_form.side)
+        weak = Member(Logits(network, weak_classes, is_grey=weak_form.is_grey), weak_form, range(weak_classes))
+    graph, kernels = untrained_graph(strong_name, strong_classes, form.side), state["kernels"].numpy()
+    strong_targets, modules = tuple(map(int, state["target_classes"])), []
+    for mask, strong_class, target in zip(kernels, strong_targets, state["targets"], strict=True):
+        module = module_of_weights(graph, mask, strong_class, part_of(weights, f"parts.{len(modules)}.network"))
+        modules.append(Member(module, form, [target]))
+    rule = rule_saved_as(state["rule"]).from_buffers(part_of(weights, "rule"))
+    origin = Origin(weak_name, strong_name, strong_classes, strong_targets, kernels)
+    model = PatchedModel(weak, modules, rule, state["classes"], origin, weak_classes)
+    model.load_state_dict(weights)
+    if rule(torch.zeros(1, weak_classes), torch.zeros(1, len(modules))).shape != (1, len(model.classes)):
+        raise ValueError(f"the rule is not one of {len(model.classes)} classes")
+    return model
+
+
+def _plain(form: Form) -> dict[str, Any]:
+    return {**asdict(form), "normalisation": [list(values) for values in form.normalisation]}
+
+
+def _form(values: Mapping[str, Any]) -> Form:
+    """Raises KeyError, TypeError or ValueError for values that are not a form of images."""
+    colours = [tuple(float(value) for value in each) for each in values["normalisation"]]
+    fit = len(colours) == 2 and all(len(each) == 3 and np.isfinite(each).all() for each in colours)
+    if not fit or min(colours[1]) <= 0 or values["resize"] not in get_args(Resize):
         raise ValueError("expected mean, std (above 0) and resize of its images")
-    return *colours, resize
+    return Form(int(values["side"]), values["resize"], Normalisation(*colours), bool(values["is_grey"]))
 
 
 def part_of(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,38 +1,54 @@
-"""What `patch_epoch_E_CALIBRATION.json` says of a weak model: what each method makes of it, on test images.
+"""What is known of a patched weak model: what each method makes of it, on test images; a JSON file holds it.
 
 A method is the weak model as it is, a rule of `patching.rules`, or a control.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from patching.confidence import Change
-from patching.metrics import METRICS, TargetClassScores, metrics_of, scores_of_target_class
+from patching.confidence import Change, change_of
+from patching.metrics import METRICS, TargetClassScores, confusion_matrix, metrics_of, scores_of_target_class
 from patching.rules import RULES, Rule
 from utils.errors import UserError
 
 BEFORE = "before"
 NO_MODULE = "control: learned, no module"
 WHOLE_MODEL = "control: {}, whole strong model"
+ADVICE = "leave the module out"
 
 
 @dataclass(frozen=True)
 class PatchedWeakModel:
-    """One weak model at one epoch, and every method that was tried on it."""
+    """One weak model, and every method that was tried on it."""
 
-    configuration: str
-    target_class: int
-    classes: tuple[str, ...]  # the target class last
-    weak_model: str  # its network
-    kind: str  # `weak` or `poor`
-    epoch: int
-    validation_images: int
+    classes: tuple[str, ...]  # the weak model's, then those that are added
+    targets: tuple[int, ...]  # those of them that are patched; none where no module helped
     test_images: int
     methods: dict[str, Any]  # method -> `method_entry`
-    module_sha256: str = ""  # of the module's checkpoint; unknown where an earlier version wrote the report
+    configuration: str = ""  # of the strong model
+    target_classes: tuple[int, ...] = ()  # the strong model's numbers of the targets
+    modules: str = ""  # the module set's name
+    modules_sha256: str = ""  # of its record
+    weak_model: str = ""  # its network, or the checkpoint or folder of a weak model that was not made here
+    kind: str = ""  # `weak`, `poor`, or `own`: not made here
+    epoch: int = 0  # of a weak model that was trained here
+    validation_images: int = 0
+    details: dict[str, Any] = field(default_factory=dict)  # of one that was not: added classes, judged modules, cost
+
+    @property
+    def target_class(self) -> int:
+        """The strong model's number of the only target class."""
+        (target_class,) = self.target_classes
+        return target_class
+
+    @property
+    def target_names(self) -> list[str]:
+        """The names of the target classes."""
+        return [self.classes[target] for target in self.targets]
 
     def confusion(self, method: str) -> np.ndarray:
         """(classes, classes) int64 on the test images, rows = labels. Raises ValueError where it is none."""
@@ -41,26 +57,26 @@ class PatchedWeakModel:
             raise ValueError(f"the confusion matrix of {method} is not one of {len(self.classes)} classes")
         return confusion.astype(np.int64)
 
-    def scores(self, method: str) -> TargetClassScores:
-        """The target class's and the others' scores by one method."""
-        return scores_of_target_class(self.confusion(method), len(self.classes) - 1)
+    def scores(self, method: str, number: int = 0) -> TargetClassScores:
+        """The scores by one method of a target, by its number among them, and of the classes that are no targets."""
+        return scores_of_target_class(self.confusion(method), self.targets[number], self.targets)
 
-    def change(self, method: str) -> Change | None:
-        """How sure a method's changes are; None of the weak model as it is, and in reports that do not say it.
+    def change(self, method: str, number: int = 0) -> Change | None:
+        """How sure the changes of a target's scores by a method are; None of the weak model as it is.
 
-        Raises KeyError, TypeError or ValueError where it is none.
+        Raises KeyError, TypeError or ValueError where the file has none.
         """
-        return self._change(method, "change")
+        return self._change(method, "change", number)
 
-    def over_no_module(self, method: str) -> Change | None:
-        """How sure the changes from the control without a module are; None of that control, and in older reports.
+    def over_no_module(self, method: str, number: int = 0) -> Change | None:
+        """How sure the changes from the control without a module are; None where that is what they would be of.
 
-        Raises KeyError, TypeError or ValueError where it is none.
+        Raises KeyError, TypeError or ValueError where the file has none.
         """
-        return self._change(method, "over_no_module")
+        return self._change(method, "over_no_module", number)
 
-    def _change(self, method: str, name: str) -> Change | None:
-        values = self.methods[method].get(name)
+    def _change(self, method: str, name: str, number: int) -> Change | None:
+        values = self.methods[method]["targets"][number][name]
         return None if values is None else Change.from_json(values)
 
     @property
@@ -71,28 +87,110 @@ class PatchedWeakModel:
     def rule(self, calibration: str) -> Rule:
         """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none for the classes."""
         rule = RULES[calibration].from_json(self.methods[calibration]["rule"])
-        scores = rule(torch.zeros(1, len(self.classes)), torch.zeros(1))
+        weak_classes = len(self.classes) - len(self.details.get("added", ()))
+        scores = rule(torch.zeros(1, weak_classes), torch.zeros(1, len(self.targets)))
         if scores.shape != (1, len(self.classes)):
             raise ValueError(f"the rule of {calibration} is not one of {len(self.classes)} classes")
         return rule
 
+    def f1_over_no_module(self, method: str) -> float:
+        """How far F1 is above that of the control without modules, summed over the targets."""
+        numbers = range(len(self.targets))
+        return sum(self.scores(method, number).f1 - self.scores(NO_MODULE, number).f1 for number in numbers)
 
-def method_entry(
-    confusion: np.ndarray, rule: Rule | None, change: Change | None = None, over_no_module: Change | None = None
+    def __str__(self) -> str:
+        return "\n".join(line for method in self.calibrations for line in self.lines(method)) or "no module helps"
+
+    def lines(self, method: str) -> list[str]:
+        """For people: what a calibration changes, in percent, and how sure the changes are, in percentage points."""
+        before, after = (100 * np.trace(self.confusion(each)) / self.test_images for each in (BEFORE, method))
+        lines = [f"accuracy {before:.2f} % -> {after:.2f} %"]
+        advice = ADVICE if method == "learned" else f"take the rule learned, or {ADVICE}"
+        for number, name in enumerate(self.target_names):
+            words = ("precision", "recall", "F1")
+            values = zip(words, *(metrics_of(self.scores(each, number)) for each in (BEFORE, method)), strict=False)
+            shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
+            lines.append(f"{name}: {shares}; F1 changes by {self.change(method, number).in_words('f1')}")
+            if over := self.over_no_module(method, number):
+                lines.append(f"{name}: compared with no module, F1 changes by {over.in_words('f1')}")
+                if over.f1[0] <= 0:
+                    lines.append(f"{name}: no better than recalibrating the weak model alone: {advice}")
+        if self.targets and self.scores(BEFORE).others:  # the others are the same for all targets
+            old, new = (100 * self.scores(each).others_accuracy for each in (BEFORE, method))
+            change = self.change(method)
+            lines.append(
+                f"accuracy of the other classes {old:.1f} -> {new:.1f}; it changes by "
+                f"{change.in_words('others_accuracy')}, McNemar's p = {change.others_p:.2g}"
+            )
+        return lines if len(self.calibrations) == 1 else [f"{method}: {line}" for line in lines]
+
+
+def methods_of(
+    labels: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    rules: Mapping[str, Rule | None],
+    classes: Sequence[str],
+    targets: Sequence[int],
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """What the file says of one method: metrics, the counts behind them, confusion matrix, rule and sureness."""
-    scores = scores_of_target_class(confusion, len(confusion) - 1)
+    """The methods of a `PatchedWeakModel`.
+
+    Args:
+        labels: (images,) int64.
+        answers: method -> (images,) int64, those of the weak model as it is among them.
+        rules: method -> the rule.
+        classes: their names.
+        targets: the classes that are patched.
+        seed: of the bootstrap.
+    """
+
+    def changes(method: str, other: str) -> list[Change] | None:
+        if other not in answers or method in (BEFORE, other):
+            return None
+        return [change_of(labels, answers[other], answers[method], each, targets, seed) for each in targets]
+
     return {
-        **dict(zip(METRICS, metrics_of(scores), strict=True)),
-        **asdict(scores),
-        "confusion_matrix": confusion.tolist(),
-        "rule": rule.to_json() if rule else None,
-        "change": change.to_json() if change else None,
-        "over_no_module": over_no_module.to_json() if over_no_module else None,
+        method: method_entry(
+            confusion_matrix(labels, given, len(classes)),
+            rules.get(method),
+            changes(method, BEFORE),
+            changes(method, NO_MODULE),
+            targets,
+        )
+        for method, given in answers.items()
     }
 
 
-def common_calibrations(models: list[PatchedWeakModel]) -> list[str]:
+def method_entry(
+    confusion: np.ndarray,
+    rule: Rule | None = None,
+    changes: Sequence[Change] | None = None,
+    over_no_module: Sequence[Change] | None = None,
+    targets: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """What the file says of one method: confusion matrix, rule and, of each target, metrics, counts and sureness.
+
+    Args:
+        confusion: (classes, classes) int64 on the test images, rows = labels.
+        rule: that was fitted.
+        changes: from the weak model as it is, of each target; None = not compared.
+        over_no_module: likewise from the control without modules.
+        targets: the classes that are patched; None = the last one.
+    """
+    targets = [len(confusion) - 1] if targets is None else targets
+    of_targets = []
+    for number, target in enumerate(targets):
+        scores = scores_of_target_class(confusion, target, targets)
+        sure = {
+            name: None if given is None else given[number].to_json()
+            for name, given in (("change", changes), ("over_no_module", over_no_module))
+        }
+        of_targets.append({**dict(zip(METRICS, metrics_of(scores), strict=True)), **asdict(scores), **sure})
+    fitted = rule.to_json() if rule else None
+    return {"confusion_matrix": confusion.tolist(), "rule": fitted, "targets": of_targets}
+
+
+def common_calibrations(models: Sequence[PatchedWeakModel]) -> list[str]:
     """The calibrations that were tried on every one of the weak models. Raises UserError where there is none."""
     common = [name for name in models[0].calibrations if all(name in model.methods for model in models)]
     if not common or not all(BEFORE in model.methods for model in models):
@@ -100,6 +198,7 @@ def common_calibrations(models: list[PatchedWeakModel]) -> list[str]:
     return common
 
 
-def mean_metrics(models: list[PatchedWeakModel], method: str) -> np.ndarray:
-    """(METRICS,) float64: the mean of a method over weak models."""
-    return np.mean([metrics_of(model.scores(method)) for model in models], axis=0)
+def mean_metrics(models: Sequence[PatchedWeakModel], method: str) -> np.ndarray:
+    """(METRICS,) float64: the mean of a method over weak models, and over the targets of each."""
+    scores = [model.scores(method, number) for model in models for number in range(len(model.targets))]
+    return np.mean([metrics_of(each) for each in scores], axis=0)

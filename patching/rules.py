@@ -1,10 +1,11 @@
-"""The rules by which a module's output takes the place of the weak model's opinion of the target class.
+"""The rules by which modules' outputs replace the weak model's opinion of the target classes.
 
 A rule is fitted on validation images and is then a part of the patched model. `min_max` is the published one (Qi et
 al., ASE 2022, arXiv 2209.06116, section 3.3). A new rule is a class, and its line in `RULES`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,30 +13,38 @@ import torch
 from torch import Tensor, nn
 
 from patching.calibration import log_probabilities, logits_of, probability_floor
-from patching.learned import Array, fit_linear_map, limited
+from patching.learned import FORMS, fit_linear_map, limited
 from utils.errors import UserError
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the members of a patch say about validation images."""
+
+    weak: np.ndarray  # (images, weak classes) float: logits or probabilities
+    outputs: np.ndarray  # (images, modules) float
+    labels: np.ndarray  # (images,) int64
+    targets: tuple[int, ...]  # the class of each module, ascending; from the number of weak classes on, classes to add
+    class_outputs: Sequence[np.ndarray] | None = None  # of each module, on all validation images of its class
+    seed: int = 0  # of the assignment of images to folds
+    forms: Sequence[str] = FORMS  # that a learned rule may have
+
+
 class Rule(nn.Module):
-    """Joins a weak model's logits, those of the target class last, and a module's output."""
+    """Joins a weak model's logits and the outputs of modules, each of which is for another target class."""
 
     saved_as: ClassVar[str]  # what a saved patched model calls it: with its buffers, all that is saved of it
 
     @classmethod
-    def fit(cls, weak_logits: Array, module_output: Array, labels: Array, class_outputs: Array | None = None) -> "Rule":
-        """The rule for a weak model and a module by what they say about validation images.
-
-        Args:
-            weak_logits: (images, classes) float.
-            module_output: (images,) float.
-            labels: (images,) int64; the last class is the target class.
-            class_outputs: (n,) float, the module's outputs on validation images of the target class, where there are
-                more of them than the labels name.
-        """
+    def fit(cls, given: Given) -> "Rule":
+        """The rule for a weak model and modules by what they say about validation images."""
         raise NotImplementedError
 
-    def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        """Scores (batch, classes) of weak logits (batch, classes) and module outputs (batch,): the largest decides."""
+    def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
+        """Scores (batch, classes) of weak logits (batch, weak classes) and outputs (batch, modules).
+
+        The largest score decides.
+        """
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
@@ -54,9 +63,14 @@ class Rule(nn.Module):
 
 
 class RangeRule(Rule):
-    """The target class's entry of the weak model's softmax gives way to the module's output, scaled by its range.
+    """A target class's entry of the weak model's softmax is replaced by its module's output, scaled by its range.
 
     The scores are no probabilities: a row need not sum to 1.
+
+    Args:
+        low, high: of each module's outputs, in the order of `targets`.
+        targets: the target classes; None = the last class.
+        probability_floor: of the weak model's probabilities; None where it gives logits.
     """
 
     saved_as = "range"
@@ -64,13 +78,19 @@ class RangeRule(Rule):
     high: Tensor
     probability_floor: Tensor | None
 
-    def __init__(self, low: float, high: float, probability_floor: float | None = None) -> None:
+    def __init__(self, low: Any, high: Any, targets: Any = None, probability_floor: Any = None) -> None:
         super().__init__()
-        self.range = {"low": float(low), "high": float(high)}  # the buffers are rounded
+        # Besides the buffers, which are rounded.
+        self.fitted = {name: np.ravel(value).astype(float).tolist() for name, value in (("low", low), ("high", high))}
+        if targets is not None:
+            self.fitted["targets"] = np.ravel(targets).astype(int).tolist()
         if probability_floor is not None:
-            self.range["probability_floor"] = float(probability_floor)
+            self.fitted["probability_floor"] = float(probability_floor)
         for name in ("low", "high", "probability_floor"):
-            self.register_buffer(name, _buffer(self.range.get(name)))
+            self.register_buffer(name, _buffer(self.fitted.get(name)))
+        self.register_buffer("targets", torch.tensor(self.fitted["targets"]) if targets is not None else None)
+        if not len(self.low) == len(self.high) == len(self.fitted.get("targets", [-1])):
+            raise ValueError("expected a low and a high end for each target class")
 
     @staticmethod
     def range_of(outputs: np.ndarray) -> Iterable[float]:
@@ -78,22 +98,28 @@ class RangeRule(Rule):
         raise NotImplementedError
 
     @classmethod
-    def fit(
-        cls, weak_logits: Array, module_output: Array, labels: Array, class_outputs: Array | None = None
-    ) -> "RangeRule":
-        """Raises UserError where no image is of the target class."""
+    def fit(cls, given: Given) -> "RangeRule":
+        """Raises UserError where no image is of a target class."""
+        class_outputs = given.class_outputs
         if class_outputs is None:
-            class_outputs = np.asarray(module_output)[np.asarray(labels) == weak_logits.shape[1] - 1]
-        if not len(class_outputs):
+            columns = zip(given.targets, given.outputs.T, strict=True)
+            class_outputs = [outputs[given.labels == target] for target, outputs in columns]
+        if not all(map(len, class_outputs)):
             raise UserError("a range of a module's outputs: expected validation images of the target class, given none")
-        return cls(*cls.range_of(np.asarray(class_outputs)), probability_floor(np.asarray(weak_logits)))
+        ranges = np.array([[*cls.range_of(outputs)] for outputs in class_outputs], np.float64)
+        return cls(*ranges.T, given.targets, probability_floor(given.weak))
 
-    def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        others = torch.softmax(logits_of(weak_logits, self.probability_floor), 1)[:, :-1]
-        return torch.cat([others, scale_to_range(module_output, self.low, self.high)[:, None]], 1)
+    def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
+        known = torch.softmax(logits_of(weak_logits, self.probability_floor), 1)
+        scaled = scale_to_range(outputs, self.low, self.high)
+        targets = self.fitted.get("targets", [known.shape[1] - 1])
+        columns = [known[:, number : number + 1] for number in range(known.shape[1])]
+        for number, target in enumerate(targets):  # an added class comes after the others
+            columns[target : target + 1] = [scaled[:, number : number + 1]]
+        return torch.cat(columns, 1)
 
     def to_json(self) -> dict[str, Any]:
-        return self.range
+        return self.fitted
 
 
 def scale_to_range(output: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -183,22 +209,24 @@ class Learned(Rule):
             raise ValueError("expected weight and bias, and scale, low and high together or none of them")
 
     @classmethod
-    def fit(
-        cls, weak_logits: Array, module_output: Array | None, labels: Array, class_outputs: Array | None = None
-    ) -> "Learned":
-        """Without a module's output: the control that only recalibrates the weak model."""
-        outputs = None if module_output is None else torch.as_tensor(module_output)[:, None]
-        return cls(**vars(fit_linear_map(weak_logits, outputs, labels, [weak_logits.shape[1] - 1])))
+    def fit(cls, given: Given) -> "Learned":
+        """Outputs that are 0 for all images are the control that only recalibrates the weak model."""
+        fit = fit_linear_map(given.weak, given.outputs, given.labels, given.targets, given.seed, given.forms)
+        return cls(**vars(fit))
 
-    def forward(self, weak_logits: Tensor, module_output: Tensor) -> Tensor:
-        """As every rule; and several modules' outputs (batch, modules)."""
-        outputs = module_output[:, None].flatten(1)
+    def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
         if self.scale is None:
             known = weak_logits
         else:
             known = log_probabilities(weak_logits, self.scale, self.probability_floor)
             outputs = limited(outputs, self.low, self.high)
         return nn.functional.linear(torch.cat([known, outputs], 1), self.weight, self.bias)
+
+    def lowered(self, targets: Sequence[int], lowering: float) -> "Learned":
+        """The rule with the target classes' scores lowered."""
+        bias = self.bias.clone()
+        bias[list(targets)] -= lowering
+        return Learned(**{**self.to_json(), "bias": bias, "lowered_by": lowering})
 
     def to_json(self) -> dict[str, Any]:
         return {**{name: value.tolist() for name, value in self.named_buffers()}, **self.found_by}

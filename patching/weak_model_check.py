@@ -8,20 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 from torch import nn
 
 from dataset.labelled_images import Images
-from models.input_forms import class_order, explain, is_near_chance
+from models.input_forms import explain, is_near_chance, other_class_order
 from modules.own_class import auc_by_class
 from patching.own_weak_model import Classes
 from utils.errors import UserError
 from utils.progress import say
 
-LEAST_GAIN = 0.2  # by how much the mean recall of the classes that move must be better in another order
-MOST_GAIN = 2 / 3  # of the classes that move: the share of them whose recall has to be better
-MOST_LOST = 0.25  # of the recall that classes gain by moving: what others that move may lose
-SURE = 0.001  # p-value below which another order is no accident
 KNOWS_CLASS = 0.65  # mean AUC from which a model knows its classes, though another class's logit is larger
 AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice chance
 
@@ -90,6 +86,9 @@ def other_form(network: nn.Module, images: Images, device: torch.device) -> str:
 def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """The order of a weak model's outputs that fits clearly better than the given one; None where the given one fits.
 
+    Outputs are in units of their own spread, which tells apart those that are hardly ever the largest, of classes that
+    a weak model is bad at.
+
     Args:
         logits: (images, classes) float.
         labels: (images,) int64.
@@ -98,18 +97,9 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """
     if len(np.unique(labels)) < 2:
         return None
-    answers = logits.argmax(1)
-    order = _kept_cycles(_likeliest_order(logits, labels), answers, labels)
-    moved = order[labels] != labels
-    # An order that was found on some images fits them better by chance alone: it is judged on others.
-    half, crossed = _half(labels), np.empty(len(labels), np.int64)
-    for other in (False, True):
-        found = _likeliest_order(logits[half == other], labels[half == other])
-        crossed[half != other] = found[labels[half != other]]
-    before, after = answers == labels, answers == crossed
-    gained, lost = int((after & ~before)[moved].sum()), int((before & ~after)[moved].sum())
-    is_sure = gained and binomtest(gained, gained + lost, alternative="greater").pvalue < SURE
-    return order if is_sure else None
+    values = _centred(logits)
+    deviation = values.std(0)
+    return other_class_order((values - values.mean(0)) / np.where(deviation > 0, deviation, 1), labels)
 
 
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
@@ -142,53 +132,3 @@ def _centred(logits: np.ndarray) -> np.ndarray:
     """Without the constant of each image, which says nothing about its class."""
     values = np.asarray(logits, np.float64)
     return values - values.mean(1, keepdims=True)
-
-
-def _likeliest_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The output (classes,) int64 of each class, by the answers and by those of outputs in units of their own spread.
-
-    The latter tell apart the outputs that are hardly ever the largest, of classes that a weak model is bad at.
-    """
-    both = np.concatenate([logits, _balanced(logits)])
-    return class_order(torch.from_numpy(both), np.tile(labels, 2))[0]
-
-
-def _balanced(logits: np.ndarray) -> np.ndarray:
-    """Every output in units of its own spread: a class that a weak model hardly ever answers is answered, too."""
-    values = _centred(logits)
-    deviation = values.std(0)
-    return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
-
-
-def _half(labels: np.ndarray) -> np.ndarray:
-    """(images,) bool: every second image of each class."""
-    by_class = np.argsort(labels, kind="stable")
-    half = np.empty(len(labels), bool)
-    half[by_class] = np.arange(len(labels)) % 2 == 1
-    return half
-
-
-def _kept_cycles(order: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The order with those classes back in their places that gain little by it, or of which others lose by it.
-
-    A permutation consists of cycles, and each one stands or falls by itself.
-    """
-    classes = np.arange(len(order))
-    counts = np.zeros((len(order), len(order)), np.int64)
-    np.add.at(counts, (labels, answers), 1)
-    gains = (counts[classes, order] - counts[classes, classes]) / counts.sum(1).clip(min=1)  # of recall
-    kept, seen = classes.copy(), set()
-    for first in classes:
-        cycle = []
-        while first not in seen:
-            seen.add(first)
-            cycle.append(first)
-            first = order[first]
-        if len(cycle) < 2:
-            continue
-        gained, lost = gains[cycle].clip(min=0).sum(), -gains[cycle].clip(max=0).sum()
-        if gained - lost >= LEAST_GAIN * len(cycle) and lost <= MOST_LOST * gained:
-            kept[cycle] = order[cycle]
-    # A class without images, or one that is never answered, proves nothing: most of those that move have to gain.
-    moved = kept != classes
-    return kept if moved.any() and (gains[moved] > 0).mean() >= MOST_GAIN else classes

@@ -2,40 +2,65 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from configures.base import Config
 from dataset.labelled_images import Split, fingerprint
-from dataset.target_classes import HELP
+from dataset.target_classes import HELP, chosen_classes
 from engines.engine import Engine
-from engines.opening import add_engine_options, check_engine_options
-from models.trained_on import check_trained_on
-from models.training import Epoch, TrainingSettings, best_epoch
-from models.weights import count_parameters
+from engines.opening import add_engine_options, check_engine_options, chosen_engine
+from models.graph.evaluating import OneAnswer
+from models.opening import open_stage
+from models.trained_on import check_trained_on, image_order
+from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
+from models.weights import count_parameters, cpu_state
 from patching import files as patch_files
-from patching.data import PatchData
-from patching.weak_job import Trained, WeakJob, train_on_worker, train_weak_model
+from patching.data import PatchData, load_patch_data
 from patching.weak_models import WeakKind, build_weak_network
+from utils.artifacts import CheckpointFile
+from utils.device import PRECISIONS
 from utils.disk import check_room, readable
 from utils.files import set_aside
 from utils.locks import held
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
+from utils.seeds import torch_seed
 from utils.stage import Stage, stage_parser
 
 BYTES_PER_PARAMETER = 4
 LEARNED = 1 / 18  # of the way from guessing to all right: 15 % of ten classes' images, 53 % of two classes'
 
 
-def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
-    """The command line of a script that trains weak models; its options stand as overrides in `set`."""
+def train_from_command_line(documentation: str | None, kind: WeakKind) -> None:
+    """What the scripts that train weak models do."""
+    arguments = _arguments(documentation, kind)
+    stage = open_stage(arguments)
+    config = stage.config
+    target_classes = chosen_classes([arguments.target_class], config)
+    data = load_patch_data(config, image_order(stage.artifacts))
+    epochs, batch_size, rate = (getattr(config, f"{kind}_{name}") for name in ("epochs", "batch_size", "learning_rate"))
+    settings = TrainingSettings(epochs=epochs, batch_size=batch_size, learning_rate=rate)
+    if kind is WeakKind.SIMPLE:
+        regularised = {name: getattr(config, name) for name in ("momentum", "weight_decay", "mirror")}
+        settings = dataclasses.replace(settings, augmented=config.weak_augmented, **regularised)
+    print(f"weak model: {config.weak_model if kind is WeakKind.SIMPLE else f'{config.model}, poorly fitted'}")
+    with chosen_engine(arguments, stage.device) as engine:
+        train_weak_models(stage, kind, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
+
+
+def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
+    """The command line; its options are overrides in `set`."""
     parser = stage_parser(documentation)
     parser.add_argument("--target_class", default="all", help=f"one class of the strong model, {HELP}; all by default")
     parser.add_argument("--epochs", help="passes over the training images")
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
-    parser.add_argument("--keep_every", help="keep every so-manyth epoch")
-    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train anew")
+    parser.add_argument("--keep_every", help="keep every n-th epoch")
+    parser.add_argument("--fresh", action="store_true", help="set what is there aside and train again")
     add_engine_options(parser, "weak models are trained one after the other, by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
@@ -46,7 +71,7 @@ def weak_training_arguments(documentation: str | None, kind: WeakKind) -> argpar
 
 
 def epochs_to_keep(epochs: int, every: int, chosen: tuple[int, ...]) -> list[int]:
-    """Which of `epochs` epochs, counted from 0, leave a checkpoint: every so-manyth, the chosen ones and the last."""
+    """Which of `epochs` epochs, counted from 0, leave a checkpoint: every n-th, the chosen ones and the last."""
     return sorted({*range(every - 1, epochs, every), *(epoch for epoch in chosen if epoch < epochs), epochs - 1})
 
 
@@ -60,6 +85,75 @@ def bytes_to_write(parameters: int, kept: int, models: int) -> int:
     """What the checkpoints of `models` weak models take: the kept epochs and the best one, and one training's state."""
     state = 3  # its weights, the best weights, the optimizer's momentum
     return parameters * BYTES_PER_PARAMETER * ((kept + 1) * models + state)
+
+
+@dataclass(frozen=True)
+class WeakJob:
+    """What a weak model's training is made of, besides its images."""
+
+    config: Config
+    kind: WeakKind
+    target_class: int
+    settings: TrainingSettings
+    keep: tuple[int, ...]  # the epochs whose weights are kept, besides the best one's
+    precision: str
+    seed: int
+    name: str  # for people
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave."""
+
+    history: list[Epoch]
+    best_epoch: int
+    test_right: int  # images, by the weights of the last epoch
+    weights: dict[int, dict[str, np.ndarray]]  # of the kept epochs and the best one, as far as nobody else kept them
+
+
+def train_weak_model(
+    job: WeakJob,
+    split: Split,
+    device: torch.device,
+    keep_weights: Callable[[int, dict[str, Tensor]], None],
+    state_file: CheckpointFile | None = None,
+) -> Trained:
+    """Train a weak model; `keep_weights` is given each epoch to keep with its weights, and the best one in the end."""
+    torch.manual_seed(torch_seed(job.seed, f"{job.kind} model", job.target_class))
+    num_classes = len(job.config.weak_classes) + 1
+    model = build_weak_network(job.config, job.kind).to(device, memory_format=torch.channels_last)
+
+    def after_epoch(epoch: Epoch, trained: nn.Module) -> None:
+        if epoch.number in job.keep:
+            keep_weights(epoch.number, cpu_state(trained))
+
+    training = train(
+        model,
+        split.train,
+        split.valid,
+        job.settings,
+        device=device,
+        dtype=PRECISIONS[job.precision],
+        seed=int(torch_seed(job.seed, f"training of the {job.kind} model", job.target_class) % 2**31),
+        state_file=state_file,
+        num_classes=num_classes,
+        name=job.name,
+        after_epoch=after_epoch,
+    )
+    keep_weights(training.best_epoch, training.best_weights)
+    right = count_right(predict(OneAnswer(model, num_classes), split.test, device), split.test.labels)
+    return Trained(training.history, training.best_epoch, right, {})
+
+
+def train_on_worker(job: WeakJob, split: Split, device: str) -> Trained:
+    """A task: the training from its beginning, with all weights that are to be kept."""
+    weights: dict[int, dict[str, np.ndarray]] = {}
+
+    def keep_weights(epoch: int, state: dict[str, Tensor]) -> None:
+        weights[epoch] = {name: value.numpy() for name, value in state.items()}
+
+    trained = train_weak_model(job, split, torch.device(device), keep_weights)
+    return dataclasses.replace(trained, weights=weights)
 
 
 def train_weak_models(
@@ -80,7 +174,7 @@ def train_weak_models(
         target_classes: which ones.
         data: the images of all of them.
         settings: what the training is made of.
-        fresh: set what is there aside, in place of going on or refusing.
+        fresh: set what is there aside, instead of going on or refusing.
         engine: where to train them at the same time; None = here, one after the other.
 
     Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
@@ -94,7 +188,7 @@ def train_weak_models(
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
     say(
         f"{to_train} of {len(target_classes)} weak models to train, {settings.epochs} epochs, {parameters:,} "
-        f"parameters each; kept of each: {len(keep)} epochs and the best one; at the most {readable(needed)} below "
+        f"parameters each; kept of each: {len(keep)} epochs and the best one; at most {readable(needed)} below "
         f"{patch_files.weak_models_folder(stage.artifacts, kind)}"
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
@@ -149,7 +243,7 @@ def _train_on(engine: Engine, stage: Stage, jobs: list[WeakJob], data: PatchData
 
 
 def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
-    """Whether a weak model is not trained yet; its settings stand beside it, or are compared with those that do."""
+    """Whether a weak model is not trained yet; its settings are recorded, or compared with those that are there."""
     kind, target_class = job.kind, job.target_class
     folder = patch_files.weak_model_folder(stage.artifacts, kind, target_class)
     if fresh and folder.exists():
@@ -164,7 +258,8 @@ def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
         "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
         **dataclasses.asdict(job.settings),
     }
-    record_or_compare(patch_files.weak_model_settings(stage.artifacts, kind, target_class), described)
+    file = patch_files.weak_model_settings(stage.artifacts, kind, target_class)
+    record_or_compare(file, described, stage.config.part_of("weak models"))
     log = patch_files.weak_model_log(stage.artifacts, kind, target_class)
     if log.exists():
         print(f"{job.name}: already trained; best: epoch {best_epoch(log.load())}", flush=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change
+from patching.confidence import accuracy_change, interval_in_words
 from patching.report import common_calibrations
-from patching.tables import interval_in_words
 from report.data import ReportData
 from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
 from report.patches import Outcome, all_patches, in_words
@@ -30,13 +29,15 @@ def answer_section(data: ReportData) -> Section:
 
 def modularization_answer(data: ReportData) -> Iterator[Block]:
     """The numbers that the search gave its modules, and what patching made of them."""
-    result = data.modularization
+    result = data.record
     yield Tiles([_accuracy_tile(data), _size_tile(data), *patching_tiles(data)])
     yield Paragraph(
-        f"{data.config.model}, trained on {data.config.dataset}, was decomposed into {len(result.classes)} modules, "
-        f"one for each of the classes {', '.join(data.classes)}, by a {_search_in_words(result.search)}."
+        f"{data.config.model}, trained on {data.config.dataset}, was decomposed into "
+        f"{counted(len(data.targets), 'module')}, one for each of the classes {', '.join(data.targets)}, by a "
+        f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
-    if riders := [f"{data.classes[number]} ({result.valid_auc_modules[number]:.2f})" for number in result.free_riders]:
+    aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
+    if riders := [f"{data.classes[number]} ({aucs[number]:.2f})" for number in result.free_riders]:
         yield Note(
             f"Modules that say little of their own class, with their AUC for it: {', '.join(riders)}. They leave the "
             "answer to the other modules, and are no patch; fine-tune them, or let modules keep more kernels."
@@ -46,6 +47,8 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         images, strong, composed = (
             getattr(result, f"{part}_{key}") for key in ("images", "right_strong", "right_composed")
         )
+        if not images:  # an earlier version's set of one class
+            continue
         shares = percent(strong / images), percent(composed / images)
         rows.append((name, images, shares[0], strong, shares[1], composed, _points(composed, strong, images)))
     yield Table(
@@ -56,7 +59,9 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
 
 
 def _accuracy_tile(data: ReportData) -> Tile:
-    result = data.modularization
+    result = data.record
+    if not result.test_images:
+        return "How well", "unknown", "an earlier version did not compose modules of one class"
     images, strong, composed = result.test_images, result.test_right_strong, result.test_right_composed
     words = (
         f"of the test images right by the composed model ({composed:,} of {images:,}); by the strong model "
@@ -66,7 +71,7 @@ def _accuracy_tile(data: ReportData) -> Tile:
 
 
 def _size_tile(data: ReportData) -> Tile:
-    result = data.modularization
+    result = data.record
     kept = np.array(result.kernels_kept) / result.kernels
     words = f"of the kernels in a module on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
     try:
@@ -85,12 +90,12 @@ def patching_tiles(data: ReportData) -> list[Tile]:
 
 def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
     """F1 of the target classes before, after and by the control, and what the other classes lost."""
-    before, after = ([100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "after"))
-    controls = [100 * outcome.no_module.f1 for outcome in outcomes if outcome.no_module]
-    without = f"; without any module {span(controls)} %" if controls else ""
+    before, after, control = (
+        [100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "after", "no_module")
+    )
     words = (
         f"F1 of the target class with its module, over {counted(len(outcomes), 'patch', 'patches')}; before "
-        f"{span(before)} %{without}. The other classes' accuracy changes by "
+        f"{span(before)} %; without any module {span(control)} %. The other classes' accuracy changes by "
         f"{span((outcome.others_changed for outcome in outcomes), '+.1f')} points"
     )
     return "What patching did", f"{span(after, '.0f')}\N{NO-BREAK SPACE}%", words
@@ -98,16 +103,13 @@ def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
 
 def _module_tile(outcomes: Sequence[Outcome]) -> Tile:
     """What is owed to the modules: how far F1 is above that of the same fit without a module."""
-    added = [outcome.added for outcome in outcomes if outcome.added is not None]
-    known = [outcome.over_no_module.f1 for outcome in outcomes if outcome.over_no_module]
-    better, worse = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
-    sure = f"significantly more for {better} of {len(known)}, less for {worse} (95 % intervals)"
-    if not known:
-        sure = "whether that is significant is not recorded: patch again"
-    if not added:
-        return "What the modules add", "unknown", "there is no control without a module: patch again"
-    words = f"points of F1 above the same fit without a module; {sure}"
-    return "What the modules add", span(added, "+.1f"), words
+    intervals = [outcome.over_no_module.f1 for outcome in outcomes]
+    better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
+    words = (
+        "points of F1 above the same fit without a module; "
+        f"significantly more for {better} of {len(intervals)}, less for {worse} (95 % intervals)"
+    )
+    return "What the modules add", span((outcome.added for outcome in outcomes), "+.1f"), words
 
 
 def _composed_in_words(data: ReportData) -> str:
@@ -170,13 +172,12 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
 
 
 def _row(outcome: Outcome) -> Sequence[str]:
-    others = f"{outcome.others_changed:+.1f}"
     return (
         outcome.name,
         percent(outcome.before.f1),
         percent(outcome.after.f1),
-        percent(outcome.no_module.f1) if outcome.no_module else "not recorded",
+        percent(outcome.no_module.f1),
         outcome.added_in_words,
         percent(outcome.before.others_accuracy),
-        others if outcome.change is None else f"{others}, {in_words(outcome.change, 'others_accuracy')}",
+        f"{outcome.others_changed:+.1f}, {in_words(outcome.change, 'others_accuracy')}",
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,33 +22,29 @@ from models.trained_on import check_trained_on, image_order
 from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
-from modules.modularization import Modularization
-from modules.on_disk import load_kernel_mask, load_modularization, load_module
+from modules.module_set import ModuleSet, SetRecord
+from modules.module_sets import open_set, replaced
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix
-from patching.on_disk import OwnPatch, load_own_patches, load_patched_weak_models, load_weak_model
+from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.figures_of_patching import PatchAnswers
 from report.made_with import (
     IMAGE_FORM,
     SENSITIVITY,
-    WEAK_IMAGES,
     MadeWith,
     as_recorded,
     as_text,
-    is_of_log,
+    dict_in,
     of_weak_model,
     records,
+    set_in_words,
+    sets_here,
 )
-from search.genetic import files as genetic_files
-from search.genetic.log import Generation
-from search.gradient import files as gradient_files
-from search.gradient.log import Round
-from search.methods import METHODS
+from search.method import Method
 from utils.errors import UserError
-from utils.files import sha256_of
 from utils.stage import Stage
 
 MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
@@ -59,14 +56,18 @@ class Answers:
 
     labels: np.ndarray  # (images,) int64
     strong: np.ndarray  # (images, classes) float32 logits
-    composed: np.ndarray  # (images, classes) float32: column c is the module of class c
+    modules: np.ndarray  # (images, modules) float32: the modules' own logits
+    composed: np.ndarray  # (images, classes) float32: the strong model's logits, those of modules replaced
 
 
 class ReportData:
-    """The artifacts of one configuration. Each property raises UserError where what it needs is missing or damaged."""
+    """The artifacts of one configuration, with one module set, the most recent one where none is named.
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.config, self.artifacts = stage, stage.config, stage.artifacts
+    Each property raises UserError where what it needs is missing or damaged.
+    """
+
+    def __init__(self, stage: Stage, set_name: str | None = None) -> None:
+        self.stage, self.config, self.artifacts, self._set_name = stage, stage.config, stage.artifacts, set_name
         self.damaged_records: list[str] = []  # what is wrong with each, once `made_with` was asked for
         with contextlib.suppress(UserError):  # a damaged record: the sections that need the strong model say so
             self.config = as_recorded(stage.config, stage.artifacts)
@@ -88,7 +89,7 @@ class ReportData:
     def made_with(self) -> dict[str, MadeWith]:
         """Stage -> what it recorded of its settings; without the stages whose records are missing or damaged."""
         found = {}
-        for name, read in records(self.configured, self.artifacts):
+        for name, read in records(self.configured, self.artifacts, self.sets):
             try:
                 found[name] = read()
             except UserError as error:
@@ -98,37 +99,15 @@ class ReportData:
     @cached_property
     def weak_made_with(self) -> dict[WeakKind, dict[int, MadeWith]]:
         """Kind -> target class -> what its weak model was trained with; without those whose record is missing."""
-        now = {name: getattr(self.config, name) for name in WEAK_IMAGES}
         found: dict[WeakKind, dict[int, MadeWith]] = {kind: {} for kind in self.patched_kinds}
         for kind, of_kind in found.items():
-            networks = self._patched_networks(kind)
             for target_class in range(self.config.num_classes):
-                if not patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
-                    continue
-                try:
-                    images = self._weak_images(target_class)
-                    made_with = of_weak_model(self.configured, self.artifacts, kind, target_class, now, images)
-                except UserError as error:
-                    self.damaged_records.append(str(error))
-                    continue
-                network = {"weak_model": networks[target_class]} if target_class in networks else {}
-                of_kind[target_class] = dataclasses.replace(made_with, settings={**made_with.settings, **network})
+                if patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
+                    try:
+                        of_kind[target_class] = of_weak_model(self.artifacts, kind, target_class)
+                    except UserError as error:
+                        self.damaged_records.append(str(error))
         return found
-
-    def _patched_networks(self, kind: WeakKind) -> dict[int, str]:
-        """Target class -> the network of its overly simple weak model, of those that were patched."""
-        try:
-            return {} if kind is WeakKind.POOR else {each.target_class: each.weak_model for each in self.patched(kind)}
-        except UserError:  # its own section says so
-            return {}
-
-    def _weak_images(self, target_class: int) -> list[int]:
-        """Training, validation and test images of a weak model by the settings; empty where they are not there."""
-        try:
-            split = self.patch_data.split_for(target_class)
-        except UserError:
-            return []
-        return [len(split.train), len(split.valid), len(split.test)]
 
     def recorded(self, stage: str, setting: str) -> Any:
         """The value that a stage recorded of a setting; None where it recorded none."""
@@ -185,64 +164,63 @@ class ReportData:
         return {layer: file.load(ratios and len(ratios), 2) for layer, file in measured.items()}
 
     @cached_property
-    def generations(self) -> list[Generation]:
-        """The genetic search's log, at least one row."""
-        return genetic_files.log(self.artifacts).load()
+    def sets(self) -> list[ModuleSet]:
+        """All module sets of the strong model, the oldest first."""
+        return sets_here(self.config, self.artifacts)
 
     @cached_property
-    def rounds(self) -> list[Round]:
-        """The gradient search's log; empty where there was none."""
-        return gradient_files.log(self.artifacts).load_if_there()
+    def module_set(self) -> ModuleSet:
+        """The module set that the report is on."""
+        return open_set(self.config, self.artifacts, self._set_name, ())
 
     @property
-    def chosen_round(self) -> int | None:
-        """The round that the modules are of; None where they are not of this search, or there are none."""
-        return self._chosen("gradient", "round", self.rounds)
+    def record(self) -> SetRecord:
+        """What is known of it."""
+        return self.module_set.record
 
     @property
-    def chosen_generation(self) -> int | None:
-        """The generation that the modules are of; None where they are not of this search, or there are none."""
-        return self._chosen("genetic", "generation", self.generations)
+    def target_classes(self) -> list[int]:
+        """The classes of its modules."""
+        return list(self.module_set.target_classes)
 
-    def _chosen(self, method: str, name: str, rows: list[Generation] | list[Round]) -> int | None:
+    @property
+    def targets(self) -> list[str]:
+        """Their names."""
+        return [self.classes[number] for number in self.target_classes]
+
+    def set_setting(self, method: str, setting: str) -> Any:
+        """The value that a search recorded of a setting; None where it recorded none, or the set is of another one."""
         try:
-            search = self.modularization.search
+            is_of_it = self.record.method == method
         except UserError:  # its own section says so
             return None
-        return search[name] if is_of_log(search, method, rows) else None
-
-    @cached_property
-    def search_settings(self) -> dict[str, Any]:
-        """What the genetic search wrote down of its settings; nothing where it wrote nothing."""
-        file = genetic_files.settings(self.artifacts)
-        return file.load() if file.exists() else {}
+        return self.recorded(set_in_words(self.module_set), setting) if is_of_it else None
 
     @property
-    def method(self) -> str:
-        """The search that the modules are of; the genetic one where there are none."""
+    def searched_classes(self) -> tuple[int, ...]:
+        """The classes of the set, as searches name them: () = all, which is so, too, where there is no set."""
         try:
-            method = self.modularization.search.get("method")
+            targets = self.module_set.target_classes
         except UserError:  # its own section says so
-            method = None
-        return method if isinstance(method, str) and method in METHODS else "genetic"
+            return ()
+        return () if len(targets) == self.config.num_classes else targets
 
-    @property
-    def settings_of_modules(self) -> dict[str, Any]:
-        """What the search that the modules are of wrote down of its settings; nothing where it wrote nothing."""
-        file = gradient_files.settings(self.artifacts)
-        if self.method != "gradient" or not file.exists():
-            return self.search_settings
-        return file.load()
-
-    @cached_property
-    def modularization(self) -> Modularization:
-        """What the search said of its modules."""
-        return load_modularization(self.config, self.artifacts)
+    def chosen_row(self, method: Method, rows: Sequence[Any]) -> int | None:
+        """The row of a method's log that the set's modules are of; None where they are of another search."""
+        try:
+            record = self.record
+        except UserError:  # its own section says so
+            return None
+        row, file = record.search.get(method.course.row), method.settings_file(self.artifacts, self.searched_classes)
+        if record.method != method.name or not isinstance(row, int) or not 0 <= row < len(rows):
+            return None
+        settings = dict_in(record.search, "settings")
+        return row if not settings or not file.exists() or settings.items() >= file.load().items() else None
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """(classes, K) bool, True = kept."""
-        return np.stack([load_kernel_mask(self.config, self.artifacts, c) for c in range(self.config.num_classes)])
+        """(modules, K) bool, True = kept."""
+        return self.module_set.masks()
 
     @cached_property
     def strong(self) -> Graph:
@@ -251,9 +229,8 @@ class ReportData:
 
     @cached_property
     def modules(self) -> list[GraphNetwork]:
-        """The module of every class."""
-        classes = range(self.config.num_classes)
-        return [load_module(self.config, self.artifacts, c, self.stage.device) for c in classes]
+        """The modules of the set."""
+        return self.module_set.modules(self.stage.device)
 
     @cached_property
     def answers(self) -> Answers:
@@ -261,11 +238,12 @@ class ReportData:
         check_trained_on(self.split, self.artifacts)
         test = self.split.test
         strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
-        composed = np.concatenate(modules, 1)
-        for name, outputs in (("strong model", strong), ("composed model", composed)):
+        own = np.concatenate(modules, 1)
+        for name, outputs in (("strong model", strong), ("composed model", own)):
             if not np.isfinite(outputs).all():
                 raise UserError(f"the {name} gives NaN or infinity; make it again")
-        return Answers(test.labels, strong, composed)
+        composed = replaced(torch.tensor(strong), torch.tensor(own), self.target_classes).numpy()
+        return Answers(test.labels, strong, own, composed)
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
@@ -278,7 +256,7 @@ class ReportData:
 
     @cached_property
     def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
-        """Kernels, FLOPs of one image and parameters: of the strong model, and (classes, 3) of the modules."""
+        """Kernels, FLOPs of one image and parameters: of the strong model, and (modules, 3) of the modules."""
         image = self.strong.image_shape
         kept, networks = [self.units.num_kernels, *self.masks.sum(1).tolist()], [self.strong.network, *self.modules]
         costs = [
@@ -293,18 +271,9 @@ class ReportData:
         return load_patch_data(self.config, image_order(self.artifacts))
 
     @cached_property
-    def own_patches(self) -> list[OwnPatch]:
-        """The patches of weak models that were not made here; none where there are none."""
+    def own_patches(self) -> dict[str, PatchedWeakModel]:
+        """The patches of weak models that were not made here, by name; none where there are none."""
         return load_own_patches(self.artifacts)
-
-    def has_modules_of(self, own: OwnPatch) -> bool:
-        """Whether the modules on the disk are those that a patch was made with."""
-        for number, checksum in own.modules_sha256.items():
-            place = self.artifacts.for_patch(number) if own.for_patch else self.artifacts
-            file = module_files.module(place, number)
-            if not file.exists() or sha256_of(file.path) != checksum:
-                return False
-        return True
 
     @property
     def patched_kinds(self) -> list[WeakKind]:
@@ -314,8 +283,7 @@ class ReportData:
     def patched(self, kind: WeakKind) -> list[PatchedWeakModel]:
         """The weak models of a kind that were patched, at least one."""
         models = load_patched_weak_models(self.artifacts, kind)
-        out_of_range = [model for model in models if not 0 <= model.target_class < self.config.num_classes]
-        if out_of_range:
+        if out_of_range := [model for model in models if not 0 <= model.target_class < self.config.num_classes]:
             folder = patch_files.weak_models_folder(self.artifacts, kind)
             raise UserError(
                 f"{folder}: target class {out_of_range[0].target_class} is not one of the {self.config.num_classes} "
@@ -358,14 +326,17 @@ class ReportData:
                 f"now give {len(test)}: give those that it was patched with to: {self._report_command()}"
             )
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
-        logits, module_outputs = outputs_of([weak, self.modules[target_class]], test, self.stage.device)
+        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(
+            target_class, self.stage.device
+        )
+        logits, module_outputs = outputs_of([weak, module], test, self.stage.device)
         changed = UserError(
-            f"the weak model or the module of class {target_class} has changed since it was patched; "
-            f"patch again with: {patch_files.patch_command(self.artifacts, kind)} --calibration {method}"
+            f"the weak model or the module of class {target_class} has changed since it was patched; patch again with: "
+            f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
         )
         if logits.shape[1] != len(model.classes):
             raise changed
-        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs[:, 0]))
+        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs))
         before, after = logits.argmax(1), scores.argmax(1).numpy()
         for predictions, reported in ((before, BEFORE), (after, method)):
             found = confusion_matrix(test.labels, predictions, len(model.classes))

@@ -1,93 +1,59 @@
 """Figures of the module search: its generations, the kernels that modules keep and share, what modules cost."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from modules.jaccard import jaccard_distances
-from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
+from report.figures import MARKERS, PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
-from search.genetic.log import Generation, best_generation
-from search.gradient.log import Round
+from search.method import Course, Panel
 
 
 @styled
-def search_figure(rows: Sequence[Generation], chosen: int | None, title: str) -> Drawing:
-    """The best ensemble of each generation and the mean over all chromosomes.
-
-    The generation that the modules are of (`chosen`) is marked; the best one where they are of none.
-    """
-    marked = best_generation(list(rows)).generation if chosen is None else chosen
-    what = f"the {'best' if chosen is None else 'chosen'} generation {marked}"
-    figure = new_figure(10, 5)
-    panels = (
-        ("best ensemble's accuracy in %,\nvalidation images, selected on", "accuracy", 100, "o"),
-        ("its mean Jaccard distance", "distance", 1, "s"),
-        ("its kernels kept in %", "kernels_kept", 100, "D"),
-        ("its fitness", "fitness", 1, "^"),
-        ("mean fitness of all chromosomes", "mean_fitness", 1, "v"),
-        ("seconds per generation", "seconds", 1, "P"),
-    )
-    generations = [row.generation for row in rows]
-    all_axes = figure.subplots(2, 3, sharex=True)
-    for number, (axes, (label, name, scale, marker)) in enumerate(zip(all_axes.flat, panels, strict=True)):
-        values = [scale * getattr(row, name) for row in rows]
-        axes.plot(generations, values, color=PALETTE[(0, 2, 4, 3, 1, 7)[number]], marker=marker, markersize=3.5)
-        axes.axvline(marked, color="#6b7280", linestyle="--")
-        if scale == 100:
-            end_at_100(axes, "y")
-        axes.set_title(label)
-        axes.grid()
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in all_axes[1]:
-        axes.set_xlabel("generation")
-    figure.suptitle(f"{title}; dashed: {what}")
-    first, best = rows[0], next(row for row in rows if row.generation == marked)
-    finding = (
-        f"From generation 0 to {what} of {len(rows) - 1}, the best ensemble's accuracy on the search's validation "
-        f"images goes from {percent(first.accuracy)} to {percent(best.accuracy)}, the mean Jaccard distance of its "
-        f"modules from {first.distance:.3f} to {best.distance:.3f}, and the kernels they keep from "
-        f"{percent(first.kernels_kept)} to {percent(best.kernels_kept)}."
-    )
-    columns = ("generation", "accuracy", "distance", "kernels_kept", "fitness", "mean_fitness", "seconds")
-    return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rows])
-
-
-@styled
-def rounds_figure(rounds: Sequence[Round], chosen: int | None, title: str) -> Drawing:
-    """The gradient search's rounds: accuracy lost, and how different the modules are, by the kernels that they keep.
-
-    The round that the modules are of (`chosen`) is marked, where they are of one.
-    """
-    figure = new_figure(10, 3.8)
-    panels = (
-        ("accuracy lost in percentage points,\nvalidation images, by which a round is chosen", "points_lost", 0, "o"),
-        ("mean Jaccard distance of the modules", "distance", 4, "s"),
-    )
-    kept = [100 * row.kernels_kept for row in rounds]
-    for axes, (label, name, colour, marker) in zip(figure.subplots(1, 2), panels, strict=True):
-        axes.plot(kept, [getattr(row, name) for row in rounds], color=PALETTE[colour], marker=marker)
+def course_figure(rows: Sequence[Any], course: Course, chosen: int | None, title: str) -> Drawing:
+    """The columns of a search's log, row by row; the row that the modules are of (`chosen`) is marked."""
+    columns = min(3, len(course.panels))
+    lines = -(-len(course.panels) // columns)
+    figure = new_figure(10, 3.8 if lines == 1 else 2.5 * lines)
+    all_axes = figure.subplots(lines, columns, sharex=True, squeeze=False)
+    along = [course.along.scale * getattr(row, course.along.column) for row in rows]
+    for number, (axes, panel) in enumerate(zip(all_axes.flat, course.panels, strict=False)):
+        values = [panel.scale * getattr(row, panel.column) for row in rows]
+        axes.plot(along, values, color=PALETTE[number % 8], marker=MARKERS[number % len(MARKERS)], markersize=3.5)
         if chosen is not None:
-            axes.axvline(kept[chosen], color="#6b7280", linestyle="--")
-        axes.set(title=label, xlabel="kernels kept in %")
+            axes.axvline(along[chosen], color="#6b7280", linestyle="--")
+        if panel.scale == 100:
+            end_at_100(axes, "y")
+        axes.set_title(panel.label)
         axes.grid()
-        end_at_100(axes, "x")
-        axes.invert_xaxis()  # rounds go from many kernels to few
-    figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen round {chosen}")
-    first, last = rounds[0], rounds[-1]
-    finding = (
-        f"From round 0 to round {last.number}, the kernels that modules keep go from {percent(first.kernels_kept)} to "
-        f"{percent(last.kernels_kept)}, and the accuracy that the composed model loses on validation images from "
-        f"{first.points_lost:.2f} to {last.points_lost:.2f} points."
-    )
-    if chosen is not None:
-        best = rounds[chosen]
-        finding += (
-            f" The chosen round {chosen} keeps {percent(best.kernels_kept)} and loses {best.points_lost:.2f} points."
-        )
-    columns = ("number", "keep", "kernels_kept", "points_lost", "distance", "seconds")
-    return Drawing(figure, finding, columns, [tuple(getattr(row, name) for name in columns) for row in rounds])
+        if course.along.scale == 100:
+            end_at_100(axes, "x")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if course.along.scale == 100:
+        all_axes[0, 0].invert_xaxis()  # from many kernels to few
+    for axes in all_axes[-1]:
+        axes.set_xlabel(course.along.label)
+    marked = rows[-1] if chosen is None else rows[chosen]
+    last = f"{course.row} {len(rows) - 1}" if chosen is None else f"the chosen {course.row} {chosen} of {len(rows) - 1}"
+    figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen {course.row} {chosen}")
+    changes = [
+        f"{panel.words} from {_said(panel, rows[0])} to {_said(panel, marked)}"
+        for panel in (*course.panels, course.along)
+        if panel.words
+    ]
+    finding = f"From {course.row} 0 to {last}: {'; '.join(changes)}."
+    names = [field.name for field in fields(rows[0]) if not isinstance(getattr(rows[0], field.name), tuple)]
+    return Drawing(figure, finding, names, [tuple(getattr(row, name) for name in names) for row in rows])
+
+
+def _said(panel: Panel, row: Any) -> str:
+    value = getattr(row, panel.column)
+    return percent(value) if panel.scale == 100 else f"{value:.3g}"
 
 
 @styled

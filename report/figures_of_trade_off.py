@@ -7,13 +7,15 @@ from dataclasses import astuple, dataclass, fields
 from configures.base import Config
 from report.figures import INK, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 
+MODULE_SET, FINE_TUNED = "module set", "fine-tuned"
+
 
 @dataclass(frozen=True)
 class TradeOff:
     """One set of modules: how small, and how much worse than the strong model."""
 
-    method: str  # "gradient", "genetic", "fine-tuned", or the paper
-    target: str  # what it was asked for, in words
+    method: str  # the search method, MODULE_SET, FINE_TUNED, or the paper
+    target: str  # what was asked for, in words; the name of a set
     kernels_kept: float  # share, mean over modules
     flops: float  # share of the strong model's, mean over modules; NaN where it is not known
     points_lost: float  # of accuracy, on the images named in the title
@@ -55,7 +57,8 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
                 [100 * getattr(point, name) for point in own],
                 [point.points_lost for point in own],
                 color=PALETTE[(0, 1, 2, 4)[number % 4]],
-                marker=MARKERS[number],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="" if method in (MODULE_SET, FINE_TUNED) else "-",
                 label=method,
             )
         axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")

@@ -1,19 +1,18 @@
 """All patches of a configuration's modules, of weak models that were trained here and of the user's own."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patching.confidence import Change
 from patching.metrics import TargetClassScores
 from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations
-from patching.tables import interval_in_words
 from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.words import counted
 from utils.errors import UserError
 
-OWN_NO_MODULE = "no module"  # the control of a user's own weak model
+Patched = dict[str, tuple[PatchedWeakModel, int]]  # label -> weak model, and which of its target classes
 
 
 @dataclass(frozen=True)
@@ -23,34 +22,29 @@ class Outcome:
     name: str  # of the weak model and the target class
     before: TargetClassScores
     after: TargetClassScores
-    no_module: TargetClassScores | None  # of the control: the weak model fitted again without a module
-    change: Change | None  # from before to after
-    over_no_module: Change | None  # from the control to after; None where an earlier version wrote the report
+    no_module: TargetClassScores  # of the control: the weak model fitted again without a module
+    change: Change  # from before to after
+    over_no_module: Change  # from the control to after
 
     @property
-    def added(self) -> float | None:
-        """F1 above that of the control, in points."""
-        return None if self.no_module is None else 100 * (self.after.f1 - self.no_module.f1)
+    def added(self) -> float:
+        """F1 above that of the control, in percentage points."""
+        return 100 * (self.after.f1 - self.no_module.f1)
 
     @property
     def others_changed(self) -> float:
-        """The accuracy of the other classes after the patch less that before, in points."""
+        """The accuracy of the other classes after the patch less that before, in percentage points."""
         return 100 * (self.after.others_accuracy - self.before.others_accuracy)
 
     @property
     def helps(self) -> bool:
-        """Whether the module gives more than the control, significantly so where that is known."""
-        if self.over_no_module is not None:
-            return self.over_no_module.f1[0] > 0
-        return self.added is None or self.added > 0
+        """Whether the module gives significantly more than the control."""
+        return self.over_no_module.f1[0] > 0
 
     @property
     def added_in_words(self) -> str:
-        """F1 above that of the control in points, with its 95 % interval, as far as they are known."""
-        if self.added is None:
-            return "unknown"
-        sure = "" if self.over_no_module is None else f", {in_words(self.over_no_module, 'f1')}"
-        return f"{self.added:+.1f}{sure}"
+        """F1 above that of the control in percentage points, with its 95 % interval."""
+        return f"{self.added:+.1f}, {in_words(self.over_no_module, 'f1')}"
 
 
 @dataclass(frozen=True)
@@ -64,66 +58,56 @@ class Patches:
 def all_patches(data: ReportData) -> list[Patches]:
     """By kind of weak models; a kind without patches, or with damaged reports, is left out."""
     found = []
-    for kind in data.patched_kinds:
+    for kind in (*data.patched_kinds, None):
         with contextlib.suppress(UserError):  # its own section says so
-            found.append(_of_kind(data.patched(kind), kind))
-    with contextlib.suppress(UserError):
-        if own := list(own_outcomes(data)):
-            patched = [each for each in data.own_patches if each.report.targets]
-            found.append(Patches(f"{counted(len(patched), 'model')} of your own", own))
+            if patched := patches_of(data, kind):
+                models = models_of(patched)
+                method = shown_method(models)
+                which = f"{counted(len(models), 'model')} of your own"
+                if kind is not None:
+                    which = f"{counted(len(models), f'{kind.words} model')} ({method})"
+                prefix = f"{kind.words}: " if kind else ""
+                found.append(Patches(which, [outcome_of(*of, method, prefix + name) for name, of in patched.items()]))
     return found
 
 
-def _of_kind(models: list[PatchedWeakModel], kind: WeakKind) -> Patches:
-    """By the learned rule where all were patched with it, else by the first one tried: not by the best on test."""
+def patches_of(data: ReportData, kind: WeakKind | None) -> Patched:
+    """The patched models of a kind, or the user's own. Raises UserError where a kind has none, or one is damaged."""
+    if kind is None:
+        return {
+            f"{weak}: {target}": (model, number)
+            for weak, model in data.own_patches.items()
+            for number, target in enumerate(model.target_names)
+        }
+    models = data.patched(kind)
+    return {label_of(model, models): (model, 0) for model in models}
+
+
+def models_of(patched: Patched) -> list[PatchedWeakModel]:
+    """Each of the weak models."""
+    return [model for model, number in patched.values() if number == 0]
+
+
+def shown_method(models: Sequence[PatchedWeakModel]) -> str:
+    """The learned rule where all were patched with it, else the first one tried: not the best on test images."""
     tried = common_calibrations(models)
-    method = "learned" if "learned" in tried else tried[0]
-    return Patches(
-        f"{counted(len(models), f'{kind.words} model')} ({method})",
-        [outcome_of(model, method, f"{kind.words}: {label_of(model, models)}") for model in models],
-    )
+    return "learned" if "learned" in tried else tried[0]
 
 
-def outcome_of(model: PatchedWeakModel, method: str, name: str) -> Outcome:
-    """What one method did to a weak model that was trained here."""
-    return Outcome(
-        name,
-        model.scores(BEFORE),
-        model.scores(method),
-        model.scores(NO_MODULE) if NO_MODULE in model.methods else None,
-        model.change(method),
-        None if (values := model.methods[method].get("over_no_module")) is None else Change.from_json(values),
-    )
-
-
-def own_outcomes(data: ReportData) -> Iterator[Outcome]:
-    """A row for each target class of each weak model that was not made here."""
-    for own in data.own_patches:
-        control = own.controls.get(OWN_NO_MODULE)
-        for place, target in enumerate(own.report.targets):
-            yield Outcome(
-                f"{own.weak_model}: {target.name}",
-                target.before,
-                target.after,
-                control.targets[place].after if control else None,
-                target.change,
-                getattr(target, "over_no_module", None),
-            )
+def outcome_of(model: PatchedWeakModel, number: int, method: str, name: str) -> Outcome:
+    """What one method did to one target class of a weak model."""
+    scores = (model.scores(each, number) for each in (BEFORE, method, NO_MODULE))
+    return Outcome(name, *scores, model.change(method, number), model.over_no_module(method, number))
 
 
 def label_of(model: PatchedWeakModel, models: Sequence[PatchedWeakModel]) -> str:
-    """The target class's name, and the epoch where it is not the only one."""
-    epochs = sum(other.target_class == model.target_class for other in models)
-    return f"{model.classes[-1]}, epoch {model.epoch}" if epochs > 1 else model.classes[-1]
+    """The target class's name; the epoch and the module set where there are several."""
+    alike = [other for other in models if other.target_class == model.target_class]
+    epoch = f", epoch {model.epoch}" if len({other.epoch for other in alike}) > 1 else ""
+    modules = f", {model.modules}" if len({other.modules for other in models}) > 1 else ""
+    return model.classes[-1] + epoch + modules
 
 
 def in_words(change: Change, metric: str) -> str:
-    """The 95 % interval of a metric's change in points, and whether it is significant."""
-    if getattr(change, metric) == (0, 0):
-        return "unchanged"
-    return f"{interval_in_words(getattr(change, metric))} ({verdict(change.is_significant(metric))})"
-
-
-def verdict(is_significant: bool) -> str:
-    """For people."""
-    return "significant" if is_significant else "not significant"
+    """The 95 % interval of a metric's change in percentage points, and whether it is significant."""
+    return "unchanged" if getattr(change, metric) == (0, 0) else change.in_words(metric)

@@ -1,9 +1,6 @@
 """Where a report's numbers come from: commands and times, seeds, versions, machine, settings."""
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,30 +10,39 @@ from typing import Any
 
 from configures.base import Config
 from models import files as model_files
-from models.training import Epoch, best_epoch
+from models.training import best_epoch
 from modules import files as module_files
 from patching import files as patch_files
+from patching.on_disk import load_report
+from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind
 from report.data import ReportData
-from report.made_with import FINE_TUNING, IMPORTANCE, SENSITIVITY, TRAINING, WEAK_IMAGES, MadeWith
+from report.made_with import (
+    IMPORTANCE,
+    SENSITIVITY,
+    TRAINING,
+    MadeWith,
+    dict_in,
+    last_step,
+    script_of,
+    set_in_words,
+)
 from report.page import Block, Note, Table
 from report.words import duration
-from search.genetic import files as genetic_files
-from search.genetic.log import Generation
-from search.gradient import files as gradient_files
-from search.gradient.log import Round
 from search.methods import METHODS
 from utils.artifacts import ArtifactFile, Artifacts
-from utils.errors import UserError
+from utils.errors import MissingFile, UserError
+from utils.machine import machine_facts
 
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 SEARCH_SETTINGS = {
     "seed of the search": "seed",
     "precision of the search": "precision",
     "strong model of the search, SHA-256": "strong_model_sha256",
 }
-OF_PATCHING = ("weak_model", "weak_classes", *WEAK_IMAGES)  # what decides which images a patch is fitted and judged on
-REPORT_NAME = re.compile(r"patch_epoch_(\d+)_(\w+)")
+# What decides which images a patch is fitted and judged on.
+OF_PATCHING = ("weak_model", "weak_classes", "weak_train_images", "weak_target_images", "weak_test_images")
+REPORT_NAME = re.compile(r"patch_(.+)_epoch_(\d+)_(\w+)")
 
 StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long it took
 
@@ -57,16 +63,17 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
     ]
     damage = [Note(text) for text in data.damaged_records]
     try:
-        settings = data.settings_of_modules
-        rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
-        if module_files.report(data.artifacts).exists() and (
-            mixed := data.modularization.search.get("mixed_processors")
-        ):
-            rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
+        search, made_with = data.record.search, data.record.made_with
     except UserError as error:
-        damage += [note for note in [Note(str(error))] if note not in damage]
-    caption = "Seeds, and the versions and machine that made this report."
-    yield Table(caption, ("what", "value"), [*rows, *machine_rows()])
+        damage += [] if isinstance(error, MissingFile) else [Note(str(error))]
+    else:
+        settings = dict_in(search, "settings")
+        rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
+        rows += [(f"{name} of the module set", str(value)) for name, value in made_with.items()]
+        if mixed := search.get("mixed_processors"):
+            rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
+    caption = "Seeds, and the versions and machine that made the modules and this report."
+    yield Table(caption, ("what", "value"), [*rows, *machine_facts(*PACKAGES).items()])
     yield from damage
     of_kinds = {f"{kind.words} models": list(found.values()) for kind, found in data.weak_made_with.items()}
     first_weak_models = {name: found[0] for name, found in of_kinds.items() if found}
@@ -82,8 +89,7 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
 def stage_rows(data: ReportData) -> list[StageRow]:
     """The stages from the strong model to the modules' outputs that have run."""
     artifacts = data.artifacts
-    last_layer, last_class = list(data.layer_names)[-1], data.config.num_classes - 1
-    stages: list[tuple[str, str, ArtifactFile, Callable[[], Any]]] = [
+    measured: list[tuple[str, str, ArtifactFile, Callable[[], Any]]] = [
         (
             IMPORTANCE,
             "preprocess/kernel_importance_analyzer.py",
@@ -93,23 +99,16 @@ def stage_rows(data: ReportData) -> list[StageRow]:
         (
             SENSITIVITY,
             "scripts/run_layer_sensitivity_analyzer.py",
-            module_files.layer_sensitivity(artifacts, last_layer),
-            lambda: None,
-        ),
-        *_searches(data),
-        (
-            "module outputs",
-            "preprocess/module_output_collector.py",
-            module_files.module_outputs(artifacts, last_class),
+            module_files.layer_sensitivity(artifacts, list(data.layer_names)[-1]),
             lambda: None,
         ),
     ]
     rows = [
         _row(name, _command(data, name, script), file.path, seconds)
-        for name, script, file, seconds in stages
+        for name, script, file, seconds in measured
         if file.exists()
     ]
-    return [*_strong_model_row(data), *rows]
+    return [*_strong_model_row(data), *rows, *_search_rows(data)]
 
 
 def _strong_model_row(data: ReportData) -> list[StageRow]:
@@ -127,19 +126,20 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
     return [_row("import of FILE, whose name is not recorded", command, file.path, lambda: None)]
 
 
-def _searches(data: ReportData) -> Iterator[tuple[str, str, ArtifactFile, Callable[[], Any]]]:
-    """The searches that have run, that of the modules last, since the last one's modules stay; then fine-tuning."""
-    artifacts, report = data.artifacts, module_files.report(data.artifacts)
-    logs = {"genetic": genetic_files.log(artifacts), "gradient": gradient_files.log(artifacts)}
-    for method in sorted(METHODS, key=lambda method: method == data.method):
-        script = METHODS[method].script or "scripts/run_module_search.py"
-        if logs[method].exists():
-            yield f"{method} search", script, logs[method], lambda log=logs[method]: _sum(log.load())
-        elif method == data.method:
-            yield f"{method} search", script, report, lambda: data.modularization.search.get("seconds")
-    if FINE_TUNING in data.made_with:
-        tuned = lambda: data.modularization.search["fine_tuned"].get("seconds")  # noqa: E731
-        yield FINE_TUNING, "module_fine_tuner.py", report, tuned
+def _search_rows(data: ReportData) -> Iterator[StageRow]:
+    """What made each module set, the collected outputs of its modules, and the searches that have written none yet."""
+    for each in data.sets:
+        name, target_class, seconds = set_in_words(each), each.target_classes[0], last_step(each).get("seconds")
+        command = _command(data, name, script_of(each))
+        yield _row(name, command, each.file(target_class).path, lambda seconds=seconds: seconds)
+        if (outputs := module_files.module_outputs(data.artifacts, target_class, each.name)).exists():
+            command = _command(data, "", "preprocess/module_output_collector.py", "--modules", each.name)
+            yield _row(f"outputs of {name}", command, outputs.path, lambda: None)
+    for method in METHODS.values():
+        log = method.log(data.artifacts)
+        if log.exists() and all(each.record.method != method.name for each in data.sets):
+            command = _command(data, "", method.script)
+            yield _row(f"{method.name} search", command, log.path, lambda log=log: _sum(log.load()))
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
@@ -159,21 +159,26 @@ def weak_rows(data: ReportData) -> Iterator[StageRow]:
 
 def _patch_rows(data: ReportData, kind: WeakKind) -> Iterator[StageRow]:
     """What patched the weak models of a kind: one command for all target classes where it is the same for them."""
-    runs: dict[tuple[str, str], dict[int, Path]] = {}
+    runs: dict[tuple[str, str, str], dict[int, Path]] = {}
     for file in patch_files.reports(data.artifacts, kind):
         if named := REPORT_NAME.fullmatch(file.path.stem):
             target_class = int(file.path.parent.name.removeprefix("target_class_"))
-            epoch = _epoch_option(data, kind, target_class, int(named[1]))
-            runs.setdefault((named[2], epoch), {})[target_class] = file.path
+            epoch = _epoch_option(data, kind, target_class, int(named[2]))
+            runs.setdefault((named[1], named[3], epoch), {})[target_class] = file.path
     script = "experiments/patch/apply_patch.py"
-    for (calibration, epoch), files in runs.items():
+    for (modules, calibration, epoch), files in runs.items():
         known = data.weak_made_with[kind]
-        made_with = {c: known.get(c, MadeWith({})).of_settings(OF_PATCHING) for c in files}
+        made_with = {c: _of_patching(known.get(c, MadeWith({}))) for c in files}
         for classes in _runs(made_with, data):
-            options = ["--exp_type", kind.option, "--calibration", calibration, *_target_option(classes)]
-            options += ["--target_epoch", epoch] if epoch != "best" else []
+            options = ["--exp_type", kind.option, "--calibration", calibration, "--modules", modules]
+            options += [*_target_option(classes), *(["--target_epoch", epoch] if epoch != "best" else [])]
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, options)
             yield _row(f"patching {kind.words} models", command, _newest([files[c] for c in classes]), lambda: None)
+
+
+def _of_patching(made_with: MadeWith) -> MadeWith:
+    """The settings that patching takes, without what belongs to a training."""
+    return MadeWith({name: value for name, value in made_with.settings.items() if name in OF_PATCHING})
 
 
 def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: int) -> str:
@@ -189,26 +194,20 @@ def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
     """What patched each weak model of the user's own, as far as its report says it."""
     for file in patch_files.own_reports(data.artifacts):
         try:
-            content = file.load()
-            seconds = content.get("seconds")
-            command = _own_command(data, file.path.stem, content)
+            model = load_report(file)
+            seconds, command = model.details.get("seconds"), _own_command(data, file.path.stem, model)
         except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
             continue
         yield _row("patching your own model", command, file.path, lambda seconds=seconds: seconds)
 
 
-def _own_command(data: ReportData, name: str, content: dict[str, Any]) -> str:
-    given = str(content.get("weak_model", "WEAK_MODEL"))
-    is_network = bool((content.get("cost") or {}).get("weak"))
-    weak = ["--weak_network", "NETWORK", "--weak_checkpoint", given] if is_network else ["--weak_logits", given]
-    targets = [str(one["name"]) for one in content.get("modules", ())]
-    lose = content.get("others_may_lose")
-    options = [
-        *(shlex.quote(word) for word in [*weak, "--target_class", *(targets or ["auto"]), "--name", name]),
-        *(["--for_patch"] if content.get("for_patch") else []),
-        *(["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []),
-    ]
-    return _command(data, "", "scripts/patch_weak_model.py", *options)
+def _own_command(data: ReportData, name: str, model: PatchedWeakModel) -> str:
+    is_network = bool(model.details.get("cost", {}).get("weak"))
+    given = ["--weak_network", "NETWORK", "--weak_checkpoint"] if is_network else ["--weak_logits"]
+    targets, lose = [one["name"] for one in model.details["judged"]], model.details.get("others_may_lose")
+    words = [*given, model.weak_model, "--target_class", *targets, "--name", name, "--modules", model.modules]
+    words += ["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []
+    return _command(data, "", "scripts/patch_weak_model.py", *(shlex.quote(word) for word in words))
 
 
 def _command(data: ReportData, stage: str, script: str, *more: str) -> str:
@@ -246,7 +245,7 @@ def _row(name: str, command: str, file: Path, seconds: Callable[[], Any]) -> Sta
     return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
 
 
-def _sum(rows: Sequence[Epoch] | Sequence[Generation] | Sequence[Round]) -> float:
+def _sum(rows: Sequence[Any]) -> float:
     return sum(row.seconds for row in rows)
 
 
@@ -293,23 +292,3 @@ def _said(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(":".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value) or "none"
     return str(value) if value != "" else "none"
-
-
-def machine_rows() -> list[tuple[str, str]]:
-    """The machine and the versions that this process runs with."""
-    return [
-        ("Python", platform.python_version()),
-        *((package, importlib.metadata.version(package)) for package in PACKAGES),
-        ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("processor", _processor()),
-        ("cores", str(os.cpu_count())),
-    ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"

@@ -1,5 +1,6 @@
 """What a report says, part by part. A part whose artifacts are missing or damaged says so, with the command to run."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,24 +11,25 @@ from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
+from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
 from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
-from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations, mean_metrics
+from patching.on_disk import is_outdated
+from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
-from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
-from report.made_with import GENETIC
+from report.figures_of_search import cost_figure, course_figure, kept_figure, pairs_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
-from report.patches import in_words, label_of, outcome_of, own_outcomes
+from report.patches import Patched, in_words, models_of, outcome_of, patches_of
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
-from search.genetic import files as genetic_files
-from search.gradient import files as gradient_files
-from utils.files import sha256_of
+from search.method import Method, check_strong_model
+from search.methods import METHODS
+from utils.errors import UserError
 from utils.progress import progress
 
 
@@ -46,11 +48,11 @@ def report_sections(data: ReportData) -> list[Section]:
         ("training", "The strong model", training_blocks),
         ("importance", "Kernel importance", importance_blocks),
         ("sensitivity", "Layer sensitivity", sensitivity_blocks),
-        ("search", "The search", genetic_blocks, gradient_blocks),
-        ("modules", "The modules", kernel_blocks, own_class_blocks, cost_blocks),
-        ("composed", "The composed model", accuracy_blocks, changed_network_blocks, output_blocks),
+        ("search", "The search", search_blocks),
+        ("modules", "The modules", set_blocks, kernel_blocks, own_class_blocks, cost_blocks),
+        ("composed", "The composed model", accuracy_blocks, output_blocks),
         *patching,
-        ("patch-own", "Patching your own weak models", own_patch_blocks),
+        ("patch-own", "Patching your own weak models", partial(patch_blocks, kind=None)),
         ("provenance", "How it was made", provenance_blocks),
     )
     found = [
@@ -98,7 +100,7 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     config, names = data.config, data.layer_names
     curves = data.sensitivity
     tied = data.units.tied_layers
-    used = data.recorded(GENETIC, "sensitive_layers")
+    used = data.set_setting("genetic", "sensitive_layers")
     sensitive = config.sensitive_layers if used is None else used
     marked = [names[layer] for layer in curves if set(tied[layer]) & set(sensitive)]
     tolerance, early = config.sensitivity_tolerance, config.sensitive_from
@@ -124,55 +126,66 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
         yield Note(f"Not measured yet: conv {', '.join(absent)}; first run: {command}")
 
 
-def genetic_blocks(data: ReportData) -> Iterator[Block]:
-    """The generations, and whether the search is over; nothing where there was only a gradient search."""
-    artifacts, strong = data.artifacts, model_files.entire_model(data.artifacts)
-    if gradient_files.log(artifacts).exists() and not genetic_files.log(artifacts).exists():
-        return
-    chosen = data.chosen_generation
-    if chosen is not None:
-        tuned = ", and fine-tuned since" if "fine_tuned" in data.modularization.search else ""
-        modules = f"The modules are taken from the dashed generation{tuned}."
-    elif module_files.report(artifacts).exists():
-        modules = f"The modules of this page are not of this search: another one, a {data.method} search, made them."
-    else:
-        modules = "There are no modules yet."
+def search_blocks(data: ReportData) -> Iterator[Block]:
+    """The course of every method's search for modules of the set's classes, or of all classes where it has none."""
+    logs = {}
+    for method in METHODS.values():
+        for classes in ((), data.searched_classes):
+            if method.log(data.artifacts, classes).exists():
+                logs[method] = classes
+    if not logs:
+        METHODS["genetic"].log(data.artifacts).check_is_there()
+    for method, classes in logs.items():
+        yield from course_blocks(data, method, classes)
+
+
+def course_blocks(data: ReportData, method: Method, classes: tuple[int, ...]) -> Iterator[Block]:
+    """One search's log, and whether the search is over."""
+    rows, course = method.log(data.artifacts, classes).load(), method.course
+    chosen = data.chosen_row(method, rows) if classes == data.searched_classes else None
     yield Picture(
-        "search",
-        search_figure(data.generations, chosen, f"{data.config.name}: the genetic search"),
-        "Above, the best ensemble of each generation, one module per class, on the search's validation images; its "
-        "fitness weighs accuracy and Jaccard distance. The mean fitness is what the explorers select by: a "
-        f"chromosome that is in no surviving ensemble counts 0. {modules}",
+        f"{method.name}_search",
+        course_figure(rows, course, chosen, f"{data.config.name}: the {method.name} search"),
+        f"{course.reading}{'' if chosen is None else ' Dashed: the modules of this page.'}",
     )
-    if genetic_files.end(artifacts).load_if_there() is None and not module_files.report(artifacts).exists():
+    if all(each.record.method != method.name for each in data.sets):
         yield Note(
-            f"The search is not over: {len(data.generations)} generations are scored. Watch it with: "
-            f"{artifacts.command('scripts/watch_search.py')}"
+            f"The {method.name} search has not written a module set yet: {counted(len(rows), course.row)} so far. "
+            f"To go on, run: {data.artifacts.command(method.script)}"
         )
-    expected = data.search_settings.get("strong_model_sha256")
-    if isinstance(expected, str) and strong.exists() and sha256_of(strong.path) != expected:
-        yield Note(
-            "The strong model on the disk is not the one that this search was made with; search again with: "
-            f"{genetic_files.settings(artifacts).made_by}"
-        )
+    file = method.settings_file(data.artifacts, classes)
+    if file.exists() and model_files.entire_model(data.artifacts).exists():
+        try:
+            check_strong_model(file, data.artifacts)
+        except UserError as error:
+            yield Note(str(error))
 
 
-def gradient_blocks(data: ReportData) -> Iterator[Block]:
-    """The rounds of the gradient search; nothing where there was none."""
-    if data.rounds:
-        yield Picture(
-            "gradient_search",
-            rounds_figure(data.rounds, data.chosen_round, f"{data.config.name}: the gradient search"),
-            "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. "
-            "Left: how much worse the composed model is than the strong model on all validation images, 0 = as good; "
-            "since the round is chosen by these images, the loss on test images, above, is what counts. Right: how "
-            "different the modules are.",
+def set_blocks(data: ReportData) -> Iterator[Block]:
+    """All module sets, where there is more than the one of this page."""
+    if len(data.sets) > 1:
+        yield Table(
+            f"The module sets of this strong model. This page shows {data.module_set.name}; another one's is made with "
+            "`--modules SET`. Percentage points lost are of validation images.",
+            ("set", "classes", "method", "made from", "kernels kept", "points lost", "mean AUC"),
+            [
+                (
+                    each.name,
+                    class_names(each.record),
+                    each.record.method,
+                    each.record.parent or "the strong model",
+                    percent(each.record.kernel_share),
+                    f"{each.record.points_lost:.2f}" if each.record.valid_right_strong else "",
+                    f"{np.nanmean(each.record.valid_auc_modules):.4f}" if each.record.valid_auc_modules else "",
+                )
+                for each in data.sets
+            ],
         )
 
 
 def kernel_blocks(data: ReportData) -> Iterator[Block]:
     """The kernels that modules keep and share."""
-    masks, name, classes = data.masks, data.config.name, data.classes
+    masks, name, classes = data.masks, data.config.name, data.targets
     slices = [data.units.layers[layer].kernels for layer in data.layer_names]
     yield Picture(
         "kernels_kept",
@@ -180,25 +193,32 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
         "One row a module, one column a conv layer (1=3: layers 1 and 3, which are cut alike); the number is the share "
         "of the layer's kernels that the module keeps. The last column counts every kernel of every conv layer.",
     )
-    yield Picture(
-        "module_pairs",
-        pairs_figure(masks, classes, f"{name}: how alike modules are, mean {mean_pairwise_distance(masks):.3f}"),
-        "Left: 0 = the same kernels, 1 = none in common. Right: how many kernels two modules have in common; on the "
-        "diagonal, how many a module keeps.",
-    )
+    if len(masks) > 1:
+        yield Picture(
+            "module_pairs",
+            pairs_figure(masks, classes, f"{name}: how alike modules are, mean {mean_pairwise_distance(masks):.3f}"),
+            "Left: 0 = the same kernels, 1 = none in common. Right: how many kernels two modules have in common; on "
+            "the diagonal, how many a module keeps.",
+        )
 
 
 def own_class_blocks(data: ReportData) -> Iterator[Block]:
     """How well each module knows its own class; nothing where an earlier version wrote the modules."""
-    result = data.modularization
-    if result.valid_auc_modules:
-        aucs = zip(data.classes, result.valid_auc_modules, result.valid_auc_strong, strict=True)
+    record = data.record
+    columns = record.valid_auc_modules, record.valid_auc_strong, record.explained
+    if record.valid_auc_modules:
+        unknown = (math.nan,) * len(data.targets)
+        aucs = zip(data.targets, *(column or unknown for column in columns), strict=True)
         yield Table(
             "The chance that a validation image of the class has a larger logit of it than one of another class (AUC): "
             f"1 = always, 0.5 = it knows nothing of its class. A module that is more than {MOST_BELOW:g} below the "
-            "strong model leaves its class to the others.",
-            ("class", "module's AUC", "strong model's AUC"),
-            [(name, f"{module:.4f}", f"{strong:.4f}") for name, module, strong in aucs],
+            "strong model leaves its class to the others. Last: the share of the variance of the strong model's logit "
+            "that the module explains.",
+            ("class", "module's AUC", "strong model's AUC", "logit explained"),
+            [
+                (name, f"{module:.4f}", f"{strong:.4f}", "" if math.isnan(explained) else percent(explained))
+                for name, module, strong, explained in aucs
+            ],
         )
 
 
@@ -206,7 +226,7 @@ def cost_blocks(data: ReportData) -> Iterator[Block]:
     """FLOPs and parameters."""
     yield Picture(
         "module_costs",
-        cost_figure(*data.costs, data.classes, f"{data.config.name}: what a module costs"),
+        cost_figure(*data.costs, data.targets, f"{data.config.name}: what a module costs"),
         "One bar a module, in percent of the strong model. FLOPs are of one image, a multiply-accumulate counting 2, "
         "convolutions and matrix products only.",
     )
@@ -227,28 +247,16 @@ def accuracy_blocks(data: ReportData) -> Iterator[Block]:
     )
 
 
-def changed_network_blocks(data: ReportData) -> Iterator[Block]:
-    """A note, where the networks on the disk do not answer as the search said."""
-    result = data.modularization
-    now = [int(np.trace(confusion)) for confusion in data.confusions.values()]
-    said, allowed = [result.test_right_strong, result.test_right_composed], 1 + result.test_images // 1000
-    if any(abs(one - other) > allowed for one, other in zip(now, said, strict=True)):
-        yield Note(
-            f"{module_files.report(data.artifacts).path} says {said[0]} and {said[1]} right, the networks on the disk "
-            f"give {now[0]} and {now[1]}: one of them has changed since; search again to be sure."
-        )
-
-
 def output_blocks(data: ReportData) -> Iterator[Block]:
     """What the modules answer to their own class and to the others."""
-    labels, composed = data.answers.labels, data.answers.composed
-    classes = [c for c in range(data.config.num_classes) if 0 < (labels == c).sum() < len(labels)]
+    labels, outputs = data.answers.labels, data.answers.modules
+    shown = [(number, c) for number, c in enumerate(data.target_classes) if 0 < (labels == c).sum() < len(labels)]
     yield Picture(
         "module_outputs",
         outputs_figure(
-            [composed[labels == c, c] for c in classes],
-            [composed[labels != c, c] for c in classes],
-            [data.classes[c] for c in classes],
+            [outputs[labels == c, number] for number, c in shown],
+            [outputs[labels != c, number] for number, c in shown],
+            [data.classes[c] for _, c in shown],
             "images of all other classes",
             f"{data.config.name}, test images: each module's output",
         ),
@@ -257,23 +265,42 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
     )
 
 
-def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
-    """Every weak model before and after, and all methods as a table."""
-    models = data.patched(kind)
+def patch_blocks(data: ReportData, kind: WeakKind | None) -> Iterator[Block]:
+    """Every weak model of a kind, or of the user's own, before and after, and all methods as a table."""
+    if patched := patches_of(data, kind):
+        yield from _patched_blocks(data, kind, patched)
+    if kind is None:
+        if unchanged := [name for name, model in data.own_patches.items() if not model.targets]:
+            yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
+        if outdated := [name for name, model in data.own_patches.items() if is_outdated(data.artifacts, model)]:
+            yield Note(
+                f"{', '.join(outdated)}: patched with another module set than the one of that name now; patch again "
+                f"with: {data.artifacts.command('scripts/patch_weak_model.py')}"
+            )
+
+
+def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -> Iterator[Block]:
+    models = models_of(patched)
     methods = common_calibrations(models)
-    control = NO_MODULE if all(NO_MODULE in model.methods for model in models) else None
-    shown = [BEFORE, *methods, *([control] if control else [])]
-    name = weak_network_name(data.config, kind)
+    shown = [BEFORE, *methods, NO_MODULE]
+    count = counted(len(patched), "target class", "target classes")
+    which = f"weak models of your own, {count}"
+    if kind is not None:
+        which = f"{counted(len(models), f'{kind.words} model')} ({weak_network_name(data.config, kind)})"
+    sets = ", ".join(sorted({model.modules for model in models}))
     yield Picture(
-        f"patch_{kind}",
+        f"patch_{kind or 'own'}",
         patch_figure(
-            {label_of(model, models): {method: model.scores(method) for method in shown} for model in models},
-            f"{data.config.name}: {counted(len(models), f'{kind.words} model')} ({name}), test images",
-            control,
+            {
+                label: {method: model.scores(method, number) for method in shown}
+                for label, (model, number) in patched.items()
+            },
+            f"{data.config.name}: {which}, test images",
+            NO_MODULE,
         ),
-        "One row a weak model, named by its target class. The hollow circle is the weak model as it was, the filled "
-        "marks are what each calibration of the module's output makes of it, and what the learned one makes of the "
-        "weak model alone, without any module; to the right is better.",
+        "One row a target class of a weak model. The hollow circle is the weak model as it was, the filled marks are "
+        "what each calibration of the module's output makes of it, and what the learned one makes of the weak model "
+        f"alone, without any module; to the right is better. Module sets: {sets}.",
     )
     before = mean_metrics(models, BEFORE)
     rows = []
@@ -283,83 +310,30 @@ def patch_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
             changes = ["0" if method == BEFORE else f"{100 * change:+.1f}" for change in mean - before]
             rows.append((method, *map(percent, mean), *changes))
     yield Table(
-        f"Means over {counted(len(models), 'weak model')}, and changes in points. Controls: the learned rule without "
-        "any module, and with the whole strong model in the module's place.",
+        f"Means over {count}, and changes in points. Controls: the learned rule without any module, and with the whole "
+        "strong model instead of the module.",
         ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
         rows,
     )
-    yield from _sureness_table(models, methods)
-
-
-def _sureness_table(models: list[PatchedWeakModel], methods: list[str]) -> Iterator[Block]:
-    """How sure each weak model's changes are; nothing of reports that do not say it."""
     rows = []
-    for model in models:
+    for label, (model, number) in patched.items():
         for method in methods:
-            if change := model.change(method):
-                outcome = outcome_of(model, method, label_of(model, models))
-                changes = [in_words(change, metric) for metric in METRICS]
-                rows.append((outcome.name, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
-    if rows:
-        yield Table(
-            "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and "
-            "the p-value of McNemar's exact test for the others' accuracy.",
-            (
-                "target class",
-                "method",
-                "F1 above no module",
-                *(f"change of {metric}" for metric in METRIC_NAMES),
-                "McNemar's p",
-            ),
-            rows,
-        )
-
-
-def own_patch_blocks(data: ReportData) -> Iterator[Block]:
-    """Weak models that were not made here: F1 of every target class before, after, and by the controls."""
-    names = sorted({name for own in data.own_patches for name in own.controls})
-    rows = []
-    outcomes = own_outcomes(data)
-    for own in data.own_patches:
-        for place in range(len(own.report.targets)):
-            outcome = next(outcomes)
-            controls = [percent(own.controls[n].targets[place].after.f1) if n in own.controls else "" for n in names]
-            before, after = (percent(scores.others_accuracy) for scores in (outcome.before, outcome.after))
-            rows.append(
-                (
-                    outcome.name,
-                    percent(outcome.before.f1),
-                    percent(outcome.after.f1),
-                    *controls,
-                    outcome.added_in_words,
-                    in_words(outcome.change, "f1"),
-                    f"{before} to {after}",
-                    in_words(outcome.change, "others_accuracy"),
-                )
-            )
-    if rows:
-        yield Table(
-            "F1 of each target class on test images, and 95 % intervals of its change in points, by a paired "
-            "bootstrap. Controls: the same fit without any module, and with the whole strong model's outputs.",
-            (
-                "weak model: target class",
-                "F1 before",
-                "F1 patched",
-                *(f"control: {name}" for name in names),
-                "F1 above no module",
-                "change of F1",
-                "others' accuracy",
-                "its change",
-            ),
-            rows,
-        )
-    if unchanged := [own.weak_model for own in data.own_patches if not own.report.targets]:
-        yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
-    if outdated := [own.weak_model for own in data.own_patches if not data.has_modules_of(own)]:
-        yield Note(
-            f"{', '.join(outdated)}: patched with other modules than those that are there now; patch again with: "
-            f"{data.artifacts.command('scripts/patch_weak_model.py')}"
-        )
+            outcome = outcome_of(model, number, method, label)
+            change = outcome.change
+            changes = [in_words(change, metric) for metric in METRICS]
+            rows.append((label, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
+    yield Table(
+        "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and the "
+        "p-value of McNemar's exact test for the others' accuracy.",
+        (
+            "target class",
+            "method",
+            "F1 above no module",
+            *(f"change of {metric}" for metric in METRIC_NAMES),
+            "McNemar's p",
+        ),
+        rows,
+    )
 
 
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:

@@ -1,6 +1,7 @@
 """Tell a run as one web page: what was modularized, how well, how small, and what patching did; with all figures.
 
     python scripts/make_report.py --model simcnn_x0_25 --dataset digits
+    python scripts/make_report.py --model simcnn_x0_25 --dataset digits --modules gradient_tuned
 
 Writes data/MODEL_DATASET/report/index.html, which needs no network and no server, and every figure as PNG, SVG and CSV
 in report/figures. It can be made at any time: what has not run is left out, and named in a fold at the end. Its last
@@ -12,6 +13,7 @@ from datetime import datetime, timezone
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage
+from modules.module_sets import add_modules_option
 from report import files as report_files
 from report.answer import answer_section
 from report.data import ReportData
@@ -26,17 +28,21 @@ from utils.stage import stage_parser
 
 def main() -> None:
     start = time.perf_counter()
-    stage = open_stage(stage_parser(__doc__).parse_args())
-    data = ReportData(stage)
+    parser = stage_parser(__doc__)
+    add_modules_option(parser)
+    arguments = parser.parse_args()
+    stage = open_stage(arguments)
+    data = ReportData(stage, arguments.modules)
     answer, sections = answer_section(data), report_sections(data)
+    shown = [] if arguments.modules is None else ["--modules", arguments.modules]
     now = datetime.now(timezone.utc)
     page = html_page(
         f"{stage.config.model} on {stage.config.dataset}: modules and patches",
         f"Report on data/{stage.config.name}, made {now:%Y-%m-%d %H:%M} UTC.",
         answer,
         sections,
-        f"Make it again with `{stage.artifacts.command('scripts/make_report.py')}`. Every figure stands beside this "
-        "page, as PNG, SVG and CSV, in the folder `figures`. Method: Qi et al., Patching Weak Convolutional Neural "
+        f"Make it again with `{stage.artifacts.command('scripts/make_report.py', *shown)}`. Every figure is also in "
+        "the folder `figures`, as PNG, SVG and CSV. Method: Qi et al., Patching Weak Convolutional Neural "
         "Network Models through Modularization and Composition, ASE 2022 (arXiv 2209.06116).",
     )
     folder = report_files.folder(stage.artifacts)

@@ -9,13 +9,13 @@
 The weak model is a network and its checkpoint, or a folder with valid_logits.npy, valid_labels.npy, test_logits.npy and
 test_labels.npy. Its images are the strong model's, or --weak_images: a dataset {valid,test}/CLASS/IMAGE in dataset_dir.
 The patch is fitted on valid and judged on test. Classes are matched by name. --others_may_lose 0 answers the target
-classes less often, so that the other classes lose nothing on valid. --for_patch takes the modules of
-`module_gradient_search.py --for_patch`. docs/patching.md has examples. Writes data/patch/own/MODEL_DATASET/NAME.json.
+classes less often, so that the other classes lose nothing on valid. docs/patching.md has examples. Writes
+data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,46 +24,39 @@ import numpy as np
 import torch
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from configures.base import Config, override
+from configures.base import override
 from dataset.datasets import load_source
-from dataset.labelled_images import Images, Normalisation
+from dataset.labelled_images import Images
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
-from models.graph.evaluating import OneAnswer
 from models.names import OWN_CODE, network_of
 from models.opening import open_stage
 from models.strong_model import load_strong_model
 from models.trained_on import image_order, load_strong_split
 from models.training import predict
-from modules import files as module_files
-from modules.on_disk import load_module
+from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on
-from patching.from_arrays import Patch, PatchReport, patch
-from patching.own_patch import Answers, control_of, cost_of
+from patching.comparison import Answers, compare
+from patching.from_arrays import Patch, patch
+from patching.members import Form, Logits, Member, takes_grey
+from patching.on_disk import set_checksum
 from patching.own_weak_model import (
     Classes,
-    WeakModel,
-    in_grey,
     load_weak_logits,
     logits_of_network,
     match_classes,
     parse_class_map,
-    takes_grey,
     with_labels_of,
 )
-from patching.standalone import (
-    Form,
-    StandalonePatch,
-    check_save_paths,
-    check_weak_model_leaves,
-    save_standalone,
-)
+from patching.patched_model import Origin, PatchedModel
+from patching.report import PatchedWeakModel
+from patching.saving import check_member_leaves, check_save_paths, save_as_reported
+from patching.tables import f1_table
 from patching.weak_model_check import check_weak_model, other_form
-from utils.artifacts import Artifacts, JsonFile
+from utils.artifacts import Artifacts, JsonFile, RecordFile
 from utils.errors import UserError, run
-from utils.files import sha256_of
-from utils.progress import progress, say, steps
+from utils.progress import say, steps
 from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
 
@@ -81,29 +74,25 @@ def main() -> None:
         strong_split = load_strong_split(config, stage.artifacts)
         order = image_order(stage.artifacts)
     strong_classes = config.classes or load_source(config, config.image_source).classes
-    forms = [(each.image_side, each.resize, Normalisation(each.mean, each.std)) for each in (config, weak_config)]
+    form, weak_form = Form.of(config), Form.of(weak_config)
+    forms = [(each.side, each.resize, each.normalisation) for each in (form, weak_form)]
     images_name = arguments.weak_images or config.image_source
     images_have, (module_images, weak_images) = load_evaluation_parts(images_name, forms, order)
     weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
     renamed = parse_class_map(arguments.class_map)
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
     file = report_file(arguments, stage.artifacts)
-    module_form, weak_form = (Form(*form) for form in forms)
-    weak = load_weak_network(arguments, weak_config, classes) if arguments.weak_network else None
-    if weak is not None and weak.takes_grey:
-        weak_form = replace(weak_form, normalisation=in_grey(weak_form.normalisation))
-        weak_images = {part: replace(each, normalisation=weak_form.normalisation) for part, each in weak_images.items()}
-        (mean, *_), (std, *_) = weak_form.normalisation
-        say(f"it takes grey images: of RGB their luma (ITU-R BT.601), less {mean:g}, divided by {std:g}")
-    weak_leaves = None if weak is None else OneAnswer(weak, classes.weak_classes)
-    if weak is not None and arguments.save:
-        check_weak_model_leaves(weak_leaves, weak_form)
-    folders = {
-        number: stage.artifacts.for_patch(number) if arguments.for_patch else stage.artifacts
-        for number in classes.strong_class.values()
-    }
+    weak = load_weak_member(arguments, weak_form, classes) if arguments.weak_network else None
+    if weak is not None and weak.form.is_grey:
+        colours = weak.form.normalisation
+        weak_images = {part: replace(each, normalisation=colours) for part, each in weak_images.items()}
+        given = f"less {colours.mean[0]:g}, divided by {colours.std[0]:g}"
+        say(f"it takes grey images: of RGB their luma (ITU-R BT.601), {given}")
+    if weak is not None and any(path.suffix != ".pth" for path in arguments.save):
+        check_member_leaves(weak)
+    chosen = open_set(config, stage.artifacts, arguments.modules, sorted(classes.strong_class.values()))
     modules = {
-        target: load_module(config, folders[number], number, stage.device)
+        target: Member(chosen.module(number, stage.device), form, [target])
         for target, number in classes.strong_class.items()
     }
     strong = load_strong_model(config, stage.artifacts, stage.device).network
@@ -117,17 +106,17 @@ def main() -> None:
     def answers(part: str) -> Answers:
         images, places = images_of(part)
         if weak is None:
-            folder = arguments.weak_logits
             file_order = own_validation_order(images_name, forms[0]) if part == "valid" else None
             given = module_images[part], images_have, classes.weak_classes, file_order
-            logits = load_weak_logits(folder, part, *given)[places]
+            logits = load_weak_logits(arguments.weak_logits, part, *given)[places]
         else:
-            logits = logits_of_network(weak, weak_images[part].take(places), classes.weak_classes, stage.device)
+            of_weak = weak_images[part].take(places)
+            logits = logits_of_network(weak.network, of_weak, classes.weak_classes, stage.device)
         whole = predict(strong, images, stage.device).numpy()
         return Answers(
             images.labels,
             logits,
-            {target: predict(module, images, stage.device)[:, 0].numpy() for target, module in modules.items()},
+            {target: predict(one.network, images, stage.device)[:, 0].numpy() for target, one in modules.items()},
             {target: whole[:, number] for target, number in classes.strong_class.items()},
         )
 
@@ -139,60 +128,57 @@ def main() -> None:
 
     valid = answers("valid")
     check_valid_images(valid, classes)
-    if weak is not None and (line := other_form(weak_leaves, known_images(), stage.device)):
+    if weak is not None and (line := other_form(weak.network, known_images(), stage.device)):
         print(line, flush=True)
     check_weak_model(valid.weak, valid.labels, classes, anyway=arguments.anyway)
     test = answers("test")
     others_may_lose = None if arguments.others_may_lose is None else arguments.others_may_lose / 100
+    options = {"others_may_lose": others_may_lose, "seed": stage.seed}
     with steps("fitting the patch", None):
-        patched = patch(
-            valid.weak,
-            valid.modules,
-            valid.labels,
-            auto="auto" in arguments.target_class,
-            others_may_lose=others_may_lose,
-            seed=stage.seed,
-        )
-    report = patched.report(test.weak, test.modules, test.labels, classes.names, stage.seed)
-    show(patched, report, classes, len(valid.labels))
-    content = {
-        "configuration": config.name,
-        "weak_model": str(arguments.weak_checkpoint or arguments.weak_logits),
-        "classes": classes.names,
-        "added": classes.added,
-        "validation_images": len(valid.labels),
-        "modules": [
-            vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
-        ],
-        "for_patch": arguments.for_patch,
-        "others_may_lose": arguments.others_may_lose,
-        "modules_sha256": {
-            str(number): sha256_of(module_files.module(folder, number).path) for number, folder in folders.items()
+        patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, **options)
+    with steps("fitting the controls", None):
+        _, methods = compare(valid, test, classes.names, patched=patched, **options)
+    taken = [modules[target] for target in patched.target_classes]
+    report = PatchedWeakModel(
+        classes.names,
+        patched.target_classes,
+        len(test.labels),
+        methods,
+        configuration=config.name,
+        target_classes=tuple(classes.strong_class[target] for target in patched.target_classes),
+        modules=chosen.name,
+        modules_sha256=set_checksum(stage.artifacts, chosen.name),
+        weak_model=str(arguments.weak_checkpoint or arguments.weak_logits),
+        kind="own",
+        validation_images=len(valid.labels),
+        details={
+            "added": classes.added,
+            "judged": [
+                vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
+            ],
+            "others_may_lose": arguments.others_may_lose,
         },
-        "rule": patched.rule.to_json() if patched.rule else None,
-        "test": report.to_json(),
-    }
+    )
+    show(patched, report, classes)
     if patched.rule:
-        chosen = {target: modules[target] for target in patched.target_classes}
-        others = {"no module": [{}, {}], "whole strong model": [valid.strong, test.strong]}
-        controls = {
-            name: control_of(patched, valid, test, outputs, classes, others_may_lose, stage.seed)
-            for name, outputs in progress(others.items(), "fitting the controls", len(others))
-        }
-        content["controls"] = {name: control.to_json() for name, control in controls.items()}
-        content["cost"] = cost_of(config, weak_config, weak, chosen, report)
-        show_controls(report, controls)
-        show_cost(content["cost"])
-    content["seconds"] = round(time.perf_counter() - start, 1)
-    file.save(content)
-    print(f"saved {file.path}")
+        report.details["cost"] = cost_of(weak, taken, report)
+        show_table(*f1_table(report))
+        show_cost(report.details["cost"])
+    report.details["seconds"] = round(time.perf_counter() - start, 1)
+    file.save(report)
+    print(f"module set {chosen.name}: saved {file.path}")
     if arguments.save and not patched.rule:
         print("nothing to save: the weak model stays as it is")
     if patched.rule and arguments.save:
-        model = StandalonePatch(weak_leaves, weak_form, list(chosen.values()), module_form, patched.rule, classes.names)
-        reported = reported_of(model, patched, test, *images_of("test"), weak_images["test"], stage.device)
+        kernels = np.stack([chosen.mask(number) for number in report.target_classes])
+        names = arguments.weak_network or "", config.network_name
+        origin = Origin(*names, config.num_classes, report.target_classes, kernels)
+        model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
+        images, places = images_of("test")
+        scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)
+        reported = reported_of(model, scores, test.weak, pixels, stage.device)
         for path in arguments.save:
-            saved = ", ".join(map(str, save_standalone(model, path, reported)))
+            saved = ", ".join(map(str, save_as_reported(model, path, reported, stage.device)))
             print(f"saved {saved}; run on {len(reported.scores)} test images, it answers as reported")
 
 
@@ -202,7 +188,7 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     add("--weak_network", help="simcnn_x0_25, torchvision:NAME, timm:NAME or FILE.py:FUNCTION, which runs as your code")
     add("--weak_checkpoint", type=Path, help="its weights, as people save them; nothing in the file is run")
     add("--weak_checkpoint_key", help="where in it the weights are, if several fit")
-    add("--weak_logits", type=Path, metavar="FOLDER", help="in place of a network: what it says about the images")
+    add("--weak_logits", type=Path, metavar="FOLDER", help="instead of a network: what it says about the images")
     add("--weak_images", metavar="NAME", help="a dataset in dataset_dir; the strong model's images by default")
     add(
         "--weak_classes", metavar="A,B,...", help="of the weak model's logits, in order; those of the images by default"
@@ -222,14 +208,20 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         metavar="POINTS",
         help="of accuracy that the other classes may lose at most, on valid; by default what is best for all images",
     )
-    add("--for_patch", action="store_true", help="take the modules that were searched each alone")
+    add_modules_option(parser)
     add(
         "--anyway",
         action="store_true",
         help="patch a model whose classes seem to be in another order, or unknown to it",
     )
     add("--name", help="of the JSON file; the checkpoint's or folder's by default")
-    add("--save", action="append", default=[], type=Path, help="the patched model: NAME.py (and .safetensors) or .onnx")
+    add(
+        "--save",
+        action="append",
+        default=[],
+        type=Path,
+        help="the patched model: .py (and .safetensors), .onnx or .pth",
+    )
     arguments = parser.parse_args()
     if bool(arguments.weak_network) == bool(arguments.weak_logits):
         parser.error("expected --weak_network with --weak_checkpoint, or --weak_logits")
@@ -245,12 +237,12 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     return arguments
 
 
-def report_file(arguments: argparse.Namespace, artifacts: Artifacts) -> JsonFile:
+def report_file(arguments: argparse.Namespace, artifacts: Artifacts) -> RecordFile[PatchedWeakModel]:
     """The JSON file of the patch. Raises UserError, before any work, where another file is there."""
     given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
     name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
     file = patch_files.own_report(artifacts, name)
-    if file.exists() and not {"weak_model", "rule", "test"} <= file.load().keys():
+    if file.exists() and not {"weak_model", "classes"} <= JsonFile(file.path, file.made_by).load().keys():
         raise UserError(f"{file.path} is there, and is no report of a patch: give another --name, or move it away")
     return file
 
@@ -265,13 +257,15 @@ def weak_settings(arguments: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load_weak_network(arguments: argparse.Namespace, config: Config, classes: Classes) -> WeakModel:
-    """The weak model with its weights. Raises UserError where they do not fit."""
-    network = network_of(arguments.weak_network, classes.weak_classes, config.image_side)
+def load_weak_member(arguments: argparse.Namespace, form: Form, classes: Classes) -> Member:
+    """The weak model with its weights, and the form of its images. Raises UserError where they do not fit."""
+    network = network_of(arguments.weak_network, classes.weak_classes, form.side)
     weights = load_foreign_checkpoint(network, arguments.weak_checkpoint, arguments.weak_checkpoint_key)
     say(f"weak model: {arguments.weak_checkpoint}: {weights.describe()}")
     network.eval()
-    return WeakModel(network, takes_grey=takes_grey(network, config.image_side)).eval()
+    form = form.in_grey if takes_grey(network, form.side) else form
+    logits = Logits(network, classes.weak_classes, is_grey=form.is_grey)
+    return Member(logits, form, range(classes.weak_classes)).eval()
 
 
 def without_seen(images: Images, places: np.ndarray, trained_on: Images) -> tuple[Images, np.ndarray]:
@@ -294,35 +288,36 @@ def check_valid_images(valid: Answers, classes: Classes) -> None:
             )
 
 
-def show(patched: Patch, report: PatchReport, classes: Classes, valid_images: int) -> None:
+def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
     """Print what each module is worth, and before and after."""
     knows = f"the weak model knows {', '.join(classes.names[: classes.weak_classes])}"
     print(knows + (f"; added: {', '.join(classes.added)}" if classes.added else ""))
-    print(f"modules, by cross-validation on {valid_images} validation images:")
+    print(f"modules, by cross-validation on {report.validation_images} validation images:")
     for one in patched.judged:
         print(f"  {classes.names[one.target_class]}: {one}")
     if patched.rule is None:
         print("no module helps this weak model: nothing is changed")
         return
-    print(f"before -> after on {report.images} test images, in percent; changes in points with 95 % confidence:")
+    print(f"before -> after on {report.test_images} test images, in percent; changes in points with 95 % confidence:")
     print(report)
 
 
-def show_controls(report: PatchReport, controls: Mapping[str, PatchReport]) -> None:
-    """Print the patch beside its controls."""
-    targets = [report.targets, *(control.targets for control in controls.values())]
-    rows = [
-        [each[0].name, *(f"{100 * f1:.1f}" for f1 in (each[0].before.f1, *(target.after.f1 for target in each)))]
-        for each in zip(*targets, strict=True)
-    ]
-    first = [each[0] for each in targets]
-    others = [first[0].before.others_accuracy, *(target.after.others_accuracy for target in first)]
-    if report.has_others:
-        rows.append(["others' accuracy", *(f"{100 * value:.1f}" for value in others)])
-    show_table(["F1", "before", "modules", *(f"control: {name}" for name in controls)], rows)
+def cost_of(weak: Member | None, modules: list[Member], report: PatchedWeakModel) -> dict[str, Any]:
+    """FLOPs of one image and parameters; of a weak model that is known by its logits alone, nothing.
+
+    Percentage points of F1 per GFLOP count from the control without modules.
+    """
+    added = [sum(values) for values in zip(*(module.cost for module in modules), strict=True)]
+    own = None if weak is None else [*weak.cost]
+    return {
+        "weak": own,
+        "modules": added,
+        "composed": None if own is None else [own[0] + added[0], own[1] + added[1]],
+        "f1_points_per_gflop": 100 * report.f1_over_no_module("learned") / (added[0] / 1e9),
+    }
 
 
-def show_cost(cost: Mapping[str, Any]) -> None:
+def show_cost(cost: dict[str, Any]) -> None:
     """Print FLOPs and parameters."""
     rows = [[name, *(f"{value:,}" for value in cost[name])] for name in ("weak", "modules", "composed") if cost[name]]
     show_table(["", "FLOPs", "parameters"], rows)
@@ -331,35 +326,22 @@ def show_cost(cost: Mapping[str, Any]) -> None:
 
 
 def reported_of(
-    model: StandalonePatch,
-    patched: Patch,
-    test: Answers,
-    images: Images,
-    places: np.ndarray,
-    weak_images: Images,
-    device: torch.device,
+    model: PatchedModel, scores: np.ndarray, weak: np.ndarray, pixels: Sequence[np.ndarray], device: torch.device
 ) -> Reported:
     """Test images in the form that the saved model takes, and the scores that the report counts.
 
     Args:
         model: that is to be saved.
-        patched: the patch.
-        test: what the networks say about the images.
-        images: as the modules see them.
-        places: (images,) int64, where they are among `weak_images`.
-        weak_images: all test images, as the weak model sees them.
+        scores: (images, classes) of the patch.
+        weak: (images, weak classes) what the weak model says.
+        pixels: of the images as the weak model and as the modules see them.
         device: on which the networks ran.
     """
-    some = checked_places(len(test.labels))
-    pixels, weak_pixels = images.pixels[some], weak_images.pixels[places[some]]
-    given = {
-        "weak_logits": test.weak[some].astype(np.float32),
-        "pixels": pixels,
-        "weak_pixels": weak_pixels,
-        "module_pixels": pixels,
-    }
-    scores = patched(test.weak[some], {target: outputs[some] for target, outputs in test.modules.items()})
-    return Reported({name: given[name] for name in model.inputs}, scores, tolerance_on(device))
+    some = checked_places(len(scores))
+    of_weak, of_modules = (values[some] for values in pixels)
+    given = {"weak_logits": weak[some].astype(np.float32), "pixels": of_modules}
+    given |= {"weak_pixels": of_weak, "module_pixels": of_modules}
+    return Reported({name: given[name] for name in model.inputs}, scores[some], tolerance_on(device))
 
 
 if __name__ == "__main__":

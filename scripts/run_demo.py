@@ -22,10 +22,10 @@ from configures.base import Config, load
 from models.graph import flops_of
 from models.strong_model import graph_of
 from modules.module_sets import open_set
+from patching.confidence import interval_in_words
 from patching.metrics import METRICS, metrics_of
 from patching.on_disk import load_patched_weak_models
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, mean_metrics
-from patching.tables import interval_in_words
 from patching.weak_models import WeakKind
 from report import files as report_files
 from search.genetic import files as genetic_files

@@ -29,11 +29,13 @@ from models import files as model_files
 from models.opening import open_stage
 from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
+from search.driver import DrivenMethod, run_method
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.log import Generation, best_generation, describe
 from search.genetic.on_engine import search_on_engine
-from search.methods import METHODS, Method
+from search.method import Method
+from search.methods import METHODS
 from utils.device import num_cores
 from utils.errors import UserError, run
 from utils.locks import held
@@ -47,8 +49,10 @@ TOP = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--method", choices=METHODS, default="genetic", help="gradient: module_gradient_search.py")
-    parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at the most")
-    parser.add_argument("--max_loss", help="with --method gradient: the points of accuracy to lose at the most")
+    parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at most")
+    parser.add_argument(
+        "--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most"
+    )
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")
     parser.add_argument(
@@ -56,14 +60,18 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
-    add_as_option(parser, "genetic, or gradient")
+    add_as_option(parser, "the name of the method")
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     check_options(arguments)
     check_engine_options(arguments)
-    if METHODS[arguments.method].script:
-        become_script(METHODS[arguments.method], arguments)
+    method = METHODS[arguments.method]
+    if TOP / method.script != Path(__file__).resolve():
+        become_script(method, arguments)
     stage = open_stage(arguments)
+    if isinstance(method, DrivenMethod):
+        run_method(stage, method, max_loss=arguments.max_loss, fresh=arguments.fresh, name=arguments.as_name)
+        return
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:
         raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
@@ -93,23 +101,21 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raises UserError for options of another method."""
-    for name, method in METHODS.items():
-        values = {option: getattr(arguments, option) for option in method.options}
-        given = [f"--{option}" for option, value in values.items() if value is not None and value is not False]
-        if given and name != arguments.method:
-            raise UserError(f"{', '.join(given)}: only with --method {name}, given --method {arguments.method}")
+    """Raises UserError for options of other methods."""
+    own = METHODS[arguments.method].options
+    for option in sorted({option for method in METHODS.values() for option in method.options if option not in own}):
+        if getattr(arguments, option) not in (None, False):
+            having = " or ".join(name for name, method in METHODS.items() if option in method.options)
+            raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
 
 
 def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
     """Go on as the method's own script, in this process."""
-    words = common_words(arguments)
-    for option in (*method.options, "engine", "address"):
-        words += [f"--{option}={getattr(arguments, option)}"] if getattr(arguments, option) is not None else []
-    words += [f"--as={arguments.as_name}"] if arguments.as_name else []
+    given = {"as": arguments.as_name, **{option: getattr(arguments, option) for option in method.options}}
+    words = [f"--{option}={value}" for option, value in given.items() if value is not None]
     words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(TOP / method.script), *words])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, str(TOP / method.script), *common_words(arguments), *words])  # noqa: S606
 
 
 def common_words(arguments: argparse.Namespace) -> list[str]:

@@ -1,17 +1,7 @@
-"""The search methods that exist: one line each. Each has a room of its own in this folder, and a script at the top."""
+"""The table of search methods. Whatever reads what searches have found goes through it."""
 
-from dataclasses import dataclass
+from search.genetic.method import Genetic
+from search.gradient.method import Gradient
+from search.method import Method
 
-
-@dataclass(frozen=True)
-class Method:
-    """A way to find modules."""
-
-    script: str  # that searches to the end in one process; "" where scripts/run_module_search.py starts several
-    options: tuple[str, ...]  # of scripts/run_module_search.py, that no other method has
-
-
-METHODS = {
-    "genetic": Method("", ("jobs", "early_stop", "checkpoint")),
-    "gradient": Method("module_gradient_search.py", ("keep", "max_loss")),
-}
+METHODS: dict[str, Method] = {method.name: method for method in (Genetic(), Gradient())}

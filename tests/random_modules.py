@@ -1,18 +1,24 @@
 """Small networks whose logits depend on everything in them, and random masks of them that hypothesis draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
 import numpy as np
 import torch
 from torch import nn
 
+from configures.base import Config
 from dataset.labelled_images import IMAGENET
 from models.graph import ConvLayer, Graph, GraphNetwork, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN
+from models.strong_model import load_strong_model
+from modules.module_set import ModuleSet, SetRecord
+from modules.module_sets import write_set
+from patching.members import Form, Logits, Member
 from patching.patched_model import Origin, PatchedModel
 from patching.rules import Rule
+from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 
 
@@ -43,20 +49,39 @@ def random_graph(layers: Sequence[Conv], num_classes: int, seed: int, hidden: Se
     return trace(random_network(layers, num_classes, seed, hidden), 32)
 
 
+def write_modules(config: Config, artifacts: Artifacts, masks: Mapping[int, np.ndarray], name: str) -> ModuleSet:
+    """A set of the modules of these classes' masks (K,) bool, which says nothing else of them that is true."""
+    strong = load_strong_model(config, artifacts, torch.device("cpu"))
+    modules = [extract_module(strong, mask, target_class) for target_class, mask in masks.items()]
+    classes, kept = tuple(map(str, range(config.num_classes))), tuple(int(mask.sum()) for mask in masks.values())
+    record = SetRecord(classes, strong.units.num_kernels, kept, 0.5, 9, 9, 9, 9, 9, 9, {}, target_classes=tuple(masks))
+    all_masks = np.stack(list(masks.values()))
+    return write_set(config, artifacts, modules, all_masks, record, name=name, default_name=name)
+
+
 def random_patched_model(
     rule: Rule,
     classes: Sequence[str] = ("6", "7", "8", "9", "2"),
     weak_network: str = "simcnn_tiny",
     strong_network: str = "simcnn_x0_25",
+    form: Form | None = None,
+    weak_form: Form | None = None,
 ) -> PatchedModel:
-    """A patched model of untrained networks by their names; its module keeps half of the kernels, for class 0."""
-    weak, strong = (network_of(name, len(classes)) for name in (weak_network, strong_network))
-    for seed, network in enumerate((weak, strong)):
-        randomise(network, 32, seed=seed)
-    graph = trace(strong, 32)
+    """A patched model of untrained networks by their names; its module keeps half of the kernels, for the last class.
+
+    The weak model's form is that of the module by default.
+    """
+    form = form or Form(32, "stretch", IMAGENET)
+    weak_form, count = weak_form or form, len(classes)
+    weak = network_of(weak_network, count, weak_form.side)
+    strong = network_of(strong_network, count, form.side)
+    for seed, (network, side) in enumerate(((weak, weak_form.side), (strong, form.side))):
+        randomise(network, side, seed=seed)
+    graph = trace(strong, form.side)
     kernel_mask = graph.units.spread(graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.5))
-    origin = Origin(weak_network, strong_network, len(classes), 0, kernel_mask, 32, *IMAGENET, "stretch")
-    return PatchedModel(weak, extract_module(graph, kernel_mask, 0), rule, tuple(classes), origin)
+    origin = Origin(weak_network, strong_network, count, (0,), kernel_mask[None])
+    module = Member(extract_module(graph, kernel_mask, 0), form, [count - 1])
+    return PatchedModel(Member(Logits(weak, count), weak_form, range(count)), [module], rule, classes, origin)
 
 
 @st.composite
@@ -98,7 +123,7 @@ def units_of_layers(units_of_each: Sequence[Sequence[int]]) -> Units:
     layers, start = [], 0
     for number, of_layer in enumerate(units_of_each):
         reason = "it is read whole" if set(of_layer) == {-1} else None
-        layers.append(ConvLayer(f"conv {number}", f"conv_{number}", slice(start, start + len(of_layer)), reason))
+        layers.append(ConvLayer(f"conv {number}", slice(start, start + len(of_layer)), reason))
         start += len(of_layer)
     unit_of_kernel = np.concatenate([np.array(of_layer, np.int64) for of_layer in units_of_each])
     num_units = int(unit_of_kernel.max()) + 1

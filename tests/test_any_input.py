@@ -214,14 +214,14 @@ def test_recorded_settings(tmp_path: Path, content: bytes) -> None:
 
 CONFUSION = np.array([[3, 1], [0, 4]])
 METHODS = {"before": method_entry(CONFUSION, None), "min_max": method_entry(CONFUSION, RangeRule(0, 1))}
-PATCHED = PatchedWeakModel("simcnn_digits", 1, ("6", "1"), "simcnn_tiny", "weak", 2, 2, 8, METHODS)
+PATCHED = PatchedWeakModel(("6", "1"), (1,), 8, METHODS, "simcnn_digits", (1,), "SET", "", "simcnn_tiny", "weak", 2, 2)
 
 
 @SAME_FOLDER
 @given(near_json(json.dumps(asdict(PATCHED)).encode()))
 def test_patch_reports(tmp_path: Path, content: bytes) -> None:
     artifacts = Artifacts(tmp_path, MODEL, DATASET)
-    path = patch_files.report(artifacts, WeakKind.SIMPLE, 1, 2, "min_max").path
+    path = patch_files.report(artifacts, "SET", WeakKind.SIMPLE, 1, 2, "min_max").path
     for model in taken_or_refused(path, content, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE)) or []:
         assert all(model.confusion(method).dtype == np.int64 for method in model.methods)
         assert all(isinstance(model.rule(calibration), Rule) for calibration in model.calibrations)

@@ -15,8 +15,6 @@ from models.opening import open_stage
 from models.strong_model import graph_of
 from models.weights import count_parameters
 from modules.module_sets import add_modules_option, open_set
-from patching.patched_model import PatchedModel
-from patching.rules import RangeRule
 from patching.weak_models import WeakKind, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
@@ -37,26 +35,26 @@ def main() -> None:
     strong_flops, strong_parameters = graph.flops, count_parameters(graph.network)
     rows: list[list[object]] = []
 
-    def add(name: str, network: nn.Module, kernels: object = "") -> tuple[int, int]:
-        flops, parameters = flops_of(network, graph.image_shape), count_parameters(network)
+    def add(name: str, *networks: nn.Module, kernels: object = "") -> tuple[int, int]:
+        flops = sum(flops_of(network, graph.image_shape) for network in networks)
+        parameters = sum(map(count_parameters, networks))
         ratios = (100 * flops / strong_flops, 100 * parameters / strong_parameters)
         rows.append([name, kernels, flops, f"{ratios[0]:.1f}", parameters, f"{ratios[1]:.1f}"])
         return flops, parameters
 
-    add("strong model", graph.network, graph.units.num_kernels)
+    add("strong model", graph.network, kernels=graph.units.num_kernels)
     chosen = open_set(config, stage.artifacts, arguments.modules, ())
     modules, kept = dict(zip(chosen.target_classes, chosen.modules(device), strict=True)), chosen.record.kernels_kept
     counted = zip(progress(modules.items(), "cost of modules", len(modules)), kept, strict=True)
-    costs = [add(f"module {number}", module, kernels) for (number, module), kernels in counted]
+    costs = [add(f"module {number}", module, kernels=kernels) for (number, module), kernels in counted]
     mean_flops, mean_parameters = np.mean(costs, axis=0)
     shares = (f"{100 * mean_flops / strong_flops:.1f}", f"{100 * mean_parameters / strong_parameters:.1f}")
     rows.append(["mean module", round(np.mean(kept)), round(mean_flops), shares[0], round(mean_parameters), shares[1]])
     for kind in WeakKind if config.weak_classes else ():
         weak = build_weak_network(config, kind)
         add(f"{kind.words} weak model ({weak_network_name(config, kind)})", weak)
-        classes = tuple(map(str, range(len(config.weak_classes) + 1)))
         for number, module in progress(modules.items(), f"cost of patched {kind.words} models", len(modules)):
-            add(f"the same, patched with module {number}", PatchedModel(weak, module, RangeRule(0, 1), classes))
+            add(f"the same, patched with module {number}", weak, module)
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])

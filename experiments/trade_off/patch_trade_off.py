@@ -1,54 +1,54 @@
-"""A target class's F1 after patching against the size of the module, for every round of the search for that module.
+"""A target class's F1 after patching against the size of the module, for all that the searches have found.
 
     python experiments/trade_off/patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak
     python experiments/trade_off/patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --exp_type weak \\
         --target_class 3 --images test
+    python experiments/trade_off/patch_trade_off.py --model simcnn_x0_25 --dataset digits_5 --modules gradient_tuned
 
-Needs weak models, and `module_gradient_search.py --for_patch --keep 0.1` for the target classes (all by default). The
-learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of images that the rule
-was not fitted on (five folds); the test images are for the report. Beside the rounds stand the weak model as it is, the
-controls, and, where there are such, the module of the joint search and the one that `module_fine_tuner.py` trained.
-Writes for_patch_trade_off_IMAGES.csv, .png and .svg beside the weak models.
+Needs weak models of the target classes (all by default), and modules: `module_gradient_search.py --keep 0.1` gives some
+of all sizes. The learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of
+images that the rule was not fitted on (five folds); the test images are for the report. Next to the modules that
+searches have found and those of all module sets (or of --modules SET alone) stand the weak model as it is, and the
+controls. Writes patch_trade_off_IMAGES.csv, .png and .svg beside the weak models.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.labelled_images import Images
 from dataset.target_classes import HELP, chosen_classes
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage
 from models.training import predict
-from modules import files as module_files
-from modules.module import extract_modules
-from modules.on_disk import load_kernel_mask, load_module
+from modules.module import Tuning, extract_modules
+from modules.module_set import ModuleSet
+from modules.module_sets import open_set
 from patching import files as patch_files
-from patching.cases import PatchCase, PatchCases
+from patching.cases import PatchCases
 from patching.learned import held_out_answers
 from patching.metrics import confusion_matrix, scores_of_target_class
-from patching.rules import Learned
+from patching.on_disk import load_weak_model
+from patching.rules import Given, Learned
 from patching.weak_models import WeakKind
 from report.figures import save_drawing
 from report.figures_of_patch_trade_off import (
     BEFORE,
-    FINE_TUNED,
-    FOR_PATCH,
-    JOINT,
     NO_MODULE,
     WHOLE_MODEL,
     PatchTradeOff,
     mean_f1,
     patch_trade_off_figure,
+    ways_of,
 )
-from search.gradient import files as gradient_files
-from search.gradient.rounds import check_strong_model, load_round
+from report.made_with import sets_here
+from report.words import counted
+from search.method import Found
+from search.methods import METHODS
 from utils.errors import run
-from utils.files import missing
 from utils.progress import progress
-from utils.stage import stage_parser
+from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}
@@ -60,88 +60,100 @@ def main() -> None:
     parser.add_argument("--target_class", nargs="+", default=["all"], help=f"{HELP}; all by default")
     parser.add_argument("--target_epoch", default="best", help="of the weak model, as apply_patch.py takes it")
     parser.add_argument("--images", choices=("valid", "test"), default="valid", help="what to measure on")
+    parser.add_argument("--modules", metavar="SET", help="measure this module set alone (scripts/list_modules.py)")
     arguments = parser.parse_args()
     stage, kind = open_stage(arguments), KINDS[arguments.exp_type]
     target_classes = chosen_classes(arguments.target_class, stage.config)
-    cases = PatchCases(stage, kind, for_patch=True)
-    cases.check(target_classes, arguments.target_epoch)
+    cases = PatchCases(stage, kind)
+    searched = [] if arguments.modules else list(all_found(stage))
+    if arguments.modules:
+        sets = [open_set(stage.config, stage.artifacts, arguments.modules, target_classes)]
+    else:
+        sets = sets_here(stage.config, stage.artifacts)
     points = []
     for target_class in progress(target_classes, "patching, weak models"):
-        case = cases.load(target_class, arguments.target_epoch)
-        points += WeakModel(cases, case, arguments.images).points()
+        weak = WeakModel(cases, target_class, arguments.target_epoch, arguments.images)
+        points += [*weak.controls(), *weak.by_searches(searched), *weak.by_sets(sets)]
     show(points)
     images = {"valid": "validation images (by folds), to choose by", "test": "test images"}[arguments.images]
-    title = f"{stage.config.name}, {kind.option} models, {len(target_classes)} target classes, {images}"
+    count = counted(len(target_classes), "target class", "target classes")
+    title = f"{stage.config.name}, {kind.option} models, {count}\n{images}"
     path = patch_files.trade_off(stage.artifacts, kind, arguments.images)
     drawing = patch_trade_off_figure(points, title)
     save_drawing(drawing, path.with_suffix(""))
     print(f"\n{drawing.finding}\nsaved {path}, .png, .svg")
 
 
+def all_found(stage: Stage) -> Iterator[tuple[str, Found]]:
+    """The method's name and the modules of all candidates of all methods."""
+    for method in METHODS.values():
+        for candidate in method.candidates(stage):
+            yield method.name, candidate.load()
+
+
 class WeakModel:
     """One weak model, and what becomes of it by modules of all sizes."""
 
-    def __init__(self, cases: PatchCases, case: PatchCase, part: str) -> None:
-        self.cases, self.case, self.part = cases, case, part
-        self.target = len(case.classes) - 1
-        split = cases.data.split_for(case.target_class)
-        self.images: dict[str, Images] = {"valid": split.valid, "test": split.test}
+    def __init__(self, cases: PatchCases, target_class: int, wanted_epoch: str, part: str) -> None:
+        self.stage, self.strong, self.target_class, self.part = cases.stage, cases.strong, target_class, part
+        split, epoch = cases.data.split_for(target_class), cases.epoch(target_class, wanted_epoch)
+        weak = load_weak_model(
+            cases.stage.config, cases.stage.artifacts, cases.kind, target_class, epoch, cases.stage.device
+        )
+        self.images = {"valid": split.valid, "test": split.test}
+        self.weak = {name: predict(weak, images, cases.stage.device) for name, images in self.images.items()}
+        self.classes, self.target = split.classes, len(split.classes) - 1
 
-    def points(self) -> Iterator[PatchTradeOff]:
-        """Before, the controls, the joint search's module, and a module a round."""
-        case, stage = self.case, self.cases.stage
-        measured = getattr(case, self.part)
-        yield self._point(BEFORE, 0.0, 0.0, 0.0, measured.weak.argmax(1).numpy())
+    def controls(self) -> Iterator[PatchTradeOff]:
+        """The weak model as it is, and patched without a module and with the whole strong model."""
+        yield self._point(BEFORE, 0.0, 0.0, 0.0, self.weak[self.part].argmax(1).numpy())
         yield self._patched(NO_MODULE, 0.0, 0.0, 0.0, None)
-        yield self._patched(WHOLE_MODEL, 1.0, 1.0, 1.0, {part: getattr(case, part).strong for part in self.images})
-        if module_files.module(stage.artifacts, case.target_class).exists():
-            module = load_module(stage.config, stage.artifacts, case.target_class, stage.device)
-            kept = load_kernel_mask(stage.config, stage.artifacts, case.target_class).mean()
-            yield self._of_module(JOINT, float(kept), float(kept), module)
-        place, own = stage.artifacts, (case.target_class,)
-        classes = own if gradient_files.log(place, own).exists() else ()  # else of the search of all classes
-        file = gradient_files.log(place, classes)
-        if not file.exists():
-            raise missing(file.path, file.made_by)
-        check_strong_model(place, classes)
-        strong = self.cases.strong
-        modules = classes or tuple(range(strong.num_classes))
-        for row in {row.keep: row for row in file.load()}.values():  # of two of the same share the later, which settled
-            masks, tuning = load_round(place, row.number, len(modules), strong.units.num_kernels, classes)
-            module = extract_modules(strong, masks, tuning, modules)[modules.index(case.target_class)]
-            yield self._of_module(FOR_PATCH, row.keep, float(masks[modules.index(case.target_class)].mean()), module)
-        place = stage.artifacts.for_patch(case.target_class)
-        known = module_files.report_for_patch(place).load_if_there()
-        if known is not None and "fine_tuned" in known.search:
-            module = load_module(stage.config, place, case.target_class, stage.device)
-            kept = known.kernels_kept / known.kernels
-            yield self._of_module(FINE_TUNED, kept, kept, module)
+        logits = {part: predict(self.strong.network, images, self.stage.device) for part, images in self.images.items()}
+        whole = {part: of_part[:, self.target_class] for part, of_part in logits.items()}
+        yield self._patched(WHOLE_MODEL, 1.0, 1.0, 1.0, whole)
+
+    def by_searches(self, searched: Sequence[tuple[str, Found]]) -> Iterator[PatchTradeOff]:
+        """Patched with the target class's module of each candidate that has one."""
+        for method, found in searched:
+            targets = range(self.strong.num_classes) if found.target_classes is None else found.target_classes
+            if self.target_class in targets:
+                place = targets.index(self.target_class)
+                rows = slice(place, place + 1)
+                tuning = found.tuning and Tuning(found.tuning.gains[rows], found.tuning.logit_maps[rows])
+                (module,) = extract_modules(self.strong, found.masks[rows], tuning, [self.target_class])
+                yield self._of_module(method, float(found.masks.mean()), float(found.masks[place].mean()), module)
+
+    def by_sets(self, sets: Sequence[ModuleSet]) -> Iterator[PatchTradeOff]:
+        """Patched with the target class's module of each set that has one."""
+        for each in sets:
+            if self.target_class in each.target_classes:
+                kept, module = each.mask(self.target_class).mean(), each.module(self.target_class, self.stage.device)
+                yield self._of_module(f"set {each.name}", each.record.kernel_share, float(kept), module)
 
     def _of_module(self, method: str, keep: float, kept: float, module: GraphNetwork) -> PatchTradeOff:
-        outputs = {part: predict(module, images, self.cases.stage.device)[:, 0] for part, images in self.images.items()}
-        flops = flops_of(module, self.cases.strong.image_shape) / self.cases.strong.flops
+        outputs = {part: predict(module, images, self.stage.device)[:, 0] for part, images in self.images.items()}
+        flops = flops_of(module, self.strong.image_shape) / self.strong.flops
         return self._patched(method, keep, kept, flops, outputs)
 
     def _patched(
         self, method: str, keep: float, kept: float, flops: float, outputs: dict[str, Tensor] | None
     ) -> PatchTradeOff:
-        valid, test = self.case.valid, self.case.test
-        of_valid = None if outputs is None else outputs["valid"]
+        outputs = outputs or {part: logits.new_zeros(len(logits)) for part, logits in self.weak.items()}
+        columns = {part: values[:, None] for part, values in outputs.items()}
+        labels = self.images["valid"].labels
+        given = Given(self.weak["valid"].numpy(), columns["valid"].numpy(), labels, (self.target,))
         if self.part == "valid":
-            columns = None if of_valid is None else of_valid[:, None]
-            answers = held_out_answers(valid.weak, columns, valid.labels, [self.target])
+            answers = held_out_answers(given.weak, given.outputs, given.labels, given.targets)
         else:
-            rule = Learned.fit(valid.weak, of_valid, valid.labels)
-            of_test = test.weak.new_zeros(len(test.labels)) if outputs is None else outputs["test"]
-            answers = rule(test.weak, of_test).argmax(1).numpy()
+            answers = Learned.fit(given)(self.weak["test"], columns["test"]).argmax(1).numpy()
         return self._point(method, keep, kept, flops, answers)
 
     def _point(self, method: str, keep: float, kept: float, flops: float, answers: np.ndarray) -> PatchTradeOff:
-        labels = getattr(self.case, self.part).labels
+        labels = self.images[self.part].labels
         scores = scores_of_target_class(confusion_matrix(labels, answers, self.target + 1), self.target)
         return PatchTradeOff(
-            target_class=self.case.target_class,
-            name=self.case.classes[self.target],
+            target_class=self.target_class,
+            name=self.classes[self.target],
             method=method,
             keep=keep,
             kernels_kept=kept,
@@ -152,25 +164,19 @@ class WeakModel:
         )
 
 
-def show(points: list[PatchTradeOff]) -> None:
+def show(points: Sequence[PatchTradeOff]) -> None:
     """Print F1 of every target class in every way, and the mean."""
-    keeps = list(dict.fromkeys(point.keep for point in points if point.method == FOR_PATCH))
-    ways = [(BEFORE, None), (NO_MODULE, None), (WHOLE_MODEL, None), *((FOR_PATCH, keep) for keep in keeps)]
-    if any(point.method == JOINT for point in points):
-        ways.insert(3, (JOINT, None))
-    if any(point.method == FINE_TUNED for point in points):
-        ways.append((FINE_TUNED, None))
     names = list(dict.fromkeys(point.name for point in points))
     rows = []
-    for method, keep in ways:
-        of_way = [point for point in points if point.method == method and keep in (None, point.keep)]
+    for method, keep in ways_of(points):
+        of_way = [point for point in points if (point.method, point.keep) == (method, keep)]
         flops, others = (
             float(np.mean([getattr(point, name) for point in of_way])) for name in ("flops", "others_accuracy")
         )
         f1_of = {point.name: f"{100 * point.f1:.1f}" for point in of_way}  # not every class has every module
         rows.append(
             [
-                method if keep is None else f"{method}, {keep:.0%}",
+                f"{method}, {keep:.0%}" if 0 < keep < 1 else method,
                 f"{flops:.1%}",
                 *(f1_of.get(name, "") for name in names),
                 f"{100 * mean_f1(points, method, keep):.1f}",
@@ -178,7 +184,7 @@ def show(points: list[PatchTradeOff]) -> None:
             ]
         )
     print("F1 of the target class in percent:")
-    show_table(["patched by", "FLOPs", *names, "mean", "others' accuracy"], rows)
+    show_table(["patched by, kernels", "FLOPs", *names, "mean", "others' accuracy"], rows)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from utils.errors import UserError
 from utils.locks import keep_there
 from utils.progress import steps
 
+FREE = ("generations", "chosen_generation", "chosen_ensemble")  # settings that the search's files do not depend on
+
 
 def record_generation(
     search: GeneticSearch, rows: list[Generation], outputs: Sequence[np.ndarray], since: float
@@ -75,6 +77,8 @@ def write_modules(
         "ensemble": ensemble,
         "seconds": seconds,
         "settings": files.settings(stage.artifacts).load(),
+        "configured": search.config.part_of("genetic search") | {name: getattr(search.config, name) for name in FREE},
+        "options": ["--early_stop"] if len(rows) <= search.config.generations else [],
         **(noticed or {}),
     }
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)

@@ -32,6 +32,8 @@ from utils.progress import progress, say
 from utils.recorded_settings import differences
 from utils.stage import Stage
 
+FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
+
 
 def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
     """Train the modules of a set, and write them as the set `name`; None = the parent's name with `_tuned`.
@@ -64,7 +66,7 @@ def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name
         strong,
         parent.masks(),
         split,
-        {**parent.record.search, "fine_tuned": fine_tuned},
+        {**parent.record.search, "fine_tuned": fine_tuned | {"configured": stage.config.part_of("fine-tuning")}},
         name=name,
         default_name=f"{parent.name}_tuned",
         target_classes=parent.target_classes,
@@ -77,7 +79,7 @@ def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name
 
 def _is_result(there: ModuleSet, parent: ModuleSet, stage: Stage) -> bool:
     """Whether a set is what fine-tuning the parent's modules with the settings of now gives."""
-    with_settings = {key: value for key, value in there.record.search.get("fine_tuned", {}).items() if key != "seconds"}
+    with_settings = {key: value for key, value in there.record.search.get("fine_tuned", {}).items() if key not in FREE}
     return there.record.parent == parent.name and with_settings == {**made_with(stage), "of_modules": _digest(parent)}
 
 

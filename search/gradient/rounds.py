@@ -7,31 +7,26 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
 from dataset.images import to_device
 from dataset.labelled_images import Split, fingerprint
 from engines.engine import Engine
 from models import files as model_files
-from models.graph import Graph, flops_of, fold_batch_norm
+from models.graph import Graph, fold_batch_norm
 from models.strong_model import load_strong_model
 from models.trained_on import load_strong_split
-from models.training import count_right, predict
-from modules.composed_model import ComposedModel
 from modules.evaluation_inputs import evaluation_inputs
-from modules.jaccard import mean_pairwise_distance
 from modules.module import Tuning, extract_modules
-from modules.module_sets import replaced
-from modules.own_class import auc_of, explained_variance
 from search.gradient import files
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.log import Round
 from search.gradient.on_engine import ModulesOnEngine
+from search.judging import Judge
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.core_threads import core_threads
 from utils.errors import UserError, reason
@@ -64,9 +59,9 @@ class GradientSearch:
         return self.classes or tuple(range(self.strong.num_classes))
 
     @cached_property
-    def strong_logits(self) -> Tensor:
-        """(images, classes) float32, of the validation images."""
-        return predict(self.strong.network, self.split.valid, self.stage.device, self.stage.dtype)
+    def judge(self) -> Judge:
+        """Of the modules of all rounds, on the validation images."""
+        return Judge(self.strong, self.split.valid, self.stage.device, self.stage.dtype)
 
     # Starting and going on
     def record_settings(self) -> None:
@@ -180,30 +175,12 @@ class GradientSearch:
             steps: since the start of the search.
             start: when the round began, by `time.perf_counter`.
         """
-        strong, targets = fold_batch_norm(self.strong), list(self.target_classes)  # the same answers, sooner
-        modules = extract_modules(strong, masks, tuning, targets)
-        logits = predict(ComposedModel(modules), self.split.valid, self.stage.device, self.stage.dtype)
-        of_strong, labels = self.strong_logits, self.split.valid.labels
-        own, is_own = of_strong[:, targets].numpy(), labels[:, None] == np.array(targets)
-        right_strong, right_composed = (
-            count_right(each, labels) for each in (of_strong, replaced(of_strong, logits, targets))
-        )
-        auc_strong, auc_modules = (auc_of(each, is_own) for each in (own, logits.numpy()))
-        return Round(
-            number=number,
-            keep=self.keeps[number],
-            kernels_kept=float(masks.mean()),
-            distance=mean_pairwise_distance(masks),
-            images=len(labels),
-            right_strong=right_strong,
-            right_composed=right_composed,
-            steps=steps,
-            seconds=time.perf_counter() - start,
-            auc_mean=float(np.nanmean(auc_modules)),
-            auc_below=float(np.nanmax(auc_strong - auc_modules)),
-            explained_least=float(explained_variance(logits.numpy(), own).min()),
-            flops=float(np.mean([flops_of(module, strong.image_shape) for module in modules])) / strong.flops,
-        )
+        strong = fold_batch_norm(self.strong)  # the same answers, sooner
+        modules = extract_modules(strong, masks, tuning, self.target_classes)
+        judged = vars(self.judge.of(modules, masks, self.target_classes))
+        known = {"number": number, "keep": self.keeps[number], "steps": steps, **judged}
+        known["seconds"] = time.perf_counter() - start
+        return Round(**{field.name: known[field.name] for field in fields(Round)})
 
 
 def open_search(stage: Stage, classes: Sequence[int], keep: float | None, *, fresh: bool = False) -> GradientSearch:
@@ -237,16 +214,6 @@ def load_round(
     if not (tuning.gains > 0).all():
         raise gains.damaged("expected gains above 0")
     return masks, tuning
-
-
-def check_strong_model(artifacts: Artifacts, classes: Sequence[int] = ()) -> None:
-    """Raises UserError where the rounds that are there are of another strong model than the one that is there."""
-    file = files.settings(artifacts, classes)
-    if file.load().get("strong_model_sha256") != sha256_of(model_files.entire_model(artifacts).path):
-        raise UserError(
-            f"the search in {file.path.parent} is of another strong model than the one that is there; "
-            f"set it aside with: {file.made_by}"
-        )
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:

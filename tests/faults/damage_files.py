@@ -52,8 +52,9 @@ from models.trained_on import check_trained_on
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
-from modules.on_disk import check_source_network, load_kernel_mask, load_modularization, load_module
+from modules.module_sets import RECORD, collected_outputs, open_set, read_set
 from patching import files as patch_files
+from patching.data import of_class
 from patching.on_disk import kept_epochs, load_patched_weak_models, load_weak_model
 from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
@@ -92,9 +93,8 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
     images = model_files.trained_on(artifacts)
     importance, settings = module_files.kernel_importance(artifacts), module_files.importance_settings(artifacts)
     sensitivity = module_files.layer_sensitivity(artifacts, 0)
-    module, mask = module_files.module(artifacts, RELATED), module_files.module_kernels(artifacts, RELATED)
-    network = module_files.source_network(artifacts)
-    outputs, in_class = module_files.module_outputs(artifacts, RELATED), load_split(config).valid.labels == RELATED
+    modules, of_related = open_set(config, artifacts), of_class(load_split(config).valid, RELATED)
+    outputs = module_files.module_outputs(artifacts, RELATED, modules.name)
 
     def training_state() -> list[Any]:
         """As a training that has nothing left to do takes it up."""
@@ -117,13 +117,10 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
         "layer sensitivity": Kind(
             sensitivity.path, lambda: sensitivity.load(len(config.sensitivity_ratios), 2), [SENSITIVITY]
         ),
-        "module": Kind(module.path, lambda: load_module(config, artifacts, RELATED, cpu).state_dict(), [COLLECTOR]),
-        "module's kernels": Kind(mask.path, lambda: load_kernel_mask(config, artifacts, RELATED), [COLLECTOR]),
-        "modules' network": Kind(network.path, lambda: check_source_network(config, artifacts), [COLLECTOR]),
-        "modules' report": Kind(
-            module_files.report(artifacts).path, lambda: load_modularization(config, artifacts), []
-        ),
-        "module outputs": Kind(outputs.path, lambda: outputs.load(int(in_class.sum())), [PATCH]),
+        "module": Kind(modules.file(RELATED).path, lambda: modules.module(RELATED, cpu).state_dict(), [PATCH]),
+        "module's kernels": Kind(modules.kernels_file(RELATED).path, lambda: modules.mask(RELATED), [PATCH]),
+        "module set": Kind(modules.folder / RECORD, lambda: read_set(config, artifacts, modules.name), [PATCH]),
+        "module outputs": Kind(outputs.path, lambda: collected_outputs(stage, modules, RELATED, of_related), [PATCH]),
     }
 
 

@@ -189,8 +189,8 @@ def test_a_strangers_data_folder_runs_nothing(strangers: Path, file: Path, run_m
 
 
 def test_a_strangers_patched_model_runs_nothing(file: Path, tmp_path: Path) -> None:
-    state = {"weights": {}, "image_side": 32, "classes": ["x", "y"], "target_class": 0, "strong_classes": 2}
-    state |= {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "stretch"}
+    form = {"side": 32, "normalisation": [[0.5] * 3, [0.5] * 3], "resize": "stretch", "is_grey": False}
+    state = {"weights": {}, "form": form, "classes": ["x", "y"], "weak_classes": 2, "strong_classes": 2}
     for weak, strong in ((f"{file}:build", "simcnn_tiny"), ("simcnn_tiny", f"{file}:build")):
         save_checkpoint(tmp_path / "patched.pth", state | {"weak_network": weak, "strong_network": strong})
         with pytest.raises(UserError, match=r"never ran .*: python scripts/inspect_network.py --network .*build --num"):

@@ -19,7 +19,7 @@ from patching.learned import (
     standardise,
     unstandardise,
 )
-from patching.rules import Learned
+from patching.rules import Given, Learned
 
 
 def weak_and_module(n: int, seed: int = 0):
@@ -32,13 +32,15 @@ def weak_and_module(n: int, seed: int = 0):
 
 
 def target_recall(rule, logits, output, labels):
-    predictions = rule(logits, output).argmax(1).numpy()
+    predictions = rule(logits, output[:, None]).argmax(1).numpy()
     return (predictions[labels == 3] == 3).mean()
 
 
 def test_module_helps_on_images_that_the_fit_did_not_see():
     logits, output, labels = weak_and_module(600)
-    rule, control = Learned.fit(logits, output, labels), Learned.fit(logits, None, labels)
+    rule, control = (
+        Learned.fit(Given(logits, outputs[:, None], labels, (logits.shape[1] - 1,))) for outputs in (output, 0 * output)
+    )
     new_logits, new_output, new_labels = weak_and_module(600, seed=1)
     without = target_recall(control, new_logits, torch.zeros(600), new_labels)
     assert target_recall(rule, new_logits, new_output, new_labels) > without + 0.1
@@ -62,7 +64,7 @@ def test_gradient_vanishes_at_the_fit_and_other_points_are_worse(form, with_modu
     logits, output, labels = weak_and_module(80)
     logits, target = logits.double(), torch.tensor(labels)
     features, _ = standardise(logits, output.double()[:, None])
-    directions = free_directions(4, form, [3], with_modules=with_module)
+    directions = free_directions(4, form, [3], None if with_module else [])
     parameters = fit(logits, features, target, directions, ridge=0.01)
 
     def loss(parameters):
@@ -124,7 +126,8 @@ def test_folds_spread_every_class_evenly():
 def test_a_target_class_that_no_validation_image_has():
     logits, output, labels = weak_and_module(100)
     keep = labels != 3
-    scores = Learned.fit(logits[keep], output[keep], labels[keep])(logits, output)
+    rule = Learned.fit(Given(logits[keep], output[keep, None], labels[keep], (logits.shape[1] - 1,)))
+    scores = rule(logits, output[:, None])
     assert torch.isfinite(scores).all()
     assert (scores.argmax(1) == 3).float().mean() < 0.1
 
@@ -163,10 +166,10 @@ def test_two_modules_are_worth_more_than_either():
 @pytest.mark.parametrize("with_module", [True, False])
 def test_held_out_answers_are_those_of_fits_without_the_image(with_module):
     logits, output, labels = weak_and_module(120)
-    outputs = output[:, None] if with_module else None
+    outputs = with_module * output[:, None]
     found = held_out_answers(logits, outputs, labels, [3])
     chosen = fit_linear_map(logits, outputs, labels, [3])
-    directions = free_directions(4, chosen.form, [3], with_modules=with_module)
+    directions = free_directions(4, chosen.form, [3], None if with_module else [])
     data = prepared(logits, outputs, labels, [3], seed=0)
     for fold in range(FOLDS):
         inside, outside = data.folds != fold, data.folds == fold

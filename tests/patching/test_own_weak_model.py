@@ -6,23 +6,23 @@ import sys
 import sysconfig
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from random_modules import write_modules
 from torch import nn
 
 import global_configure
 from configures.base import load
 from dataset.datasets import load_dataset
 from dataset.image_files import SIDE
-from dataset.labelled_images import IMAGENET, Images
+from dataset.labelled_images import IMAGENET, Images, Normalisation
 from dataset.splits import load_evaluation_parts, load_split, split
-from models.strong_model import load_strong_model
-from models.weights import cpu_state
-from modules import files as module_files
-from modules.module import extract_modules
+from models.strong_model import graph_of
+from patching.members import Form
 from patching.own_weak_model import load_weak_logits, logits_of_network, match_classes, parse_class_map
+from patching.patched_model import load_patched_model
+from patching.report import NO_MODULE, WHOLE_MODEL
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -80,11 +80,8 @@ def fill(root, dataset, strong_roots):
     artifacts, config = Artifacts(root, "simcnn_x0_25", dataset), load("simcnn_x0_25", dataset)
     artifacts.folder.mkdir()
     (artifacts.folder / "entire_model.pth").symlink_to(made / artifacts.folder.name / "entire_model.pth")
-    strong = load_strong_model(config, artifacts, torch.device("cpu"))
-    masks = np.ones((config.num_classes, strong.units.num_kernels), bool)
-    for number, module in enumerate(extract_modules(strong, masks)):
-        module_files.module(artifacts, number).save(cpu_state(module))
-        module_files.module_kernels(artifacts, number).save(masks[number])
+    whole = np.ones(graph_of(config).units.num_kernels, bool)
+    write_modules(config, artifacts, dict.fromkeys(range(config.num_classes), whole), "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(global_configure, "root_dir", root)
         parts = load_split(load("simcnn_x0_25", "digits"))
@@ -172,13 +169,14 @@ def test_logits_alone(root, run_main):
     done = run_main(SCRIPT, *COMMON, "--weak_logits", root / "logits", "--target_class", *RARE, root=root)
     assert done.exit_code == 0, done
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "logits.json").read_text())
-    for target in report["test"]["targets"]:
-        assert target["after"]["f1"] > target["before"]["f1"] and target["change"]["f1"][0] > 0
-    controls = report["controls"]
-    gained = [part["targets"][0]["after"]["f1"] for part in (controls["no module"], controls["whole strong model"])]
-    assert gained[0] < report["test"]["targets"][0]["after"]["f1"] == pytest.approx(gained[1], abs=0.05)
-    assert report["cost"]["weak"] is None and report["cost"]["modules"][0] > 0
-    assert "control: whole strong model" in done.stdout and "F1 changes by +" in done.stdout
+    f1 = {method: [target["f1"] for target in entry["targets"]] for method, entry in report["methods"].items()}
+    for number, target in enumerate(report["methods"]["learned"]["targets"]):
+        assert target["f1"] > f1["before"][number] and target["change"]["f1"][0] > 0
+    assert f1[NO_MODULE][0] < f1["learned"][0] == pytest.approx(f1[WHOLE_MODEL.format("learned")][0], abs=0.05)
+    cost = report["details"]["cost"]
+    assert cost["weak"] is None and cost["modules"][0] > 0
+    assert report["modules"] == "whole" and "module set whole: saved" in done.stdout
+    assert "control: learned, whole strong model" in done.stdout and "F1 changes by +" in done.stdout
 
 
 @pytest.mark.slow
@@ -220,8 +218,8 @@ def test_images_and_names_of_ones_own(root, run_main, tmp_path, monkeypatch):
     done = run_main(SCRIPT, *COMMON, *options, "--class_map", "drei=3", root=root)
     assert done.exit_code == 0 and "the weak model knows drei, null, vier" in done.stdout, done
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "said.json").read_text())
-    (target,) = report["test"]["targets"]
-    assert target["name"] == "drei" and target["after"]["f1"] > target["before"]["f1"]
+    before, after = (report["methods"][method]["targets"][0]["f1"] for method in ("before", "learned"))
+    assert report["targets"] == [0] and report["classes"][0] == "drei" and after > before
     run_main(SCRIPT, *COMMON, *options, root=root).refused("the strong model has no class drei", "--class_map")
 
 
@@ -237,7 +235,7 @@ def test_auto_on_a_weak_model_that_knows_everything_changes_nothing(root, logits
     assert done.exit_code == 0 and "no module helps this weak model: nothing is changed" in done.stdout, done
     assert done.stdout.count("no more than chance") == 10 and not saved.exists()
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "nothing.json").read_text())
-    assert report["rule"] is None and report["test"]["targets"] == []
+    assert list(report["methods"]) == ["before"] and report["targets"] == []
 
 
 def test_logits_may_stand_in_the_order_of_the_split_or_of_the_files(tmp_path):
@@ -310,7 +308,7 @@ def test_logits_that_do_not_fit(root, logits, run_main, damage, message):
     [
         ((), "expected --weak_network with --weak_checkpoint, or --weak_logits"),
         (("--weak_network", "simcnn"), "--weak_network and --weak_checkpoint: expected both or none"),
-        (("--weak_logits", "x", "--save", "x.pt"), "expected a name that ends with .onnx or .py"),
+        (("--weak_logits", "x", "--save", "x.pt"), "expected a name that ends with .onnx or .pth or .py"),
         (("--weak_logits", "x", "--weak_classes", "0,1,x"), "class x has no images"),
         (("--weak_logits", "x", "--weak_mean", "1,2"), "setting mean"),
         (("--weak_logits", "x", "--weak_images", "nowhere"), "dataset nowhere is not there"),
@@ -396,9 +394,9 @@ def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, 
     done = run_main(SCRIPT, *COMMON, *weak_network, *options, root=root)
     assert done.exit_code == 0 and "added: 9" in done.stdout, done
     report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "added.json").read_text())
-    (target,) = report["test"]["targets"]
-    assert target["before"]["f1"] == 0 < target["after"]["f1"]
-    weak, modules, composed = (report["cost"][name] for name in ("weak", "modules", "composed"))
+    before, after = (report["methods"][method]["targets"][0]["f1"] for method in ("before", "learned"))
+    assert before == 0 < after and report["details"]["added"] == ["9"]
+    weak, modules, composed = (report["details"]["cost"][name] for name in ("weak", "modules", "composed"))
     assert [sum(pair) for pair in zip(weak, modules, strict=True)] == composed
 
     config = load("simcnn_x0_25", "digits")
@@ -412,7 +410,8 @@ def test_a_class_is_added_and_the_patched_model_runs_without_this_project(root, 
     command = [sys.executable, "-I", "-S", "-c", program, "scores.npy", "weak.npy", "module.npy"]
     subprocess.run(command, cwd=out, check=True, timeout=300, env={"OMP_NUM_THREADS": "1"})
     answers, labels = np.load(out / "scores.npy").argmax(1), parts[0]["test"].labels
-    assert abs(int((answers == labels).sum()) - report["test"]["right_after"]) <= 1  # where two scores are nearly equal
+    reported = np.trace(report["methods"]["learned"]["confusion_matrix"])
+    assert abs(int((answers == labels).sum()) - reported) <= 1  # where two scores are nearly equal
     assert config.num_classes == np.load(out / "scores.npy").shape[1]
 
 
@@ -441,12 +440,17 @@ def test_a_grey_network_that_answers_with_a_dict_is_patched_and_saved(root, run_
     torch.save(program["Net"](10).state_dict(), tmp_path / "weak.pth")
     named = ("--weak_network", f"{tmp_path / 'net.py'}:Net", "--weak_checkpoint", tmp_path / "weak.pth")
     form = ("--weak_side", 16, "--weak_mean", 0.13, "--weak_std", 0.31)
-    saved = tmp_path / "patched.py"
-    options = ("--target_class", 3, "--anyway", "--save", saved, "--name", "grey")
+    saved, loadable = tmp_path / "patched.py", tmp_path / "patched.pth"
+    options = ("--target_class", 3, "--anyway", "--save", saved, "--save", loadable, "--name", "grey")
+    options += ("--others_may_lose", 0)
     done = run_main(SCRIPT, *COMMON, *named, *form, *options, root=root)
     assert done.exit_code == 0, done
     assert "it takes grey images: of RGB their luma (ITU-R BT.601), less 0.13, divided by 0.31" in done.stdout
     assert f"saved {saved}, {saved.with_suffix('.safetensors')}; run on 359 test images" in done.stdout
+    assert f"saved {loadable}; run on 359 test images" in done.stdout
+    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "grey.json").read_text())
+    assert report["details"]["others_may_lose"] == 0 and report["methods"]["learned"]["rule"]["lowered_by"] >= 0
+    assert load_patched_model(loadable).weak.form == Form(16, "stretch", Normalisation((0.13,) * 3, (0.31,) * 3), True)
 
 
 @pytest.mark.slow
@@ -458,22 +462,6 @@ def test_a_report_of_somebody_else_is_not_replaced(root, run_main, logits):
     done.refused("mine.json is there, and is no report of a patch: give another --name, or move it away")
     assert report.read_text() == '{"mine": 1}'
     report.unlink()
-
-
-@pytest.mark.slow
-def test_onnx_gives_the_same_answers(root, run_main, logits, tmp_path):
-    saved = tmp_path / "patched.onnx"
-    options = ("--weak_logits", logits, "--target_class", 3, "--save", saved, "--name", "onnx")
-    options += ("--others_may_lose", 0)
-    done = run_main(SCRIPT, *COMMON, *options, root=root)
-    assert done.exit_code == 0 and f"saved {saved}; run on 359 test images, it answers as reported" in done.stdout, done
-    session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
-    test = load_dataset("digits", 32, "stretch", IMAGENET).test
-    given = {"weak_logits": np.load(logits / "test_logits.npy").astype(np.float32), "pixels": test.pixels[:]}
-    (scores,) = session.run(None, given)
-    report = json.loads((root / "data" / "patch" / "own" / "simcnn_x0_25_digits" / "onnx.json").read_text())
-    assert abs(int((scores.argmax(1) == test.labels).sum()) - report["test"]["right_after"]) <= 1  # as above
-    assert report["others_may_lose"] == 0 and report["rule"]["lowered_by"] >= 0
 
 
 def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):

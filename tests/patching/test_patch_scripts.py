@@ -2,19 +2,19 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import files_below, run_here
-from random_modules import extract_module
+from random_modules import write_modules
 from shuffled_engine import ShuffledEngine
 
 import engines.opening
 from configures.base import load
-from models import files as model_files
-from models.strong_model import load_strong_model
+from models.strong_model import graph_of
 from modules import files as module_files
 from patching import files as patch_files
 from patching.data import load_patch_data
@@ -29,7 +29,7 @@ from utils.errors import UserError
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("patch scripts")]
 
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
-COLLECT = "preprocess/module_output_collector.py"
+SET = "two_thirds"  # the most recent module set
 TRAIN_WEAK = "experiments/patch/patch_for_weak_model/train.py"
 TRAIN_POOR = "experiments/patch/patch_for_poor_model/train.py"
 APPLY = "experiments/patch/apply_patch.py"
@@ -48,16 +48,12 @@ def patched_root(strong_roots, tmp_path_factory):
     root = tmp_path_factory.mktemp("patch") / "root"
     shutil.copytree(strong_roots(CONFIG.model, CONFIG.dataset), root)
     artifacts = artifacts_of(root)
-    strong = load_strong_model(CONFIG, artifacts, torch.device("cpu"))
-    for target_class in range(CONFIG.num_classes):
-        kernel_mask = np.random.default_rng(target_class).random(strong.units.num_kernels) < 0.67
-        module_files.module(artifacts, target_class).save(
-            extract_module(strong, kernel_mask, target_class).state_dict()
-        )
-        module_files.module_kernels(artifacts, target_class).save(kernel_mask)
-    for script, more in ((COLLECT, ()), (TRAIN_WEAK, ("--epochs", 2))):
-        done = run_here(script, *COMMON, *more, root=root)
-        assert done.exit_code == 0, done
+    num_kernels = graph_of(CONFIG).units.num_kernels
+    masks = {c: np.random.default_rng(c).random(num_kernels) < 0.67 for c in range(CONFIG.num_classes)}
+    write_modules(CONFIG, artifacts, {3: masks[2]}, "of_three")
+    write_modules(CONFIG, artifacts, masks, SET)
+    done = run_here(TRAIN_WEAK, *COMMON, "--epochs", 2, root=root)
+    assert done.exit_code == 0, done
     return root
 
 
@@ -76,15 +72,15 @@ def own_root(patched_root, tmp_path):
     return shutil.copytree(patched_root, tmp_path / "own_root")
 
 
-def test_outputs_are_those_of_the_modules_on_their_class(patched_root):
-    counts = [len(module_files.module_outputs(artifacts_of(patched_root), c).load(None)) for c in range(5)]
+def test_outputs_are_those_of_the_modules_on_their_class(patched_root, applied):
+    counts = [len(module_files.module_outputs(artifacts_of(patched_root), c, SET).load(None)) for c in range(5)]
     assert sum(counts) == 141  # all validation images of the strong model
 
 
 def test_all_classes_give_a_table_with_controls(patched_root, applied):
     for text in ("before", "learned", "control: learned, no module", "control: learned, whole strong model", "mean ch"):
         assert text in applied.stdout
-    table = patch_files.table(artifacts_of(patched_root), SIMPLE, "best", "learned")
+    table = patch_files.table(artifacts_of(patched_root), SET, SIMPLE, "best", "learned")
     assert len(table.read_text().splitlines()) == 1 + 5 * 4 + 2 * 4
     assert "| class | name |" in table.with_suffix(".md").read_text()
 
@@ -93,34 +89,52 @@ def test_one_class_all_calibrations(patched_root, run_main):
     arguments = ("--exp_type", "weak", "--target_class", 3, "--target_epoch", "last", "--calibration", "all")
     done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
     assert done.exit_code == 0, done
-    report = json.loads(patch_files.report(artifacts_of(patched_root), SIMPLE, 3, 1, "all").path.read_text())
+    report = json.loads(patch_files.report(artifacts_of(patched_root), SET, SIMPLE, 3, 1, "all").path.read_text())
     assert {"before", "min_max", "percentile", "outlier", "norm", "learned"} < set(report["methods"])
-    assert report["classes"] == ["6", "7", "8", "9", "3"]
+    assert report["classes"] == ["6", "7", "8", "9", "3"] and report["modules"] == SET
     for method in report["methods"].values():
-        confusion = np.array(method["confusion_matrix"])
+        confusion, (scores,) = np.array(method["confusion_matrix"]), method["targets"]
         assert confusion.sum() == report["test_images"]
-        assert method["true_positives"] == confusion[4, 4]
-        assert method["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
+        assert scores["true_positives"] == confusion[4, 4]
+        assert scores["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
 
 
-@pytest.mark.parametrize(("calibration", "colours"), [("min_max", "0.25,0.5,0.5"), ("learned", None)])
-def test_saved_model_predicts_what_the_report_counts(own_root, run_main, tmp_path, calibration, colours):
+def test_patches_by_another_module_set_stand_next_to_them(own_root, run_main):
+    arguments = ("--exp_type", "weak", "--target_class", 3, "--modules")
+    for name in ("of_three", SET):
+        done = run_main(APPLY, *COMMON, *arguments, name, root=own_root)
+        assert done.exit_code == 0 and f"module set {name}: saved " in done.stdout, done
+    found = {each.modules: each for each in load_patched_weak_models(artifacts_of(own_root), SIMPLE)}
+    assert found.keys() == {"of_three", SET} and found["of_three"].epoch == found[SET].epoch
+    assert load_patched_weak_models(artifacts_of(own_root), SIMPLE, "of_three") == [found["of_three"]]
+    other = ("--exp_type", "weak", "--target_class", 1, "--modules", "of_three")
+    run_main(APPLY, *COMMON, *other, root=own_root).refused("module set of_three", "expected one of class 1", SET)
+    run_main(APPLY, *COMMON, *arguments, "none", root=own_root).refused("--modules none", "two_thirds")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "colours", "suffix"), [("min_max", "0.25,0.5,0.5", ".pth"), ("learned", None, ".py")]
+)
+def test_saved_model_predicts_what_the_report_counts(own_root, run_main, tmp_path, calibration, colours, suffix):
     """With the images' form that the file itself says, as docs/patching.md uses it."""
-    path, patched_root = tmp_path / "patched.pth", own_root
+    path, patched_root = tmp_path / f"patched{suffix}", own_root
     arguments = ("--exp_type", "weak", "--target_class", 3, "--calibration", calibration, "--save", path)
     form = () if colours is None else ("--set", f"mean={colours}", "--set", f"std={colours}")
     if colours is not None:
-        assert run_main(COLLECT, *COMMON, *form, root=patched_root).exit_code == 0
         retrained = ("--target_class", 3, "--epochs", 1, "--fresh")
         assert run_main(TRAIN_WEAK, *COMMON, *form, *retrained, root=patched_root).exit_code == 0
     done = run_main(APPLY, *COMMON, *form, *arguments, root=patched_root)
     assert done.exit_code == 0, done
     test = load_patch_data(CONFIG).split_for(3).test
-    assert f"saved {path}; run on {len(test)} test images, it answers as reported" in done.stdout
-    model = load_patched_model(path)
-    assert colours is None or model.origin.mean == (0.25, 0.5, 0.5)
-    with torch.inference_mode():
-        predictions = model(model.normalise(torch.from_numpy(test.pixels))).argmax(1).numpy()
+    assert f"; run on {len(test)} test images, it answers as reported" in done.stdout
+    if suffix == ".py":
+        program = runpy.run_path(str(path))
+        predictions = program["scores"](program["load"](), torch.from_numpy(test.pixels)).argmax(1).numpy()
+    else:
+        model = load_patched_model(path)
+        assert model.form.normalisation == ((0.25, 0.5, 0.5), (0.25, 0.5, 0.5))
+        with torch.inference_mode():
+            predictions = model(torch.from_numpy(test.pixels)).argmax(1).numpy()
     (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), SIMPLE, 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
     assert (predictions == 4).sum() == confusion[:, 4].sum()
@@ -137,11 +151,11 @@ class MostlyWeak(Rule):
         self.register_buffer("threshold", torch.as_tensor(threshold))
 
     @classmethod
-    def fit(cls, weak_logits, module_output, labels, class_outputs=None):
-        return cls(class_outputs.min())
+    def fit(cls, given):
+        return cls(given.class_outputs[0].min())
 
-    def forward(self, weak_logits, module_output):
-        return torch.cat([weak_logits[:, :-1], weak_logits[:, -1:] + (module_output - self.threshold)[:, None]], 1)
+    def forward(self, weak_logits, outputs):
+        return torch.cat([weak_logits[:, :-1], weak_logits[:, -1:] + outputs - self.threshold], 1)
 
     def to_json(self):
         return {"threshold": float(self.threshold)}
@@ -155,7 +169,7 @@ def test_a_new_rule_is_a_class_in_the_table(own_root, run_main, tmp_path, monkey
     assert done.exit_code == 0, done
     assert "control: mostly_weak, whole strong model" in done.stdout
     (model,) = [model for model in load_patched_weak_models(artifacts, SIMPLE) if model.target_class == 1]
-    lowest = module_files.module_outputs(artifacts, 1).load(None).min()
+    lowest = module_files.module_outputs(artifacts, 1, SET).load(None).min()
     assert "mostly_weak" in model.calibrations and float(model.rule("mostly_weak").threshold) == lowest
     loaded = load_patched_model(path)
     assert isinstance(loaded.rule, MostlyWeak) and float(loaded.rule.threshold) == lowest
@@ -168,16 +182,17 @@ def test_reports_of_several_runs_are_joined(own_root, run_main):
     (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
     assert set(model.calibrations) >= {"min_max", "norm"} and isinstance(model.rule("min_max"), MinMax)
     assert model.confusion("norm").sum() == model.confusion("before").sum() == model.test_images
-    report = patch_files.report(artifacts_of(own_root), SIMPLE, 4, model.epoch, "norm")
+    report = patch_files.report(artifacts_of(own_root), SET, SIMPLE, 4, model.epoch, "norm")
     written = report.load()
     for damage, reason in (
         ({"rule": {"low": "x", "high": 1}}, "could not convert"),
+        ({"targets": []}, "list index out of range"),
         ({"confusion_matrix": [[1]]}, "the confusion matrix of norm is not one of 5 classes"),
     ):
         report.save(dataclasses.replace(written, methods={"norm": {**written.methods["norm"], **damage}}))
         with pytest.raises(UserError, match=f"{report.path.name}.*{reason}.*apply_patch.py"):
             load_patched_weak_models(artifacts_of(own_root), SIMPLE)
-    report.save(dataclasses.replace(written, module_sha256="0" * 64))
+    report.save(dataclasses.replace(written, modules_sha256="0" * 64))
     (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
     assert "norm" not in model.calibrations and "min_max" in model.calibrations
     report.save(dataclasses.replace(written, classes=("6", "7", "8", "9", "x")))
@@ -272,7 +287,7 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
     options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)
     done = run_main(TRAIN_POOR, *COMMON, *options, root=own_root)
     assert done.exit_code == 0, done
-    assert "kept of each: 2 epochs and the best one; at the most" in done.stdout
+    assert "kept of each: 2 epochs and the best one; at most" in done.stdout
     for epoch in (0, 2):
         arguments = ("--exp_type", "poor_fit", "--target_class", 0, "--target_epoch", epoch)
         done = run_main(APPLY, *COMMON, *arguments, root=own_root)
@@ -284,18 +299,16 @@ def test_poorly_fitted_models_early_and_late(own_root, run_main):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (model_files.entire_model, "train.py"),
-        (lambda artifacts: module_files.module(artifacts, 3), "module_gradient_search.py"),
-        (lambda artifacts: module_files.module_kernels(artifacts, 3), "module_gradient_search.py"),
-        (lambda artifacts: module_files.module_outputs(artifacts, 3), "preprocess/module_output_collector.py"),
+        ("entire_model.pth", "train.py"),
+        (f"modules/{SET}/class_3.pth", "module_gradient_search.py"),
+        (f"modules/{SET}/class_3_kernels.npy", "module_gradient_search.py"),
     ],
-    ids=("entire_model", "module", "module_kernels", "module_outputs"),
 )
 def test_missing_files_name_the_command(own_root, run_main, file, message):
-    found = file(artifacts_of(own_root))
-    found.path.unlink()
+    path = artifacts_of(own_root).folder / file
+    path.unlink()
     done = run_main(APPLY, *COMMON, "--exp_type", "weak", root=own_root)
-    done.refused("missing", str(found.path), "first run: python", message)
+    done.refused(str(path), "python", message)
 
 
 @pytest.mark.parametrize(
@@ -320,16 +333,13 @@ def test_bad_arguments(patched_root, run_main, arguments, message):
     run_main(APPLY, *COMMON, *exp_type, *arguments, root=patched_root).refused(message)
 
 
-def test_outputs_of_another_module_or_with_nan_are_refused(own_root, run_main):
-    file = module_files.module_outputs(artifacts_of(own_root), 3)
-    outputs = file.load(None)
-    file.save(outputs + 1)
-    arguments = ("--exp_type", "weak", "--target_class", 3)
-    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("of another module than", "module_output_collector.py")
-    file.save(np.full_like(outputs, np.nan))
-    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("NaN", "module_output_collector.py")
-    file.save(outputs[:-1])
-    run_main(APPLY, *COMMON, *arguments, root=own_root).refused("of shape", "module_output_collector.py")
+def test_outputs_that_are_missing_or_damaged_are_collected_again(applied, own_root, run_main):
+    file = module_files.module_outputs(artifacts_of(own_root), 3, SET)
+    outputs, arguments = file.load(None), ("--exp_type", "weak", "--target_class", 3)
+    for damage in (file.remove, lambda: file.save(outputs[:-1])):
+        damage()
+        assert run_main(APPLY, *COMMON, *arguments, root=own_root).exit_code == 0
+        np.testing.assert_array_equal(file.load(len(outputs)), outputs)
 
 
 def test_a_configuration_without_the_experiment(patched_root, run_main):

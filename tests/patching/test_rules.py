@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patching.rules import RULES, Learned, RangeRule, scale_to_range
+from patching.rules import RULES, Given, Learned, RangeRule, rule_saved_as, scale_to_range
 from utils.errors import UserError
 
 RANGES = [name for name, rule in RULES.items() if issubclass(rule, RangeRule)]
@@ -42,7 +42,7 @@ def test_constant_outputs_give_a_range_that_scales_without_nan(calibration):
 
 def test_only_the_target_entry_is_replaced():
     logits = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0]])
-    scores = RangeRule(0, 2)(logits, torch.tensor([1.0, 4.0]))
+    scores = RangeRule(0, 2)(logits, torch.tensor([[1.0], [4.0]]))
     assert scores[:, 2].tolist() == [0.5, 2.0]  # outputs beyond the range are not clipped
     torch.testing.assert_close(scores[:, :2], torch.softmax(logits, 1)[:, :2])
     assert scores.argmax(1).tolist() == [2, 2]
@@ -50,30 +50,39 @@ def test_only_the_target_entry_is_replaced():
 
 def test_linear_scores_by_hand():
     rule = Learned([[1.0, 0.0, 0.0], [0.0, 2.0, 3.0]], [0.5, -1.0])
-    assert rule(torch.tensor([[5.0, 7.0]]), torch.tensor([10.0])).tolist() == [[5.5, 43.0]]
+    assert rule(torch.tensor([[5.0, 7.0]]), torch.tensor([[10.0]])).tolist() == [[5.5, 43.0]]
 
 
 @pytest.mark.parametrize("calibration", RANGES)
 def test_a_range_is_that_of_the_target_classs_outputs(calibration):
     logits, outputs, labels = logits_outputs_and_labels()
     own, more = outputs[labels == 2], np.linspace(3, 9, 7)
-    by_label = RULES[calibration].fit(logits, outputs, labels)
-    given = RULES[calibration].fit(logits, outputs, labels, more)
-    for rule, expected in ((by_label, own), (given, more)):
-        assert list(rule.to_json().values()) == pytest.approx(list(RULES[calibration].range_of(expected)))
+    for of_class, expected in ((None, own), ([more], more)):
+        rule = RULES[calibration].fit(Given(logits, outputs[:, None], labels, (2,), of_class))
+        found = rule.to_json()
+        assert [*found["low"], *found["high"]] == pytest.approx(list(RULES[calibration].range_of(expected)))
+    others = labels != 2
     with pytest.raises(UserError, match="validation images of the target class"):
-        RULES[calibration].fit(logits[labels != 2], outputs[labels != 2], labels[labels != 2])
+        RULES[calibration].fit(Given(logits[others], outputs[others, None], labels[others], (2,)))
+
+
+def test_several_entries_are_replaced_and_classes_added():
+    logits = torch.tensor([[0.0, 2.0, 0.0]])
+    scores = RangeRule([0, 10], [2, 20], targets=[1, 3])(logits, torch.tensor([[1.0, 12.0]]))
+    expected = torch.softmax(logits, 1)[0].tolist()
+    assert scores[0].tolist() == pytest.approx([expected[0], 0.5, expected[2], 0.2])
 
 
 @pytest.mark.parametrize("calibration", RULES)
-def test_arrays_and_tensors_give_the_same_rule_and_json_gives_it_back(calibration):
-    arrays = logits_outputs_and_labels()
-    rule, other = RULES[calibration].fit(*arrays), RULES[calibration].fit(*map(torch.tensor, arrays))
-    assert rule.to_json() == other.to_json()
+@pytest.mark.parametrize("targets", [(2,), (0, 2)])
+def test_json_and_buffers_give_a_rule_back(calibration, targets):
+    logits, outputs, labels = logits_outputs_and_labels()
+    outputs = np.stack([outputs + target for target in targets], 1)
+    rule = RULES[calibration].fit(Given(logits, outputs, labels, targets))
     again = RULES[calibration].from_json(json.loads(json.dumps(rule.to_json())))
     assert again.to_json() == rule.to_json()
-    logits, outputs, _ = map(torch.tensor, arrays)
-    assert torch.equal(again(logits, outputs), rule(logits, outputs))
+    for other in (again, rule_saved_as(rule.saved_as).from_buffers(dict(rule.named_buffers()))):
+        assert torch.equal(*(each(torch.tensor(logits), torch.tensor(outputs)) for each in (other, rule)))
 
 
 @pytest.mark.parametrize("calibration", RULES)

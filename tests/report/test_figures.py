@@ -22,10 +22,11 @@ from report.figures import HEAT, Drawing, as_svg, readable_on, remove_drawings, 
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
-from report.figures_of_search import cost_figure, kept_figure, pairs_figure, rounds_figure, search_figure
+from report.figures_of_search import cost_figure, course_figure, kept_figure, pairs_figure
 from report.words import percent
 from search.genetic.log import Generation
 from search.gradient.log import Round
+from search.methods import METHODS
 
 CLASSES = ("cat", "dog", "ship")
 SVG = "{http://www.w3.org/2000/svg}svg"
@@ -56,7 +57,7 @@ def drawings() -> dict[str, Drawing]:
         "training": training_figure([epoch(0, 0.4), epoch(1, 0.8), epoch(2, 0.7)], 1, "t"),
         "importance": importance_figure({"0": random.random((3, 4)), "1=3": random.random((3, 8))}, CLASSES, "t"),
         "sensitivity": sensitivity_figure(curves, ["0"], 0.05, "t"),
-        "search": search_figure([generation(0, 0.5), generation(1, 0.75)], 1, "t"),
+        "search": course_figure([generation(0, 0.5), generation(1, 0.75)], METHODS["genetic"].course, 1, "t"),
         "kept": kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], CLASSES, "t"),
         "pairs": pairs_figure(masks, CLASSES, "t"),
         "cost": cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * 3), CLASSES, "t"),
@@ -79,7 +80,7 @@ def drawn() -> dict[str, Drawing]:
         ("training", "Validation accuracy is best at epoch 1, 80.0 %, where training accuracy is 50.0 %", 3),
         ("importance", "mean correlation", 3 * (4 + 8)),
         ("sensitivity", "Conv 0 falls first: at 10.0 % of its kernels accuracy is more than 5 points down", 6),
-        ("search", "the best ensemble's accuracy on the search's validation images goes from 50.0 % to 75.0 %", 2),
+        ("search", "the best ensemble's accuracy on the search's validation images from 50.0 % to 75.0 %", 2),
         ("kept", "Modules keep", 3 * 3),
         ("pairs", "The mean distance of two modules is", 9),
         ("cost", "50.0 % of the strong model's kernels, 50.0 % of its FLOPs and 20.0 % of its parameters", 4),
@@ -129,11 +130,13 @@ def test_all_kernels_are_counted_and_not_those_of_the_layers_shown() -> None:
 
 
 def test_what_no_module_is_of_is_not_marked_as_chosen() -> None:
-    drawing = search_figure([generation(0, 0.5), generation(1, 0.75)], None, "t")
-    assert "to the best generation 1 of 1" in drawing.finding and "chosen" not in drawing.finding
+    generations = [generation(0, 0.5), generation(1, 0.75)]
     rounds = [Round(number, 0.5, 0.5, 0.4, 10, 9, 8, 1, 1.0) for number in range(2)]
-    assert "The chosen round 1 keeps" in rounds_figure(rounds, 1, "t").finding
-    assert "chosen" not in rounds_figure(rounds, None, "t").finding
+    for method, rows, row in (("genetic", generations, "generation"), ("gradient", rounds, "round")):
+        drawings = [course_figure(rows, METHODS[method].course, chosen, "t") for chosen in (1, None)]
+        chosen, none = (drawing.finding for drawing in drawings)
+        assert f"From {row} 0 to the chosen {row} 1 of 1" in chosen and f"to {row} 1: " in none
+        assert "chosen" not in none
 
 
 def test_a_patch_is_compared_with_the_control_without_a_module() -> None:

@@ -1,5 +1,6 @@
-"""The report's section on patching, of models that were patched with and without a word on how sure it is."""
+"""The report on patches of one target class and of several, trained here or the user's own, in the same blocks."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,51 +8,72 @@ import pytest
 
 from configures.base import load
 from patching.confidence import Change
-from patching.report import NO_MODULE, PatchedWeakModel, method_entry
-from patching.rules import RangeRule
+from patching.report import NO_MODULE, PatchedWeakModel, method_entry, methods_of
+from patching.rules import Learned, RangeRule
 from patching.weak_models import WeakKind
 from report.answer import patching_answer, patching_tiles
-from report.page import Note, Table
+from report.page import Note, Paragraph, Picture, Table
+from report.patches import all_patches, label_of
 from report.sections import patch_blocks
+from utils.artifacts import Artifacts
 
 CHANGE = Change((0.1, 0.3), (-0.2, 0.1), (0.02, 0.1), (0.0, 0.0), 1.0)
+BEFORE, AFTER = [[8, 2], [5, 5]], [[9, 1], [2, 8]]
 
 
-@pytest.mark.parametrize("change", [CHANGE, None])
-def test_the_section_says_which_changes_hold(change):
-    before, after = np.array([[8, 2], [5, 5]]), np.array([[9, 1], [2, 8]])
-    methods = {"before": method_entry(before, None), "min_max": method_entry(after, RangeRule(0, 1), change)}
-    model = PatchedWeakModel("simcnn_x", 0, ("a", "b"), "simcnn", "weak", 3, 8, 20, methods)
-    data = SimpleNamespace(config=load("simcnn_x0_25", "digits_5"), patched=lambda kind: [model])
-    tables = [block for block in patch_blocks(data, WeakKind.SIMPLE) if isinstance(block, Table)]
-    assert len(tables) == (2 if change else 1)
-    if change:
-        (row,) = tables[1].rows
-        assert row == (
-            "b",
-            "min_max",
-            "unknown",
-            "+10.0 to +30.0 (significant)",
-            "-20.0 to +10.0 (not significant)",
-            "+2.0 to +10.0 (significant)",
-            "unchanged",
-            "1",
-        )
+def model_of(name: str, method: str, after: list, over: Change, before: list = BEFORE) -> PatchedWeakModel:
+    rule = RangeRule(0, 1)
+    methods = {
+        "before": method_entry(np.array(before)),
+        method: method_entry(np.array(after), rule, [CHANGE], [over]),
+        NO_MODULE: method_entry(np.array([[8, 2], [4, 6]]), None, [CHANGE]),
+    }
+    return PatchedWeakModel(("a", name), (1,), 20, methods, target_classes=(len(name),), modules="SET", epoch=3)
 
 
-def model_of(name: str, confusions: dict[str, list[list[int]]], over: Change | None) -> PatchedWeakModel:
-    methods = {method: method_entry(np.array(confusion), None, CHANGE) for method, confusion in confusions.items()}
-    methods["learned"] |= {"rule": RangeRule(0, 1).to_json(), "over_no_module": over and over.to_json()}
-    return PatchedWeakModel("simcnn_x", len(name), ("a", name), "simcnn", "weak", 3, 8, 20, methods)
+def data_of(models: list[PatchedWeakModel], **own: PatchedWeakModel) -> SimpleNamespace:
+    artifacts, config = Artifacts(Path("none"), "simcnn_x0_25", "digits_5"), load("simcnn_x0_25", "digits_5")
+    kinds = [WeakKind.SIMPLE] if models else []
+    return SimpleNamespace(
+        config=config, artifacts=artifacts, patched_kinds=kinds, patched=lambda kind: models, own_patches=own
+    )
+
+
+def own_model(targets: tuple[int, ...]) -> PatchedWeakModel:
+    labels = np.arange(60) % 3
+    answers = {"before": 0 * labels}
+    if targets:
+        answers |= {"learned": labels, NO_MODULE: np.where(np.arange(60) < 40, labels, 0)}
+    methods = methods_of(labels, answers, {"learned": Learned(np.zeros((3, 5)), np.zeros(3))}, "abc", targets)
+    return PatchedWeakModel(("a", "b", "c"), targets, 60, methods, modules="SET", kind="own")
+
+
+def test_the_section_says_which_changes_are_significant():
+    data = data_of([model_of("b", "min_max", AFTER, CHANGE)])
+    picture, means, changes = patch_blocks(data, WeakKind.SIMPLE)
+    assert isinstance(picture, Picture) and "Module sets: SET." in picture.reading and isinstance(means, Table)
+    (row,) = changes.rows
+    assert row == (
+        "b",
+        "min_max",
+        "+17.5, +2.0 to +10.0 (significant)",
+        "+10.0 to +30.0 (significant)",
+        "-20.0 to +10.0 (not significant)",
+        "+2.0 to +10.0 (significant)",
+        "unchanged",
+        "1",
+    )
 
 
 def test_what_a_module_adds_is_counted_from_the_control_without_one():
     """The patch of a module that says nothing gains as much as the weak model does that is fitted again alone."""
     nothing = Change((0.0, 0.0), (0.0, 0.0), (-0.05, 0.05), (0.0, 0.0), 1.0)
-    collapsed = {"before": [[9, 1], [10, 0]], "learned": [[8, 2], [4, 6]], NO_MODULE: [[8, 2], [4, 6]]}
-    sound = {"before": [[9, 1], [10, 0]], "learned": [[10, 0], [0, 10]], NO_MODULE: [[8, 2], [4, 6]]}
-    models = [model_of("mouse", collapsed, nothing), model_of("dog", sound, CHANGE)]
-    data = SimpleNamespace(patched_kinds=[WeakKind.SIMPLE], patched=lambda kind: models, own_patches=[])
+    before = [[9, 1], [10, 0]]
+    models = [
+        model_of("mouse", "learned", [[8, 2], [4, 6]], nothing, before),
+        model_of("dog", "learned", [[10, 0], [0, 10]], CHANGE, before),
+    ]
+    data = data_of(models)
     table, note = patching_answer(data)
     assert isinstance(table, Table) and isinstance(note, Note)
     assert [[text.replace("\N{NO-BREAK SPACE}", " ") for text in row[:5]] for row in table.rows] == [
@@ -63,6 +85,27 @@ def test_what_a_module_adds_is_counted_from_the_control_without_one():
     assert patched.replace("\N{NO-BREAK SPACE}", " ") == "67 to 100 %" and added == "+0.0 to +33.3"
     assert "before 0.0 %; without any module 66.7 %. The other classes' accuracy changes by -10.0 to +10.0" in words
     assert "significantly more for 1 of 2, less for 0" in sure
-    unknown = SimpleNamespace(**{**vars(data), "patched": lambda kind: [model_of("mouse", sound, None)]})
-    assert "whether that is significant is not recorded: patch again" in patching_tiles(unknown)[1][2]
-    assert len(list(patching_answer(unknown))) == 1
+
+
+@pytest.mark.parametrize("targets", [(2,), (1, 2)])
+def test_the_users_own_models_have_the_same_blocks(targets: tuple[int, ...]) -> None:
+    data = data_of([], mine=own_model(targets), other=own_model(()))
+    picture, _, changes, sentence = patch_blocks(data, None)
+    labels = [f"mine: {'abc'[target]}" for target in targets]
+    assert isinstance(picture, Picture) and [row[0] for row in changes.rows] == labels
+    assert isinstance(sentence, Paragraph) and sentence.text == "No module helped, so nothing was changed: other."
+    (patches,) = all_patches(data)
+    assert patches.models == "1 model of your own" and [each.name for each in patches.outcomes] == labels
+    assert all(each.after.f1 == 1 and each.helps for each in patches.outcomes)
+
+
+def test_patches_by_several_sets_and_of_several_epochs_are_told_apart():
+    models = [model_of("dog", "learned", AFTER, CHANGE) for _ in range(3)]
+    assert [label_of(model, models) for model in models] == 3 * ["dog"]
+    for model, name, value in ((models[1], "epoch", 7), (models[2], "modules", "OTHER")):
+        object.__setattr__(model, name, value)
+    assert [label_of(model, models) for model in models] == [
+        "dog, epoch 3, SET",
+        "dog, epoch 7, SET",
+        "dog, epoch 3, OTHER",
+    ]

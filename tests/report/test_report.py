@@ -22,12 +22,16 @@ from models.network_settings import NetworkSettings
 from models.strong_model import load_strong_model
 from models.training import Epoch
 from modules import files as module_files
-from modules.on_disk import save_modularization
+from modules.module_sets import save_set
 from modules.own_class import MOST_BELOW
 from patching import files as patch_files
+from patching.confidence import Change
+from patching.on_disk import set_checksum
+from patching.report import NO_MODULE, PatchedWeakModel, method_entry
+from patching.rules import Learned
 from patching.weak_models import WeakKind, build_weak_network
 from report import files as report_files
-from report.answer import answer_section, patching_answer
+from report.answer import answer_section
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
@@ -35,14 +39,15 @@ from report.patches import all_patches
 from report.provenance import provenance_blocks, setting_rows, stage_rows, weak_rows
 from report.sections import (
     accuracy_blocks,
-    changed_network_blocks,
-    genetic_blocks,
     importance_blocks,
     kernel_blocks,
-    own_patch_blocks,
+    own_class_blocks,
     patch_answer_blocks,
     patch_blocks,
+    report_sections,
+    search_blocks,
     sensitivity_blocks,
+    set_blocks,
     training_blocks,
 )
 from report.words import counted, duration
@@ -51,7 +56,6 @@ from search.genetic.log import Generation
 from utils.artifacts import Artifacts
 from utils.checked_text import load_json, save_json
 from utils.errors import MissingFile, UserError
-from utils.files import sha256_of
 from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
@@ -144,7 +148,8 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
             "ensemble": (0,) * NUM_CLASSES,
             "seconds": 6.0,
         }
-        save_modularization(load_strong_model(CONFIG, artifacts, stage.device), masks, split, stage, search)
+        strong = load_strong_model(CONFIG, artifacts, stage.device)
+        save_set(stage, strong, masks, split, search, name=None, default_name="genetic")
     torch.manual_seed(0)
     for target_class in (1, 3):
         patch_files.weak_model(artifacts, SIMPLE, target_class, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
@@ -196,7 +201,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     files = sorted(path.name for path in figures.iterdir())
     assert len(files) == 3 * 13 + 1 and "a_users_own.png" in files
     assert "patch_weak_images.svg" in files and "training.csv" in files
-    result = json.loads(module_files.report(copied.artifacts).path.read_text(encoding="utf-8"))
+    result = load_json(copied.artifacts.folder / "modules" / "genetic" / "set.json", "")
     share = 100 * result["test_right_composed"] / result["test_images"]
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     right = f"({result['test_right_composed']} of {result['test_images']})"
@@ -206,7 +211,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     assert re.search(r"What patching did \S+.* % F1 of the target class with its module, over 2 patches; before ", text)
     assert re.search(r"without any module \S+.* %\. The other classes' accuracy changes by \S+", text)
     assert re.search(r"What the modules add [+-]\S+.* points of F1 above the same fit without a module", text)
-    assert "overly simple: 3" in text and "The modules are taken from the dashed generation." in text
+    assert "overly simple: 3" in text and "Dashed: the modules of this page." in text
     assert "decomposed into 5 modules, one for each of the classes 0, 1, 2, 3, 4" in text
     assert "genetic search (generation 1 of 1, 6 s)" in text
     assert "Patched: 2 overly simple models (min_max)." in text
@@ -241,10 +246,10 @@ DAMAGES: dict[str, tuple[str, Callable[[ReportData], Iterable[Block]]]] = {
     "training_log.csv": ("train.py", training_blocks),
     "kernel_importance/avg_L1.npy": ("preprocess/kernel_importance_analyzer.py", importance_blocks),
     "layer_sensitivity/layer_03.npy": ("scripts/run_layer_sensitivity_analyzer.py", sensitivity_blocks),
-    "ga/search_log.csv": ("scripts/run_module_search.py", genetic_blocks),
-    "modules/class_2_kernels.npy": ("module_gradient_search.py", kernel_blocks),
-    "modules/class_2.pth": ("module_gradient_search.py", accuracy_blocks),
-    "modules/report.json": ("module_gradient_search.py", changed_network_blocks),
+    "ga/search_log.csv": ("scripts/run_module_search.py", search_blocks),
+    "modules/genetic/class_2_kernels.npy": ("module_gradient_search.py", kernel_blocks),
+    "modules/genetic/class_2.pth": ("module_gradient_search.py", accuracy_blocks),
+    "modules/genetic/set.json": ("module_gradient_search.py", own_class_blocks),
     "entire_model.pth": ("train.py", accuracy_blocks),
 }
 
@@ -272,7 +277,7 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportDa
     ],
 )
 def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
-    path = patch_files.report(copied.artifacts, SIMPLE, 1, 0, "min_max").path
+    path = patch_files.report(copied.artifacts, "genetic", SIMPLE, 1, 0, "min_max").path
     path.write_text(text, encoding="utf-8")
     (note,) = notes(lambda: patch_blocks(copied, SIMPLE), lambda: patch_answer_blocks(copied, SIMPLE))
     assert str(path) in note and "apply_patch.py" in note
@@ -280,10 +285,10 @@ def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str
 
 
 @pytest.mark.parametrize(
-    "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"test_images": 0}, {"x": 1}]
+    "change", [{"classes": ["0"]}, {"kernels": "many"}, {"search": 3}, {"valid_images": 0}, {"x": 1}]
 )
 def test_a_report_on_modules_with_other_values_is_named(copied: ReportData, change: dict[str, object]) -> None:
-    path = module_files.report(copied.artifacts).path
+    path = copied.artifacts.folder / "modules" / "genetic" / "set.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     assert any(str(path) in text for text in notes(lambda: answer_section(copied).blocks))
 
@@ -300,22 +305,14 @@ def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) ->
     genetic_files.settings(copied.artifacts).path.write_text(
         json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8"
     )
-    (note,) = notes(lambda: genetic_blocks(copied))
-    assert "not the one that this search was made with" in note and "--fresh" in note
-
-
-def test_counts_that_the_networks_do_not_give_any_more_are_noticed(copied: ReportData) -> None:
-    path = module_files.report(copied.artifacts).path
-    content = load_json(path, "")
-    save_json(path, {**content, "test_right_composed": content["test_right_composed"] - 40})
-    (note,) = notes(lambda: changed_network_blocks(copied))
-    assert str(path) in note and str(content["test_right_composed"]) in note
+    (note,) = notes(lambda: search_blocks(copied))
+    assert "is of another strong model than the one that is there" in note and "--fresh" in note
 
 
 def test_a_search_under_way(copied: ReportData) -> None:
-    module_files.report(copied.artifacts).path.unlink()
-    (note,) = notes(lambda: genetic_blocks(copied))
-    assert "2 generations are scored" in note and "scripts/watch_search.py" in note
+    shutil.rmtree(copied.artifacts.folder / "modules")
+    (note,) = notes(lambda: search_blocks(copied))
+    assert "has not written a module set yet: 2 generations so far" in note and "scripts/run_module_search.py" in note
 
 
 def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
@@ -328,7 +325,7 @@ def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
 def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
     rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
     found = {row[0]: row[1:] for row in rows}
-    assert found["training"][2] == "4 s" and found["genetic search"][2] == "6 s"
+    assert found["training"][2] == "4 s" and found["module set genetic"][2] == "6 s"
     assert "poorly fitted models" not in found
     assert found["torch"] == [torch.__version__.partition("+")[0]] or found["torch"][0].startswith(
         torch.__version__[:4]
@@ -369,31 +366,57 @@ def test_weak_models_of_other_settings_are_named_with_the_command(copied: Report
 
 
 def test_the_sensitive_layers_are_the_searchs_and_the_advice_stands_next_to_them(copied: ReportData) -> None:
-    genetic_files.settings(copied.artifacts).save({"sensitive_layers": [0, 2], "population": 7})
+    change_search(copied, configured={"sensitive_layers": [0, 2], "population": 7, "keep_outputs": "many"})
     (picture,) = sensitivity_blocks(copied)
     assert isinstance(picture, Picture)
     assert picture.drawing.finding.startswith("Sensitive for the genetic search: conv 0 and conv 2.")
     assert "the setting sensitive_layers, which is chosen by hand. This measurement recommends " in picture.reading
     commands = {row[0]: row[1] for row in stage_rows(copied)}
-    assert "--set population=7" in commands["genetic search"]
-    assert "--set sensitive_layers=0,2" in commands["genetic search"]
+    assert "--set population=7" in commands["module set genetic"]
+    assert "--set sensitive_layers=0,2" in commands["module set genetic"]
+
+
+def change_search(data: ReportData, **values: object) -> None:
+    """Change how the set's modules were found, by their record."""
+    path = data.artifacts.folder / "modules" / "genetic" / "set.json"
+    content = load_json(path, "")
+    save_json(path, {**content, "search": {**content["search"], **values}})
 
 
 def test_modules_of_another_search_are_not_said_to_be_of_this_one(copied: ReportData) -> None:
-    file = module_files.report(copied.artifacts)
-    result = file.load()
-    for search in ({"method": "gradient", "round": 1}, {**result.search, "seconds": 7.0}):
-        file.save(dataclasses.replace(result, search=search))
-        picture, *_ = genetic_blocks(ReportData(copied.stage))
+    genetic_files.settings(copied.artifacts).save({"population": 7})
+    chosen, other = "Dashed: the modules of this page", {"settings": {"population": 8}}
+    for search, is_of_it in (({"settings": {"population": 7}}, True), (other, False), ({"method": "gradient"}, False)):
+        change_search(copied, **search)
+        picture, *_ = search_blocks(ReportData(copied.stage))
         assert isinstance(picture, Picture)
-        assert "are taken from" not in picture.reading and "not of this search" in picture.reading
-        assert "chosen" not in picture.drawing.finding
+        assert (chosen in picture.reading) == is_of_it == ("chosen" in picture.drawing.finding)
+
+
+def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> None:
+    assert not list(set_blocks(copied))
+    (picture, *_), masks = kernel_blocks(copied), copied.masks
+    assert isinstance(picture, Picture) and len(picture.drawing.rows) == NUM_CLASSES * 14
+    strong, split = load_strong_model(CONFIG, copied.artifacts, copied.stage.device), load_split(CONFIG)
+    search = {"method": "gradient", "seconds": 2.0, "fine_tuned": {"seconds": 3.0, "configured": {"mirror": True}}}
+    known = {"name": None, "default_name": "gradient", "target_classes": (2,), "parent": "genetic"}
+    save_set(copied.stage, strong, masks[2:3], split, search, **known)
+    again = ReportData(copied.stage)
+    (table,), (picture,) = set_blocks(again), kernel_blocks(again)
+    assert isinstance(table, Table) and [row[0] for row in table.rows] == ["genetic", "gradient"]
+    assert isinstance(picture, Picture) and len(picture.drawing.rows) == 14
+    assert "decomposed into 1 module, one for each of the classes 2, by a gradient search, 2 s, and fine-tuned" in str(
+        answer_section(again).blocks
+    )
+    assert not notes(lambda: report_sections(again)[6].blocks)
+    rows = {row[0]: row[1:] for row in stage_rows(again)}
+    command, _, took = rows["module set gradient"]
+    assert "module_fine_tuner.py" in command and "--set mirror=true --modules genetic" in command and took == "3 s"
+    assert len(ReportData(copied.stage, "genetic").targets) == NUM_CLASSES
 
 
 def test_mixed_processors_of_a_search_are_named(copied: ReportData) -> None:
-    file = module_files.report(copied.artifacts)
-    result = file.load()
-    file.save(dataclasses.replace(result, search={**result.search, "mixed_processors": ["old", "new"]}))
+    change_search(copied, mixed_processors=["old", "new"])
     rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
     assert [row[1] for row in rows if row[0].startswith("processors of the search: mixed")] == ["['old', 'new']"]
 
@@ -431,54 +454,42 @@ def test_durations(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said
 
 
-def own_report(name: str, *, helps: bool) -> dict[str, object]:
-    """What scripts/patch_weak_model.py writes of a model whose one target class gained."""
-    scores = {"true_positives": 8, "false_positives": 2, "false_negatives": 8, "others_right": 80, "others": 84}
-    after = {**scores, "true_positives": 14, "false_negatives": 2}
-    sure = {"precision": [0.0, 0.1], "recall": [0.2, 0.5], "f1": [0.1, 0.4], "others_accuracy": [0, 0], "others_p": 1.0}
-    targets = [{"target_class": 2, "name": "star", "before": scores, "after": after, "change": sure}] if helps else []
-    test = {"images": 100, "right_before": 88, "right_after": 94, "targets": targets}
-    controls = {"no module": test} if helps else {}
-    return {"weak_model": name, "modules": [{"name": "star"}], "test": test, "controls": controls, "seconds": 4.2}
+def own_report(copied: ReportData, *, modules: str) -> None:
+    """Write what scripts/patch_weak_model.py does of a model whose one target class gained."""
+    change = Change((0.0, 0.1), (0.2, 0.5), (0.1, 0.4), (0.0, 0.0), 1.0)
+    entries = {"learned": method_entry(np.array([[80, 4], [2, 14]]), None, [change], [change])}
+    entries["learned"]["rule"] = Learned(np.zeros((2, 3)), np.zeros(2)).to_json()
+    before, control = (method_entry(np.array([[80, 4], [8, 8]]), None, changes) for changes in (None, [change]))
+    details = {"judged": [{"name": "star"}], "seconds": 4.2}
+    file = patch_files.own_report(copied.artifacts, "mine")
+    model = PatchedWeakModel(("moon", "star"), (1,), 100, {"before": before, **entries, NO_MODULE: control})
+    checksum = set_checksum(copied.artifacts, modules)
+    known = {"target_classes": (2,), "modules": modules, "modules_sha256": checksum, "weak_model": "logits"}
+    file.save(dataclasses.replace(model, **known, kind="own", details=details))
 
 
 def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
-    for name, helps in (("mine", True), ("other", False)):
-        patch_files.own_report(copied.artifacts, name).save(own_report(name, helps=helps))
-    table, sentence = own_patch_blocks(copied)
-    assert isinstance(table, Table) and isinstance(sentence, Paragraph)
-    ((model, before, after, control, added, change, *_),) = table.rows
-    assert (model, control, change) == ("mine: star", after, "+10.0 to +40.0 (significant)")
-    assert added == "+0.0"
-    assert before == "61.5\N{NO-BREAK SPACE}%" and after == "87.5\N{NO-BREAK SPACE}%"
-    assert "other" in sentence.text
-    *_, own = all_patches(copied)
-    assert [outcome.name for outcome in own.outcomes] == ["mine: star"]
-    rows = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
-    assert [row[3] for row in rows] == ["4 s", "4 s"]
-    assert "--weak_logits mine --target_class star --name mine" in rows[0][1]
-    answers = list(patching_answer(copied))
-    (useless,) = [block.text for block in answers if isinstance(block, Note)]
-    assert (
-        useless.startswith("Not significantly better than the control without a module: ")
-        and "mine: star. Leave" in useless
-    )
+    own_report(copied, modules="genetic")
+    _, _, table = patch_blocks(copied, None)
+    assert isinstance(table, Table) and table.rows[0][0] == "mine: star"
+    assert [each.models for each in all_patches(copied)][1:] == ["1 model of your own"]
+    (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
+    assert row[3] == "4 s"
+    assert "--weak_logits logits --target_class star --name mine --modules genetic" in row[1]
 
 
-def test_a_patch_with_modules_of_another_search_is_told(copied: ReportData) -> None:
-    report = own_report("mine", helps=True)
-    of_module = sha256_of(module_files.module(copied.artifacts, 2).path)
-    for checksum, told in ((of_module, []), ("0" * 64, ["mine: patched with other modules than those that are there"])):
-        patch_files.own_report(copied.artifacts, "mine").save({**report, "modules_sha256": {"2": checksum}})
-        blocks = own_patch_blocks(ReportData(copied.stage))
-        found = [block.text for block in blocks if isinstance(block, Note)]
-        assert len(found) == len(told) and all(map(str.startswith, found, told))
+def test_a_patch_by_a_set_that_was_made_again_is_told(copied: ReportData) -> None:
+    own_report(copied, modules="genetic")
+    record = copied.artifacts.folder / "modules" / "genetic" / "set.json"
+    record.write_text(record.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    (note,) = [block.text for block in patch_blocks(ReportData(copied.stage), None) if isinstance(block, Note)]
+    assert note.startswith("mine: patched with another module set than the one of that name now")
 
 
 def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> None:
     file = patch_files.own_report(copied.artifacts, "mine")
-    file.save({"test": {"images": 3}})
-    (note,) = notes(lambda: own_patch_blocks(copied))
+    save_json(file.path, {"test": {"images": 3}})
+    (note,) = notes(lambda: patch_blocks(copied, None))
     assert str(file.path) in note
     assert [each.models for each in all_patches(copied)] == ["2 overly simple models (min_max)"]
 

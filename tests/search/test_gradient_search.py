@@ -425,7 +425,8 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     assert done.exit_code == 0, done
     folder = Artifacts(root, MODEL, DATASET).folder
     rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
-    assert [row["method"] for row in rows] == ["gradient"] * 4
+    assert [row["method"] for row in rows] == ["gradient"] * 4 + ["module set"]
+    assert rows[4]["target"] == "gradient" and rows[4]["right"] == rows[3]["right"]
     rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
     assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
     assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
@@ -433,7 +434,8 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
     shutil.rmtree(gradient_files.folder(Artifacts(root, MODEL, DATASET)))
-    run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused("search_log.csv", SCRIPT)
+    words = [*NAMES, "--method", "gradient"]
+    run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 
 
 @pytest.mark.long
@@ -444,7 +446,7 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     folder = report_files.folder(Artifacts(root, MODEL, DATASET))
     page = (folder / "index.html").read_text()
     assert "by a gradient search" in page
-    assert "The chosen round 3 keeps" in page
+    assert "From round 0 to the chosen round 3 of 3: " in page and "--keep 0.5</code>" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
     gradient_files.log(Artifacts(root, MODEL, DATASET)).path.write_text("number\n0\n")

@@ -14,7 +14,7 @@ from modules.kernel_importance import check_importance_fits
 from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError
 from utils.files import create_text, sha256_of
-from utils.recorded_settings import differences, record_or_compare
+from utils.recorded_settings import configured_of, differences, record_or_compare
 
 
 def test_the_same_settings_are_agreed_on(tmp_path: Path) -> None:
@@ -95,3 +95,11 @@ def test_the_fingerprint_is_of_pixels_and_labels() -> None:
     other_pixels.pixels[9, 31, 31, 2] ^= 1
     assert fingerprint(images) == fingerprint(random_images(10, 3))
     assert len({fingerprint(each) for each in (images, other_labels, other_pixels)}) == 3
+
+
+def test_the_configurations_settings_are_written_and_not_compared(tmp_path):
+    file = JsonFile(tmp_path / "settings.json", "anew")
+    for epochs in (3, 4):
+        record_or_compare(file, {"seed": 0}, {"epochs": epochs, "milestones": (1, 2)})
+    assert file.load() == {"seed": 0, "configured": {"epochs": 3, "milestones": [1, 2]}}
+    assert configured_of(file.load()["configured"] | {"batch_size": "many"}) == {"epochs": 3, "milestones": (1, 2)}

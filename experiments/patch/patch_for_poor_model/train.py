@@ -10,30 +10,13 @@ An interrupted training goes on when the same command is typed again. Method: Qi
 """
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.target_classes import chosen_classes
-from engines.opening import chosen_engine
-from models.opening import open_stage
-from models.trained_on import image_order
-from models.training import TrainingSettings
-from patching.data import load_patch_data
 from patching.weak_models import WeakKind
-from patching.weak_training import train_weak_models, weak_training_arguments
+from patching.weak_training import train_from_command_line
 from utils.errors import run
 
 
 def main() -> None:
-    arguments = weak_training_arguments(__doc__, WeakKind.POOR)
-    stage = open_stage(arguments)
-    config = stage.config
-    target_classes = chosen_classes([arguments.target_class], config)
-    data = load_patch_data(config, image_order(stage.artifacts))
-    settings = TrainingSettings(
-        epochs=config.poor_epochs, batch_size=config.poor_batch_size, learning_rate=config.poor_learning_rate
-    )
-    print(f"weak model: {config.model}, poorly fitted")
-
-    with chosen_engine(arguments, stage.device) as engine:
-        train_weak_models(stage, WeakKind.POOR, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
+    train_from_command_line(__doc__, WeakKind.POOR)
 
 
 if __name__ == "__main__":

@@ -1,122 +1,46 @@
-"""A patched model that leaves the project: as ONNX, or as weights (safetensors) and a Python file that anyone can read.
+"""A patched model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file with its weights.
 
-Both take RGB pixels as they are in an image file, so that nobody normalises in another way; what is run stands in the
-Python file, operator after operator, and nothing of this project is needed.
+All of them take RGB pixels as they are in an image file, so that nobody normalises in another way. The Python file has
+what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project.
 """
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from dataset.image_files import Resize
-from dataset.labelled_images import Normalisation
+from models.graph.evaluating import evaluating
 from models.graph.tracing import exported
 from patching.as_reported import Answer, Reported, check_as_reported
-from patching.rules import Learned
+from patching.members import Member
+from patching.patched_model import PatchedModel, is_patched_model, load_patched_model, save_patched_model
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
 from utils.given_places import check_place, check_places_differ, written_aside
 from utils.quiet import quiet
 
-SUFFIXES = (".onnx", ".py")
+SUFFIXES = (".onnx", ".pth", ".py")
 OPTION = "--save"
 # What tells this project's files from others': only they are replaced.
-MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}
+MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}  # as earlier versions wrote it
 FIRST_LINE = '"""A patched image classifier.'
 HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a network is given images."""
-
-    side: int
-    resize: Resize
-    normalisation: Normalisation
-
-
-class PixelNetwork(nn.Module):
-    """A network that is given pixels (n, side, side, 3) uint8, RGB."""
-
-    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(normalisation.mean) * 255)
-        self.register_buffer("std", torch.tensor(normalisation.std) * 255)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The network's outputs (n, ...) float32, whatever precision it gives: as they are evaluated."""
-        return self.network(((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)).float()
-
-
-class StandalonePatch(nn.Module):
-    """A weak model, the modules of its target classes and the rule.
-
-    Args:
-        weak: the weak model; None where only its logits are known.
-        weak_form: its images.
-        modules: in the order of the rule's columns.
-        module_form: their images.
-        rule: joins them.
-        classes: the names of the scores.
-    """
-
-    def __init__(
-        self,
-        weak: nn.Module | None,
-        weak_form: Form | None,
-        modules: Sequence[nn.Module],
-        module_form: Form,
-        rule: Learned,
-        classes: Sequence[str],
-    ) -> None:
-        super().__init__()
-        self.weak = PixelNetwork(weak, weak_form.normalisation) if weak is not None and weak_form else None
-        self.parts = nn.ModuleList(PixelNetwork(module, module_form.normalisation) for module in modules)
-        self.rule, self.classes = rule, tuple(classes)
-        self.weak_form, self.module_form = weak_form, module_form
-
-    @property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
-        """The inputs by their names, and the shape of one image's."""
-        pixels = (self.module_form.side, self.module_form.side, 3)
-        if self.weak is None or self.weak_form is None:
-            return {"weak_logits": (self.rule.weight.shape[1] - len(self.parts),), "pixels": pixels}
-        if self.weak_form.side == self.module_form.side:
-            return {"pixels": pixels}
-        return {"weak_pixels": (self.weak_form.side, self.weak_form.side, 3), "module_pixels": pixels}
-
-    def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
-        """Scores (n, classes) of `inputs`: the largest one decides."""
-        weak = first if self.weak is None else self.weak(first)
-        pixels = first if second is None else second
-        return self.rule(weak, torch.cat([part(pixels) for part in self.parts], 1))
-
-    def examples(self, count: int = 2) -> tuple[Tensor, ...]:
-        """Inputs of the right form."""
-        return tuple(
-            torch.zeros(count, *shape, dtype=torch.float32 if name == "weak_logits" else torch.uint8)
-            for name, shape in self.inputs.items()
-        )
 
 
 def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None:
     """Raises UserError, before any work, where patched models cannot be saved to these paths.
 
     Args:
-        paths: as for `save_standalone`.
+        paths: as for `save_as_reported`.
         inputs: files that are read, and so not replaced.
     """
     given = list(inputs)
@@ -128,7 +52,9 @@ def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None
 
 
 def is_saved_patch(path: Path) -> bool:
-    """Whether a file, `.py`, `.safetensors` or `.onnx`, carries the mark of `save_standalone`."""
+    """Whether a file, `.pth`, `.py`, `.safetensors` or `.onnx`, is one of `save_as_reported`."""
+    if path.suffix == ".pth":
+        return is_patched_model(path)
     try:
         if path.suffix == ".py":
             with path.open("rb") as file:
@@ -144,28 +70,36 @@ def is_saved_patch(path: Path) -> bool:
     return MARK.items() <= found.items()
 
 
-def save_standalone(model: StandalonePatch, path: Path, reported: Reported) -> list[Path]:
-    """Write a patched model for use without this project, run what was written, and return the files.
+def save_as_reported(
+    model: PatchedModel, path: Path, reported: Reported, device: torch.device | str = "cpu"
+) -> list[Path]:
+    """Write a patched model, run what was written on test images, and return the files.
 
-    By the name's end: `.onnx`, or `.py` with the weights next to it in `.safetensors`. The model's device and training
-    flags are as before afterwards. Raises UserError, and leaves no file, where the weak model cannot be exported, a
-    package is missing, a file is there that is not replaced, or the saved model does not answer as reported.
+    By the name's end: `.pth`, `.onnx`, or `.py` with the weights next to it in `.safetensors`. The model is left as it
+    was. Raises UserError, and leaves no file, where a network cannot be exported, a package is missing, a file is there
+    that is not replaced, or the saved model does not answer as reported.
+
+    Args:
+        model: with an origin for `.pth`.
+        path: of the file.
+        reported: what it has to answer to `model.inputs`.
+        device: where a `.pth` file is run; the others run on the CPU.
     """
     check_save_paths([path])
     with written_aside(path.parent) as folder:
         written = folder / path.name
-        with _as_exported(model):
-            _save_onnx(model, written) if path.suffix == ".onnx" else _save_code(model, written)
-        check_as_reported(path, lambda: _loaded(written, list(model.inputs)), reported)
+        with evaluating(model, "cpu"):
+            {".pth": save_patched_model, ".onnx": _save_onnx, ".py": _save_code}[path.suffix](model, written)
+        check_as_reported(path, lambda: _loaded(written, list(model.inputs), device), reported)
         check_save_paths([path])
     return _files_of(path)
 
 
-def check_weak_model_leaves(weak: nn.Module, form: Form) -> None:
-    """Raises UserError for a weak model that cannot be saved; this takes seconds, and evaluating may take minutes."""
-    examples = (torch.zeros(2, form.side, form.side, 3, dtype=torch.uint8),)
-    with _as_exported(network := PixelNetwork(weak, form.normalisation)):
-        _exported(network, examples)
+def check_member_leaves(member: Member) -> None:
+    """Raises UserError for a weak model that cannot be exported; this takes seconds, evaluating may take minutes."""
+    side = member.form.side
+    with evaluating(member, "cpu"):
+        _exported(member, (torch.zeros(2, side, side, 3, dtype=torch.uint8),))
 
 
 def _check_save_path(path: Path) -> None:
@@ -174,37 +108,31 @@ def _check_save_path(path: Path) -> None:
         raise UserError(f"{OPTION} {path}: expected a name that ends with {' or '.join(SUFFIXES)}")
     if path.suffix == ".py" and path.stem in {"torch", "safetensors", *sys.stdlib_module_names}:
         raise UserError(f"{OPTION} {path}: Python has a module {path.stem}; give another name")
-    for package in ("onnx", "onnxscript", "onnxruntime") if path.suffix == ".onnx" else ("safetensors",):
+    for package in {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".py": ("safetensors",)}.get(path.suffix, ()):
         _package(package)
 
 
 def _files_of(path: Path) -> list[Path]:
-    return [path] if path.suffix == ".onnx" else [path, path.with_suffix(".safetensors")]
+    return [path, path.with_suffix(".safetensors")] if path.suffix == ".py" else [path]
 
 
-@contextlib.contextmanager
-def _as_exported(model: nn.Module) -> Iterator[None]:
-    """The model on the CPU and in evaluation mode, and then as it was."""
-    training = [(module, module.training) for module in model.modules()]
-    device = next((value.device for value in model.parameters()), torch.device("cpu"))
-    try:
-        model.to("cpu").eval()
-        yield
-    finally:
-        model.to(device)
-        for module, was_training in training:
-            module.training = was_training
-
-
-def _save_code(model: StandalonePatch, path: Path) -> None:
+def _save_code(model: PatchedModel, path: Path) -> None:
     code, weights = _as_code(model)
     content = _package("safetensors.torch").save(weights, metadata=MARK)
     write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
     save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
 
 
-def _loaded(path: Path, inputs: Sequence[str]) -> Answer:
+def _loaded(path: Path, inputs: Sequence[str], device: torch.device | str) -> Answer:
+    if path.suffix == ".pth":
+        model = load_patched_model(path, device)
+        return lambda *given: _answer_of(model, [torch.from_numpy(values).to(device) for values in given])
     return _loaded_onnx(path, inputs) if path.suffix == ".onnx" else _loaded_code(path)
+
+
+@torch.inference_mode()
+def _answer_of(model: PatchedModel, given: Sequence[Tensor]) -> np.ndarray:
+    return model(*given).cpu().numpy()
 
 
 def _loaded_code(path: Path) -> Answer:
@@ -216,7 +144,7 @@ def _loaded_code(path: Path) -> Answer:
     return lambda *inputs: module.scores(weights, *map(torch.from_numpy, inputs)).numpy()
 
 
-def _save_onnx(model: StandalonePatch, path: Path) -> None:
+def _save_onnx(model: PatchedModel, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
     network = _exported(model, examples).module()  # the same as in the Python file
@@ -253,7 +181,7 @@ def _loaded_onnx(path: Path, names: Sequence[str]) -> Answer:
     return answer
 
 
-def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+def _exported(model: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:
     """The `ExportedProgram` of a model for any number of images. Raises UserError where it has none."""
     with torch.no_grad(), quiet():
         try:
@@ -262,7 +190,7 @@ def _exported(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
             raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 
 
-def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
+def _as_code(model: PatchedModel) -> tuple[str, dict[str, Tensor]]:
     """The Python file's text, and the weights by the names that it uses."""
     program = _exported(model, model.examples())
     signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
@@ -291,7 +219,7 @@ def _as_code(model: StandalonePatch) -> tuple[str, dict[str, Tensor]]:
         raise UserError(f"the patched model cannot be written as code: it uses {', '.join(sorted(unknown))}")
     helpers = [line for name, line in HELPERS.items() if name in used]
     parameters = ", ".join(f"{name}: torch.Tensor" for name in model.inputs)
-    resize = RESIZED[model.module_form.resize]
+    resize = RESIZED[model.form.resize]
     what = "\n".join(f"{name}: {_in_words(name, shape, resize)}" for name, shape in model.inputs.items())
     code = TEMPLATE.format(
         helpers="".join(f"{line}\n" for line in helpers),

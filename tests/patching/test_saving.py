@@ -1,5 +1,6 @@
 """Patched models that leave: they answer as reported, of whatever network, or nothing is written."""
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -9,23 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from random_modules import random_patched_model
 from torch import nn
 
 from dataset.images import normalise
 from dataset.labelled_images import IMAGENET, Normalisation
-from models.graph.evaluating import OneAnswer
-from patching import standalone
+from patching import saving
 from patching.as_reported import TOLERANCE, Reported
-from patching.own_weak_model import LUMA, WeakModel, in_grey, takes_grey
-from patching.rules import Learned
-from patching.standalone import (
-    Form,
-    StandalonePatch,
-    check_save_paths,
-    check_weak_model_leaves,
-    is_saved_patch,
-    save_standalone,
-)
+from patching.members import LUMA, Form, Logits, Member, takes_grey
+from patching.patched_model import PatchedModel
+from patching.rules import Learned, RangeRule, Rule
+from patching.saving import check_member_leaves, check_save_paths, is_saved_patch, save_as_reported
 from utils.errors import UserError
 
 CLASSES = ("a", "b", "c")
@@ -54,23 +49,25 @@ class Answering(nn.Module):
         return self.wrap(images.mean((2, 3))[:, :2], self.network(images))
 
 
-def saved_with(weak: nn.Module | None, form: Form = FORM) -> StandalonePatch:
-    rule = Learned(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(3))
-    leaves = None if weak is None else OneAnswer(weak, 3)
-    return StandalonePatch(leaves, form, [network(outputs=1)], FORM, rule, CLASSES)
+LEARNED = Learned(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(3))
 
 
-def reported_of(model: StandalonePatch) -> Reported:
+def saved_with(weak: nn.Module | None, form: Form = FORM, rule: Rule = LEARNED) -> PatchedModel:
+    member = None if weak is None else Member(Logits(weak, 3, is_grey=form.is_grey), form, range(3))
+    return PatchedModel(member, [Member(network(outputs=1), FORM, [2])], copy.deepcopy(rule), CLASSES, None, 3)
+
+
+def reported_of(model: PatchedModel) -> Reported:
     """What the networks say by themselves, not by what is exported."""
-    images = normalise(torch.from_numpy(PIXELS), normalisation=FORM.normalisation)
     inputs = {"pixels": PIXELS}
     with torch.no_grad():
         if model.weak is None:
             weak = torch.randn(len(PIXELS), 3)
             inputs = {"weak_logits": weak.numpy(), **inputs}
         else:
-            weak = model.weak.network(normalise(torch.from_numpy(PIXELS), normalisation=model.weak_form.normalisation))
-        scores = model.rule(weak.float(), model.parts[0].network(images))
+            weak = model.weak.network(normalise(torch.from_numpy(PIXELS), model.weak.form.normalisation))
+        outputs = model.parts[0].network(normalise(torch.from_numpy(PIXELS), model.form.normalisation))
+        scores = model.rule(weak.float(), outputs)
     return Reported(inputs, scores.numpy(), TOLERANCE)
 
 
@@ -105,7 +102,7 @@ def as_own_dict(features: torch.Tensor, logits: torch.Tensor) -> Named:
 def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]) -> None:
     images = normalise(torch.from_numpy(PIXELS), FORM.normalisation)
     with torch.no_grad():
-        found = OneAnswer(WeakModel(Answering(wrap), takes_grey=False), 3)(images)
+        found = Logits(Answering(wrap), 3)(images)
         assert torch.equal(found, network()(images))
 
 
@@ -115,10 +112,9 @@ def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]
     [as_dict, Record, lambda _, logits: logits.double(), lambda _, logits: logits.bfloat16().view(len(logits), 3)],
 )
 def test_a_weak_model_is_saved_whatever_it_answers(tmp_path: Path, wrap: Callable[..., Any]) -> None:
-    weak = WeakModel(Answering(wrap), takes_grey=False).eval()
-    model = saved_with(weak)
-    check_weak_model_leaves(OneAnswer(weak, 3), FORM)
-    files = save_standalone(model, tmp_path / "new" / "patched.py", reported_of(model))
+    model = saved_with(Answering(wrap).eval())
+    check_member_leaves(model.weak)
+    files = save_as_reported(model, tmp_path / "new" / "patched.py", reported_of(model))
     assert files == [tmp_path / "new" / "patched.py", tmp_path / "new" / "patched.safetensors"]
     assert sorted(files) == sorted((tmp_path / "new").iterdir()) and all(map(is_saved_patch, files))
 
@@ -128,26 +124,25 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
     """What this option wrote itself is replaced."""
     model, path = saved_with(None), tmp_path / "patched.py"
     for _ in range(2):
-        save_standalone(model, path, reported_of(model))
+        save_as_reported(model, path, reported_of(model))
     assert "weak_logits: (n, 3) float32" in path.read_text() and "both sides resized to it" in path.read_text()
 
 
 @pytest.mark.slow
 def test_onnx_of_a_network_with_batch_norm_a_dict_and_len_of_its_images(tmp_path: Path) -> None:
     answering = Answering(lambda features, logits: as_dict(features, logits.view(len(logits), 3)))
-    weak = WeakModel(answering, takes_grey=False).eval()
-    model, path = saved_with(weak), tmp_path / "patched.onnx"
-    assert save_standalone(model, path, reported_of(model)) == [path]
+    model, path = saved_with(answering.eval()), tmp_path / "patched.onnx"
+    assert save_as_reported(model, path, reported_of(model)) == [path]
     assert is_saved_patch(path) and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow
 def test_the_network_that_is_saved_is_left_as_it_was(tmp_path: Path) -> None:
-    weak = network()
+    weak, reported = network(), reported_of(saved_with(network()))
+    model = saved_with(weak)
     weak[1].train()
     flags, before = [module.training for module in weak.modules()], {k: v.clone() for k, v in weak.state_dict().items()}
-    reported = reported_of(saved_with(network()))
-    save_standalone(saved_with(weak), tmp_path / "patched.py", reported)
+    save_as_reported(model, tmp_path / "patched.py", reported)
     assert [module.training for module in weak.modules()] == flags
     assert all(torch.equal(value, before[name]) for name, value in weak.state_dict().items())
 
@@ -157,17 +152,35 @@ def test_the_network_that_is_saved_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_network_of_one_channel_is_fed_grey_images(tmp_path: Path, colours: Normalisation) -> None:
     grey = network(channels=1)
     assert takes_grey(grey, 12) and not takes_grey(network(), 12)
-    form = dataclasses.replace(FORM, normalisation=in_grey(colours))
+    form = dataclasses.replace(FORM, normalisation=colours).in_grey
     (mean, *means), (std, *_) = form.normalisation
     assert means == [mean, mean]
-    weak = WeakModel(grey, takes_grey=True).eval()
+    model = saved_with(grey, form)
     luma = (PIXELS.astype(np.float64) * LUMA).sum(-1, keepdims=True) / 255
     images = torch.tensor((luma - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
-        found = weak(normalise(torch.from_numpy(PIXELS), normalisation=form.normalisation))
-        torch.testing.assert_close(found, grey(images), rtol=1e-4, atol=1e-5)
-    model = saved_with(weak, form)
-    save_standalone(model, tmp_path / "patched.py", reported_of(model))
+        torch.testing.assert_close(model.weak(torch.from_numpy(PIXELS)), grey(images), rtol=1e-4, atol=1e-5)
+    save_as_reported(model, tmp_path / "patched.py", reported_of(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".py", ".onnx"])
+@pytest.mark.parametrize("rule", [LEARNED, RangeRule([0.0, -1.0], [0.5, 2.0], [0, 2])], ids=["linear", "ranges"])
+def test_members_of_any_form_and_rule_are_saved(tmp_path: Path, rule: Rule, suffix: str) -> None:
+    """Each has a mean and std of its own; the weak model also has images of another side, in an input of its own."""
+    form = Form(12, "crop", Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    weak = Member(Logits(network(), 3), dataclasses.replace(form, side=9), range(3))
+    parts = [Member(network(outputs=1), each, [n]) for n, each in zip((0, 2), (form, FORM), strict=True)]
+    model = PatchedModel(weak, parts if isinstance(rule, RangeRule) else parts[1:], rule, CLASSES)
+    given = {"weak_pixels": PIXELS[:, :9, :9], "module_pixels": PIXELS}
+    with torch.no_grad():
+        of_weak = weak.network(normalise(torch.tensor(given["weak_pixels"]), form.normalisation))
+        images = [normalise(torch.from_numpy(PIXELS), part.form.normalisation) for part in model.parts]
+        outputs = [part.network(each) for part, each in zip(model.parts, images, strict=True)]
+        scores = rule(of_weak, torch.cat(outputs, 1)).numpy()
+    path = tmp_path / f"patched{suffix}"
+    save_as_reported(model, path, Reported(given, scores, TOLERANCE))
+    assert list(model.inputs) == ["weak_pixels", "module_pixels"] and path.exists()
 
 
 def test_a_network_without_convolutions_may_be_grey_too() -> None:
@@ -182,48 +195,37 @@ def test_other_channels_are_one_line_that_names_no_side(channels: int) -> None:
     assert "--weak_side" not in str(refused.value)
 
 
-def wrong_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    as_code = standalone._as_code
-
-    def corrupted(model: StandalonePatch) -> tuple[str, dict[str, torch.Tensor]]:
-        code, weights = as_code(model)
-        return code, {name: 1.01 * value for name, value in weights.items()}
-
-    monkeypatch.setattr(standalone, "_as_code", corrupted)
-
-
-def wrong_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    as_code = standalone._as_code
-    monkeypatch.setattr(standalone, "_as_code", lambda model: (as_code(model)[0] + "\nload = None", as_code(model)[1]))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("corrupt", "message"),
-    [(wrong_weights, "does not answer as reported: other scores on"), (wrong_code, "does not run")],
+    ("suffix", "save"), [(".pth", "save_patched_model"), (".onnx", "_save_onnx"), (".py", "_save_code")]
 )
-def test_a_corrupted_export_is_an_error_and_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corrupt: Callable[..., None], message: str
+def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, save: str
 ) -> None:
-    model, path = saved_with(network()), tmp_path / "patched.py"
-    save_standalone(model, path, reported_of(model))
-    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    corrupt(monkeypatch)
-    with pytest.raises(UserError, match=message) as refused:
-        save_standalone(model, path, reported_of(model))
-    assert "\n" not in str(refused.value)
-    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    model, path = random_patched_model(RangeRule(0, 1)), tmp_path / "new" / f"patched{suffix}"
+    other = random_patched_model(RangeRule(0, 1), form=Form(32, "stretch", Normalisation((0.5,) * 3, (0.5,) * 3)))
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        reported = Reported({"pixels": pixels}, model(torch.from_numpy(pixels)).numpy(), TOLERANCE)
+    write, before = getattr(saving, save), {}
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(saving, save, lambda _, path: write(other, path))  # in another form of images
+            with pytest.raises(UserError, match="does not answer as reported: other scores on") as refused:
+                save_as_reported(model, path, reported)
+        assert "\n" not in str(refused.value)
+        assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+        files = save_as_reported(model, path, reported)
+        before = {file: file.read_bytes() for file in files}
+    assert all(map(is_saved_patch, files))
 
 
 @pytest.mark.slow
-def test_a_corrupted_onnx_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other, save = saved_with(network()), standalone._save_onnx
-    with torch.no_grad():
-        other.rule.bias += torch.tensor([0.05, 0, 0])
-    monkeypatch.setattr(standalone, "_save_onnx", lambda model, path: save(other, path))
-    model = saved_with(network())
-    with pytest.raises(UserError, match="does not answer as reported"):
-        save_standalone(model, tmp_path / "patched.onnx", reported_of(model))
+def test_a_file_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, as_code = saved_with(network()), saving._as_code
+    monkeypatch.setattr(saving, "_as_code", lambda model: (as_code(model)[0] + "\nload = None", as_code(model)[1]))
+    with pytest.raises(UserError, match="does not run"):
+        save_as_reported(model, tmp_path / "patched.py", reported_of(model))
     assert not list(tmp_path.iterdir())
 
 
@@ -235,7 +237,7 @@ def test_statistics_that_moved_since_the_report_are_an_error(tmp_path: Path) -> 
     reported = reported_of(model)
     weak.train()(torch.zeros(4, 3, 12, 12))
     with pytest.raises(UserError, match="does not answer as reported"):
-        save_standalone(model, tmp_path / "patched.py", reported)
+        save_as_reported(model, tmp_path / "patched.py", reported)
     assert not list(tmp_path.iterdir())
 
 
@@ -243,7 +245,7 @@ def test_statistics_that_moved_since_the_report_are_an_error(tmp_path: Path) -> 
 def test_weights_of_another_model_are_not_loaded(tmp_path: Path) -> None:
     for name, weak in (("a.py", network()), ("b.py", None)):
         model = saved_with(weak)
-        save_standalone(model, tmp_path / name, reported_of(model))
+        save_as_reported(model, tmp_path / name, reported_of(model))
     (tmp_path / "b.safetensors").replace(tmp_path / "a.safetensors")
     program: dict[str, Any] = {"__file__": str(tmp_path / "a.py"), "__name__": "a"}
     exec((tmp_path / "a.py").read_text(), program)  # noqa: S102
@@ -257,7 +259,7 @@ def test_a_network_that_cannot_be_exported_is_found_before_the_work() -> None:
             return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
     with pytest.raises(UserError, match="--save: the network cannot be exported"):
-        check_weak_model_leaves(OneAnswer(Branching(), 3), FORM)
+        check_member_leaves(Member(Branching(), FORM, range(3)))
 
 
 def test_inputs_and_files_of_others_are_refused_before_the_work(tmp_path: Path) -> None:
@@ -273,6 +275,13 @@ def test_inputs_and_files_of_others_are_refused_before_the_work(tmp_path: Path) 
             check_save_paths([tmp_path / name])
     with pytest.raises(UserError, match=r"patched\.py is written twice"):
         check_save_paths([tmp_path / "patched.py", tmp_path / "patched.onnx", tmp_path / "patched.py"])
+    for content in (b"", b"text", {"weak_network": "simcnn"}, [1]):
+        path = tmp_path / "mine.pth"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        before = path.read_bytes()
+        with pytest.raises(UserError, match=r"mine\.pth is there, and is not a file that this option wrote"):
+            check_save_paths([path])
+        assert path.read_bytes() == before
     for name in ("torch.py", "json.py"):
         with pytest.raises(UserError, match="Python has a module"):
             check_save_paths([tmp_path / name])

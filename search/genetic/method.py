@@ -1,0 +1,68 @@
+"""The genetic search as a search method: what its files say that it has found."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+from search.genetic import files
+from search.genetic.generations import open_search
+from search.genetic.log import Generation, best_generation
+from search.genetic.scoring import ensemble_masks
+from search.method import Candidate, Course, Found, Panel, check_strong_model
+from utils.artifacts import Artifacts, JsonFile, TableFile
+from utils.recorded_settings import configured_of
+from utils.stage import Stage
+
+
+class Genetic:
+    """See `search.method.Method`; module_recorder.py, and as many module_explorer.py as there are classes, search."""
+
+    name = "genetic"
+    script = "scripts/run_module_search.py"
+    options = ("jobs", "early_stop", "checkpoint", "engine", "address")
+    course = Course(
+        "generation",
+        Panel("generation", "generation"),
+        (
+            Panel(
+                "accuracy",
+                "best ensemble's accuracy in %,\nvalidation images, selected on",
+                "the best ensemble's accuracy on the search's validation images",
+                100,
+            ),
+            Panel("distance", "its mean Jaccard distance", "the mean Jaccard distance of its modules"),
+            Panel("kernels_kept", "its kernels kept in %", "the kernels that they keep", 100),
+            Panel("fitness", "its fitness"),
+            Panel("mean_fitness", "mean fitness of all chromosomes"),
+            Panel("seconds", "seconds per generation"),
+        ),
+        "Above, the best ensemble of each generation, one module per class, on the search's validation images; its "
+        "fitness weighs accuracy and Jaccard distance. The mean fitness is what the explorers select by: a chromosome "
+        "that is in no surviving ensemble counts 0.",
+    )
+
+    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
+        """See `Method`."""
+        return files.settings(artifacts)
+
+    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Generation]:
+        """See `Method`."""
+        return files.log(artifacts)
+
+    def candidates(self, stage: Stage) -> list[Candidate]:
+        """The best ensemble of the best generation, whether the search is over or not."""
+        rows = files.log(stage.artifacts).load_if_there()
+        if not rows:
+            return []
+        check_strong_model(files.settings(stage.artifacts), stage.artifacts)
+        best = best_generation(rows)
+        words = f"generation {best.generation} of {len(rows) - 1}"
+        return [Candidate(words, sum(row.seconds for row in rows), partial(_load, stage, best, words))]
+
+
+def _load(stage: Stage, row: Generation, words: str) -> Found:
+    recorded = configured_of(files.settings(stage.artifacts).load())  # which need not be what this run was given
+    own = {name: value for name, value in recorded.items() if name in stage.config.part_of("genetic search")}
+    search = open_search(dataclasses.replace(stage, config=dataclasses.replace(stage.config, **own)))
+    search.record_settings()  # raises where importance was measured again: genes would mean other kernels
+    return Found(words, ensemble_masks(search, row.generation, row.ensemble))

@@ -1,0 +1,74 @@
+"""How good modules are on images: composed, compared with the strong model, and each for its own class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataset.labelled_images import Images
+from models.graph import Graph, flops_of
+from models.training import count_right, predict
+from modules.composed_model import ComposedModel
+from modules.jaccard import mean_pairwise_distance
+from modules.module_sets import replaced
+from modules.own_class import auc_of, explained_variance
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Modules compared with the strong model; accuracies are counts of images."""
+
+    kernels_kept: float  # the mean share over modules
+    flops: float  # of a module, as a share of the strong model's; the mean over modules
+    distance: float  # mean pairwise Jaccard distance
+    images: int
+    right_strong: int
+    right_composed: int
+    auc_mean: float  # of the modules' logits for their own classes
+    auc_least: float
+    auc_below: float  # how far the module that falls most below the strong model's AUC is below it
+    explained_least: float  # the smallest share of a strong logit's variance that its module explains
+
+
+class Judge:
+    """Judges sets of modules of one strong model on the same images.
+
+    Args:
+        strong: the strong model, on the device.
+        images: to judge on.
+        device: where networks run.
+        dtype: what they run in.
+    """
+
+    def __init__(self, strong: Graph, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self._strong, self._images, self._device, self._dtype = strong, images, device, dtype
+        self._logits = self._predicted(strong.network)
+        self._right = count_right(self._logits, images.labels)
+
+    def of(self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int]) -> Judgement:
+        """Judge the modules of these classes, which were cut by masks (modules, K) bool, True = kept.
+
+        The composed model's logits are the strong model's, those of the target classes replaced by the modules'.
+        """
+        targets, labels = list(target_classes), self._images.labels
+        strong, own = self._logits[:, targets].numpy(), self._predicted(ComposedModel(modules))
+        is_own = labels[:, None] == np.array(targets)
+        auc_strong, aucs = auc_of(strong, is_own), auc_of(own.numpy(), is_own)
+        flops = [flops_of(module, self._strong.image_shape) for module in modules]
+        return Judgement(
+            kernels_kept=float(masks.mean()),
+            flops=float(np.mean(flops)) / self._strong.flops,
+            distance=mean_pairwise_distance(masks),
+            images=len(labels),
+            right_strong=self._right,
+            right_composed=count_right(replaced(self._logits, own, targets), labels),
+            auc_mean=float(np.nanmean(aucs)),
+            auc_least=float(np.nanmin(aucs)),
+            auc_below=float(np.nanmax(auc_strong - aucs)),
+            explained_least=float(explained_variance(own.numpy(), strong).min()),
+        )
+
+    def _predicted(self, network: nn.Module) -> Tensor:
+        return predict(network, self._images, self._device, self._dtype)
