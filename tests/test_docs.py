@@ -146,6 +146,8 @@ def files_of_the_code(artifacts: Artifacts) -> Iterator[tuple[str, ArtifactFile 
                 continue
             kinds = typing.get_type_hints(function)
             kinds.pop("return", None)
+            if Artifacts not in kinds.values():  # in the folder of a module set
+                continue
             values = [stand_in(parameter, kind, artifacts) for parameter, kind in kinds.items()]
             try:
                 file = function(*values)
