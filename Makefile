@@ -44,7 +44,7 @@ format: setup  ## mend formatting
 	$(BIN)/ruff format .
 
 benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
-	$(BIN)/python benchmarks/run_all.py --model simcnn_x0_25 --dataset digits
+	$(BIN)/python benchmarks/compare.py --model simcnn_x0_25 --dataset digits
 
 results: setup  ## the published experiments on CIFAR-10, from the images to the tables: hours; goes on where it was
 	$(BIN)/python experiments/results/results.py

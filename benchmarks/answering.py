@@ -1,4 +1,4 @@
-"""A task that takes as long as it is told and answers as much as it is told: what an engine costs beside the work."""
+"""A task that takes as long as it is told and answers as much as it is told, to measure what an engine costs."""
 
 import time
 

@@ -6,7 +6,7 @@ Measured are what a module takes, alone and in chunks whose modules share their 
 core; breeding, writing and scoring of a generation; and what a task on Ray costs the driver. A simulation of the driver
 and its workers, which cuts generations by the search's own function, puts them together for the published scale: 100
 chromosomes x 10 classes x 10,000 images, 200 generations. It is checked on Ray clusters of 1, 2 and 4 workers on this
-machine, with tasks that wait in place of computing, so that workers do not share its cores. Modules are timed on fewer
+machine, with tasks that wait instead of computing, so that workers do not share its cores. Modules are timed on fewer
 images and scaled up. Writes data/benchmark/MODEL_DATASET/cluster_speed_up.json, and .csv, .png and .svg with the
 predictions.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from answering import answer
 from matplotlib.ticker import FixedLocator
-from measuring import Benchmark, Size, benchmark_parser, open_benchmark, save_benchmark, show_rows
+from measuring import Benchmark, Size, add_options, open_benchmark, save_benchmark
 from subjects import first_masks, model_to_measure, resident, scoring_instance
 
 from dataset.splits import load_split
@@ -36,6 +36,7 @@ from search.genetic.tournament import score_population
 from utils.errors import run
 from utils.files import save_array
 from utils.seeds import generator
+from utils.stage import stage_parser
 
 SIZES = {
     "images": Size(200, 4, "images that modules are timed on"),
@@ -62,14 +63,14 @@ class Costs:
     serial: float  # of a generation: breeding, writing, scoring
     submit: float  # a task, of the driver's time
     receive: float  # a task and its answer, of the driver's time
-    per_byte: float  # of an answer, beside that
+    per_byte: float  # of an answer, in addition to that
     latency: float  # from a worker that is free to its next task
     answer_bytes: int  # of one module
 
 
 def main() -> None:
-    parser = benchmark_parser(__doc__, SIZES)
-    parser.add_argument("--untrained", action="store_true", help="random weights, where there is no strong model")
+    parser = stage_parser(__doc__)
+    add_options(parser, {name: size.sentence for name, size in SIZES.items()})
     arguments = parser.parse_args()
     check_ray_is_there("cluster_speed_up.py")
     benchmark = open_benchmark(arguments, "cluster_speed_up", SIZES)
@@ -77,9 +78,7 @@ def main() -> None:
     costs = measure(benchmark, graph)
     sizes = benchmark.sizes
     rows = predictions(costs, sizes["generations"], sizes["chromosomes"] * NUM_CLASSES)
-    show_rows("predicted", rows)
     checks = checked(benchmark, costs)
-    show_rows("a generation of waiting tasks on Ray", checks)
     path = benchmark.stage.artifacts.root_dir / "data" / "benchmark" / benchmark.stage.config.name
     measured = {**asdict(costs), "modules": costs.modules.tolist(), "kept": costs.kept.tolist()}
     save_drawing(drawing(rows, costs), path / benchmark.name)
@@ -237,7 +236,7 @@ def checked(benchmark: Benchmark, costs: Costs) -> list[dict[str, Any]]:
     seconds = costs.modules[drawn] * (CHECK_SECONDS / costs.modules.mean())
     expected = costs.kept[drawn] * (CHECK_SECONDS / costs.kept.mean())
     rows = []
-    for workers in (1,) if benchmark.quick else CHECKED_WORKERS:
+    for workers in (1,) if benchmark.options.quick else CHECKED_WORKERS:
         with ray_engine(workers) as engine:
             answer_all(engine, [0.5] * workers, 8)  # starts the workers
             tasks = waits(costs, workers, seconds, expected)

@@ -1,4 +1,4 @@
-"""What the benchmark commands share: their options, timing in turns, the machine and its peaks, tables and JSON."""
+"""What the benchmarks share: sizes and options, timing in turns, the machine, tables and JSON."""
 
 import json
 import os
@@ -6,26 +6,22 @@ import platform
 import statistics
 import sys
 import time
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from models.opening import open_stage
 from modules.fast.compiled import compiler
 from utils.device import PRECISIONS, is_fast_in, num_cores
 from utils.files import save_text
-from utils.stage import OneLineParser, Stage, stage_parser
+from utils.machine import processor
+from utils.stage import Stage
 from utils.tables import show_table
 
-MATMUL_SIDE = 2048
-# (images, channels, side): 3x3 convolutions that convolution libraries are good at.
-PEAK_CONVOLUTIONS = ((64, 64, 32), (128, 128, 16), (256, 256, 8), (256, 512, 4))
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,30 +35,28 @@ class Size:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One run of one benchmark command."""
+    """One run of one benchmark."""
 
     name: str
     stage: Stage
     sizes: dict[str, int]
     threads: int
     repetitions: int
-    quick: bool  # tiny sizes
     precisions: dict[str, torch.dtype]  # of the fast side: float32, and bfloat16 where the device is fast in it
+    options: Namespace
 
 
-def benchmark_parser(documentation: str | None, sizes: dict[str, Size]) -> OneLineParser:
-    """The command line of all benchmarks, with one option per size."""
-    parser = stage_parser(documentation)
+def add_options(parser: ArgumentParser, sizes: Mapping[str, str]) -> None:
+    """What all benchmarks take, with one option per size (its name -> what it is)."""
     parser.add_argument("--threads", type=_positive, help="CPU threads, of both sides; default: one per core")
     parser.add_argument("--repetitions", type=_positive, help="measurements of each; default 5, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument(
         "--bfloat16", action="store_true", help="measure it where the device has no instructions for it, too"
     )
-    for name, size in sizes.items():
-        option = f"--{name}"
-        parser.add_argument(option, type=_positive, help=f"{size.sentence}; default {size.full}, quick {size.quick}")
-    return parser
+    parser.add_argument("--untrained", action="store_true", help="random weights instead of the strong model's")
+    for name, sentence in sizes.items():
+        parser.add_argument(f"--{name}", type=_positive, help=sentence)
 
 
 def _positive(text: str) -> int:
@@ -73,8 +67,7 @@ def _positive(text: str) -> int:
 
 def open_benchmark(arguments: Namespace, name: str, sizes: dict[str, Size]) -> Benchmark:
     """Settings, files and device; torch uses the asked threads from here on. Prints what is measured on."""
-    stage = open_stage(arguments)
-    threads = arguments.threads or num_cores()
+    stage, threads = open_stage(arguments), arguments.threads or num_cores()
     torch.set_num_threads(threads)
     resolved = {
         key: getattr(arguments, key) or (size.quick if arguments.quick else size.full) for key, size in sizes.items()
@@ -85,9 +78,8 @@ def open_benchmark(arguments: Namespace, name: str, sizes: dict[str, Size]) -> B
         if arguments.bfloat16 or is_fast_in(dtype, stage.device)
     }
     repetitions = arguments.repetitions or (1 if arguments.quick else 5)
-    benchmark = Benchmark(name, stage, resolved, threads, repetitions, arguments.quick, precisions)
-    print(", ".join(f"{key}: {value}" for key, value in machine(benchmark).items()))
-    print(", ".join(f"{key}: {value}" for key, value in resolved.items()), flush=True)
+    benchmark = Benchmark(name, stage, resolved, threads, repetitions, precisions, arguments)
+    print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**machine(benchmark), **resolved}.items())}")
     return benchmark
 
 
@@ -95,7 +87,7 @@ def machine(benchmark: Benchmark) -> dict[str, Any]:
     """What a figure must travel with."""
     device = benchmark.stage.device
     return {
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": num_cores(),
         "threads": benchmark.threads,
         "precisions": " ".join(benchmark.precisions),
@@ -104,15 +96,6 @@ def machine(benchmark: Benchmark) -> dict[str, Any]:
         "torch": torch.__version__,
         "C++ compiler": " ".join(compiler() or ["none"]),
     }
-
-
-def _processor() -> str:
-    description = Path("/proc/cpuinfo")
-    if description.exists():
-        for line in description.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)
@@ -175,7 +158,7 @@ def exact_results(
         torch.backends.cudnn.allow_tf32 = before
 
 
-def compare(what: str, unit: str, naive: Timing, fast: Timing) -> dict[str, Any]:
+def compare(what: str, unit: str, naive: Timing, fast: Timing) -> Row:
     """One row: how many times faster, and what both sides take for one unit.
 
     The ratio is that of the medians; lowest and highest are over the repetitions of the two in the same turn. `units`
@@ -197,38 +180,7 @@ def compare(what: str, unit: str, naive: Timing, fast: Timing) -> dict[str, Any]
     }
 
 
-@torch.inference_mode()
-def matmul_peak(benchmark: Benchmark, dtype: torch.dtype) -> float:
-    """The best rate of a large matrix product, in GFLOP/s."""
-    side = MATMUL_SIDE // 16 if benchmark.quick else MATMUL_SIDE
-    matrix = torch.randn(side, side, device=benchmark.stage.device).to(dtype)
-    return _best_rate(lambda: matrix @ matrix, 2 * side**3, benchmark)
-
-
-@torch.inference_mode()
-def convolution_peak(benchmark: Benchmark, dtype: torch.dtype) -> float:
-    """The best rate of 3x3 convolutions in channels-last layout, in GFLOP/s, over a few large shapes."""
-    rates = []
-    for images, channels, side in PEAK_CONVOLUTIONS:
-        images = 1 if benchmark.quick else images
-        maps, weight = (
-            torch.randn(*shape, device=benchmark.stage.device).to(dtype, memory_format=torch.channels_last)
-            for shape in ((images, channels, side, side), (channels, channels, 3, 3))
-        )
-
-        def convolve(maps: Tensor = maps, weight: Tensor = weight) -> Tensor:
-            return F.conv2d(maps, weight, padding=1)
-
-        rates.append(_best_rate(convolve, 2 * 9 * images * (channels * side) ** 2, benchmark))
-    return max(rates)
-
-
-def _best_rate(run: Callable[[], Any], flops: int, benchmark: Benchmark) -> float:
-    timing = time_in_turns({"peak": Work(run)}, benchmark.repetitions + 2, benchmark.stage.device)["peak"]
-    return flops / min(timing.seconds) / 1e9
-
-
-def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
+def show_rows(title: str, rows: list[Row]) -> None:
     """Print rows, which have the same keys, as a table."""
     print(f"\n{title}")
     show_table(list(rows[0]), [[readable(value) for value in row.values()] for row in rows])
@@ -242,8 +194,10 @@ def readable(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def save_benchmark(benchmark: Benchmark, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Write data/benchmark/MODEL_DATASET/NAME.json: the machine, the sizes, and the tables."""
+def save_benchmark(benchmark: Benchmark, tables: dict[str, list[Row]]) -> None:
+    """Print the tables, and write data/benchmark/MODEL_DATASET/NAME.json: the machine, the sizes, and the tables."""
+    for title, rows in tables.items():
+        show_rows(title, rows)
     config, artifacts = benchmark.stage.config, benchmark.stage.artifacts
     path = artifacts.root_dir / "data" / "benchmark" / config.name / f"{benchmark.name}.json"
     content = {

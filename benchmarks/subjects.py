@@ -26,10 +26,9 @@ from utils.stage import Stage
 IMPORTANCE_IMAGES = 1000  # enough to order the kernels where no analysis is there yet
 
 
-def untrained_graph(stage: Stage, network_name: str = "") -> Graph:
-    """A network with random weights, by its name or the configuration's: as fast as a trained one."""
-    config = stage.config
-    name = network_name or config.network_name
+def untrained_graph(stage: Stage) -> Graph:
+    """The configuration's network with random weights: as fast as a trained one."""
+    config, name = stage.config, stage.config.network_name
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     network = network_of(name, config.num_classes, config.image_side)
     network = network.to(stage.device, memory_format=torch.channels_last)
@@ -37,7 +36,7 @@ def untrained_graph(stage: Stage, network_name: str = "") -> Graph:
 
 
 def model_to_measure(stage: Stage, *, untrained: bool) -> Graph:
-    """The strong model. Raises UserError where it is not there and not `untrained`."""
+    """The strong model, or with random weights. Raises UserError where it is not there."""
     if untrained:
         return untrained_graph(stage)
     return load_strong_model(stage.config, stage.artifacts, stage.device)

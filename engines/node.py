@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils import machine
+
 TOP = Path(__file__).resolve().parent.parent
 # Settings travel with the tasks; where files live is each machine's own.
 LEFT_OUT = ("configures", "tests", "data", "build")
@@ -41,13 +43,7 @@ def difference(expected: Node, found: Node) -> str:
 
 def processor() -> str:
     """The processor's name, and the vector instructions that torch and our own C++ use of it."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor without a name
-        pass
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{machine.processor()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def sources_digest(top: Path) -> str:

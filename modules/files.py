@@ -1,14 +1,8 @@
-"""What is measured on the strong model, and the modules that a search leaves.
-
-Of a module for a patch the same files stand in its own place: `Artifacts.for_patch`.
-"""
+"""The files of what is measured on the strong model, and of its module sets."""
 
 from pathlib import Path
 
-from modules.earlier_versions import EarlierSource as SourceNetwork
-from modules.for_patch import ModuleForPatch
-from modules.modularization import Modularization
-from utils.artifacts import ArrayFile, Artifacts, ArtifactsForPatch, CheckpointFile, JsonFile, RecordFile, Role
+from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role
 
 
 def kernel_importance(artifacts: Artifacts) -> ArrayFile:
@@ -40,41 +34,6 @@ def sensitivity_settings(artifacts: Artifacts) -> JsonFile:
     return JsonFile(path, artifacts.command("scripts/run_layer_sensitivity_analyzer.py", "--fresh"))
 
 
-def module(artifacts: Artifacts, target_class: int) -> CheckpointFile:
-    """The extracted module's state_dict."""
-    path = artifacts.folder / "modules" / f"class_{target_class}.pth"
-    return CheckpointFile(path, _search(artifacts))
-
-
-def module_kernels(artifacts: Artifacts, target_class: int) -> ArrayFile:
-    """(K,) bool, True = kept."""
-    path = artifacts.folder / "modules" / f"class_{target_class}_kernels.npy"
-    return ArrayFile(path, _search(artifacts), "bool")
-
-
-def fine_tuning_state(artifacts: Artifacts) -> CheckpointFile:
-    """Everything that lets an interrupted fine-tuning go on; there only while one is not done."""
-    return CheckpointFile(artifacts.folder / "modules" / "fine_tuning.pth", _search(artifacts))
-
-
-def source_network(artifacts: Artifacts) -> RecordFile[SourceNetwork]:
-    """Which network the modules were cut from, and the checksums of their files; written first and last."""
-    path = artifacts.folder / "modules" / "network.json"
-    return RecordFile(path, _search(artifacts), SourceNetwork)
-
-
-def report(artifacts: Artifacts) -> RecordFile[Modularization]:
-    """What is known of the modules."""
-    path = artifacts.folder / "modules" / "report.json"
-    return RecordFile(path, _search(artifacts), Modularization)
-
-
-def report_for_patch(artifacts: ArtifactsForPatch) -> RecordFile[ModuleForPatch]:
-    """What is known of a module for a patch."""
-    path = artifacts.folder / "modules" / "report.json"
-    return RecordFile(path, artifacts.command("module_gradient_search.py"), ModuleForPatch)
-
-
 def sets_folder(artifacts: Artifacts) -> Path:
     """`modules`, with a folder for each module set."""
     return artifacts.folder / "modules"
@@ -82,15 +41,25 @@ def sets_folder(artifacts: Artifacts) -> Path:
 
 def latest_set(artifacts: Artifacts) -> JsonFile:
     """The name of the most recent module set."""
-    return JsonFile(sets_folder(artifacts) / "latest.json", _search(artifacts))
+    return JsonFile(sets_folder(artifacts) / "latest.json", search_command(artifacts))
 
 
-def module_outputs(artifacts: Artifacts, target_class: int, module_set: str = "") -> ArrayFile:
+def module_outputs(artifacts: Artifacts, target_class: int, module_set: str) -> ArrayFile:
     """(valid images of the class,) float32."""
     path = artifacts.folder / "module_outputs" / module_set / f"class_{target_class}.npy"
     return ArrayFile(path, artifacts.command("preprocess/module_output_collector.py"), "float32")
 
 
-def _search(artifacts: Artifacts) -> str:
-    command = artifacts.command("module_gradient_search.py")
-    return command if isinstance(artifacts, ArtifactsForPatch) else f"{command}, or scripts/run_module_search.py"
+def module(folder: Path, target_class: int, made_by: str) -> CheckpointFile:
+    """A module's state_dict, in the folder of its set."""
+    return CheckpointFile(folder / f"class_{target_class}.pth", made_by)
+
+
+def module_kernels(folder: Path, target_class: int, made_by: str) -> ArrayFile:
+    """(K,) bool, True = kept, in the folder of its set."""
+    return ArrayFile(folder / f"class_{target_class}_kernels.npy", made_by, "bool")
+
+
+def search_command(artifacts: Artifacts) -> str:
+    """The commands that make a module set, for messages."""
+    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"

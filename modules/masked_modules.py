@@ -13,15 +13,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.agreement import agrees
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant, kind
 from models.graph.operators import RULES, rule_of
 from models.graph.operators.layers import padding_of
 from models.graph.running import Program, Step
+from models.graph.values import Constant, Value
 from modules.fast.compiled_masking import masking_for
 from modules.fast.masking import Ending, Masking
 from modules.masked_layers import Convolution, Scaled
@@ -128,15 +127,16 @@ def freeze(graph: Graph, dtype: torch.dtype) -> FrozenGraph:
     graph = fold_batch_norm(graph).to(dtype=dtype)
     graph = graph.with_constants({name: _channels_last(value) for name, value in graph.constants.items()})
     program, masked = graph.program, _behind_masks(graph)
-    behind = {node.name for node in masked}
-    shared = {operand.name for node in masked for operand in node.all_input_nodes if _is_step(operand)} - behind
+    behind = {value.name for value in masked}
+    read = {operand for value in masked for operand in value.operands}
+    shared = {value.name for value in read if value.target is not None} - behind
     device, _ = graph.device_and_dtype
     convolutions, done_before, masking = {}, set(), masking_for(dtype, device)
-    for node in filter(_is_plain_convolution, masked):
-        kernels = graph.channels.layout(node)
+    for value in filter(_is_plain_convolution, masked):
+        kernels = graph.channels.layout(value)
         if kernels.is_row:
-            followers, units = _followers(node), graph.units.unit_of_channel[kernels.channels]
-            convolutions[node.name] = _convolution(node, followers, masking), torch.as_tensor(units, device=device)
+            followers, units = _followers(value, graph.channels.users), graph.units.unit_of_channel[kernels.channels]
+            convolutions[value.name] = _convolution(value, followers, masking), torch.as_tensor(units, device=device)
             done_before.update(follower.name for follower in followers)
     return FrozenGraph(
         graph,
@@ -239,45 +239,40 @@ def _channels_last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
-def _is_step(node: fx.Node) -> bool:
-    return node.op == "call_function"
-
-
-def _behind_masks(graph: Graph) -> list[fx.Node]:
+def _behind_masks(graph: Graph) -> list[Value]:
     """The operators that masks stand in front of, or whose operands depend on masks."""
     readers = {step.name for step in graph.program.steps if step.factors is not None}
-    found: dict[fx.Node, None] = {}
-    for node in filter(_is_step, graph.nodes.nodes):
-        if node.name in readers or any(operand in found for operand in node.all_input_nodes):
-            found[node] = None
+    found: dict[Value, None] = {}
+    for value in graph.values:
+        if value.target is not None and (value.name in readers or any(operand in found for operand in value.operands)):
+            found[value] = None
     return list(found)
 
 
-def _is_plain_convolution(node: fx.Node) -> bool:
+def _is_plain_convolution(value: Value) -> bool:
     """Whether it is a convolution of images, without groups, padded alike on both sides."""
-    if rule_of(node) is not RULES["conv2d"]:
+    if rule_of(value) is not RULES["conv2d"]:
         return False
-    given = arguments(node)
-    is_of_images = is_constant(given.weight) and len(node.meta["shape"]) == 4 and given.groups == 1
-    return is_of_images and padding_of(given, given.weight.meta["shape"][2:]) is not None
+    given = value.given
+    is_of_images = isinstance(given.weight, Constant) and len(value.shape) == 4 and given.groups == 1
+    return is_of_images and padding_of(value) is not None
 
 
-def _followers(convolution: fx.Node) -> list[fx.Node]:
+def _followers(convolution: Value, users: Mapping[Value, Sequence[Value]]) -> list[Value]:
     """The ReLU and the max-pool behind a convolution, as far as nothing else reads what is in front of them."""
     found, last = [], convolution
     for name in ("relu", "max_pool2d"):
-        users = list(last.users)
-        if len(users) != 1 or kind(users[0]) != name:
+        if len(users[last]) != 1 or users[last][0].kind != name:
             break
-        found.append(users[0])
-        last = users[0]
+        (last,) = users[last]
+        found.append(last)
     return found
 
 
-def _convolution(node: fx.Node, followers: list[fx.Node], masking: Masking) -> Convolution:
-    given, pool = arguments(node), None
+def _convolution(value: Value, followers: list[Value], masking: Masking) -> Convolution:
+    given, pool = value.given, None
     if len(followers) == 2:
-        of_pool = arguments(followers[1])
+        of_pool = followers[1].given
         pool = of_pool.kernel_size, of_pool.stride, of_pool.padding, of_pool.dilation, of_pool.ceil_mode
-    padding = padding_of(given, given.weight.meta["shape"][2:])
+    padding = padding_of(value)
     return Convolution(given.stride, padding, given.dilation, Ending(bool(followers), pool), masking)

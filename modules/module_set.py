@@ -19,6 +19,7 @@ from configures.base import Config
 from models import files as model_files
 from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
+from modules import files as module_files
 from modules.module import is_float32, module_of_weights
 from modules.own_class import MOST_BELOW, free_riders
 from modules.source_network import SourceNetwork
@@ -114,11 +115,11 @@ class ModuleSet:
 
     def file(self, target_class: int) -> CheckpointFile:
         """The state_dict of a class's module."""
-        return CheckpointFile(self.folder / f"class_{target_class}.pth", self.made_by)
+        return module_files.module(self.folder, target_class, self.made_by)
 
     def kernels_file(self, target_class: int) -> ArrayFile:
         """(K,) bool, True = kept."""
-        return ArrayFile(self.folder / f"class_{target_class}_kernels.npy", self.made_by, "bool")
+        return module_files.module_kernels(self.folder, target_class, self.made_by)
 
     def mask(self, target_class: int) -> np.ndarray:
         """(K,) bool, True = kept, of one module. Raises UserError where it is missing or fits no module."""

@@ -87,13 +87,14 @@ def latest_name(artifacts: Artifacts) -> str:
         if name in folders:
             return name
     if not folders:
-        raise MissingFile(f"no module set in {module_files.sets_folder(artifacts)}; first run: {_made_by(artifacts)}")
+        made_by = module_files.search_command(artifacts)
+        raise MissingFile(f"no module set in {module_files.sets_folder(artifacts)}; first run: {made_by}")
     return list(folders)[-1]
 
 
 def read_set(config: Config, artifacts: Artifacts, name: str) -> ModuleSet:
     """A set by its name, whatever strong model it is of. Raises UserError where it is missing or damaged."""
-    folders, made_by = _folders(artifacts), _made_by(artifacts)
+    folders, made_by = _folders(artifacts), module_files.search_command(artifacts)
     if name not in folders:
         known = ", ".join(folders) or "none"
         raise UserError(f"--modules {name}: no such module set, expected one of: {known}; to make it: {made_by}")
@@ -125,10 +126,6 @@ def _folders(artifacts: Artifacts) -> dict[str, Path]:
         **dict(earlier_folders(artifacts)),
         **{path.parent.name: path.parent for path in records if NAME.fullmatch(path.parent.name)},
     }
-
-
-def _made_by(artifacts: Artifacts) -> str:
-    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"
 
 
 def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, images: Images) -> np.ndarray:
@@ -262,7 +259,7 @@ def write_set(
     Raises UserError for a `name` that another set has. A set of the same modules is not written again.
     """
     check_new_name(name)
-    folder, made_by = module_files.sets_folder(artifacts), _made_by(artifacts)
+    folder, made_by = module_files.sets_folder(artifacts), module_files.search_command(artifacts)
     record = replace(
         record,
         made_with={"date": utc_now(), **machine_facts("torch", "numpy")},

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
-from models.graph.running import Program
 from models.graph.values import Code, Constant, Value
-from modules.fast.convolution import Convolutions, convolutions_for
-from modules.fast.fusing import layer_of
-from modules.fast.lowering import left_to_torch, lower
+from modules.fast.convolution import convolutions_for
+from modules.fast.lowering import Convolutions, Lowering, layer_of
 from utils.core_threads import each_on_a_core
 from utils.memory import keep_freed_memory
 from utils.progress import progress, say
@@ -65,11 +63,11 @@ def population_outputs(
     batches = image_batches(graph, images, batch_size) if batches is None else batches
     for part in _parts(folded, np.asarray(unit_masks), target_classes, way, images.itemsize):
         with torch.inference_mode():
-            program = lower(part.logits, way)
+            lowered = Lowering(part.logits, way)
 
-        def run_batch(batch: slice, part: Part = part, program: Program = program) -> None:
+        def run_batch(batch: slice, part: Part = part, lowered: Lowering = lowered) -> None:
             with torch.inference_mode():  # of this thread
-                for row, logit in zip(part.rows, program.run(images[batch]), strict=True):
+                for row, logit in zip(part.rows, lowered.program.run(images[batch]), strict=True):
                     outputs[row, batch] = logit[:, 0].float()
 
         done = each_on_a_core(run_batch, batches, images.device)
@@ -124,7 +122,7 @@ def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) 
         folded = _prepared(graph.to(device), dtype)
         with torch.inference_mode():
             logits = Cut(folded.plan, Code(), np.ones(graph.num_units, bool), 0).run()
-            names = left_to_torch([logits], way)
+            names = Lowering([logits], way).left_to_torch
         if names:
             _say_once(f"no compiled form, so that modules take longer: {', '.join(sorted(names))}")
 
@@ -146,7 +144,7 @@ def _prepared(graph: Graph, dtype: torch.dtype) -> Graph:
 
 def _largest_map(graph: Graph) -> int:
     """How many values an image's largest map has in the whole network."""
-    shapes = [node.meta.get("shape") for node in graph.nodes.nodes if node.op == "call_function"]
+    shapes = [value.shape for value in graph.values if value.target is not None]
     return max(math.prod(shape[1:]) for shape in shapes if isinstance(shape, tuple) and len(shape) == 4)
 
 

@@ -123,7 +123,7 @@ def units_of_layers(units_of_each: Sequence[Sequence[int]]) -> Units:
     layers, start = [], 0
     for number, of_layer in enumerate(units_of_each):
         reason = "it is read whole" if set(of_layer) == {-1} else None
-        layers.append(ConvLayer(f"conv {number}", f"conv_{number}", slice(start, start + len(of_layer)), reason))
+        layers.append(ConvLayer(f"conv {number}", slice(start, start + len(of_layer)), reason))
         start += len(of_layer)
     unit_of_kernel = np.concatenate([np.array(of_layer, np.int64) for of_layer in units_of_each])
     num_units = int(unit_of_kernel.max()) + 1

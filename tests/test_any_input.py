@@ -25,16 +25,13 @@ from hypothesis import strategies as st
 from near_valid import near_bytes, near_json, near_zip
 from random_modules import random_patched_model
 
-from configures.base import load
 from dataset.datasets import load_dataset
 from dataset.labelled_images import IMAGENET
 from models import files as model_files
 from models.rescnn import Conv, ResCNN
 from models.strong_model import load_weights
 from models.training import Epoch
-from modules import files as module_files
-from modules.modularization import Modularization
-from modules.on_disk import load_modularization
+from modules.module_set import SetRecord
 from patching import files as patch_files
 from patching.on_disk import load_patched_weak_models
 from patching.patched_model import load_patched_model, save_patched_model
@@ -45,7 +42,7 @@ from search.genetic import files as genetic_files
 from search.genetic.log import Generation, SearchEnd
 from search.gradient import files as gradient_files
 from search.gradient.log import Round
-from utils.artifacts import Artifacts, CheckpointFile, JsonFile
+from utils.artifacts import Artifacts, CheckpointFile, JsonFile, RecordFile
 from utils.device import resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.files import load_array, save_array, save_checkpoint
@@ -175,8 +172,8 @@ def test_tables(tmp_path: Path, file_of: Callable[[Artifacts], Any], rows: list[
 RECORDS = [
     (genetic_files.end, SearchEnd(3, 3, False)),
     (
-        module_files.report,
-        Modularization(("0", "1", "2", "3", "4"), 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {"method": "genetic"}),
+        lambda artifacts: RecordFile(artifacts.folder / "set.json", "train.py", SetRecord),
+        SetRecord(("0", "1", "2", "3", "4"), 9, (5, 6, 7, 8, 9), 0.5, 12, 10, 9, 12, 10, 9, {"method": "genetic"}),
     ),
 ]
 
@@ -189,9 +186,7 @@ def test_records(tmp_path: Path, file_of: Callable[[Artifacts], Any], record: An
     file = file_of(artifacts)
     content = data.draw(near_json(json.dumps(asdict(record)).encode()))
     is_end = isinstance(record, SearchEnd)
-    found = taken_or_refused(
-        file.path, content, file.load if is_end else lambda: load_modularization(load(MODEL, DATASET), artifacts)
-    )
+    found = taken_or_refused(file.path, content, file.load)
     if found is not None:
         for field in fields(record):
             kinds = {type(getattr(record, field.name)), *([int] if field.type is float else [])}

@@ -17,7 +17,7 @@ from random_modules import random_patched_model
 
 from patching.patched_model import save_patched_model
 from patching.rules import MinMax
-from utils.artifacts import ArrayFile, ArtifactFile, Artifacts, ArtifactsForPatch
+from utils.artifacts import ArrayFile, ArtifactFile, Artifacts
 from utils.errors import UserError
 
 GUIDES = [TOP / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")] + sorted((TOP / "docs").glob("*.md"))
@@ -132,8 +132,6 @@ def stand_in(parameter: str, kind: type, artifacts: Artifacts) -> typing.Any:
         return ()
     if issubclass(kind, Enum):
         return next(iter(kind))
-    if kind is ArtifactsForPatch:
-        return artifacts.for_patch(3)
     return {Artifacts: artifacts, int: 3, str: {"kind": "weak", "calibration": "learned"}.get(parameter, "best")}[kind]
 
 
@@ -148,6 +146,8 @@ def files_of_the_code(artifacts: Artifacts) -> Iterator[tuple[str, ArtifactFile 
                 continue
             kinds = typing.get_type_hints(function)
             kinds.pop("return", None)
+            if Artifacts not in kinds.values():  # in the folder of a module set
+                continue
             values = [stand_in(parameter, kind, artifacts) for parameter, kind in kinds.items()]
             try:
                 file = function(*values)

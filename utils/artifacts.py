@@ -240,46 +240,6 @@ class Artifacts:
         sets = [f"--set {shlex.quote(assignment)}" for assignment in self.assignments]
         return " ".join(["python", script, "--model", self.model, "--dataset", self.dataset, *sets, *more])
 
-    @property
-    def of_model(self) -> "Artifacts":
-        """Where the strong model's own files lie: here."""
-        return self
-
-    def for_patch(self, target_class: int) -> "ArtifactsForPatch":
-        """The place of this class's module for one patch."""
-        return ArtifactsForPatch(self.root_dir, self.model, self.dataset, self.assignments, target_class=target_class)
-
     def role(self, name: str, lock: str, *writes: Path) -> Role:
         """The role `name` of this model and dataset, with the lock file `lock`."""
         return Role(f"{name} of {self.model}_{self.dataset}", self.locks_folder / f"{lock}.lock", writes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArtifactsForPatch(Artifacts):
-    """Where the files of a module for one patch lie: they are called like others', in a folder of the module's own.
-
-    One command makes them all.
-    """
-
-    target_class: int
-
-    @property
-    def folder(self) -> Path:
-        """`data/MODEL_DATASET/for_patch/class_C`."""
-        return super().folder / "for_patch" / f"class_{self.target_class}"
-
-    @property
-    def of_model(self) -> Artifacts:
-        """Where the strong model's own files lie."""
-        return Artifacts(self.root_dir, self.model, self.dataset, self.assignments)
-
-    def command(self, script: str, *more: str) -> str:
-        """The command line of the search for this module, whichever file it is asked for."""
-        fresh = ["--fresh"] if "--fresh" in more else []
-        search = ("--for_patch", "--target_class", str(self.target_class))
-        return super().command("module_gradient_search.py", *search, *fresh)
-
-    def role(self, name: str, lock: str, *writes: Path) -> Role:
-        """See `Artifacts`; every class has its own."""
-        of_class = f"{name} for a patch of class {self.target_class}"
-        return super().role(of_class, f"for_patch_{self.target_class}_{lock}", *writes)

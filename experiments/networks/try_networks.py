@@ -13,7 +13,6 @@ command goes on where it was stopped; take a line out to have it made again. The
 """
 
 import csv
-import platform
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
@@ -30,6 +29,7 @@ from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
 from utils.errors import reason, run
 from utils.given_places import check_place
+from utils.machine import processor
 from utils.random_weights import randomise
 from utils.stage import OneLineParser
 
@@ -161,14 +161,6 @@ def append_row(path: Path, row: Row) -> None:
         writer.writerow(asdict(row))
 
 
-def processor() -> str:
-    """The processor's name and the vectors that torch uses on it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread"
-
-
 def markdown(rows: list[Row], note: str = "") -> str:
     """The table, and what it was made with; a note stands under it."""
     tried = [row for row in rows if row.works != "not tried"]
@@ -178,7 +170,8 @@ def markdown(rows: list[Row], note: str = "") -> str:
         TITLE,
         "",
         "Made by `python experiments/networks/try_networks.py`, which says what the columns mean.",
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {processor()}.",
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {processor()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread.",
         "",
         f"{len({row.network for row in tried})} networks were tried. Of their {len(tried)} lines {len(worked)} work; "
         f"{len(exact)} of these are exact (at most 1e-10 apart).",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from result_records import commit_now
+from result_log import commit_now
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)

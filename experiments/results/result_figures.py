@@ -1,25 +1,23 @@
 """The figures of the published experiments: one to a table, of the numbers behind it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from result_records import Record
+from result_commands import Command
+from result_log import Results
 from result_rows import (
     NOTHING,
-    PATCHED,
-    Done,
+    SIMPLE,
     Search,
     compared_searches,
-    fine_tuned_patches,
     patch_trade_offs,
     patched,
     trade_offs,
 )
-from result_stages import Stage
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from patching.report import BEFORE, WHOLE_MODEL
 from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
-from report.figures_of_patch_trade_off import FINE_TUNED, patch_trade_off_figure
+from report.figures_of_patch_trade_off import patch_trade_off_figure
 from report.figures_of_patching import patch_figure
 from report.figures_of_trade_off import TradeOff
 from search.genetic.log import best_generation
@@ -27,50 +25,38 @@ from search.genetic.log import best_generation
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods
 
 
-def figures_of(done: Done) -> Iterator[tuple[str, Drawing]]:
+def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
     """What can be drawn of what is done: (name, drawing)."""
-    if searched := list(of_seeds(trade_offs(done))):
+    if searched := [(command, points) for command, _, points in trade_offs(results)]:
         yield "modules", modules_figure(searched)
-    for stage, _, words, models in patched(done):
+    for command, _, words, models in patched(results):
         scores = {model.classes[-1]: {method: model.scores(method) for method in SHOWN} for model in models}
-        title = f"{stage.model} on {stage.dataset}: {words} weak models, test images"
-        yield f"{stage.what}_{stage.model}", patch_figure(scores, title)
-    for stage, _, points in patch_trade_offs(done):
-        for other, _, tuned in fine_tuned_patches(done):
-            points += [point for point in tuned if other.model == stage.model and point.method == FINE_TUNED]
-        title = f"{stage.model} on {stage.dataset}: {PATCHED['patch_weak'][1]} weak models, test images"
-        yield f"patch_sizes_{stage.model}", patch_trade_off_figure(points, title)
-    if searches := compared_searches(done):
+        title = f"{command.model} on {command.dataset}: {words} weak models, test images"
+        yield f"patch_{'weak' if words == SIMPLE else words}_{command.model}", patch_figure(scores, title)
+    for command, _, points in patch_trade_offs(results):
+        title = f"{command.model} on {command.dataset}: {SIMPLE} weak models, test images"
+        yield f"patch_sizes_{command.model}", patch_trade_off_figure(points, title)
+    if searches := compared_searches(results):
         yield "heuristics", heuristics_figure(searches)
 
 
-def of_seeds(
-    trade_offs: Iterable[tuple[Stage, Record, list[TradeOff]]],
-) -> Iterator[tuple[Stage, list[TradeOff]]]:
-    """All sets of modules of each network and seed; those that were fine-tuned are of several stages."""
-    found: dict[tuple[str, int], tuple[Stage, list[TradeOff]]] = {}
-    for stage, _, points in trade_offs:
-        found.setdefault((stage.model, stage.seed), (stage, []))[1].extend(points)
-    yield from found.values()
-
-
 @styled
-def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Drawing:
+def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Drawing:
     """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks.
 
     Of fine-tuned modules the line is dotted.
     """
     figure = new_figure(10, 4.6)
     axes = figure.subplots()
-    models = list(dict.fromkeys(stage.model for stage, _ in searched))
+    models = list(dict.fromkeys(command.model for command, _ in searched))
     rows, sentences, named = [], [], set()
-    for stage, points in searched:
-        number = models.index(stage.model)
+    for command, points in searched:
+        number = models.index(command.model)
         for method, line in (("gradient", "-"), ("fine-tuned", ":"), ("genetic", "none")):
             own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
             if not own:
                 continue
-            label = f"{stage.model}, {method}"
+            label = f"{command.model}, {method}"
             axes.plot(
                 [100 * point.kernels_kept for point in own],
                 [point.points_lost for point in own],
@@ -82,13 +68,14 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
             )
             named.add(label)
             rows += [
-                (stage.model, stage.seed, method, point.target, point.kernels_kept, point.points_lost) for point in own
+                (command.model, command.seed, method, point.target, point.kernels_kept, point.points_lost)
+                for point in own
             ]
         within = [point for point in points if point.points_lost <= 1]
         if within:
             least = min(within, key=lambda point: point.kernels_kept)
             sentences.append(
-                f"{stage.model}, seed {stage.seed}: with at most one point lost, {least.kernels_kept:.1%} of the "
+                f"{command.model}, seed {command.seed}: with at most one point lost, {least.kernels_kept:.1%} of the "
                 f"kernels are kept ({least.method})."
             )
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
@@ -99,7 +86,7 @@ def modules_figure(searched: Sequence[tuple[Stage, Sequence[TradeOff]]]) -> Draw
     axes.set_xlabel("kernels kept in %, mean over modules")
     axes.set_ylabel("accuracy lost in percentage points")
     axes.grid()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, which lie everywhere
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
     figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
     columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
     return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
@@ -125,8 +112,8 @@ def heuristics_figure(searches: Sequence[Search]) -> Drawing:
         )
         named.add(label)
         made = zip(search.chromosomes.tolist(), best, strict=True)
-        rows += [(search.stage.model, search.stage.seed, label, count, fitness) for count, fitness in made]
-        ends.append(f"{label} (seed {search.stage.seed}) {best[-1]:.4f}")
+        rows += [(search.command.model, search.command.seed, label, count, fitness) for count, fitness in made]
+        ends.append(f"{label} (seed {search.command.seed}) {best[-1]:.4f}")
     axes.set_xlabel("chromosomes made, all classes together")
     axes.set_ylabel("best fitness so far")
     axes.grid()

@@ -1,6 +1,6 @@
-"""The rows of the tables of the published experiments, from what the stages' scripts wrote.
+"""The rows of the tables of results, from what the scripts wrote.
 
-Every function takes the stages that are done, and gives the cells of row after row; what is not done is left out.
+Each function takes what was run, and gives the cells of row after row; what was not run is left out.
 """
 
 import csv
@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from result_records import Place, Record
-from result_stages import Stage
+from result_commands import ABLATIONS, FINE_TUNER, GENETIC, PATCH, PATCH_SIZES, TRADE_OFF, Command
+from result_log import Ran, Results
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import load
 from models.training import best_epoch
-from modules.module_sets import latest_name
 from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
@@ -35,38 +34,13 @@ Row = TypeVar("Row")
 Cells = list[Any]
 
 SHARES = (0.6, 0.5, 0.4, 0.3)  # of the kernels, at which the gradient search's rounds are shown
-PATCHED = {  # stage -> kind of weak models, and in words
-    "patch_weak": (WeakKind.SIMPLE, "overly simple"),
-    "patch_overfitted": (WeakKind.POOR, "overfitted"),
-    "patch_underfitted": (WeakKind.POOR, "underfitted"),
-}
+SIMPLE = WeakKind.SIMPLE.words
 NOTHING = "nothing"
-HEURISTICS = {  # by the name of the ablation that replaces it by chance
-    "random_importance": "kernel importance",
-    "random_population": "a first population by sensitivity",
-    "random_survivors": "pruning by accuracy",
-}
+HEURISTICS = dict(
+    zip(ABLATIONS, ("kernel importance", "a first population by sensitivity", "pruning by accuracy"), strict=True)
+)
 # Published figures, and ours that were measured by hand, on a GPU.
 NOT_MADE_HERE = tuple(Path(__file__).with_name(f"{name}.csv") for name in ("published", "published_width"))
-
-
-@dataclass(frozen=True)
-class Done:
-    """The stages of a place that are done, with their records; and the others."""
-
-    place: Place
-    records: dict[str, Record]
-    stages: Sequence[Stage]
-
-    def of(self, *whats: str) -> Iterator[tuple[Stage, Record]]:
-        """Those of some kinds, in their order."""
-        for stage in self.stages:
-            if stage.what in whats and stage.name in self.records:
-                yield stage, self.records[stage.name]
-
-    def lacking(self, *whats: str) -> list[str]:
-        """The names of those of some kinds that are not done."""
-        return [stage.name for stage in self.stages if stage.what in whats and stage.name not in self.records]
 
 
 def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
@@ -81,7 +55,7 @@ def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
 
 # How well modules do
 def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
-    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the genetic.
+    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the others.
 
     Of rounds that keep as much the last one counts, in which the masks settled.
     """
@@ -91,42 +65,42 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
         for share in (SHARES if rounds else ())
     ]
     found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
-    found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
     for point in points:
         if point.method == "genetic":
             bred = point.target.split(" of ")[-1]  # behind the generation of the best ensemble
             found.append((f"genetic, {bred} generations", point))
+    found += [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
     return found
 
 
-def trade_offs(done: Done) -> Iterator[tuple[Stage, Record, list[TradeOff]]]:
-    """All sets of modules of each network and seed; those that were fine-tuned, one at a time."""
-    for stage, record in done.of("trade_off", "fine_tuned"):
-        path = report_files.trade_off(done.place.artifacts(stage), "test")
-        yield stage, record, read_rows(path, TradeOff, done.place.command)
+def trade_offs(results: Results) -> Iterator[tuple[Command, Ran, list[TradeOff]]]:
+    """All sets of modules of each network and seed."""
+    for command, ran in results.of(TRADE_OFF):
+        path = report_files.trade_off(command.artifacts(results.roots), "test")
+        yield command, ran, read_rows(path, TradeOff, results.made_by)
 
 
-def _shown(done: Done) -> Iterator[tuple[Stage, Record, str, TradeOff]]:
-    for stage, record, points in trade_offs(done):
+def _shown(results: Results) -> Iterator[tuple[Command, Ran, str, TradeOff]]:
+    for command, ran, points in trade_offs(results):
         for name, point in nearest_rounds(points):
-            yield stage, record, name, point
+            yield command, ran, name, point
 
 
-def module_rows(done: Done) -> Iterator[Cells]:
+def module_rows(results: Results) -> Iterator[Cells]:
     """A row per network, seed and set of modules; the seconds are the search's."""
-    for stage, record, name, point in _shown(done):
+    for command, ran, name, point in _shown(results):
         right = [point.right + round(point.points_lost * point.images / 100), point.right]
         yield [
-            *(stage.model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
+            *(command.model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
             *(*right, point.images, f"{point.points_lost:.2f}", f"{point.distance:.4f}"),
             *(f"{point.auc_mean:.4f}", f"{point.auc_least:.4f}"),
-            *(stage.seed, f"{point.seconds:.0f}", record.commit),
+            *(command.seed, f"{point.seconds:.0f}", ran.commit),
         ]
 
 
-def seed_rows(done: Done) -> Iterator[Cells]:
+def seed_rows(results: Results) -> Iterator[Cells]:
     """A row per network and set of modules that several seeds have."""
-    yield from over_seeds((stage.model, name, point) for stage, _, name, point in _shown(done))
+    yield from over_seeds((command.model, name, point) for command, _, name, point in _shown(results))
 
 
 def over_seeds(trade_offs: Iterable[tuple[str, str, TradeOff]]) -> Iterator[Cells]:
@@ -147,31 +121,31 @@ def spread(values: Sequence[float]) -> str:
 
 
 # Whether patching helps
-def patched(done: Done) -> Iterator[tuple[Stage, Record, str, list[PatchedWeakModel]]]:
+def patched(results: Results) -> Iterator[tuple[Command, Ran, str, list[PatchedWeakModel]]]:
     """The weak models of each network and kind, which stands before them in words."""
-    for stage, record in done.of(*PATCHED):
-        kind, words = PATCHED[stage.what]
-        artifacts, wanted = done.place.artifacts(stage), stage.option("--target_epoch")
+    for command, ran in results.of(PATCH):
+        kind = next(kind for kind in WeakKind if kind.option == command.option("--exp_type"))
+        artifacts, wanted = command.artifacts(results.roots), command.option("--target_epoch")
+        modules = command.option("--modules")
+        words = SIMPLE if kind is WeakKind.SIMPLE else "overfitted" if wanted == "best" else "underfitted"
         models = []
-        for target_class in range(load(stage.model, stage.dataset).num_classes):
+        for target_class in range(load(command.model, command.dataset).num_classes):
             history = patch_files.weak_model_log(artifacts, kind, target_class).load()
             epoch = int(wanted) if wanted.isdecimal() else best_epoch(history)
-            models.append(
-                patch_files.report(artifacts, latest_name(artifacts), kind, target_class, epoch, "all").load()
-            )
-        yield stage, record, words, models
+            models.append(patch_files.report(artifacts, modules, kind, target_class, epoch, "all").load())
+        yield command, ran, words, models
 
 
-def patching_rows(done: Done) -> Iterator[Cells]:
+def patching_rows(results: Results) -> Iterator[Cells]:
     """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
-    for stage, record, words, models in patched(done):
+    for command, ran, words, models in patched(results):
         before = mean_metrics(models, BEFORE)
         for method in (BEFORE, *common_calibrations(models), NO_MODULE, WHOLE_MODEL.format("learned")):
             yield [
-                *(stage.model, words, method, len(models), sum(model.test_images for model in models)),
+                *(command.model, words, method, len(models), sum(model.test_images for model in models)),
                 *changes(mean_metrics(models, method), before if method != BEFORE else None),
                 *(["", ""] if method == BEFORE else better_and_worse(models, method)),
-                *(stage.seed, f"{record.seconds:.0f}", record.commit),
+                *(command.seed, f"{ran.seconds:.0f}", ran.commit),
             ]
 
 
@@ -194,60 +168,49 @@ def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[st
     ]
 
 
-def patch_rows(done: Done) -> Iterator[Cells]:
+def patch_rows(results: Results) -> Iterator[Cells]:
     """A row per weak model and method, with the counts and with the interval of F1's change."""
-    for stage, record, words, models in patched(done):
+    for command, ran, words, models in patched(results):
         for model in models:
             for method in model.methods:
                 scores, change = model.scores(method), model.change(method)
                 low, high = change.f1 if change else (np.nan, np.nan)
                 yield [
-                    *(stage.model, words, model.target_class, model.classes[-1], model.epoch, method),
+                    *(command.model, words, model.target_class, model.classes[-1], model.epoch, method),
                     *(f"{100 * value:.2f}" for value in metrics_of(scores)),
                     *(scores.true_positives, scores.false_positives, scores.false_negatives),
                     *(scores.others_right, scores.others),
                     *([f"{100 * low:+.1f}", f"{100 * high:+.1f}"] if change else ["", ""]),
-                    *(stage.seed, f"{record.seconds:.0f}", record.commit),
+                    *(command.seed, f"{ran.seconds:.0f}", ran.commit),
                 ]
 
 
-def patch_trade_offs(done: Done, what: str = "patch_sizes") -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
-    """The patches of each network, by modules of several sizes."""
-    for stage, record in done.of(what):
-        path = patch_files.trade_off(done.place.artifacts(stage), WeakKind.SIMPLE, "test")
-        yield stage, record, read_rows(path, PatchTradeOff, done.place.command)
+def patch_trade_offs(results: Results) -> Iterator[tuple[Command, Ran, list[PatchTradeOff]]]:
+    """The patches of each network, by modules of all rounds of a search, and by fine-tuned sets."""
+    tuned = {f"set {command.option('--as')}" for command in results.commands if command.script == FINE_TUNER}
+    for command, ran in results.of(PATCH_SIZES):
+        path = patch_files.trade_off(command.artifacts(results.roots), WeakKind.SIMPLE, "test")
+        points = read_rows(path, PatchTradeOff, results.made_by)
+        # Other sets are of a search's rounds.
+        yield command, ran, [p for p in points if not p.method.startswith("set ") or p.method in tuned]
 
 
-def fine_tuned_patches(done: Done) -> Iterator[tuple[Stage, Record, list[PatchTradeOff]]]:
-    """Those by fine-tuned modules, and by the same modules before; weak models and controls are the others' own."""
-    for stage, record, points in patch_trade_offs(done, "fine_tuned_patches"):
-        tuned = [point for point in points if point.method == of_sizes.FINE_TUNED]
-        least = min(point.keep for point in points if point.method == of_sizes.FOR_PATCH)
-        cut = [point for point in points if point.method == of_sizes.FOR_PATCH and point.keep == least]
-        yield stage, record, [*cut, *tuned]
-
-
-def patch_size_rows(done: Done) -> Iterator[Cells]:
+def patch_size_rows(results: Results) -> Iterator[Cells]:
     """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
-    for stage, record, points in patch_trade_offs(done):
-        controls = [point for point in points if point.method in (of_sizes.BEFORE, of_sizes.NO_MODULE)]
-        rows = [(record, stage.seed, cells) for cells in patch_sizes(points, controls)]
-        for other, of_other, tuned in fine_tuned_patches(done):
-            if other.model == stage.model:
-                rows += [(of_other, other.seed, cells) for cells in patch_sizes(tuned, controls)]
-        for made, seed, cells in rows:
-            yield [stage.model, *cells, seed, f"{made.seconds:.0f}", made.commit]
+    for command, ran, points in patch_trade_offs(results):
+        for cells in patch_sizes(points):
+            yield [command.model, *cells, command.seed, f"{ran.seconds:.0f}", ran.commit]
 
 
-def patch_sizes(points: Sequence[PatchTradeOff], controls: Sequence[PatchTradeOff]) -> Iterator[Cells]:
+def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
     """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
-    ways = defaultdict(dict)
+    ways: dict[str, dict[int, PatchTradeOff]] = defaultdict(dict)
     for point in points:
-        name = f"{point.method}, {point.keep:.0%}" if point.method == of_sizes.FOR_PATCH else point.method
+        name = f"{point.method}, {point.keep:.0%}" if 0 < point.keep < 1 else point.method
         ways[name][point.target_class] = point
     before, without = (
-        {point.target_class: point.f1 for point in controls if point.method == method}
-        for method in (of_sizes.BEFORE, of_sizes.NO_MODULE)
+        {target_class: point.f1 for target_class, point in ways[method].items()}
+        for method in (BEFORE, of_sizes.NO_MODULE)
     )
     for name, of_class in ways.items():
         f1 = {target_class: point.f1 for target_class, point in of_class.items()}
@@ -265,45 +228,44 @@ def patch_sizes(points: Sequence[PatchTradeOff], controls: Sequence[PatchTradeOf
 class Search:
     """A genetic search with all of its heuristics or without one, over the generations that all of them did."""
 
-    stage: Stage
-    record: Record
-    without: str  # the heuristic, in words, or NOTHING
+    command: Command
+    ran: Ran
     rows: list[Generation]
+    chromosomes: np.ndarray  # (generations,) how many had been made at the end of each
 
     @property
-    def chromosomes(self) -> np.ndarray:
-        """(generations,) how many had been made at the end of each."""
-        config = load(self.stage.model, self.stage.dataset, self.stage.settings)
-        bred = config.num_classes * (config.population - config.elites)
-        return config.num_classes * config.population + bred * np.arange(len(self.rows))
+    def without(self) -> str:
+        """The heuristic, in words, or NOTHING."""
+        return HEURISTICS.get(self.command.root.removeprefix(f"seed_{self.command.seed}_"), NOTHING)
 
 
-def compared_searches(done: Done) -> list[Search]:
+def compared_searches(results: Results) -> list[Search]:
     """The genetic searches of the seeds that have some without a heuristic."""
-    logs = [(*of, genetic_files.log(done.place.artifacts(of[0])).load()) for of in done.of("genetic")]
-    ablated = {(stage.model, stage.seed) for stage, *_ in logs if stage.other_root}
-    shortest = min((len(rows) for stage, _, rows in logs if stage.other_root), default=0)
+    logs = [(*of, genetic_files.log(of[0].artifacts(results.roots)).load()) for of in results.of(GENETIC)]
+    ablated = {(command.model, command.seed) for command, *_ in logs if command.table == "heuristics"}
+    shortest = min((len(rows) for command, _, rows in logs if command.table == "heuristics"), default=0)
     return [
-        Search(stage, record, without_what(stage), list(rows[:shortest]))
-        for stage, record, rows in logs
-        if (stage.model, stage.seed) in ablated
+        Search(command, ran, list(rows[:shortest]), _chromosomes(results, command, shortest))
+        for command, ran, rows in logs
+        if (command.model, command.seed) in ablated
     ]
 
 
-def without_what(stage: Stage) -> str:
-    """The heuristic that a genetic search does without, in words."""
-    name = stage.root.removeprefix(f"seed_{stage.seed}").strip("_")
-    return HEURISTICS[name] if name else NOTHING
+def _chromosomes(results: Results, command: Command, generations: int) -> np.ndarray:
+    config = load(command.model, command.dataset)
+    made_with = genetic_files.settings(command.artifacts(results.roots)).load()
+    population, elites = made_with["population"], made_with["elites"]
+    return config.num_classes * (population + (population - elites) * np.arange(generations))
 
 
-def heuristic_rows(done: Done) -> Iterator[Cells]:
+def heuristic_rows(results: Results) -> Iterator[Cells]:
     """A row per genetic search with all of its heuristics and without one, each over the same generations."""
-    for search in compared_searches(done):
+    for search in compared_searches(results):
         rows = search.rows
         yield [
-            *(search.stage.model, search.without, len(rows), search.chromosomes[-1]),
-            *(sum(row.ensembles_scored for row in rows), *course(rows), search.stage.seed),
-            *(f"{sum(row.seconds for row in rows):.0f}", search.record.commit),
+            *(search.command.model, search.without, len(rows), search.chromosomes[-1]),
+            *(sum(row.ensembles_scored for row in rows), *course(rows), search.command.seed),
+            *(f"{sum(row.seconds for row in rows):.0f}", search.ran.commit),
         ]
 
 
@@ -316,23 +278,23 @@ def course(rows: Sequence[Generation]) -> Cells:
 
 
 # Beside the others
-def literature_rows(done: Done) -> Iterator[Cells]:
+def literature_rows(results: Results) -> Iterator[Cells]:
     """Published figures, ours of the published width, and of the first seed of each network, patched by `learned`."""
     for path in NOT_MADE_HERE:
         yield from list(csv.reader(read_text(path, "git checkout").splitlines()))[1:]
     patches = {}
-    for stage, _, words, models in patched(done):
-        if words == PATCHED["patch_weak"][1]:
+    for command, _, words, models in patched(results):
+        if words == SIMPLE:
             change = mean_metrics(models, "learned") - mean_metrics(models, BEFORE)
-            patches[stage.root, stage.model] = [f"{100 * value:+.2f}" for value in change]
-    for stage, record, name, point in _shown(done):
-        if name.startswith(("gradient, keep 50%", "fine-tuned, keep 30%", "genetic")) and stage.seed == 0:
+            patches[command.root, command.model] = [f"{100 * value:+.2f}" for value in change]
+    for command, ran, name, point in _shown(results):
+        if name.startswith(("gradient, keep 50%", "fine-tuned, keep_30", "genetic")) and command.seed == 0:
             none = [""] * len(METRICS)
-            gains = patches.get((stage.root, stage.model), none) if point.method == "gradient" else none
+            gains = patches.get((command.root, command.model), none) if point.method == "gradient" else none
             yield [
-                *(f"here: {name}", f"{stage.model}, {stage.dataset}", f"{point.points_lost:.2f}"),
+                *(f"here: {name}", f"{command.model}, {command.dataset}", f"{point.points_lost:.2f}"),
                 *(f"{100 * point.kernels_kept:.1f}", "kernels", f"{100 * point.flops:.1f}"),
                 f"{100 * point.distance:.2f}",
                 *gains,
-                *(f"commit {record.commit}", f"{point.right} of {point.images} composed"),
+                *(f"commit {ran.commit}", f"{point.right} of {point.images} composed"),
             ]

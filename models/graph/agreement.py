@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from models.graph.arguments import with_arguments
-from models.graph.atoms import kind
 from models.graph.errors import RANDOM, NetworkRefused
 from models.graph.evaluating import evaluating, first_logits, floating_parameter
+from models.graph.values import Value
 from utils.quiet import quiet
 
 LEAST_LIMIT = 0.01  # of the largest logit: what TF32 rounds in a deep network
@@ -58,7 +57,7 @@ def check_repeats(network: nn.Module, images: Tensor, classes: int | None = None
 def check_answers(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
-    ends: Sequence[fx.Node],
+    ends: Sequence[Value],
     image_shape: tuple[int, int, int],
     classes: int | None = None,
 ) -> None:
@@ -88,9 +87,9 @@ def check_answers(
         raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
     found = forward(images)
     for end in ends:
-        args, kwargs = with_arguments(end, source=found)
-        found = end.target(*args, **kwargs)
-    if ends and "log" not in kind(ends[-1]):  # probabilities of small logits are all nearly the same
+        behind = end.changed(source=found)
+        found = behind.target(*behind.args, **behind.kwargs)
+    if ends and "log" not in ends[-1].kind:  # probabilities of small logits are all nearly the same
         found, expected = map(_centred_logarithms, (found, expected))
     if not agrees(found, expected, like.dtype):
         raise NetworkRefused(

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments, replaced, with_arguments
-from models.graph.atoms import is_constant
 from models.graph.layouts import Layout, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
-from models.graph.values import Code, Constant, Value
+from models.graph.values import Code, Constant, Value, images_of, replaced, with_arguments
 
 aten = torch.ops.aten
-CutOperator = Callable[["Cut", fx.Node], Value | None]
+CutOperator = Callable[["Cut", Value], Value | None]
 
 
 class Plan:
@@ -33,7 +31,8 @@ class Plan:
     Attributes:
         channels, constants, units: the graph's.
         operators: in order, each with what cuts it and the operands that depend on the images.
-        readers: by their nodes.
+        readers: by their values.
+        logits, images: of the graph's values.
         device, dtype: those of the weights.
     """
 
@@ -42,19 +41,17 @@ class Plan:
         channels: Propagation,
         constants: Mapping[str, Tensor],
         units: Units,
-        cut_of: Callable[[fx.Node], "CutOperator"],
+        cut_of: Callable[[Value], "CutOperator"],
     ) -> None:
         self.channels, self.constants, self.units = channels, constants, units
-        self.readers = {reader.node: reader for reader in self.channels.readers}
+        self.readers = {reader.value: reader for reader in self.channels.readers}
         self.device, self.dtype = device_and_dtype(constants)
         self.operators = [
-            (node, cut_of(node) if node in channels.layouts else Cut.copy, channels.operands(node))
-            for node in self.channels.nodes.nodes
-            if node.op == "call_function"
+            (value, cut_of(value) if value in channels.layouts else Cut.copy, channels.operands(value))
+            for value in channels.values
+            if value.target is not None
         ]
-        (output,) = (node for node in self.channels.nodes.nodes if node.op == "output")
-        (self.logits,) = output.all_input_nodes
-        (self.images,) = (node for node in self.channels.nodes.nodes if node.op == "placeholder")
+        self.logits, self.images = channels.values[-1], images_of(channels.values)
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def units_and_classes(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +75,7 @@ class Cut:
         gains, logit_map: see `Graph.cut`.
 
     Attributes:
-        new: of each node of the graph that depends on the images the value of the smaller network; none for what lies
+        new: of each value of the graph that depends on the images that of the smaller network; none for what lies
             between a row of channels and the row that it is rearranged to.
         constants: the graph's.
     """
@@ -94,17 +91,17 @@ class Cut:
     ) -> None:
         self.channels, self.constants = plan.channels, plan.constants
         self.device, self.dtype = plan.device, plan.dtype
-        self.new: dict[fx.Node, Value] = {}
+        self.new: dict[Value, Value] = {}
         self._plan, self._code, self._target_class = plan, code, target_class
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
         self._gains = None if gains is None else torch.as_tensor(np.append(np.where(unit_mask, gains, 1.0), 1.0))
         self._kept: dict[int, np.ndarray] = {}
-        self._whole: dict[fx.Node, bool] = {}
+        self._whole: dict[Value, bool] = {}
         self._logit_map = logit_map
 
-    def layout(self, node: fx.Node) -> Layout:
+    def layout(self, value: Value) -> Layout:
         """The layout of a value of the graph that is one tensor."""
-        return self.channels.layout(node)
+        return self.channels.layout(value)
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
@@ -117,31 +114,31 @@ class Cut:
             found = self._kept[id(channels)] = np.flatnonzero(is_kept)
         return found
 
-    def factors(self, node: fx.Node) -> Tensor | None:
+    def factors(self, value: Value) -> Tensor | None:
         """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
-        reader = self._plan.readers.get(node)
+        reader = self._plan.readers.get(value)
         if self._gains is None or reader is None:
             return None
         factors = self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
         return None if (factors == 1).all() else factors
 
-    def with_factors(self, node: fx.Node) -> Value:
+    def with_factors(self, value: Value) -> Value:
         """A reader's first operand times the gains, for readers without a weight that could take them in."""
-        read = arguments(node).source
-        source, factors = self.new[read], self.factors(node)
+        read = value.given.source
+        source, factors = self.new[read], self.factors(value)
         if factors is None:
             return source
-        reader = self._plan.readers[node]
+        reader = self._plan.readers[value]
         factors = factors[torch.as_tensor(self.kept(reader.channels))]
         shape = [1] * len(self.layout(read).shape)
         shape[reader.dim] = len(factors)
-        value = factors.to(self.device, self.dtype).view(shape)
+        made = factors.to(self.device, self.dtype).view(shape)
         key = (factors.numpy().tobytes(),)
-        gains = self._code.constant(f"gains.{node.name}", key, tuple(shape), lambda: value)
+        gains = self._code.constant(f"gains.{value.name}", key, tuple(shape), lambda: made)
         return self.call(aten.mul.Tensor, source, gains)
 
     def constant(
-        self, constant: fx.Node | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
+        self, constant: Value | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
     ) -> Value | None:
         """A constant of which along some dimensions only the given places are kept; None stays None.
 
@@ -149,7 +146,7 @@ class Cut:
         """
         if constant is None:
             return None
-        shape = tuple(self.constants[constant.target].shape)
+        shape = constant.shape
         kept = {dim: places for dim, places in (kept or {}).items() if len(places) != shape[dim]}
         key: list[Any] = [(dim, places.tobytes()) for dim, places in kept.items()]
         for dim, places in kept.items():
@@ -167,11 +164,11 @@ class Cut:
         return self.computed_constant(constant, sliced, shape, tuple(key))
 
     def computed_constant(
-        self, constant: fx.Node, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
+        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
     ) -> Value:
         """A constant made of one of the graph's, under its name; `key` says how."""
-        whole = self.constants[constant.target]
-        return self._code.constant(constant.target, key, shape, lambda: compute(whole))
+        whole = self.constants[constant.name]
+        return self._code.constant(constant.name, key, shape, lambda: compute(whole))
 
     def buffer(self, value: Tensor, name: str) -> Value:
         """A tensor that the graph and the mask decide, not the weights."""
@@ -182,52 +179,51 @@ class Cut:
         """A value of the smaller network."""
         return self._code.call(function, args, kwargs)
 
-    def operand(self, node: fx.Node) -> Value:
+    def operand(self, value: Value) -> Value:
         """An operand as it is in the smaller network."""
-        return self.constant(node) if is_constant(node) else self.new[node]
+        return self.constant(value) if isinstance(value, Constant) else self.new[value]
 
-    def operands(self, given: Any) -> Any:
-        """An argument as it is in the smaller network, with its nodes in lists and tuples."""
-        return replaced(given, fx.Node, self.operand)
-
-    def copy(self, node: fx.Node, **changes: Any) -> Value:
-        """The same operator, with some arguments changed, by name."""
-        args, kwargs = with_arguments(node, **changes)
-        return self._code.call(node.target, self.operands(args), self.operands(kwargs))
+    def copy(self, value: Value, **changes: Any) -> Value:
+        """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
+        new = {change for change in changes.values() if isinstance(change, Value)}
+        call = with_arguments(value, **changes) if changes else (value.args, value.kwargs)
+        operand = (lambda given: given if given in new else self.operand(given)) if new else self.operand
+        args, kwargs = replaced(call, Value, operand)
+        return self._code.call(value.target, args, kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
         self.new[self._plan.images] = self._code.images
         self._code.images.shape = self.layout(self._plan.images).shape
-        for node, cut, operands in self._plan.operators:
-            is_same = all(map(self._is_whole, (node, *operands))) and self.factors(node) is None
-            made = self.copy(node) if is_same else cut(self, node)
+        for value, cut, operands in self._plan.operators:
+            is_same = all(map(self._is_whole, (value, *operands))) and self.factors(value) is None
+            made = self.copy(value) if is_same else cut(self, value)
             if made is not None:
-                self.new[node] = made
-                made.shape = self._shape(node)
+                self.new[value] = made
+                made.shape = self._shape(value)
         logits = self.new[self._plan.logits]
         if self._target_class is not None and self._is_whole(self._plan.logits):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
         return logits if self._logit_map is None else self._mapped(logits, *self._logit_map)
 
-    def _shape(self, node: fx.Node) -> tuple[int, ...] | None:
-        found = self.channels.layouts.get(node)
+    def _shape(self, value: Value) -> tuple[int, ...] | None:
+        found = self.channels.layouts.get(value)
         if not isinstance(found, Layout) or found.is_scattered:
             return None
         return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
 
-    def _is_whole(self, node: fx.Node) -> bool:
-        found = self._whole.get(node)
+    def _is_whole(self, value: Value) -> bool:
+        found = self._whole.get(value)
         if found is None:
-            found = self._whole[node] = self._find_whole(node)
+            found = self._whole[value] = self._find_whole(value)
         return found
 
-    def _find_whole(self, node: fx.Node) -> bool:
-        found = self.channels.layouts.get(node)
+    def _find_whole(self, value: Value) -> bool:
+        found = self.channels.layouts.get(value)
         for layout in found if isinstance(found, list) else [found]:
             if layout is None:  # a number
                 continue
-            row = self.layout(layout.origin.node) if layout.is_scattered else layout
+            row = self.layout(layout.origin.value) if layout.is_scattered else layout
             if row.is_row and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
@@ -235,7 +231,7 @@ class Cut:
     def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
         """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
         if logits.target is aten.linear.default and self._last_weights_are_its_own():
-            given = arguments(logits)
+            given = logits.given
             scaled = self._mapped_constant(given.weight, scale)
             return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
         for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
@@ -245,9 +241,9 @@ class Cut:
 
     def _last_weights_are_its_own(self) -> bool:
         """Whether what makes the logits has a weight and a bias that nothing else reads."""
-        given = vars(arguments(self._plan.logits))
+        given = vars(self._plan.logits.given)
         own = given.get("weight"), given.get("bias")
-        return all(is_constant(value) and len(value.users) == 1 for value in own)
+        return all(isinstance(value, Constant) and len(self.channels.users[value]) == 1 for value in own)
 
     def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
         def compute() -> Tensor:

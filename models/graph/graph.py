@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from models.graph.agreement import check_answers
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused, refused
 from models.graph.flops import flops_of
 from models.graph.network import GraphNetwork, device_and_dtype, network_of
-from models.graph.operators import cut_of, followed
+from models.graph.operators import followed, rule_of
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
-from models.graph.tracing import trace_plain
+from models.graph.tracing import Plain, trace_plain
 from models.graph.units import Units, units_of
-from models.graph.values import Code
+from models.graph.values import Code, Constant, Value, images_of, replaced
 
 FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels dropped one by one
 
@@ -35,7 +33,8 @@ class Graph:
     those of a network that does more than to set a flag when its mode changes.
 
     Attributes:
-        nodes: the plain graph; nodes are known by their names.
+        values: the images, constants and operators in order; operators are known by their names, the last one is the
+            logits.
         constants: weights and other constants by name.
         learned: names of the constants that a state_dict holds.
         buffers: names of the constants that are buffers of the network.
@@ -44,7 +43,7 @@ class Graph:
         fewest_units: see `trace`.
     """
 
-    nodes: fx.Graph
+    values: tuple[Value, ...]
     constants: Mapping[str, Tensor]
     learned: frozenset[str]
     buffers: frozenset[str]
@@ -60,17 +59,12 @@ class Graph:
     @property
     def num_classes(self) -> int:
         """How many logits the network has."""
-        return self._logits.meta["shape"][1]
+        return self.values[-1].shape[1]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        (images,) = (node for node in self.nodes.nodes if node.op == "placeholder")
-        return images.meta["shape"][1:]
-
-    @property
-    def _logits(self) -> fx.Node:
-        return logits_of(self.nodes)
+        return images_of(self.values).shape[1:]
 
     @cached_property
     def digest(self) -> str:
@@ -79,13 +73,14 @@ class Graph:
         The same for the same code and image size under the same version of torch, whatever the weights, their
         precision and their device.
         """
-        number_of = {node: number for number, node in enumerate(self.nodes.nodes)}
+        number_of = {value: f"%{number}" for number, value in enumerate(self.values)}
         lines = []
-        for node in self.nodes.nodes:
-            args = fx.map_arg((node.args, node.kwargs), lambda given: f"%{number_of[given]}")
-            target = overload(node) if node.op == "call_function" else f"{node.op} {node.target}"
-            shape = tuple(self.constants[node.target].shape) if is_constant(node) else node.meta.get("shape")
-            lines.append(f"{target} {_without_precision(args)} {shape}")
+        for value in self.values:
+            args = replaced((value.args, value.kwargs), Value, number_of.__getitem__)
+            others = f"get_attr {value.name}" if isinstance(value, Constant) else f"placeholder {value.name}"
+            target = others if value.target is None else value.operator.overload
+            lines.append(f"{target} {_without_precision(args)} {value.shape}")
+        lines.append(f"output output {_without_precision(((number_of[self.values[-1]],), {}))} None")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
@@ -106,12 +101,8 @@ class Graph:
     @cached_property
     def network(self) -> GraphNetwork:
         """The graph as a module of torch, with the graph's own weights by the network's names, in evaluation mode."""
-        parameters, buffers, others = {}, {}, {}
-        for name, value in self.constants.items():
-            is_parameter = name in self.learned - self.buffers and value.is_floating_point()
-            part = parameters if is_parameter else buffers if name in self.learned else others
-            part[name] = value
-        return GraphNetwork(program_of(self.nodes), parameters, buffers, others)
+        program = program_of(self.values, self.values[-1:])
+        return GraphNetwork(program, self.constants, self.learned, self.buffers)
 
     @cached_property
     def folds_gains(self) -> np.ndarray:
@@ -128,7 +119,7 @@ class Graph:
     @cached_property
     def plan(self) -> Plan:
         """What all its cuts have in common."""
-        return Plan(self.channels, self.constants, self.units, cut_of)
+        return Plan(self.channels, self.constants, self.units, lambda value: rule_of(value).cut)
 
     @cached_property
     def program(self) -> Program:
@@ -137,8 +128,8 @@ class Graph:
         for reader in self.channels.readers:
             units = self.units.unit_of_channel[reader.channels]
             if (units >= 0).any():
-                readers.append((reader.node, reader.source, reader.dim, units))
-        return program_of(self.nodes, readers)
+                readers.append((reader.value, reader.source, reader.dim, units))
+        return program_of(self.values, self.values[-1:], readers)
 
     def forward(
         self,
@@ -253,7 +244,7 @@ def trace(
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)
-        graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers, fewest_units)
+        graph = graph_of(plain, fewest_units)
         check_answers(network, graph.forward, plain.ends, graph.image_shape, graph.num_classes)
     except NetworkRefused:
         raise
@@ -262,38 +253,24 @@ def trace(
     return graph
 
 
-def graph_of(
-    nodes: fx.Graph,
-    constants: Mapping[str, Tensor],
-    learned: frozenset[str],
-    buffers: frozenset[str],
-    fewest_units: int = FEWEST_UNITS,
-) -> Graph:
+def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
     """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
-    shapes_of_constants = {name: tuple(value.shape) for name, value in constants.items()}
     freed: frozenset[str] = frozenset()
     while True:
-        channels = followed(nodes, shapes_of_constants, freed)
+        channels = followed(plain.values, freed)
         if not any(layer.has_kernels for layer in channels.layers):
             raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
-        units = units_of(channels, logits_of(nodes))
+        units = units_of(channels)
         too_few = frozenset(
             layer.name
             for layer in channels.layers
             if layer.groups > 1
-            and channels.shape_of_constant(arguments(layer.node).weight)[1] > 1
+            and layer.value.given.weight.shape[1] > 1
             and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
         )
         if too_few <= freed:
-            return Graph(nodes, constants, learned, buffers, channels, units, fewest_units)
+            return Graph(plain.values, plain.constants, plain.learned, plain.buffers, channels, units, fewest_units)
         freed |= too_few
-
-
-def logits_of(nodes: fx.Graph) -> fx.Node:
-    """The node whose value is the logits."""
-    (output,) = (node for node in nodes.nodes if node.op == "output")
-    (logits,) = output.all_input_nodes
-    return logits
 
 
 def _without_precision(args: Any) -> str:

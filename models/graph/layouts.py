@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+
+from models.graph.values import Value
 
 KEPT = 0
 
@@ -22,7 +24,7 @@ KEPT = 0
 class Origin:
     """Of a rearranged value: the value, a row, whose elements it has."""
 
-    node: fx.Node
+    value: Value
     index: np.ndarray | None = None  # of a row: at each of its places, the place in the origin's row
     places: Tensor | None = None  # of a scattered value: at each of its elements, the place in the origin's row
 

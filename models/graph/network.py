@@ -1,11 +1,11 @@
 """A program as a module of torch: weights by the names that the network has for them, one forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
 
-from models.graph.running import Program, program_of_code
+from models.graph.running import Program, program_of
 from models.graph.values import Constant, Value, needed
 
 
@@ -14,29 +14,20 @@ class GraphNetwork(nn.Module):
 
     Args:
         program: its constants are the tensors, by name.
-        parameters: by name; dots in a name are submodules.
-        buffers: likewise.
-        others: tensors that the graph itself decides (orders of channels): they move with the module, but its
-            state_dict does not have them.
+        tensors: by name; dots in a name are submodules. They move with the module.
+        learned: names of those that the module's state_dict holds, not being decided by the graph itself.
+        buffers: names of those that are buffers; integers always are.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        parameters: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-        others: Mapping[str, Tensor],
-    ) -> None:
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], learned: Set[str], buffers: Set[str]) -> None:
         super().__init__()
-        for name, value in parameters.items():
+        parameters = {name for name in learned - buffers if tensors[name].is_floating_point()}
+        for name in sorted(tensors, key=lambda name: (name not in parameters, name not in learned)):
             owner, leaf = self._owner(name)
-            owner.register_parameter(leaf, nn.Parameter(value))
-        for name, value in buffers.items():
-            owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, value)
-        for name, value in others.items():
-            owner, leaf = self._owner(name)
-            owner.register_buffer(leaf, value, persistent=False)
+            if name in parameters:
+                owner.register_parameter(leaf, nn.Parameter(tensors[name]))
+            else:
+                owner.register_buffer(leaf, tensors[name], persistent=name in learned)
         self.program = program
         self._constants = [self._owner(name) for _, name in self.program.constants]
         self.eval()
@@ -66,33 +57,25 @@ def network_of(
         logits: the value.
         constants, learned, buffers: those of the graph that the code was cut from.
     """
-    names = _names([value for value in needed([logits]) if isinstance(value, Constant)])
-    order = {name: number for number, name in enumerate(constants)}
-    parameters, persistent, others = {}, {}, {}
-    for value, name in sorted(names.items(), key=lambda item: (order.get(item[1], len(order)), item[1])):
-        tensor = value.compute().detach()
-        if value.name in constants and tensor.data_ptr() == constants[value.name].data_ptr():
-            tensor = tensor.clone()
-        if value.name.startswith(("gains.", "logit.")) or value.name in learned & buffers:
-            persistent[name] = tensor
-        elif value.name in learned:
-            (parameters if tensor.is_floating_point() else persistent)[name] = tensor
-        else:
-            others[name] = tensor
-    return GraphNetwork(program_of_code(logits, names), parameters, persistent, others)
-
-
-def _names(constants: Sequence[Constant]) -> dict[Constant, str]:
-    """What each constant is called: what it is made of, and more where others are made of that in other ways."""
-    names: dict[Constant, str] = {}
+    values, order = needed([logits]), {name: number for number, name in enumerate(constants)}
+    names: dict[Constant, str] = {}  # where one is made in several ways, it has another name each time
     taken: set[str] = set()
-    for constant in constants:
-        name = constant.name
-        while name in taken:
-            name += "_again"
-        taken.add(name)
-        names[constant] = name
-    return names
+    for value in values:
+        if isinstance(value, Constant):
+            name = value.name
+            while name in taken:
+                name += "_again"
+            taken.add(name)
+            names[value] = name
+    tensors, in_state, not_parameters = {}, set(), set()
+    for value, name in sorted(names.items(), key=lambda item: (order.get(item[1], len(order)), item[1])):
+        tensor = tensors[name] = value.compute().detach()
+        if value.name in constants and tensor.data_ptr() == constants[value.name].data_ptr():
+            tensors[name] = tensor.clone()
+        is_factor = value.name.startswith(("gains.", "logit."))
+        in_state |= {name} if is_factor or value.name in learned else set()
+        not_parameters |= {name} if is_factor or value.name in buffers else set()
+    return GraphNetwork(program_of(values, [logits], names=names), tensors, in_state, not_parameters)
 
 
 def device_and_dtype(constants: Mapping[str, Tensor]) -> tuple[torch.device, torch.dtype]:

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments
-from models.graph.atoms import MOVES, POOLS, kind
 from models.graph.graph import Graph
+from models.graph.operators import MOVES, POOLS
 from models.graph.propagation import Propagation
+from models.graph.values import Value
 
-HANDED_ON = POOLS | {"mean"} | MOVES - {"getitem"}  # what is looked through on the way back to the map
+HANDED_ON = {*POOLS.split(), *MOVES.split(), "mean"} - {"getitem"}  # what is looked through on the way back to the map
 
 
 @dataclass(frozen=True)
 class Observed:
     """Units whose maps are in one value."""
 
-    node: str
+    name: str  # of the value
     dim: int  # of the value: its row of channels
     places: np.ndarray  # (m,) in that row
     units: np.ndarray  # (m,) at these places
@@ -52,28 +52,27 @@ def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> t
 
         return enter
 
-    by_node: dict[str, list[Observed]] = {}
+    by_name: dict[str, list[Observed]] = {}
     for part in observed_values(graph):
-        by_node.setdefault(part.node, []).append(part)
-    logits = graph.forward(images, factors, observe={node: observe(parts) for node, parts in by_node.items()})
+        by_name.setdefault(part.name, []).append(part)
+    logits = graph.forward(images, factors, observe={name: observe(parts) for name, parts in by_name.items()})
     return logits, norms
 
 
 def observed_values(graph: Graph) -> list[Observed]:
     """Where each unit's maps are looked at; every unit is in exactly one of them, unless nothing reads it."""
     channels, unit_of_channel = graph.channels, graph.units.unit_of_channel
-    order = {node: number for number, node in enumerate(graph.nodes.nodes)}
     last_join = np.full(graph.num_units + 1, -1)  # the last place is that of what is always kept
-    for node, row in channels.joins:
-        last_join[unit_of_channel[row]] = order[node]
+    for value, row in channels.joins:
+        last_join[unit_of_channel[row]] = value.number
     chosen: list[Observed] = []
     is_open = np.append(np.ones(graph.num_units, bool), False)
     # Behind the last join, in order; what is only read before it, by its last reader.
-    in_order = sorted(channels.readers, key=lambda reader: order[reader.node])
+    in_order = sorted(channels.readers, key=lambda reader: reader.value.number)
     for readers, before_join in ((in_order, False), (in_order[::-1], True)):
         for reader in readers:
             units = unit_of_channel[reader.channels]
-            wanted = is_open[units] & (before_join | (last_join[units] < order[reader.node]))
+            wanted = is_open[units] & (before_join | (last_join[units] < reader.value.number))
             if wanted.any():
                 found = np.unique(units[wanted])
                 chosen.extend(_maps_of(channels, reader.source, found, unit_of_channel))
@@ -81,10 +80,10 @@ def observed_values(graph: Graph) -> list[Observed]:
     return chosen
 
 
-def _maps_of(channels: Propagation, source: fx.Node, units: np.ndarray, unit_of_channel: np.ndarray) -> list[Observed]:
+def _maps_of(channels: Propagation, source: Value, units: np.ndarray, unit_of_channel: np.ndarray) -> list[Observed]:
     """The maps that a value has of units, before pooling."""
-    while kind(source) in HANDED_ON:
-        maps = arguments(source).source
+    while source.kind in HANDED_ON:
+        maps = source.given.source
         before = channels.layouts.get(maps)
         if isinstance(before, list) or before is None or not before.is_row:
             break

@@ -6,23 +6,21 @@ a kernel and its readers (batch norm, any activation, pooling, gates, depthwise 
 so that what a dropped channel holds there cannot matter. An operator that is not known keeps what it reads whole.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import fx
 
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant, kind
 from models.graph.layouts import KEPT, Layout, Ties, of_results
+from models.graph.values import Constant, Value, users_of
 
 
 @dataclass(frozen=True)
 class Reader:
     """An operator that mixes the channels of its first operand: where the mask stands."""
 
-    node: fx.Node
-    source: fx.Node
+    value: Value
+    source: Value
     dim: int  # of the source: its row of channels
     channels: np.ndarray  # at each place of that row
     folds: bool  # whether a factor of a channel can be moved into the operator's weight
@@ -33,7 +31,7 @@ class Layer:
     """A layer whose output channels are its own."""
 
     name: str
-    node: fx.Node
+    value: Value
     channels: np.ndarray  # (K,) of its kernels
     has_kernels: bool  # whether it makes maps; else gates or neurons, which are always whole
     groups: int = 1
@@ -44,83 +42,81 @@ class Propagation:
     """What is found out about a plain graph's channels; `operators.followed` finds it out.
 
     Args:
-        nodes: the plain graph.
-        shapes_of_constants: of its constants, by name.
+        values: the plain graph's.
         freed: names of grouped convolutions whose kernels are dropped one by one, not group by group.
     """
 
-    nodes: fx.Graph
-    shapes_of_constants: Mapping[str, tuple[int, ...]]
+    values: Sequence[Value]
     freed: frozenset[str] = frozenset()
+    users: Mapping[Value, Sequence[Value]] = field(init=False)  # of each value those that read it
     ties: Ties = field(default_factory=Ties)
-    layouts: dict[fx.Node, Layout | list[Layout]] = field(default_factory=dict)
+    layouts: dict[Value, Layout | list[Layout]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
-    joins: list[tuple[fx.Node, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
+    joins: list[tuple[Value, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
     _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
-    def operands(self, node: fx.Node) -> list[fx.Node]:
+    def __post_init__(self) -> None:
+        self.users = users_of(self.values)
+
+    def operands(self, value: Value) -> list[Value]:
         """The operator's operands that depend on the images."""
-        return [operand for operand in node.all_input_nodes if operand in self.layouts]
+        return [operand for operand in value.operands if operand in self.layouts]
 
-    def layout(self, node: fx.Node) -> Layout:
+    def layout(self, value: Value) -> Layout:
         """The layout of a value that is one tensor."""
-        return self.layouts[node]
+        return self.layouts[value]
 
-    def shape_of_constant(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of a constant."""
-        return self.shapes_of_constants[node.target]
-
-    def whole(self, node: fx.Node, because: str | None = None) -> Layout | list[Layout]:
+    def whole(self, value: Value, because: str | None = None) -> Layout | list[Layout]:
         """An operator that is not known here: it reads all channels, and its result has none."""
         layouts = []
-        for operand in self.operands(node):
+        for operand in self.operands(value):
             found = self.layouts[operand]
             layouts.extend(found if isinstance(found, list) else [found])
         for layout in layouts:
-            self.keep(layout, because or f"{kind(node)} reads it whole")
+            self.keep(layout, because or f"{value.kind} reads it whole")
         pooled = bool(layouts) and all(layout.pooled for layout in layouts)
-        return of_results(node.meta["shape"], lambda part: Layout(part or (), pooled=pooled))
+        return of_results(value.shape, lambda part: Layout(part or (), pooled=pooled))
 
     def keep(self, layout: Layout, because: str) -> None:
         """Never drop a channel of a value."""
         if layout.is_scattered:
-            layout = self.layout(layout.origin.node)
+            layout = self.layout(layout.origin.value)
         if layout.is_row:
             self.ties.keep(layout.channels, because)
 
-    def read(self, node: fx.Node, dim: int, *, folds: bool) -> np.ndarray | None:
+    def read(self, value: Value, dim: int, *, folds: bool) -> np.ndarray | None:
         """Let an operator mix the channels that its first operand has along `dim`.
 
         Returns them, or None where the operand's row of channels is another dimension.
         """
-        source = arguments(node).source
+        source = value.given.source
         layout = self.layout(source)
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)
         if layout.dim != dim:
             return None
-        self.readers.append(Reader(node, source, dim, layout.channels, folds))
+        self.readers.append(Reader(value, source, dim, layout.channels, folds))
         return layout.channels
 
-    def slice_constant(self, constant: fx.Node | None, dim: int, channels: np.ndarray) -> np.ndarray:
+    def slice_constant(self, constant: Value | None, dim: int, channels: np.ndarray) -> np.ndarray:
         """Note that a constant is cut along `dim` as these channels are; if it is used twice, both go together.
 
         Returns the channels.
         """
-        if not is_constant(constant):
+        if not isinstance(constant, Constant):
             return channels
-        before = self._sliced.setdefault((constant.target, dim), channels)
+        before = self._sliced.setdefault((constant.name, dim), channels)
         if before is not channels and len(before) == len(channels):
-            self.ties.join(before, channels, f"it shares {constant.target}")
+            self.ties.join(before, channels, f"it shares {constant.name}")
         return channels
 
-    def made_by(self, weight: fx.Node, count: int) -> np.ndarray:
+    def made_by(self, weight: Value, count: int) -> np.ndarray:
         """The output channels of a weight's layer: new ones, unless the layer was there before."""
-        before = self._sliced.get((weight.target, 0))
+        before = self._sliced.get((weight.name, 0))
         if before is None:
-            before = self._sliced[weight.target, 0] = self.ties.new(count)
+            before = self._sliced[weight.name, 0] = self.ties.new(count)
         return before
 
     def add_layer(self, layer: Layer) -> None:
@@ -129,16 +125,16 @@ class Propagation:
             self.layers.append(layer)
 
 
-def of_row(follow: Callable[[Propagation, fx.Node, Layout], Layout]) -> Callable[[Propagation, fx.Node], Layout]:
+def of_row(follow: Callable[[Propagation, Value, Layout], Layout]) -> Callable[[Propagation, Value], Layout]:
     """Make a `Rule.follow` of a function that also takes the layout of the operator's source, a row of channels.
 
     If the source has no channels, neither has the result. If its channels are scattered, the operator is not known.
     """
 
-    def followed(channels: Propagation, node: fx.Node) -> Layout:
-        source = channels.layout(arguments(node).source)
+    def followed(channels: Propagation, value: Value) -> Layout:
+        source = channels.layout(value.given.source)
         if source.is_plain:
-            return Layout(node.meta["shape"], pooled=source.pooled)
-        return follow(channels, node, source) if source.is_row else channels.whole(node)
+            return Layout(value.shape, pooled=source.pooled)
+        return follow(channels, value, source) if source.is_row else channels.whole(value)
 
     return followed

@@ -1,21 +1,19 @@
-"""The one interpreter: straight-line programs, with masks in front of readers, other layers, values observed.
+"""The one interpreter: programs, with masks in front of readers, other layers, values observed.
 
 A graph, a network that was cut out of one, and the modules of a population become programs. A program is a list of
-steps without nodes, so that it can be copied; a step's operands are places in a list of values, which are let go behind
-their last use.
+steps without values, so that it can be copied; a step's operands are places in a list, which are let go behind their
+last use.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import replaced
-from models.graph.atoms import is_constant
-from models.graph.values import Constant, Value, needed
+from models.graph.values import Constant, Value, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Factors:
 class Step:
     """One operator."""
 
-    name: str  # the node's
+    name: str  # the value's
     place: int  # of its result
     function: Callable[..., Any]
     args: tuple
@@ -76,10 +74,10 @@ class Program:
             constants: the values of `self.constants`, in that order.
             factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
                 are read, 0 = dropped.
-            layers: by node names, what is called instead of the operator, with its arguments. A reader's is given
+            layers: by operators' names, what is called instead of them, with their arguments. A reader's is given
                 its source as it is and, as `factors`, those that belong in front of it (1 or n, channels), or None.
                 Operators that read no units (the first layer) are given no `factors`.
-            observe: by node names, what is called with the node's value.
+            observe: by operators' names, what is called with their values.
         """
         layers, observe = layers or {}, observe or {}
         masked = None if factors is None else MaskedValues(factors)
@@ -141,44 +139,6 @@ class MaskedValues:
         self._made.pop(place, None)
 
 
-@dataclass
-class Writer:
-    """A program while it is written."""
-
-    steps: list[Step] = field(default_factory=list)
-    constants: list[tuple[int, str]] = field(default_factory=list)
-
-    def constant(self, name: str) -> Place:
-        """The place of a tensor that the program is given when it is run."""
-        place = self._next()
-        self.constants.append((place, name))
-        return Place(place)
-
-    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Place:
-        """Add an operator, with places for its operands; returns the place of its result."""
-        place = self._next()
-        self.steps.append(Step(f"step_{place}", place, function, args, kwargs))
-        return Place(place)
-
-    def _next(self) -> int:
-        return 1 + len(self.steps) + len(self.constants)
-
-    def ended(self, outputs: Sequence[Place]) -> Program:
-        """The program that gives what stands at some places; everything else is let go behind its last use."""
-        stays = {*(place.number for place in outputs), *(place for place, _ in self.constants)}
-        done_with = [
-            tuple(place for place in places if place not in stays) for places in read_last(map(_read, self.steps))
-        ]
-        steps = tuple(replace(step, done_with=done) for step, done in zip(self.steps, done_with, strict=True))
-        return Program(self._next(), tuple(place.number for place in outputs), tuple(self.constants), steps)
-
-
-def _read(step: Step) -> list[int]:
-    found: list[int] = []
-    replaced([step.args, step.kwargs], Place, lambda place: found.append(place.number))
-    return found
-
-
 def read_last(operands: Iterable[Iterable[Hashable]]) -> list[list[Any]]:
     """Of each step what no later one reads, to be let go behind it; `operands` says what each step reads."""
     of_steps = list(operands)
@@ -189,46 +149,41 @@ def read_last(operands: Iterable[Iterable[Hashable]]) -> list[list[Any]]:
     return found
 
 
-def program_of(nodes: fx.Graph, readers: Iterable[tuple[fx.Node, fx.Node, int, np.ndarray]] = ()) -> Program:
-    """The program of a plain graph.
+def program_of(
+    values: Sequence[Value],
+    outputs: Sequence[Value],
+    readers: Iterable[tuple[Value, Value, int, np.ndarray]] = (),
+    names: Mapping[Value, str] | None = None,
+) -> Program:
+    """The program that computes some values; everything else is let go behind its last use.
 
     Args:
-        nodes: the graph: one placeholder, constants, operators, one output.
+        values: these and all that they are made of, in order.
+        outputs: those that are asked for.
         readers: (reader, source, dim, units) of those in front of which factors stand.
+        names: of the constants, by which a program is given them; None: their own.
     """
     in_front = {reader: of_reader for reader, *of_reader in readers}
-    writer, places = Writer(), {}
-    for node in nodes.nodes:
-        if node.op == "placeholder":
-            places[node] = IMAGES
-        elif is_constant(node):
-            places[node] = writer.constant(node.target)
-        elif node.op == "call_function":
-            args, kwargs = replaced((node.args, node.kwargs), fx.Node, places.__getitem__)
-            places[node] = writer.step(node.target, *args, **kwargs)
-            factors = None
-            if node in in_front:
-                source, dim, units = in_front[node]
-                factors = Factors(places[source].number, dim, units, len(source.meta["shape"]))
-            writer.steps[-1] = replace(writer.steps[-1], name=node.name, factors=factors)
-    (output,) = (node for node in nodes.nodes if node.op == "output")
-    return writer.ended([places[logits] for logits in output.all_input_nodes])
-
-
-def program_of_code(logits: Value, names: Mapping[Constant, str]) -> Program:
-    """The program that computes one value of straight-line code.
-
-    Args:
-        logits: the value.
-        names: of the constants that it needs.
-    """
-    writer, places = Writer(), {}
-    for value in needed([logits]):
+    places: dict[Value, Place] = {}
+    constants: list[tuple[int, str]] = []
+    steps: list[Step] = []
+    computed = [value for value in values if value.target is not None]
+    done_with = dict(zip(computed, read_last(value.operands for value in computed), strict=True))
+    stay = {*outputs, *(value for value in values if isinstance(value, Constant))}
+    for value in values:
+        place = 1 + len(constants) + len(steps)
         if isinstance(value, Constant):
-            places[value] = writer.constant(names[value])
+            constants.append((place, names[value] if names else value.name))
         elif value.target is None:
-            places[value] = IMAGES
+            place = IMAGES.number
         else:
             args, kwargs = replaced((value.args, value.kwargs), Value, places.__getitem__)
-            places[value] = writer.step(value.target, *args, **kwargs)
-    return writer.ended([places[logits]])
+            factors = None
+            if value in in_front:
+                source, dim, units = in_front[value]
+                factors = Factors(places[source].number, dim, units, len(source.shape))
+            done = tuple(places[operand].number for operand in done_with[value] if operand not in stay)
+            steps.append(Step(value.name, place, value.target, args, kwargs, done, factors))
+        places[value] = Place(place)
+    last = tuple(places[output].number for output in outputs)
+    return Program(1 + len(constants) + len(steps), last, tuple(constants), tuple(steps))

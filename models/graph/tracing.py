@@ -1,4 +1,4 @@
-"""From a network to a plain graph: aten operators in order, nothing in place, weights by name.
+"""From a network to a plain list of values: aten operators in order, nothing in place, weights by name.
 
 torch.export is the way in, in evaluation mode and for any number of images. Behind it the graph is made plain, so that
 what follows knows few forms: operators that write in place become their functional ones, views become reshapes, what
@@ -8,6 +8,7 @@ does nothing in evaluation mode is gone, and what depends on weights alone is co
 import contextlib
 import inspect
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,46 +17,43 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from models.graph.arguments import arguments
-from models.graph.atoms import (
-    CASTS,
-    IDENTITIES,
-    RESHAPES,
-    SOFTMAXES,
-    function_name,
-    hint,
-    is_constant,
-    is_in_place,
-    is_random,
-    kind,
-    overload,
-    shapes,
-    shares_memory,
-)
-from models.graph.constants import fold_constants
 from models.graph.errors import RANDOM, NetworkRefused, refused, where
 from models.graph.evaluating import evaluating, floating_parameter, has_modes_of_its_own
+from models.graph.values import Call, Constant, Value, arguments, needed, operator_of, replaced, users_of
 from utils.quiet import quiet
 
 aten = torch.ops.aten
 REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 FRAME = re.compile(r'File "(.+)", line (\d+), in .*\n\s*(.*)')  # of a stack trace
 CHECKS = ("_assert", "sym_constrain", "_functional_assert")
+DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+# Without effect in evaluation mode, or on anything but memory.
+IDENTITIES = DROPOUTS | {"clone", "contiguous", "alias", "detach", "lift_fresh_copy", "lift_fresh", "detach_"}
+# May give their first operand itself, though torch's schemas do not say so.
+HIDDEN_VIEWS = DROPOUTS | {"getitem", "type_as", "reshape", "_unsafe_view"}
+RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
+CASTS = frozenset({"to", "_to_copy", "type_as"})
+SOFTMAXES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+WEIGHTED = frozenset({"conv2d", "linear"})  # layers, whose weights have the names of the network
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A plain graph: one placeholder, get_attr nodes for constants, aten operators, the logits.
+    """A plain graph.
 
-    A node's meta has `shape` (of two images; a list for several results), `size` if it is a number, and `path`, the
-    module that it stands in.
+    Attributes:
+        values: the images, constants and operators, in order; the last one is the logits.
+        constants: by name.
+        learned: the constants that depend on what the network's state_dict holds.
+        buffers: the constants that are buffers of the network.
+        ends: softmaxes and sigmoids that the network applied to the logits, in their order.
     """
 
-    nodes: fx.Graph
+    values: tuple[Value, ...]
     constants: dict[str, Tensor]
-    learned: frozenset[str]  # the constants that depend on what the network's state_dict holds
-    buffers: frozenset[str]  # the constants that are buffers of the network
-    ends: tuple[fx.Node, ...] = ()  # softmaxes and sigmoids that the network applied to the logits, in their order
+    learned: frozenset[str]
+    buffers: frozenset[str]
+    ends: tuple[Value, ...] = ()
 
 
 def trace_plain(network: nn.Module, image_side: int, channels: int, num_classes: int | None = None) -> Plain:
@@ -123,7 +121,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
     What autocast computes in fewer bits is computed in the network's own precision then.
     """
     for node in list(module.graph.nodes):
-        if function_name(node.target) not in REGIONS or node.op != "call_function":
+        if node.op != "call_function" or operator_of(node.target).kind not in REGIONS:
             continue
         place = next(place for place, given in enumerate(node.args) if isinstance(given, fx.Node))
         name = node.args[place]
@@ -154,8 +152,8 @@ def _writes_too_much(graph: fx.Graph) -> bool:
     names: dict[fx.Node, list[fx.Node]] = {}  # of a value's memory, by each of its names
     for node in graph.nodes:
         operand = _source(node)
-        shares = operand is not None and (shares_memory(node) or is_in_place(node))
-        if is_in_place(node):
+        shares = operand is not None and (_shares_memory(node) or _is_in_place(node))
+        if _is_in_place(node):
             if not shares or operand.op == "placeholder" or _functional(node.target) is None:
                 return True
             others = [name for name in names[operand] if name is not operand]
@@ -173,89 +171,83 @@ def _plain(program: ExportedProgram, num_classes: int | None) -> Plain:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    tensors = {**program.state_dict, **program.constants}
-    graph, new = fx.Graph(), {}
+    new: dict[fx.Node, Value] = {}
     written: dict[fx.Node, fx.Node] = {}  # what a value has become that was written into
 
-    def latest(node: fx.Node) -> fx.Node:
+    def latest(node: fx.Node) -> Value:
         while node in written:
             node = written[node]
         return new[node]
 
-    for node in program.graph.nodes:
+    for number, node in enumerate(program.graph.nodes):
         if node.op == "placeholder" and node.name in name_of:
-            new[node] = graph.create_node("get_attr", name_of[node.name])
+            new[node] = Constant(number, name=name_of[node.name], **_meta(node))
         elif node.op == "placeholder":
-            new[node] = graph.placeholder("images")
+            new[node] = images = Value(number, name="images", **_meta(node))
         elif node.op == "output":
             outputs = [latest(value) for value in node.args[0] if isinstance(value, fx.Node)]
-            logits, ends = _logits(outputs, num_classes)
-            graph.output(logits)
-            continue
-        elif kind(node).startswith(CHECKS):
-            continue
-        else:
-            new[node] = _plain_operator(graph, node, latest)
-            if is_in_place(node):
+        elif not operator_of(node.target).kind.startswith(CHECKS):
+            new[node] = _plain_operator(number, node, latest)
+            if _is_in_place(node):
                 before = arguments(node).source
                 while before in written:
                     before = written[before]
                 written[before] = node
-        if "shape" not in new[node].meta:
-            new[node].meta = _meta(node)
-    names = {node.target for node in graph.nodes if is_constant(node)}
+    logits, ends = _logits(outputs, num_classes)
+    read = {value.name for value in new.values() if isinstance(value, Constant)}
     # In the order of the network's own state_dict; constants of the code, which it does not have, behind.
-    constants = {name: value.detach() for name, value in tensors.items() if name in names}
-    learned = frozenset(names & set(program.state_dict))
-    erase_unused(graph)
-    _check_is_certain(graph, {node.name: node for node in program.graph.nodes})
-    constants, learned = fold_constants(graph, constants, learned)
-    erase_unused(graph)
-    return Plain(graph, constants, learned, frozenset(constants) & frozenset(signature.buffers), ends)
+    tensors = {**program.state_dict, **program.constants}
+    constants = {name: tensor.detach() for name, tensor in tensors.items() if name in read}
+    values = needed([images, logits])
+    _check_is_certain(values, {node.name: node for node in program.graph.nodes})
+    values, constants, learned = _fold_constants(values, constants, read & set(program.state_dict))
+    values = needed([images, values[-1]])
+    return Plain(tuple(values), constants, learned, frozenset(constants) & frozenset(signature.buffers), ends)
 
 
-def _check_is_certain(graph: fx.Graph, exported: dict[str, fx.Node]) -> None:
+def _check_is_certain(values: Sequence[Value], exported: dict[str, fx.Node]) -> None:
     """Raises NetworkRefused, with the line of the network's code, where its logits depend on random numbers."""
-    for node in graph.nodes:
-        if is_random(node):
-            frames = FRAME.findall(exported[node.name].meta.get("stack_trace") or "")
+    for value in values:
+        if value.target is not None and _is_random(value):
+            frames = FRAME.findall(exported[value.name].meta.get("stack_trace") or "")
             raise NetworkRefused(RANDOM + (" ({}:{}: {})".format(*frames[-1]) if frames else ""))
 
 
 def _meta(node: fx.Node) -> dict[str, Any]:
+    """What a value of torch's graph is said to be: its shape, its number if it is a size, and where it is computed."""
     value = node.meta.get("val")
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    meta = {"shape": shapes(value), "path": stack[-1][0] if stack else ""}
-    if isinstance(value, torch.SymInt | int):
-        meta["size"] = hint(value)
-    return meta
+    size = _hint(value) if isinstance(value, torch.SymInt | int) else None
+    return {"shape": _shapes(value), "size": size, "path": stack[-1][0] if stack else ""}
 
 
-def _plain_operator(graph: fx.Graph, node: fx.Node, latest: Any) -> fx.Node:
+def _plain_operator(number: int, node: fx.Node, latest: Callable[[fx.Node], Value]) -> Value:
     """The node's operator in its plain form, or its operand, if the operator does nothing."""
-    name = kind(node)
+    operator = operator_of(node.target)
     source, given = _source(node), arguments(node)
     value = node.meta.get("val")
-    if name.removesuffix("_") in IDENTITIES and source is not None and not is_random(node):
+    if operator.kind.removesuffix("_") in IDENTITIES and source is not None and not _is_random(node):
         return latest(source)
-    if name in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
+    if operator.kind in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
         return latest(source)
-    if name in ("copy", "copy_") and _alike(value, given.src.meta["val"]):
-        return latest(given.src)  # torch has no gradient of the operator
-    if name == "getitem" and kind(source).startswith("_native_batch_norm_legit") and given.index == 0:
+    if operator.kind in ("copy", "copy_"):  # torch has no gradient of it
+        copied = given.src.meta["val"]
+        if _shapes(value) == _shapes(copied) and value.dtype == copied.dtype:
+            return latest(given.src)
+    of_norm = operator.kind == "getitem" and operator_of(source.target).kind.startswith("_native_batch_norm_legit")
+    if of_norm and given.index == 0:
         return latest(source)
-    args, kwargs = fx.map_arg(node.args, latest), fx.map_arg(node.kwargs, latest)
-    target = node.target
-    if name == "_native_batch_norm_legit_no_training":
+    target, args, kwargs = node.target, *replaced((node.args, node.kwargs), fx.Node, latest)
+    meta = _meta(node)
+    if operator.kind == "_native_batch_norm_legit_no_training":
         *of_channels, momentum, eps = args
-        made = graph.call_function(aten.batch_norm.default, (*of_channels, False, momentum, eps, False))
-        made.meta = {**_meta(node), "shape": shapes(value[0])}
-        return made
-    if name in RESHAPES and overload(node) != "aten.view.dtype":
+        target, args = aten.batch_norm.default, (*of_channels, False, momentum, eps, False)
+        meta["shape"] = _shapes(value[0])
+    elif operator.kind in RESHAPES and operator.overload != "aten.view.dtype":
         target, args, kwargs = aten.reshape.default, (latest(source), _reshape_sizes(value, latest, given)), {}
-    elif is_in_place(node):
+    elif _is_in_place(node):
         target = _functional(target)
-    return graph.create_node("call_function", target, args, kwargs, name=node.name)
+    return Value(number, target, args, kwargs, name=node.name, **meta)
 
 
 def _source(node: fx.Node) -> fx.Node | None:
@@ -264,14 +256,46 @@ def _source(node: fx.Node) -> fx.Node | None:
     return given if isinstance(given, fx.Node) else None
 
 
-def _alike(value: Tensor, other: Tensor) -> bool:
-    return shapes(value) == shapes(other) and value.dtype == other.dtype
+def _is_random(call: Call) -> bool:
+    """Whether the operator draws random numbers; a dropout does not that is turned off."""
+    if torch.Tag.nondeterministic_seeded not in getattr(call.target, "tags", ()):
+        return False
+    given = vars(arguments(call))
+    is_off = [given[name] is False for name in ("train", "training") if name in given]
+    is_never = [given[name] == 0 for name in ("p", "dropout_p", "dropout") if isinstance(given.get(name), int | float)]
+    return not any(is_off + is_never)
 
 
-def _reshape_sizes(value: Tensor, latest: Any, given: SimpleNamespace) -> list[Any]:
+def _is_in_place(node: fx.Node) -> bool:
+    """Whether the operator writes into its first operand."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether the result may be in the memory of the first operand."""
+    results = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
+    is_alias = any(result.alias_info is not None for result in results)
+    return is_alias or operator_of(node.target).kind.removesuffix("_") in HIDDEN_VIEWS
+
+
+def _hint(size: Any) -> Any:
+    """A size as a number: where it depends on the number of images, as it was for two."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def _shapes(value: Any) -> Any:
+    """The shape of a tensor as numbers, of several a list of shapes; None of what is no tensor."""
+    if isinstance(value, Tensor):
+        return tuple(_hint(size) for size in value.shape)
+    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        return [_shapes(part) for part in value]
+    return None
+
+
+def _reshape_sizes(value: Tensor, latest: Callable[[fx.Node], Value], given: SimpleNamespace) -> list[Any]:
     """The sizes of a reshape: numbers, and -1 where the number of images decides, if that is one place only."""
     sizes = [-1 if isinstance(size, torch.SymInt) else size for size in value.shape]
-    return sizes if sizes.count(-1) <= 1 else list(fx.map_arg(given.size, latest))
+    return sizes if sizes.count(-1) <= 1 else list(replaced(given.size, fx.Node, latest))
 
 
 def _functional(target: Any) -> Any:
@@ -280,25 +304,64 @@ def _functional(target: Any) -> Any:
     return getattr(packet, target._overloadname, None)
 
 
-def _logits(outputs: list[fx.Node], num_classes: int | None) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+def _logits(outputs: list[Value], num_classes: int | None) -> tuple[Value, tuple[Value, ...]]:
     """The first output that is (n, num_classes), else (n, any); without softmaxes and sigmoids at its end, and these.
 
     A logit depends on its own class alone, and is not bounded.
     """
-    shapes_of = [node.meta.get("shape") or () for node in outputs]
-    found = [node for node, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
+    shapes_of = [value.shape or () for value in outputs]
+    found = [value for value, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
         raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
-    node, ends = next((node for node in found if node.meta["shape"][1] == num_classes), found[0]), []
-    while kind(node) == "sigmoid" or (kind(node) in SOFTMAXES and arguments(node).dim in (1, -1)):
-        ends.insert(0, node)
-        node = arguments(node).source
-    return node, tuple(ends)
+    value, ends = next((value for value in found if value.shape[1] == num_classes), found[0]), []
+    while value.kind == "sigmoid" or (value.kind in SOFTMAXES and value.given.dim in (1, -1)):
+        ends.insert(0, value)
+        value = value.given.source
+    return value, tuple(ends)
 
 
-def erase_unused(graph: fx.Graph) -> None:
-    """Take out what nothing depends on."""
-    for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output"):
-            graph.erase_node(node)
+def _fold_constants(
+    values: Sequence[Value], constants: dict[str, Tensor], learned: set[str]
+) -> tuple[list[Value], dict[str, Tensor], frozenset[str]]:
+    """The values with a constant instead of every operator on constants: weight normalisation, fixed grids.
+
+    Where a layer reads such a constant as its weight, it has the layer's name for that, as if the layer had never been
+    parametrised. Returns with them the constants that are still read, and those of them that depend on a learned one.
+    """
+    users, tensors = users_of(values), {}  # what depends on constants alone
+    from_learned: set[Value] = set()
+    for value in values:
+        if isinstance(value, Constant):
+            tensors[value] = constants[value.name]
+            from_learned |= {value} if value.name in learned else set()
+        elif value.target is not None and all(operand in tensors for operand in value.operands):
+            if torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ()):
+                continue
+            computed = value.on(tensors.__getitem__)
+            tensors[value] = value.target(*computed.args, **computed.kwargs)
+            from_learned |= {value} if from_learned.intersection(value.operands) else set()
+    new: dict[Value, Value] = {}
+    still_read: dict[str, Tensor] = {}
+    still_learned = set()
+    for value in values:
+        readers = [user for user in users[value] if user not in tensors]
+        if value not in tensors:
+            new[value] = value.on(new.__getitem__) if value.target is not None else value
+        elif readers:
+            is_made = value.target is not None
+            name = _name(value, readers[0], {*constants, *still_read}) if is_made else value.name
+            new[value] = Constant(value.number, name=name, shape=_shapes(tensors[value]), path=value.path)
+            still_read[name] = tensors[value].detach()
+            still_learned |= {name} if value in from_learned else set()
+    in_order = [*(name for name in constants if name in still_read), *still_read]
+    return list(new.values()), {name: still_read[name] for name in in_order}, frozenset(still_learned)
+
+
+def _name(value: Value, reader: Value, taken: set[str]) -> str:
+    """What a computed constant is called: its reader's weight, if that name is free."""
+    for role in ("weight", "bias") if reader.kind in WEIGHTED else ():
+        name = f"{reader.path}.{role}" if reader.path else role
+        if getattr(reader.given, role) is value and name not in taken:
+            return name
+    return f"folded.{value.name}"

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor
 
 from models.graph.propagation import Propagation
 
@@ -23,7 +23,6 @@ class ConvLayer:
     """A convolution (or a linear layer that is one), with all its kernels."""
 
     name: str  # of the module in the network
-    node: str  # the node's name in the graph
     kernels: slice  # where they stand among all K
     reason: str | None  # why none of its kernels can be dropped; None if some can
 
@@ -165,9 +164,9 @@ class Units:
         return masks
 
 
-def units_of(channels: Propagation, logits: fx.Node) -> Units:
+def units_of(channels: Propagation) -> Units:
     """Number the units; keeps the logits' channels, and says which class each is, where a class can be cut alone."""
-    ties, class_of_root = channels.ties, _class_of_root(channels, logits)
+    ties, class_of_root = channels.ties, _class_of_root(channels)
     kept_roots = ties.kept_roots()
     conv_layers = [layer for layer in channels.layers if layer.has_kernels]
     unit_of_root: dict[int, int] = {}
@@ -184,7 +183,7 @@ def units_of(channels: Propagation, logits: fx.Node) -> Units:
         if (unit_of_channel[layer.channels] < 0).all():
             root = roots[layer.channels[0]]
             reason = LOGITS if root in class_of_root else kept_roots[root]
-        layers.append(ConvLayer(layer.name, layer.node.name, slice(start, start + len(layer.channels)), reason))
+        layers.append(ConvLayer(layer.name, slice(start, start + len(layer.channels)), reason))
         start += len(layer.channels)
     unit_of_kernel = np.concatenate([unit_of_channel[layer.channels] for layer in conv_layers])
     return Units(
@@ -198,9 +197,9 @@ def units_of(channels: Propagation, logits: fx.Node) -> Units:
     )
 
 
-def _class_of_root(channels: Propagation, logits: fx.Node) -> dict[int, int]:
+def _class_of_root(channels: Propagation) -> dict[int, int]:
     """The class of each channel of the logits; nothing where a class's logit cannot be cut alone."""
-    layout, ties = channels.layout(logits), channels.ties
+    layout, ties = channels.layout(channels.values[-1]), channels.ties
     if layout.is_row and layout.dim == 1:
         roots = ties.roots(layout.channels).tolist()
         read = {root for reader in channels.readers for root in ties.roots(np.unique(reader.channels)).tolist()}

@@ -2,53 +2,24 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiler
-from modules.fast.fusing import Layer
 from modules.fast.layers import CompiledConvolutions
+from modules.fast.lowering import Convolutions, Layer
 from utils.device import has_tiles
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
-# measured by `benchmarks/convolution.py`.
+# measured by `benchmarks/compare.py convolution`.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
 # Of one batch's largest feature map. On the CPU small enough that maps stay in the cache and that their memory is used
 # again instead of asked for anew, which costs more than the convolutions; large enough for the small maps of the deep
 # layers: 16 MiB in float32. Elsewhere enough that convolutions take longer than starting them: 128 MiB.
 FEATURE_MAP_VALUES = 4 * 2**20
 FEATURE_MAP_VALUES_ON_DEVICE = 32 * 2**20
-
-
-class Convolutions(Protocol):
-    """A way to convolve: how maps stand in memory, and layers for such maps.
-
-    Attributes:
-        lanes: how many images stand beside each other; 0: maps stand as torch has them.
-    """
-
-    lanes: int
-
-    def batch_size(self, values: int) -> int:
-        """How many images at a time, whose largest feature maps have so many values each."""
-
-    def place(self, values: Tensor) -> Tensor:
-        """Values (n, channels, ...) in this way's order of memory."""
-
-    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
-        """Values in this way's order as (n, channels, ...) of as many images as `images` has."""
-
-    def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
-        """What computes a layer of its maps and, if it has one, of the map that is added: a new tensor each time.
-
-        None of a layer that this way has no form for.
-        """
-
-    def num_weights(self, layer: Layer) -> int:
-        """How many values a layer holds, without its bias."""
 
 
 def convolutions_for(like: Tensor) -> Convolutions:
@@ -67,7 +38,7 @@ def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
     """What populations are evaluated in where a precision is asked for: float32 in place of bfloat16 if it is compiled.
 
     That is faster than torch in bfloat16, also on processors that multiply vectors of it, and more precise. Only those
-    that multiply tiles of it are faster still, 1.3 times (`benchmarks/evaluation.py`).
+    that multiply tiles of it are faster still, 1.3 times (`benchmarks/compare.py evaluation`).
     """
     is_compiled = can_be_compiled(torch.float32, device) and compiler() is not None
     return torch.float32 if asked == torch.bfloat16 and is_compiled and not has_tiles() else asked
@@ -79,14 +50,12 @@ def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
         print("no C++ compiler (see docs/speed.md): modules take twice as long", flush=True)
 
 
-class TorchConvolutions:
+class TorchConvolutions(Convolutions):
     """Maps (n, channels, side, side), channels-last for the best, and torch's own convolution.
 
     But on maps of a few pixels, which leave a processor's vectors half empty, one row of the output is made of the
     three rows of the map around it by one matrix, which is banded, and the same for every row.
     """
-
-    lanes = 0
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         on_cpu = device.type == "cpu"
@@ -96,14 +65,6 @@ class TorchConvolutions:
     def batch_size(self, values: int) -> int:
         """As many as keep the largest feature map within FEATURE_MAP_VALUES, or FEATURE_MAP_VALUES_ON_DEVICE."""
         return max(1, self._map_values // values)
-
-    def place(self, values: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
-
-    def unplace(self, values: Tensor, images: Tensor) -> Tensor:
-        """The values themselves."""
-        return values
 
     def layer(self, layer: Layer) -> Callable[..., Tensor]:
         """See `Convolutions`."""

@@ -8,7 +8,6 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiled
-from modules.fast.fusing import Layer
+from modules.fast.lowering import Convolutions, Layer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -49,7 +48,7 @@ class Window(ctypes.Structure):
     ]
 
 
-class CompiledConvolutions:
+class CompiledConvolutions(Convolutions):
     """Maps in the order of the compiled library, and layers that convolve them.
 
     A block is as many images as fill the library's vectors, its lanes; the last one is filled up with zeros. In memory
@@ -71,7 +70,7 @@ class CompiledConvolutions:
         library.direct.argtypes = [ctypes.POINTER(Window), *[flag] * 3, *[pointer] * 5]
         library.direct.restype = None
         self._library = library
-        self.lanes: int = library.lanes()
+        self.lanes = library.lanes()
 
     def batch_size(self, values: int) -> int:
         """Few, for the cache; but enough for the FC layers, whose weights are read anew for every batch."""
@@ -93,27 +92,35 @@ class CompiledConvolutions:
     def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
         """A function of its maps and, if it has one, of the map that is added; None of a grouped convolution."""
         weight = layer.weight.compute()
-        kernels, rows, columns = len(weight), layer.convolved.shape[2], layer.convolved.shape[3]
-        channels = layer.maps.shape[1]
-        if layer.groups > 1 and (weight.shape[1] > 1 or layer.groups != channels):
+        kernels, expected, sides = len(weight), layer.maps.shape[1:], layer.values[0].shape[2:]
+        channels, is_depthwise = expected[0], layer.groups > 1
+        if is_depthwise and (weight.shape[1] > 1 or layer.groups != channels):
             return None
         bias = weight.new_zeros(kernels) if layer.bias is None else layer.bias.compute().contiguous()
+        # What is kept has none of the values that the layer is made of.
+        relu, pool, library, window = (layer.relu, layer.relu_of_sum), layer.pool, self._library, None
         if is_filtered(layer):
-            points = self._points(weight, rows)
-            return partial(self._filter, points=points, bias=bias, layer=_Ending(layer), expected=layer.maps.shape[1:])
-        of_window = (kernels, *weight.shape[2:], *layer.stride, *layer.padding, *layer.dilation)
-        window = (*layer.maps.shape[2:], channels, rows, columns, *of_window)
-        is_depthwise = layer.groups > 1
-        taps = weight.contiguous() if is_depthwise else self._taps(weight)
-        return partial(
-            self._convolve,
-            taps=taps,
-            bias=bias,
-            layer=_Ending(layer),
-            expected=layer.maps.shape[1:],
-            window=window,
-            is_depthwise=is_depthwise,
-        )
+            laid_out = self._points(weight, sides[0])
+        else:
+            laid_out = weight.contiguous() if is_depthwise else self._taps(weight)
+            of_window = (kernels, *weight.shape[2:], *layer.stride, *layer.padding, *layer.dilation)
+            window = (*expected[1:], channels, *sides, *of_window)
+
+        def convolve(maps: Tensor, added: Tensor | None = None) -> Tensor:
+            maps, blocks = self._checked(maps, expected), len(maps)
+            added = None if added is None else self._checked(added, (kernels, *sides))
+            to_sides = (side // 2 for side in sides) if pool and window is None else sides
+            outputs = maps.new_empty(blocks, *to_sides, kernels * self.lanes)
+            operands = (maps, laid_out, bias, added, outputs)
+            addresses = [None if values is None else values.data_ptr() for values in operands]
+            if window is not None:
+                library.direct(Window(blocks, *window), *relu, is_depthwise, *addresses)
+            elif not library.minimal_filtering(blocks, sides[0], channels, kernels, *relu, pool, *addresses):
+                raise MemoryError(f"a conv layer of {channels} channels and {kernels} kernels")
+            outputs = outputs.permute(0, 3, 1, 2)
+            return F.max_pool2d(outputs, 2) if pool and window is not None else outputs
+
+        return convolve
 
     def num_weights(self, layer: Layer) -> int:
         """How many values a layer holds, without its bias."""
@@ -137,61 +144,12 @@ class CompiledConvolutions:
         self._library.lay_out_points(len(matrix), channels, kernels, *addresses)
         return points
 
-    def _filter(
-        self,
-        maps: Tensor,
-        added: Tensor | None = None,
-        *,
-        points: Tensor,
-        bias: Tensor,
-        layer: "_Ending",
-        expected: tuple[int, ...],
-    ) -> Tensor:
-        maps, side = self._checked(maps, expected), expected[-1]
-        to_side = side // 2 if layer.pool else side
-        outputs = maps.new_empty(len(maps), to_side, to_side, len(bias) * self.lanes)
-        added = None if added is None else self._checked(added, (len(bias), side, side))
-        ending = layer.relu, layer.relu_of_sum, layer.pool
-        addresses = (None if values is None else values.data_ptr() for values in (maps, points, bias, added, outputs))
-        if not self._library.minimal_filtering(len(maps), side, expected[0], len(bias), *ending, *addresses):
-            raise MemoryError(f"a conv layer of {expected[0]} channels and {len(bias)} kernels")
-        return outputs.permute(0, 3, 1, 2)
-
-    def _convolve(
-        self,
-        maps: Tensor,
-        added: Tensor | None = None,
-        *,
-        taps: Tensor,
-        bias: Tensor,
-        layer: "_Ending",
-        expected: tuple[int, ...],
-        window: tuple[int, ...],
-        is_depthwise: bool,
-    ) -> Tensor:
-        maps = self._checked(maps, expected)
-        of_outputs = Window(len(maps), *window)
-        sides = of_outputs.to_rows, of_outputs.to_columns
-        outputs = maps.new_empty(len(maps), *sides, len(bias) * self.lanes)
-        added = None if added is None else self._checked(added, (len(bias), *sides))
-        addresses = (None if values is None else values.data_ptr() for values in (maps, taps, bias, added, outputs))
-        self._library.direct(of_outputs, layer.relu, layer.relu_of_sum, is_depthwise, *addresses)
-        outputs = outputs.permute(0, 3, 1, 2)
-        return F.max_pool2d(outputs, 2) if layer.pool else outputs
-
     def _checked(self, maps: Tensor, expected: tuple[int, ...]) -> Tensor:
         """Maps (blocks, height, width, channels * lanes) in order in memory, of these (channels, height, width)."""
         found = (maps.shape[1] // self.lanes, *maps.shape[2:])
         if found != tuple(expected):
             raise ValueError(f"expected maps of (channels, height, width) {tuple(expected)}, given {found}")
         return maps.permute(0, 2, 3, 1).contiguous()
-
-
-class _Ending:
-    """What a layer does behind its convolution, without the values that it is made of."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.relu, self.relu_of_sum, self.pool = layer.relu, layer.relu_of_sum, layer.pool
 
 
 def is_filtered(layer: Layer) -> bool:

@@ -174,7 +174,7 @@ class GeneticSearch:
         Raises UserError where there is no room for the search's own files, which are all needed.
         """
         artifacts = self.stage.artifacts
-        folder, modules = files.folder(artifacts), module_files.module(artifacts, 0).path.parent
+        folder, modules = files.folder(artifacts), module_files.sets_folder(artifacts)
         needed = bytes_of_search(self.config, self.layout.num_genes, len(self.images))
         of_modules = self.config.num_classes * model_files.entire_model(artifacts).path.stat().st_size  # if all is kept
         say(f"the search takes at most {readable(needed)} below {folder}")

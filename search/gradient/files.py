@@ -86,7 +86,7 @@ def last_round_kernels(artifacts: Artifacts) -> ArrayFile:
     """The masks of the last round of the search of all classes. Raises UserError where no round is done."""
     rounds = log(artifacts).load_if_there()
     if not rounds:
-        raise UserError(f"init_pop_mode gradient: missing {log(artifacts).path}; first run: {_command(artifacts)}")
+        raise UserError(f"init_pop_mode gradient: missing {log(artifacts).path}; first run: {_command(artifacts, ())}")
     return round_kernels(artifacts, rounds[-1].number)
 
 

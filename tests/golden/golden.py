@@ -64,16 +64,16 @@ COMMANDS = (
     f"{PATCH} --exp_type weak --calibration all",
     f"{PATCH} --exp_type poor_fit --target_class 2 --target_epoch 1",
     f"module_gradient_search.py {DIGITS} {GRADIENT} --keep 0.6",
-    f"module_fine_tuner.py {DIGITS} {GRADIENT} --set fine_tuning_steps=4",
-    f"preprocess/module_output_collector.py {DIGITS}",
-    f"{PATCH} --exp_type weak --target_class 2 --calibration learned --save patched.pth",
+    f"module_fine_tuner.py {DIGITS} {GRADIENT} --set fine_tuning_steps=4 --modules gradient",
+    f"preprocess/module_output_collector.py {DIGITS} --modules gradient",
+    f"{PATCH} --exp_type weak --target_class 2 --calibration learned --modules gradient --save patched.pth",
     f"module_gradient_search.py {DIGITS} {GRADIENT} --for_patch --target_class 3",
-    f"{PATCH} --exp_type weak --target_class 3 --calibration learned --for_patch",
+    f"{PATCH} --exp_type weak --target_class 3 --calibration learned --modules gradient_class_3",
     "scripts/import_model.py --model mine --dataset digits --network network.py:build --checkpoint weak.pth --anyway",
     f"scripts/patch_weak_model.py {DIGITS} --weak_network network.py:build --weak_checkpoint weak.pth"
-    " --weak_images digits --target_class 1 2 --save own.py --save own.onnx",
-    f"experiments/calculate_flops/calculate_flops.py {DIGITS}",
-    f"scripts/make_report.py {DIGITS}",
+    " --weak_images digits --target_class 1 2 --modules gradient --save own.py --save own.onnx",
+    f"experiments/calculate_flops/calculate_flops.py {DIGITS} --modules gradient",
+    f"scripts/make_report.py {DIGITS} --modules gradient",
 )
 
 

@@ -176,8 +176,7 @@ def test_whether_modules_can_be_one_run(network: type[nn.Module]) -> None:
 
 
 def test_modules_of_a_network_whose_images_depend_on_each_other_are_no_one_run() -> None:
-    plain = trace_plain(Mixing().double(), SIDE, 3)  # `trace` refuses such a network
-    graph = graph_of(plain.nodes, plain.constants, plain.learned, plain.buffers)
+    graph = graph_of(trace_plain(Mixing().double(), SIDE, 3))  # `trace` refuses such a network
     assert not freeze(graph, torch.float64).runs_together
 
 

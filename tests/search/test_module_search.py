@@ -33,6 +33,7 @@ from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
+from modules.module_sets import open_set, read_set
 from search.genetic import chunks
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, bytes_of_search, open_search
@@ -62,8 +63,8 @@ def artifacts_of(root: Path) -> Artifacts:
 def found(root: Path) -> dict[str, bytes]:
     """What a search finds: all its arrays, and the modules."""
     folder = artifacts_of(root).folder
-    ends = ("ga/gen_", "modules/class_")
-    return {name: content for name, content in files_below(folder).items() if name.startswith(ends)}
+    starts = ("ga/gen_", "modules/genetic/class_")
+    return {name: content for name, content in files_below(folder).items() if name.startswith(starts)}
 
 
 def processes_of(root: Path) -> list[int]:
@@ -186,7 +187,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
     assert np.load(genetic_files.outputs(artifacts, 3, 0).path).shape == (6, 60)
     assert genetic_files.end(artifacts).load_if_there() == SearchEnd(3, 3, False)
 
-    best = max(rows, key=lambda row: row.fitness)
+    best, modules = max(rows, key=lambda row: row.fitness), read_set(config, artifacts, "genetic")
     strong = load_strong_model(config, artifacts, torch.device("cpu"))
     units, layout = strong.units, genome_layout(strong.units, config)
     importance = np.load(module_files.kernel_importance(artifacts).path)
@@ -198,17 +199,15 @@ def test_the_files_of_a_search(reference: Path) -> None:
     for c, chromosome in enumerate(best.ensemble):
         population = np.load(genetic_files.population(artifacts, best.generation, c).path)
         mask = units.spread(kernel_groups(layout, importance[c]).decode(population)[chromosome])
-        assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
+        assert np.array_equal(modules.mask(c), mask)
         with torch.no_grad():
             logits.append(extract_module(strong, mask, c)(images)[:, 0].numpy())
     right = np.stack(logits).argmax(0) == split.valid.labels
     assert best.accuracy == right[:60].mean()
-    report = json.loads(module_files.report(artifacts).path.read_text())
+    report = json.loads((modules.folder / "set.json").read_text())
     assert report["valid_right_composed"] == right.sum()
     assert report["valid_images"] == len(right)
-    assert report["kernels_kept"] == [
-        int(np.load(module_files.module_kernels(artifacts, c).path).sum()) for c in range(5)
-    ]
+    assert report["kernels_kept"] == [int(kept) for kept in modules.masks().sum(1)]
     assert report["search"]["generation"] == best.generation
 
     printed = (reference / "launcher.txt").read_text()
@@ -258,9 +257,9 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
         search = open_search(stage)
         rows = search.start(fresh=False, checkpoint=None, patience=None)
         assert len(rows) == (0 if generations == 1 else 2)
-        search_on_engine(search, rows, None, engine)
+        search_on_engine(search, rows, None, engine, None)
     assert "died" in engine.log
-    noticed = module_files.report(artifacts_of(root)).load().search.get("mixed_processors", [])
+    noticed = read_set(config, artifacts_of(root), "genetic").record.search.get("mixed_processors", [])
     assert ("an older one" in noticed) == (len(noticed) == 2) == (workers == 3)
     assert found(root) == found(reference)
     assert genetic_files.end(artifacts_of(root)).load_if_there() == SearchEnd(3, 3, False)
@@ -451,10 +450,11 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
     ):
         done = run_main(RECORDER, *WHOLE, *(word for c in chosen for word in ("--set", c)), root=searched)
         assert f"modules of generation {generation}, ensemble {' '.join(map(str, ensemble))}" in done.stdout, done
+        modules = open_set(config, artifacts)
         for c, chromosome in enumerate(ensemble):
             population = np.load(genetic_files.population(artifacts, generation, c).path)
             mask = units.spread(kernel_groups(layout, importance[c]).decode(population)[chromosome])
-            assert np.array_equal(np.load(module_files.module_kernels(artifacts, c).path), mask)
+            assert np.array_equal(modules.mask(c), mask)
     before = files_below(searched)
     for chosen, message in (
         ("chosen_generation=4", "setting chosen_generation: expected a generation up to generations = 3, or -1"),
@@ -776,7 +776,7 @@ def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, referenc
     settings = [*SMALL, "--set", "generations=0"]
     for script, more, limit, file in (
         (EXPLORER, ["--target_class", *range(5)], 1550, "gen_000_exp_0_outputs.npy"),
-        (RECORDER, [], 100_000, "modules/class_0.pth"),
+        (RECORDER, [], 100_000, "class_0.pth"),
     ):
         before = files_below(root)
         with largest_file(limit):

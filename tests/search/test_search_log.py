@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
 from search.gradient import files as gradient_files
-from search.gradient.log import Round, RoundForPatch, smallest_that_knows
+from search.gradient.log import Round, smallest_that_knows
 from utils.artifacts import Artifacts, RecordFile, TableFile
 from utils.checked_text import save_table
 from utils.errors import UserError
@@ -121,10 +121,10 @@ def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path
     artifacts = Artifacts(tmp_path, "simcnn", "cifar10")
     file = gradient_files.log(artifacts)
     rows = [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
-    names = [field.name for field in fields(Round)][:-2]
+    names = [field.name for field in fields(Round)][:-4]
     save_table(file.path, names, [{name: str(getattr(row, name)) for name in names} for row in rows])
     old = file.load()
-    assert [astuple(row)[:-2] for row in old] == [astuple(row)[:-2] for row in rows]
+    assert [astuple(row)[:-4] for row in old] == [astuple(row)[:-4] for row in rows]
     assert all(math.isnan(row.auc_mean) and math.isnan(row.auc_below) for row in old)
     file.save([*old, replace(rows[1], number=2)])
     assert file.load()[2].auc_below == 0.125
@@ -133,10 +133,11 @@ def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path
         file.load()
 
 
-def test_the_module_for_a_patch_that_is_taken_is_small_and_knows() -> None:
-    def row(number: int, kept: float, auc: float, explained: float) -> RoundForPatch:
-        return RoundForPatch(number, kept, kept, kept, 100, 0.95, auc, explained, 3, 1.0)
+def test_the_modules_to_patch_with_are_small_and_know_their_classes() -> None:
+    def row(number: int, kept: float, below: float, explained: float) -> Round:
+        measured = {"auc_below": below, "explained_least": explained}
+        return Round(number, kept, kept, 0.5, 9, 8, 8, 10, 1.0, **measured)
 
-    rounds = [row(0, 0.6, 0.95, 0.98), row(1, 0.4, 0.94, 0.85), row(2, 0.3, 0.92, 0.81), row(3, 0.2, 0.95, 0.5)]
-    assert smallest_that_knows(rounds).number == 1  # the third falls in AUC, the fourth in what it explains
-    assert smallest_that_knows(rounds[2:]).number == 2  # none knows: the one that explains the most
+    rounds = [row(0, 0.5, 0.001, 0.95), row(1, 0.4, 0.02, 0.8), row(2, 0.3, 0.021, 0.9), row(3, 0.2, 0.01, 0.79)]
+    assert smallest_that_knows(rounds) is rounds[1]
+    assert smallest_that_knows(rounds[2:]) is rounds[2]

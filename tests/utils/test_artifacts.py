@@ -36,11 +36,10 @@ ARTIFACTS = Artifacts(Path("/root_dir"), "simcnn", "cifar10")
         (genetic_files.population(ARTIFACTS, 3, 9), "ga/gen_003_exp_9_pop.npy", "uint8", "module_explorer.py"),
         (genetic_files.outputs(ARTIFACTS, 12, 0), "ga/gen_012_exp_0_outputs.npy", "float32", "module_explorer.py"),
         (genetic_files.fitness(ARTIFACTS, 199), "ga/gen_199_fitness.npy", "float64", "module_recorder.py"),
-        (module_files.module(ARTIFACTS, 4), "modules/class_4.pth", None, "module_gradient_search.py"),
-        (module_files.module_kernels(ARTIFACTS, 4), "modules/class_4_kernels.npy", "bool", "module_gradient_search.py"),
+        (module_files.latest_set(ARTIFACTS), "modules/latest.json", None, "module_gradient_search.py"),
         (
-            module_files.module_outputs(ARTIFACTS, 4),
-            "module_outputs/class_4.npy",
+            module_files.module_outputs(ARTIFACTS, 4, "mine"),
+            "module_outputs/mine/class_4.npy",
             "float32",
             "preprocess/module_output_collector.py",
         ),
@@ -65,7 +64,7 @@ def test_weak_models_stand_beside() -> None:
 
 
 def test_an_array_is_saved_in_the_contracts_type(tmp_path: Path) -> None:
-    file = module_files.module_kernels(Artifacts(tmp_path, "simcnn", "cifar10"), 0)
+    file = module_files.module_kernels(tmp_path, 0, "train.py")
     file.save(np.array([1, 0, 1]))
     file.check_is_there()
     assert file.load(3).tolist() == [True, False, True]
@@ -83,7 +82,7 @@ def test_hints_repeat_this_runs_settings() -> None:
 def test_what_is_damaged_is_made_again_and_what_cannot_be_read_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = module_files.module_kernels(Artifacts(tmp_path, "simcnn", "cifar10"), 0)
+    file = module_files.module_kernels(tmp_path, 0, "train.py")
     file.save(np.array([True, False]))
 
     def fail(*_: object) -> None:

@@ -4,23 +4,19 @@ Shortcuts without weights pad the channels with channels of zeros.
 """
 
 import numpy as np
-from torch import fx
 
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant
 from models.graph.cutting import Cut
-from models.graph.lanes import LaneCall, changed, same
 from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout:
+def follow(channels: Propagation, value: Value) -> Layout:
     """The operands' rows; what has no channels counts as always kept."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = value.given, value.shape
     dim = given.dim % len(shape)
     layouts = [
-        Layout(channels.shape_of_constant(operand)) if is_constant(operand) else channels.layout(operand)
+        Layout(operand.shape) if isinstance(operand, Constant) else channels.layout(operand)
         for operand in given.tensors
     ]
     rows = [layout for layout in layouts if layout.is_row]
@@ -28,62 +24,59 @@ def follow(channels: Propagation, node: fx.Node) -> Layout:
     if not rows and not any(layout.is_scattered for layout in layouts):
         return Layout(shape, pooled=all(layout.pooled for layout in layouts))
     if any(layout.is_scattered for layout in layouts) or len({layout.dim for layout in rows}) > 1:
-        return channels.whole(node)
+        return channels.whole(value)
     if rows[0].dim == dim:
         parts = [layout.channels if layout.is_row else np.full(layout.shape[dim], KEPT) for layout in layouts]
         return Layout(shape, dim, np.concatenate(parts), pooled)
     if len(rows) < len(layouts):
-        return channels.whole(node)
+        return channels.whole(value)
     for other in rows[1:]:
         channels.ties.join(rows[0].channels, other.channels, "it is concatenated with what is always kept")
-        channels.joins.append((node, other.channels))
+        channels.joins.append((value, other.channels))
     return rows[0].row(shape, pooled=pooled)
 
 
-def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The concatenation of channels or pixels; None for images, and with constants."""
     has_constant = any(isinstance(operand, Constant) for operand in value.operands)
-    return None if has_constant or arguments(value).dim % len(shape) == 0 else same(value)
+    return None if has_constant or value.given.dim % len(shape) == 0 else value
 
 
-def _amounts(node: fx.Node, num_dims: int, dim: int) -> tuple[int, int]:
-    """How much is put before and behind along one dimension; torch counts dimensions from the last one."""
-    given = [*arguments(node).padding, *[0] * (2 * num_dims)]
+def _amounts(value: Value, dim: int) -> tuple[list[int], slice]:
+    """How much is put before and behind, the last dimension first as torch has it; and where that along `dim` is."""
+    given, num_dims = value.given.padding, len(value.shape)
     place = 2 * (num_dims - 1 - dim)
-    return given[place], given[place + 1]
+    return [*given, *[0] * (2 * num_dims - len(given))], slice(place, place + 2)
 
 
 @of_row
-def follow_padding(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
-    shape = node.meta["shape"]
-    before, behind = _amounts(node, len(shape), source.dim)
+    shape = value.shape
+    amounts, along = _amounts(value, source.dim)
+    before, behind = amounts[along]
     if min(before, behind) < 0:
-        return channels.whole(node, "padding takes channels away")
+        return channels.whole(value, "padding takes channels away")
     if before == behind == 0:
         return source.row(shape)
     row = np.concatenate([channels.ties.new(before), source.channels, channels.ties.new(behind)])
     return Layout(shape, source.dim, row, source.pooled)
 
 
-def cut_padding(part: Cut, node: fx.Node) -> Value:
+def cut_padding(part: Cut, value: Value) -> Value:
     """As many channels before and behind as are kept of those."""
-    layout = part.layout(node)
-    num_dims = len(layout.shape)
-    before, behind = _amounts(node, num_dims, layout.dim)
+    layout = part.layout(value)
     kept = part.kept(layout.channels)
-    before_cut = arguments(node).padding
-    given = [*before_cut, *[0] * (2 * num_dims - len(before_cut))]
-    place = 2 * (num_dims - 1 - layout.dim)
-    given[place] = int((kept < before).sum())
-    given[place + 1] = int((kept >= len(layout.channels) - behind).sum())
-    length = max(len(before_cut), place + 2 if any(given[place : place + 2]) else 0)
-    return part.copy(node, padding=given[:length])
+    amounts, along = _amounts(value, layout.dim)
+    before, behind = amounts[along]
+    amounts[along] = [int((kept < before).sum()), int((kept >= len(layout.channels) - behind).sum())]
+    length = max(len(value.given.padding), along.stop if any(amounts[along]) else 0)
+    return part.copy(value, padding=amounts[:length])
 
 
-def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The padding with `lanes` times as many channels; None for images."""
-    amounts, of_channels = arguments(value).padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
+    amounts, of_channels = value.given.padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
     if len(amounts) > of_channels + 2:
         return None
-    return changed(value, padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])
+    return value.changed(padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])

@@ -5,43 +5,38 @@ their rows kernels. The groups of a grouped convolution are dropped whole ("tied
 or kernel by kernel ("freed"), where tying would leave too little to choose from. Either is exact.
 """
 
-from collections.abc import Sequence
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments
-from models.graph.atoms import is_constant, overload
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import Layer, Propagation
-from models.graph.values import Value
+from models.graph.values import Constant, Value
 
 
-def layer_name(weight: fx.Node) -> str:
+def layer_name(weight: Value) -> str:
     """A layer's name: that of its weight without 'weight'."""
-    return weight.target.removesuffix(".weight")
+    return weight.name.removesuffix(".weight")
 
 
-def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
+def follow_convolution(channels: Propagation, value: Value) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
-    given = arguments(node)
-    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), node.meta["shape"]
-    if not is_constant(weight) or len(shape) != 4:
-        return channels.whole(node)
+    given = value.given
+    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), value.shape
+    if not isinstance(weight, Constant) or len(shape) != 4:
+        return channels.whole(value)
     if source.is_scattered or (source.is_row and source.dim != 1):
-        return channels.whole(node, "a convolution reads it in another order")
-    kernels, per_group = channels.shape_of_constant(weight)[:2]
+        return channels.whole(value, "a convolution reads it in another order")
+    kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
     if groups == 1:
-        read = channels.read(node, 1, folds=True)
+        read = channels.read(value, 1, folds=True)
         channels.slice_constant(weight, 1, read)
         made = channels.made_by(weight, kernels)
     elif name in channels.freed:
-        read = channels.read(node, 1, folds=True)
+        read = channels.read(value, 1, folds=True)
         made = channels.made_by(weight, kernels)
         channels.never_empty += [*np.split(read, groups), *np.split(made, groups)]
     else:
@@ -52,23 +47,23 @@ def follow_convolution(channels: Propagation, node: fx.Node) -> Layout:
         channels.ties.join(read, read[np.repeat(first, per_group)], because)
         channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
     channels.slice_constant(given.bias, 0, made)
-    channels.add_layer(Layer(name, node, made, not source.pooled, groups))
+    channels.add_layer(Layer(name, value, made, not source.pooled, groups))
     return Layout(shape, 1, made, source.pooled)
 
 
-def cut_convolution(part: Cut, node: fx.Node) -> Value:
+def cut_convolution(part: Cut, value: Value) -> Value:
     """The convolution with the kernels that are kept, of the channels that are kept."""
-    given = arguments(node)
+    given = value.given
     weight, groups = given.weight, given.groups
-    kernels, per_group = part.constants[weight.target].shape[:2]
-    made = part.kept(part.layout(node).channels)
+    kernels, per_group = weight.shape[:2]
+    made = part.kept(part.layout(value).channels)
     source = part.layout(given.source)
     read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
-    bias, factors = part.constant(given.bias, {0: made}), part.factors(node)
+    bias, factors = part.constant(given.bias, {0: made}), part.factors(value)
     if groups == 1:
-        return part.copy(node, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
+        return part.copy(value, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
     if layer_name(weight) not in part.channels.freed:
-        return part.copy(node, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
+        return part.copy(value, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
     of_group = [
         (made[made // (kernels // groups) == group], read[read // per_group == group] - group * per_group)
         for group in range(groups)
@@ -77,11 +72,11 @@ def cut_convolution(part: Cut, node: fx.Node) -> Value:
     new_weight = part.computed_constant(
         weight,
         lambda values: pack_groups(values, of_group, factors, per_group),
-        (len(made), max(columns for _, columns in sizes), *part.constants[weight.target].shape[2:]),
+        (len(made), max(columns for _, columns in sizes), *weight.shape[2:]),
         (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
     )
     if len(set(sizes)) == 1:
-        return part.copy(node, weight=new_weight, bias=bias)
+        return part.copy(value, weight=new_weight, bias=bias)
     geometry = given.stride, given.padding, given.dilation
     return part.call(uneven_groups, part.new[given.source], new_weight, bias, sizes, *geometry)
 
@@ -133,43 +128,41 @@ def uneven_groups(
     return torch.cat(maps, 1)
 
 
-def is_plain_convolution(node: fx.Node) -> bool:
+def is_plain_convolution(value: Value) -> bool:
     """Whether it is one of the two forms in which torch writes it."""
-    return overload(node) in ("aten.conv2d.default", "aten.conv2d.padding")
+    return value.operator.overload in ("aten.conv2d.default", "aten.conv2d.padding")
 
 
-def padding_of(convolution: SimpleNamespace, sizes: Sequence[int]) -> list[int] | None:
-    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends.
-
-    Args:
-        convolution: its arguments.
-        sizes: height and width of its kernels.
-    """
-    if not isinstance(convolution.padding, str):
-        return list(convolution.padding)
-    if convolution.padding == "valid":
+def padding_of(convolution: Value) -> list[int] | None:
+    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends."""
+    given = convolution.given
+    if not isinstance(given.padding, str):
+        return list(given.padding)
+    if given.padding == "valid":
         return [0, 0]
-    both = [dilation * (size - 1) for dilation, size in zip(convolution.dilation, sizes, strict=True)]
+    both = [dilation * (size - 1) for dilation, size in zip(given.dilation, given.weight.shape[2:], strict=True)]
     return None if any(pixels % 2 for pixels in both) else [pixels // 2 for pixels in both]
 
 
-def follow_linear(channels: Propagation, node: fx.Node) -> Layout:
+def follow_linear(channels: Propagation, value: Value) -> Layout:
     """New channels along the last dimension."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = value.given, value.shape
     weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
-    if not is_constant(weight) or source.is_scattered or (source.is_row and source.dim != last):
-        return channels.whole(node, None if not is_constant(weight) else "a linear layer reads it in another order")
-    channels.slice_constant(weight, 1, channels.read(node, last, folds=True))
+    if not isinstance(weight, Constant) or source.is_scattered or (source.is_row and source.dim != last):
+        return channels.whole(
+            value, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
+        )
+    channels.slice_constant(weight, 1, channels.read(value, last, folds=True))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
-    channels.add_layer(Layer(layer_name(weight), node, made, len(shape) == 4 and not source.pooled))
+    channels.add_layer(Layer(layer_name(weight), value, made, len(shape) == 4 and not source.pooled))
     return Layout(shape, last, made, source.pooled)
 
 
-def cut_linear(part: Cut, node: fx.Node) -> Value:
+def cut_linear(part: Cut, value: Value) -> Value:
     """The layer with the rows and columns that are kept."""
-    given = arguments(node)
-    made, source = part.kept(part.layout(node).channels), part.layout(given.source)
+    given = value.given
+    made, source = part.kept(part.layout(value).channels), part.layout(given.source)
     index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
-    weight = part.constant(given.weight, index, part.factors(node))
-    return part.copy(node, weight=weight, bias=part.constant(given.bias, {0: made}))
+    weight = part.constant(given.weight, index, part.factors(value))
+    return part.copy(value, weight=weight, bias=part.constant(given.bias, {0: made}))

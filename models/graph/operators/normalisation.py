@@ -6,9 +6,8 @@ smaller network computes what the masked one computes.
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments
 from models.graph.cutting import Cut
 from models.graph.layouts import Layout
 from models.graph.propagation import Propagation, of_row
@@ -18,34 +17,34 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var")  # of batch norm 
 
 
 @of_row
-def follow_by_channel(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_by_channel(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Batch norm in evaluation mode, instance norm."""
     if source.dim != 1:
-        return channels.whole(node)
+        return channels.whole(value)
     for name in STATISTICS:
-        channels.slice_constant(getattr(arguments(node), name), 0, source.channels)
-    return source.row(node.meta["shape"])
+        channels.slice_constant(getattr(value.given, name), 0, source.channels)
+    return source.row(value.shape)
 
 
-def cut_by_channel(part: Cut, node: fx.Node) -> Value:
+def cut_by_channel(part: Cut, value: Value) -> Value:
     """The same with the kept channels' statistics."""
-    kept, given = part.kept(part.layout(node).channels), arguments(node)
-    return part.copy(node, **{name: part.constant(getattr(given, name), {0: kept}) for name in STATISTICS})
+    kept, given = part.kept(part.layout(value).channels), value.given
+    return part.copy(value, **{name: part.constant(getattr(given, name), {0: kept}) for name in STATISTICS})
 
 
 @of_row
-def follow_layer_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_layer_norm(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Over the row of channels alone, which is the last dimension."""
-    is_known = source.dim == len(source.shape) - 1 and len(arguments(node).normalized_shape) == 1
-    return _read(channels, node, source) if is_known else channels.whole(node)
+    is_known = source.dim == len(source.shape) - 1 and len(value.given.normalized_shape) == 1
+    return _read(channels, value, source) if is_known else channels.whole(value)
 
 
-def cut_layer_norm(part: Cut, node: fx.Node) -> Value:
+def cut_layer_norm(part: Cut, value: Value) -> Value:
     """See `partial_layer_norm`."""
-    kept, given = part.kept(part.layout(node).channels), arguments(node)
+    kept, given = part.kept(part.layout(value).channels), value.given
     weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     (num_channels,) = given.normalized_shape
-    return part.call(partial_layer_norm, part.with_factors(node), num_channels, weight, bias, given.eps)
+    return part.call(partial_layer_norm, part.with_factors(value), num_channels, weight, bias, given.eps)
 
 
 def partial_layer_norm(
@@ -69,29 +68,29 @@ def partial_layer_norm(
 
 
 @of_row
-def follow_group_norm(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_group_norm(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Over groups of neighbouring channels."""
-    return _read(channels, node, source) if source.dim == 1 else channels.whole(node)
+    return _read(channels, value, source) if source.dim == 1 else channels.whole(value)
 
 
-def _read(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def _read(channels: Propagation, value: Value, source: Layout) -> Layout:
     """A norm that mixes its channels, and has a weight and a bias of each."""
-    channels.read(node, source.dim, folds=False)
-    for constant in (arguments(node).weight, arguments(node).bias):
+    channels.read(value, source.dim, folds=False)
+    for constant in (value.given.weight, value.given.bias):
         channels.slice_constant(constant, 0, source.channels)
-    return source.row(node.meta["shape"])
+    return source.row(value.shape)
 
 
-def cut_group_norm(part: Cut, node: fx.Node) -> Value:
+def cut_group_norm(part: Cut, value: Value) -> Value:
     """See `partial_group_norm`."""
-    layout, given = part.layout(node), arguments(node)
+    layout, given = part.layout(value), value.given
     kept, groups = part.kept(layout.channels), given.num_groups
     weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     per_group = len(layout.channels) // groups
     member = np.zeros((groups, len(kept)))
     member[kept // per_group, np.arange(len(kept))] = 1
-    of_group = part.buffer(torch.as_tensor(member, dtype=part.dtype), f"{node.name}_groups")
-    return part.call(partial_group_norm, part.with_factors(node), of_group, per_group, weight, bias, given.eps)
+    of_group = part.buffer(torch.as_tensor(member, dtype=part.dtype), f"{value.name}_groups")
+    return part.call(partial_group_norm, part.with_factors(value), of_group, per_group, weight, bias, given.eps)
 
 
 def partial_group_norm(
@@ -118,6 +117,6 @@ def partial_group_norm(
     return result.reshape(values.shape)
 
 
-def is_evaluated(node: fx.Node) -> bool:
+def is_evaluated(value: Value) -> bool:
     """Whether it normalises by statistics that were learned, not by those of the batch."""
-    return not arguments(node).training
+    return not value.given.training

@@ -6,86 +6,83 @@ Activations need no list, and what they make of zero does not matter: the mask s
 import math
 
 import numpy as np
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments, replaced
-from models.graph.atoms import is_constant, kind
 from models.graph.cutting import Cut
-from models.graph.lanes import LaneCall, same, with_constants
 from models.graph.layouts import KEPT, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout:
+def follow(channels: Propagation, value: Value) -> Layout:
     """Operands are joined channel by channel; a single map for all channels stays, and so do weights' sizes."""
-    shape = node.meta["shape"]
-    layouts = {operand: channels.layouts[operand] for operand in channels.operands(node)}
+    shape = value.shape
+    layouts = {operand: channels.layouts[operand] for operand in channels.operands(value)}
     if isinstance(shape, list) or any(isinstance(layout, list) or layout.is_scattered for layout in layouts.values()):
-        return channels.whole(node)
+        return channels.whole(value)
     dims = {len(shape) - len(layout.shape) + layout.dim for layout in layouts.values() if layout.is_row}
     pooled = bool(layouts) and all(layout.pooled for layout in layouts.values())
     if not dims:
         return Layout(shape, pooled=pooled)
     if len(dims) > 1:
-        return channels.whole(node, f"{kind(node)} joins it with channels of another dimension")
+        return channels.whole(value, f"{value.kind} joins it with channels of another dimension")
     (dim,) = dims
     result = None
-    because = f"{kind(node)} joins it with what has no kernels"
+    because = f"{value.kind} joins it with what has no kernels"
     for layout in layouts.values():
         place = dim - (len(shape) - len(layout.shape))
         if place < 0 or layout.shape[place] < shape[dim]:  # one value for all channels
-            channels.keep(layout, f"{kind(node)} takes its one map for all channels")
+            channels.keep(layout, f"{value.kind} takes its one map for all channels")
             continue
         row = layout.channels if layout.is_row else np.full(shape[dim], KEPT)
         if result is None:
             result = row
         else:
             channels.ties.join(result, row, because)
-            channels.joins.append((node, row))
+            channels.joins.append((value, row))
             # What was joined with something that is always kept is handed on as the channel that has kernels.
             result = np.where(result == KEPT, row, result)
     if result is None:
         return Layout(shape, pooled=pooled)
-    for constant in filter(is_constant, node.all_input_nodes):
-        place = _place_in_constant(channels.shape_of_constant(constant), shape, dim)
+    for constant in value.operands:
+        place = _place_in_constant(constant.shape, shape, dim) if isinstance(constant, Constant) else None
         if place is not None:
             channels.slice_constant(constant, place, result)
     pooled = all(layout.pooled for layout in layouts.values() if layout.is_row)
     return Layout(shape, dim, result, pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> Value:
+def cut(part: Cut, value: Value) -> Value:
     """The same operator; weights in it lose the channels that are cut."""
-    layout = part.layout(node)
+    layout = part.layout(value)
     kept = part.kept(layout.channels)
 
-    def operand(given: fx.Node) -> Value:
-        if not is_constant(given):
+    def operand(given: Value) -> Value:
+        if not isinstance(given, Constant):
             return part.operand(given)
-        place = _place_in_constant(part.constants[given.target].shape, layout.shape, layout.dim)
+        place = _place_in_constant(given.shape, layout.shape, layout.dim)
         return part.constant(given, {} if place is None else {place: kept})
 
-    args, kwargs = replaced((node.args, node.kwargs), fx.Node, operand)
-    return part.call(node.target, *args, **kwargs)
+    made = value.on(operand)
+    return part.call(made.target, *made.args, **made.kwargs)
 
 
-def on_lanes(value: Value, sources: list[Value], lanes: int) -> LaneCall | None:
+def on_lanes(value: Value, of_source: tuple[int, ...], lanes: int) -> Value | None:
     """The operator on maps of the same channels, with constants of one value for each channel or for all."""
     shape = value.shape
-    if any(len(source.shape) != len(shape) or source.shape[1] != shape[1] for source in sources):
-        return None
     expanded: dict[Constant, Tensor] = {}
-    for constant in value.operands:
-        if isinstance(constant, Constant):
-            dim = 1 - (len(shape) - len(constant.shape))  # of the constant: that of the channels
-            sizes = [size for place, size in enumerate(constant.shape) if place != dim]
-            if any(size != 1 for size in sizes):
+    for operand in value.operands:
+        dim = 1 - (len(shape) - len(operand.shape))  # of the operand: that of the channels
+        if not isinstance(operand, Constant):
+            if dim != 1 or operand.shape[1] != shape[1]:
                 return None
-            has_channels = dim >= 0 and constant.shape[dim] > 1
-            found = constant.compute()
-            expanded[constant] = found.repeat_interleave(lanes, dim) if has_channels else found
-    return with_constants(value, expanded)
+            continue
+        if any(size != 1 for place, size in enumerate(operand.shape) if place != dim):
+            return None
+        has_channels = dim >= 0 and operand.shape[dim] > 1
+        found = operand.compute()
+        expanded[operand] = found.repeat_interleave(lanes, dim) if has_channels else found
+    return value.on(lambda operand: expanded.get(operand, operand))
 
 
 def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], dim: int) -> int | None:
@@ -95,30 +92,30 @@ def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], 
 
 
 @of_row
-def follow_prelu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_prelu(channels: Propagation, value: Value, source: Layout) -> Layout:
     """One slope for all channels, or one for each along dimension 1."""
-    weight = arguments(node).weight
-    if not is_constant(weight):
-        return channels.whole(node)
-    if math.prod(channels.shape_of_constant(weight)) > 1:
+    weight = value.given.weight
+    if not isinstance(weight, Constant):
+        return channels.whole(value)
+    if math.prod(weight.shape) > 1:
         if source.dim != 1:
-            return channels.whole(node)
+            return channels.whole(value)
         channels.slice_constant(weight, 0, source.channels)
-    return source.row(node.meta["shape"])
+    return source.row(value.shape)
 
 
-def cut_prelu(part: Cut, node: fx.Node) -> Value:
+def cut_prelu(part: Cut, value: Value) -> Value:
     """The kept channels' slopes."""
-    weight, kept = arguments(node).weight, part.kept(part.layout(node).channels)
-    index = {0: kept} if part.constants[weight.target].numel() > 1 else {}
-    return part.copy(node, weight=part.constant(weight, index))
+    weight, kept = value.given.weight, part.kept(part.layout(value).channels)
+    index = {0: kept} if math.prod(weight.shape) > 1 else {}
+    return part.copy(value, weight=part.constant(weight, index))
 
 
 @of_row
-def follow_glu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_glu(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Channel i of one half gates channel i of the other: they go together."""
-    shape = node.meta["shape"]
-    dim = arguments(node).dim % len(shape)
+    shape = value.shape
+    dim = value.given.dim % len(shape)
     if source.dim != dim:
         return source.row(shape)
     first, second = np.split(source.channels, 2)
@@ -126,6 +123,6 @@ def follow_glu(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
     return Layout(shape, dim, first, source.pooled)
 
 
-def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The same operator; None where images gate images."""
-    return same(value) if arguments(value).dim % len(shape) else None
+    return value if value.given.dim % len(shape) else None

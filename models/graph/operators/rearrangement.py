@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments, with_arguments
-from models.graph.atoms import function_name, hint, kind
 from models.graph.cutting import Cut, aten
-from models.graph.lanes import LaneCall, changed, same
 from models.graph.layouts import Layout, Origin, of_results, places_along, resized
 from models.graph.propagation import Propagation
 from models.graph.values import Constant, Value
@@ -24,39 +21,35 @@ LAST = 2**63 - 1  # torch's end of a slice that goes on to the end
 WHOLE = "its channels are spread over several dimensions"
 
 
-def run_on(node: fx.Node, places: Tensor, **changes: Any) -> Any:
+def run_on(value: Value, places: Tensor, **changes: Any) -> Any:
     """The operator on other values than the network's, with some arguments changed."""
-    source = arguments(node).source
-    args, kwargs = with_arguments(node, **changes)
+    source = value.given.source
 
-    def operand(given: fx.Node) -> Any:
-        return places if given is source else _size(given)
+    def operand(given: Value) -> Any:
+        if given is source:
+            return places
+        return torch.zeros(given.shape) if given.size is None else given.size
 
-    return node.target(*fx.map_arg(args, operand), **fx.map_arg(kwargs, operand))
-
-
-def _size(node: fx.Node) -> Any:
-    if "size" in node.meta:
-        return hint(node.meta["size"])
-    return torch.zeros(node.meta["shape"])
+    moved = value.changed(**changes).on(operand)
+    return moved.target(*moved.args, **moved.kwargs)
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """Where the operator puts its operand's channels."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = value.given, value.shape
     source = channels.layouts[given.source]
     if isinstance(source, list):
         return source[given.index]
     if source.is_plain:
         return of_results(shape, lambda part: Layout(part, pooled=source.pooled))
-    if any(operand in channels.layouts for operand in node.all_input_nodes[1:]) and kind(node) != "expand_as":
-        return channels.whole(node)
+    if any(operand in channels.layouts for operand in value.operands[1:]) and value.kind != "expand_as":
+        return channels.whole(value)
     if source.is_scattered:
-        origin, places = source.origin.node, source.origin.places
+        origin, places = source.origin.value, source.origin.places
     else:
         origin = given.source
         places = places_along(source.shape, source.dim, np.arange(len(source.channels)))
-    moved = run_on(node, places)
+    moved = run_on(value, places)
     if isinstance(moved, Tensor):
         return _layout(channels, origin, moved, source)
     parts = [_layout(channels, origin, part, source) for part in moved]
@@ -65,7 +58,7 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     return parts
 
 
-def _layout(channels: Propagation, origin: fx.Node, places: Tensor, source: Layout) -> Layout:
+def _layout(channels: Propagation, origin: Value, places: Tensor, source: Layout) -> Layout:
     """The layout of a value that has the origin's channels at these places."""
     whole, shape = channels.layout(origin), tuple(places.shape)
     if len(whole.channels) == 1:
@@ -94,49 +87,49 @@ def _layout_of_one(channels: Propagation, whole: Layout, shape: tuple[int, ...])
     return Layout(shape, pooled=whole.pooled)
 
 
-def cut(part: Cut, node: fx.Node) -> Value | None:
+def cut(part: Cut, value: Value) -> Value | None:
     """The rearrangement of the channels that are kept; None on the way to a row, whose channels are taken then."""
-    given = arguments(node).source
-    source, result = part.channels.layouts[given], part.channels.layouts[node]
+    given = value.given.source
+    source, result = part.channels.layouts[given], part.channels.layouts[value]
     if isinstance(source, list):  # of a split
         if given in part.new:
-            return part.copy(node)
+            return part.copy(value)
         return _take(part, result) if result.is_row else None
     if isinstance(result, list):
-        return part.copy(node) if _stays_right(part, node, result) else None
+        return part.copy(value) if _stays_right(part, value, result) else None
     if source.is_scattered:
         return _take(part, result) if result.is_row else None
     if result.is_scattered:
         return None
     if result.is_plain:  # one channel, which is kept, of several
-        return _by_element(part, node)
-    sizes = _sizes(part, node, result)
-    if _stays_right(part, node, [result], **sizes):
-        return part.copy(node, **sizes)
-    whole = part.layout(result.origin.node)
+        return _by_element(part, value)
+    sizes = _sizes(part, value, result)
+    if _stays_right(part, value, [result], **sizes):
+        return part.copy(value, **sizes)
+    whole = part.layout(result.origin.value)
     if result.dim == whole.dim and resized(result.shape, result.dim, 0) == resized(whole.shape, whole.dim, 0):
         return _take(part, result)
-    return _by_element(part, node)
+    return _by_element(part, value)
 
 
-def _sizes(part: Cut, node: fx.Node, result: Layout) -> dict[str, list[Any]]:
+def _sizes(part: Cut, value: Value, result: Layout) -> dict[str, list[Any]]:
     """The arguments that have the number of channels in them, with that of those that are kept."""
-    if kind(node) not in SIZED:
+    if value.kind not in SIZED:
         return {}
-    sizes = list(arguments(node).size)
+    sizes = list(value.given.size)
     if isinstance(sizes[result.dim], int) and sizes[result.dim] != -1:
         sizes[result.dim] = len(part.kept(result.channels))
     return {"size": sizes}
 
 
-def _stays_right(part: Cut, node: fx.Node, results: list[Layout], **changes: Any) -> bool:
+def _stays_right(part: Cut, value: Value, results: list[Layout], **changes: Any) -> bool:
     """Whether the operator, given what is kept, puts all channels where they belong."""
-    source = part.layout(arguments(node).source)
+    source = part.layout(value.given.source)
     if source.is_scattered or any(not result.is_row or result.origin is None for result in results):
         return False
     kept = part.kept(source.channels)
     try:
-        moved = run_on(node, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
+        moved = run_on(value, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
     except RuntimeError:
         return False
     moved = [moved] if isinstance(moved, Tensor) else list(moved)
@@ -152,7 +145,7 @@ def _stays_right(part: Cut, node: fx.Node, results: list[Layout], **changes: Any
 
 def _take(part: Cut, result: Layout) -> Value:
     """A row's kept channels out of its origin's kept channels."""
-    origin = result.origin.node
+    origin = result.origin.value
     whole = part.layout(origin)
     own = part.kept(whole.channels)
     at = np.searchsorted(own, result.origin.index[part.kept(result.channels)])
@@ -164,16 +157,16 @@ def _take(part: Cut, result: Layout) -> Value:
     return part.call(aten.index_select.default, part.new[origin], whole.dim, index)
 
 
-def _by_element(part: Cut, node: fx.Node) -> Value:
+def _by_element(part: Cut, value: Value) -> Value:
     """The kept elements of an image one by one, as the operator moves them."""
-    whole = arguments(node).source
-    source, result = part.layout(whole), part.layout(node)
+    whole = value.given.source
+    source, result = part.layout(whole), part.layout(value)
     count = int(np.prod(source.shape[1:]))
     elements = torch.arange(source.shape[0] * count).view(source.shape)
     kept_elements = elements[0]
     if source.is_row:
         kept_elements = kept_elements.index_select(source.dim - 1, torch.as_tensor(part.kept(source.channels)))
-    moved = run_on(node, elements)[0]
+    moved = run_on(value, elements)[0]
     if result.is_row:
         moved = moved.index_select(result.dim - 1, torch.as_tensor(part.kept(result.channels)))
     place = torch.full((count,), -1)
@@ -184,41 +177,41 @@ def _by_element(part: Cut, node: fx.Node) -> Value:
     return part.call(aten.reshape.default, taken, [-1, *moved.shape])
 
 
-def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """A reshape of the pixels of each channel; None where it changes images or channels."""
     if value.shape[:2] != shape[:2]:
         return None
-    return aten.reshape.default, (arguments(value).source, [-1, shape[1] * lanes, *value.shape[2:]]), {}
+    return Value(value.number, aten.reshape.default, (value.given.source, [-1, shape[1] * lanes, *value.shape[2:]]))
 
 
-def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The split of channels, `lanes` times as many, or of pixels; None for images."""
-    given, name = arguments(value), function_name(value.target)
+    given = value.given
     if given.dim % len(shape) != 1:
-        return same(value) if given.dim % len(shape) else None
-    if name == "chunk":
+        return value if given.dim % len(shape) else None
+    if value.kind == "chunk":
         sizes = -(-shape[1] // given.chunks)
     else:
-        sizes = given.split_sizes if name == "split_with_sizes" else given.split_size
+        sizes = given.split_sizes if value.kind == "split_with_sizes" else given.split_size
     sizes = [size * lanes for size in sizes] if isinstance(sizes, list) else sizes * lanes
-    return torch.split, (given.source, sizes, 1), {}
+    return Value(value.number, torch.split, (given.source, sizes, 1))
 
 
-def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The slice of neighbouring channels or of pixels; None for images, and with steps over channels."""
-    given = arguments(value)
+    given = value.given
     is_all = given.step == 1 and given.start in (0, None) and (given.end is None or given.end >= LAST)
     if given.dim % len(shape) != 1 or is_all:
-        return same(value) if given.dim % len(shape) or is_all else None
+        return value if given.dim % len(shape) or is_all else None
     first, last, _ = slice(given.start, given.end).indices(shape[1])
-    return changed(value, start=first * lanes, end=last * lanes) if given.step == 1 else None
+    return value.changed(start=first * lanes, end=last * lanes) if given.step == 1 else None
 
 
-def selection_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def selection_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The selection of channels by a constant index; None for others."""
-    given = arguments(value)
+    given = value.given
     if given.dim % len(shape) != 1 or not isinstance(given.index, Constant):
         return None
     places = given.index.compute()
     places = places[:, None] * lanes + torch.arange(lanes, device=places.device)
-    return changed(value, index=places.flatten())
+    return value.changed(index=places.flatten())

@@ -5,14 +5,12 @@ fewer channels is at least zero.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from models.graph.arguments import arguments
-from models.graph.atoms import kind, overload
 from models.graph.cutting import Cut, aten
-from models.graph.lanes import LaneCall, same
 from models.graph.layouts import Layout, of_results
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
@@ -21,28 +19,28 @@ SUMS = ("aten.mean.dim", "aten.sum.dim_IntList")
 EXTREMES = ("amax", "amin", "max", "min")
 
 
-def follow_pooling(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+def follow_pooling(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """Channels along dimension 1 are handed on."""
-    source, shape = channels.layout(arguments(node).source), node.meta["shape"]
+    source, shape = channels.layout(value.given.source), value.shape
     pixels = (shape[0] if isinstance(shape, list) else shape)[-2:]
-    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in kind(node))
+    pooled = source.pooled or (pixels == (1, 1) != source.shape[-2:] and "adaptive" in value.kind)
     if source.is_plain:
         return of_results(shape, lambda part: Layout(part, pooled=pooled))
     if source.dim == 1 and len(source.shape) == 4:
         return of_results(shape, lambda part: source.row(part, pooled=pooled))
-    return channels.whole(node)
+    return channels.whole(value)
 
 
 @of_row
-def follow_softmax(channels: Propagation, node: fx.Node, source: Layout) -> Layout:
+def follow_softmax(channels: Propagation, value: Value, source: Layout) -> Layout:
     """Over another dimension than that of the channels."""
-    shape = node.meta["shape"]
-    return channels.whole(node) if source.dim == arguments(node).dim % len(shape) else source.row(shape)
+    shape = value.shape
+    return channels.whole(value) if source.dim == value.given.dim % len(shape) else source.row(shape)
 
 
-def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
+def dims_of(value: Value, num_dims: int) -> list[int] | None:
     """The dimensions over which the operator goes; None if that is not said."""
-    given = getattr(arguments(node), "dim", None)
+    given = getattr(value.given, "dim", None)
     if isinstance(given, int) and not isinstance(given, bool):
         given = [given]
     if not isinstance(given, list | tuple) or not given:
@@ -50,35 +48,35 @@ def dims_of(node: fx.Node, num_dims: int) -> list[int] | None:
     return [dim % num_dims for dim in given]
 
 
-def reads_channels(node: fx.Node) -> bool:
+def reads_channels(value: Value, users: Sequence[Value]) -> bool:
     """Whether it is known what zeros are in it: a sum or mean in its operand's own precision, or a maximum's value."""
-    if kind(node) in ("max", "min"):
-        return all(kind(user) == "getitem" and arguments(user).index == 0 for user in node.users)
-    return kind(node) in EXTREMES or (overload(node) in SUMS and arguments(node).dtype is None)
+    if value.kind in ("max", "min"):
+        return all(user.kind == "getitem" and user.given.index == 0 for user in users)
+    return value.kind in EXTREMES or (value.operator.overload in SUMS and value.given.dtype is None)
 
 
-def is_known(node: fx.Node) -> bool:
+def is_known(value: Value) -> bool:
     """Whether it goes over dimensions: not so the larger of two tensors."""
-    return not overload(node).endswith(".other")
+    return not value.operator.overload.endswith(".other")
 
 
-def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
+def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
     """See above; deviations and norms over channels are not known."""
-    given, shape = arguments(node), node.meta["shape"]
+    given, shape = value.given, value.shape
     source = channels.layout(given.source)
     if isinstance(source, list) or source.is_scattered:
-        return channels.whole(node)
-    dims = dims_of(node, len(source.shape))
+        return channels.whole(value)
+    dims = dims_of(value, len(source.shape))
     all_pixels = dims is not None and len(source.shape) == 4 and set(dims) in ({2, 3}, {1, 2})
     pooled = source.pooled or (all_pixels and source.dim not in dims)
     if source.is_plain:
         return [Layout(part) for part in shape] if isinstance(shape, list) else Layout(shape, pooled=pooled)
     if dims is None:
-        return channels.whole(node)
+        return channels.whole(value)
     if source.dim in dims:
-        if not reads_channels(node):
-            return channels.whole(node)
-        channels.read(node, source.dim, folds=False)
+        if not reads_channels(value, channels.users[value]):
+            return channels.whole(value)
+        channels.read(value, source.dim, folds=False)
         return of_results(shape, lambda part: Layout(part, pooled=pooled))
     dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
@@ -86,19 +84,19 @@ def follow(channels: Propagation, node: fx.Node) -> Layout | list[Layout]:
     return of_results(shape, lambda part: source.row(part, dim, pooled))
 
 
-def cut(part: Cut, node: fx.Node) -> Value:
+def cut(part: Cut, value: Value) -> Value:
     """On fewer channels it is the same but for the zeros."""
-    given = arguments(node)
+    given = value.given
     source = part.layout(given.source)
-    dims = dims_of(node, len(source.shape))
+    dims = dims_of(value, len(source.shape))
     if source.dim not in dims:
-        return part.copy(node)
-    if kind(node) in EXTREMES:
+        return part.copy(value)
+    if value.kind in EXTREMES:
         is_whole = len(part.kept(source.channels)) == len(source.channels)
-        values = part.with_factors(node)
-        return part.call(extreme_with_zero, values, kind(node), dims, given.keepdim, not is_whole)
-    total = part.call(aten.sum.dim_IntList, part.with_factors(node), dims, given.keepdim)
-    if kind(node) == "sum":
+        values = part.with_factors(value)
+        return part.call(extreme_with_zero, values, value.kind, dims, given.keepdim, not is_whole)
+    total = part.call(aten.sum.dim_IntList, part.with_factors(value), dims, given.keepdim)
+    if value.kind == "sum":
         return total
     return part.call(aten.div.Tensor, total, math.prod(source.shape[dim] for dim in dims))
 
@@ -122,9 +120,9 @@ def extreme_with_zero(
     return found if name.startswith("a") else (found,)
 
 
-def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> LaneCall | None:
+def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The same operator over pixels; None over channels or images."""
-    dims = getattr(arguments(value), "dim", None)
+    dims = getattr(value.given, "dim", None)
     if not isinstance(dims, list) or not dims or any(dim % len(shape) < 2 for dim in dims):
         return None
-    return same(value)
+    return value

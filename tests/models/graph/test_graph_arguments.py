@@ -5,22 +5,21 @@ import torch
 from hypothesis import given
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from models.graph.arguments import arguments, replaced, with_arguments
 from models.graph.running import read_last
-from models.graph.values import Value
+from models.graph.values import Value, replaced, with_arguments
 
 aten = torch.ops.aten
 
 
 def test_arguments_have_the_names_and_defaults_of_torchs_schema() -> None:
     convolution = Value(0, aten.conv2d.default, ("maps", "weight", None, [2, 2]))
-    found = arguments(convolution)
+    found = convolution.given
     assert (found.source, found.weight, found.bias, found.stride) == ("maps", "weight", None, [2, 2])
     assert (found.padding, found.dilation, found.groups) == ([0, 0], [1, 1], 1)
-    assert arguments(Value(0, aten.conv2d.padding, ("maps", "weight"))).padding == "valid"
-    mean = arguments(Value(0, aten.mean.dim, ("maps", [1]), {"dtype": torch.float64}))
+    assert Value(0, aten.conv2d.padding, ("maps", "weight")).given.padding == "valid"
+    mean = Value(0, aten.mean.dim, ("maps", [1]), {"dtype": torch.float64}).given
     assert (mean.dim, mean.keepdim, mean.dtype) == ([1], False, torch.float64)
-    assert vars(arguments(Value(0, aten.relu.default, ("maps",)))) == {"source": "maps"}
+    assert vars(Value(0, aten.relu.default, ("maps",)).given) == {"source": "maps"}
 
 
 def test_arguments_are_changed_by_name() -> None:
@@ -35,9 +34,9 @@ def test_arguments_are_changed_by_name() -> None:
 
 
 def test_everything_of_a_kind_is_replaced_in_any_container() -> None:
-    given = immutable_list([1, (2, "a", [3.0]), immutable_dict(key=4), None])
-    found = replaced(given, int, lambda number: number * 10)
-    assert found == [10, (20, "a", [3.0]), {"key": 40}, None]
+    given = immutable_list(["a", ("b", 1, [2.0]), immutable_dict(key="c"), None])
+    found = replaced(given, str, lambda text: text * 2)
+    assert found == ["aa", ("bb", 1, [2.0]), {"key": "cc"}, None]
     assert type(found) is list and type(found[2]) is dict  # torch's cannot be written to
 
 

@@ -8,14 +8,13 @@ from exactness import random_images, random_mask, traced
 from torch import nn
 
 from models.graph import Graph, fold_batch_norm
-from models.graph.atoms import kind
 
 SIDE = 16
 
 
 def batch_norms(graph: Graph) -> int:
     """How many are left."""
-    return sum(kind(node) == "batch_norm" for node in graph.nodes.nodes)
+    return sum(value.kind == "batch_norm" for value in graph.values)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from exactness import random_images, random_mask, random_network, traced
 from torch import Tensor
 
 from models.graph import trace, unit_norms
-from models.graph.atoms import kind
 from models.graph.observing import observed_values
 
 SIDE = 16
@@ -50,7 +49,7 @@ def test_layers_in_place_of_nodes() -> None:
         kept = factors[0].nonzero()[:, 0]
         return torch.ops.aten.conv2d.default(source[:, kept], weight[:, kept], *rest)
 
-    layers = {node.name: convolution for node in graph.nodes.nodes if kind(node) == "conv2d"}
+    layers = {value.name: convolution for value in graph.values if value.kind == "conv2d"}
     found = graph.forward(images, factors, layers=layers)
     torch.testing.assert_close(found, graph.forward(images, factors), rtol=1e-10, atol=1e-10)
     assert calls == [False, *[True] * 6]  # the first one reads images

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.graph.values import Constant, Value
-from modules.fast.fusing import Layer
+from modules.fast.lowering import Layer
 
 
 def made_layer(
@@ -29,8 +29,7 @@ def made_layer(
         Value(0, shape=tuple(maps_shape)),
         Constant(1, shape=tuple(weight.shape), name="weight", compute=lambda: weight),
         None if bias is None else Constant(2, shape=tuple(bias.shape), name="bias", compute=lambda: bias),
-        convolved=convolved,
-        result=convolved,
+        values=[convolved],
         relu=relu,
         added=Value(4, shape=convolved.shape) if adds else None,
         relu_of_sum=relu_of_sum,

@@ -2,8 +2,8 @@
 
 import torch
 
-from models.graph.values import Code, Value, needed
-from modules.fast.fusing import Layer, fused
+from models.graph.values import Code, Value
+from modules.fast.lowering import Layer, fused
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ class Written:
 
 
 def layers_of(*outputs: Value) -> dict[Value, Layer]:
-    layers, inside = fused(needed(outputs), outputs)
+    _, layers, inside = fused(outputs)
     assert not inside & layers.keys()
     return layers
 
@@ -45,7 +45,7 @@ def test_everything_at_once() -> None:
     images = code.code.images
     end = code.pool(code.relu(code.add(code.relu(code.conv(images, "a")), images)))
     (layer,) = layers_of(end).values()
-    assert (layer.maps, layer.added, layer.result) == (images, images, end)
+    assert (layer.maps, layer.added, layer.values[-1]) == (images, images, end)
     assert layer.relu and layer.relu_of_sum and layer.pool
     assert layer.is_three_by_three
 

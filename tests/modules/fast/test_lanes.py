@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.graph.arguments import replaced
 from models.graph.operators import on_lanes
 from models.graph.values import Code, Value
 from modules.fast.compiled import compiler
@@ -84,7 +83,7 @@ def written(function: Callable[..., Any], args: tuple) -> tuple[Value, dict[Valu
 
     value = code.call(function, tuple(map(with_operands, args)))
     computed = {given: given.compute() for given in value.operands if given not in tensors}
-    result = function(*replaced(value.args, Value, lambda given: {**tensors, **computed}[given]))
+    result = function(*value.on({**tensors, **computed}.__getitem__).args)
     value.shape = tuple(result.shape) if isinstance(result, Tensor) else None
     return value, tensors, result
 
@@ -93,8 +92,8 @@ def written(function: Callable[..., Any], args: tuple) -> tuple[Value, dict[Valu
 def test_on_lanes(name: str) -> None:
     value, tensors, result = written(*BY_CHANNEL[name])
     way = CompiledConvolutions(compiler())
-    function, args, kwargs = on_lanes(value, way.lanes)
-    found = function(*replaced(args, Value, lambda given: way.place(tensors[given])), **kwargs)
+    on_placed = on_lanes(value, way.lanes).on(lambda given: way.place(tensors[given]))
+    found = on_placed.target(*on_placed.args, **on_placed.kwargs)
     pairs = [(found, result)] if isinstance(result, Tensor) else list(zip(found, result, strict=True))
     for placed, plain in pairs:
         torch.testing.assert_close(way.unplace(placed, plain), plain, rtol=1e-5, atol=1e-6)

@@ -1,11 +1,8 @@
 """Which of a module's conv layers take the time, and which way of convolving their maps is faster.
 
-    python benchmarks/convolution.py --model simcnn_x0_25 --dataset cifar10 --threads 1
-
 Every conv layer of a module that keeps a share of the kernels, with what is done to its maps at once (ReLU, pooling, an
 addition), each way on random maps in the order that it wants them: F.conv2d, the banded matrix product of
 modules/fast/convolution.py on maps small enough for it, and the compiled library. Needs no images and no strong model.
-Writes data/benchmark/MODEL_DATASET/convolution.json.
 """
 
 from collections.abc import Callable
@@ -14,55 +11,36 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import (
-    Benchmark,
-    Size,
-    Work,
-    benchmark_parser,
-    convolution_peak,
-    must_agree,
-    open_benchmark,
-    save_benchmark,
-    show_rows,
-    time_in_turns,
-)
+from measuring import Benchmark, Row, Work, must_agree, time_in_turns
 from subjects import untrained_graph
 from torch import Tensor
 
 from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
-from models.graph.values import Code, needed
+from models.graph.values import Code
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, end
-from modules.fast.fusing import Layer, fused
 from modules.fast.layers import BATCH
-from utils.errors import run
+from modules.fast.lowering import Layer, fused
 
-SIZES = {
-    "percent": Size(65, 65, "of its kernels that each layer keeps"),
-    "images": Size(BATCH, 32, "in a batch"),
-}
+__all__ = ["BATCH", "convolution"]
+
 LARGEST_SIDE = 4  # pixels; the banded matrix of larger maps is nearly all zeros
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest output
 
 
 @torch.no_grad()
-def main() -> None:
-    benchmark = open_benchmark(benchmark_parser(__doc__, SIZES).parse_args(), "convolution", SIZES)
+def convolution(benchmark: Benchmark) -> dict[str, list[Row]]:
+    """Microseconds per image of each conv layer; FLOPs of the definition, those of padding too."""
     graph = fold_batch_norm(untrained_graph(benchmark.stage))
-    rows = [
-        row
-        for name, dtype in benchmark.precisions.items()
-        for row in layer_rows(benchmark, graph.to(dtype=dtype), name, dtype)
-    ]
-    show_rows("microseconds per image; FLOPs of the definition, those of padding too", rows)
-    save_benchmark(benchmark, {"layers": rows})
+    precisions = benchmark.precisions.items()
+    return {"layers": [row for name, d in precisions for row in layer_rows(benchmark, graph.to(dtype=d), name, d)]}
 
 
-def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype) -> list[dict[str, object]]:
+def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype) -> list[Row]:
     """One row for each conv layer."""
     device, images = benchmark.stage.device, benchmark.sizes["images"]
     generator = torch.Generator().manual_seed(benchmark.stage.seed)
-    peak, taken = convolution_peak(benchmark, dtype), convolutions_for(torch.empty(0, dtype=dtype, device=device))
+    taken = convolutions_for(torch.empty(0, dtype=dtype, device=device))
     rows = []
     for number, layer in enumerate(layers_of(graph, benchmark.sizes["percent"])):
 
@@ -85,7 +63,7 @@ def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype
             must_agree(bool(difference <= TOLERANCE[dtype]), f"conv {number}, {way}, in {name}, by {difference:.1e}")
         microseconds = {way: timing.per_unit * 1e6 for way, timing in timings.items()}
         kernels, channels, *sizes = layer.weight.shape
-        operations = 2 * channels * kernels * int(np.prod([*sizes, *layer.convolved.shape[2:]]))
+        operations = 2 * channels * kernels * int(np.prod([*sizes, *layer.values[0].shape[2:]]))
         best = min(microseconds, key=microseconds.__getitem__)
         rows.append(
             {
@@ -100,7 +78,6 @@ def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype
                 "compiled us": microseconds.get("compiled", ""),
                 "best": best,
                 "best GFLOP/s": operations / microseconds[best] / 1e3,
-                "conv2d's peak": peak,
                 "conv2d / best": microseconds["conv2d"] / microseconds[best],
             }
         )
@@ -113,7 +90,7 @@ def layers_of(graph: Graph, percent: int) -> list[Layer]:
     for group in graph.units.groups:
         mask[group.units[: max(1, round(len(group.units) * percent / 100))]] = True
     logits = Cut(graph.plan, Code(), graph.units.repair(mask), 0).run()
-    return list(fused(needed([logits]), [logits])[0].values())
+    return list(fused([logits])[1].values())
 
 
 def ways_of_torch(layer: Layer) -> dict[str, Callable[..., Tensor]]:
@@ -132,7 +109,3 @@ def ways_of_torch(layer: Layer) -> dict[str, Callable[..., Tensor]]:
         return lambda maps, added=None: end(convolve(maps), added, *ending)
 
     return {way: ended(convolve) for way, convolve in ways.items()}
-
-
-if __name__ == "__main__":
-    run(main)
