@@ -31,12 +31,12 @@ def main() -> None:
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     stage = open_stage(arguments)
-    parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
-    if arguments.modules is None and parent.record.parent:
-        parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
     show_if_few(split.valid, split.classes)
+    parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
+    if arguments.modules is None and parent.record.parent:
+        parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
     with held(fine_tuning_role(stage.artifacts, parent.name)):
         modules = fine_tune(stage, strong, split, parent, arguments.as_name)
     show_module_set(modules.record)

@@ -33,7 +33,7 @@ from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
-from modules.module_sets import open_set, read_set
+from modules.module_sets import latest_name, open_set, read_set
 from search.genetic import chunks
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, bytes_of_search, open_search
@@ -63,8 +63,13 @@ def artifacts_of(root: Path) -> Artifacts:
 def found(root: Path) -> dict[str, bytes]:
     """What a search finds: all its arrays, and the modules."""
     folder = artifacts_of(root).folder
-    starts = ("ga/gen_", "modules/genetic/class_")
-    return {name: content for name, content in files_below(folder).items() if name.startswith(starts)}
+    modules = folder / "modules" / latest_name(artifacts_of(root)) if (folder / "modules").exists() else folder / "none"
+    return {
+        f"{name}/{path}": content
+        for name, place in (("ga", folder / "ga"), ("modules", modules))
+        for path, content in files_below(place).items()
+        if path.startswith(("gen_", "class_"))
+    }
 
 
 def processes_of(root: Path) -> list[int]:
