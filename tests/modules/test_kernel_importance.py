@@ -26,12 +26,7 @@ from models.strong_model import load_strong_model
 from modules import files as module_files
 from modules import kernel_importance as module
 from modules.evaluation_inputs import strong_inputs
-from modules.kernel_importance import (
-    confident_images,
-    kernel_importance,
-    kernel_importance_on,
-    random_importance,
-)
+from modules.kernel_importance import confident_images, kernel_importance, kernel_importance_on, random_importance
 from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 

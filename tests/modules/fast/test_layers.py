@@ -65,13 +65,7 @@ def test_three_by_three_of_any_size(
     maps, weight = random(num_images, channels, side, side), random(kernels, channels, 3, 3)
     bias, added = random(kernels) if has_bias else None, random(num_images, kernels, side, side) if adds else None
     layer = made_layer(
-        maps.shape,
-        weight,
-        bias,
-        relu=relu,
-        adds=adds,
-        relu_of_sum=adds and relu_of_sum,
-        pool=pool and side % 2 == 0,
+        maps.shape, weight, bias, relu=relu, adds=adds, relu_of_sum=adds and relu_of_sum, pool=pool and side % 2 == 0
     )
     way = convolutions(vector_bytes)
     assert LANES[vector_bytes] in (None, way.lanes)
