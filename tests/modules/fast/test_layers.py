@@ -81,7 +81,7 @@ def test_three_by_three_of_any_size(
 @settings(max_examples=100)
 @given(data=st.data(), vector_bytes=st.sampled_from(list(LANES)), is_depthwise=st.booleans())
 def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, is_depthwise: bool) -> None:
-    """Oblong maps and kernels, strides, padding beyond the map, dilation; two kernels per channel."""
+    """Oblong maps and kernels, strides, padding beyond the map, dilation; two kernels per channel; pooling behind."""
 
     def pair(least: int, most: int) -> tuple[int, int]:
         return data.draw(st.tuples(*[st.integers(least, most)] * 2))
@@ -93,29 +93,15 @@ def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, 
     kernels = channels * data.draw(st.integers(1, 2)) if is_depthwise else data.draw(st.integers(1, 14))
     maps, weight = random(3, channels, rows, columns), random(kernels, 1 if is_depthwise else channels, *sizes)
     adds = data.draw(st.booleans())
-    layer = made_layer(
-        maps.shape,
-        weight,
-        random(kernels),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=channels if is_depthwise else 1,
-        relu=data.draw(st.booleans()),
-        adds=adds,
-        relu_of_sum=adds and data.draw(st.booleans()),
-    )
+    bias = random(kernels) if data.draw(st.booleans()) else None
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels if is_depthwise else 1}
+    relu, adds, relu_of_sum, pool = (data.draw(st.booleans()) for _ in range(4))
+    layer = made_layer(maps.shape, weight, bias, **geometry, relu=relu, adds=adds, relu_of_sum=adds and relu_of_sum)
+    layer.pool = pool and not any(side % 2 for side in layer.values[0].shape[2:])
     added = random(*layer.values[0].shape) if adds else None
     way = convolutions(vector_bytes)
     found = run(way, way.layer(layer), maps, added)
     assert (found - expected(layer, maps, added)).abs().max() <= tolerance(layer, maps, added)
-
-
-def test_pooling_behind_other_kernels() -> None:
-    maps = random(3, 4, 6, 6)
-    layer = made_layer(maps.shape, random(5, 4, 1, 1), None, padding=(0, 0), pool=True)
-    found = run(convolutions(), convolutions().layer(layer), maps)
-    assert (found - expected(layer, maps)).abs().max() <= tolerance(layer, maps)
 
 
 def test_grouped_convolutions_are_left_to_torch() -> None:
