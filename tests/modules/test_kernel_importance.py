@@ -1,7 +1,6 @@
 """Kernel importance against a slow computation, image by image and layer by layer."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -9,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import Run, even_out
+from conftest import even_out
 from hypothesis import given
 from random_modules import tied_units
 from shuffled_engine import ShuffledEngine
@@ -87,7 +86,7 @@ def test_importance_image_by_image(name, batch, normalisation, confident, monkey
 
 
 @given(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
-def test_confident_images(confidence: float) -> None:
+def test_confident_images(confidence):
     logits = torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 9, 0], [1, 0, 0], [0, 0, 200], [200, 0, 0]])
     labels = torch.tensor([0, 0, 0, 0, 2, 1])
     found = confident_images(logits, labels, confidence).tolist()
@@ -97,7 +96,7 @@ def test_confident_images(confidence: float) -> None:
         assert answer == bool(int(share.argmax()) == label and share[label] >= confidence)
 
 
-def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
     _, graph, pixels = network_and_images("rescnn")
     labels = torch.arange(len(pixels)) % 3
@@ -116,9 +115,7 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_an_engine_gives_the_same_bytes_in_whatever_order(
-    strong_roots: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_gives_the_same_bytes_in_whatever_order(strong_roots, monkeypatch):
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
     root, config, device = strong_roots("rescnn_x0_25", "digits_5"), load("rescnn_x0_25", "digits_5"), "cpu"
     strong = load_strong_model(config, Artifacts(root, config.model, config.dataset), torch.device(device))
@@ -137,12 +134,7 @@ def test_an_engine_gives_the_same_bytes_in_whatever_order(
 
 
 @pytest.mark.slow
-def test_the_script_writes_the_same_file_with_an_engine(
-    strong_roots: Callable[[str, str], Path],
-    run_main: Callable[..., Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_script_writes_the_same_file_with_an_engine(strong_roots, run_main, tmp_path, monkeypatch):
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = [SCRIPT, "--model", "simcnn_x0_25", "--dataset", "digits_5", "--quiet"]
     file = module_files.kernel_importance(Artifacts(root, "simcnn_x0_25", "digits_5"))
@@ -158,7 +150,7 @@ def test_the_script_writes_the_same_file_with_an_engine(
     run_main(*args, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
 
 
-def test_any_network_is_measured_where_its_maps_are_read() -> None:
+def test_any_network_is_measured_where_its_maps_are_read():
     """Behind batch norm and ReLU; layers whose maps are added share one importance."""
     torch.manual_seed(0)
     network = ResNet20(3, 1 / 4)
@@ -176,7 +168,7 @@ def test_any_network_is_measured_where_its_maps_are_read() -> None:
     assert np.array_equal(of_layer["conv"], of_layer["blocks.2.conv2"])
 
 
-def test_random_mode_sorts_kernels_by_index() -> None:
+def test_random_mode_sorts_kernels_by_index():
     importance = random_importance(2, tied_units((3, 2), (0, 1)))
     assert importance.dtype == np.float32
     assert importance.shape == (2, 5)
