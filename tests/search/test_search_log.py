@@ -9,7 +9,7 @@ import pytest
 
 from search.genetic.log import Generation, best_generation, describe, is_over
 from search.gradient import files as gradient_files
-from search.gradient.log import Round, smallest_that_knows
+from search.gradient.log import Round, knows, smallest_that_knows
 from utils.artifacts import Artifacts, TableFile
 from utils.checked_text import save_table
 from utils.errors import UserError
@@ -97,5 +97,6 @@ def test_the_modules_to_patch_with_are_small_and_know_their_classes() -> None:
         return Round(number, kept, kept, 0.5, 9, 8, 8, 10, 1.0, **measured)
 
     rounds = [row(0, 0.5, 0.001, 0.95), row(1, 0.4, 0.02, 0.8), row(2, 0.3, 0.021, 0.9), row(3, 0.2, 0.01, 0.79)]
+    assert [knows(each) for each in rounds] == [True, True, False, False]
     assert smallest_that_knows(rounds) is rounds[1]
     assert smallest_that_knows(rounds[2:]) is rounds[2]
