@@ -35,7 +35,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_results_come_as_they_end_with_their_keys(engine: LocalEngine, tmp_path: Path) -> None:
+def test_results_come_as_they_end_with_their_keys(engine, tmp_path):
     shared, go = engine.share(np.arange(3)), tmp_path / "go"
     engine.submit("slow", sample_tasks.waits, str(tmp_path / "notes"), str(go))
     for factor in range(5):
@@ -52,14 +52,14 @@ def test_results_come_as_they_end_with_their_keys(engine: LocalEngine, tmp_path:
     assert engine.nodes == {this_node().host: this_node()}
 
 
-def test_a_worker_that_dies_is_replaced_and_its_task_runs_again(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_its_task_runs_again(engine, tmp_path):
     engine.submit(0, sample_tasks.dies_the_first_times, 2, str(tmp_path / "notes"))
     engine.submit(1, sample_tasks.scaled, np.ones(1), 2)
     assert dict(engine.results()) == {0: "done", 1: np.full(1, 2.0)}
 
 
 @pytest.mark.long
-def test_a_task_that_fails_three_times_ends_it_with_what_it_said(engine: LocalEngine, tmp_path: Path) -> None:
+def test_a_task_that_fails_three_times_ends_it_with_what_it_said(engine, tmp_path):
     notes = tmp_path / "notes"
     engine.submit(0, sample_tasks.fails, str(notes))
     engine.submit(1, sample_tasks.slow, 600)
@@ -74,13 +74,13 @@ def test_a_task_that_fails_three_times_ends_it_with_what_it_said(engine: LocalEn
 
 
 @pytest.mark.long
-def test_what_the_user_can_mend_is_not_tried_again(engine: LocalEngine) -> None:
+def test_what_the_user_can_mend_is_not_tried_again(engine):
     engine.submit(0, sample_tasks.complains)
     with pytest.raises(UserError, match=r"^expected 1, given 2 \(on "):
         list(engine.results())
 
 
-def test_tasks_of_a_seat_run_in_one_process_in_their_order(engine: LocalEngine) -> None:
+def test_tasks_of_a_seat_run_in_one_process_in_their_order(engine):
     for number in range(8):
         engine.submit(number, sample_tasks.remembers, number, seat=number % 2)
     results = dict(engine.results())
@@ -90,16 +90,14 @@ def test_tasks_of_a_seat_run_in_one_process_in_their_order(engine: LocalEngine) 
         assert results[6 + seat][1][-4:] == list(range(seat, 8, 2))
 
 
-def test_no_wait_is_endless(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_wait_is_endless(engine, monkeypatch):
     monkeypatch.setattr(global_configure, "wait_limit", 1)
     engine.submit(0, sample_tasks.slow, 600)
     with pytest.raises(WaitedTooLong, match="the next of 1 tasks"):
         list(engine.results())
 
 
-def test_a_stopped_worker_and_a_long_silence_are_mentioned(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_worker_and_a_long_silence_are_mentioned(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("utils.process_state.is_stopped", lambda pid: pid == 4321)
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
@@ -119,7 +117,7 @@ def test_a_stopped_worker_and_a_long_silence_are_mentioned(
 
 
 @pytest.mark.long
-def test_tasks_can_be_cancelled(engine: LocalEngine) -> None:
+def test_tasks_can_be_cancelled(engine):
     for key in range(4):
         engine.submit(key, sample_tasks.slow, 600)
     with pytest.raises(ValueError, match="expected a key of its own, given 3 twice"):
@@ -148,7 +146,7 @@ def search_path() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(TOP / "tests" / "engines")])}
 
 
-def test_workers_end_with_the_engine_and_with_the_driver() -> None:
+def test_workers_end_with_the_engine_and_with_the_driver():
     with LocalEngine(count=1) as engine:
         engine.submit(0, sample_tasks.slow, 0)
         ((_, pid),) = engine.results()
@@ -167,7 +165,7 @@ def node(**other: str) -> Node:
     return Node(**{"host": "a", "processor": "p", "project": "1", "torch": "2", "numpy": "3", **other})
 
 
-def test_a_node_of_another_version_is_refused_with_the_difference() -> None:
+def test_a_node_of_another_version_is_refused_with_the_difference():
     assert difference(node(), node(host="b", processor="q")) == ""
     assert difference(node(), node(torch="9", project="8")) == "project: 8 there, 1 here; torch: 9 there, 2 here"
     here = this_node()
@@ -175,7 +173,7 @@ def test_a_node_of_another_version_is_refused_with_the_difference() -> None:
     assert returned.is_final and f"torch: {here.torch} there, 9 here" in returned.failure
 
 
-def test_mixed_processors_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mixed_processors_are_said_once(capsys):
     engine = LocalEngine(count=0)
     for host, processor in (("a", "p"), ("b", "p"), ("c", "q"), ("c", "q"), ("d", "q")):
         engine._meet(node(host=host, processor=processor))
@@ -183,7 +181,7 @@ def test_mixed_processors_are_said_once(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.count("mixed processors, whose float sums may differ in the last bits: p, q") == 1
 
 
-def test_the_digest_is_of_the_rooms_sources(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_rooms_sources(tmp_path):
     for room in ("models", "configures", "tests"):
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").write_text("")
@@ -194,12 +192,12 @@ def test_the_digest_is_of_the_rooms_sources(tmp_path: Path) -> None:
     assert sources_digest(tmp_path) != first
 
 
-def test_returned_says_nothing_where_all_went_well() -> None:
+def test_returned_says_nothing_where_all_went_well():
     returned = run_task(sample_tasks.scaled, this_node(), np.ones(1), 3)
     assert returned == Returned(this_node(), np.full(1, 3.0))
 
 
-def test_in_order_gives_each_value_as_soon_as_all_before_it_are_there() -> None:
+def test_in_order_gives_each_value_as_soon_as_all_before_it_are_there():
     come: list[int] = []
 
     def results() -> Iterator[tuple[int, str]]:

@@ -47,7 +47,7 @@ def engine(nodes: RayNodes) -> Iterator[RayEngine]:
         yield opened
 
 
-def test_results_come_with_their_keys_and_large_values_by_the_store(engine: RayEngine) -> None:
+def test_results_come_with_their_keys_and_large_values_by_the_store(engine):
     shared = engine.share(np.arange(1_000_000))
     for factor in range(6):
         engine.submit(factor, sample_tasks.scaled, shared, factor)
@@ -55,9 +55,7 @@ def test_results_come_with_their_keys_and_large_values_by_the_store(engine: RayE
     assert (engine.workers, engine.where(), engine.device) == (2, "2 workers on 2 Ray nodes", "cpu")
 
 
-def test_dead_nodes_tasks_run_again(
-    engine: RayEngine, nodes: RayNodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dead_nodes_tasks_run_again(engine, nodes, tmp_path, capsys):
     notes, go = tmp_path / "notes", tmp_path / "go"
     engine.submit(0, sample_tasks.waits, str(notes), str(go))
     deadline = time.monotonic() + 120
@@ -72,9 +70,7 @@ def test_dead_nodes_tasks_run_again(
     assert "a Ray node is gone" in capsys.readouterr().out
 
 
-def test_a_seat_is_an_actor_that_is_made_again_where_it_died(
-    engine: RayEngine, nodes: RayNodes, tmp_path: Path
-) -> None:
+def test_a_seat_is_an_actor_that_is_made_again_where_it_died(engine, nodes, tmp_path):
     for numbers in (range(2), range(2, 6)):  # first ones alone: an actor may still be put on a node that just ended
         for number in numbers:
             engine.submit(number, sample_tasks.remembers, number, seat=number % 2)
@@ -89,7 +85,7 @@ def test_a_seat_is_an_actor_that_is_made_again_where_it_died(
     assert engine.tasks == {} and list(engine.seats) == [0]
 
 
-def test_failures_end_with_one_line(engine: RayEngine, tmp_path: Path) -> None:
+def test_failures_end_with_one_line(engine, tmp_path):
     notes = str(tmp_path / "notes")
     engine.submit(0, sample_tasks.fails, notes)
     engine.submit(1, sample_tasks.slow, 600.0)
@@ -103,7 +99,7 @@ def test_failures_end_with_one_line(engine: RayEngine, tmp_path: Path) -> None:
     assert len(list(engine.results())) == 1  # those that were cancelled hold no worker
 
 
-def test_a_cluster_that_is_not_there_is_named() -> None:
+def test_a_cluster_that_is_not_there_is_named():
     for address, message in (
         ("127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9: Connection refused; start one with `ray start"),
         ("here", "--address here: expected auto, or HOST:PORT"),
@@ -112,14 +108,14 @@ def test_a_cluster_that_is_not_there_is_named() -> None:
             RayEngine(address=address)
 
 
-def test_a_cluster_of_its_own_ends_with_it() -> None:
+def test_a_cluster_of_its_own_ends_with_it():
     with RayEngine(count=2) as engine:
         assert engine.where() == "2 workers on 1 Ray node"
 
 
 # A thread of Ray that listens for messages of the head may end with an error of its own when the head is gone.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_head_that_died_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_died_is_said_in_one_line(monkeypatch):
     from ray._private import worker  # after `engines.on_ray`, which sets what Ray reads when it is imported
 
     monkeypatch.setattr(ray_head, "PATIENCE", 3.0)

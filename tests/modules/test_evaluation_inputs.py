@@ -46,7 +46,7 @@ def on_worker(inputs: EvaluationInputs) -> EvaluationInputs:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_outputs_are_the_same_bits_in_any_chunk(strong: Graph, dtype: torch.dtype) -> None:
+def test_outputs_are_the_same_bits_in_any_chunk_and_block_of_images(strong, dtype, monkeypatch):
     masks, classes = masks_of(strong, 9), np.array([0, 0, 0, 1, 1, 2, 3, 4, 4])
     images = normalise(torch.tensor(IMAGES.pixels), IMAGES.normalisation, dtype)
     whole = population_outputs(strong, masks, classes.tolist(), images)
@@ -59,16 +59,8 @@ def test_outputs_are_the_same_bits_in_any_chunk(strong: Graph, dtype: torch.dtyp
             outputs, first_image, seconds = outputs_on_worker(inputs, "cpu", masks[chunk], classes[chunk])
             assert outputs.tobytes() == whole[chunk].tobytes()
             assert first_image == 0 and seconds > 0
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_blocks_of_images_are_the_same_bits(strong: Graph, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    masks, classes = masks_of(strong, 4), np.arange(4)
-    images = normalise(torch.tensor(IMAGES.pixels), IMAGES.normalisation, dtype)
-    way = type(convolutions_for(images))
-    monkeypatch.setattr(way, "batch_size", lambda *_: 8)  # of 20 images three batches
+    monkeypatch.setattr(type(convolutions_for(images)), "batch_size", lambda *_: 8)  # of 20 images three batches
     whole = population_outputs(strong, masks, classes.tolist(), images)
-    inputs = on_worker(evaluation_inputs(CONFIG, strong, IMAGES, dtype))
     for count in (1, 2, 3, 5):
         found = np.full_like(whole, np.nan)
         for number in range(count):

@@ -1,7 +1,6 @@
 """Kernel importance against a slow computation, image by image and layer by layer."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -9,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import Run, even_out
+from conftest import even_out
 from hypothesis import given
 from random_modules import tied_units
 from shuffled_engine import ShuffledEngine
@@ -26,12 +25,7 @@ from models.strong_model import load_strong_model
 from modules import files as module_files
 from modules import kernel_importance as module
 from modules.evaluation_inputs import strong_inputs
-from modules.kernel_importance import (
-    confident_images,
-    kernel_importance,
-    kernel_importance_on,
-    random_importance,
-)
+from modules.kernel_importance import confident_images, kernel_importance, kernel_importance_on, random_importance
 from utils.artifacts import Artifacts
 from utils.random_weights import randomise
 
@@ -39,9 +33,12 @@ SCRIPT = "preprocess/kernel_importance_analyzer.py"
 # Norms sum absolute values of up to 1,024 pixels in float32, behind up to 13 layers, of maps with values of about 1.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
+HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def network_and_images(name: str, num_images: int = 30) -> tuple[SimCNN | ResCNN, Graph, torch.Tensor]:
+def network_and_images(
+    name: str, normalisation: Normalisation = IMAGENET
+) -> tuple[SimCNN | ResCNN, Graph, torch.Tensor]:
     """A narrow network, its kernels' biases drawn so that some maps are all zero, and noise of any brightness."""
     torch.manual_seed(1)
     network = NETWORKS[name](3, 1 / 32).eval()
@@ -49,32 +46,38 @@ def network_and_images(name: str, num_images: int = 30) -> tuple[SimCNN | ResCNN
         for layer in network.convs:
             layer.bias.normal_()
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (num_images, 32, 32, 3)) * random.random((num_images, 1, 1, 1))
-    images = torch.tensor(pixels.astype(np.uint8))
-    even_out(network, normalise(images, IMAGENET))
-    return network, trace(network, 32), images
+    pixels = torch.tensor((random.integers(0, 256, (30, 32, 32, 3)) * random.random((30, 1, 1, 1))).astype(np.uint8))
+    even_out(network, normalise(pixels, normalisation))
+    return network, trace(network, 32), pixels
 
 
 @pytest.mark.parametrize("name", ["simcnn", "rescnn"])
-@pytest.mark.parametrize("batch", [7, 500])
-def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "normalisation"), [(7, IMAGENET), (500, HALVES)])
+@pytest.mark.parametrize("confident", ["half", "one", "none"])
+def test_importance_image_by_image(name, batch, normalisation, confident, monkeypatch):
+    """Also of a class with one confident image, of one with none, which uses all of its images, and of one without."""
     monkeypatch.setattr(module, "EVALUATION_BATCH", batch)
-    network, graph, pixels = network_and_images(name)
+    network, graph, pixels = network_and_images(name, normalisation)
+    images = normalise(pixels, normalisation)
     with torch.no_grad():
-        probability = network(normalise(pixels, IMAGENET)).softmax(1)
+        probability = network(images).softmax(1)
     labels = probability.argmax(1)
+    surest, next_one = probability[labels == 0, 0].sort(descending=True).values[:2].tolist()
     labels[::5] = (labels[::5] + 1) % 3  # so that some are wrong, with whatever confidence
-    labels[labels == 2] = 0  # class 2 has one image, which is wrong
-    labels[int(probability[:, 2].argmin())] = 2
-    threshold = float(probability.max(1).values.quantile(0.5))  # between two images
-    found, counts = kernel_importance(graph, pixels, labels, threshold, IMAGENET)
+    if confident == "one":
+        labels = torch.where(probability[:, 0] >= next_one, 0, 2)
+        threshold = (surest + next_one) / 2
+    else:
+        labels[labels == 2] = 0  # class 2 has one image, which is wrong
+        labels[int(probability[:, 2].argmin())] = 2
+        threshold = 1.1 if confident == "none" else float(probability.max(1).values.quantile(0.5))  # between two images
+    found, counts = kernel_importance(graph, pixels, labels, threshold, normalisation)
 
-    expected, confident = naive.kernel_importance(
-        network, normalise(pixels, IMAGENET).split(1), labels.tolist(), 3, threshold
-    )
-    assert counts == confident
-    assert 0 < counts[0] < int((labels == 0).sum())
-    assert counts[2] == 0
+    expected, count_of_class = naive.kernel_importance(network, images.split(1), labels.tolist(), 3, threshold)
+    assert counts == count_of_class
+    least, most = {"half": (1, int((labels == 0).sum()) - 1), "one": (1, 1), "none": (0, 0)}[confident]
+    assert least <= counts[0] <= most and (counts[2] == 0 or confident == "one")
+    assert confident != "one" or (found[1] == 0).all()
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, **ROUNDING)
     of_layer = [found[:, layer.kernels] for layer in graph.units.layers]
@@ -82,43 +85,8 @@ def test_importance_image_by_image(name: str, batch: int, monkeypatch: pytest.Mo
         assert all(np.array_equal(of_layer[layer], of_layer[first]) for layer in tied)
 
 
-def test_a_class_without_a_confident_image_uses_all_of_it() -> None:
-    network, graph, pixels = network_and_images("simcnn", 12)
-    labels = torch.arange(12) % 3
-    strict, counts = kernel_importance(graph, pixels, labels, 1.1, IMAGENET)
-    assert counts == [0, 0, 0]
-    with torch.no_grad():
-        assigned = network(normalise(pixels, IMAGENET)).argmax(1)
-    everything, counts = kernel_importance(graph, pixels, assigned, 0.0, IMAGENET)
-    assert sum(counts) == 12
-    assert not np.array_equal(strict, everything)
-    for_class, _ = kernel_importance(graph, pixels[labels == 1], labels[labels == 1], 1.1, IMAGENET)
-    np.testing.assert_allclose(strict[1], for_class[1], **ROUNDING)
-
-
-def test_one_confident_image_is_enough() -> None:
-    network, graph, pixels = network_and_images("simcnn", 12)
-    with torch.no_grad():
-        probability = network(normalise(pixels, IMAGENET)).softmax(1)
-    assigned = probability.argmax(1)
-    surest = int(probability[:, 0].argmax())
-    threshold = float(probability[surest, 0])
-    found, counts = kernel_importance(graph, pixels, assigned, threshold, IMAGENET)
-    alone, _ = kernel_importance(graph, pixels[[surest]], assigned[[surest]], 0.0, IMAGENET)
-    assert counts[0] == 1 < int((assigned == 0).sum())
-    np.testing.assert_allclose(found[0], alone[0], **ROUNDING)
-
-
-def test_a_class_without_images_has_no_importance_and_no_nan() -> None:
-    _, graph, pixels = network_and_images("rescnn", 4)
-    found, counts = kernel_importance(graph, pixels, torch.zeros(4, dtype=torch.long), 0.9, IMAGENET)
-    assert counts[1:] == [0, 0]
-    assert (found[1:] == 0).all()
-    assert found[0].max() > 0
-
-
 @given(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
-def test_confident_images(confidence: float) -> None:
+def test_confident_images(confidence):
     logits = torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 9, 0], [1, 0, 0], [0, 0, 200], [200, 0, 0]])
     labels = torch.tensor([0, 0, 0, 0, 2, 1])
     found = confident_images(logits, labels, confidence).tolist()
@@ -128,7 +96,7 @@ def test_confident_images(confidence: float) -> None:
         assert answer == bool(int(share.argmax()) == label and share[label] >= confidence)
 
 
-def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
     _, graph, pixels = network_and_images("rescnn")
     labels = torch.arange(len(pixels)) % 3
@@ -147,9 +115,7 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_an_engine_gives_the_same_bytes_in_whatever_order(
-    strong_roots: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_gives_the_same_bytes_in_whatever_order(strong_roots, monkeypatch):
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
     root, config, device = strong_roots("rescnn_x0_25", "digits_5"), load("rescnn_x0_25", "digits_5"), "cpu"
     strong = load_strong_model(config, Artifacts(root, config.model, config.dataset), torch.device(device))
@@ -168,12 +134,7 @@ def test_an_engine_gives_the_same_bytes_in_whatever_order(
 
 
 @pytest.mark.slow
-def test_the_script_writes_the_same_file_with_an_engine(
-    strong_roots: Callable[[str, str], Path],
-    run_main: Callable[..., Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_script_writes_the_same_file_with_an_engine(strong_roots, run_main, tmp_path, monkeypatch):
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = [SCRIPT, "--model", "simcnn_x0_25", "--dataset", "digits_5", "--quiet"]
     file = module_files.kernel_importance(Artifacts(root, "simcnn_x0_25", "digits_5"))
@@ -189,25 +150,7 @@ def test_the_script_writes_the_same_file_with_an_engine(
     run_main(*args, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
 
 
-def test_images_are_normalised_as_their_dataset_says() -> None:
-    _, graph, pixels = network_and_images("simcnn", 6)
-    labels = torch.zeros(6, dtype=torch.long)
-    halves = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    as_usual, as_halves = (kernel_importance(graph, pixels, labels, 0.9, how)[0] for how in (IMAGENET, halves))
-    with torch.inference_mode():
-        first_maps = graph_maps(graph, normalise(pixels, halves))
-    norms = first_maps.abs().sum((2, 3)).mean(0)
-    np.testing.assert_allclose(as_halves[0, : first_maps.shape[1]], norms, **ROUNDING)
-    assert not np.allclose(as_usual, as_halves, rtol=0.01)
-
-
-def graph_maps(graph: Graph, images: torch.Tensor) -> torch.Tensor:
-    """What the first layer's kernels give behind the ReLU."""
-    weights = graph.network.state_dict()
-    return torch.conv2d(images, weights["convs.0.weight"], weights["convs.0.bias"], padding=1).relu()
-
-
-def test_any_network_is_measured_where_its_maps_are_read() -> None:
+def test_any_network_is_measured_where_its_maps_are_read():
     """Behind batch norm and ReLU; layers whose maps are added share one importance."""
     torch.manual_seed(0)
     network = ResNet20(3, 1 / 4)
@@ -225,7 +168,7 @@ def test_any_network_is_measured_where_its_maps_are_read() -> None:
     assert np.array_equal(of_layer["conv"], of_layer["blocks.2.conv2"])
 
 
-def test_random_mode_sorts_kernels_by_index() -> None:
+def test_random_mode_sorts_kernels_by_index():
     importance = random_importance(2, tied_units((3, 2), (0, 1)))
     assert importance.dtype == np.float32
     assert importance.shape == (2, 5)

@@ -181,32 +181,6 @@ def test_modules_of_a_network_whose_images_depend_on_each_other_are_no_one_run()
 
 
 @pytest.mark.parametrize("network", [Residual, Dense])
-def test_a_masked_module_answers_as_the_cut_one(network: type[nn.Module]) -> None:
-    graph, images = traced(network, SIDE)[1], random_images(SIDE)
-    mask, model = random_mask(graph, 0), freeze(graph, torch.float64)
-    logit = model.logit(images, model.first_values(images), torch.as_tensor(mask).double(), 3)
-    torch.testing.assert_close(logit, graph.cut(mask, 3)(images)[:, 0], check_stride=False)
-
-
-def test_a_dropped_unit_hears_what_it_would_be_good_for(workers: ThreadPoolExecutor) -> None:
-    """The loss's slope when a little of its map is let through."""
-    graph, images, step = built_in("small"), random_images(32, 4), 1e-7
-
-    def smooth(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits / 100, torch.tensor([0, 1, 2, 1]))
-
-    model, masks = freeze(graph, torch.float64), binary_masks(graph, 0.6)
-    value, gradient = mask_gradient(model, images, masks, smooth, workers)
-    slopes = []
-    for index in map(tuple, torch.nonzero(masks == 0).tolist()):
-        moved = masks.clone()
-        moved[index] = step
-        slopes.append((mask_gradient(model, images, moved, smooth, workers)[0] - value) / step)
-    torch.testing.assert_close(gradient[masks == 0], torch.stack(slopes), rtol=1e-3, atol=1e-6)
-    assert gradient[masks == 0].abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("network", [Residual, Dense])
 def test_the_number_of_workers_changes_nothing(workers: ThreadPoolExecutor, network: type[nn.Module]) -> None:
     graph = traced(network, SIDE)[1]
     model, masks, images = freeze(graph, torch.bfloat16), binary_masks(graph, 0.6).float(), random_images(SIDE, 8)

@@ -200,6 +200,10 @@ def without_a_layer(weights):
     del weights["convs.3.weight"]
 
 
+def another_layer(weights):
+    weights["convs.12.weight"] = weights["convs.3.weight"]
+
+
 def not_a_tensor(weights):
     weights["fcs.0.weight"] = 5
 
@@ -217,7 +221,7 @@ def doubles(weights):
     weights["fcs.0.weight"] = weights["fcs.0.weight"].double()
 
 
-@pytest.mark.parametrize("damage", [without_a_layer, not_a_tensor, nan, all_logits, doubles])
+@pytest.mark.parametrize("damage", [without_a_layer, another_layer, not_a_tensor, nan, all_logits, doubles])
 def test_damaged_checkpoints(config, artifacts, damage):
     found, (module,), _ = written(config, artifacts, (2,))
     weights = {name: value.clone() for name, value in module.state_dict().items()}

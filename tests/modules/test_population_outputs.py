@@ -109,9 +109,7 @@ def populations(draw: st.DrawFn, graph: Graph) -> np.ndarray:
     num_images=st.integers(1, 5),
     batch_size=st.sampled_from([None, 1, 2, 5, 100]),
 )
-def test_outputs_are_those_of_the_modules(
-    data: st.DataObject, name: str, num_images: int, batch_size: int | None
-) -> None:
+def test_outputs_are_those_of_the_modules(data, name, num_images, batch_size):
     graph = strong_model(name)
     masks = data.draw(populations(graph))
     classes = st.lists(st.integers(0, NUM_CLASSES - 1), min_size=len(masks), max_size=len(masks))
@@ -137,9 +135,7 @@ def test_outputs_are_those_of_the_modules(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*BUILT_IN, *NETWORKS])
 @pytest.mark.parametrize("has_compiler", [False, True])
-def test_one_mask_for_all_classes_gives_all_logits(
-    has_compiler: bool, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_mask_for_all_classes_gives_all_logits(has_compiler, name, monkeypatch):
     if not has_compiler:
         monkeypatch.setenv("CXX", "")
     graph = strong_model(name)
@@ -151,7 +147,7 @@ def test_one_mask_for_all_classes_gives_all_logits(
 
 
 @pytest.mark.parametrize("name", ["simcnn", "rescnn", "PaddedShortcuts", "SelfAttention"])
-def test_bfloat16_is_near(name: str) -> None:
+def test_bfloat16_is_near(name):
     """Eight bits of precision, a dozen layers: within a few percent of the spread of the outputs."""
     graph = strong_model(name)
     mask = graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.7)
@@ -164,7 +160,7 @@ def test_bfloat16_is_near(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["simcnn_x0_25", "rescnn_x0_25"])
-def test_at_the_width_of_the_demo(name: str) -> None:
+def test_at_the_width_of_the_demo(name):
     """Real widths take other paths through the convolutions than tiny ones: 1e-4 in float32, and bit for bit."""
     torch.manual_seed(0)
     graph = trace(network_of(name, 10).eval(), 32)
@@ -187,7 +183,7 @@ def num_operators(graph: Graph, masks: np.ndarray, target_classes: list[int]) ->
     return sum(value.target is not None for value in needed(logits))
 
 
-def test_values_are_computed_once() -> None:
+def test_values_are_computed_once():
     """SimCNN, operator by operator: 13 convolutions and 5 pools, each conv with ReLU, 3 FC layers, flatten."""
     graph = strong_model("simcnn")
     masks = np.ones((3, graph.num_units), bool)
@@ -203,7 +199,7 @@ def test_values_are_computed_once() -> None:
     assert num_operators(graph, masks, [0, 0, 0]) == 2 * alone
 
 
-def test_weights_that_are_alike_are_sliced_once() -> None:
+def test_weights_that_are_alike_are_sliced_once():
     graph = strong_model("simcnn")
     masks = np.ones((2, graph.num_units), bool)
     masks[1, 0] = False
@@ -215,7 +211,7 @@ def test_weights_that_are_alike_are_sliced_once() -> None:
 
 
 @pytest.mark.parametrize("weight_bytes", [1, 200_000])
-def test_parts_of_a_population(weight_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_population(weight_bytes, monkeypatch):
     graph = strong_model("rescnn")
     masks = graph.units.repair(np.random.default_rng(0).random((6, graph.num_units)) < 0.5)
     batch, target_classes = images(graph, 3), [0, 1, 2, 3, 0, 1]
@@ -228,7 +224,7 @@ def test_parts_of_a_population(weight_bytes: int, monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(population_outputs(graph, masks, target_classes, batch), whole)
 
 
-def test_what_is_known_does_not_run() -> None:
+def test_what_is_known_does_not_run():
     graph = strong_model("Chain")
     masks = graph.units.repair(np.random.default_rng(0).random((4, graph.num_units)) < 0.5)
     masks[3] = masks[2]
@@ -243,7 +239,7 @@ def test_what_is_known_does_not_run() -> None:
     assert np.array_equal(found, np.concatenate([known[1], expected[1:]]))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_is_refused():
     graph = strong_model("Chain")
     batch, masks = images(graph, 1), np.ones((1, graph.num_units), bool)
     with pytest.raises(ValueError, match="expected a class from 0 to 3, given 4"):
@@ -254,7 +250,7 @@ def test_what_does_not_fit_is_refused() -> None:
         population_outputs(graph, ~masks, [0], batch)
 
 
-def test_folding_first_changes_nothing() -> None:
+def test_folding_first_changes_nothing():
     graph = strong_model("PaddedShortcuts")
     masks, batch = np.ones((1, graph.num_units), bool), images(graph, 3)
     folded = population_outputs(fold_batch_norm(graph), masks, [0], batch)
@@ -263,7 +259,7 @@ def test_folding_first_changes_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
-def test_what_torch_runs_is_said_once(no_progress_lines: None, capsys: pytest.CaptureFixture) -> None:
+def test_what_torch_runs_is_said_once(no_progress_lines, capsys):
     module._say_once.cache_clear()
     say_what_torch_runs(strong_model("simcnn"), torch.float32, CPU)
     say_what_torch_runs(strong_model("PaddedShortcuts"), torch.float32, CPU)

@@ -2,13 +2,12 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run, keep_few_images
+from conftest import keep_few_images
 
 from configures.base import load
 from dataset.split_record import SplitRecord, record_of
@@ -44,7 +43,7 @@ def published() -> PublishedModel:
     return PublishedModel(weights, masks, Tuning(gains, logit_maps), network, trained_on, images, report)
 
 
-def test_it_comes_back_in_half_precision(published: PublishedModel, tmp_path: Path) -> None:
+def test_it_comes_back_in_half_precision(published, tmp_path):
     save_published(tmp_path, published)
     back = load_published(tmp_path)
     assert (back.network, back.trained_on, back.report) == (published.network, published.trained_on, published.report)
@@ -57,7 +56,7 @@ def test_it_comes_back_in_half_precision(published: PublishedModel, tmp_path: Pa
         assert torch.allclose(halved.float(), published.weights[name].float(), rtol=1e-3)
 
 
-def test_only_a_published_model_is_replaced(published: PublishedModel, tmp_path: Path) -> None:
+def test_only_a_published_model_is_replaced(published, tmp_path):
     folder, model_folder = tmp_path / "published", tmp_path / "model"
     check_can_publish(folder, model_folder)
     save_published(folder, published)
@@ -69,12 +68,12 @@ def test_only_a_published_model_is_replaced(published: PublishedModel, tmp_path:
             check_can_publish(other, folder)
 
 
-def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+def test_a_weight_that_half_precision_cannot_hold_is_refused():
     with pytest.raises(UserError, match="large: expected weights up to 65,504"):
         in_half_precision({"small": torch.ones(2), "large": torch.tensor([1e5])})
 
 
-def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp_path: Path) -> None:
+def test_what_is_not_a_published_model_is_refused(published, tmp_path):
     with pytest.raises(UserError, match=r"missing .*network\.json; first run: python experiments"):
         load_published(tmp_path)
     wrong = (
@@ -105,7 +104,7 @@ def test_what_is_not_a_published_model_is_refused(published: PublishedModel, tmp
 
 
 @pytest.mark.parametrize("folder", sorted(TOP.iterdir()), ids=lambda folder: folder.name)
-def test_what_the_project_publishes_can_be_taken(folder: Path, tmp_path: Path, run_main: Callable[..., Run]) -> None:
+def test_what_the_project_publishes_can_be_taken(folder, tmp_path, run_main):
     model, dataset = folder.name.rsplit("_", 1)
     run = run_main(TAKE, "--model", model, "--dataset", dataset, root=tmp_path)
     assert run.exit_code == 0 and "strong model and module set published in" in run.stdout, run
@@ -116,12 +115,7 @@ def test_what_the_project_publishes_can_be_taken(folder: Path, tmp_path: Path, r
 
 
 @pytest.mark.slow
-def test_published_and_taken_it_answers_alike(
-    strong_roots: Callable[[str, str], Path],
-    tmp_path: Path,
-    run_main: Callable[..., Run],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_published_and_taken_it_answers_alike(strong_roots, tmp_path, run_main, monkeypatch):
     config = load(MODEL, DATASET)
     here = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "here"))
     keep_few_images(here)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, Run, files_below, run_script
+from conftest import TOP, files_below, run_script
 from shuffled_engine import ShuffledEngine
 
 import engines.opening
@@ -39,9 +39,7 @@ def prepared(
     return request.param, root
 
 
-def test_one_layer_as_all_layers(
-    prepared: tuple[str, Path], run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_layer_as_all_layers(prepared, run_main, monkeypatch, tmp_path):
     name, root = prepared
     args = ["--model", name, "--dataset", "digits_5", *SMALL]
     artifacts, config = Artifacts(root, name, "digits_5"), load(name, "digits_5")
@@ -106,9 +104,7 @@ def test_one_layer_as_all_layers(
     assert files_below(old) == files_below(folder) == written
 
 
-def test_workers_of_an_engine_measure_the_same(
-    prepared: tuple[str, Path], run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_of_an_engine_measure_the_same(prepared, run_main, monkeypatch):
     name, root = prepared
     args = ["--model", name, "--dataset", "digits_5", *SMALL]
     folder = module_files.layer_sensitivity(Artifacts(root, name, "digits_5"), 0).path.parent
@@ -121,9 +117,7 @@ def test_workers_of_an_engine_measure_the_same(
 
 
 @pytest.mark.long
-def test_from_their_own_folders(
-    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
-) -> None:
+def test_from_their_own_folders(strong_roots, tmp_path, run_main):
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     random = ["--set", "importance_mode=random"]
@@ -140,9 +134,7 @@ def test_from_their_own_folders(
     assert files_below(folder)[written[0]] == written[1]
 
 
-def test_numbers_that_overflow_stop_with_where(
-    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
-) -> None:
+def test_numbers_that_overflow_stop_with_where(strong_roots, tmp_path, run_main):
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
@@ -160,9 +152,7 @@ def test_numbers_that_overflow_stop_with_where(
     assert not list(module_files.sensitivity_settings(artifacts).path.parent.glob("*.npy"))
 
 
-def test_importance_of_another_strong_model_is_refused(
-    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Callable[..., Run]
-) -> None:
+def test_importance_of_another_strong_model_is_refused(strong_roots, tmp_path, run_main):
     root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
     args = ["--model", "simcnn_x0_25", "--dataset", "digits_5"]
     assert run_main("preprocess/kernel_importance_analyzer.py", *args, root=root).exit_code == 0

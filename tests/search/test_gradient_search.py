@@ -29,7 +29,6 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
-from search.gradient.log import Round, knows, smallest_that_knows
 from search.gradient.rounds import GradientSearch
 from utils.artifacts import Artifacts
 
@@ -121,16 +120,6 @@ def test_a_class_has_the_same_module_whichever_others_are_searched(
     assert row.right_composed == some.record.valid_right_composed and row.right_strong == last.right_strong
     assert row.explained_least == pytest.approx(min(some.record.explained), abs=1e-4)
     assert row.flops == pytest.approx(np.mean(some.record.flops))
-
-
-def test_the_smallest_round_whose_modules_know_their_classes_is_for_patches() -> None:
-    def row(number: int, kept: float, below: float, explained: float) -> Round:
-        return Round(number, kept, kept, 0.5, 10, 9, 9, 1, 1.0, 0.9, below, explained)
-
-    rounds = [row(0, 0.8, 0.01, 0.9), row(1, 0.6, 0.02, 0.8), row(2, 0.5, 0.03, 0.95), row(3, 0.4, 0.01, 0.7)]
-    assert [knows(each) for each in rounds] == [True, True, False, False]
-    assert smallest_that_knows(rounds).number == 1
-    assert smallest_that_knows(rounds[2:]).number == 2  # none does: it explains the most
 
 
 def test_a_search_for_patches_ends_where_modules_know_no_more(

@@ -69,9 +69,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_a_method_is_one_class_and_one_line_of_the_table(
-    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeypatch):
     search(root, run_main, monkeypatch, 2, "--max_loss", 100)
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET)
     log, found = METHODS["random"].log(artifacts).load(), open_set(config, artifacts)
@@ -114,13 +112,7 @@ def test_a_method_is_one_class_and_one_line_of_the_table(
     assert points[4]["f1"] == points[6]["f1"] and points[5]["f1"] == points[7]["f1"]
 
 
-def test_an_interrupted_search_finds_the_same(
-    root: Path,
-    strong_roots: Callable[[str, str], Path],
-    tmp_path: Path,
-    run_main: Main,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interrupted_search_finds_the_same(root, strong_roots, tmp_path, run_main, monkeypatch):
     other = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "other"))
     search(root, run_main, monkeypatch, 3, "--max_loss", 100)
     search(other, run_main, monkeypatch, 1, "--max_loss", 100, "--as", "first")
@@ -131,7 +123,7 @@ def test_an_interrupted_search_finds_the_same(
     assert masks[0] == masks[1] and modules[0] == modules[1] and len(masks[0]) == 5
 
 
-def test_what_does_not_fit_is_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_refused(root, run_main, monkeypatch):
     monkeypatch.setitem(METHODS, "random", RandomMasks(1))
     run_main(*SEARCH, "--jobs", 2, root=root).refused("--jobs: only with --method genetic, given --method random")
     run_main(*SEARCH, "--max_loss", -90, root=root).refused("--max_loss -90")

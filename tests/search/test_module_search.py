@@ -161,7 +161,7 @@ def explore_and_record(
     return recorded
 
 
-def test_every_setting_of_a_stage_stands_beside_its_files(reference: Path) -> None:
+def test_every_setting_of_a_stage_stands_beside_its_files(reference):
     artifacts, config = artifacts_of(reference), load(MODEL, DATASET, SETTINGS)
     recorded = {
         "genetic search": genetic_files.settings(artifacts),
@@ -172,7 +172,7 @@ def test_every_setting_of_a_stage_stands_beside_its_files(reference: Path) -> No
         assert settings == {**settings, **made_with}
 
 
-def test_the_files_of_a_search(reference: Path) -> None:
+def test_the_files_of_a_search(reference):
     artifacts, config = artifacts_of(reference), load(MODEL, DATASET)
     names = [f"gen_{g:03d}_exp_{c}_pop.npy" for g in range(4) for c in range(5)]
     names += [f"gen_{g:03d}_exp_{c}_outputs.npy" for g in (2, 3) for c in range(5)]  # keep_outputs = 2
@@ -225,7 +225,7 @@ def test_the_files_of_a_search(reference: Path) -> None:
 
 
 @pytest.mark.long
-def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
+def test_four_explorers_find_the_same(root, reference):
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
     assert done.exit_code == 0, done
     assert "4 explorers for 5 classes" in done.stdout
@@ -234,9 +234,7 @@ def test_four_explorers_find_the_same(root: Path, reference: Path) -> None:
 
 
 @pytest.mark.parametrize("until", [0, pytest.param(GENERATIONS - 1, marks=pytest.mark.long)])
-def test_an_explorer_per_class_finds_the_same_in_any_order(
-    root: Path, reference: Path, run_main: Main, until: int
-) -> None:
+def test_an_explorer_per_class_finds_the_same_in_any_order(root, reference, run_main, until):
     explore_and_record(run_main, root, until, explorers=[[3], [0], [4], [1], [2]])
     explore_and_record(run_main, root, GENERATIONS, explorers=[[2, 4], [1, 0, 3]], since=until + 1)
     assert found(root) == found(reference)
@@ -248,8 +246,8 @@ def test_an_explorer_per_class_finds_the_same_in_any_order(
 
 @pytest.mark.parametrize("workers", [3, *(pytest.param(workers, marks=pytest.mark.long) for workers in (1, 100))])
 def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_they_come(
-    root: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+    root, reference, monkeypatch, workers
+):
     """Also where nodes die, and where it goes on after some generations."""
     monkeypatch.setattr(global_configure, "root_dir", root)
     monkeypatch.setattr(chunks, "LEAST_SECONDS", 0.0)
@@ -272,8 +270,8 @@ def test_a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_th
 
 @pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(
-    searched: Path, reference: Path, run_main: Main, own_process: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    searched, reference, run_main, own_process, monkeypatch
+):
     artifacts = artifacts_of(searched)
     genetic_files.end(artifacts).remove()
     genetic_files.fitness(artifacts, 3).remove()
@@ -294,7 +292,7 @@ def test_a_driver_with_processes_of_this_machine_goes_on_and_finds_the_same(
         assert processes_of(searched) == []
 
 
-def test_wrong_engines_are_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_engines_are_refused(root, run_main, monkeypatch):
     run_main(LAUNCHER, *WHOLE, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
     run_main(LAUNCHER, *WHOLE, "--engine", "dask", root=root).refused("--engine")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
@@ -302,9 +300,7 @@ def test_wrong_engines_are_refused(root: Path, run_main: Main, monkeypatch: pyte
     assert not genetic_files.folder(artifacts_of(root)).exists()
 
 
-def test_another_seed_finds_another(
-    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_seed_finds_another(root, reference, run_main, monkeypatch):
     monkeypatch.setattr(global_configure, "seed", global_configure.seed + 1)
     done = run_main(EXPLORER, *SMALL, "--set", "generations=0", "--target_class", *range(5), root=root)
     assert done.exit_code == 0, done
@@ -315,7 +311,7 @@ def test_another_seed_finds_another(
 
 
 @pytest.mark.long
-def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) -> None:
+def test_terminals_in_any_order_and_after_a_kill(root, reference):
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
     wait_for(genetic_files.population(artifacts, 0, 3).exists)
@@ -333,7 +329,7 @@ def test_terminals_in_any_order_and_after_a_kill(root: Path, reference: Path) ->
 
 
 @pytest.mark.long
-def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
+def test_the_launcher_goes_back(searched, reference):
     """Also where the old search has ended: no explorer may take that for the end of this one."""
     artifacts = artifacts_of(searched)
     inode = genetic_files.population(artifacts, 1, 0).path.stat().st_ino
@@ -346,7 +342,7 @@ def test_the_launcher_goes_back(searched: Path, reference: Path) -> None:
 
 
 @pytest.mark.long
-def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_main: Main) -> None:
+def test_recorder_and_explorers_go_back(searched, reference, run_main):
     artifacts = artifacts_of(searched)
     back = ("--checkpoint", "1")
     waiting = run_main(EXPLORER, *WHOLE, *back, "--target_class", "0", root=searched)
@@ -364,7 +360,7 @@ def test_recorder_and_explorers_go_back(searched: Path, reference: Path, run_mai
     assert found(searched) == found(reference)
 
 
-def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, reference: Path, run_main: Main) -> None:
+def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched, reference, run_main):
     """What a crash can leave: the files of a generation up to any point."""
     artifacts = artifacts_of(searched)
     genetic_files.end(artifacts).path.unlink()
@@ -385,7 +381,7 @@ def test_a_search_goes_on_after_any_file_but_the_last_is_there(searched: Path, r
     assert found(searched) == found(reference)
 
 
-def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_modules_are_not_run_again(root, run_main, monkeypatch):
     run: list[np.ndarray] = []
     evaluate = modules.population_outputs.population_outputs
 
@@ -400,9 +396,7 @@ def test_known_modules_are_not_run_again(root: Path, run_main: Main, monkeypatch
 
 
 @pytest.mark.long
-def test_the_naive_evaluator_finds_the_same(
-    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_naive_evaluator_finds_the_same(root, reference, run_main, monkeypatch):
     """Weights cut by hand per chromosome: other roundings, the same populations."""
     network = network_of(MODEL, 5).eval()
     network.load_state_dict(model_files.entire_model(artifacts_of(root)).load())
@@ -419,7 +413,7 @@ def test_the_naive_evaluator_finds_the_same(
 
 
 @pytest.mark.long
-def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> None:
+def test_early_stop_ends_a_search_that_can_go_on(root, run_main):
     artifacts = artifacts_of(root)
     explore_and_record(run_main, root, 0)
     (row,) = genetic_files.log(artifacts).load()
@@ -441,7 +435,7 @@ def test_early_stop_ends_a_search_that_can_go_on(root: Path, run_main: Main) -> 
     run_main(EXPLORER, *settings, "--target_class", 0, root=root).refused("fitness of generation 2", exit_code=3)
 
 
-def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Main) -> None:
+def test_a_generation_and_an_ensemble_can_be_chosen(searched, run_main):
     artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
     importance = np.load(module_files.kernel_importance(artifacts).path)
     units = graph_of(config).units
@@ -470,7 +464,7 @@ def test_a_generation_and_an_ensemble_can_be_chosen(searched: Path, run_main: Ma
     assert files_below(searched) == before
 
 
-def test_fresh_sets_the_old_search_aside(searched: Path, run_main: Main) -> None:
+def test_fresh_sets_the_old_search_aside(searched, run_main):
     artifacts = artifacts_of(searched)
     old = files_below(genetic_files.folder(artifacts))
     other = [*WHOLE, "--set", "population=8"]
@@ -487,7 +481,7 @@ def test_fresh_sets_the_old_search_aside(searched: Path, run_main: Main) -> None
         assert files_below(searched) == before
 
 
-def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_are_refused(searched, run_main, monkeypatch):
     before = files_below(searched)
     for script, more in ((RECORDER, []), (EXPLORER, ["--target_class", 0])):
         line = run_main(script, *WHOLE, *more, "--set", "parents=3", "--set", "alpha=0.8", root=searched).refused(
@@ -504,9 +498,7 @@ def test_other_settings_are_refused(searched: Path, run_main: Main, monkeypatch:
     run_main(RECORDER, *WHOLE, root=searched).refused("(kernel_importance_sha256: ")
 
 
-def test_a_search_goes_on_in_what_it_began_in(
-    searched: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_goes_on_in_what_it_began_in(searched, reference, run_main, monkeypatch):
     monkeypatch.setattr(modules.fast.convolution, "has_tiles", lambda: True)  # so bfloat16 would be taken
     monkeypatch.setattr(global_configure, "precision", "bfloat16")
     for script, role in ((RECORDER, []), (EXPLORER, ["--target_class", "all"])):
@@ -520,7 +512,7 @@ def test_a_search_goes_on_in_what_it_began_in(
     run_main(RECORDER, *WHOLE, root=searched).refused("(precision: bfloat16 there, float32 now)")
 
 
-def test_a_damaged_search_is_refused(searched: Path, run_main: Main) -> None:
+def test_a_damaged_search_is_refused(searched, run_main):
     artifacts = artifacts_of(searched)
     for file, content in (
         (genetic_files.settings(artifacts), b"[]"),
@@ -548,7 +540,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, reference: Path, run_main: Main) -> None:
+def test_damaged_files_of_the_last_generation_are_made_again(searched, reference, run_main):
     """By the same commands: the explorer's files by it, the fitness by the recorder."""
     artifacts = artifacts_of(searched)
     genetic_files.end(artifacts).path.unlink()
@@ -574,7 +566,7 @@ def test_damaged_files_of_the_last_generation_are_made_again(searched: Path, ref
 
 
 @pytest.mark.long
-def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, reference: Path, run_main: Main) -> None:
+def test_a_damaged_population_of_any_generation_is_bred_again(searched, reference, run_main):
     artifacts = artifacts_of(searched)
     for generation in range(4):
         damage(genetic_files.population(artifacts, generation, 2).path)
@@ -597,9 +589,7 @@ def test_a_damaged_population_of_any_generation_is_bred_again(searched: Path, re
 
 
 @pytest.mark.long
-def test_a_damaged_file_is_made_again_while_the_search_runs(
-    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_made_again_while_the_search_runs(root, reference, run_main, monkeypatch):
     """The recorder sends it back to an explorer that waits."""
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "0", "1", "2", "3", "4")
@@ -614,9 +604,7 @@ def test_a_damaged_file_is_made_again_while_the_search_runs(
 
 
 @pytest.mark.parametrize("is_damaged", [False, True], ids=["removed", "damaged"])
-def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
-    searched: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
-) -> None:
+def test_a_lost_fitness_is_scored_again_and_later_ones_stay(searched, reference, run_main, monkeypatch, is_damaged):
     artifacts, lost = artifacts_of(searched), 1
     file = genetic_files.fitness(artifacts, lost)
     damage(file.path) if is_damaged else file.remove()
@@ -633,9 +621,7 @@ def test_a_lost_fitness_is_scored_again_and_later_ones_stay(
     assert len(genetic_files.log(artifacts).load()) == GENERATIONS + 1
 
 
-def test_a_fitness_that_is_gone_for_a_moment_does_not_end_an_explorer(
-    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fitness_that_is_gone_for_a_moment_does_not_end_an_explorer(root, run_main, monkeypatch):
     """It is removed after the explorer has seen it, and is there again when it looks the next time."""
     explore_and_record(run_main, root, 0)
     fitness = genetic_files.fitness(artifacts_of(root), 0)
@@ -657,7 +643,7 @@ def test_a_fitness_that_is_gone_for_a_moment_does_not_end_an_explorer(
 
 
 @pytest.mark.long
-def test_files_that_are_removed_as_they_appear_do_not_stop_a_search(root: Path, reference: Path) -> None:
+def test_files_that_are_removed_as_they_appear_do_not_stop_a_search(root, reference):
     """The settings, a fitness, a population and outputs; also of the last generation."""
     artifacts = artifacts_of(root)
     victims = [
@@ -676,7 +662,7 @@ def test_files_that_are_removed_as_they_appear_do_not_stop_a_search(root: Path, 
 
 
 @pytest.mark.long
-def test_who_is_missing(root: Path, run_main: Main) -> None:
+def test_who_is_missing(root, run_main):
     artifacts = artifacts_of(root)
     explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
     try:
@@ -714,7 +700,7 @@ def test_who_is_missing(root: Path, run_main: Main) -> None:
 
 
 @pytest.mark.long
-def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> None:
+def test_one_recorder_and_one_launcher_at_a_time(root, run_main):
     artifacts = artifacts_of(root)
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
     wait_for(genetic_files.explorer_role(artifacts, 4).lock.exists)
@@ -736,9 +722,7 @@ def test_one_recorder_and_one_launcher_at_a_time(root: Path, run_main: Main) -> 
     assert not artifacts.locks_folder.exists() or list(artifacts.locks_folder.iterdir()) == []
 
 
-def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
-    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_does_not_fit_on_the_disk_is_not_started(root, run_main, monkeypatch):
     before = files_below(root)
     usage = shutil.disk_usage(root)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
@@ -750,9 +734,7 @@ def test_a_search_that_does_not_fit_on_the_disk_is_not_started(
 
 
 @pytest.mark.parametrize(("free", "is_warned"), [(2**20, True), (2**30, False)])
-def test_modules_that_may_not_fit_are_announced_before_the_start(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free: int, is_warned: bool
-) -> None:
+def test_modules_that_may_not_fit_are_announced_before_the_start(root, monkeypatch, capsys, free, is_warned):
     usage, artifacts = shutil.disk_usage(root), artifacts_of(root)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
     monkeypatch.setattr(global_configure, "root_dir", root)
@@ -764,7 +746,7 @@ def test_modules_that_may_not_fit_are_announced_before_the_start(
     assert ("warning: 1.0 MiB are free: the modules may not fit when the search ends" in said) == is_warned
 
 
-def test_what_a_search_takes(searched: Path) -> None:
+def test_what_a_search_takes(searched):
     """Never less than what is there, and not much more."""
     config = replace(load(MODEL, DATASET, SETTINGS), generations=GENERATIONS)
     layout = genome_layout(graph_of(config).units, config)
@@ -776,7 +758,7 @@ def test_what_a_search_takes(searched: Path) -> None:
     assert there <= estimated <= there + outputs + 1000
 
 
-def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, reference: Path, run_main: Main) -> None:
+def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root, reference, run_main):
     """The limit on a file's size stands in for it: locks and settings fit, arrays do not."""
     settings = [*SMALL, "--set", "generations=0"]
     for script, more, limit, file in (
@@ -797,7 +779,7 @@ def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root: Path, referenc
             assert found(reference)[name] == content
 
 
-def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_line(ready, tmp_path, run_main, monkeypatch):
     before = files_below(ready)
     zero = ["--target_class", 0]
     for script, args, expected in (
@@ -830,7 +812,7 @@ def test_bad_input_is_one_line(ready: Path, tmp_path: Path, run_main: Main, monk
     assert files_below(ready) == before
 
 
-def test_a_checkpoint_that_is_not_there_is_refused(searched: Path, run_main: Main) -> None:
+def test_a_checkpoint_that_is_not_there_is_refused(searched, run_main):
     before = files_below(searched)
     for script, more in ((RECORDER, []), (EXPLORER, ["--target_class", 0]), (LAUNCHER, [])):
         for checkpoint in (-1, 4):
@@ -839,9 +821,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(searched: Path, run_main: Mai
     assert files_below(searched) == before
 
 
-def test_a_stage_before_the_one_it_needs_names_the_command(
-    strong_roots: Callable[[str, str], Path], tmp_path: Path, run_main: Main
-) -> None:
+def test_a_stage_before_the_one_it_needs_names_the_command(strong_roots, tmp_path, run_main):
     without_importance = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "strong"))
     for root, command in (
         (tmp_path, "python train.py"),
@@ -860,13 +840,13 @@ def test_a_stage_before_the_one_it_needs_names_the_command(
     run_main("preprocess/kernel_importance_analyzer.py", *NAMES, root=tmp_path).refused("python train.py")
 
 
-def test_the_wait_limit_is_an_exit_code_of_its_own(root: Path, run_main: Main) -> None:
+def test_the_wait_limit_is_an_exit_code_of_its_own(root, run_main):
     done = run_main(RECORDER, *WHOLE, root=root)
     done.refused("waited 1 s for generation 0 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
 
 
 @pytest.mark.long
-def test_an_explorer_that_fails_ends_all(root: Path) -> None:
+def test_an_explorer_that_fails_ends_all(root):
     file = genetic_files.population(artifacts_of(root), 0, 4)
     file.path.mkdir(parents=True)  # what no explorer can mend
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
@@ -877,7 +857,7 @@ def test_an_explorer_that_fails_ends_all(root: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("again", [0, 3])
-def test_a_terminated_launcher_leaves_no_process_behind(root: Path, again: int) -> None:
+def test_a_terminated_launcher_leaves_no_process_behind(root, again):
     """Nor where it is terminated once more, and once more, while it ends its children."""
     launcher = start(root, LAUNCHER, *SMALL, "--set", "generations=500", "--jobs", "1")
     wait_for(genetic_files.fitness(artifacts_of(root), 0).exists)

@@ -23,7 +23,7 @@ def replaced(**changes: Any) -> Config:
     return dataclasses.replace(CONFIG, **changes)
 
 
-def test_first_population_has_the_asked_numbers_of_active_genes() -> None:
+def test_first_population_has_the_asked_numbers_of_active_genes():
     population = first_population(LAYOUT, CONFIG, 0, 3)
     assert population.shape == (400, 10 + 10 + 100)
     assert population.dtype == np.uint8
@@ -35,14 +35,14 @@ def test_first_population_has_the_asked_numbers_of_active_genes() -> None:
         assert all(abs(count / 400 - 1 / len(ratios)) < 0.1 for count in share.values())  # four standard deviations
 
 
-def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant() -> None:
+def test_shares_that_binary_numbers_miss_are_rounded_down_from_what_was_meant():
     layout = genome_layout(tied_units((300,), (0,)), replaced(sensitive_layers=()))
     for ratio, active in ((0.29, 29), (0.57, 57), (0.58, 58), (0.999, 99), (0.009, 0)):
         population = first_population(layout, replaced(active_ratios=(ratio,), sensitive_layers=()), 0, 0)
         assert set(population.sum(1).tolist()) == {active}
 
 
-def test_important_groups_are_drawn_by_the_published_weights() -> None:
+def test_important_groups_are_drawn_by_the_published_weights():
     """One of ten genes: its chance is exp((9 - rank) / rank_scale) over the sum of these."""
     config = replaced(active_ratios=(0.1,), sensitive_layers=(), population=4000)
     layout = genome_layout(tied_units((10,), (0,)), config)
@@ -53,7 +53,7 @@ def test_important_groups_are_drawn_by_the_published_weights() -> None:
 
 
 @pytest.mark.parametrize("rank_scale", [0.17, 1e300])
-def test_extreme_rank_scales(rank_scale: float) -> None:
+def test_extreme_rank_scales(rank_scale):
     population = first_population(LAYOUT, replaced(rank_scale=rank_scale, population=50), 0, 0)
     wide = population[:, LAYOUT.gene_slices[2]]
     assert set(wide.sum(1).tolist()) == {40, 50, 60, 70}
@@ -61,12 +61,12 @@ def test_extreme_rank_scales(rank_scale: float) -> None:
         assert wide[:, :35].all()
 
 
-def test_a_rank_scale_that_no_float_holds_is_refused() -> None:
+def test_a_rank_scale_that_no_float_holds_is_refused():
     with pytest.raises(UserError, match=r"expected at least 0\.17"):
         first_population(LAYOUT, replaced(rank_scale=0.1), 0, 0)
 
 
-def test_random_first_population_is_of_fair_coins() -> None:
+def test_random_first_population_is_of_fair_coins():
     population = first_population(LAYOUT, replaced(init_pop_mode="random"), 0, 0)
     assert population.shape == (400, LAYOUT.num_genes)
     assert set(np.unique(population)) == {0, 1}
@@ -74,7 +74,7 @@ def test_random_first_population_is_of_fair_coins() -> None:
     assert (abs(population.mean(0) - 0.5) < 5 * 0.5 / np.sqrt(400)).all()
 
 
-def test_populations_depend_on_seed_class_and_generation_alone() -> None:
+def test_populations_depend_on_seed_class_and_generation_alone():
     first = first_population(LAYOUT, CONFIG, 0, 3)
     assert np.array_equal(first, first_population(LAYOUT, CONFIG, 0, 3))
     assert not np.array_equal(first, first_population(LAYOUT, CONFIG, 1, 3))
@@ -87,7 +87,7 @@ def test_populations_depend_on_seed_class_and_generation_alone() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1))
-def test_rank_by_fitness(fitness: list[float]) -> None:
+def test_rank_by_fitness(fitness):
     expected = sorted(range(len(fitness)), key=lambda chromosome: (-fitness[chromosome], chromosome))
     assert rank_by_fitness(np.array(fitness)).tolist() == expected
 
@@ -95,7 +95,7 @@ def test_rank_by_fitness(fitness: list[float]) -> None:
 @given(
     num_parents=st.integers(1, 6), num_genes=st.integers(1, 9), num_offspring=st.integers(0, 9), seed=st.integers(0, 99)
 )
-def test_crossover_is_single_point(num_parents: int, num_genes: int, num_offspring: int, seed: int) -> None:
+def test_crossover_is_single_point(num_parents, num_genes, num_offspring, seed):
     # Each gene of each parent is a number of its own, so that its origin shows.
     parents = np.arange(num_parents * num_genes).reshape(num_parents, num_genes)
     offspring = crossover(parents, num_offspring, np.random.default_rng(seed))
@@ -106,7 +106,7 @@ def test_crossover_is_single_point(num_parents: int, num_genes: int, num_offspri
         assert child in [first[:point] + second[point:] for point in points]
 
 
-def test_every_crossover_point_is_as_likely() -> None:
+def test_every_crossover_point_is_as_likely():
     parents = np.stack([np.zeros(5, np.uint8), np.ones(5, np.uint8)])
     offspring = crossover(parents, 8000, np.random.default_rng(0))
     points = Counter((offspring != offspring[:, :1]).argmax(1).tolist())
@@ -120,7 +120,7 @@ def test_every_crossover_point_is_as_likely() -> None:
     share=st.sampled_from([0.0, 0.05, 0.29, 0.5, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_mutate_redraws_a_share_of_the_genes(num_offspring: int, num_genes: int, share: float, seed: int) -> None:
+def test_mutate_redraws_a_share_of_the_genes(num_offspring, num_genes, share, seed):
     # Genes of value 2 show which ones were drawn again, whether or not the new value is the old one.
     offspring = np.full((num_offspring, num_genes), 2, np.uint8)
     mutated = mutate(offspring, share, np.random.default_rng(seed))
@@ -130,7 +130,7 @@ def test_mutate_redraws_a_share_of_the_genes(num_offspring: int, num_genes: int,
     assert (offspring == 2).all()
 
 
-def test_every_gene_is_redrawn_as_often_and_fairly() -> None:
+def test_every_gene_is_redrawn_as_often_and_fairly():
     mutated = mutate(np.full((4000, 20), 2, np.uint8), 0.05, np.random.default_rng(0))
     np.testing.assert_allclose((mutated != 2).mean(0), 0.05, atol=4 * np.sqrt(0.05 * 0.95 / 4000))
     assert abs((mutated == 1).sum() / 4000 - 0.5) < 4 * 0.5 / np.sqrt(4000)
@@ -142,9 +142,7 @@ def test_every_gene_is_redrawn_as_often_and_fairly() -> None:
     parents=st.integers(1, 6),
     generation=st.integers(1, 5),
 )
-def test_next_generation_keeps_elites_and_breeds_from_the_parents(
-    fitness: list[float], elites: int, parents: int, generation: int
-) -> None:
+def test_next_generation_keeps_elites_and_breeds_from_the_parents(fitness, elites, parents, generation):
     num_genes = 10
     population = np.arange(6)[:, None] * np.ones(num_genes, np.uint8) + 10
     config = Config("simcnn", "digits", 10, population=6, elites=elites, parents=parents, mutation=0.1)

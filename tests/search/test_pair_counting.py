@@ -26,7 +26,7 @@ def counted(
 
 @pytest.mark.parametrize("num_columns", SIZES)
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
-def test_counting(num_columns: int, kind: type) -> None:
+def test_counting(num_columns, kind):
     random = np.random.default_rng(0)
     values, others = (random.integers(0, 4, (rows, num_columns)).astype(kind) for rows in (5, 3))
     expected = compared(values, others)
@@ -41,7 +41,7 @@ def test_counting(num_columns: int, kind: type) -> None:
 
 
 @pytest.mark.parametrize("num_columns", SIZES)
-def test_counts_are_as_large_as_columns_are_many(num_columns: int) -> None:
+def test_counts_are_as_large_as_columns_are_many(num_columns):
     """One pair that is greater everywhere beside one that never is, so that no column is decided for all."""
     values, others = np.ones((2, num_columns), np.uint8), np.zeros((2, num_columns), np.uint8)
     values[1] = 0
@@ -54,7 +54,7 @@ def test_counts_are_as_large_as_columns_are_many(num_columns: int) -> None:
     largest=st.integers(1, 4),
     seed=st.integers(0, 999),
 )
-def test_equal_rows_and_decided_columns(rows: tuple[int, int], num_columns: int, largest: int, seed: int) -> None:
+def test_equal_rows_and_decided_columns(rows, num_columns, largest, seed):
     random = np.random.default_rng(seed)
     drawn = []
     for count in rows:
@@ -66,7 +66,7 @@ def test_equal_rows_and_decided_columns(rows: tuple[int, int], num_columns: int,
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 100])
-def test_threads_and_blocks_of_any_size(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_blocks_of_any_size(threads, monkeypatch):
     monkeypatch.setattr(pair_counting, "ROWS_AT_ONCE", 3)
     monkeypatch.setattr(pair_counting, "COMPARED_BYTES", 64)
     random = np.random.default_rng(threads)
@@ -81,9 +81,7 @@ def test_threads_and_blocks_of_any_size(threads: int, monkeypatch: pytest.Monkey
     num_best=st.integers(1, 20),
     seed=st.integers(0, 999),
 )
-def test_the_best_counts_are_exact(
-    rows: tuple[int, int], num_columns: int, largest: int, num_best: int, seed: int
-) -> None:
+def test_the_best_counts_are_exact(rows, num_columns, largest, num_best, seed):
     """All that are among the best, or equal the last of them; the others are 0 where they are not exact."""
     random = np.random.default_rng(seed)
     values, others = (
@@ -96,7 +94,7 @@ def test_the_best_counts_are_exact(
     assert ((found == expected) | (found == 0)).all()
 
 
-def test_rows_far_from_the_best_are_left_out() -> None:
+def test_rows_far_from_the_best_are_left_out():
     random = np.random.default_rng(0)
     values, others = (random.integers(0, largest, (20, 40)).astype(np.uint8) for largest in (2, 3))
     values[:2] = [[5], [6]]

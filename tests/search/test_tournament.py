@@ -53,20 +53,16 @@ def instances(draw: st.DrawFn, num_classes: int, largest_population: int) -> tup
     return outputs, masks, labels, rules, protected, draw(st.integers(0, 3))
 
 
-@pytest.mark.parametrize(("num_classes", "population"), [(2, 6), (3, 5), (4, 4), (5, 4)])
-def test_the_tournament_is_its_definition(num_classes: int, population: int) -> None:
-    @settings(max_examples=100)
+@pytest.mark.parametrize(
+    ("num_classes", "population", "examples"), [(2, 6, 100), (3, 5, 100), (4, 4, 100), (5, 4, 100), (10, 3, 30)]
+)
+def test_the_tournament_is_its_definition(num_classes: int, population: int, examples: int) -> None:
+    @settings(max_examples=examples)
     @given(instances(num_classes, population))
     def checked(instance: tuple) -> None:
         check(*instance)
 
     checked()
-
-
-@settings(max_examples=30)
-@given(instances(10, 3))
-def test_the_tournament_of_ten_classes(instance: tuple) -> None:
-    check(*instance)
 
 
 def test_the_protected_ensemble_survives_although_it_is_the_worst() -> None:
@@ -176,32 +172,20 @@ def test_drawn(ensembles: int, data: st.DataObject) -> None:
     assert always is None or always in chosen
 
 
-def test_survivors() -> None:
-    num_right = np.array([5, 9, 9, 7, 9, 1])
-
-    def survivors(threshold: float, least: int, most: int, always: int | None = None) -> list[int]:
-        rules = ScoringRules({}, least, most, 0.9, 0.1)
-        return most_accurate(num_right, 10, threshold, rules, always).tolist()
-
-    assert survivors(0.9, 1, 9) == [1, 2, 4]  # the threshold itself reaches it
-    assert survivors(0.9, 4, 9) == [1, 2, 4, 3]
-    assert survivors(0.0, 1, 2) == [1, 2]  # of equal accuracies the first ones
-    assert survivors(0.0, 9, 9) == [1, 2, 4, 3, 0, 5]
-    assert survivors(1.0, 1, 9) == [1]  # none reaches it
-    assert survivors(0.9, 1, 9, always=0) == [1, 2, 4, 0]
-    assert survivors(0.9, 1, 9, always=4) == [1, 2, 4]
-
-
 @given(
     num_right=st.lists(st.integers(0, 7), min_size=1, max_size=20),
     threshold=st.sampled_from([0.0, 3 / 7, 0.5, 6 / 7, 1.0]),
     bounds=st.tuples(st.integers(1, 25), st.integers(1, 25)).map(sorted),
+    data=st.data(),
 )
-def test_survivors_are_the_first_of_a_stable_sort(num_right: list[int], threshold: float, bounds: list[int]) -> None:
+def test_survivors_are_the_first_of_a_stable_sort(num_right, threshold, bounds, data) -> None:
+    """And the protected one, behind them."""
+    always = data.draw(st.none() | st.integers(0, len(num_right) - 1))
     number = min(max(sum(count / 7 >= threshold for count in num_right), bounds[0]), bounds[1])
     expected = sorted(range(len(num_right)), key=lambda index: -num_right[index])[:number]
+    expected += [] if always is None or always in expected else [always]
     rules = ScoringRules({}, *bounds, 0.9, 0.1)
-    assert most_accurate(np.array(num_right), 7, threshold, rules, None).tolist() == expected
+    assert most_accurate(np.array(num_right), 7, threshold, rules, always).tolist() == expected
 
 
 def test_weight_of_accuracy() -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -46,7 +45,7 @@ def no_library_of_this_process() -> None:
         function.cache_clear()
 
 
-def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str, ...], Callable[[], int]]) -> None:
+def test_a_source_is_compiled_once_for_all_processes(source, counted):
     command, runs = counted
     assert compiled(source, command).answer() == 42
     assert runs() == 1
@@ -61,10 +60,14 @@ def test_compiled_once_for_all_processes(source: Path, counted: tuple[tuple[str,
     assert compiled(source, command).answer() == 42
     assert runs() == 2
     assert library.read_bytes() == content
+    source.write_text(SOURCE.replace("42", "43"), encoding="utf-8")
+    compiled.cache_clear()
+    assert compiled(source, command).answer() == 43
+    assert runs() == 3
 
 
 @pytest.mark.long
-def test_many_processes_at_once(source: Path) -> None:
+def test_many_processes_at_once(source):
     code = (
         "import sys; from pathlib import Path; from modules.fast.compiled import compiled, compiler;"
         "print(compiled(Path(sys.argv[1]), compiler()).answer())"
@@ -74,21 +77,12 @@ def test_many_processes_at_once(source: Path) -> None:
     assert [process.returncode for process in started] == [0] * 3
 
 
-def test_a_changed_source_is_compiled_again(source: Path, counted: tuple[tuple[str, ...], Callable[[], int]]) -> None:
-    command, runs = counted
-    assert compiled(source, command).answer() == 42
-    source.write_text(SOURCE.replace("42", "43"), encoding="utf-8")
-    compiled.cache_clear()
-    assert compiled(source, command).answer() == 43
-    assert runs() == 2
-
-
-def test_a_folder_that_cannot_be_written(source: Path) -> None:
+def test_a_folder_that_cannot_be_written(source):
     (source.parent / "__pycache__").touch()
     assert compiled(source, compiler()).answer() == 42
 
 
-def test_a_source_with_an_error(source: Path) -> None:
+def test_a_source_with_an_error(source):
     source.write_text("int answer() { return nothing; }\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"answer.cpp could not be compiled and loaded by .*error: .*nothing"):
         compiled(source, compiler())
@@ -113,11 +107,12 @@ def said(
     return find
 
 
-def test_which_compiler(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_which_compiler(said, monkeypatch, tmp_path):
     assert said(None) == ((compiler()), [])
     assert said("c++ -DNAME='a b'") == (("c++", "-DNAME=a b"), [])
     assert said("") == (None, [])
-    for wrong in ("no-such-compiler", "c++ '-O2", "a\nb", str(tmp_path)):
+    (tmp_path / "data").write_text("no program, and not executable", encoding="utf-8")
+    for wrong in ("no-such-compiler", "c++ '-O2", "a\nb", str(tmp_path), str(tmp_path / "data")):
         found, (line,) = said(wrong)
         assert found is None
         assert line.startswith("environment variable CXX: expected a C++ compiler, or empty for none, given "), line
@@ -143,7 +138,7 @@ def test_which_compiler(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ],
     ids=["fails", "killed", "no cache", "another encoding", "makes nothing", "makes garbage", "no shell", "no program"],
 )
-def test_a_compiler_that_does_not_work_is_done_without(script: str, reason: str, said: Any, tmp_path: Path) -> None:
+def test_a_compiler_that_does_not_work_is_done_without(script, reason, said, tmp_path):
     path = tmp_path / "bad"
     path.write_text(script, encoding="utf-8")
     path.chmod(0o755)
@@ -154,7 +149,7 @@ def test_a_compiler_that_does_not_work_is_done_without(script: str, reason: str,
     assert line.endswith("; torch convolves in its place: mend that, or set CXX= to do without")
 
 
-def test_the_next_compiler_is_tried(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_next_compiler_is_tried(said, monkeypatch, tmp_path):
     for name in ("c++", "g++"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
@@ -165,13 +160,7 @@ def test_the_next_compiler_is_tried(said: Any, monkeypatch: pytest.MonkeyPatch, 
     assert said(None) == (("clang++",), [])
 
 
-def test_a_file_that_may_not_be_run(said: Any, tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("no program", encoding="utf-8")
-    found, (line,) = said(str(tmp_path / "data"))
-    assert found is None and "expected a C++ compiler" in line
-
-
-def test_libraries_in_the_cache_that_do_not_load(source: Path, said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_in_the_cache_that_do_not_load(source, said, monkeypatch):
     """As on a disk that is mounted without the right to execute."""
     load, refused = ctypes.CDLL, []
 
@@ -197,9 +186,7 @@ def test_libraries_in_the_cache_that_do_not_load(source: Path, said: Any, monkey
 
 
 @pytest.mark.slow
-def test_a_user_without_compiler(
-    strong_root: Path, run_main: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_compiler(strong_root, run_main, monkeypatch):
     """Slower, and said so; with a compiler that fails, the reason too; the same curve to what float32 rounds."""
 
     def analyze(cxx: str | None = None) -> Run:

@@ -52,26 +52,12 @@ def run(way: CompiledConvolutions, layer: object, maps: Tensor, added: Tensor | 
     endings=st.tuples(*[st.booleans()] * 4),
     has_bias=st.booleans(),
 )
-def test_three_by_three_of_any_size(
-    vector_bytes: int | None,
-    side: int,
-    num_images: int,
-    channels: int,
-    kernels: int,
-    endings: tuple[bool, ...],
-    has_bias: bool,
-) -> None:
+def test_three_by_three_of_any_size(vector_bytes, side, num_images, channels, kernels, endings, has_bias):
     relu, adds, relu_of_sum, pool = endings
     maps, weight = random(num_images, channels, side, side), random(kernels, channels, 3, 3)
     bias, added = random(kernels) if has_bias else None, random(num_images, kernels, side, side) if adds else None
     layer = made_layer(
-        maps.shape,
-        weight,
-        bias,
-        relu=relu,
-        adds=adds,
-        relu_of_sum=adds and relu_of_sum,
-        pool=pool and side % 2 == 0,
+        maps.shape, weight, bias, relu=relu, adds=adds, relu_of_sum=adds and relu_of_sum, pool=pool and side % 2 == 0
     )
     way = convolutions(vector_bytes)
     assert LANES[vector_bytes] in (None, way.lanes)
@@ -86,8 +72,8 @@ def test_three_by_three_of_any_size(
 @pytest.mark.slow
 @settings(max_examples=100)
 @given(data=st.data(), vector_bytes=st.sampled_from(list(LANES)), is_depthwise=st.booleans())
-def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, is_depthwise: bool) -> None:
-    """Oblong maps and kernels, strides, padding beyond the map, dilation; two kernels per channel."""
+def test_kernels_of_any_geometry(data, vector_bytes, is_depthwise):
+    """Oblong maps and kernels, strides, padding beyond the map, dilation; two kernels per channel; pooling behind."""
 
     def pair(least: int, most: int) -> tuple[int, int]:
         return data.draw(st.tuples(*[st.integers(least, most)] * 2))
@@ -99,37 +85,23 @@ def test_kernels_of_any_geometry(data: st.DataObject, vector_bytes: int | None, 
     kernels = channels * data.draw(st.integers(1, 2)) if is_depthwise else data.draw(st.integers(1, 14))
     maps, weight = random(3, channels, rows, columns), random(kernels, 1 if is_depthwise else channels, *sizes)
     adds = data.draw(st.booleans())
-    layer = made_layer(
-        maps.shape,
-        weight,
-        random(kernels),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=channels if is_depthwise else 1,
-        relu=data.draw(st.booleans()),
-        adds=adds,
-        relu_of_sum=adds and data.draw(st.booleans()),
-    )
+    bias = random(kernels) if data.draw(st.booleans()) else None
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels if is_depthwise else 1}
+    relu, adds, relu_of_sum, pool = (data.draw(st.booleans()) for _ in range(4))
+    layer = made_layer(maps.shape, weight, bias, **geometry, relu=relu, adds=adds, relu_of_sum=adds and relu_of_sum)
+    layer.pool = pool and not any(side % 2 for side in layer.values[0].shape[2:])
     added = random(*layer.values[0].shape) if adds else None
     way = convolutions(vector_bytes)
     found = run(way, way.layer(layer), maps, added)
     assert (found - expected(layer, maps, added)).abs().max() <= tolerance(layer, maps, added)
 
 
-def test_pooling_behind_other_kernels() -> None:
-    maps = random(3, 4, 6, 6)
-    layer = made_layer(maps.shape, random(5, 4, 1, 1), None, padding=(0, 0), pool=True)
-    found = run(convolutions(), convolutions().layer(layer), maps)
-    assert (found - expected(layer, maps)).abs().max() <= tolerance(layer, maps)
-
-
-def test_grouped_convolutions_are_left_to_torch() -> None:
+def test_grouped_convolutions_are_left_to_torch():
     assert convolutions().layer(made_layer((2, 6, 4, 4), random(6, 3, 3, 3), None, groups=2)) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 5, 4), (40, 2, 3, 3), (33, 7), (5, 2, 6)])
-def test_values_are_placed_and_come_back(shape: tuple[int, ...]) -> None:
+def test_values_are_placed_and_come_back(shape):
     values, way = random(*shape), convolutions()
     placed = way.place(values)
     assert placed.shape == (-(-shape[0] // way.lanes), shape[1] * way.lanes, *shape[2:])
@@ -140,7 +112,7 @@ def test_values_are_placed_and_come_back(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("side", "channels", "kernels"), [(32, 3, 64), (16, 100, 70), (4, 300, 330), (2, 512, 512)])
-def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -> None:
+def test_layers_of_the_published_width(side, channels, kernels):
     maps, bias = F.relu(random(17, channels, side, side)), random(kernels)
     weight = random(kernels, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
     layer, way = made_layer(maps.shape, weight, bias), convolutions()
@@ -155,7 +127,7 @@ def test_layers_of_the_published_width(side: int, channels: int, kernels: int) -
 )
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("side", [2, 4])
-def test_what_is_not_a_number_stays_so(side: int, pool: bool, vector_bytes: int | None) -> None:
+def test_what_is_not_a_number_stays_so(side, pool, vector_bytes):
     """One image per pixel that is NaN; the kernel reads that pixel alone, but its tile is not a number as a whole."""
     way = convolutions(vector_bytes)
     images = torch.ones(side**2, 1, side, side)
@@ -169,7 +141,7 @@ def test_what_is_not_a_number_stays_so(side: int, pool: bool, vector_bytes: int 
 
 
 @pytest.mark.parametrize("padding", [(1, 1), (2, 2)])
-def test_what_would_be_read_out_of_bounds_is_refused(padding: tuple[int, int]) -> None:
+def test_what_would_be_read_out_of_bounds_is_refused(padding):
     way = convolutions()
     layer = way.layer(made_layer((2, 5, 4, 4), random(2, 5, 3, 3), random(2), padding=padding, adds=True))
     side = 2 + 2 * padding[0]
@@ -183,12 +155,12 @@ def test_what_would_be_read_out_of_bounds_is_refused(padding: tuple[int, int]) -
 
 
 @pytest.mark.parametrize(("values", "images"), [(16 * 32**2, 128), (128 * 32**2, 64), (2**30, 1)])
-def test_batches_are_bounded(values: int, images: int) -> None:
+def test_batches_are_bounded(values, images):
     assert convolutions().batch_size(values) == images
 
 
 @pytest.mark.parametrize(("side", "points"), [(1, 9), (2, 9), (4, 36), (32, 36)])
-def test_how_many_weights_are_held(side: int, points: int) -> None:
+def test_how_many_weights_are_held(side, points):
     made = made_layer((2, 5, side, side), random(7, 5, 3, 3), random(7))
     held = inspect.getclosurevars(convolutions().layer(made)).nonlocals["laid_out"]
     assert convolutions().num_weights(made) == points * 7 * 5
