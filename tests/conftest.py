@@ -122,7 +122,13 @@ def run_script(
 ) -> Run:
     """Run the script at `path`, relative to the top of the project, with `cwd` as the current folder."""
     script = os.path.relpath(TOP / path, cwd)
-    command = [sys.executable, script, *map(str, args)]
+    return run_program([sys.executable, script, *map(str, args)], root=root, cwd=cwd, env=env, timeout=timeout)
+
+
+def run_program(
+    command: Sequence[str], *, root: Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 600
+) -> Run:
+    """Run a command with the environment of a script whose root_dir is `root`."""
     done = subprocess.run(
         command,
         cwd=cwd,

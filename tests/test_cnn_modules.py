@@ -2,7 +2,6 @@
 
 import functools
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, assert_near, environment
+from conftest import TOP, assert_near, run_program
 from hypothesis import given, settings
 from random_modules import kernel_masks, network_layers
 from torch import nn
@@ -209,16 +208,8 @@ def test_the_ten_lines_run_print_their_table_and_write_nothing(tmp_path, root_di
     (ten_lines,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
     set_up = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert len([line for line in ten_lines.splitlines() if line]) <= 10
-    done = subprocess.run(
-        [sys.executable, "-c", f"{set_up[1]}\n{ten_lines}"],
-        cwd=tmp_path,
-        env=environment(root_dir),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert done.stdout.startswith("class  name  kernels kept") and not done.stderr
+    done = run_program([sys.executable, "-c", f"{set_up[1]}\n{ten_lines}"], root=root_dir, cwd=tmp_path)
+    assert done.stdout.startswith("class  name  kernels kept") and done.exit_code == 0 and not done.stderr, done
     assert not list(tmp_path.iterdir())
 
 

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import re
-import subprocess
 import sys
 import typing
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from conftest import TOP, environment
+from conftest import TOP, run_program
 from PIL import Image
 from random_modules import random_patched_model
 
@@ -114,16 +113,8 @@ def test_python_blocks_run(document, tmp_path, root_dir):
     save_patched_model(random_patched_model(MinMax(0.0, 1.0)), tmp_path / "patched.pth")
     Image.new("RGB", (40, 30)).save(tmp_path / "cat.png")
     program = "\n".join(["encoded = 2 * [open('cat.png', 'rb').read()]", *blocks])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=tmp_path,
-        env=environment(root_dir),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_program([sys.executable, "-W", "ignore", "-c", program], root=root_dir, cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
 
 
 def stand_in(parameter: str, kind: type, artifacts: Artifacts) -> typing.Any:

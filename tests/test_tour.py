@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOP, environment
+from conftest import TOP, run_program
 
 TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
 # A command, and the block behind it where there is one: what it prints.
@@ -57,14 +56,7 @@ def test_the_tour_is_ten_commands():
 def test_the_commands_of_the_tour_print_what_it_says(folder: Path):
     own = {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
     for command, printed in STEPS[1:]:
-        done = subprocess.run(
-            ["/bin/sh", "-e", "-c", command],
-            cwd=folder,
-            env=environment(folder, **own),
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
-        assert done.returncode == 0, done.stderr
+        done = run_program(["/bin/sh", "-e", "-c", command], root=folder, cwd=folder, env=own, timeout=1800)
+        assert done.exit_code == 0, done.stderr
         lines = [shape(line) + "\n" for line in told(done.stdout)]
         assert pattern(printed).fullmatch("".join(lines)), done.stdout

@@ -229,14 +229,11 @@ def test_the_document_of_the_results_has_a_place_for_every_table() -> None:
 
 @pytest.mark.parametrize("path", NOT_MADE_HERE, ids=lambda path: path.stem)
 def test_figures_that_are_not_made_here_have_a_source(path: Path) -> None:
-    with path.open(encoding="utf-8", newline="") as file:
-        heading, *rows = list(csv.reader(file))
-    assert tuple(heading) == TABLES["literature"].columns
-    for row in rows:
-        values = dict(zip(heading, row, strict=True))
-        assert values["source"], row
+    for values in table_of(path):
+        assert tuple(values) == TABLES["literature"].columns
+        assert values["source"], values
         for name in ("points lost", "kept %", "FLOPs %", "distance %", "precision", "recall", "F1", "others' accuracy"):
-            assert not values[name] or math.isfinite(float(values[name])), row
+            assert not values[name] or math.isfinite(float(values[name])), values
 
 
 # All of it

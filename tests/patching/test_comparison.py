@@ -61,22 +61,6 @@ def test_every_calibration_has_its_controls_for_one_class_and_several(calibratio
         assert found.change(calibration, number) and found.over_no_module(calibration, number)
 
 
-def test_a_patch_of_one_class_is_the_same_wherever_the_class_stands():
-    """The columns may be in any order: the rules know a class by its number."""
-    order = np.array([3, 0, 1, 2])  # the last class first
-    valid, test = VALID, answers(300, 1)
-
-    def moved(part: Answers) -> Answers:
-        given = (part.modules, part.strong, part.modules_of_class, part.strong_of_class)
-        return Answers(np.argsort(order)[part.labels], part.weak[:, order], *({0: each[3]} for each in given))
-
-    for calibration in ("min_max", "learned"):
-        found, other = compared(valid, test, calibration), compared(moved(valid), moved(test), calibration)
-        for method in found.methods:
-            expected = found.confusion(method)[np.ix_(order, order)]
-            assert np.abs(other.confusion(method) - expected).sum() <= 4  # near ties
-
-
 def test_a_target_class_that_no_test_image_has():
     test = answers(60, seed=1)
     keep = test.labels != 3

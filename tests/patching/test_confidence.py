@@ -1,4 +1,4 @@
-"""Intervals and p-values against plain versions of themselves, and facts that hold for every patch."""
+"""Intervals, p-values and the scores of a class against plain versions and scikit-learn's; facts of every patch."""
 
 import time
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
+from sklearn import metrics as sk
 
 from patching import confidence
 from patching.confidence import DRAWS, Change, accuracy_change, change_of, mcnemar_p
@@ -37,6 +38,10 @@ def test_intervals_are_those_of_drawing_images():
     np.testing.assert_allclose(found, expected, atol=0.02)
     width = expected[:, 1] - expected[:, 0]
     assert (width > 0.06).all()  # so that 0.02 says something
+    right = [(answers == labels).astype(float) for answers in (before, after)]
+    expected = np.percentile([right[1][index].mean() - right[0][index].mean() for index in drawn], (2.5, 97.5))
+    assert accuracy_change(labels, before, after) == pytest.approx(tuple(expected), abs=0.01)
+    assert accuracy_change(labels, before, before) == (0, 0)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=60), st.integers(0, 2**31))
@@ -75,14 +80,10 @@ def test_mcnemar():
     assert mcnemar_p(won, lost) == pytest.approx(chi2.sf((won - lost - 1) ** 2 / (won + lost), 1), rel=0.05)
 
 
-def test_same_seed_same_interval_other_seed_another():
+def test_same_seed_same_interval_and_written_and_read():
     answers = answers_of(300, 0.6, 0.7)
-    assert change_of(*answers, 3) == change_of(*answers, 3) != change_of(*answers, 3, seed=1)
-
-
-def test_written_and_read():
-    change = change_of(*answers_of(300, 0.6, 0.7), 3)
-    assert Change.from_json(change.to_json()) == change
+    change = change_of(*answers, 3)
+    assert change == change_of(*answers, 3) == Change.from_json(change.to_json()) != change_of(*answers, 3, seed=1)
     with pytest.raises((KeyError, TypeError, ValueError)):
         Change.from_json({**change.to_json(), "f1": [1]})
 
@@ -95,11 +96,26 @@ def test_a_thousand_draws_of_ten_thousand_images_take_well_under_a_second(monkey
     assert time.process_time() - start < 1
 
 
-def test_the_change_of_accuracy_is_between_its_bounds():
-    labels, before, after = answers_of(400, 0.6, 0.7)
-    random = np.random.default_rng(1)
-    drawn = [random.integers(400, size=400) for _ in range(2000)]
-    right = [(answers == labels).astype(float) for answers in (before, after)]
-    expected = np.percentile([right[1][index].mean() - right[0][index].mean() for index in drawn], (2.5, 97.5))
-    assert accuracy_change(labels, before, after) == pytest.approx(tuple(expected), abs=0.01)
-    assert accuracy_change(labels, before, before) == (0, 0)
+# The scores of a target class
+pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@given(pairs)
+def test_scores_equal_scikit_learns(pairs):
+    labels, predictions = np.array(pairs).T
+    confusion = confusion_matrix(labels, predictions, 4)
+    np.testing.assert_array_equal(confusion, sk.confusion_matrix(labels, predictions, labels=range(4)))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, predictions, labels=range(4), zero_division=0
+    )
+    for target_class in range(4):
+        scores = scores_of_target_class(confusion, target_class)
+        np.testing.assert_allclose(
+            [scores.precision, scores.recall, scores.f1],
+            [precision[target_class], recall[target_class], f1[target_class]],
+        )
+        others = labels != target_class
+        assert scores.others == others.sum()
+        assert scores.true_positives + scores.false_negatives == support[target_class]
+        if others.any():
+            assert scores.others_accuracy == (labels == predictions)[others].mean()

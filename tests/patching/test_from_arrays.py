@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from patching.from_arrays import fit_patch, patch
+from patching.from_arrays import SLACK, fit_patch, least_lowering, patch
 from patching.report import BEFORE, NO_MODULE
 from patching.rules import Given, Learned
 from utils.errors import UserError
@@ -128,17 +130,25 @@ def test_the_other_classes_may_lose_only_so_much():
         assert all(report.scores("learned", n).f1 > report.scores(BEFORE, n).f1 + 0.1 for n in range(2))
     assert lost[None] > 0.02 >= lost[0.02] > 0 >= lost[0.0]
     assert lost[0.02] > 0.01  # and no less is taken than needs be
-
-
-def test_a_share_to_lose_that_is_none_is_one_line():
+    assert fit_patch(weak, outputs, labels, others_may_lose=1.0).rule.found_by["lowered_by"] == 0
     with pytest.raises(UserError, match="others_may_lose: expected a share from 0 to 1, given 5"):
         patch(WEAK, OUTPUTS, LABELS, others_may_lose=5)
 
 
-def test_others_that_lose_nothing_are_left_alone():
-    weak, outputs, labels = images()
-    rule = fit_patch(weak, outputs, labels, others_may_lose=1.0).rule
-    assert rule.found_by["lowered_by"] == 0
+@given(seed=st.integers(0, 1000), num_targets=st.integers(1, 3), right=st.integers(0, 40))
+def test_the_least_lowering_leaves_enough_right_answers(seed, num_targets, right):
+    random = np.random.default_rng(seed)
+    targets, labels = list(random.permutation(4)[:num_targets]), random.integers(4, size=30)
+    scores = random.normal(size=(30, 4)) + (labels[:, None] == np.arange(4))
+
+    def right_after(lowering: float) -> int:
+        answers = (scores - lowering * np.isin(np.arange(4), targets)).argmax(1)
+        return int((answers == labels)[~np.isin(labels, targets)].sum())
+
+    lowering = least_lowering(scores, labels, targets, right)
+    assert lowering >= 0 and right_after(lowering) >= min(right, right_after(1e6))
+    if lowering > 0:
+        assert right_after(lowering - 2 * SLACK) < min(right, right_after(1e6))
 
 
 WEAK, OUTPUTS, LABELS = images(60)

@@ -154,15 +154,6 @@ def test_two_modules_move_their_own_classes_wherever_these_stand(form):
     torch.testing.assert_close(moved, found[:, order], atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
-def test_two_modules_are_worth_more_than_either():
-    logits, output, labels = weak_and_module(600)
-    second = torch.tensor(2 * np.random.default_rng(1).normal(size=600) + 5 * (labels == 1), dtype=torch.float32)
-    both = fit_linear_map(logits, torch.stack([output, second], 1), labels, [3, 1])
-    alone = [fit_linear_map(logits, out[:, None], labels, [k]) for out, k in ((output, 3), (second, 1))]
-    assert both.loss_cross_validated < min(fit_.loss_cross_validated for fit_ in alone)
-
-
 @pytest.mark.parametrize("with_module", [True, False])
 def test_held_out_answers_are_those_of_fits_without_the_image(with_module):
     logits, output, labels = weak_and_module(120)

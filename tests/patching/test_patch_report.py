@@ -92,19 +92,12 @@ def test_mean_change():
 
 
 def test_csv_holds_every_class_method_and_mean():
-    headings, table = exact_table(
-        [patched(0, "x", 3, BEFORE, Change((0, 0), (0, 0), (0.02, 0.1), (0, 0), 1.0)), MODELS[1]]
-    )
+    change = Change((0, 0), (0, 0), (0.02, 0.1), (0, 0), 1.0)
+    headings, table = exact_table([patched(0, "x", 3, BEFORE, change), MODELS[1]])
     lines = [dict(zip(headings, row, strict=True)) for row in table]
     assert [(line["target_class"], line["method"]) for line in lines] == [
-        (0, "before"),
-        (0, "min_max"),
-        (1, "before"),
-        (1, "min_max"),
-        ("mean", "before"),
-        ("mean change", "before"),
-        ("mean", "min_max"),
-        ("mean change", "min_max"),
+        *[(target_class, method) for target_class in (0, 1) for method in ("before", "min_max")],
+        *[(mean, method) for method in ("before", "min_max") for mean in ("mean", "mean change")],
     ]
     assert float(lines[1]["recall"]) == 0.8 and lines[1]["true_positives"] == 8 and lines[1]["others"] == 10
     assert lines[1]["f1_change_low"] == "0.020000" and lines[0]["f1_change_low"] == ""
@@ -113,6 +106,7 @@ def test_csv_holds_every_class_method_and_mean():
 
 
 def test_single_table_shows_the_counts():
+    assert MODELS[0].scores("min_max") == TargetClassScores(8, 1, 2, 9, 10)
     headings, table = single_table(MODELS[0])
     assert dict(zip(headings, table[1], strict=True))["FP"] == 1
     assert table[1][-1] == "9 of 10"
@@ -150,7 +144,3 @@ def test_compared_with_no_module():
         "min_max: significant compared with no module, of 3: F1 1 better, 1 worse",
         "min_max: no better than recalibrating the weak model alone: y, z",
     ]
-
-
-def test_a_target_class_scores_itself_alone():
-    assert MODELS[0].scores("min_max") == TargetClassScores(8, 1, 2, 9, 10)

@@ -72,6 +72,18 @@ def own_root(patched_root, tmp_path):
     return shutil.copytree(patched_root, tmp_path / "own_root")
 
 
+@pytest.fixture
+def patch(own_root, run_main):
+    """Patch overly simple models of one's own copy: what the script said."""
+
+    def run(*words):
+        done = run_main(APPLY, *COMMON, "--exp_type", "weak", *words, root=own_root)
+        assert done.exit_code == 0, done
+        return done.stdout
+
+    return run
+
+
 def test_outputs_are_those_of_the_modules_on_their_class(patched_root, applied):
     counts = [len(module_files.module_outputs(artifacts_of(patched_root), c, SET).load(None)) for c in range(5)]
     assert sum(counts) == 141  # all validation images of the strong model
@@ -85,11 +97,9 @@ def test_all_classes_give_a_table_with_controls(patched_root, applied):
     assert "| class | name |" in table.with_suffix(".md").read_text()
 
 
-def test_one_class_all_calibrations(patched_root, run_main):
-    arguments = ("--exp_type", "weak", "--target_class", 3, "--target_epoch", "last", "--calibration", "all")
-    done = run_main(APPLY, *COMMON, *arguments, root=patched_root)
-    assert done.exit_code == 0, done
-    report = json.loads(patch_files.report(artifacts_of(patched_root), SET, SIMPLE, 3, 1, "all").path.read_text())
+def test_one_class_all_calibrations(own_root, patch):
+    patch("--target_class", 3, "--target_epoch", "last", "--calibration", "all")
+    report = json.loads(patch_files.report(artifacts_of(own_root), SET, SIMPLE, 3, 1, "all").path.read_text())
     assert {"before", "min_max", "percentile", "outlier", "norm", "learned"} < set(report["methods"])
     assert report["classes"] == ["6", "7", "8", "9", "3"] and report["modules"] == SET
     for method in report["methods"].values():
@@ -99,34 +109,30 @@ def test_one_class_all_calibrations(patched_root, run_main):
         assert scores["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
 
 
-def test_patches_by_another_module_set_stand_next_to_them(own_root, run_main):
-    arguments = ("--exp_type", "weak", "--target_class", 3, "--modules")
+def test_patches_by_another_module_set_stand_next_to_them(own_root, patch, run_main):
     for name in ("of_three", SET):
-        done = run_main(APPLY, *COMMON, *arguments, name, root=own_root)
-        assert done.exit_code == 0 and f"module set {name}: saved " in done.stdout, done
+        assert f"module set {name}: saved " in patch("--target_class", 3, "--modules", name)
     found = {each.modules: each for each in load_patched_weak_models(artifacts_of(own_root), SIMPLE)}
     assert found.keys() == {"of_three", SET} and found["of_three"].epoch == found[SET].epoch
     assert load_patched_weak_models(artifacts_of(own_root), SIMPLE, "of_three") == [found["of_three"]]
     other = ("--exp_type", "weak", "--target_class", 1, "--modules", "of_three")
     run_main(APPLY, *COMMON, *other, root=own_root).refused("module set of_three", "expected one of class 1", SET)
-    run_main(APPLY, *COMMON, *arguments, "none", root=own_root).refused("--modules none", "two_thirds")
+    run_main(APPLY, *COMMON, *other[:-1], "none", root=own_root).refused("--modules none", "two_thirds")
 
 
 @pytest.mark.parametrize(
     ("calibration", "colours", "suffix"), [("min_max", "0.25,0.5,0.5", ".pth"), ("learned", None, ".py")]
 )
-def test_saved_model_predicts_what_the_report_counts(own_root, run_main, tmp_path, calibration, colours, suffix):
+def test_saved_model_predicts_what_the_report_counts(own_root, patch, run_main, tmp_path, calibration, colours, suffix):
     """With the images' form that the file itself says, as docs/patching.md uses it."""
-    path, patched_root = tmp_path / f"patched{suffix}", own_root
-    arguments = ("--exp_type", "weak", "--target_class", 3, "--calibration", calibration, "--save", path)
+    path = tmp_path / f"patched{suffix}"
     form = () if colours is None else ("--set", f"mean={colours}", "--set", f"std={colours}")
     if colours is not None:
         retrained = ("--target_class", 3, "--epochs", 1, "--fresh")
-        assert run_main(TRAIN_WEAK, *COMMON, *form, *retrained, root=patched_root).exit_code == 0
-    done = run_main(APPLY, *COMMON, *form, *arguments, root=patched_root)
-    assert done.exit_code == 0, done
+        assert run_main(TRAIN_WEAK, *COMMON, *form, *retrained, root=own_root).exit_code == 0
+    said = patch(*form, "--target_class", 3, "--calibration", calibration, "--save", path)
     test = load_patch_data(CONFIG).split_for(3).test
-    assert f"; run on {len(test)} test images, it answers as reported" in done.stdout
+    assert f"; run on {len(test)} test images, it answers as reported" in said
     if suffix == ".py":
         program = runpy.run_path(str(path))
         predictions = program["scores"](program["load"](), torch.from_numpy(test.pixels)).argmax(1).numpy()
@@ -135,7 +141,7 @@ def test_saved_model_predicts_what_the_report_counts(own_root, run_main, tmp_pat
         assert model.form.normalisation == ((0.25, 0.5, 0.5), (0.25, 0.5, 0.5))
         with torch.inference_mode():
             predictions = model(torch.from_numpy(test.pixels)).argmax(1).numpy()
-    (report,) = patch_files.weak_model_folder(artifacts_of(patched_root), SIMPLE, 3).glob(f"patch_*_{calibration}.json")
+    (report,) = patch_files.weak_model_folder(artifacts_of(own_root), SIMPLE, 3).glob(f"patch_*_{calibration}.json")
     confusion = np.array(json.loads(report.read_text())["methods"][calibration]["confusion_matrix"])
     assert (predictions == 4).sum() == confusion[:, 4].sum()
     assert (predictions == test.labels).sum() == np.trace(confusion)
@@ -161,13 +167,11 @@ class MostlyWeak(Rule):
         return {"threshold": float(self.threshold)}
 
 
-def test_a_new_rule_is_a_class_in_the_table(own_root, run_main, tmp_path, monkeypatch):
+def test_a_new_rule_is_a_class_in_the_table(own_root, patch, tmp_path, monkeypatch):
     monkeypatch.setitem(RULES, "mostly_weak", MostlyWeak)
     path, artifacts = tmp_path / "patched.pth", artifacts_of(own_root)
-    arguments = ("--exp_type", "weak", "--target_class", 1, "--calibration", "mostly_weak", "--save", path)
-    done = run_main(APPLY, *COMMON, *arguments, root=own_root)
-    assert done.exit_code == 0, done
-    assert "control: mostly_weak, whole strong model" in done.stdout
+    said = patch("--target_class", 1, "--calibration", "mostly_weak", "--save", path)
+    assert "control: mostly_weak, whole strong model" in said
     (model,) = [model for model in load_patched_weak_models(artifacts, SIMPLE) if model.target_class == 1]
     lowest = module_files.module_outputs(artifacts, 1, SET).load(None).min()
     assert "mostly_weak" in model.calibrations and float(model.rule("mostly_weak").threshold) == lowest
@@ -175,10 +179,9 @@ def test_a_new_rule_is_a_class_in_the_table(own_root, run_main, tmp_path, monkey
     assert isinstance(loaded.rule, MostlyWeak) and float(loaded.rule.threshold) == lowest
 
 
-def test_reports_of_several_runs_are_joined(own_root, run_main):
-    arguments = ("--exp_type", "weak", "--target_class", 4, "--calibration")
+def test_reports_of_several_runs_are_joined(own_root, patch):
     for calibration in ("norm", "min_max"):
-        assert run_main(APPLY, *COMMON, *arguments, calibration, root=own_root).exit_code == 0
+        patch("--target_class", 4, "--calibration", calibration)
     (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
     assert set(model.calibrations) >= {"min_max", "norm"} and isinstance(model.rule("min_max"), MinMax)
     assert model.confusion("norm").sum() == model.confusion("before").sum() == model.test_images
@@ -267,19 +270,17 @@ def test_workers_of_an_engine_train_the_same(own_root, run_main, monkeypatch):
 
 
 @ON_ONE_THREAD
-def test_workers_of_an_engine_patch_the_same(applied, own_root, run_main, monkeypatch):
+def test_workers_of_an_engine_patch_the_same(applied, own_root, patch, run_main, monkeypatch):
     folder = patch_files.weak_models_folder(artifacts_of(own_root), SIMPLE)
-    arguments = ("--exp_type", "weak", "--calibration", "learned")
     written = files_below(folder)
     reports = sorted(folder.glob("target_class_*/patch_*_learned.json"))
     for report in reports:
         report.unlink()
     assert len(reports) == 5
     monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: ShuffledEngine(count=2))
-    again = run_main(APPLY, *COMMON, *arguments, "--engine", "local", root=own_root)
-    assert again.exit_code == 0, again
+    patch("--calibration", "learned", "--engine", "local")
     assert files_below(folder) == written
-    run_main(APPLY, *COMMON, *arguments, "--address", "auto", root=own_root).refused("only with --engine ray")
+    run_main(APPLY, *COMMON, "--exp_type", "weak", "--address", "auto", root=own_root).refused("only with --engine ray")
 
 
 @pytest.mark.long
@@ -317,10 +318,7 @@ def test_missing_files_name_the_command(own_root, run_main, file, message):
         (("--target_epoch", "7"), "expected one of the epochs kept: "),
         (("--target_epoch", "late"), "--target_epoch late: expected best, last, or an epoch"),
         (("--target_class", "5"), "--target_class 5: expected a class from 0 to 4"),
-        (
-            ("--target_class", "three"),
-            "--target_class three: expected a class from 0 to 4, or its name; they are 0 (0),",
-        ),
+        (("--target_class", "three"), "--target_class three: expected a class from 0 to 4, or its name; they are 0"),
         (("--calibration", "max"), "invalid choice: 'max'"),
         (("--save", "x.pth"), "--save: expected one --target_class"),
         (("--exp_type", "poor_fit"), "patch_for_poor_model/train.py"),
@@ -333,12 +331,12 @@ def test_bad_arguments(patched_root, run_main, arguments, message):
     run_main(APPLY, *COMMON, *exp_type, *arguments, root=patched_root).refused(message)
 
 
-def test_outputs_that_are_missing_or_damaged_are_collected_again(applied, own_root, run_main):
+def test_outputs_that_are_missing_or_damaged_are_collected_again(applied, own_root, patch):
     file = module_files.module_outputs(artifacts_of(own_root), 3, SET)
-    outputs, arguments = file.load(None), ("--exp_type", "weak", "--target_class", 3)
+    outputs = file.load(None)
     for damage in (file.remove, lambda: file.save(outputs[:-1])):
         damage()
-        assert run_main(APPLY, *COMMON, *arguments, root=own_root).exit_code == 0
+        patch("--target_class", 3)
         np.testing.assert_array_equal(file.load(len(outputs)), outputs)
 
 

@@ -20,11 +20,6 @@ from utils.errors import UserError
 
 CLASSES = ("6", "7", "8", "9", "2")
 FORM = Form(32, "stretch", IMAGENET)
-NETWORKS = [
-    ("simcnn_tiny", "simcnn_x0_25"),
-    ("rescnn_tiny", "rescnn_x0_25"),
-    pytest.param("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow),  # with batch norm
-]
 RULES = {
     "range": RangeRule(-1.0, 2.0),
     "linear": Learned(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), torch.ones(5)),
@@ -53,24 +48,17 @@ def answer(model: PatchedModel) -> torch.Tensor:
         return model(*(pixels(side=shape[0]) for shape in model.inputs.values()))
 
 
-@pytest.mark.parametrize(("weak_network", "strong_network"), NETWORKS)
-@pytest.mark.parametrize("rule", RULES)
-def test_forward_is_the_computation_of_the_members(weak_network, strong_network, rule):
-    model = patched_model(weak_network, strong_network, rule)
-    assert_near(answer(model), scores_of(model))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weak_network", "strong_network", "rule"),
     [
         ("simcnn_tiny", "simcnn_x0_25", "range"),
-        ("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5", "linear"),
-        pytest.param("rescnn_tiny", "rescnn_x0_25", "linear", marks=pytest.mark.long),
+        ("rescnn_tiny", "rescnn_x0_25", "linear"),
+        pytest.param("resnet20_x0_25", "torchvision:shufflenet_v2_x0_5", "linear", marks=pytest.mark.slow),
     ],
 )
 def test_saved_and_loaded(tmp_path, weak_network, strong_network, rule):
     model = patched_model(weak_network, strong_network, rule)
+    assert_near(answer(model), scores_of(model))
     path = tmp_path / "patched.pth"
     save_patched_model(model, path)
     state = torch.load(path, weights_only=True)
@@ -171,20 +159,16 @@ def saved(tmp_path_factory):
     return path
 
 
-def test_a_file_of_an_earlier_version_is_refused(tmp_path, saved):
-    state = torch.load(saved, weights_only=True)
-    del state["form"]
-    torch.save(state, tmp_path / "old.pth")
-    with pytest.raises(UserError, match=r"old\.pth is of an earlier version.*make it again with: .*--save"):
-        load_patched_model(tmp_path / "old.pth")
-
-
 def changed(**values):
     return lambda state: state.update(values)
 
 
 def changed_form(**values):
     return lambda state: state.update(form={**state["form"], **values})
+
+
+def of_an_earlier_version(state):
+    del state["form"]
 
 
 def without_weights(state):
@@ -214,6 +198,7 @@ def not_finite(state):
         changed_form(normalisation=[[0.5, 0.5], [0.5, 0.5, 0.5]]),
         changed_form(normalisation=[[0.5, 0.5, 0.5], [0.5, 0.0, 0.5]]),
         changed_form(resize="tile"),
+        of_an_earlier_version,
         without_weights,
         without_a_kernel,
         not_finite,
@@ -227,6 +212,7 @@ def test_a_file_that_is_no_patched_model_is_refused(tmp_path, saved, damage):
     with pytest.raises(UserError, match=r"patched\.pth.*apply_patch\.py --save") as refused:
         load_patched_model(path)
     assert "\n" not in str(refused.value)
+    assert ("is of an earlier version" in str(refused.value)) is (damage is of_an_earlier_version)
 
 
 def test_a_missing_file_names_the_command(tmp_path):

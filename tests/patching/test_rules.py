@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patching.rules import RULES, Given, Learned, RangeRule, rule_saved_as, scale_to_range
+from patching.rules import RULES, Given, RangeRule, rule_saved_as, scale_to_range
 from utils.errors import UserError
 
 RANGES = [name for name, rule in RULES.items() if issubclass(rule, RangeRule)]
@@ -46,11 +46,6 @@ def test_only_the_target_entry_is_replaced():
     assert scores[:, 2].tolist() == [0.5, 2.0]  # outputs beyond the range are not clipped
     torch.testing.assert_close(scores[:, :2], torch.softmax(logits, 1)[:, :2])
     assert scores.argmax(1).tolist() == [2, 2]
-
-
-def test_linear_scores_by_hand():
-    rule = Learned([[1.0, 0.0, 0.0], [0.0, 2.0, 3.0]], [0.5, -1.0])
-    assert rule(torch.tensor([[5.0, 7.0]]), torch.tensor([[10.0]])).tolist() == [[5.5, 43.0]]
 
 
 @pytest.mark.parametrize("calibration", RANGES)

@@ -57,17 +57,16 @@ def saved_with(weak: nn.Module | None, form: Form = FORM, rule: Rule = LEARNED) 
     return PatchedModel(member, [Member(network(outputs=1), FORM, [2])], copy.deepcopy(rule), CLASSES, None, 3)
 
 
-def reported_of(model: PatchedModel) -> Reported:
+def reported_of(model: PatchedModel, **inputs: np.ndarray) -> Reported:
     """What the networks say by themselves, not by what is exported."""
-    inputs = {"pixels": PIXELS}
+    if not inputs:
+        known = {} if model.weak else {"weak_logits": torch.randn(len(PIXELS), 3).numpy()}
+        inputs = {**known, "pixels": PIXELS}
+    first, last = [torch.from_numpy(list(inputs.values())[place]) for place in (0, -1)]
     with torch.no_grad():
-        if model.weak is None:
-            weak = torch.randn(len(PIXELS), 3)
-            inputs = {"weak_logits": weak.numpy(), **inputs}
-        else:
-            weak = model.weak.network(normalise(torch.from_numpy(PIXELS), model.weak.form.normalisation))
-        outputs = model.parts[0].network(normalise(torch.from_numpy(PIXELS), model.form.normalisation))
-        scores = model.rule(weak.float(), outputs)
+        weak = model.weak.network(normalise(first, model.weak.form.normalisation)) if model.weak else first
+        outputs = [part.network(normalise(last, part.form.normalisation)) for part in model.parts]
+        scores = model.rule(weak.float(), torch.cat(outputs, 1))
     return Reported(inputs, scores.numpy(), TOLERANCE)
 
 
@@ -86,19 +85,21 @@ class Named(dict):
     """As the outputs of some libraries: a dict of their own."""
 
 
-def as_it_is(features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return logits
-
-
 def as_dict(features: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
     return {"features": features, "loss": None, "logits": logits}
 
 
-def as_own_dict(features: torch.Tensor, logits: torch.Tensor) -> Named:
-    return Named(features=features, logits=logits)
-
-
-@pytest.mark.parametrize("wrap", [as_it_is, as_dict, as_own_dict, Pair, Record, lambda *values: (values,)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda _, logits: logits,
+        as_dict,
+        lambda features, logits: Named(features=features, logits=[logits]),
+        Pair,
+        Record,
+        lambda *values: (values,),
+    ],
+)
 def test_logits_are_found_in_whatever_a_network_answers(wrap: Callable[..., Any]) -> None:
     images = normalise(torch.from_numpy(PIXELS), FORM.normalisation)
     with torch.no_grad():
@@ -172,14 +173,8 @@ def test_members_of_any_form_and_rule_are_saved(tmp_path: Path, rule: Rule, suff
     weak = Member(Logits(network(), 3), dataclasses.replace(form, side=9), range(3))
     parts = [Member(network(outputs=1), each, [n]) for n, each in zip((0, 2), (form, FORM), strict=True)]
     model = PatchedModel(weak, parts if isinstance(rule, RangeRule) else parts[1:], rule, CLASSES)
-    given = {"weak_pixels": PIXELS[:, :9, :9], "module_pixels": PIXELS}
-    with torch.no_grad():
-        of_weak = weak.network(normalise(torch.tensor(given["weak_pixels"]), form.normalisation))
-        images = [normalise(torch.from_numpy(PIXELS), part.form.normalisation) for part in model.parts]
-        outputs = [part.network(each) for part, each in zip(model.parts, images, strict=True)]
-        scores = rule(of_weak, torch.cat(outputs, 1)).numpy()
     path = tmp_path / f"patched{suffix}"
-    save_as_reported(model, path, Reported(given, scores, TOLERANCE))
+    save_as_reported(model, path, reported_of(model, weak_pixels=PIXELS[:, :9, :9], module_pixels=PIXELS))
     assert list(model.inputs) == ["weak_pixels", "module_pixels"] and path.exists()
 
 

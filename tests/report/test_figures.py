@@ -1,7 +1,6 @@
 """Figures: the numbers behind them, what they say in words, and the files that they are saved as."""
 
-import os
-import subprocess
+import dataclasses
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -9,21 +8,23 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from conftest import TOP
+from conftest import TOP, run_program
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from matplotlib import font_manager
 
+from configures.base import load
 from models.training import Epoch
 from patching.metrics import scores_of_target_class
 from report import fonts
 from report.figures import HEAT, Drawing, as_svg, readable_on, remove_drawings, save_drawing
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
+from report.figures_of_patch_trade_off import apart
 from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
 from report.figures_of_search import cost_figure, course_figure, kept_figure, pairs_figure
-from report.words import percent
+from report.figures_of_trade_off import is_of_the_paper
 from search.genetic.log import Generation
 from search.gradient.log import Round
 from search.methods import METHODS
@@ -40,32 +41,34 @@ def generation(number: int, accuracy: float) -> Generation:
     return Generation(number, accuracy, 0.4, 0.9 * accuracy + 0.04, 0.6, 0.2, 50, 1000, (0, 1, 2), 5.0)
 
 
-def drawings() -> dict[str, Drawing]:
+def drawings(names: tuple[str, ...] = CLASSES) -> dict[str, Drawing]:
     """Every figure once, of small numbers."""
-    random = np.random.default_rng(0)
-    masks = random.random((3, 12)) < 0.6
-    strong = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 10]])
-    composed = np.array([[6, 4, 0], [1, 9, 0], [0, 0, 10]])
+    random, n, title = np.random.default_rng(0), len(names), " ".join(names[:3])
+    masks = random.random((n, 12)) < 0.6
+    strong = 10 * np.eye(n, dtype=np.int64)
+    composed = strong.copy()
+    strong[:2, :2], composed[:2, :2] = [[8, 2], [1, 9]], [[6, 4], [1, 9]]
+    counts = {"strong model": strong, "composed model": composed}
     before = scores_of_target_class(np.array([[5, 1], [4, 2]]), 1)
     after = scores_of_target_class(np.array([[4, 2], [1, 5]]), 1)
     labels, changed = np.array([0, 0, 1, 1]), (np.array([0, 0, 0, 1]), np.array([1, 0, 1, 1]))
     images = random.integers(0, 255, (4, 32, 32, 3), np.uint8)
-    answers = PatchAnswers(("rose", "cat"), images, labels, *changed, np.zeros(4, np.float32))
+    answers = PatchAnswers(names[:2], images, labels, *changed, np.zeros(4, np.float32))
     curves = {"0": np.array([[0.1, 0.2], [0.5, 0.9], [1, 0.9]]), "1=3": np.array([[0.1, 0.88], [0.5, 0.9], [1, 0.9]])}
-    outputs = ([random.normal(2, 1, 20) for _ in CLASSES], [random.normal(0, 1, 40) for _ in CLASSES])
+    outputs = ([random.normal(2, 1, 20) for _ in names], [random.normal(0, 1, 40) for _ in names])
     return {
-        "training": training_figure([epoch(0, 0.4), epoch(1, 0.8), epoch(2, 0.7)], 1, "t"),
-        "importance": importance_figure({"0": random.random((3, 4)), "1=3": random.random((3, 8))}, CLASSES, "t"),
-        "sensitivity": sensitivity_figure(curves, ["0"], 0.05, "t"),
-        "search": course_figure([generation(0, 0.5), generation(1, 0.75)], METHODS["genetic"].course, 1, "t"),
-        "kept": kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], CLASSES, "t"),
-        "pairs": pairs_figure(masks, CLASSES, "t"),
-        "cost": cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * 3), CLASSES, "t"),
-        "confusion": confusion_figure({"strong model": strong, "composed model": composed}, CLASSES, "t"),
-        "class_accuracy": class_accuracy_figure({"strong model": strong, "composed model": composed}, CLASSES, "t"),
-        "outputs": outputs_figure(*outputs, CLASSES, "others", "t"),
-        "patch": patch_figure({"cat": {"before": before, "min_max": after}}, "t"),
-        "changed_images": changed_images_figure([answers], "min_max", "t"),
+        "training": training_figure([epoch(0, 0.4), epoch(1, 0.8), epoch(2, 0.7)], 1, title),
+        "importance": importance_figure({"0": random.random((n, 4)), "1=3": random.random((n, 8))}, names, title),
+        "sensitivity": sensitivity_figure(curves, ["0"], 0.05, title),
+        "search": course_figure([generation(0, 0.5), generation(1, 0.75)], METHODS["genetic"].course, 1, title),
+        "kept": kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], names, title),
+        "pairs": pairs_figure(masks, names, title),
+        "cost": cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * n), names, title),
+        "confusion": confusion_figure(counts, names, title),
+        "class_accuracy": class_accuracy_figure(counts, names, title),
+        "outputs": outputs_figure(*outputs, names, "others", title),
+        "patch": patch_figure({name: {"before": before, "min_max": after} for name in names}, title),
+        "changed_images": changed_images_figure([answers], "min_max", title),
     }
 
 
@@ -84,18 +87,10 @@ def drawn() -> dict[str, Drawing]:
         ("kept", "Modules keep", 3 * 3),
         ("pairs", "The mean distance of two modules is", 9),
         ("cost", "50.0 % of the strong model's kernels, 50.0 % of its FLOPs and 20.0 % of its parameters", 4),
-        (
-            "confusion",
-            "composed model: 83.3 % of 30 images right; its most frequent mistake takes cat for dog (4 times)",
-            18,
-        ),
+        ("confusion", "83.3 % of 30 images right; its most frequent mistake takes cat for dog (4 times)", 18),
         ("class_accuracy", "strong model 90.0 %, composed model 83.3 %. Largest loss: cat, -20.0 points", 3),
         ("outputs", "averaged over the modules", 6),
-        (
-            "patch",
-            "With min_max, F1 is 76.9 % instead of 44.4 %, better for 1 of 1 weak model; the others' accuracy",
-            2,
-        ),
+        ("patch", "With min_max, F1 is 76.9 % instead of 44.4 %, better for 3 of 3 weak models; the others'", 6),
         ("changed_images", "of 4 answers to test images 1 turn from wrong to right and 1 from right to wrong", 2),
     ],
 )
@@ -233,38 +228,13 @@ def test_figures_bear_one_module_many_classes_and_nothing_won() -> None:
         assert drawing.finding.endswith(".")
 
 
-def test_a_share_is_said_in_percent() -> None:
-    assert percent(0.1234) == "12.3\N{NO-BREAK SPACE}%"
-
-
 ODD_NAMES = ("$5 to $10", "A$AP_$", "$\\frac{1}$", "_hidden", "a\\b", "50 %", "{", "^_^", "#", "$", "<b>&amp;", "é")
-
-
-def drawn_with(names: tuple[str, ...]) -> list[Drawing]:
-    """The figures that name classes."""
-    n = len(names)
-    random = np.random.default_rng(0)
-    masks, many = random.random((n, 12)) < 0.6, np.eye(n, dtype=np.int64) * 4 + 1
-    labels, before, after = np.arange(n), np.roll(np.arange(n), 1), np.arange(n)
-    pixels = random.integers(0, 255, (n, 32, 32, 3), np.uint8)
-    scores = scores_of_target_class(np.array([[5, 1], [4, 2]]), 1)
-    return [
-        importance_figure({"0": random.random((n, 4))}, names, names[0]),
-        kept_figure(masks, [slice(0, 4), slice(4, 12)], ["0", "1"], names, names[0]),
-        pairs_figure(masks, names, names[0]),
-        cost_figure((12, 4_000_000, 5000), np.array([[6, 2_000_000, 1000]] * n), names, names[0]),
-        confusion_figure({"strong model": many}, names, names[0]),
-        class_accuracy_figure({"strong model": many, "composed model": many}, names, names[0]),
-        outputs_figure([random.normal(size=9) for _ in names], [random.normal(size=9) for _ in names], names, "o", "t"),
-        patch_figure({name: {"before": scores, "min_max": scores} for name in names}, names[0]),
-        changed_images_figure([PatchAnswers(names, pixels, labels, before, after, np.zeros(n))], "m", names[0]),
-    ]
 
 
 @pytest.mark.slow
 def test_names_of_classes_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_, **__: pytest.fail("read as mathematics"))
-    for drawing in drawn_with(ODD_NAMES):
+    for drawing in drawings(ODD_NAMES).values():
         ElementTree.fromstring(drawing.svg)  # noqa: S314 - our own file
 
 
@@ -306,9 +276,9 @@ def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
         "figure = f.new_figure(2, 2); f.styled(figure.suptitle)('$5 to $10'); print(len(f.as_png(figure)))\n"
         "assert 'matplotlib.pyplot' not in sys.modules; print(os.environ['MPLBACKEND'])"
     )
-    env = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(TOP)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    env = {"MPLBACKEND": backend, "PYTHONPATH": str(TOP)}
+    done = run_program([sys.executable, "-c", code], root=tmp_path, cwd=tmp_path, env=env)
+    assert done.exit_code == 0 and not done.stderr, done.stderr
     assert done.stdout.splitlines()[1] == backend
 
 
@@ -336,7 +306,42 @@ def test_another_font_is_taken_for_characters_that_the_first_lacks(
 
 @pytest.mark.slow
 def test_characters_that_no_font_has_are_said_once(nothing_said: None, capsys: pytest.CaptureFixture[str]) -> None:
-    for drawing in drawn_with(("\U0010f001", "\U0010f002", "\U0010f003")):  # nobody's
+    for drawing in drawings(("\U0010f001", "\U0010f002", "\U0010f003")).values():  # nobody's
         ElementTree.fromstring(drawing.svg)  # noqa: S314 - our own file
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("figures: no installed font has 3 of the characters, such as ") and "install a font" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "is_of_it"),
+    [
+        ("simcnn", "cifar10", True),
+        ("rescnn_x0_25", "cifar10", True),
+        ("rescnn", "svhn", True),
+        ("simcnn", "svhn_5", False),  # five of its classes
+        ("resnet20", "cifar10", False),
+        ("simcnn_x0_25", "digits", False),
+        ("simcnn_x0_25", "digits_5", False),
+    ],
+)
+def test_the_papers_value_is_of_its_networks_and_datasets(model: str, dataset: str, is_of_it: bool) -> None:
+    assert is_of_the_paper(load(model, dataset)) == is_of_it
+
+
+def test_the_network_counts_and_not_the_name_of_the_model() -> None:
+    config = load("simcnn", "cifar10")
+    assert not is_of_the_paper(dataclasses.replace(config, network="torchvision:resnet18"))
+    assert is_of_the_paper(dataclasses.replace(config, dataset="mine", source="cifar10"))
+
+
+@given(st.lists(st.floats(0, 100), max_size=12), st.floats(0.1, 5))
+def test_heights_keep_their_order_and_stand_apart(heights: list[float], least: float) -> None:
+    moved = apart(heights, least)
+    order = np.argsort(heights, kind="stable")
+    assert all(after >= before for before, after in zip(heights, moved, strict=True))
+    assert (np.diff(np.array(moved)[order]) >= least - 1e-9).all()
+
+
+def test_what_stands_apart_stays() -> None:
+    assert apart([80.0, 20.0, 50.0], 2.0) == [80.0, 20.0, 50.0]
+    assert apart([5.0, 5.0, 4.0], 2.0) == [6.0, 8.0, 4.0]

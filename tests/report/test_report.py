@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ from report.sections import (
     set_blocks,
     training_blocks,
 )
-from report.words import counted, duration
+from report.words import counted, duration, percent
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation
 from utils.artifacts import Artifacts
@@ -60,6 +61,7 @@ from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
+COMMON = ("--model", MODEL, "--dataset", DATASET)
 CONFIG = load(MODEL, DATASET)
 SIMPLE = WeakKind.SIMPLE
 NUM_CLASSES = CONFIG.num_classes
@@ -141,36 +143,17 @@ def finished_root(strong_roots: Callable[[str, str], Path], tmp_path_factory: py
         split = load_split(CONFIG)
         stage = Stage(CONFIG, artifacts, torch.device("cpu"), torch.float32, 0)
         masks = random.random((NUM_CLASSES, KERNELS)) < 0.95
-        search = {
-            "method": "genetic",
-            "generation": 1,
-            "generations": 2,
-            "ensemble": (0,) * NUM_CLASSES,
-            "seconds": 6.0,
-        }
+        search = {"method": "genetic", "generation": 1, "generations": 2, "ensemble": (0,) * 5, "seconds": 6.0}
         strong = load_strong_model(CONFIG, artifacts, stage.device)
         save_set(stage, strong, masks, split, search, name=None, default_name="genetic")
     torch.manual_seed(0)
     for target_class in (1, 3):
         patch_files.weak_model(artifacts, SIMPLE, target_class, 0).save(build_weak_network(CONFIG, SIMPLE).state_dict())
-    stages = [("preprocess/module_output_collector.py", [])] + [
-        (
-            "experiments/patch/apply_patch.py",
-            [
-                "--exp_type",
-                "weak",
-                "--target_class",
-                str(target_class),
-                "--target_epoch",
-                "0",
-                "--calibration",
-                "min_max",
-            ],
-        )
-        for target_class in (1, 3)
-    ]
-    for script, arguments in stages:
-        done = run_here(script, "--model", MODEL, "--dataset", DATASET, *arguments, root=root)
+    words = ("--exp_type", "weak", "--target_epoch", 0, "--calibration", "min_max", "--target_class")
+    stages: list[tuple[Any, ...]] = [("preprocess/module_output_collector.py", *COMMON)]
+    stages += [("experiments/patch/apply_patch.py", *COMMON, *words, target_class) for target_class in (1, 3)]
+    for stage_words in stages:
+        done = run_here(*stage_words, root=root)
         assert done.exit_code == 0, done
     return root
 
@@ -193,7 +176,7 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     figures.mkdir(parents=True)
     for name in ("of_an_earlier_report.png", "of_an_earlier_report.svg", "of_an_earlier_report.csv", "a_users_own.png"):
         (figures / name).touch()
-    done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", DATASET, root=root)
+    done = run_main("scripts/make_report.py", *COMMON, root=root)
     assert done.exit_code == 0, done.stderr
     folder = report_files.folder(copied.artifacts)
     page = check_page((folder / "index.html").read_text(encoding="utf-8"))
@@ -229,17 +212,12 @@ def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Call
     done = run_main("scripts/make_report.py", "--model", MODEL, "--dataset", "digits", root=root_dir)
     assert done.exit_code == 0, done.stderr
     page = check_page((root_dir / "data" / f"{MODEL}_digits" / "report" / "index.html").read_text(encoding="utf-8"))
-    assert page.all("img") == []
-    assert [heading["id"] for heading in page.all("h2")] == ["answer", "provenance"]
+    assert page.all("img") == [] and [heading["id"] for heading in page.all("h2")] == ["answer", "provenance"]
     assert not [attributes for _, attributes in page.tags if attributes.get("class") == "note"]
     assert "There are no modules here yet" in page.text
-    for script in (
-        "train.py",
-        "preprocess/kernel_importance_analyzer.py",
-        "scripts/run_layer_sensitivity_analyzer.py",
-        "scripts/run_module_search.py",
-    ):
-        assert f"python {script} --model {MODEL} --dataset digits" in page.text
+    for script in ("train", "preprocess/kernel_importance_analyzer", "scripts/run_layer_sensitivity_analyzer"):
+        assert f"python {script}.py --model {MODEL} --dataset digits" in page.text
+    assert f"python scripts/run_module_search.py --model {MODEL} --dataset digits" in page.text
 
 
 DAMAGES: dict[str, tuple[str, Callable[[ReportData], Iterable[Block]]]] = {
@@ -265,15 +243,17 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(copied: ReportDa
     assert str(path) in note and f"python {command} --model {MODEL} --dataset {DATASET}" in note
 
 
+START_OF_REPORT = '{"target_class": 1, "classes": ["a", "b"], "epoch": 0, "test_images": 3, "methods": {"before": '
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "[]",
         "{}",
         "[" * 100_000,
-        '{"target_class": 1, "classes": ["a", "b"], "epoch": 0, "test_images": 3, "methods": {"before": null}}',
-        '{"target_class": 1, "classes": ["a", "b"], "epoch": 0, "test_images": 3, '
-        '"methods": {"before": {"confusion_matrix": [[1, 2]], "rule": null}}}',
+        START_OF_REPORT + "null}}",
+        START_OF_REPORT + '{"confusion_matrix": [[1, 2]], "rule": null}}}',
     ],
 )
 def test_a_report_on_a_patch_that_is_none_is_named(copied: ReportData, text: str) -> None:
@@ -302,9 +282,7 @@ def test_weak_models_that_were_trained_again_are_noticed(copied: ReportData) -> 
 
 
 def test_another_strong_model_than_the_searchs_is_noticed(copied: ReportData) -> None:
-    genetic_files.settings(copied.artifacts).path.write_text(
-        json.dumps({"strong_model_sha256": "0" * 64}), encoding="utf-8"
-    )
+    genetic_files.settings(copied.artifacts).path.write_text(json.dumps({"strong_model_sha256": "0" * 64}))
     (note,) = notes(lambda: search_blocks(copied))
     assert "is of another strong model than the one that is there" in note and "--fresh" in note
 
@@ -323,14 +301,14 @@ def test_layers_that_are_not_measured_yet_are_named(copied: ReportData) -> None:
 
 
 def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
+    change_search(copied, mixed_processors=["old", "new"])
     rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
     found = {row[0]: row[1:] for row in rows}
     assert found["training"][2] == "4 s" and found["module set genetic"][2] == "6 s"
     assert "poorly fitted models" not in found
-    assert found["torch"] == [torch.__version__.partition("+")[0]] or found["torch"][0].startswith(
-        torch.__version__[:4]
-    )
+    assert found["torch"][0].startswith(torch.__version__[:4])
     assert found["seed of the search"] == ["not recorded"]
+    assert [row[1] for row in rows if row[0].startswith("processors of the search: mixed")] == ["['old', 'new']"]
     assert len(setting_rows(CONFIG, {})) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
 
 
@@ -415,12 +393,6 @@ def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> No
     assert len(ReportData(copied.stage, "genetic").targets) == NUM_CLASSES
 
 
-def test_mixed_processors_of_a_search_are_named(copied: ReportData) -> None:
-    change_search(copied, mixed_processors=["old", "new"])
-    rows = [[str(cell) for cell in row] for block in provenance_blocks(copied) for row in block.rows]  # type: ignore[union-attr]
-    assert [row[1] for row in rows if row[0].startswith("processors of the search: mixed")] == ["['old', 'new']"]
-
-
 def test_markup_in_names_is_shown_not_obeyed() -> None:
     hostile = "<img src=x onerror=alert(1)>\"'&`"
     drawing = Drawing(new_figure(2, 2), f"A finding about {hostile}.", (hostile,), [(hostile,)])
@@ -442,16 +414,14 @@ def test_columns_of_numbers_alone_stand_right() -> None:
     assert Table("t", list("abcde"), rows).numeric == [False, True, True, True, False]
 
 
-def test_one_thing_is_not_many() -> None:
-    assert [counted(number, "model") for number in (0, 1, 2000)] == ["0 models", "1 model", "2,000 models"]
-
-
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(None, "not recorded"), (0.4, "0 s"), (99, "99 s"), (600, "10 min"), (7200, "2.0 h"), (float("nan"), "unknown")],
 )
-def test_durations(seconds: float | None, said: str) -> None:
+def test_durations_counts_and_shares_in_words(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said
+    assert [counted(number, "model") for number in (0, 1, 2000)] == ["0 models", "1 model", "2,000 models"]
+    assert percent(0.1234) == "12.3\N{NO-BREAK SPACE}%"
 
 
 def own_report(copied: ReportData, *, modules: str) -> None:
@@ -503,7 +473,5 @@ def test_a_section_of_what_was_never_made_is_empty_and_a_damaged_one_is_not() ->
 
     assert section("a", "A", never_made, never_made) == Section("a", "A", (), ("missing a; first run: b",))
     assert [type(block) for block in section("a", "A", never_made, broken).blocks] == [Note, Note]
-    assert [type(block) for block in section("a", "A", never_made, lambda: [Paragraph("x")]).blocks] == [
-        Note,
-        Paragraph,
-    ]
+    blocks = section("a", "A", never_made, lambda: [Paragraph("x")]).blocks
+    assert [type(block) for block in blocks] == [Note, Paragraph]

@@ -90,13 +90,6 @@ def test_the_end_ends_the_watch(
     assert "\x1b" not in done.stdout
 
 
-def test_one_look_at_a_running_search(artifacts: Artifacts, run_main: Callable[..., Run]) -> None:
-    start(artifacts, generation(0, 0.5), outputs=1)
-    done = run_main(*SCRIPT, "--once", root=artifacts.root_dir)
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert "1 of 16 generations scored" in done.stdout
-
-
 def test_damaged_files_are_named(artifacts: Artifacts, run_main: Callable[..., Run]) -> None:
     start(artifacts, generation(0, 0.5))
     genetic_files.log(artifacts).path.write_text("generation,accuracy\n0,much\n", encoding="utf-8")
