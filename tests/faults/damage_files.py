@@ -52,7 +52,7 @@ from models.trained_on import check_trained_on
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
-from modules.module_sets import RECORD, collected_outputs, open_set, read_set
+from modules.module_sets import RECORD, collected_outputs, latest_name, open_set, read_set
 from patching import files as patch_files
 from patching.data import of_class
 from patching.on_disk import kept_epochs, load_patched_weak_models, load_weak_model
@@ -120,6 +120,7 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
         "module": Kind(modules.file(RELATED).path, lambda: modules.module(RELATED, cpu).state_dict(), [PATCH]),
         "module's kernels": Kind(modules.kernels_file(RELATED).path, lambda: modules.mask(RELATED), [PATCH]),
         "module set": Kind(modules.folder / RECORD, lambda: read_set(config, artifacts, modules.name), [PATCH]),
+        "latest module set": Kind(module_files.latest_set(artifacts).path, lambda: latest_name(artifacts), [PATCH]),
         "module outputs": Kind(outputs.path, lambda: collected_outputs(stage, modules, RELATED, of_related), [PATCH]),
     }
 
@@ -262,7 +263,10 @@ def spoil(path: Path, random: np.random.Generator) -> None:
 
 def _change_weights(path: Path, random: np.random.Generator, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     state = load_checkpoint(path, "the pipeline")
-    weights = state.get("weights", state)  # a training's state has them one level down
+    if "modules" in state:  # a gradient search's state has them for each module
+        weights = state["modules"][random.integers(len(state["modules"]))]
+    else:
+        weights = state.get("weights", state)  # a training's state has them one level down
     tensors = [name for name, value in weights.items() if isinstance(value, torch.Tensor)]
     name = tensors[random.integers(len(tensors))]
     weights[name] = change(weights[name])
