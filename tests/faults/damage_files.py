@@ -43,8 +43,6 @@ from faults import (
     workshop,
 )
 
-import global_configure
-import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model, strong_model_training
@@ -181,6 +179,7 @@ def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
     log = patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, RELATED)
     settings = patch_files.weak_model_settings(artifacts, WeakKind.SIMPLE, RELATED)
     made_with = settings.load()
+    configured = made_with.pop("configured")
     (report,) = patch_files.weak_model_folder(artifacts, WeakKind.SIMPLE, RELATED).glob("patch_*.json")
     return {
         "weak model": Kind(
@@ -189,7 +188,9 @@ def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
             [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
         ),
         "weak model's log": Kind(log.path, log.load, [PATCH]),
-        "weak model's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [WEAK_TRAIN]),
+        "weak model's settings": Kind(
+            settings.path, lambda: record_or_compare(settings, made_with, configured), [WEAK_TRAIN]
+        ),
         "patch report": Kind(report, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE), []),
     }
 
@@ -316,16 +317,13 @@ def main() -> None:
         runs=(2, "damages of each kind that go through the script"),
     )
     arguments = parser.parse_args()
-    folder = Path(global_configure.root_dir).resolve()
-    with workshop() as place:
+    stages = ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH])
+    with workshop(*stages) as place:
         root = place / "start"
-        for scripts in ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH]):
-            run_to_end(scripts, root)
         through_loaders = load_damaged(copy(root, "loaders"), arguments.count, arguments.seed)
         through_scripts = run_damaged(root, arguments.runs, arguments.seed)
     conclude(
         "damage_files",
-        folder,
         [finding("damaged, loader", through_loaders), finding("damaged, script", through_scripts)],
         {"loaders": through_loaders, "scripts": through_scripts},
     )
