@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from confined import confined
 from hypothesis import HealthCheck, given, settings
-from image_trees import announce_less, image_bytes, random_pixels, write_tree, zip_tree
+from image_trees import PNG_RGB, announce_less, image_bytes, png_with, random_pixels, write_tree, zip_tree
 from near_valid import near_bytes
 
 from dataset import class_folders, file_trees, image_files
@@ -309,20 +309,10 @@ def test_a_broken_image_is_named(tmp_path: Path, zipped: bool, content: bytes) -
         decode(find_class_folders(tmp_path, "own"))
 
 
-def png_announcing(width: int, height: int) -> bytes:
-    """A PNG header of any size, with hardly any data behind it."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    announced = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + announced + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("size", [(8193, 8192), (12_000, 12_000), (100_000, 100_000), (2**31 - 1, 1)])
 def test_image_bombs_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     write_tree(tmp_path / "own")
-    (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(png_announcing(*size))
+    (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(png_with(*size, 8, PNG_RGB, bytes(100)))
     with pytest.raises(UserError, match=r"cannot read image test/a/0\.png: .*pixels"):
         decode(find_class_folders(tmp_path, "own"))
 
