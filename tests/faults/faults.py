@@ -67,6 +67,7 @@ SETTINGS = (
     "mask_steps=60",
     "mask_batch_size=8",
 )
+UNLIKE = ("seconds", "date", "checksum", "sha256")  # what must differ between two runs
 PATIENCE = 900.0  # seconds without a new file and without an end, on a busy machine, before a process counts as hanging
 LOOK_EVERY = 0.01  # seconds
 
@@ -267,8 +268,8 @@ def processes_of(root: Path) -> list[int]:
 
 
 def result_of(root: Path) -> dict[str, bytes]:
-    """Every array, checkpoint, log and JSON file of a root_dir, but for what must differ: seconds, and checksums over
-    them, and the state that lets a training go on."""
+    """Every array, checkpoint, log and JSON file of a root_dir, but for what must differ: seconds, the date of a module
+    set, and checksums over them, and the state that lets a training go on."""
     data = root / "data"
     found = {}
     for path in sorted(data.rglob("*")):
@@ -289,7 +290,7 @@ def _without_seconds(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_seconds(element) for element in value]
     if isinstance(value, dict):
-        return {key: _without_seconds(v) for key, v in value.items() if key not in ("seconds", "checksum", "sha256")}
+        return {key: _without_seconds(v) for key, v in value.items() if key not in UNLIKE}
     return value
 
 
