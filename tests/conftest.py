@@ -32,6 +32,7 @@ from models import files as model_files
 from models.names import network_of
 from utils import progress
 from utils.artifacts import Artifacts
+from utils.errors import UserError
 from utils.files import save_array
 from utils.signals import ENDING
 
@@ -220,6 +221,15 @@ def no_progress_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def root_dir(own_folders: Path) -> Path:
     """The test's own, empty root_dir."""
     return own_folders
+
+
+def refusal_of(call: Callable[[], object]) -> str:
+    """The one line with which a call refuses what it was given."""
+    with pytest.raises(UserError) as refused:
+        call()
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
 
 
 def last_layer(network: nn.Module) -> nn.Linear:

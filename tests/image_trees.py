@@ -22,16 +22,19 @@ def image_bytes(pixels: np.ndarray, format: str = "PNG", **options: object) -> b
 
 def png_of(values: np.ndarray, colour_type: int, transparent: bytes = b"") -> bytes:
     """A PNG file of 16-bit values (height, width, channels), of kinds that Pillow reads and does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png_with(values.shape[1], values.shape[0], 16, colour_type, rows, transparent)
+
+
+def png_with(width: int, height: int, bits: int, colour_type: int, rows: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG file whose header says this, whatever its rows hold."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
     more = chunk(b"tRNS", transparent) if transparent else b""
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -17,6 +17,12 @@ def configured(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, A
     return runpy.run_path(str(TOP / "global_configure.py"))
 
 
+def test_root_dir_defaults_to_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = configured(monkeypatch)
+    assert (found["root_dir"], found["dataset_dir"]) == (TOP, TOP / "data" / "dataset")
+    assert (found["split_seed"], found["seed"]) == (1009, 0)
+
+
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     found = configured(monkeypatch, CNNMOD_ROOT_DIR="~/here")
@@ -33,6 +39,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("CNNMOD_ROOT_DIR", "~no_such_user/x", "a home folder that is known"),
         ("CNNMOD_SEED", "", "a whole number of at most nine digits"),
         ("CNNMOD_SEED", "-1", "a whole number of at most nine digits"),
+        ("CNNMOD_SEED", "1" + "0" * 30, "a whole number of at most nine digits"),
     ],
 )
 def test_what_cannot_be_is_one_line(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from confined import confined
 from hypothesis import HealthCheck, given, settings
-from image_trees import announce_less, image_bytes, random_pixels, write_tree, zip_tree
+from image_trees import PNG_RGB, announce_less, image_bytes, png_with, random_pixels, write_tree, zip_tree
 from near_valid import near_bytes
 
 from dataset import class_folders, file_trees, image_files
@@ -26,12 +26,18 @@ from dataset.file_trees import open_tree
 from dataset.image_files import decode_image
 from utils.errors import UserError
 
+Pack = Callable[[Path], object]
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_a_tree_is_read_in_the_order_of_its_names(tmp_path: Path, zipped: bool) -> None:
+
+@pytest.fixture(params=[False, True], ids=["folder", "zip"])
+def pack(request: pytest.FixtureRequest) -> Pack:
+    """What is done with a tree that was written: nothing, or packed."""
+    return zip_tree if request.param else lambda folder: None
+
+
+def test_a_tree_is_read_in_the_order_of_its_names(tmp_path: Path, pack: Pack) -> None:
     written = write_tree(tmp_path / "own", classes=("dog", "cat", "bird"))
-    if zipped:
-        zip_tree(tmp_path / "own")
+    pack(tmp_path / "own")
     tree = find_class_folders(tmp_path, "own")
     assert tree is not None
     assert tree.classes == ("bird", "cat", "dog")
@@ -52,8 +58,7 @@ def test_classes_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None
     assert find_class_folders(tmp_path, "own").classes == ("2", "9", "10")
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_what_is_passed_over_is_counted(tmp_path: Path, zipped: bool) -> None:
+def test_what_is_passed_over_is_counted(tmp_path: Path, pack: Pack) -> None:
     write_tree(tmp_path / "own")
     expected = find_class_folders(tmp_path, "own")
     assert expected.passed_over == {}
@@ -78,8 +83,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path, zipped: bool) -> None:
         path = tmp_path / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("no image")
-    if zipped:
-        zip_tree(tmp_path / "own")
+    pack(tmp_path / "own")
     found = find_class_folders(tmp_path, "own")
     assert (found.classes, found.images) == (expected.classes, expected.images)
     assert found.passed_over == {
@@ -101,8 +105,7 @@ def test_a_folder_comes_before_a_zip_file_and_says_so(tmp_path: Path) -> None:
     assert tree.path == tmp_path / "own" and tree.passed_over == {"own.zip beside the folder": 1}
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_images_in_folders_below_a_class_are_its_images(tmp_path: Path, zipped: bool) -> None:
+def test_images_in_folders_below_a_class_are_its_images(tmp_path: Path, pack: Pack) -> None:
     """As torchvision's ImageFolder takes them."""
     written = write_tree(tmp_path / "own", count=1)
     for name in ("train/a/2024/may/0.png", "train/a/2023/0.png", "test/b/x/0.PNG"):
@@ -110,8 +113,7 @@ def test_images_in_folders_below_a_class_are_its_images(tmp_path: Path, zipped: 
         path.parent.mkdir(parents=True, exist_ok=True)
         written[name] = random_pixels(32, 32, 3, seed=len(written))
         path.write_bytes(image_bytes(written[name]))
-    if zipped:
-        zip_tree(tmp_path / "own")
+    pack(tmp_path / "own")
     tree = find_class_folders(tmp_path, "own")
     assert tree.passed_over == {}
     assert tree.images["train"] == [
@@ -124,16 +126,14 @@ def test_images_in_folders_below_a_class_are_its_images(tmp_path: Path, zipped: 
         np.testing.assert_array_equal(pixels, np.stack([written[name] for name, _ in tree.images[part]]))
 
 
-@pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("inside", ["own", "own/own", "flowers/images/data"])
-def test_a_tree_may_lie_in_a_folder_of_its_own(tmp_path: Path, zipped: bool, inside: str) -> None:
+def test_a_tree_may_lie_in_a_folder_of_its_own(tmp_path: Path, pack: Pack, inside: str) -> None:
     """As in the zip file that "compress this folder" makes."""
     write_tree(tmp_path / "plain")
     write_tree(tmp_path / "own" / inside)
     (tmp_path / "own" / "README.txt").touch()
     (tmp_path / "own" / "__MACOSX").mkdir()
-    if zipped:
-        zip_tree(tmp_path / "own")
+    pack(tmp_path / "own")
     tree, plain = find_class_folders(tmp_path, "own"), find_class_folders(tmp_path, "plain")
     assert tree.classes == plain.classes
     assert tree.images["train"] == [(f"{inside}/{name}", label) for name, label in plain.images["train"]]
@@ -263,7 +263,6 @@ def test_the_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     changed()
 
 
-@pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -276,13 +275,12 @@ def test_the_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     ids=["missing class", "empty class", "no test", "no train", "nothing"],
 )
 def test_a_missing_or_empty_class_is_named(
-    tmp_path: Path, zipped: bool, spoil: Callable[[Path], object], message: str
+    tmp_path: Path, pack: Pack, spoil: Callable[[Path], object], message: str
 ) -> None:
     own = tmp_path / "own"
     write_tree(own)
     spoil(own)
-    if zipped:
-        zip_tree(own)
+    pack(own)
     with pytest.raises(UserError, match=rf"own.*{message}"):
         find_class_folders(tmp_path, "own")
 
@@ -297,32 +295,20 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_image_is_named(tmp_path: Path, zipped: bool, content: bytes) -> None:
+def test_a_broken_image_is_named(tmp_path: Path, pack: Pack, content: bytes) -> None:
     own = tmp_path / "own"
     write_tree(own)
     (own / "train" / "b" / "1.png").write_bytes(content)
-    if zipped:
-        zip_tree(own)
+    pack(own)
     with pytest.raises(UserError, match=r"own.*cannot read image train/b/1\.png: .*; mend or remove it"):
         decode(find_class_folders(tmp_path, "own"))
-
-
-def png_announcing(width: int, height: int) -> bytes:
-    """A PNG header of any size, with hardly any data behind it."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    announced = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + announced + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(8193, 8192), (12_000, 12_000), (100_000, 100_000), (2**31 - 1, 1)])
 def test_image_bombs_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     write_tree(tmp_path / "own")
-    (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(png_announcing(*size))
+    (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(png_with(*size, 8, PNG_RGB, bytes(100)))
     with pytest.raises(UserError, match=r"cannot read image test/a/0\.png: .*pixels"):
         decode(find_class_folders(tmp_path, "own"))
 
@@ -357,13 +343,11 @@ def test_image_bombs_of_other_formats_are_refused(
         decode_image(make(64))
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_files_that_are_too_large_are_refused(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_too_large_are_refused(tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_trees, "MAX_FILE_BYTES", 20_000)
     write_tree(tmp_path / "own")
     (tmp_path / "own" / "test" / "a" / "0.png").write_bytes(bytes(20_001))
-    if zipped:
-        zip_tree(tmp_path / "own")
+    pack(tmp_path / "own")
     with pytest.raises(UserError, match=r"test/a/0\.png: 20001 bytes, expected at most 20000"):
         decode(find_class_folders(tmp_path, "own"))
 

@@ -43,8 +43,6 @@ from faults import (
     workshop,
 )
 
-import global_configure
-import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from dataset.splits import load_split
 from models import files as model_files
 from models.strong_model import build_strong_network, graph_of, load_strong_model, strong_model_training
@@ -52,7 +50,7 @@ from models.trained_on import check_trained_on
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
-from modules.module_sets import RECORD, collected_outputs, open_set, read_set
+from modules.module_sets import RECORD, collected_outputs, latest_name, open_set, read_set
 from patching import files as patch_files
 from patching.data import of_class
 from patching.on_disk import kept_epochs, load_patched_weak_models, load_weak_model
@@ -120,6 +118,7 @@ def kinds_of_networks(stage: Stage) -> dict[str, Kind]:
         "module": Kind(modules.file(RELATED).path, lambda: modules.module(RELATED, cpu).state_dict(), [PATCH]),
         "module's kernels": Kind(modules.kernels_file(RELATED).path, lambda: modules.mask(RELATED), [PATCH]),
         "module set": Kind(modules.folder / RECORD, lambda: read_set(config, artifacts, modules.name), [PATCH]),
+        "latest module set": Kind(module_files.latest_set(artifacts).path, lambda: latest_name(artifacts), [PATCH]),
         "module outputs": Kind(outputs.path, lambda: collected_outputs(stage, modules, RELATED, of_related), [PATCH]),
     }
 
@@ -180,6 +179,7 @@ def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
     log = patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, RELATED)
     settings = patch_files.weak_model_settings(artifacts, WeakKind.SIMPLE, RELATED)
     made_with = settings.load()
+    configured = made_with.pop("configured")
     (report,) = patch_files.weak_model_folder(artifacts, WeakKind.SIMPLE, RELATED).glob("patch_*.json")
     return {
         "weak model": Kind(
@@ -188,7 +188,9 @@ def kinds_of_patches(stage: Stage) -> dict[str, Kind]:
             [Script(PATCH.path, (*PATCH.arguments, "--target_epoch", str(epoch)))],
         ),
         "weak model's log": Kind(log.path, log.load, [PATCH]),
-        "weak model's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [WEAK_TRAIN]),
+        "weak model's settings": Kind(
+            settings.path, lambda: record_or_compare(settings, made_with, configured), [WEAK_TRAIN]
+        ),
         "patch report": Kind(report, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE), []),
     }
 
@@ -262,7 +264,10 @@ def spoil(path: Path, random: np.random.Generator) -> None:
 
 def _change_weights(path: Path, random: np.random.Generator, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     state = load_checkpoint(path, "the pipeline")
-    weights = state.get("weights", state)  # a training's state has them one level down
+    if "modules" in state:  # a gradient search's state has them for each module
+        weights = state["modules"][random.integers(len(state["modules"]))]
+    else:
+        weights = state.get("weights", state)  # a training's state has them one level down
     tensors = [name for name, value in weights.items() if isinstance(value, torch.Tensor)]
     name = tensors[random.integers(len(tensors))]
     weights[name] = change(weights[name])
@@ -312,16 +317,13 @@ def main() -> None:
         runs=(2, "damages of each kind that go through the script"),
     )
     arguments = parser.parse_args()
-    folder = Path(global_configure.root_dir).resolve()
-    with workshop() as place:
+    stages = ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH])
+    with workshop(*stages) as place:
         root = place / "start"
-        for scripts in ([TRAIN], [IMPORTANCE], [SENSITIVITY], [GRADIENT], SEARCH, [COLLECTOR], [WEAK_TRAIN], [PATCH]):
-            run_to_end(scripts, root)
         through_loaders = load_damaged(copy(root, "loaders"), arguments.count, arguments.seed)
         through_scripts = run_damaged(root, arguments.runs, arguments.seed)
     conclude(
         "damage_files",
-        folder,
         [finding("damaged, loader", through_loaders), finding("damaged, script", through_scripts)],
         {"loaders": through_loaders, "scripts": through_scripts},
     )

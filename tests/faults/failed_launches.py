@@ -30,13 +30,11 @@ from faults import (
     fault_parser,
     faults_of,
     processes_of,
-    run_to_end,
     stage_in,
     start_python,
     workshop,
 )
 
-import global_configure
 from modules import files as module_files
 from utils.errors import run
 
@@ -50,11 +48,8 @@ GRACE = 120.0  # seconds, on a busy machine, until what still runs counts as lef
 def main() -> None:
     parser = fault_parser(__doc__, launches=(20, "how many launches"))
     arguments = parser.parse_args()
-    folder = Path(global_configure.root_dir).resolve()
     launches: list[dict[str, Any]] = []
-    with workshop() as place:
-        for script in (TRAIN, IMPORTANCE):
-            run_to_end([script], place / "start")
+    with workshop([TRAIN], [IMPORTANCE]) as place:
         for number in range(arguments.launches):
             root = copy(place / "start", f"launch_{number}")
             launches.append(fail(root, FAULTS[number % len(FAULTS)], faults_of(arguments.seed, "launch", number)))
@@ -63,9 +58,7 @@ def main() -> None:
     slowest = max(launch["seconds until all had ended"] for launch in launches)
     held = sum(launch["left behind"] == 0 and launch["one line"] for launch in launches)
     figures = f"{left} processes left behind; all had ended {slowest:.1f} s after the fault at the latest"
-    conclude(
-        "failed_launches", folder, [Finding("failed launches", len(launches), held, figures)], {"launches": launches}
-    )
+    conclude("failed_launches", [Finding("failed launches", len(launches), held, figures)], {"launches": launches})
 
 
 def fail(root: Path, fault: str, random: np.random.Generator) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from utils.stage import OneLineParser, Stage
 from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parents[2]
+RESULTS = Path(global_configure.root_dir).resolve() / "data" / "robustness"  # before the scripts get other folders
 MODEL, DATASET = "rescnn_x0_25", "digits_5"
 STRONG_CLASSES, WEAK_CLASSES = ("0", "1", "2"), ("6", "7", "8", "9")
 TRAIN_IMAGES, TEST_IMAGES = 20, 4  # per class
@@ -66,6 +67,7 @@ SETTINGS = (
     "mask_steps=60",
     "mask_batch_size=8",
 )
+UNLIKE = ("seconds", "date", "checksum", "sha256")  # what must differ between two runs
 PATIENCE = 900.0  # seconds without a new file and without an end, on a busy machine, before a process counts as hanging
 LOOK_EVERY = 0.01  # seconds
 
@@ -127,13 +129,20 @@ def write_images(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def workshop() -> Iterator[Path]:
-    """A temporary folder with the root_dir `start` in it: the images, and nothing else."""
+def workshop(*stages: Sequence[Script]) -> Iterator[Path]:
+    """A temporary folder with the root_dir `start` in it: the images, and what some stages wrote one after the other.
+
+    The scripts of a stage run together.
+    """
+    import report.figures_of_model  # noqa: F401  once here, not in every fork
+
     torch.set_num_threads(1)  # no threads, which a fork would not take along
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)  # imports what torch imports late, once for all forks
     with tempfile.TemporaryDirectory(prefix="robustness_") as name:
         folder = Path(name)
         write_images(folder / "start" / "data" / "dataset" / "tiny")
+        for scripts in stages:
+            run_to_end(scripts, folder / "start")
         yield folder
 
 
@@ -171,7 +180,6 @@ class Running:
     script: Script
     process: BaseProcess | subprocess.Popen[bytes]
     log: Path  # all that it prints
-    since: float  # time.monotonic()
 
     @property
     def exit_code(self) -> int | None:
@@ -208,7 +216,7 @@ def start_forked(script: Script, root: Path) -> Running:
     log = _log_of(script, root)
     process = multiprocessing.get_context("fork").Process(target=_run_forked, args=(script, root, log), daemon=True)
     process.start()
-    return Running(script, process, log, time.monotonic())
+    return Running(script, process, log)
 
 
 def _run_forked(script: Script, root: Path, log: Path) -> None:
@@ -229,7 +237,7 @@ def start_python(script: Script, root: Path) -> Running:
         process = subprocess.Popen(
             command, env=_environment(root), start_new_session=True, preexec_fn=_heed_ctrl_c, **streams
         )
-    return Running(script, process, log, time.monotonic())
+    return Running(script, process, log)
 
 
 def _heed_ctrl_c() -> None:
@@ -260,8 +268,8 @@ def processes_of(root: Path) -> list[int]:
 
 
 def result_of(root: Path) -> dict[str, bytes]:
-    """Every array, checkpoint, log and JSON file of a root_dir, but for what must differ: seconds, and checksums over
-    them, and the state that lets a training go on."""
+    """Every array, checkpoint, log and JSON file of a root_dir, but for what must differ: seconds, the date of a module
+    set, and checksums over them, and the state that lets a training go on."""
     data = root / "data"
     found = {}
     for path in sorted(data.rglob("*")):
@@ -282,7 +290,7 @@ def _without_seconds(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_seconds(element) for element in value]
     if isinstance(value, dict):
-        return {key: _without_seconds(v) for key, v in value.items() if key not in ("seconds", "checksum", "sha256")}
+        return {key: _without_seconds(v) for key, v in value.items() if key not in UNLIKE}
     return value
 
 
@@ -323,9 +331,8 @@ def faults_of(seed: int, what: str, *numbers: int) -> np.random.Generator:
     return generator(seed, f"faults: {what}", *numbers)
 
 
-def conclude(name: str, folder: Path, findings: list[Finding], details: dict[str, Any]) -> None:
-    """Print the rows, write `data/robustness/NAME.json` in `folder`, and end with exit code 1 where something was
-    lost."""
+def conclude(name: str, findings: list[Finding], details: dict[str, Any]) -> None:
+    """Print the rows, write `NAME.json` to RESULTS, and end with exit code 1 where something was lost."""
     show_table(["what", "tried", "held", "figures"], [[row.what, row.tried, row.held, row.figures] for row in findings])
     content = {
         "command": " ".join(["python", *sys.argv]),
@@ -333,7 +340,7 @@ def conclude(name: str, folder: Path, findings: list[Finding], details: dict[str
         "rows": [asdict(row) for row in findings],
         **details,
     }
-    path = folder / "data" / "robustness" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     save_text(path, json.dumps(content, indent=1) + "\n")
     print(f"saved {path}", flush=True)
     lost = [row.what for row in findings if row.held < row.tried]

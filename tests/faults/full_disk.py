@@ -37,8 +37,6 @@ from faults import (
     workshop,
 )
 
-import global_configure
-import report.figures_of_model  # noqa: F401  imported once here, not in every fork
 from utils.errors import UserError, run
 
 DISK_MIB = 512
@@ -49,7 +47,6 @@ def main() -> None:
     parser = fault_parser(__doc__, times=(10, "how often each stage's disk fills up, and turns read-only"))
     parser.add_argument("--last_stage", choices=STAGES, default=list(STAGES)[-1], help="the stages up to this one")
     arguments = parser.parse_args()
-    folder = Path(global_configure.root_dir).resolve()
     rows: list[dict[str, Any]] = []
     with workshop() as place:
         ready = place / "start"
@@ -72,7 +69,7 @@ def main() -> None:
             if what == arguments.last_stage:
                 break
             ready = copy(undisturbed, "ready")
-    conclude("full_disk", folder, [finding(rows, way) for way in ("full", "read-only")], {"faults": rows})
+    conclude("full_disk", [finding(rows, way) for way in ("full", "read-only")], {"faults": rows})
 
 
 def finding(rows: list[dict[str, Any]], way: str) -> Finding:

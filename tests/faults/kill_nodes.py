@@ -37,7 +37,6 @@ from faults import (
 )
 from ray_nodes import RayNodes, ray_nodes
 
-import global_configure
 from engines.opening import check_ray_is_there
 from utils.errors import run
 
@@ -51,17 +50,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     check_ray_is_there("kill_nodes.py")
-    folder = Path(global_configure.root_dir).resolve()
     kills = {"node": arguments.node_kills, "driver": arguments.driver_kills}
-    with workshop() as place:
-        ready = place / "start"
-        for script in (TRAIN, IMPORTANCE):
-            run_to_end([script], ready)
+    with workshop([TRAIN], [IMPORTANCE]) as place:
         with ray_nodes(NODES) as nodes:
-            findings, details = kill_until(nodes, ready, kills, arguments.seed)
+            findings, details = kill_until(nodes, place / "start", kills, arguments.seed)
         left = wait_until_none(nodes.processes)
     findings.append(Finding("Ray's processes have ended with the cluster", 1, int(not left), f"left: {len(left)}"))
-    conclude("kill_nodes", folder, findings, details)
+    conclude("kill_nodes", findings, details)
 
 
 def kill_until(nodes: RayNodes, ready: Path, kills: dict[str, int], seed: int) -> tuple[list[Finding], dict[str, Any]]:

@@ -13,35 +13,22 @@ import sys
 import time
 from pathlib import Path
 
-from faults import fault_parser
+from faults import RESULTS, fault_parser
 
-import global_configure
 from utils.errors import run
 from utils.files import save_text
 from utils.tables import markdown_table
 
 FOLDER = Path(__file__).resolve().parent
-# Per command: the name of its JSON, its words, and what --quick says instead.
+# Per command: its words, and what --quick says instead.
 COMMANDS = (
-    ("kill_search_terminals", ["kill_search.py", "--kills", "100"], ["kill_search.py", "--kills", "2"]),
-    (
-        "kill_search_launcher",
-        ["kill_search.py", "--way", "launcher", "--kills", "20"],
-        ["kill_search.py", "--way", "launcher", "--kills", "1"],
-    ),
-    ("kill_stages", ["kill_stages.py", "--kills", "20"], ["kill_stages.py", "--kills", "1"]),
-    (
-        "damage_files",
-        ["damage_files.py", "--count", "200", "--runs", "5"],
-        ["damage_files.py", "--count", "3", "--runs", "0"],
-    ),
-    ("full_disk", ["full_disk.py", "--times", "5"], ["full_disk.py", "--times", "1", "--last_stage", "importance"]),
-    ("failed_launches", ["failed_launches.py", "--launches", "20"], ["failed_launches.py", "--launches", "1"]),
-    (
-        "kill_nodes",
-        ["kill_nodes.py", "--node_kills", "20", "--driver_kills", "5"],
-        ["kill_nodes.py", "--node_kills", "1", "--driver_kills", "1"],
-    ),
+    ("kill.py terminals --kills 100", "kill.py terminals --kills 2"),
+    ("kill.py launcher --kills 20", "kill.py launcher --kills 1"),
+    ("kill.py stages --kills 20", "kill.py stages --kills 1"),
+    ("damage_files.py --count 200 --runs 5", "damage_files.py --count 3 --runs 0"),
+    ("full_disk.py --times 5", "full_disk.py --times 1 --last_stage importance"),
+    ("failed_launches.py --launches 20", "failed_launches.py --launches 1"),
+    ("kill_nodes.py --node_kills 20 --driver_kills 5", "kill_nodes.py --node_kills 1 --driver_kills 1"),
 )
 
 
@@ -49,10 +36,10 @@ def main() -> None:
     parser = fault_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="a few faults of each kind, to see that everything runs")
     arguments = parser.parse_args()
-    folder = Path(global_configure.root_dir).resolve() / "data" / "robustness"
     rows, lost = [], []
-    for name, full, quick in COMMANDS:
-        words = [*(quick if arguments.quick else full), "--seed", str(arguments.seed)]
+    for full, quick in COMMANDS:
+        words = [*(quick if arguments.quick else full).split(), "--seed", str(arguments.seed)]
+        name = words[0].removesuffix(".py") + (f"_{words[1]}" if words[0] == "kill.py" else "")
         print(f"\n== {' '.join(words)}", flush=True)
         began = time.monotonic()
         exit_code = subprocess.run([sys.executable, FOLDER / words[0], *words[1:]], check=False).returncode
@@ -60,13 +47,13 @@ def main() -> None:
         if exit_code not in (0, 1):  # it could not even try
             sys.exit(exit_code)
         lost += [name] if exit_code else []
-        content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         rows += [[row["what"], row["tried"], row["held"], row["figures"], " ".join(words)] for row in content["rows"]]
     machine = ", ".join(f"{key}: {value}" for key, value in content["machine"].items())
     text = table(rows, machine)
     print(f"\n{text}")
-    save_text(folder / "ROBUSTNESS.md", text)
-    print(f"saved {folder / 'ROBUSTNESS.md'}")
+    save_text(RESULTS / "ROBUSTNESS.md", text)
+    print(f"saved {RESULTS / 'ROBUSTNESS.md'}")
     if lost:
         print(f"error: not everything held: {', '.join(lost)}; see above", file=sys.stderr)
         sys.exit(1)

@@ -1,22 +1,19 @@
-"""Networks of our own and of libraries by name."""
+"""Networks of our own, at any width, and of libraries by name."""
 
 import sys
 
 import pytest
 import torch
+from conftest import refusal_of
 
 from models.names import network_of
-from models.registry import NETWORKS
+from models.registry import NETWORKS, build_own_network, is_own_network
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
-from utils.errors import UserError
 
 
 def refusal(name: str, num_classes: int = 10) -> str:
-    with pytest.raises(UserError) as refused:
-        network_of(name, num_classes)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    return refusal_of(lambda: network_of(name, num_classes))
 
 
 def test_our_own() -> None:
@@ -59,6 +56,7 @@ def test_libraries_networks_are_made_and_never_downloaded(
         ("timm:hf-hub:timm/resnet18.a1_in1k", "expected simcnn, rescnn, "),  # its description would be downloaded
         ("", "unknown network : expected simcnn, rescnn, "),
         ("simcnn_x0_0", "network simcnn_x0_0: expected a width above 0, up to 100, given 0.0"),
+        (f"simcnn_x{'9' * 400}_0", "expected a width above 0, up to 100, given inf"),
         (
             "vgg_x0_25",
             "unknown network vgg_x0_25: expected simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25",
@@ -84,11 +82,36 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_network_of_ours_is_made() -> None:
+    assert {"simcnn", "rescnn", "resnet20"} <= set(NETWORKS)
     for name in NETWORKS:
+        assert is_own_network(name) and is_own_network(f"{name}_x0_25")
         assert network_of(f"{name}_x0_0625", 4)(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("name", ["vgg", "simcnn_x", "simcnn_x0", "simcnn_0_25", "cnn", "", "../simcnn", "vgg_x0_25"])
+def test_others_are_not_ours(name: str) -> None:
+    assert not is_own_network(name)
+
+
+@pytest.mark.parametrize(("name", "first"), [("simcnn", 64), ("simcnn_x0_25", 16), ("simcnn_x1_5", 96)])
+def test_a_suffix_is_a_width(name: str, first: int) -> None:
+    with torch.device("meta"):
+        network = build_own_network(name, 10, 32)
+    assert isinstance(network, SimCNN)
+    assert network.convs[0].out_channels == first
+    assert [fc.out_features for fc in network.fcs] == [512, 512, 10]
+
+
+def test_weights_are_of_the_global_seed() -> None:
+    networks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        networks.append(build_own_network("rescnn_x0_0625", 4, 32))
+    first, again, other = (network.fcs[0].weight for network in networks)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_images_that_are_too_small_for_our_own() -> None:
-    with pytest.raises(UserError) as refused:
-        network_of("simcnn", 10, image_side=16)
-    assert str(refused.value) == "network simcnn: 5 pools leave nothing of 16 pixels: expected at least 32"
+    message = refusal_of(lambda: network_of("simcnn", 10, image_side=16))
+    assert message == "network simcnn: 5 pools leave nothing of 16 pixels: expected at least 32"

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import TOP
+from conftest import TOP, refusal_of
 from torch import nn
 
 import models.layers
@@ -39,11 +39,7 @@ def test_a_network_runs_in_the_precision_of_images(write: Callable[..., Path], p
 
 
 def refusal(name: str, num_classes: int = 10) -> str:
-    with pytest.raises(UserError) as refused:
-        network_of(name, num_classes)
-    message = str(refused.value)
-    assert "\n" not in message
-    return message
+    return refusal_of(lambda: network_of(name, num_classes))
 
 
 @pytest.mark.filterwarnings("ignore")  # lazy modules are under development, TorchScript is deprecated
@@ -154,9 +150,8 @@ def test_names_of_files_that_are_none(write: Callable) -> None:
 def test_another_number_of_outputs(write: Callable) -> None:
     path = write("x = 1\ndef build():\n    pass")
     check_num_classes(f"{path}:build", 10, 10)
-    with pytest.raises(UserError) as refused:
-        check_num_classes(f"{path}:build", 100, 10)
-    assert f"expected 10 logits, it gives 100 ({path}:2); give --num_classes 100" in str(refused.value)
+    message = refusal_of(lambda: check_num_classes(f"{path}:build", 100, 10))
+    assert f"expected 10 logits, it gives 100 ({path}:2); give --num_classes 100" in message
 
 
 def test_a_module_that_is_in_the_way_takes_no_others_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """train.py as a user runs it."""
 
+import contextlib
 import csv
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,25 @@ def train(run_main: Any, tiny_root: Path) -> Any:
         return run_main("train.py", *args, root=root)
 
     return run
+
+
+@contextlib.contextmanager
+def at_work(root: Path, command: Sequence[Any], line: str) -> Iterator["subprocess.Popen[str]"]:
+    """A training in a process of its own that has printed a line; it does not outlive the block."""
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, command)],
+        cwd=TOP,
+        env=environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        next(printed for printed in process.stdout if printed.startswith(line))
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def outcome(root: Path) -> dict[str, bytes]:
@@ -77,22 +98,8 @@ def test_here_and_from_another_folder(tiny_root: Path, tmp_path: Path, train: An
 def test_a_killed_training_goes_on_to_the_same_model(tiny_root: Path, tmp_path: Path, train: Any) -> None:
     other_root = Path(shutil.copytree(tiny_root, tmp_path / "other"))
     command = (*TINY, "--epochs", 25)
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *map(str, command)],
-        cwd=TOP,
-        env=environment(tiny_root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("epoch   3"):
-                break
+    with at_work(tiny_root, command, "epoch   3") as process:
         process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
     assert process.returncode == -signal.SIGKILL
     resumed = train(*command)
     assert (resumed.exit_code, resumed.stderr) == (0, "")
@@ -142,27 +149,13 @@ def test_other_images_are_refused(train: Any, tiny_root: Path) -> None:
 
 @pytest.mark.long
 def test_one_training_at_a_time(tiny_root: Path, train: Any) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *map(str, TINY), "--epochs", "100000"],
-        cwd=TOP,
-        env=environment(tiny_root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("epoch"):
-                break
+    with at_work(tiny_root, (*TINY, "--epochs", 100_000), "epoch") as process:
         for more in ((), ("--fresh",)):
             train(*TINY, *more).refused(
                 "the training of simcnn_x0_25_digits is already running: python train.py", f"pid {process.pid}"
             )
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 143
-    finally:
-        process.kill()
-        process.communicate()
     assert not list((tiny_root / "data" / "locks").rglob("*.lock"))
 
 

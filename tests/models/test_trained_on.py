@@ -96,8 +96,7 @@ def test_a_record_that_is_none_is_one_line(content: str, stage: Stage) -> None:
 @pytest.mark.parametrize("script", STAGES)
 def test_every_stage_refuses_other_images_and_writes_nothing(script: str, stage: Stage, run_main: Main) -> None:
     with_another_test_image(stage)
-    root = stage.artifacts.root_dir
-    before = files_below(stage.artifacts.folder)
+    root, before = stage.artifacts.root_dir, files_below(stage.artifacts.folder)
     run_main(script, *NAMES, *STAGES[script], root=root).refused(REFUSAL, "test: expected the same 196 images")
     assert files_below(stage.artifacts.folder) == before
     written = {path.name for path in (root / "data").iterdir()}
@@ -163,7 +162,7 @@ def test_few_validation_images(counts: tuple[int, int], expected: str) -> None:
         ("module_recorder.py", ["--set", "search_images=40"], 40),
         ("scripts/run_module_search.py", ["--set", "search_images=40"], 40),
         ("module_gradient_search.py", [], 141),
-        ("module_gradient_search.py", ["--for_patch", "--target_class", "1"], 141),
+        ("module_gradient_search.py", ["--target_class", "1"], 141),
         ("module_fine_tuner.py", [], 141),
     ],
 )

@@ -83,31 +83,26 @@ class Outputs(NamedTuple):
     auxiliary: torch.Tensor | None
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda logits: Outputs(logits, logits * 2),
-        lambda logits: (logits, logits * 2),
-        lambda logits: {"features": logits[:, :, None], "logits": logits, "auxiliary": [logits * 2]},
-    ],
-)
-def test_of_several_outputs_the_logits_are_trained(answer: Callable[[torch.Tensor], Any]) -> None:
-    expected = train_it(model=Deep())[1]
-    found = train_it(model=Deep(answer))[1]
-    assert_same_weights(found.best_weights, expected.best_weights)
-    assert without_seconds(found.history) == without_seconds(expected.history)
-
-
-def test_features_in_front_of_the_logits_are_neither_trained_nor_counted() -> None:
+class Featured(Deep):
     """In training and in evaluation: the first output that is as wide as the classes is meant."""
 
-    class Featured(Deep):
-        def forward(self, x: torch.Tensor) -> Any:
-            logits = super().forward(x)
-            return {"features": torch.cat([logits, logits], 1), "logits": logits}
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = super().forward(x)
+        return {"features": torch.cat([logits, logits], 1), "logits": logits}
 
+
+@pytest.mark.parametrize(
+    ("model", "num_classes"),
+    [
+        (Deep(lambda logits: Outputs(logits, logits * 2)), None),
+        (Deep(lambda logits: (logits, logits * 2)), None),
+        (Deep(lambda logits: {"maps": logits[:, :, None], "logits": logits, "auxiliary": [logits * 2]}), None),
+        (Featured(), 3),
+    ],
+)
+def test_of_several_outputs_the_logits_are_trained_and_counted(model: nn.Module, num_classes: int | None) -> None:
     expected = train_it(model=Deep())[1]
-    found = train_it(model=Featured(), num_classes=3)[1]
+    found = train_it(model=copy.deepcopy(model), num_classes=num_classes)[1]
     assert_same_weights(found.best_weights, expected.best_weights)
     assert without_seconds(found.history) == without_seconds(expected.history)
 
@@ -120,17 +115,20 @@ def test_logits_without_a_gradient_are_one_line(without: Any) -> None:
         train_it(model=model)
 
 
-def test_a_network_without_logits_in_training_mode_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no logits \(n, classes\) in training mode: give them as its first output"):
-        train_it(model=Deep(lambda logits: {"loss": logits.mean()}))
+def fail(logits: torch.Tensor) -> torch.Tensor:
+    raise ValueError("too\nsmall")
 
 
-def test_a_network_that_fails_in_training_mode_alone_is_one_line() -> None:
-    def fail(logits: torch.Tensor) -> torch.Tensor:
-        raise ValueError("too\nsmall")
-
-    with pytest.raises(UserError, match=r"does not train on a batch of 8 images of 32 pixels: too \(.*: raise Value"):
-        train_it(model=Deep(fail))
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: {"loss": logits.mean()}, r"no logits \(n, classes\) in training mode: give them as its first"),
+        (fail, r"does not train on a batch of 8 images of 32 pixels: too \(.*: raise Value"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused(answer: Callable[[torch.Tensor], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train_it(model=Deep(answer))
 
 
 def test_no_batch_has_a_single_image() -> None:
@@ -295,7 +293,7 @@ def test_nan_stops_with_where(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_weights_that_overflow_in_the_last_step_are_found(tmp_path: Path) -> None:
+def test_weights_that_overflow_in_the_last_step_are_found() -> None:
     """One batch: the loss is finite, and the step after it goes astray."""
     settings = TrainingSettings(epochs=1, batch_size=1000, learning_rate=1e30)
     with pytest.raises(UserError, match="epoch 0: the validation logits are not finite; lower the learning rate"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import Run, refusal_of
 from image_trees import write_tree
 
 import global_configure
@@ -47,10 +47,7 @@ def by_a_file(path: Path, function: str = "build") -> None:
 
 
 def refusal(path: Path, function: str = "build") -> str:
-    with pytest.raises(UserError) as refused:
-        by_a_file(path, function)
-    message = str(refused.value)
-    assert "\n" not in message
+    message = refusal_of(lambda: by_a_file(path, function))
     assert message.endswith("where you trust it, name the network once: --set network=IT")
     return message
 

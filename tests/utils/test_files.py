@@ -8,6 +8,7 @@ import re
 import resource
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_a_transposed_array_is_saved_as_it_looks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "a.npy", array), array)
 
 
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """The bytes cut, lengthened, or with a flipped bit."""
+    flipped = bytearray(whole)
+    flipped[draw(st.integers(0, len(whole) - 1))] ^= 1 << draw(st.integers(0, 7))
+    cut = whole[: draw(st.integers(0, len(whole) - 1))]
+    return draw(st.sampled_from([cut, whole + draw(st.binary(min_size=1, max_size=40)), bytes(flipped)]))
+
+
 @SAME_FOLDER
 @given(
     rows=st.integers(1, 30), columns=st.integers(1, 3), dtype=st.sampled_from(["f4", "f8", "u1", "i8"]), data=st.data()
@@ -83,16 +93,10 @@ def test_any_cut_or_flipped_bit_of_an_array_is_found(
 ) -> None:
     path = tmp_path / "a.npy"
     save_array(path, np.arange(rows * columns).reshape(rows, columns).astype(dtype))
-    whole = path.read_bytes()
-    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
-    longer = whole + data.draw(st.binary(min_size=1, max_size=40))
-    flipped = bytearray(whole)
-    flipped[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    for content in (cut, longer, bytes(flipped)):
-        path.write_bytes(content)
-        for memory_map in (False, True):
-            with pytest.raises(UserError, match=f"cannot use .*a.npy: .*{MAKER}"):
-                load_array(path, dtype=dtype, shape=(None, columns), made_by=MAKER, memory_map=memory_map)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    for memory_map in (False, True):
+        with pytest.raises(UserError, match=f"cannot use .*a.npy: .*{MAKER}"):
+            load_array(path, dtype=dtype, shape=(None, columns), made_by=MAKER, memory_map=memory_map)
 
 
 def test_a_flipped_length_does_not_take_the_checksum_for_values(tmp_path: Path) -> None:
@@ -184,12 +188,6 @@ def test_absurd_headers_are_refused_without_allocating(tmp_path: Path, content: 
     for shape in ((None,), (3,), (1000000000000, 1000000000)):
         with pytest.raises(UserError, match="cannot use"):
             load_array(path, dtype="float32", shape=shape, made_by=MAKER)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
-
-
-@pytest.mark.parametrize("content", HEADERS, ids=range(len(HEADERS)))
-def test_absurd_headers_of_others_are_refused_without_allocating(content: bytes) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if b"'fortran_order': True" in content or b"(True,)" in content:
         assert read_array(io.BytesIO(content), len(content)).size == 3 ** (b"(1, 3)" in content)
     else:
@@ -260,15 +258,9 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 @given(data=st.data())
 def test_any_cut_or_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "c.pth"
-    whole = save_small_checkpoint(path)
-    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
-    longer = whole + data.draw(st.binary(min_size=1, max_size=40))
-    flipped = bytearray(whole)
-    flipped[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    for content in (cut, longer, bytes(flipped)):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=f"cannot use .*c.pth: not a checkpoint that loads safely: .*{MAKER}"):
-            load_checkpoint(path, MAKER)
+    path.write_bytes(data.draw(damaged(save_small_checkpoint(path))))
+    with pytest.raises(UserError, match=f"cannot use .*c.pth: not a checkpoint that loads safely: .*{MAKER}"):
+        load_checkpoint(path, MAKER)
 
 
 @pytest.mark.long
@@ -344,27 +336,19 @@ def test_something_else_than_a_dict_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "c.pth", MAKER)
 
 
-def test_a_missing_file_names_its_maker(tmp_path: Path) -> None:
-    path = tmp_path / "absent"
-    readers = [
-        lambda: load_array(path, dtype="u1", shape=(1,), made_by=MAKER),
-        lambda: load_checkpoint(path, MAKER),
-        lambda: read_text(path, MAKER),
-    ]
-    for read in readers:
-        with pytest.raises(UserError, match=f"missing {path}; first run: {MAKER}"):
-            read()
-
-
-def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
-    readers = [
-        lambda: load_array(tmp_path, dtype="u1", shape=(1,), made_by=MAKER),
-        lambda: load_checkpoint(tmp_path, MAKER),
-        lambda: read_text(tmp_path, MAKER),
-    ]
-    for read in readers:
-        with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
-            read()
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: load_array(path, dtype="u1", shape=(1,), made_by=MAKER),
+        lambda path: load_checkpoint(path, MAKER),
+        lambda path: read_text(path, MAKER),
+    ],
+)
+def test_a_missing_file_names_its_maker_and_a_folder_is_no_file(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(UserError, match=f"missing {tmp_path / 'absent'}; first run: {MAKER}"):
+        read(tmp_path / "absent")
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
+        read(tmp_path)
 
 
 def test_text(tmp_path: Path) -> None:

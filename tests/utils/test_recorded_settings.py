@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_images
 
-from dataset.labelled_images import fingerprint
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -75,26 +73,15 @@ def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_importance_is_of_one_strong_model(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path, "simcnn", "digits")
-    model_files.entire_model(artifacts).save({"weight": torch.zeros(1)})
-    assert check_importance_fits(artifacts) == sha256_of(
-        model_files.entire_model(artifacts).path
-    )  # nobody knows, so it may
-    module_files.importance_settings(artifacts).save(
-        {"strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path)}
-    )
-    assert check_importance_fits(artifacts) == sha256_of(model_files.entire_model(artifacts).path)
-    model_files.entire_model(artifacts).save({"weight": torch.ones(1)})
+    model = model_files.entire_model(artifacts)
+    model.save({"weight": torch.zeros(1)})
+    sha256 = sha256_of(model.path)
+    assert check_importance_fits(artifacts) == sha256  # nobody knows, so it may
+    module_files.importance_settings(artifacts).save({"strong_model_sha256": sha256})
+    assert check_importance_fits(artifacts) == sha256
+    model.save({"weight": torch.ones(1)})
     with pytest.raises(UserError, match=r"kernel_importance is of another strong model .*kernel_importance_analyzer"):
         check_importance_fits(artifacts)
-
-
-def test_the_fingerprint_is_of_pixels_and_labels() -> None:
-    images = random_images(10, 3)
-    other_labels, other_pixels = random_images(10, 3), random_images(10, 3)
-    other_labels.labels[0] += 1
-    other_pixels.pixels[9, 31, 31, 2] ^= 1
-    assert fingerprint(images) == fingerprint(random_images(10, 3))
-    assert len({fingerprint(each) for each in (images, other_labels, other_pixels)}) == 3
 
 
 def test_the_configurations_settings_are_written_and_not_compared(tmp_path):

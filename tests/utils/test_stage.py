@@ -1,14 +1,11 @@
 """What every script opens with: the command line, the configuration, the device, the way out."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import TOP, run_script
-from hypothesis import HealthCheck, given, settings
+from conftest import run_script
 
 import global_configure
 from configures.setting import SettingError
@@ -72,33 +69,6 @@ def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.Cap
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("--help lists the options")
-
-
-@pytest.mark.slow
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    words=st.lists(
-        st.one_of(
-            st.sampled_from(["--model", "--dataset", "--set", "--target_class", "-h", "--", "=", "3", "digits"]),
-            st.text(max_size=5),
-        ),
-        max_size=8,
-    )
-)
-def test_any_words_are_arguments_or_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    parser = stage_parser("What it does.")
-    parser.add_argument("--target_class", type=int, nargs="+")
-    try:
-        arguments = parser.parse_args(words)
-    except SystemExit as end:
-        out, err = capsys.readouterr()
-        if end.code == 0:
-            assert ("-h" in words, out[:5], err) == (True, "usage", "")
-        else:
-            assert (end.code, out, len(err.splitlines()), err[:7]) == (2, "", 1, "error: ")
-    else:
-        assert isinstance(arguments.model, str)
-        assert all(isinstance(assignment, str) for assignment in arguments.set)
 
 
 def test_help_is_the_scripts_docstring(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,34 +151,10 @@ def test_torchs_compiler_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        (
-            "CNNMOD_SEED",
-            "1" + "0" * 30,
-            "environment variable CNNMOD_SEED: expected a whole number of at most nine digits",
-        ),
-        ("CNNMOD_DEVICE", "cuda:99", "device cuda:99 cannot be used: "),
-    ],
-)
-def test_environment_variables_that_cannot_be(root_dir: Path, variable: str, value: str, message: str) -> None:
+def test_an_environment_variable_that_cannot_be(root_dir: Path) -> None:
     command = ["--model", "simcnn_x0_25", "--dataset", "digits"]
-    run_script("train.py", *command, root=root_dir, env={variable: value}).refused(message)
-
-
-def test_root_dir_defaults_to_the_repository() -> None:
-    """Read from the file itself, because the tests put folders of their own in its place."""
-    import runpy
-
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("CNNMOD_ROOT_DIR", "CNNMOD_DATASET_DIR", "CNNMOD_SEED"):
-            patch.delenv(variable, raising=False)
-        found = runpy.run_path(str(TOP / "global_configure.py"))
-    assert found["root_dir"] == TOP
-    assert found["dataset_dir"] == TOP / "data" / "dataset"
-    assert (found["split_seed"], found["seed"]) == (1009, 0)
-    assert sys.modules["global_configure"] is global_configure
+    refused = run_script("train.py", *command, root=root_dir, env={"CNNMOD_DEVICE": "cuda:99"})
+    refused.refused("device cuda:99 cannot be used: ")
 
 
 @pytest.mark.slow

@@ -1,4 +1,16 @@
-"""Kill scripts at random moments, type their commands again until they end, and compare with an undisturbed run."""
+"""Kill scripts again and again, and compare what they write in the end with undisturbed runs.
+
+    python tests/faults/kill.py terminals --kills 20 --seed 0
+    python tests/faults/kill.py launcher --kills 20 --seed 0
+    python tests/faults/kill.py stages --kills 10 --seed 0
+
+`kill -9` meets the scripts at seeded random moments; the same commands are started again until they end. Then every
+array, checkpoint, log and JSON file must be byte for byte what undisturbed scripts wrote, but for the seconds in it.
+terminals: the recorder and two explorers of a module search by themselves, one of them or all, forked from one process
+that has torch imported. launcher: scripts/run_module_search.py as a user starts it, where the launcher alone, its whole
+process group or a child of it is killed. stages: each training and analysis script, a training mostly in the middle of
+an epoch.
+"""
 
 import os
 import signal
@@ -11,20 +23,55 @@ from typing import Any
 
 import numpy as np
 from faults import (
+    IMPORTANCE,
     LAUNCHER,
     LOOK_EVERY,
     PATIENCE,
+    SEARCH,
+    STAGES,
+    TRAIN,
     Finding,
     Running,
     Script,
+    conclude,
     copy,
     count_files,
+    fault_parser,
     faults_of,
     processes_of,
     result_of,
+    run_to_end,
+    start_forked,
+    start_python,
+    workshop,
 )
 
+from utils.errors import run
+
 Start = Callable[[Script, Path], Running]
+WHAT: dict[str, dict[str, tuple[Sequence[Script], Start]]] = {
+    "terminals": {"search, terminals": (SEARCH, start_forked)},
+    "launcher": {"search, launcher": ((LAUNCHER,), start_python)},
+    "stages": {what: ((script,), start_forked) for what, script in STAGES.items()},
+}
+
+
+def main() -> None:
+    parser = fault_parser(__doc__, kills=(20, "how often to kill; of the stages, each script"))
+    parser.add_argument("what", choices=WHAT, help="what to kill")
+    arguments = parser.parse_args()
+    findings: list[Finding] = []
+    details: dict[str, Any] = {}
+    with workshop(*([] if arguments.what == "stages" else [[TRAIN], [IMPORTANCE]])) as place:
+        ready = place / "start"
+        for what, (scripts, start) in WHAT[arguments.what].items():
+            if LAUNCHER in scripts and start is start_forked:  # killed as `launcher`
+                run_to_end(SEARCH, ready)
+                continue
+            finding, details[what] = kill_until(what, scripts, start, ready, arguments.kills, arguments.seed)
+            findings.append(finding)
+            ready = copy(place / "undisturbed", "ready")
+    conclude(f"kill_{arguments.what}", findings, details)
 
 
 def kill_until(
@@ -34,7 +81,7 @@ def kill_until(
     ready: Path,
     kills: int,
     seed: int,
-) -> tuple[list[Finding], dict[str, Any]]:
+) -> tuple[Finding, dict[str, Any]]:
     """Disturbed runs from the root_dir `ready` until so many kills are done, each compared with an undisturbed one."""
     undisturbed = copy(ready, "undisturbed")
     files_before, began = count_files(undisturbed), time.monotonic()
@@ -67,7 +114,7 @@ def kill_until(
         "seconds from a restart to the next file": to_progress,
     }
     held = kills_done - sum(max(1, each["kills"]) for each in lost)
-    return [Finding(f"kill -9: {what}", kills_done, held, figures)], details
+    return Finding(f"kill -9: {what}", kills_done, held, figures), details
 
 
 @dataclass
@@ -168,3 +215,7 @@ def _kill_some(running: list[Running], root: Path, random: np.random.Generator) 
         if killed:
             process.wait()
     return int(any(hit))
+
+
+if __name__ == "__main__":
+    run(main)
