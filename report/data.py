@@ -30,19 +30,9 @@ from patching.metrics import confusion_matrix
 from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
+from report import made_with
 from report.figures_of_patching import PatchAnswers
-from report.made_with import (
-    IMAGE_FORM,
-    SENSITIVITY,
-    MadeWith,
-    as_recorded,
-    as_text,
-    dict_in,
-    of_weak_model,
-    records,
-    set_in_words,
-    sets_here,
-)
+from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
 from search.method import Method
 from utils.errors import UserError
 from utils.stage import Stage
@@ -70,7 +60,7 @@ class ReportData:
         self.stage, self.config, self.artifacts, self._set_name = stage, stage.config, stage.artifacts, set_name
         self.damaged_records: list[str] = []  # what is wrong with each, once `made_with` was asked for
         with contextlib.suppress(UserError):  # a damaged record: the sections that need the strong model say so
-            self.config = as_recorded(stage.config, stage.artifacts)
+            self.config = made_with.as_recorded(stage.config, stage.artifacts)
 
     @cached_property
     def configured(self) -> Config:
@@ -89,7 +79,7 @@ class ReportData:
     def made_with(self) -> dict[str, MadeWith]:
         """Stage -> what it recorded of its settings; without the stages whose records are missing or damaged."""
         found = {}
-        for name, read in records(self.configured, self.artifacts, self.sets):
+        for name, read in made_with.records(self.configured, self.artifacts, self.sets):
             try:
                 found[name] = read()
             except UserError as error:
@@ -104,7 +94,7 @@ class ReportData:
             for target_class in range(self.config.num_classes):
                 if patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
                     try:
-                        of_kind[target_class] = of_weak_model(self.artifacts, kind, target_class)
+                        of_kind[target_class] = made_with.of_weak_model(self.artifacts, kind, target_class)
                     except UserError as error:
                         self.damaged_records.append(str(error))
         return found
@@ -160,13 +150,13 @@ class ReportData:
         measured = {layer: file for layer, file in files.items() if file.exists()}
         if not measured:
             next(iter(files.values())).check_is_there()
-        ratios = self.recorded(SENSITIVITY, "sensitivity_ratios")
+        ratios = self.recorded(made_with.SENSITIVITY, "sensitivity_ratios")
         return {layer: file.load(ratios and len(ratios), 2) for layer, file in measured.items()}
 
     @cached_property
     def sets(self) -> list[ModuleSet]:
         """All module sets of the strong model, the oldest first."""
-        return sets_here(self.config, self.artifacts)
+        return made_with.sets_here(self.config, self.artifacts)
 
     @cached_property
     def module_set(self) -> ModuleSet:

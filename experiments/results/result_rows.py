@@ -22,10 +22,9 @@ from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind
-from report import figures_of_patch_trade_off as of_sizes
+from report import figures_of_trade_off as of_sizes
 from report import files as report_files
-from report.figures_of_patch_trade_off import PatchTradeOff
-from report.figures_of_trade_off import TradeOff
+from report.figures_of_trade_off import PatchTradeOff, TradeOff
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
 from utils.files import damaged, read_text

@@ -33,7 +33,7 @@ from patching.on_disk import load_weak_model
 from patching.rules import Given, Learned
 from patching.weak_models import WeakKind
 from report.figures import save_drawing
-from report.figures_of_patch_trade_off import (
+from report.figures_of_trade_off import (
     BEFORE,
     NO_MODULE,
     WHOLE_MODEL,

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.figures_of_patch_trade_off import apart
+from report.figures_of_trade_off import apart
 
 
 @given(st.lists(st.floats(0, 100), max_size=12), st.floats(0.1, 5))
