@@ -7,14 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patching.learned import (
-    RIDGES,
-    Array,
-    free_directions,
-    held_out_scores,
-    one_blas_thread,
-    prepared,
-)
+from patching.learned import RIDGES, Array, free_directions, held_out_scores, one_blas_thread, prepared
 
 SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
 

@@ -137,10 +137,8 @@ def methods_of(
 
     Args:
         labels: (images,) int64.
-        answers: method -> (images,) int64, those of the weak model as it is among them.
-        rules: method -> the rule.
-        classes: their names.
-        targets: the classes that are patched.
+        answers: method -> (images,) int64, those of the weak model as it is among them; `rules` likewise.
+        classes: their names, and `targets` the numbers of those that are patched.
         seed: of the bootstrap.
     """
 
@@ -149,16 +147,14 @@ def methods_of(
             return None
         return [change_of(labels, answers[other], answers[method], each, targets, seed) for each in targets]
 
-    return {
-        method: method_entry(
+    entries = {}
+    for method, given in answers.items():
+        confusion, sure = (
             confusion_matrix(labels, given, len(classes)),
-            rules.get(method),
-            changes(method, BEFORE),
-            changes(method, NO_MODULE),
-            targets,
+            (changes(method, BEFORE), changes(method, NO_MODULE)),
         )
-        for method, given in answers.items()
-    }
+        entries[method] = method_entry(confusion, rules.get(method), *sure, targets)
+    return entries
 
 
 def method_entry(

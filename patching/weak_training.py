@@ -195,13 +195,7 @@ def train_weak_models(
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
     jobs = [
         WeakJob(
-            config=stage.config,
-            kind=kind,
-            target_class=target_class,
-            settings=settings,
-            keep=tuple(keep),
-            precision=stage.precision,
-            seed=stage.seed,
+            *(stage.config, kind, target_class, settings, tuple(keep), stage.precision, stage.seed),
             name=f"target class {target_class} ({data.strong.classes[target_class]})",
         )
         for target_class in target_classes

@@ -238,22 +238,18 @@ class ReportData:
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """Model's name -> (classes, classes) counts of test images, rows = true classes."""
-        answers, classes = self.answers, self.config.num_classes
-        return {
-            f"{name} model": confusion_matrix(answers.labels, getattr(answers, name).argmax(1), classes)
-            for name in ("strong", "composed")
-        }
+        labels, classes = self.answers.labels, self.config.num_classes
+        logits = {"strong model": self.answers.strong, "composed model": self.answers.composed}
+        return {name: confusion_matrix(labels, given.argmax(1), classes) for name, given in logits.items()}
 
     @cached_property
     def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Kernels, FLOPs of one image and parameters: of the strong model, and (modules, 3) of the modules."""
         image = self.strong.image_shape
         kept, networks = [self.units.num_kernels, *self.masks.sum(1).tolist()], [self.strong.network, *self.modules]
-        costs = [
-            (kernels, flops_of(network, image), count_parameters(network))
-            for kernels, network in zip(kept, networks, strict=True)
-        ]
-        return costs[0], np.array(costs[1:])
+        costs = [(flops_of(network, image), count_parameters(network)) for network in networks]
+        strong, *modules = [(kernels, *cost) for kernels, cost in zip(kept, costs, strict=True)]
+        return strong, np.array(modules)
 
     @cached_property
     def patch_data(self) -> PatchData:
@@ -315,11 +311,10 @@ class ReportData:
                 f"the weak model of class {target_class} was tested on {model.test_images} images, the settings weak_* "
                 f"now give {len(test)}: give those that it was patched with to: {self._report_command()}"
             )
-        weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
-        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(
-            target_class, self.stage.device
-        )
-        logits, module_outputs = outputs_of([weak, module], test, self.stage.device)
+        device = self.stage.device
+        weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, device)
+        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(target_class, device)
+        logits, module_outputs = outputs_of([weak, module], test, device)
         changed = UserError(
             f"the weak model or the module of class {target_class} has changed since it was patched; patch again with: "
             f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"

@@ -80,14 +80,9 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
 def outputs_figure(
     own: Sequence[np.ndarray], others: Sequence[np.ndarray], classes: Sequence[str], other_images: str, title: str
 ) -> Drawing:
-    """What each module says about images of its class, and about others: one bar of quantiles each.
+    """Each module's outputs on images of its class, `own`, and on `others`: one bar of quantiles each.
 
-    Args:
-        own: per module its outputs on images of its class.
-        others: per module its outputs on other images.
-        classes: the modules' classes.
-        other_images: what the others are, for the legend.
-        title: above the figure.
+    `other_images` says for the legend what the others are.
     """
     figure = new_figure(9, 0.5 * max(2, len(classes)) + 1.9)
     axes = figure.subplots()

@@ -37,13 +37,8 @@ HERE = Path(__file__).parent
 NUM_CLASSES = 10
 SHARE = 0.6  # of the units that are kept
 SIDE = 64
-LEAST_SIDES = {
-    "inception_v3": 96,
-    "inception_v4": 96,
-    "inception_resnet_v2": 96,
-    "nasnetalarge": 96,
-    "bat_resnext26ts": 256,
-}
+INCEPTIONS = ("inception_v3", "inception_v4", "inception_resnet_v2", "nasnetalarge")
+LEAST_SIDES = {**dict.fromkeys(INCEPTIONS, 96), "bat_resnext26ts": 256}
 TRANSFORMERS = ("vit_", "swin_", "maxvit")  # torchvision's classifiers that are no CNNs
 MOST_PARAMETERS = 200_000_000  # in float64 1.6 GB; larger networks are not tried
 TITLE = "# Networks of the libraries"

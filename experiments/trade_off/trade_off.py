@@ -37,6 +37,7 @@ from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
+ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
 HEADINGS = ("kernels kept", "FLOPs", "accuracy", "points lost", "distance", "AUC", "least", "seconds")
 
 
@@ -103,15 +104,10 @@ def measured(
     return TradeOff(
         method=method,
         target=target,
-        kernels_kept=found.kernels_kept,
-        flops=found.flops,
         points_lost=100 * (found.right_strong - found.right_composed) / found.images,
         right=found.right_composed,
-        images=found.images,
-        distance=found.distance,
         seconds=seconds,
-        auc_mean=found.auc_mean,
-        auc_least=found.auc_least,
+        **{name: getattr(found, name) for name in ALIKE},
     )
 
 
