@@ -149,11 +149,9 @@ def methods_of(
 
     entries = {}
     for method, given in answers.items():
-        confusion, sure = (
-            confusion_matrix(labels, given, len(classes)),
-            (changes(method, BEFORE), changes(method, NO_MODULE)),
-        )
-        entries[method] = method_entry(confusion, rules.get(method), *sure, targets)
+        confusion = confusion_matrix(labels, given, len(classes))
+        compared = changes(method, BEFORE), changes(method, NO_MODULE)
+        entries[method] = method_entry(confusion, rules.get(method), *compared, targets)
     return entries
 
 

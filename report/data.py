@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,11 +80,16 @@ class ReportData:
         """Stage -> what it recorded of its settings; without the stages whose records are missing or damaged."""
         found = {}
         for name, read in made_with.records(self.configured, self.artifacts, self.sets):
-            try:
+            with self._noting_damage():
                 found[name] = read()
-            except UserError as error:
-                self.damaged_records.append(str(error))
         return found
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.damaged_records.append(str(error))
 
     @cached_property
     def weak_made_with(self) -> dict[WeakKind, dict[int, MadeWith]]:
@@ -92,11 +97,11 @@ class ReportData:
         found: dict[WeakKind, dict[int, MadeWith]] = {kind: {} for kind in self.patched_kinds}
         for kind, of_kind in found.items():
             for target_class in range(self.config.num_classes):
-                if patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
-                    try:
-                        of_kind[target_class] = made_with.of_weak_model(self.artifacts, kind, target_class)
-                    except UserError as error:
-                        self.damaged_records.append(str(error))
+                file = patch_files.weak_model_settings(self.artifacts, kind, target_class)
+                with self._noting_damage():
+                    if file.exists():
+                        content = file.load()
+                        of_kind[target_class] = MadeWith.of(content, dict_in(content, "configured"))
         return found
 
     def recorded(self, stage: str, setting: str) -> Any:

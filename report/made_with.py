@@ -17,8 +17,6 @@ from models.names import are_same
 from modules import files as module_files
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets
-from patching import files as patch_files
-from patching.weak_models import WeakKind
 from search.methods import METHODS
 from utils.artifacts import Artifacts
 from utils.errors import UserError
@@ -200,9 +198,3 @@ def of_set(modules: ModuleSet) -> MadeWith:
         *(["--as", modules.name] if is_named else []),
     ]
     return MadeWith.of(step | dict_in(step, "settings"), dict_in(step, "configured"), options)
-
-
-def of_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int) -> MadeWith:
-    """What a weak model was trained with. Raises UserError where the record is missing or damaged."""
-    content = patch_files.weak_model_settings(artifacts, kind, target_class).load()
-    return MadeWith.of(content, dict_in(content, "configured"))

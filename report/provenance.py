@@ -147,17 +147,13 @@ def _patch_rows(data: ReportData, kind: WeakKind) -> Iterator[StageRow]:
     script = "experiments/patch/apply_patch.py"
     for (modules, calibration, epoch), files in runs.items():
         known = data.weak_made_with[kind]
-        made_with = {c: _of_patching(known.get(c, MadeWith({}))) for c in files}
+        recorded = {c: known[c].settings if c in known else {} for c in files}
+        made_with = {c: MadeWith({n: of[n] for n in OF_PATCHING if n in of}) for c, of in recorded.items()}
         for classes in _runs(made_with, data):
             options = ["--exp_type", kind.option, "--calibration", calibration, "--modules", modules]
             options += [*_target_option(classes), *(["--target_epoch", epoch] if epoch != "best" else [])]
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, options)
             yield _row(f"patching {kind.words} models", command, max((files[c] for c in classes), key=_time))
-
-
-def _of_patching(made_with: MadeWith) -> MadeWith:
-    """The settings that patching takes, without what belongs to a training."""
-    return MadeWith({name: value for name, value in made_with.settings.items() if name in OF_PATCHING})
 
 
 def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: int) -> str:

@@ -328,14 +328,9 @@ def show_cost(cost: dict[str, Any]) -> None:
 def reported_of(
     model: PatchedModel, scores: np.ndarray, weak: np.ndarray, pixels: Sequence[np.ndarray], device: torch.device
 ) -> Reported:
-    """Test images in the form that the saved model takes, and the scores that the report counts.
+    """Test images in the form that the model to be saved takes, and the scores (images, classes) that are reported.
 
-    Args:
-        model: that is to be saved.
-        scores: (images, classes) of the patch.
-        weak: (images, weak classes) what the weak model says.
-        pixels: of the images as the weak model and as the modules see them.
-        device: on which the networks ran.
+    `weak` (images, weak classes) is what the weak model says, `pixels` are those that it and the modules see.
     """
     some = checked_places(len(scores))
     of_weak, of_modules = (values[some] for values in pixels)

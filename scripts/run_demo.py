@@ -140,21 +140,14 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
     chosen, genetic = open_set(config, artifacts, "gradient"), best_generation(genetic_files.log(artifacts).load())
     result, modules = chosen.record, chosen.modules(torch.device("cpu"))
     module = float(np.mean([flops_of(one, graph_of(config).image_shape) for one in modules])) / 1e6
-    f1 = METRICS.index("f1")
-    before, patched, no_module, whole = (
-        100 * mean_metrics(list(models), method)[f1]
-        for method in (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
-    )
+    f1, methods = METRICS.index("f1"), (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
     values = (
         100 * result.test_right_strong / result.test_images,
         100 * result.kernel_share,
         100 * result.test_right_composed / result.test_images,
         100 * genetic.kernels_kept,
         100 * genetic.accuracy,
-        before,
-        patched,
-        no_module,
-        whole,
+        *(100 * mean_metrics(list(models), method)[f1] for method in methods),
         sum(model.change(CALIBRATION).f1[0] > 0 for model in models),
         sum(model.over_no_module(CALIBRATION).f1[0] > 0 for model in models),
         module,
