@@ -167,8 +167,8 @@ def method_entry(
     Args:
         confusion: (classes, classes) int64 on the test images, rows = labels.
         rule: that was fitted.
-        changes: from the weak model as it is, of each target; None = not compared.
-        over_no_module: likewise from the control without modules.
+        changes, over_no_module: of each target, from the weak model as it is, and from the control without modules;
+            None = not compared.
         targets: the classes that are patched; None = the last one.
     """
     targets = [len(confusion) - 1] if targets is None else targets
