@@ -70,10 +70,8 @@ def check_as_reported(path: Path, load: Callable[[], Answer], reported: Reported
         raise
     except Exception as error:  # whatever the runtime raises
         raise UserError(f"{path}: the saved model does not run: {reason(error)}; nothing was saved") from None
-    if scores.shape != reported.scores.shape:
-        raise UserError(
-            f"{path}: the saved model gives scores {scores.shape}, expected {reported.scores.shape}; nothing was saved"
-        )
+    if (given := scores.shape) != (wanted := reported.scores.shape):
+        raise UserError(f"{path}: the saved model gives scores {given}, expected {wanted}; nothing was saved")
     other = differs(scores, reported.scores, reported.tolerance)
     if other.any():
         decisions = int((scores.argmax(1) != reported.scores.argmax(1)).sum())

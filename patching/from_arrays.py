@@ -227,11 +227,10 @@ def _stacked(module_logits: ModuleLogits, targets: Sequence[int], images: int) -
 def _checked_output(module_logits: ModuleLogits, target: int, images: int) -> np.ndarray:
     if target not in module_logits:
         raise UserError(f"module_logits: expected the outputs of the module of class {target}, given none")
-    values = _plain(module_logits[target])
+    values, name = _plain(module_logits[target]), f"module_logits[{target}]"
     if values.ndim != 1 or len(values) != images or values.dtype.kind not in "fiu":
         raise UserError(
-            f"module_logits[{target}]: expected one number for each of {images} images, given {values.dtype} of shape "
-            f"{values.shape}"
+            f"module_logits[{target}]: expected one number for each of {images} images, given {_form(values)}"
         )
     return _finite(values, f"module_logits[{target}]").astype(np.float64)
 
@@ -239,9 +238,7 @@ def _checked_output(module_logits: ModuleLogits, target: int, images: int) -> np
 def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
     values = _plain(logits)
     if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"{name}: expected (images, classes) real numbers, given {values.dtype} of shape {values.shape}"
-        )
+        raise UserError(f"{name}: expected (images, classes) real numbers, given {_form(values)}")
     if classes is not None and values.shape[1] != classes:
         raise UserError(f"{name}: expected logits of {classes} classes, given {values.shape[1]}")
     return _finite(values, name).astype(np.float64)
@@ -250,9 +247,7 @@ def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.
 def _checked_labels(labels: Array, images: int, classes: int) -> np.ndarray:
     values = _plain(labels)
     if values.shape != (images,) or values.dtype.kind not in "iu":
-        raise UserError(
-            f"labels: expected a whole number for each of {images} images, given {values.dtype} of shape {values.shape}"
-        )
+        raise UserError(f"labels: expected a whole number for each of {images} images, given {_form(values)}")
     if values.min() < 0 or values.max() >= classes:
         raise UserError(
             f"labels: expected classes from 0 to {classes - 1}, given {values.min()} to {values.max()}; a class that "
@@ -273,3 +268,7 @@ def _plain(values: Array) -> np.ndarray:
         return np.asarray(values)
     given = values.detach().cpu()
     return (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+
+
+def _form(values: np.ndarray) -> str:
+    return f"{values.dtype} of shape {values.shape}"

@@ -137,14 +137,11 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
     except UserError:
         raise
     except Exception as error:  # whatever somebody's network raises
-        side = images.pixels.shape[1]
-        raise UserError(
-            f"the weak model does not run on images of {side} pixels: {reason(error)}; give --weak_side"
-        ) from None
+        found = f"the weak model does not run on images of {images.pixels.shape[1]} pixels: {reason(error)}"
+        raise UserError(f"{found}; give --weak_side") from None
     if logits.shape != (len(images), classes):
-        raise UserError(
-            f"the weak model gives outputs {logits.shape[1:]}: expected {classes} logits, one for each class"
-        )
+        given = logits.shape[1:]
+        raise UserError(f"the weak model gives outputs {given}: expected {classes} logits, one for each class")
     if not np.isfinite(logits).all():
         raise UserError("the weak model gives NaN or infinity on these images")
     return logits

@@ -320,10 +320,9 @@ class ReportData:
         weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, device)
         module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(target_class, device)
         logits, module_outputs = outputs_of([weak, module], test, device)
-        changed = UserError(
-            f"the weak model or the module of class {target_class} has changed since it was patched; patch again with: "
-            f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
-        )
+        again = f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
+        whose = f"the weak model or the module of class {target_class}"
+        changed = UserError(f"{whose} has changed since it was patched; patch again with: {again}")
         if logits.shape[1] != len(model.classes):
             raise changed
         scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs))

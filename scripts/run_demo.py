@@ -80,9 +80,8 @@ def main() -> None:
         run_stage(script, "--model", MODEL, "--dataset", DATASET, *arguments)
     artifacts = Artifacts(Path(global_configure.root_dir).resolve(), MODEL, DATASET)
     print(f"\nDone in {time.monotonic() - start:.0f} s.")
-    print(
-        "\nWeak models of 6 to 9 and a digit of which they saw six images, before -> after its module patched them:\n"
-    )
+    weak = "\nWeak models of 6 to 9 and a digit of which they saw six images"
+    print(f"{weak}, before -> after its module patched them:\n")
     patched = load_patched_weak_models(artifacts, WeakKind.SIMPLE)
     show_patches(patched)
     print(f"\nWhat was shown, next to its range in {RUNS} runs with other seeds, threads and processors:\n")
@@ -108,8 +107,8 @@ def run_stage(script: str, *arguments: str) -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         if end.code:
-            message = f"{script} ended with exit code {end.code}: fix what it reports, then run the demo again"
-            raise UserError(message) from None
+            ended = f"{script} ended with exit code {end.code}"
+            raise UserError(f"{ended}: fix what it reports, then run the demo again") from None
     finally:
         sys.argv = own_words
 
