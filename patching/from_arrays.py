@@ -229,10 +229,8 @@ def _checked_output(module_logits: ModuleLogits, target: int, images: int) -> np
         raise UserError(f"module_logits: expected the outputs of the module of class {target}, given none")
     values, name = _plain(module_logits[target]), f"module_logits[{target}]"
     if values.ndim != 1 or len(values) != images or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"module_logits[{target}]: expected one number for each of {images} images, given {_form(values)}"
-        )
-    return _finite(values, f"module_logits[{target}]").astype(np.float64)
+        raise UserError(f"{name}: expected one number for each of {images} images, given {_form(values)}")
+    return _finite(values, name).astype(np.float64)
 
 
 def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
