@@ -69,14 +69,7 @@ def answers(
     images: PatchImages,
     device: torch.device,
 ) -> dict[str, Answers]:
-    """By part what a weak model, a module and the strong model say: a part has the weak classes' images first.
-
-    Args:
-        weak, module, strong: the networks, on the device.
-        shared: by part, the weak classes' images.
-        images: the patch's own.
-        device: of the networks.
-    """
+    """By part what networks on the device say: of the weak classes' images, `shared`, then of the patch's own."""
 
     def strong_logit(of: Images) -> np.ndarray:
         return predict(strong, of, device)[:, images.target_class].numpy()

@@ -44,12 +44,7 @@ def differs(found: np.ndarray, reported: np.ndarray, tolerance: float) -> np.nda
 
     An image's scores agree where each one differs by at most `tolerance` times their spread (or the median image's
     spread, where that is larger). A decision can then differ only where the two largest scores are tied within twice
-    that. NaN agrees with nothing.
-
-    Args:
-        found: (images, classes) float.
-        reported: (images, classes) float.
-        tolerance: a share of the spread.
+    that. NaN agrees with nothing. Both are (images, classes) float.
     """
     spread = np.ptp(reported, axis=1)
     allowed = tolerance * np.maximum(spread, np.median(spread))
@@ -57,12 +52,9 @@ def differs(found: np.ndarray, reported: np.ndarray, tolerance: float) -> np.nda
 
 
 def check_as_reported(path: Path, load: Callable[[], Answer], reported: Reported) -> None:
-    """Run a saved model on test images. Raises UserError where it does not answer as reported, or does not run.
+    """Run a saved model on test images; `load` gives it from its file, as a user loads it.
 
-    Args:
-        path: of the file, for the message.
-        load: gives the model from the file, as a user loads it.
-        reported: what it has to answer.
+    Raises UserError, which names the path, where it does not answer as reported, or does not run.
     """
     count = len(reported.scores)
     bounds = [0, *range(1, count, BATCH), count]  # the first image alone, as many programs ask
@@ -78,10 +70,8 @@ def check_as_reported(path: Path, load: Callable[[], Answer], reported: Reported
         raise
     except Exception as error:  # whatever the runtime raises
         raise UserError(f"{path}: the saved model does not run: {reason(error)}; nothing was saved") from None
-    if scores.shape != reported.scores.shape:
-        raise UserError(
-            f"{path}: the saved model gives scores {scores.shape}, expected {reported.scores.shape}; nothing was saved"
-        )
+    if (given := scores.shape) != (wanted := reported.scores.shape):
+        raise UserError(f"{path}: the saved model gives scores {given}, expected {wanted}; nothing was saved")
     other = differs(scores, reported.scores, reported.tolerance)
     if other.any():
         decisions = int((scores.argmax(1) != reported.scores.argmax(1)).sum())

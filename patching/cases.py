@@ -57,10 +57,7 @@ class PatchCase:
 class PatchCases:
     """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once.
 
-    Args:
-        stage: where the files are.
-        kind: of weak models.
-        modules: those that patch them; None where no case is loaded.
+    `modules` patch them; None where no case is loaded.
     """
 
     def __init__(self, stage: Stage, kind: WeakKind, modules: ModuleSet | None = None) -> None:
@@ -168,13 +165,8 @@ class PatchCases:
         config, count = self.stage.config, len(case.classes)
         form = Form.of(config)
         weak = Member(Logits(case.weak, count), form, range(count))
-        origin = Origin(
-            weak_network_name(config, self.kind),
-            config.network_name,
-            config.num_classes,
-            (case.target_class,),
-            case.kernels[None],
-        )
+        names = weak_network_name(config, self.kind), config.network_name
+        origin = Origin(*names, config.num_classes, (case.target_class,), case.kernels[None])
         return PatchedModel(weak, [Member(case.module, form, [count - 1])], patch.rule, case.classes, origin)
 
     def reported(self, case: PatchCase, patch: Patch) -> Reported:

@@ -54,15 +54,9 @@ def compare(
     answers, patches = {BEFORE: test.weak.argmax(1)}, {}
 
     def fit(calibration: str, outputs: Mapping[int, np.ndarray], of_class: Mapping[int, np.ndarray]) -> Patch:
-        return fit_patch(
-            valid.weak,
-            {target: outputs[target] for target in targets},
-            valid.labels,
-            calibration=calibration,
-            class_outputs=of_class or None,
-            others_may_lose=others_may_lose,
-            seed=seed,
-        )
+        given = valid.weak, {target: outputs[target] for target in targets}, valid.labels
+        rule = {"calibration": calibration, "class_outputs": of_class or None, "others_may_lose": others_may_lose}
+        return fit_patch(*given, **rule, seed=seed)
 
     def add(name: str, patch: Patch, outputs: Mapping[int, np.ndarray]) -> None:
         patches[name], answers[name] = patch, patch(test.weak, outputs).argmax(1)

@@ -17,6 +17,7 @@ from utils.seeds import generator
 
 DRAWS = 1000
 LEVEL = 0.95
+MARGIN = 50 * (1 - LEVEL)  # percent of the draws beyond either end
 
 Interval = tuple[float, float]
 
@@ -44,10 +45,7 @@ class Change:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Change":
         """Raises KeyError, TypeError or ValueError for values of no change."""
-        intervals = {}
-        for name in METRICS:
-            low, high = values[name]
-            intervals[name] = float(low), float(high)
+        intervals = {name: (float(low), float(high)) for name in METRICS for low, high in [values[name]]}
         return cls(**intervals, others_p=float(values["others_p"]))
 
     def to_json(self) -> dict[str, Any]:
@@ -101,8 +99,7 @@ def change_of(
     drawn = generator(seed, "bootstrap", target_class).multinomial(len(labels), counts / len(labels), DRAWS)
     drawn = drawn.reshape(DRAWS, 3, 3, 3)  # draw, kind, outcome before, outcome after
     changes = _metrics(drawn.sum(2)) - _metrics(drawn.sum(3))
-    margin = 50 * (1 - LEVEL)
-    lows, highs = np.percentile(changes, (margin, 100 - margin), axis=0)
+    lows, highs = np.percentile(changes, (MARGIN, 100 - MARGIN), axis=0)
     others = counts.reshape(3, 3, 3)[OTHER]
     won, lost = others[[TAKEN, WRONG], RIGHT].sum(), others[RIGHT, [TAKEN, WRONG]].sum()
     intervals = zip(lows.tolist(), highs.tolist(), strict=True)
@@ -114,8 +111,7 @@ def accuracy_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, s
     differences = (after == labels).astype(int) - (before == labels)
     counts = np.bincount(differences + 1, minlength=3)  # lost, alike, won
     drawn = generator(seed, "bootstrap of accuracy").multinomial(len(labels), counts / len(labels), DRAWS)
-    margin = 50 * (1 - LEVEL)
-    low, high = np.percentile((drawn[:, 2] - drawn[:, 0]) / len(labels), (margin, 100 - margin))
+    low, high = np.percentile((drawn[:, 2] - drawn[:, 0]) / len(labels), (MARGIN, 100 - MARGIN))
     return float(low), float(high)
 
 

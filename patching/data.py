@@ -36,11 +36,8 @@ class PatchData:
         label = len(self.weak.classes)
         name = self.strong.classes[target_class]
         num_train = int(self.train_images * TRAIN_SHARE)
-        wanted = {
-            "train": self.target_images or num_train,
-            "valid": self.train_images - num_train,
-            "test": self.test_images,
-        }
+        num_valid = self.train_images - num_train
+        wanted = {"train": self.target_images or num_train, "valid": num_valid, "test": self.test_images}
         parts = {}
         for part, count in wanted.items():
             images: Images = getattr(self.strong, part)

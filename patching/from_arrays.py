@@ -48,7 +48,7 @@ class Patch:
             added = ((0, 0), (0, self.num_classes - weak.shape[1]))
             return np.pad(weak, added, constant_values=-np.inf).astype(np.float32)
         self._check_kind(weak)
-        outputs = _stacked({target: _of(module_logits, target) for target in self.target_classes}, len(weak))
+        outputs = _stacked(module_logits, self.target_classes, len(weak))
         rule = copy.deepcopy(self.rule).double()  # so that a constant in all logits of an image costs no digits
         with torch.inference_mode():
             return rule(torch.tensor(weak), torch.tensor(outputs)).float().numpy()
@@ -77,12 +77,8 @@ class Patch:
     ) -> PatchedWeakModel:
         """Before and after on test images, with intervals. Raises UserError for arrays that do not fit.
 
-        Args:
-            weak_logits: (images, weak classes) float.
-            module_logits: target class -> (images,) float.
-            labels: (images,) int.
-            classes: the classes' names; their numbers by default.
-            seed: of the bootstrap.
+        Takes weak_logits (images, weak classes) float, per target class module_logits (images,) float, labels (images,)
+        int, the classes' names (their numbers by default), and the seed of the bootstrap.
         """
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         wanted = _checked_labels(labels, len(weak), self.num_classes)
@@ -185,7 +181,7 @@ def _checked(
             raise UserError(f"target class {target}: expected validation images of it, given none; add some")
     # To spare the other classes, the choice among them stays the weak model's.
     forms = FORMS if others_may_lose is None else [form for form in FORMS if form != "vector"]
-    return Given(weak, _stacked(module_logits, len(weak)), wanted, tuple(targets), seed=seed, forms=forms)
+    return Given(weak, _stacked(module_logits, targets, len(weak)), wanted, tuple(targets), seed=seed, forms=forms)
 
 
 def _fitted(given: Given, calibration: str, others_may_lose: float | None) -> Patch:
@@ -223,33 +219,24 @@ def least_lowering(scores: np.ndarray, labels: np.ndarray, targets: Sequence[int
     return max(0.0, float(margins[needed - 1]) + SLACK) if needed > 0 else 0.0
 
 
-def _stacked(module_logits: ModuleLogits, images: int) -> np.ndarray:
+def _stacked(module_logits: ModuleLogits, targets: Sequence[int], images: int) -> np.ndarray:
     """(images, modules) in the order of the target classes. Raises UserError."""
-    return np.stack([_checked_output(module_logits[target], target, images) for target in sorted(module_logits)], 1)
+    return np.stack([_checked_output(module_logits, target, images) for target in targets], 1)
 
 
-def _of(module_logits: ModuleLogits, target: int) -> Array:
+def _checked_output(module_logits: ModuleLogits, target: int, images: int) -> np.ndarray:
     if target not in module_logits:
         raise UserError(f"module_logits: expected the outputs of the module of class {target}, given none")
-    return module_logits[target]
-
-
-def _checked_output(output: Array, target: int, images: int) -> np.ndarray:
-    values = _plain(output)
+    values, name = _plain(module_logits[target]), f"module_logits[{target}]"
     if values.ndim != 1 or len(values) != images or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"module_logits[{target}]: expected one number for each of {images} images, given {values.dtype} of shape "
-            f"{values.shape}"
-        )
-    return _finite(values, f"module_logits[{target}]").astype(np.float64)
+        raise UserError(f"{name}: expected one number for each of {images} images, given {_form(values)}")
+    return _finite(values, name).astype(np.float64)
 
 
 def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.ndarray:
     values = _plain(logits)
     if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"{name}: expected (images, classes) real numbers, given {values.dtype} of shape {values.shape}"
-        )
+        raise UserError(f"{name}: expected (images, classes) real numbers, given {_form(values)}")
     if classes is not None and values.shape[1] != classes:
         raise UserError(f"{name}: expected logits of {classes} classes, given {values.shape[1]}")
     return _finite(values, name).astype(np.float64)
@@ -258,9 +245,7 @@ def _checked_logits(logits: Array, name: str, classes: int | None = None) -> np.
 def _checked_labels(labels: Array, images: int, classes: int) -> np.ndarray:
     values = _plain(labels)
     if values.shape != (images,) or values.dtype.kind not in "iu":
-        raise UserError(
-            f"labels: expected a whole number for each of {images} images, given {values.dtype} of shape {values.shape}"
-        )
+        raise UserError(f"labels: expected a whole number for each of {images} images, given {_form(values)}")
     if values.min() < 0 or values.max() >= classes:
         raise UserError(
             f"labels: expected classes from 0 to {classes - 1}, given {values.min()} to {values.max()}; a class that "
@@ -281,3 +266,7 @@ def _plain(values: Array) -> np.ndarray:
         return np.asarray(values)
     given = values.detach().cpu()
     return (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+
+
+def _form(values: np.ndarray) -> str:
+    return f"{values.dtype} of shape {values.shape}"

@@ -7,14 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patching.learned import (
-    RIDGES,
-    Array,
-    free_directions,
-    held_out_scores,
-    one_blas_thread,
-    prepared,
-)
+from patching.learned import RIDGES, Array, free_directions, held_out_scores, one_blas_thread, prepared
 
 SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that in one of twenty trials
 
@@ -47,12 +40,7 @@ def helpful_modules(
     class, so that recalibrating is not the module's merit. Greedy: the most helpful one is taken first, then the most
     helpful in addition to it, until none helps in addition to those taken.
 
-    Args:
-        weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
-        module_outputs: (images, modules) float.
-        labels: (images,) int64.
-        targets: the target class of each module; from the number of weak classes on, classes to add.
-        seed: of the assignment of images to folds.
+    The arguments are those of `fit_linear_map`.
     """
     data = prepared(weak_logits, module_outputs, labels, targets, seed)
 

@@ -185,15 +185,8 @@ def fit_linear_map(
     bias = bias + weight[:, weak_classes:num_classes] @ data.logits[0, weak_classes:]
     weight = torch.cat([weight[:, :weak_classes], weight[:, num_classes:]], 1)
     before = float(F.cross_entropy(data.logits, data.labels))
-    return LinearFit(
-        _checked(weight),
-        _checked(bias),
-        **data.calibration,
-        form=form,
-        ridge=ridge,
-        loss_before=before,
-        loss_cross_validated=losses[form, ridge],
-    )
+    found_by = {"form": form, "ridge": ridge, "loss_before": before, "loss_cross_validated": losses[form, ridge]}
+    return LinearFit(_checked(weight), _checked(bias), **data.calibration, **found_by)
 
 
 def held_out_losses(data: Prepared, directions: Tensor) -> list[float]:

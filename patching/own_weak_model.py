@@ -137,14 +137,11 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
     except UserError:
         raise
     except Exception as error:  # whatever somebody's network raises
-        side = images.pixels.shape[1]
-        raise UserError(
-            f"the weak model does not run on images of {side} pixels: {reason(error)}; give --weak_side"
-        ) from None
+        found = f"the weak model does not run on images of {images.pixels.shape[1]} pixels: {reason(error)}"
+        raise UserError(f"{found}; give --weak_side") from None
     if logits.shape != (len(images), classes):
-        raise UserError(
-            f"the weak model gives outputs {logits.shape[1:]}: expected {classes} logits, one for each class"
-        )
+        given = logits.shape[1:]
+        raise UserError(f"the weak model gives outputs {given}: expected {classes} logits, one for each class")
     if not np.isfinite(logits).all():
         raise UserError("the weak model gives NaN or infinity on these images")
     return logits
@@ -158,11 +155,10 @@ def load_weak_logits(
     classes: int,
     file_order: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(images, classes) float of all images of a part, from `PART_logits.npy` and `PART_labels.npy`.
+    """(images, classes) float of all images of a part, from `PART_logits.npy` and `PART_labels.npy` in a folder.
 
     Args:
-        folder: that has them.
-        part: `valid` or `test`.
+        folder, part: where they are; `valid` or `test`.
         images: the same images, in the same order, or in that of their files.
         images_have: the names of their labels.
         classes: that the weak model knows.
@@ -170,13 +166,12 @@ def load_weak_logits(
 
     Raises UserError where they are not of these images, or of another number of classes.
     """
-    logits, labels = (_load(folder / f"{part}_{what}.npy") for what in ("logits", "labels"))
+    logits_file, labels_file = (folder / f"{part}_{what}.npy" for what in ("logits", "labels"))
+    logits, labels = _load(logits_file), _load(labels_file)
     if logits.ndim != 2 or logits.dtype.kind != "f":
-        raise UserError(
-            f"{folder / f'{part}_logits.npy'}: expected real numbers (images, classes), given {_form(logits)}"
-        )
+        raise UserError(f"{logits_file}: expected real numbers (images, classes), given {_form(logits)}")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(f"{folder / f'{part}_labels.npy'}: expected whole numbers (images,), given {_form(labels)}")
+        raise UserError(f"{labels_file}: expected whole numbers (images,), given {_form(labels)}")
     if not len(logits) == len(labels) == len(images):
         raise UserError(
             f"{folder}: expected logits and labels of {len(images)} {part} images, as the images are, given "
@@ -184,26 +179,24 @@ def load_weak_logits(
         )
     if logits.shape[1] != classes:
         raise UserError(
-            f"{folder / f'{part}_logits.npy'}: expected logits of {classes} classes, given {logits.shape[1]}; name the "
-            "weak model's classes, in the order of its logits, with --weak_classes"
+            f"{logits_file}: expected logits of {classes} classes, given {logits.shape[1]}; name the weak model's "
+            "classes, in the order of its logits, with --weak_classes"
         )
     if labels.min() < 0 or labels.max() >= len(images_have):
         raise UserError(
-            f"{folder / f'{part}_labels.npy'}: expected labels from 0 to {len(images_have) - 1} ({images_have[0]} to "
+            f"{labels_file}: expected labels from 0 to {len(images_have) - 1} ({images_have[0]} to "
             f"{images_have[-1]}), given {labels.min()} to {labels.max()}"
         )
     if not np.isfinite(logits).all():
         bad = np.flatnonzero(~np.isfinite(logits).all(1))
-        raise UserError(
-            f"{folder / f'{part}_logits.npy'}: {len(bad)} images have NaN or infinity, the first is {bad[0]}"
-        )
+        raise UserError(f"{logits_file}: {len(bad)} images have NaN or infinity, the first is {bad[0]}")
     is_other = file_order is not None and not np.array_equal(labels, images.labels)
     if is_other and np.array_equal(labels[file_order], images.labels):
         logits, labels = logits[file_order], labels[file_order]
     if len(other := np.flatnonzero(labels != images.labels)):
         place = other[0]
         raise UserError(
-            f"{folder / f'{part}_labels.npy'}: image {place} has label {labels[place]}, but is of class "
+            f"{labels_file}: image {place} has label {labels[place]}, but is of class "
             f"{images.labels[place]} ({images_have[images.labels[place]]}): expected the order of the images"
         )
     return logits if logits.dtype in TORCH_KNOWS else logits.astype(np.float64)

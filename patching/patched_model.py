@@ -46,12 +46,10 @@ class PatchedModel(nn.Module):
     """A weak model whose target classes are judged by modules of a strong model.
 
     Args:
-        weak: the weak model; None where only its logits are known.
-        modules: in the order of the rule's columns.
-        rule: joins them.
+        weak: the weak model; None where only its logits are known, and `weak_classes`, how many classes it knows.
+        modules: in the order of the columns of the rule, which joins them.
         classes: the names of the classes that are scored.
         origin: says which networks they are of; None for a model that is not saved as `.pth`.
-        weak_classes: how many of the classes the weak model knows; needed where there is no `weak`.
     """
 
     def __init__(

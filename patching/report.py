@@ -137,10 +137,8 @@ def methods_of(
 
     Args:
         labels: (images,) int64.
-        answers: method -> (images,) int64, those of the weak model as it is among them.
-        rules: method -> the rule.
-        classes: their names.
-        targets: the classes that are patched.
+        answers: method -> (images,) int64, those of the weak model as it is among them; `rules` likewise.
+        classes: their names, and `targets` the numbers of those that are patched.
         seed: of the bootstrap.
     """
 
@@ -149,16 +147,12 @@ def methods_of(
             return None
         return [change_of(labels, answers[other], answers[method], each, targets, seed) for each in targets]
 
-    return {
-        method: method_entry(
-            confusion_matrix(labels, given, len(classes)),
-            rules.get(method),
-            changes(method, BEFORE),
-            changes(method, NO_MODULE),
-            targets,
-        )
-        for method, given in answers.items()
-    }
+    entries = {}
+    for method, given in answers.items():
+        confusion = confusion_matrix(labels, given, len(classes))
+        compared = changes(method, BEFORE), changes(method, NO_MODULE)
+        entries[method] = method_entry(confusion, rules.get(method), *compared, targets)
+    return entries
 
 
 def method_entry(
@@ -173,8 +167,8 @@ def method_entry(
     Args:
         confusion: (classes, classes) int64 on the test images, rows = labels.
         rule: that was fitted.
-        changes: from the weak model as it is, of each target; None = not compared.
-        over_no_module: likewise from the control without modules.
+        changes, over_no_module: of each target, from the weak model as it is, and from the control without modules;
+            None = not compared.
         targets: the classes that are patched; None = the last one.
     """
     targets = [len(confusion) - 1] if targets is None else targets

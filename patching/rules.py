@@ -195,15 +195,8 @@ class Learned(Rule):
         """
         super().__init__()
         self.found_by = found_by
-        buffers = {
-            "weight": weight,
-            "bias": bias,
-            "scale": scale,
-            "low": low,
-            "high": high,
-            "probability_floor": probability_floor,
-        }
-        for name, value in buffers.items():
+        buffers = {"weight": weight, "bias": bias, "scale": scale, "low": low, "high": high}
+        for name, value in {**buffers, "probability_floor": probability_floor}.items():
             self.register_buffer(name, _buffer(value))
         if self.weight is None or self.bias is None or len({value is None for value in (scale, low, high)}) > 1:
             raise ValueError("expected weight and bias, and scale, low and high together or none of them")
@@ -215,12 +208,10 @@ class Learned(Rule):
         return cls(**vars(fit))
 
     def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
-        if self.scale is None:
-            known = weak_logits
-        else:
-            known = log_probabilities(weak_logits, self.scale, self.probability_floor)
+        if self.scale is not None:
+            weak_logits = log_probabilities(weak_logits, self.scale, self.probability_floor)
             outputs = limited(outputs, self.low, self.high)
-        return nn.functional.linear(torch.cat([known, outputs], 1), self.weight, self.bias)
+        return nn.functional.linear(torch.cat([weak_logits, outputs], 1), self.weight, self.bias)
 
     def lowered(self, targets: Sequence[int], lowering: float) -> "Learned":
         """The rule with the target classes' scores lowered."""

@@ -126,13 +126,10 @@ def _save_code(model: PatchedModel, path: Path) -> None:
 def _loaded(path: Path, inputs: Sequence[str], device: torch.device | str) -> Answer:
     if path.suffix == ".pth":
         model = load_patched_model(path, device)
-        return lambda *given: _answer_of(model, [torch.from_numpy(values).to(device) for values in given])
+        return torch.inference_mode()(
+            lambda *given: model(*(torch.from_numpy(values).to(device) for values in given)).cpu().numpy()
+        )
     return _loaded_onnx(path, inputs) if path.suffix == ".onnx" else _loaded_code(path)
-
-
-@torch.inference_mode()
-def _answer_of(model: PatchedModel, given: Sequence[Tensor]) -> np.ndarray:
-    return model(*given).cpu().numpy()
 
 
 def _loaded_code(path: Path) -> Answer:

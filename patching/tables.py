@@ -94,7 +94,11 @@ def exact_table(models: Sequence[PatchedWeakModel]) -> Table:
     for model, number in _targets(models):
         for method in model.methods:
             scores, change = model.scores(method, number), model.change(method, number)
-            values = [*_exact(metrics_of(scores)), *asdict(scores).values(), *_sureness(change)]
+            sure = [""] * len(sure_names)
+            if change is not None:
+                ends = (end for metric in METRICS for end in getattr(change, metric))
+                sure = [*_exact(ends), f"{change.others_p:.6g}"]
+            values = [*_exact(metrics_of(scores)), *asdict(scores).values(), *sure]
             name = model.target_names[number]
             table.append([model.target_classes[number], name, model.epoch, method, *values])
     before, empty = mean_metrics(models, BEFORE), [""] * len(count_names + sure_names)
@@ -103,12 +107,6 @@ def exact_table(models: Sequence[PatchedWeakModel]) -> Table:
         table.append(["mean", "", "", method, *_exact(mean), *empty])
         table.append(["mean change", "", "", method, *_exact(mean - before), *empty])
     return ["target_class", "name", "epoch", "method", *METRICS, *count_names, *sure_names], table
-
-
-def _sureness(change: Change | None) -> list[str]:
-    if change is None:
-        return [""] * (2 * len(METRICS) + 1)
-    return [*_exact(end for metric in METRICS for end in getattr(change, metric)), f"{change.others_p:.6g}"]
 
 
 def _exact(values: Any) -> list[str]:

@@ -25,11 +25,8 @@ AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice 
 def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *, anyway: bool) -> None:
     """Raises UserError for logits in another order of classes, or hardly better than chance; `anyway` says it instead.
 
-    Args:
-        logits: (images, weak classes) float, of validation images.
-        labels: (images,) int64; images of added classes are left out.
-        classes: of the patch.
-        anyway: whether to go on.
+    `logits` (images, weak classes) float and `labels` (images,) int64 are of validation images; those of added classes
+    are left out.
     """
     known = labels < classes.weak_classes
     logits, labels = logits[known], labels[known]
@@ -64,10 +61,7 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
 def other_form(network: nn.Module, images: Images, device: torch.device) -> str:
     """In which form of images a weak model is right on clearly more of them, in one line; empty where in none.
 
-    Args:
-        network: images -> logits (n, classes).
-        images: in the form that was given, labelled by the network's own classes.
-        device: where the network runs.
+    The images are in the form that was given, labelled by the network's own classes.
     """
     given, best = explain(network, images, device)
     if best.order is not None or not (best.trial.settings or best.trial.is_reversed):
@@ -103,15 +97,10 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
 
 
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
-    """Whether a weak model is hardly better than chance at the classes that it is not patched for.
+    """Whether a weak model is hardly better than chance at the classes other than `targets`, which may be patched.
 
-    It may know nothing of the target classes. Where fewer than two others are left, it is asked to tell these from
-    the target classes.
-
-    Args:
-        logits: (images, classes) float.
-        labels: (images,) int64.
-        targets: the classes that may be patched.
+    It may know nothing of these. Where fewer than two others are left, it is asked to tell them from the targets. The
+    logits are (images, classes) float, the labels (images,) int64.
     """
     others = np.setdiff1d(np.unique(labels), list(targets))
     asked = others if len(others) > 1 else np.unique(labels)

@@ -169,11 +169,8 @@ def train_weak_models(
     """Train one weak model per target class, and keep the chosen epochs.
 
     Args:
-        stage: configuration, files, device and seed.
-        kind: of the weak models.
-        target_classes: which ones.
+        stage, kind, target_classes, settings: what is trained, and how.
         data: the images of all of them.
-        settings: what the training is made of.
         fresh: set what is there aside, instead of going on or refusing.
         engine: where to train them at the same time; None = here, one after the other.
 
@@ -195,13 +192,7 @@ def train_weak_models(
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
     jobs = [
         WeakJob(
-            config=stage.config,
-            kind=kind,
-            target_class=target_class,
-            settings=settings,
-            keep=tuple(keep),
-            precision=stage.precision,
-            seed=stage.seed,
+            *(stage.config, kind, target_class, settings, tuple(keep), stage.precision, stage.seed),
             name=f"target class {target_class} ({data.strong.classes[target_class]})",
         )
         for target_class in target_classes

@@ -50,7 +50,8 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         if not images:  # an earlier version's set of one class
             continue
         shares = percent(strong / images), percent(composed / images)
-        rows.append((name, images, shares[0], strong, shares[1], composed, _points(composed, strong, images)))
+        points = f"{100 * (composed - strong) / images:+.2f}"
+        rows.append((name, images, shares[0], strong, shares[1], composed, points))
     yield Table(
         "Accuracy of the strong and the composed model. The search chose on validation images.",
         ("images", "count", "strong model", "right", "composed model", "right", "difference in points"),
@@ -132,10 +133,6 @@ def _search_in_words(search: dict[str, Any]) -> str:
     return found + took + tuned
 
 
-def _points(right: int, other_right: int, images: int) -> str:
-    return f"{100 * (right - other_right) / images:+.2f}"
-
-
 def patching_answer(data: ReportData) -> Iterator[Block]:
     """Every patch before, after and without module, and what it cost the other classes."""
     found = all_patches(data)
@@ -147,13 +144,8 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
             "0 and, of the others' accuracy, McNemar's test agrees. Patched: "
             f"{'; '.join(each.models for each in found)}.",
             (
-                "weak model: target class",
-                "F1 before",
-                "F1 with module",
-                "F1 without module",
-                "module adds, points",
-                "others' accuracy before",
-                "its change, points",
+                *("weak model: target class", "F1 before", "F1 with module", "F1 without module"),
+                *("module adds, points", "others' accuracy before", "its change, points"),
             ),
             [_row(outcome) for outcome in outcomes],
         )
@@ -174,9 +166,7 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
 def _row(outcome: Outcome) -> Sequence[str]:
     return (
         outcome.name,
-        percent(outcome.before.f1),
-        percent(outcome.after.f1),
-        percent(outcome.no_module.f1),
+        *(percent(scores.f1) for scores in (outcome.before, outcome.after, outcome.no_module)),
         outcome.added_in_words,
         percent(outcome.before.others_accuracy),
         f"{outcome.others_changed:+.1f}, {in_words(outcome.change, 'others_accuracy')}",

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,19 +30,9 @@ from patching.metrics import confusion_matrix
 from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
+from report import made_with
 from report.figures_of_patching import PatchAnswers
-from report.made_with import (
-    IMAGE_FORM,
-    SENSITIVITY,
-    MadeWith,
-    as_recorded,
-    as_text,
-    dict_in,
-    of_weak_model,
-    records,
-    set_in_words,
-    sets_here,
-)
+from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
 from search.method import Method
 from utils.errors import UserError
 from utils.stage import Stage
@@ -70,7 +60,7 @@ class ReportData:
         self.stage, self.config, self.artifacts, self._set_name = stage, stage.config, stage.artifacts, set_name
         self.damaged_records: list[str] = []  # what is wrong with each, once `made_with` was asked for
         with contextlib.suppress(UserError):  # a damaged record: the sections that need the strong model say so
-            self.config = as_recorded(stage.config, stage.artifacts)
+            self.config = made_with.as_recorded(stage.config, stage.artifacts)
 
     @cached_property
     def configured(self) -> Config:
@@ -89,12 +79,17 @@ class ReportData:
     def made_with(self) -> dict[str, MadeWith]:
         """Stage -> what it recorded of its settings; without the stages whose records are missing or damaged."""
         found = {}
-        for name, read in records(self.configured, self.artifacts, self.sets):
-            try:
+        for name, read in made_with.records(self.configured, self.artifacts, self.sets):
+            with self._noting_damage():
                 found[name] = read()
-            except UserError as error:
-                self.damaged_records.append(str(error))
         return found
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.damaged_records.append(str(error))
 
     @cached_property
     def weak_made_with(self) -> dict[WeakKind, dict[int, MadeWith]]:
@@ -102,11 +97,11 @@ class ReportData:
         found: dict[WeakKind, dict[int, MadeWith]] = {kind: {} for kind in self.patched_kinds}
         for kind, of_kind in found.items():
             for target_class in range(self.config.num_classes):
-                if patch_files.weak_model_settings(self.artifacts, kind, target_class).exists():
-                    try:
-                        of_kind[target_class] = of_weak_model(self.artifacts, kind, target_class)
-                    except UserError as error:
-                        self.damaged_records.append(str(error))
+                file = patch_files.weak_model_settings(self.artifacts, kind, target_class)
+                with self._noting_damage():
+                    if file.exists():
+                        content = file.load()
+                        of_kind[target_class] = MadeWith.of(content, dict_in(content, "configured"))
         return found
 
     def recorded(self, stage: str, setting: str) -> Any:
@@ -160,13 +155,13 @@ class ReportData:
         measured = {layer: file for layer, file in files.items() if file.exists()}
         if not measured:
             next(iter(files.values())).check_is_there()
-        ratios = self.recorded(SENSITIVITY, "sensitivity_ratios")
+        ratios = self.recorded(made_with.SENSITIVITY, "sensitivity_ratios")
         return {layer: file.load(ratios and len(ratios), 2) for layer, file in measured.items()}
 
     @cached_property
     def sets(self) -> list[ModuleSet]:
         """All module sets of the strong model, the oldest first."""
-        return sets_here(self.config, self.artifacts)
+        return made_with.sets_here(self.config, self.artifacts)
 
     @cached_property
     def module_set(self) -> ModuleSet:
@@ -248,22 +243,18 @@ class ReportData:
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """Model's name -> (classes, classes) counts of test images, rows = true classes."""
-        answers, classes = self.answers, self.config.num_classes
-        return {
-            f"{name} model": confusion_matrix(answers.labels, getattr(answers, name).argmax(1), classes)
-            for name in ("strong", "composed")
-        }
+        labels, classes = self.answers.labels, self.config.num_classes
+        logits = {"strong model": self.answers.strong, "composed model": self.answers.composed}
+        return {name: confusion_matrix(labels, given.argmax(1), classes) for name, given in logits.items()}
 
     @cached_property
     def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Kernels, FLOPs of one image and parameters: of the strong model, and (modules, 3) of the modules."""
         image = self.strong.image_shape
         kept, networks = [self.units.num_kernels, *self.masks.sum(1).tolist()], [self.strong.network, *self.modules]
-        costs = [
-            (kernels, flops_of(network, image), count_parameters(network))
-            for kernels, network in zip(kept, networks, strict=True)
-        ]
-        return costs[0], np.array(costs[1:])
+        costs = [(flops_of(network, image), count_parameters(network)) for network in networks]
+        strong, *modules = [(kernels, *cost) for kernels, cost in zip(kept, costs, strict=True)]
+        return strong, np.array(modules)
 
     @cached_property
     def patch_data(self) -> PatchData:
@@ -325,15 +316,13 @@ class ReportData:
                 f"the weak model of class {target_class} was tested on {model.test_images} images, the settings weak_* "
                 f"now give {len(test)}: give those that it was patched with to: {self._report_command()}"
             )
-        weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, self.stage.device)
-        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(
-            target_class, self.stage.device
-        )
-        logits, module_outputs = outputs_of([weak, module], test, self.stage.device)
-        changed = UserError(
-            f"the weak model or the module of class {target_class} has changed since it was patched; patch again with: "
-            f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
-        )
+        device = self.stage.device
+        weak = load_weak_model(self.config, self.artifacts, kind, target_class, model.epoch, device)
+        module = open_set(self.config, self.artifacts, model.modules, [target_class]).module(target_class, device)
+        logits, module_outputs = outputs_of([weak, module], test, device)
+        again = f"{patch_files.patch_command(self.artifacts, kind)} --calibration {method} --modules {model.modules}"
+        whose = f"the weak model or the module of class {target_class}"
+        changed = UserError(f"{whose} has changed since it was patched; patch again with: {again}")
         if logits.shape[1] != len(model.classes):
             raise changed
         scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs))

@@ -8,7 +8,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,17 @@ class Drawing:
     def as_csv(self) -> str:
         """The numbers as CSV, under the names of their columns."""
         return csv_table(self.columns, self.rows)
+
+
+def drawing_of(figure: Figure, finding: str, kind: type, rows: Sequence[Any]) -> Drawing:
+    """A figure of dataclass instances of a kind, whose fields are the columns."""
+    return Drawing(figure, finding, tuple(field.name for field in fields(kind)), [astuple(row) for row in rows])
+
+
+def curve_style(number: int, colours: int = 4) -> dict[str, Any]:
+    """The colour and the mark of a figure's n-th curve, from 0; by default one of the four colours told apart best."""
+    color = (0, 1, 2, 4)[number % 4] if colours == 4 else number % colours
+    return {"color": PALETTE[color], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modules.own_class import auc_of
 from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
 
@@ -57,14 +58,8 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
     for name, marker, color, value in zip((before, after), "os", PALETTE[:2], values, strict=True):
         axes.plot(value, places, marker, color=color, markersize=7, label=name)
     for place, (one, other) in enumerate(zip(*values, strict=True)):
-        axes.annotate(
-            f"{other - one:+.1f}",
-            (1, place),
-            (8, 0),
-            ("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-        )
+        at = (1, place), (8, 0), ("axes fraction", "data")
+        axes.annotate(f"{other - one:+.1f}", *at, textcoords="offset points", va="center")
     axes.axhline(len(classes) - 0.5, color="#8a9099", linewidth=0.8)
     name_rows(axes, [*names, "all classes"])
     axes.set(xlabel="accuracy in % (right: difference in points)", title=title)
@@ -85,14 +80,9 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
 def outputs_figure(
     own: Sequence[np.ndarray], others: Sequence[np.ndarray], classes: Sequence[str], other_images: str, title: str
 ) -> Drawing:
-    """What each module says about images of its class, and about others: one bar of quantiles each.
+    """Each module's outputs on images of its class, `own`, and on `others`: one bar of quantiles each.
 
-    Args:
-        own: per module its outputs on images of its class.
-        others: per module its outputs on other images.
-        classes: the modules' classes.
-        other_images: what the others are, for the legend.
-        title: above the figure.
+    `other_images` says for the legend what the others are.
     """
     figure = new_figure(9, 0.5 * max(2, len(classes)) + 1.9)
     axes = figure.subplots()
@@ -133,10 +123,6 @@ def outputs_figure(
 
 
 def separation(own: np.ndarray, others: np.ndarray) -> float:
-    """The share of pairs, one of each, in which `own` is larger, ties counting half: the area under the ROC curve.
-
-    1 = the two never overlap, 0.5 = they cannot be told apart. Source: Mann and Whitney, 1947.
-    """
-    ordered = np.sort(others)
-    below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-    return float(below.sum() / (2 * len(own) * len(others)))
+    """The share of pairs, one of each, in which `own` is larger, as `auc_of`: 1 = they never overlap, 0.5 = alike."""
+    outputs = np.concatenate([own, others])
+    return float(auc_of(outputs[:, None], np.arange(len(outputs)) < len(own))[0])

@@ -49,12 +49,8 @@ def training_figure(history: Sequence[Epoch], best: int, title: str) -> Drawing:
 def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], title: str) -> Drawing:
     """One heat map a layer: how important each kernel is for each class, as a share of the layer's largest.
 
-    Args:
-        layers: layer's name -> importance (classes, kernels).
-        classes: their names.
-        title: above the figure.
-
-    In each map the kernels are sorted by their mean over the classes, so that what all classes share stands left.
+    `layers` is by name, (classes, kernels) each. In each map the kernels are sorted by their mean over the classes, so
+    that what all classes share stands left.
     """
     figure = new_figure(max(7.0, 0.9 * len(layers) + 2), 0.27 * len(classes) + 1.9)
     all_axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
@@ -96,14 +92,10 @@ def sensitivity_figure(
     title: str,
     marked_as: str = "recommended as sensitive",
 ) -> Drawing:
-    """Accuracy against the kept share of a layer's kernels, one line a layer; some are marked.
+    """Accuracy against the kept share of a layer's kernels, one line a layer; those of `sensitive` are marked.
 
-    Args:
-        curves: layer's name -> (ratios, 2): ratio, accuracy.
-        sensitive: the names of the layers to mark.
-        tolerance: the loss of accuracy from which a layer counts as having fallen.
-        title: above the figure.
-        marked_as: what the marked layers are.
+    `curves` is by layer's name, (ratios, 2) each: ratio, accuracy. `tolerance` is the loss of accuracy from which a
+    layer counts as having fallen.
     """
     figure = new_figure(8, 4.6)
     axes = figure.subplots()

@@ -22,11 +22,8 @@ def patch_figure(
 ) -> Drawing:
     """Precision, recall and F1 of the target class and the accuracy of the others, before and after patching.
 
-    Args:
-        weak_models: weak model's label -> method -> its scores; every weak model has the same methods, the first of
-            which is the weak model as it was.
-        title: above the figure.
-        control: the one of the methods that has no module, with which the others are compared.
+    `weak_models` is label -> method -> scores; all have the same methods, the first of which is the weak model as it
+    was. The others are compared with the `control`, the one of them that has no module.
     """
     labels, methods = list(weak_models), list(next(iter(weak_models.values())))
     values = 100 * np.array([[metrics_of(scores[method]) for method in methods] for scores in weak_models.values()])

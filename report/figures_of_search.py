@@ -60,15 +60,10 @@ def _said(panel: Panel, row: Any) -> str:
 def kept_figure(
     masks: np.ndarray, slices: Sequence[slice], layers: Sequence[str], classes: Sequence[str], title: str
 ) -> Drawing:
-    """The share of each layer's kernels that each module keeps.
+    """The share of each layer's kernels that each module keeps; masks (classes, K) bool, True = kept.
 
-    Args:
-        masks: (classes, K) bool, True = kept.
-        slices: where the kernels of each shown layer stand; of layers that are cut alike the first is enough.
-        layers, classes: their names.
-        title: above the figure.
-
-    The last column counts all K kernels, as the searches do, and not those of the shown layers.
+    `slices` says where the kernels of each shown layer stand; of layers that are cut alike the first is enough. The
+    last column counts all K kernels, as the searches do, and not those of the shown layers.
     """
     counts = np.stack([*(masks[:, layer].sum(1) for layer in slices), masks.sum(1)], 1)
     widths = [*(layer.stop - layer.start for layer in slices), masks.shape[1]]
@@ -124,11 +119,7 @@ def pairs_figure(masks: np.ndarray, classes: Sequence[str], title: str) -> Drawi
 def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[str], title: str) -> Drawing:
     """What each module costs, in percent of the strong model.
 
-    Args:
-        strong: its kernels, FLOPs of one image, parameters.
-        modules: (classes, 3) the same of every module.
-        classes: their names.
-        title: above the figure.
+    `strong` is its kernels, FLOPs of one image and parameters, `modules` (classes, 3) the same of every module.
     """
     shares = 100 * modules / np.array(strong)
     figure = new_figure(10, 0.27 * len(classes) + 2)

@@ -17,8 +17,6 @@ from models.names import are_same
 from modules import files as module_files
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets
-from patching import files as patch_files
-from patching.weak_models import WeakKind
 from search.methods import METHODS
 from utils.artifacts import Artifacts
 from utils.errors import UserError
@@ -44,13 +42,7 @@ class MadeWith:
     def of(
         cls, content: Mapping[str, Any], configured: Mapping[str, Any] | None = None, options: Sequence[str] = ()
     ) -> "MadeWith":
-        """What a record says.
-
-        Args:
-            content: the record, with seed and precision.
-            configured: where the configuration's settings stand in it; None = among its values.
-            options: of the stage's command line.
-        """
+        """What a record says, `content` with seed and precision; the settings stand among it, or in `configured`."""
         seed, precision = content.get("seed"), content.get("precision")
         return cls(
             configured_of(content if configured is None else configured),
@@ -60,21 +52,18 @@ class MadeWith:
         )
 
     def command(self, artifacts: Artifacts, script: str, configured: Config, more: Sequence[str] = ()) -> str:
-        """The command line that makes the same again.
+        """The command line of a script, with `more` options, that makes the same again.
 
-        Args:
-            artifacts: whose `assignments` were given to the report; those of settings that no record has are repeated.
-            script: of the stage.
-            configured: what the configuration file says without them.
-            more: further options.
+        The `assignments` of the artifacts were given to the report; those of settings that no record has are repeated.
+        `configured` is what the configuration file says without them.
         """
         given = {name: value for name, value in self.settings.items() if getattr(configured, name) != value}
         sets = [f"{name}={as_text(value)}" for name, value in given.items()]
         sets += [text for text in artifacts.assignments if text.partition("=")[0] not in self.settings]
         line = dataclasses.replace(artifacts, assignments=tuple(sets)).command(script, *self.options, *more)
-        environment = {"seed": self.seed, "precision": self.precision}
-        changed = {name: value for name, value in environment.items() if value not in (None, SHIPPED[name])}
-        return " ".join([*(f"CNNMOD_{name.upper()}={value}" for name, value in changed.items()), line])
+        given = {name: getattr(self, name) for name in SHIPPED}
+        changed = [f"CNNMOD_{n.upper()}={value}" for n, value in given.items() if value not in (None, SHIPPED[n])]
+        return " ".join([*changed, line])
 
 
 def as_text(value: Any) -> str:
@@ -209,9 +198,3 @@ def of_set(modules: ModuleSet) -> MadeWith:
         *(["--as", modules.name] if is_named else []),
     ]
     return MadeWith.of(step | dict_in(step, "settings"), dict_in(step, "configured"), options)
-
-
-def of_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int) -> MadeWith:
-    """What a weak model was trained with. Raises UserError where the record is missing or damaged."""
-    content = patch_files.weak_model_settings(artifacts, kind, target_class).load()
-    return MadeWith.of(content, dict_in(content, "configured"))

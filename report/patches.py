@@ -62,7 +62,8 @@ def all_patches(data: ReportData) -> list[Patches]:
         with contextlib.suppress(UserError):  # its own section says so
             if patched := patches_of(data, kind):
                 models = models_of(patched)
-                method = shown_method(models)
+                tried = common_calibrations(models)
+                method = "learned" if "learned" in tried else tried[0]  # not the best on test images
                 which = f"{counted(len(models), 'model')} of your own"
                 if kind is not None:
                     which = f"{counted(len(models), f'{kind.words} model')} ({method})"
@@ -86,12 +87,6 @@ def patches_of(data: ReportData, kind: WeakKind | None) -> Patched:
 def models_of(patched: Patched) -> list[PatchedWeakModel]:
     """Each of the weak models."""
     return [model for model, number in patched.values() if number == 0]
-
-
-def shown_method(models: Sequence[PatchedWeakModel]) -> str:
-    """The learned rule where all were patched with it, else the first one tried: not the best on test images."""
-    tried = common_calibrations(models)
-    return "learned" if "learned" in tried else tried[0]
 
 
 def outcome_of(model: PatchedWeakModel, number: int, method: str, name: str) -> Outcome:

@@ -17,20 +17,11 @@ from patching.on_disk import load_report
 from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind
 from report.data import ReportData
-from report.made_with import (
-    IMPORTANCE,
-    SENSITIVITY,
-    TRAINING,
-    MadeWith,
-    dict_in,
-    last_step,
-    script_of,
-    set_in_words,
-)
+from report.made_with import IMPORTANCE, SENSITIVITY, TRAINING, MadeWith, dict_in, last_step, script_of, set_in_words
 from report.page import Block, Note, Table
 from report.words import duration
 from search.methods import METHODS
-from utils.artifacts import ArtifactFile, Artifacts
+from utils.artifacts import Artifacts
 from utils.errors import MissingFile, UserError
 from utils.machine import machine_facts
 
@@ -57,10 +48,8 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )
-    rows = [
-        ("seed now", str(data.stage.seed)),
-        ("device and precision now", f"{data.stage.device}, {data.stage.precision}"),
-    ]
+    now = f"{data.stage.device}, {data.stage.precision}"
+    rows = [("seed now", str(data.stage.seed)), ("device and precision now", now)]
     damage = [Note(text) for text in data.damaged_records]
     try:
         search, made_with = data.record.search, data.record.made_with
@@ -89,26 +78,16 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
 def stage_rows(data: ReportData) -> list[StageRow]:
     """The stages from the strong model to the modules' outputs that have run."""
     artifacts = data.artifacts
-    measured: list[tuple[str, str, ArtifactFile, Callable[[], Any]]] = [
-        (
-            IMPORTANCE,
-            "preprocess/kernel_importance_analyzer.py",
-            module_files.kernel_importance(artifacts),
-            lambda: module_files.importance_settings(artifacts).load().get("seconds"),
-        ),
-        (
-            SENSITIVITY,
-            "scripts/run_layer_sensitivity_analyzer.py",
-            module_files.layer_sensitivity(artifacts, list(data.layer_names)[-1]),
-            lambda: None,
-        ),
-    ]
-    rows = [
-        _row(name, _command(data, name, script), file.path, seconds)
-        for name, script, file, seconds in measured
-        if file.exists()
-    ]
-    return [*_strong_model_row(data), *rows, *_search_rows(data)]
+    rows, importance = _strong_model_row(data), module_files.kernel_importance(artifacts)
+    if importance.exists():
+        command = _command(data, IMPORTANCE, "preprocess/kernel_importance_analyzer.py")
+        seconds = lambda: module_files.importance_settings(artifacts).load().get("seconds")  # noqa: E731
+        rows.append(_row(IMPORTANCE, command, importance.path, seconds))
+    sensitivity = module_files.layer_sensitivity(artifacts, list(data.layer_names)[-1])
+    if sensitivity.exists():
+        command = _command(data, SENSITIVITY, "scripts/run_layer_sensitivity_analyzer.py")
+        rows.append(_row(SENSITIVITY, command, sensitivity.path))
+    return [*rows, *_search_rows(data)]
 
 
 def _strong_model_row(data: ReportData) -> list[StageRow]:
@@ -120,10 +99,10 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
         return [_row(TRAINING, _command(data, TRAINING, "train.py"), file.path, lambda: _sum(data.history))]
     if model_files.image_order(artifacts).exists():
         command = _command(data, "", "scripts/take_published_model.py")
-        return [_row("pretrained model", command, file.path, lambda: None)]
+        return [_row("pretrained model", command, file.path)]
     of_network = ("--network", shlex.quote(data.config.network_name), "--checkpoint", "FILE")
     command = _command(data, "", "scripts/import_model.py", *of_network)
-    return [_row("import of FILE, whose name is not recorded", command, file.path, lambda: None)]
+    return [_row("import of FILE, whose name is not recorded", command, file.path)]
 
 
 def _search_rows(data: ReportData) -> Iterator[StageRow]:
@@ -134,7 +113,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
         yield _row(name, command, each.file(target_class).path, lambda seconds=seconds: seconds)
         if (outputs := module_files.module_outputs(data.artifacts, target_class, each.name)).exists():
             command = _command(data, "", "preprocess/module_output_collector.py", "--modules", each.name)
-            yield _row(f"outputs of {name}", command, outputs.path, lambda: None)
+            yield _row(f"outputs of {name}", command, outputs.path)
     for method in METHODS.values():
         log = method.log(data.artifacts)
         if log.exists() and all(each.record.method != method.name for each in data.sets):
@@ -168,17 +147,13 @@ def _patch_rows(data: ReportData, kind: WeakKind) -> Iterator[StageRow]:
     script = "experiments/patch/apply_patch.py"
     for (modules, calibration, epoch), files in runs.items():
         known = data.weak_made_with[kind]
-        made_with = {c: _of_patching(known.get(c, MadeWith({}))) for c in files}
+        recorded = {c: known[c].settings if c in known else {} for c in files}
+        made_with = {c: MadeWith({n: of[n] for n in OF_PATCHING if n in of}) for c, of in recorded.items()}
         for classes in _runs(made_with, data):
             options = ["--exp_type", kind.option, "--calibration", calibration, "--modules", modules]
             options += [*_target_option(classes), *(["--target_epoch", epoch] if epoch != "best" else [])]
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, options)
-            yield _row(f"patching {kind.words} models", command, _newest([files[c] for c in classes]), lambda: None)
-
-
-def _of_patching(made_with: MadeWith) -> MadeWith:
-    """The settings that patching takes, without what belongs to a training."""
-    return MadeWith({name: value for name, value in made_with.settings.items() if name in OF_PATCHING})
+            yield _row(f"patching {kind.words} models", command, max((files[c] for c in classes), key=_time))
 
 
 def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: int) -> str:
@@ -236,7 +211,7 @@ def _target_option(classes: Sequence[int]) -> list[str]:
     return ["--target_class", str(classes[0])] if len(classes) == 1 else []
 
 
-def _row(name: str, command: str, file: Path, seconds: Callable[[], Any]) -> StageRow:
+def _row(name: str, command: str, file: Path, seconds: Callable[[], Any] = lambda: None) -> StageRow:
     """A stage that has run; `seconds` gives None, or raises UserError, where they are not recorded."""
     try:
         took = seconds()
@@ -249,24 +224,20 @@ def _sum(rows: Sequence[Any]) -> float:
     return sum(row.seconds for row in rows)
 
 
-def _newest(paths: Sequence[Path]) -> Path:
-    return max(paths, key=lambda path: path.stat().st_mtime)
+def _time(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 def _ended(file: Path) -> str:
     try:
-        written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+        written = datetime.fromtimestamp(_time(file), timezone.utc)
     except (OSError, ValueError, OverflowError):
         return "unknown"
     return f"{written:%Y-%m-%d %H:%M} UTC"
 
 
 def setting_rows(config: Config, recorded: Mapping[str, MadeWith]) -> list[tuple[str, ...]]:
-    """A row for each setting.
-
-    Args:
-        config: the configuration that the report is made with.
-        recorded: stage -> what it recorded.
+    """A row for each setting of the configuration that the report is made with; `recorded` is by stage.
 
     Returns rows of the setting's name, the values used, the stages that recorded it, the configuration's value and the
     default where they differ from what was used, and what the setting means.
@@ -280,9 +251,8 @@ def setting_rows(config: Config, recorded: Mapping[str, MadeWith]) -> list[tuple
                 stages.setdefault(made_with.settings[setting.name], []).append(stage)
         used = list(stages) or [now]
         said = [f"{_said(value)} ({', '.join(stages[value])})" if len(used) > 1 else _said(value) for value in used]
-        others = [
-            "" if value is dataclasses.MISSING or used == [value] else _said(value) for value in (now, setting.default)
-        ]
+        unlike = [None if used == [value] else value for value in (now, setting.default)]
+        others = ["" if value in (None, dataclasses.MISSING) else _said(value) for value in unlike]
         by = ", ".join(stage for names in stages.values() for stage in names)
         rows.append((setting.name, "; ".join(said), by, *others, setting.metadata.get("sentence", "")))
     return rows

@@ -79,9 +79,8 @@ def view_lines(view: SearchView) -> list[str]:
         return [*lines, f"the search is over: {how}"]
     lines += textwrap.wrap(f"generation {scored}: {who_is_at_work(view)}", WIDTH, subsequent_indent="    ")
     left = view.seconds_left
-    lines.append(
-        f"time left: {'at most ' + duration(left) if left is not None else 'known after the first generation'}"
-    )
+    known = "known after the first generation" if left is None else f"at most {duration(left)}"
+    lines.append(f"time left: {known}")
     lines.append(f"last file written {duration(view.seconds_since_change)} ago")
     return lines
 

@@ -32,16 +32,14 @@ from search.methods import METHODS
 from utils.errors import UserError
 from utils.progress import progress
 
+CHANGES = tuple(f"change of {metric}" for metric in METRIC_NAMES)
+
 
 def report_sections(data: ReportData) -> list[Section]:
     """All sections after the answer, the last one with the stages that have not run in a fold of their own."""
+    builders = patch_blocks, patch_answer_blocks
     patching = [
-        (
-            f"patch-{kind}",
-            f"Patching {kind.words} models",
-            partial(patch_blocks, kind=kind),
-            partial(patch_answer_blocks, kind=kind),
-        )
+        (f"patch-{kind}", f"Patching {kind.words} models", *(partial(part, kind=kind) for part in builders))
         for kind in data.patched_kinds
     ]
     parts = (
@@ -107,15 +105,11 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     recommended = [names[layer] for layer in recommend_sensitive(curves, tolerance, early)]
     whose = "configured as sensitive" if used is None else "sensitive for the genetic search"
     advice = "the same layers" if recommended == marked else f"conv {', '.join(recommended)}" if recommended else "none"
+    named = {names[layer]: curve for layer, curve in curves.items()}
+    title = f"{config.name}: accuracy while one layer loses kernels, validation images"
     yield Picture(
         "sensitivity",
-        sensitivity_figure(
-            {names[layer]: curve for layer, curve in curves.items()},
-            marked,
-            tolerance,
-            f"{config.name}: accuracy while one layer loses kernels, validation images",
-            whose,
-        ),
+        sensitivity_figure(named, marked, tolerance, title, whose),
         "One line a layer: every module keeps the given share of that layer's kernels, most important first, and all "
         "of the others. A line that falls far to the right is a sensitive layer. Marked are the layers of the setting "
         f"sensitive_layers, which is chosen by hand. This measurement recommends {advice}: the layers whose accuracy "
@@ -288,16 +282,10 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
     if kind is not None:
         which = f"{counted(len(models), f'{kind.words} model')} ({weak_network_name(data.config, kind)})"
     sets = ", ".join(sorted({model.modules for model in models}))
+    scores = {label: {method: of[0].scores(method, of[1]) for method in shown} for label, of in patched.items()}
     yield Picture(
         f"patch_{kind or 'own'}",
-        patch_figure(
-            {
-                label: {method: model.scores(method, number) for method in shown}
-                for label, (model, number) in patched.items()
-            },
-            f"{data.config.name}: {which}, test images",
-            NO_MODULE,
-        ),
+        patch_figure(scores, f"{data.config.name}: {which}, test images", NO_MODULE),
         "One row a target class of a weak model. The hollow circle is the weak model as it was, the filled marks are "
         "what each calibration of the module's output makes of it, and what the learned one makes of the weak model "
         f"alone, without any module; to the right is better. Module sets: {sets}.",
@@ -312,7 +300,7 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
     yield Table(
         f"Means over {count}, and changes in points. Controls: the learned rule without any module, and with the whole "
         "strong model instead of the module.",
-        ("method", *METRIC_NAMES, *(f"change of {metric}" for metric in METRIC_NAMES)),
+        ("method", *METRIC_NAMES, *CHANGES),
         rows,
     )
     rows = []
@@ -325,13 +313,7 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
     yield Table(
         "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and the "
         "p-value of McNemar's exact test for the others' accuracy.",
-        (
-            "target class",
-            "method",
-            "F1 above no module",
-            *(f"change of {metric}" for metric in METRIC_NAMES),
-            "McNemar's p",
-        ),
+        ("target class", "method", "F1 above no module", *CHANGES, "McNemar's p"),
         rows,
     )
 

@@ -120,7 +120,7 @@ def judge(graph: Graph, images: Images, classes: Sequence[str], stage: Stage, *,
     """
     given, best = explain(graph.network, images, stage.device)
     logits, right = given.trial.logits, int(given.is_right.sum())
-    if is_probability(logits):
+    if (logits >= 0).all() and (logits <= 1).all():
         print(
             "its outputs are from 0 to 1, as probabilities: modules need logits; take the last function out of forward"
         )
@@ -135,11 +135,6 @@ def judge(graph: Graph, images: Images, classes: Sequence[str], stage: Stage, *,
         print(line, flush=True)
     elif likely:
         print(f"{found}{likely}", flush=True)
-
-
-def is_probability(logits: torch.Tensor) -> bool:
-    """Whether logits (images, classes) are between 0 and 1."""
-    return bool((logits >= 0).all() and (logits <= 1).all())
 
 
 def advice(best: Explanation, labels: np.ndarray, classes: Sequence[str]) -> str:

@@ -139,6 +139,7 @@ def main() -> None:
     with steps("fitting the controls", None):
         _, methods = compare(valid, test, classes.names, patched=patched, **options)
     taken = [modules[target] for target in patched.target_classes]
+    judged = [vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged]
     report = PatchedWeakModel(
         classes.names,
         patched.target_classes,
@@ -151,13 +152,7 @@ def main() -> None:
         weak_model=str(arguments.weak_checkpoint or arguments.weak_logits),
         kind="own",
         validation_images=len(valid.labels),
-        details={
-            "added": classes.added,
-            "judged": [
-                vars(one) | {"helps": one.helps, "name": classes.names[one.target_class]} for one in patched.judged
-            ],
-            "others_may_lose": arguments.others_may_lose,
-        },
+        details={"added": classes.added, "judged": judged, "others_may_lose": arguments.others_may_lose},
     )
     show(patched, report, classes)
     if patched.rule:
@@ -194,11 +189,7 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         "--weak_classes", metavar="A,B,...", help="of the weak model's logits, in order; those of the images by default"
     )
     add("--weak_side", help="the weak model's images: their side in pixels; the strong model's by default")
-    add(
-        "--weak_mean",
-        metavar="R,G,B",
-        help="what is subtracted from them, one value or three; default: the strong model's",
-    )
+    add("--weak_mean", metavar="R,G,B", help="what is subtracted, one value or three; default: the strong model's")
     add("--weak_std", metavar="R,G,B", help="what they are divided by then, one value or three; the same default")
     add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
     add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
@@ -209,19 +200,10 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
         help="of accuracy that the other classes may lose at most, on valid; by default what is best for all images",
     )
     add_modules_option(parser)
-    add(
-        "--anyway",
-        action="store_true",
-        help="patch a model whose classes seem to be in another order, or unknown to it",
-    )
+    add("--anyway", action="store_true", help="patch a model whose classes seem in another order, or unknown to it")
     add("--name", help="of the JSON file; the checkpoint's or folder's by default")
-    add(
-        "--save",
-        action="append",
-        default=[],
-        type=Path,
-        help="the patched model: .py (and .safetensors), .onnx or .pth",
-    )
+    of_model = "the patched model: .py (and .safetensors), .onnx or .pth"
+    add("--save", action="append", default=[], type=Path, help=of_model)
     arguments = parser.parse_args()
     if bool(arguments.weak_network) == bool(arguments.weak_logits):
         parser.error("expected --weak_network with --weak_checkpoint, or --weak_logits")
@@ -253,7 +235,7 @@ def weak_settings(arguments: argparse.Namespace) -> dict[str, str]:
         value if value is None or "," in value else ",".join([value] * 3)
         for value in (arguments.weak_mean, arguments.weak_std)
     )
-    given = {"image_side": arguments.weak_side, **dict(zip(("mean", "std"), colours, strict=True))}
+    given = dict(zip(("image_side", "mean", "std"), (arguments.weak_side, *colours), strict=True))
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -283,9 +265,8 @@ def check_valid_images(valid: Answers, classes: Classes) -> None:
     """Raises UserError, with its name, for a target class that no validation image is of."""
     for target in classes.strong_class:
         if not (valid.labels == target).any():
-            raise UserError(
-                f"class {classes.names[target]} has no validation images: expected some to fit the patch on"
-            )
+            name = classes.names[target]
+            raise UserError(f"class {name} has no validation images: expected some to fit the patch on")
 
 
 def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
@@ -328,14 +309,9 @@ def show_cost(cost: dict[str, Any]) -> None:
 def reported_of(
     model: PatchedModel, scores: np.ndarray, weak: np.ndarray, pixels: Sequence[np.ndarray], device: torch.device
 ) -> Reported:
-    """Test images in the form that the saved model takes, and the scores that the report counts.
+    """Test images in the form that the model to be saved takes, and the scores (images, classes) that are reported.
 
-    Args:
-        model: that is to be saved.
-        scores: (images, classes) of the patch.
-        weak: (images, weak classes) what the weak model says.
-        pixels: of the images as the weak model and as the modules see them.
-        device: on which the networks ran.
+    `weak` (images, weak classes) is what the weak model says, `pixels` are those that it and the modules see.
     """
     some = checked_places(len(scores))
     of_weak, of_modules = (values[some] for values in pixels)

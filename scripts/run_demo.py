@@ -80,9 +80,8 @@ def main() -> None:
         run_stage(script, "--model", MODEL, "--dataset", DATASET, *arguments)
     artifacts = Artifacts(Path(global_configure.root_dir).resolve(), MODEL, DATASET)
     print(f"\nDone in {time.monotonic() - start:.0f} s.")
-    print(
-        "\nWeak models of 6 to 9 and a digit of which they saw six images, before -> after its module patched them:\n"
-    )
+    weak = "\nWeak models of 6 to 9 and a digit of which they saw six images"
+    print(f"{weak}, before -> after its module patched them:\n")
     patched = load_patched_weak_models(artifacts, WeakKind.SIMPLE)
     show_patches(patched)
     print(f"\nWhat was shown, next to its range in {RUNS} runs with other seeds, threads and processors:\n")
@@ -108,8 +107,8 @@ def run_stage(script: str, *arguments: str) -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         if end.code:
-            message = f"{script} ended with exit code {end.code}: fix what it reports, then run the demo again"
-            raise UserError(message) from None
+            ended = f"{script} ended with exit code {end.code}"
+            raise UserError(f"{ended}: fix what it reports, then run the demo again") from None
     finally:
         sys.argv = own_words
 
@@ -140,21 +139,14 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
     chosen, genetic = open_set(config, artifacts, "gradient"), best_generation(genetic_files.log(artifacts).load())
     result, modules = chosen.record, chosen.modules(torch.device("cpu"))
     module = float(np.mean([flops_of(one, graph_of(config).image_shape) for one in modules])) / 1e6
-    f1 = METRICS.index("f1")
-    before, patched, no_module, whole = (
-        100 * mean_metrics(list(models), method)[f1]
-        for method in (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
-    )
+    f1, methods = METRICS.index("f1"), (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
     values = (
         100 * result.test_right_strong / result.test_images,
         100 * result.kernel_share,
         100 * result.test_right_composed / result.test_images,
         100 * genetic.kernels_kept,
         100 * genetic.accuracy,
-        before,
-        patched,
-        no_module,
-        whole,
+        *(100 * mean_metrics(list(models), method)[f1] for method in methods),
         sum(model.change(CALIBRATION).f1[0] > 0 for model in models),
         sum(model.over_no_module(CALIBRATION).f1[0] > 0 for model in models),
         module,

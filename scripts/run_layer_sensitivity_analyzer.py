@@ -64,16 +64,14 @@ def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Names
     ]
     show_table(["conv", *(f"{ratio:.1f}" for ratio in config.sensitivity_ratios), "falls at"], rows)
     recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
-    print(
-        f"\naccuracy of the composed model on {len(inputs.labels)} validation images, "
-        "by the kept share of one layer's kernels"
-    )
+    images = f"{len(inputs.labels)} validation images"
+    print(f"\naccuracy of the composed model on {images}, by the kept share of one layer's kernels")
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
     print(f"the configuration's:          {', '.join(names[layer] for layer in configured) or 'none'}")
 
     path = module_files.layer_sensitivity(stage.artifacts, 0).path.with_name("layer_sensitivity")
     named = {names[layer]: curve for layer, curve in curves.items()}
-    title = f"{config.name}: the composed model on {len(inputs.labels)} validation images"
+    title = f"{config.name}: the composed model on {images}"
     marked = [names[layer] for layer in recommended]
     save_drawing(sensitivity_figure(named, marked, config.sensitivity_tolerance, title), path)
     print(f"saved {path}.png, .svg and .csv")

@@ -139,20 +139,14 @@ def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     jobs = min(jobs, stage.config.num_classes)
     say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
     with ProcessGroup(logs) as group, Progress(stage) as progress:
-        group.start("recorder", TOP / "module_recorder.py", [*common, *recorder_options(arguments)])
+        options = ["--early_stop"] * arguments.early_stop + (["--as", arguments.as_name] if arguments.as_name else [])
+        group.start("recorder", TOP / "module_recorder.py", [*common, *options])
         for job in range(jobs):
             classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
             group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
         group.wait(progress.update)
-    return result_lines(logs / "recorder.log")
-
-
-def recorder_options(arguments: argparse.Namespace) -> list[str]:
-    """The options that go on to the recorder."""
-    return [
-        *(["--early_stop"] if arguments.early_stop else []),
-        *(["--as", arguments.as_name] if arguments.as_name else []),
-    ]
+    text = (logs / "recorder.log").read_text(encoding="utf-8")
+    return text[text.rindex("modules of generation") :].rstrip()
 
 
 def number_of_jobs(asked: int | None, stage: Stage) -> int:
@@ -163,12 +157,6 @@ def number_of_jobs(asked: int | None, stage: Stage) -> int:
     if jobs == 0:
         jobs = num_cores() if stage.device.type == "cpu" else 1
     return jobs
-
-
-def result_lines(recorder_log: Path) -> str:
-    """What the recorder printed of its result."""
-    text = recorder_log.read_text(encoding="utf-8")
-    return text[text.rindex("modules of generation") :].rstrip()
 
 
 class Progress:

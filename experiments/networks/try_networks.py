@@ -32,21 +32,21 @@ from utils.given_places import check_place
 from utils.machine import processor
 from utils.random_weights import randomise
 from utils.stage import OneLineParser
+from utils.tables import markdown_table
 
 HERE = Path(__file__).parent
 NUM_CLASSES = 10
 SHARE = 0.6  # of the units that are kept
 SIDE = 64
-LEAST_SIDES = {
-    "inception_v3": 96,
-    "inception_v4": 96,
-    "inception_resnet_v2": 96,
-    "nasnetalarge": 96,
-    "bat_resnext26ts": 256,
-}
+INCEPTIONS = ("inception_v3", "inception_v4", "inception_resnet_v2", "nasnetalarge")
+LEAST_SIDES = {**dict.fromkeys(INCEPTIONS, 96), "bat_resnext26ts": 256}
 TRANSFORMERS = ("vit_", "swin_", "maxvit")  # torchvision's classifiers that are no CNNs
 MOST_PARAMETERS = 200_000_000  # in float64 1.6 GB; larger networks are not tried
 TITLE = "# Networks of the libraries"
+HEADINGS = (
+    *("network", "side", "works", "masked - cut", "logits up to", "conv layers cuttable", "kernels", "units", "groups"),
+    *(f"FLOPs kept at {SHARE:.0%}", "trace s", "cut s", "remarks"),
+)
 TIMM_NETWORKS = HERE / "timm_networks.txt"  # CNNs of every family
 
 
@@ -145,10 +145,9 @@ def read_rows(path: Path) -> list[Row]:
     """The lines of the CSV file; none if there is no file."""
     if not path.exists():
         return []
+    kinds = {field.name: field.type for field in fields(Row)}
     with path.open(newline="") as file:
-        return [
-            Row(**{field.name: field.type(line[field.name]) for field in fields(Row)}) for line in csv.DictReader(file)
-        ]
+        return [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in csv.DictReader(file)]
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -176,17 +175,13 @@ def markdown(rows: list[Row], note: str = "") -> str:
         f"{len({row.network for row in tried})} networks were tried. Of their {len(tried)} lines {len(worked)} work; "
         f"{len(exact)} of these are exact (at most 1e-10 apart).",
         "",
-        "| network | side | works | masked - cut | logits up to | conv layers cuttable | kernels | units | groups "
-        f"| FLOPs kept at {SHARE:.0%} | trace s | cut s | remarks |",
-        "| --- " * 13 + "|",
     ]
+    table = []
     for row in rows:
         layers = f"{row.cuttable_layers}/{row.layers}" if row.layers else ""
         cells = [row.network, row.side, row.works, row.exact, row.logits, layers, row.kernels, row.units, row.groups]
-        cells += [row.kept_flops, row.trace_seconds, row.cut_seconds, row.reason.replace("|", "/")]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", note] if note else []
-    return "\n".join(lines) + "\n"
+        table.append([*cells, row.kept_flops, row.trace_seconds, row.cut_seconds, row.reason.replace("|", "/")])
+    return "\n".join([*lines, markdown_table(HEADINGS, table)]) + (f"\n{note}\n" if note else "")
 
 
 def main() -> None:

@@ -26,14 +26,7 @@ from models.weights import cpu_state
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import add_modules_option, evaluate_set, open_set
-from modules.published import (
-    TOP,
-    PublishedModel,
-    check_can_publish,
-    in_half_precision,
-    load_published,
-    save_published,
-)
+from modules.published import TOP, PublishedModel, check_can_publish, in_half_precision, load_published, save_published
 from patching.as_reported import checked_places, differs, tolerance_on
 from search.gradient.rounds import load_round
 from utils.errors import UserError, run
@@ -80,13 +73,9 @@ def main() -> None:
 
 
 def check_answers_again(stage: Stage, folder: Path, networks: Sequence[nn.Module], images: Images) -> None:
-    """Raises UserError where a published model, taken from its folder, answers differently than reported.
+    """Raises UserError where a published model, taken from its folder, answers a sample of images differently.
 
-    Args:
-        stage: of this script.
-        folder: of the published model.
-        networks: that were evaluated: the strong model's, then the modules in the order of their classes.
-        images: for testing; a sample of them is taken.
+    `networks` are those that were evaluated: the strong model's, then the modules in the order of their classes.
     """
     published = load_published(folder)
     network = build_strong_network(stage.config)

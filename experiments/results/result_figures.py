@@ -1,25 +1,18 @@
 """The figures of the published experiments: one to a table, of the numbers behind it."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from matplotlib.axes import Axes
 from result_commands import Command
 from result_log import Results
-from result_rows import (
-    NOTHING,
-    SIMPLE,
-    Search,
-    compared_searches,
-    patch_trade_offs,
-    patched,
-    trade_offs,
-)
+from result_rows import NOTHING, SIMPLE, Search, compared_searches, patch_trade_offs, patched, trade_offs
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from patching.report import BEFORE, WHOLE_MODEL
-from report.figures import INK, MARKERS, PALETTE, Drawing, new_figure, styled
-from report.figures_of_patch_trade_off import patch_trade_off_figure
+from report.figures import INK, Drawing, curve_style, new_figure, styled
 from report.figures_of_patching import patch_figure
-from report.figures_of_trade_off import TradeOff
+from report.figures_of_trade_off import TradeOff, patch_trade_off_figure
 from search.genetic.log import best_generation
 
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods
@@ -49,24 +42,16 @@ def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Dr
     figure = new_figure(10, 4.6)
     axes = figure.subplots()
     models = list(dict.fromkeys(command.model for command, _ in searched))
-    rows, sentences, named = [], [], set()
+    rows, sentences = [], []
     for command, points in searched:
         number = models.index(command.model)
         for method, line in (("gradient", "-"), ("fine-tuned", ":"), ("genetic", "none")):
             own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
             if not own:
                 continue
-            label = f"{command.model}, {method}"
-            axes.plot(
-                [100 * point.kernels_kept for point in own],
-                [point.points_lost for point in own],
-                color=PALETTE[(0, 1, 2, 4)[number % 4]],
-                marker=MARKERS[number] if line != "none" else "*",
-                markersize=5 if line != "none" else 13,
-                linestyle=line,
-                label=None if label in named else label,
-            )
-            named.add(label)
+            style = curve_style(number) | ({"marker": "*", "markersize": 13} if line == "none" else {"markersize": 5})
+            across, up = [100 * point.kernels_kept for point in own], [point.points_lost for point in own]
+            axes.plot(across, up, linestyle=line, label=f"{command.model}, {method}", **style)
             rows += [
                 (command.model, command.seed, method, point.target, point.kernels_kept, point.points_lost)
                 for point in own
@@ -83,10 +68,9 @@ def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Dr
     axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))
     lost = [points_lost for *_, points_lost in rows]
     axes.set_ylim(min(lost) - 0.2, 1.2 * max(lost) + 0.2)
-    axes.set_xlabel("kernels kept in %, mean over modules")
-    axes.set_ylabel("accuracy lost in percentage points")
+    axes.set(xlabel="kernels kept in %, mean over modules", ylabel="accuracy lost in percentage points")
     axes.grid()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
+    _legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
     figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
     columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
     return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
@@ -98,26 +82,25 @@ def heuristics_figure(searches: Sequence[Search]) -> Drawing:
     figure = new_figure(10, 4.6)
     axes = figure.subplots()
     ways = list(dict.fromkeys(search.without for search in searches))
-    rows, ends, named = [], [], set()
+    rows, ends = [], []
     for search in searches:
         number = ways.index(search.without)
         best = [best_generation(search.rows[: last + 1]).fitness for last in range(len(search.rows))]
         label = "all heuristics" if search.without == NOTHING else f"without {search.without}"
-        axes.plot(
-            search.chromosomes,
-            best,
-            color=PALETTE[(0, 1, 2, 4)[number % 4]],
-            marker=MARKERS[number],
-            label=None if label in named else label,
-        )
-        named.add(label)
+        axes.plot(search.chromosomes, best, label=label, **curve_style(number))
         made = zip(search.chromosomes.tolist(), best, strict=True)
         rows += [(search.command.model, search.command.seed, label, count, fitness) for count, fitness in made]
         ends.append(f"{label} (seed {search.command.seed}) {best[-1]:.4f}")
-    axes.set_xlabel("chromosomes made, all classes together")
-    axes.set_ylabel("best fitness so far")
+    axes.set(xlabel="chromosomes made, all classes together", ylabel="best fitness so far")
     axes.grid()
-    axes.legend()
+    _legend(axes)
     figure.suptitle("The genetic search with all heuristics and without one, on the search's validation images")
     columns = ("network", "seed", "heuristics", "chromosomes", "best_fitness")
     return Drawing(figure, f"Best fitness at the end: {', '.join(ends)}.", columns, rows)
+
+
+def _legend(axes: Axes, **where: Any) -> None:
+    """A legend in which the curves of several seeds stand once."""
+    curves, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, curves, strict=True))
+    axes.legend(list(by_label.values()), list(by_label), **where)

@@ -76,9 +76,8 @@ class Results:
         }
         start, commit = time.monotonic(), commit_now()
         with ProcessGroup(self.folder / "logs" / command.root) as group:
-            group.start(
-                f"{command.model}_{Path(command.script).stem}", TOP / command.script, command.arguments, variables
-            )
+            name = f"{command.model}_{Path(command.script).stem}"
+            group.start(name, TOP / command.script, command.arguments, variables)
             group.wait()
         rows, seconds = self.log.load_if_there(), round(time.monotonic() - start, 1)
         machine = f"{machine_now()}, {self.precision}"

@@ -22,10 +22,9 @@ from patching import files as patch_files
 from patching.metrics import METRICS, metrics_of
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind
-from report import figures_of_patch_trade_off as of_sizes
+from report import figures_of_trade_off as of_sizes
 from report import files as report_files
-from report.figures_of_patch_trade_off import PatchTradeOff
-from report.figures_of_trade_off import TradeOff
+from report.figures_of_trade_off import PatchTradeOff, TradeOff
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
 from utils.files import damaged, read_text
@@ -36,9 +35,8 @@ Cells = list[Any]
 SHARES = (0.6, 0.5, 0.4, 0.3)  # of the kernels, at which the gradient search's rounds are shown
 SIMPLE = WeakKind.SIMPLE.words
 NOTHING = "nothing"
-HEURISTICS = dict(
-    zip(ABLATIONS, ("kernel importance", "a first population by sensitivity", "pruning by accuracy"), strict=True)
-)
+IN_WORDS = ("kernel importance", "a first population by sensitivity", "pruning by accuracy")
+HEURISTICS = dict(zip(ABLATIONS, IN_WORDS, strict=True))
 # Published figures, and ours that were measured by hand, on a GPU.
 NOT_MADE_HERE = tuple(Path(__file__).with_name(f"{name}.csv") for name in ("published", "published_width"))
 
@@ -159,13 +157,9 @@ def changes(values: np.ndarray, before: np.ndarray | None) -> list[str]:
 
 def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
     """In how many target classes F1 rose and fell: `all / by more than chance`."""
-    gains = [model.scores(method).f1 - model.scores(BEFORE).f1 for model in models]
+    gains = np.array([model.scores(method).f1 - model.scores(BEFORE).f1 for model in models])
     sure = [(change := model.change(method)) is not None and change.is_significant("f1") for model in models]
-    return [
-        f"{sum(sign * gain > 0 for gain in gains)} / "
-        f"{sum(sign * gain > 0 and holds for gain, holds in zip(gains, sure, strict=True))}"
-        for sign in (1, -1)
-    ]
+    return [f"{(way * gains > 0).sum()} / {(way * gains[sure] > 0).sum()}" for way in (1, -1)]
 
 
 def patch_rows(results: Results) -> Iterator[Cells]:
@@ -208,16 +202,11 @@ def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
     for point in points:
         name = f"{point.method}, {point.keep:.0%}" if 0 < point.keep < 1 else point.method
         ways[name][point.target_class] = point
-    before, without = (
-        {target_class: point.f1 for target_class, point in ways[method].items()}
-        for method in (BEFORE, of_sizes.NO_MODULE)
-    )
-    for name, of_class in ways.items():
-        f1 = {target_class: point.f1 for target_class, point in of_class.items()}
-        means = [
-            np.mean([getattr(point, column) for point in of_class.values()])
-            for column in ("kernels_kept", "flops", "f1", "others_accuracy")
-        ]
+    f1_of = {name: {target_class: point.f1 for target_class, point in way.items()} for name, way in ways.items()}
+    before, without = f1_of[BEFORE], f1_of[of_sizes.NO_MODULE]
+    columns = ("kernels_kept", "flops", "f1", "others_accuracy")
+    for name, f1 in f1_of.items():
+        means = [np.mean([getattr(point, column) for point in ways[name].values()]) for column in columns]
         worse = [sum(f1[c] < others[c] for c in f1) for others in (before, without)]
         gain = np.mean([f1[c] - without[c] for c in f1])
         yield [name, len(f1), *(f"{100 * mean:.1f}" for mean in means), f"{100 * gain:+.1f}", *worse]

@@ -33,7 +33,7 @@ from patching.on_disk import load_weak_model
 from patching.rules import Given, Learned
 from patching.weak_models import WeakKind
 from report.figures import save_drawing
-from report.figures_of_patch_trade_off import (
+from report.figures_of_trade_off import (
     BEFORE,
     NO_MODULE,
     WHOLE_MODEL,
@@ -48,7 +48,7 @@ from search.method import Found
 from search.methods import METHODS
 from utils.errors import run
 from utils.progress import progress
-from utils.stage import Stage, stage_parser
+from utils.stage import stage_parser
 from utils.tables import show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}
@@ -65,10 +65,10 @@ def main() -> None:
     stage, kind = open_stage(arguments), KINDS[arguments.exp_type]
     target_classes = chosen_classes(arguments.target_class, stage.config)
     cases = PatchCases(stage, kind)
-    searched = [] if arguments.modules else list(all_found(stage))
     if arguments.modules:
-        sets = [open_set(stage.config, stage.artifacts, arguments.modules, target_classes)]
+        searched, sets = [], [open_set(stage.config, stage.artifacts, arguments.modules, target_classes)]
     else:
+        searched = [(name, each.load()) for name, method in METHODS.items() for each in method.candidates(stage)]
         sets = sets_here(stage.config, stage.artifacts)
     points = []
     for target_class in progress(target_classes, "patching, weak models"):
@@ -84,24 +84,16 @@ def main() -> None:
     print(f"\n{drawing.finding}\nsaved {path}, .png, .svg")
 
 
-def all_found(stage: Stage) -> Iterator[tuple[str, Found]]:
-    """The method's name and the modules of all candidates of all methods."""
-    for method in METHODS.values():
-        for candidate in method.candidates(stage):
-            yield method.name, candidate.load()
-
-
 class WeakModel:
     """One weak model, and what becomes of it by modules of all sizes."""
 
     def __init__(self, cases: PatchCases, target_class: int, wanted_epoch: str, part: str) -> None:
         self.stage, self.strong, self.target_class, self.part = cases.stage, cases.strong, target_class, part
         split, epoch = cases.data.split_for(target_class), cases.epoch(target_class, wanted_epoch)
-        weak = load_weak_model(
-            cases.stage.config, cases.stage.artifacts, cases.kind, target_class, epoch, cases.stage.device
-        )
+        config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
+        weak = load_weak_model(config, artifacts, cases.kind, target_class, epoch, device)
         self.images = {"valid": split.valid, "test": split.test}
-        self.weak = {name: predict(weak, images, cases.stage.device) for name, images in self.images.items()}
+        self.weak = {name: predict(weak, images, device) for name, images in self.images.items()}
         self.classes, self.target = split.classes, len(split.classes) - 1
 
     def controls(self) -> Iterator[PatchTradeOff]:
@@ -151,17 +143,9 @@ class WeakModel:
     def _point(self, method: str, keep: float, kept: float, flops: float, answers: np.ndarray) -> PatchTradeOff:
         labels = self.images[self.part].labels
         scores = scores_of_target_class(confusion_matrix(labels, answers, self.target + 1), self.target)
-        return PatchTradeOff(
-            target_class=self.target_class,
-            name=self.classes[self.target],
-            method=method,
-            keep=keep,
-            kernels_kept=kept,
-            flops=flops,
-            f1=scores.f1,
-            others_accuracy=scores.others_accuracy,
-            images=len(labels),
-        )
+        good, images = {"f1": scores.f1, "others_accuracy": scores.others_accuracy}, len(labels)
+        whose = self.target_class, self.classes[self.target]
+        return PatchTradeOff(*whose, method, keep, kernels_kept=kept, flops=flops, **good, images=images)
 
 
 def show(points: Sequence[PatchTradeOff]) -> None:

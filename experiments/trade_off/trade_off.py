@@ -37,6 +37,7 @@ from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
+ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
 HEADINGS = ("kernels kept", "FLOPs", "accuracy", "points lost", "distance", "AUC", "least", "seconds")
 
 
@@ -74,19 +75,17 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
             modules = extract_modules(strong, found.masks, found.tuning, targets)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
-            of_some = f", {len(targets)} classes" if len(targets) < strong.num_classes else ""
-            name = method.name + of_some
+            name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
             yield measured(judge, name, candidate.words, modules, found.masks, targets, candidate.seconds)
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:
         sets = [] if arguments.method else sets_here(stage.config, stage.artifacts)
     for each in sets:
-        search = each.record.search
+        search, of_set = each.record.search, (each.modules(stage.device), each.masks(), each.target_classes)
         tuned = search.get("fine_tuned", {})
-        kind = FINE_TUNED if tuned else MODULE_SET
         seconds = search.get("seconds", math.nan) + tuned.get("seconds", 0.0)
-        yield measured(judge, kind, each.name, each.modules(stage.device), each.masks(), each.target_classes, seconds)
+        yield measured(judge, FINE_TUNED if tuned else MODULE_SET, each.name, *of_set, seconds)
 
 
 def measured(
@@ -103,15 +102,10 @@ def measured(
     return TradeOff(
         method=method,
         target=target,
-        kernels_kept=found.kernels_kept,
-        flops=found.flops,
         points_lost=100 * (found.right_strong - found.right_composed) / found.images,
         right=found.right_composed,
-        images=found.images,
-        distance=found.distance,
         seconds=seconds,
-        auc_mean=found.auc_mean,
-        auc_least=found.auc_least,
+        **{name: getattr(found, name) for name in ALIKE},
     )
 
 

@@ -37,8 +37,7 @@ from models import files as model_files
 from patching.confidence import Change
 from patching.report import PatchedWeakModel, method_entry
 from report.figures import Drawing
-from report.figures_of_patch_trade_off import PatchTradeOff
-from report.figures_of_trade_off import TradeOff
+from report.figures_of_trade_off import PatchTradeOff, TradeOff
 from search.genetic.log import Generation
 from utils.errors import UserError
 from utils.tables import csv_table

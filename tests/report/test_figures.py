@@ -21,10 +21,9 @@ from report import fonts
 from report.figures import HEAT, Drawing, as_svg, readable_on, remove_drawings, save_drawing
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure, separation
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
-from report.figures_of_patch_trade_off import apart
 from report.figures_of_patching import PatchAnswers, changed_images_figure, patch_figure, spread
 from report.figures_of_search import cost_figure, course_figure, kept_figure, pairs_figure
-from report.figures_of_trade_off import is_of_the_paper
+from report.figures_of_trade_off import apart, is_of_the_paper
 from search.genetic.log import Generation
 from search.gradient.log import Round
 from search.methods import METHODS
