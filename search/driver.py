@@ -186,9 +186,11 @@ class DrivenMethod(ABC):
     def _found(self, stage: Stage, row: Any, words: str, classes: tuple[int, ...]) -> Found:
         targets = self.targets(row, classes)
         shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
-        return Found(words, *self.load(stage.artifacts, row.number, shape, classes), targets or None)
+        return Found(words, *self.load_modules(stage.artifacts, row.number, shape, classes), targets or None)
 
-    def load(self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()) -> Learned:
+    def load_modules(
+        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
+    ) -> Learned:
         """A candidate's masks of shape (modules, K), and tuning. Raises UserError for a damaged or missing file."""
         kernels, gains, logit_maps, _ = self.files(artifacts, number, classes)
         masks = kernels.load(*shape)
@@ -258,7 +260,7 @@ def run_method(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name:
         print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
         targets = method.targets(chosen, method.classes) or tuple(range(strong.num_classes))
         shape = len(targets), strong.units.num_kernels
-        masks, tuning = method.load(artifacts, chosen.number, shape, method.classes)
+        masks, tuning = method.load_modules(artifacts, chosen.number, shape, method.classes)
         record = {
             "method": method.name,
             method.course.row: chosen.number,

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from dataset.labelled_images import Images
 from models.graph import Graph, flops_of
 from models.training import count_right, predict
-from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
-from modules.module_sets import replaced
-from modules.own_class import auc_of, explained_variance
+from modules.module import ComposedModel, replaced
+from modules.own_class import auc_by_class, explained_variance
 from utils.errors import UserError
 from utils.tables import fitted
 
@@ -22,19 +21,7 @@ JudgedRow = TypeVar("JudgedRow", bound="Judged")
 
 
 class Judged:
-    """What a log's rows have in common: each is one candidate, judged on all validation images."""
-
-    number: int
-    kernels_kept: float
-    distance: float
-    images: int
-    right_strong: int
-    right_composed: int
-    seconds: float
-    auc_mean: float
-    auc_below: float
-    explained_least: float
-    flops: float
+    """What a log's rows have in common: `number`, `seconds`, and most fields of `Judgement`."""
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -111,8 +98,7 @@ class Judge:
         """
         targets, labels = list(target_classes), self._images.labels
         strong, own = self._logits[:, targets].numpy(), self._predicted(ComposedModel(modules))
-        is_own = labels[:, None] == np.array(targets)
-        auc_strong, aucs = auc_of(strong, is_own), auc_of(own.numpy(), is_own)
+        auc_strong, aucs = (auc_by_class(logits, labels, targets) for logits in (strong, own.numpy()))
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
         return Judgement(
             kernels_kept=float(masks.mean()),

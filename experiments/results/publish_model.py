@@ -113,7 +113,7 @@ def modules_here(stage: Stage, chosen: ModuleSet) -> tuple[np.ndarray, Tuning]:
     masks, found = chosen.masks(), chosen.record
     if found.search.get("method") != "gradient":
         return masks, Tuning(np.ones(masks.shape, np.float32), np.tile(np.float32([1, 0]), (len(masks), 1)))
-    of_round, tuning = Gradient().load(stage.artifacts, int(found.search["round"]), masks.shape)
+    of_round, tuning = Gradient().load_modules(stage.artifacts, int(found.search["round"]), masks.shape)
     if not np.array_equal(of_round, masks):
         again = stage.artifacts.command("module_gradient_search.py")
         raise UserError(f"the modules are not those of round {found.search['round']}; make them again with: {again}")

@@ -150,7 +150,9 @@ class Gradient(DrivenMethod):
         kinds = files.round_kernels, files.round_gains, files.round_logit_maps, files.round_state
         return CandidateFiles(*(kind(artifacts, number, classes) for kind in kinds))
 
-    def load(self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()) -> Learned:
+    def load_modules(
+        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
+    ) -> Learned:
         """See `DrivenMethod`; each round has a tuning."""
         files.round_gains(artifacts, number, classes).check_is_there()
-        return super().load(artifacts, number, shape, classes)
+        return super().load_modules(artifacts, number, shape, classes)

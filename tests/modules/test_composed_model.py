@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modules.composed_model import ComposedModel
+from modules.module import ComposedModel
 
 
 def test_logits_stand_in_class_order() -> None:
