@@ -27,14 +27,13 @@ from models.graph import Graph, GraphNetwork, NetworkRefused
 from models.graph import trace as trace_network
 from models.graph.evaluating import OneAnswer, floating_parameter
 from models.training import predict as outputs_of_images
-from modules.composed_model import ComposedModel
 from modules.kernel_importance import kernel_importance as importance_of_images
-from modules.module import Tuning, module_of_weights
+from modules.layer_sensitivity import top_ratio_masks
+from modules.module import ComposedModel, Tuning, module_of_weights
 from modules.module import extract_modules as extract_modules_of_masks
 from modules.module_set import SetRecord
 from modules.module_set import show_module_set as show
 from modules.module_sets import evaluate_set
-from modules.sensitivity import top_ratio_masks
 from patching.from_arrays import Patch, patch
 from patching.rules import Rule
 from search.gradient.goal import goal_of

@@ -21,103 +21,30 @@ of the same name. An interrupted search continues when the same command is run a
 """
 
 import argparse
+from functools import partial
 
 from dataset.target_classes import HELP, chosen_classes
-from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage
-from models.trained_on import show_if_few
-from modules.module_set import show_module_set
-from modules.module_sets import add_as_option, check_new_name, save_set
-from search.gradient import files
-from search.gradient.log import Round, asked_for, describe, knows, smallest_that_knows, smallest_within
-from search.gradient.rounds import GradientSearch, load_round, open_search
+from modules.module_sets import add_as_option, check_new_name
+from search.driver import MAX_LOSS, run_method
+from search.gradient.method import Gradient
 from utils.errors import UserError, run
-from utils.locks import held
-from utils.progress import say
 from utils.stage import stage_parser
-
-MAX_LOSS = 1.0  # percentage points, if no option says which modules to take
 
 
 def main() -> None:
     arguments = parsed_arguments()
     stage = open_stage(arguments)
     classes = chosen_classes(arguments.target_class, stage.config)
-    if len(classes) == stage.config.num_classes:
-        classes = []
-    with held(files.role(stage.artifacts, classes)):
-        search = open_search(stage, classes, arguments.keep, fresh=arguments.fresh)
-        show_if_few(search.split.valid, search.split.classes)
-        with chosen_engine(arguments, stage.device) as engine:
-            rounds = learn(search, arguments, engine)
-        save_modules(search, rounds, chosen_round(rounds, arguments), arguments)
-
-
-def learn(search: GradientSearch, arguments: argparse.Namespace, engine: Engine | None) -> list[Round]:
-    """Go down round by round, from where an earlier run ended, to the last round or until the search is over."""
-    search.record_settings()
-    rounds = search.rounds_done()
-    on_engine = None if engine is None else search.on_engine(engine)
-    with search.learner(len(rounds)) as learner:
-        while len(rounds) < len(search.keeps) and not (rounds and is_over(rounds, arguments)):
-            rounds.append(search.learn_round(learner, rounds, on_engine))
-            say(describe(rounds[-1]))
-    return rounds
-
-
-def is_over(rounds: list[Round], arguments: argparse.Namespace) -> bool:
-    """Whether smaller modules than those of the last round would not be chosen."""
-    if arguments.keep is not None:
-        return False
-    if arguments.for_patch:
-        return not knows(rounds[-1]) and any(map(knows, rounds))
-    return rounds[-1].points_lost > arguments.max_loss
-
-
-def chosen_round(rounds: list[Round], arguments: argparse.Namespace) -> Round:
-    """The round to take the modules from. Raises UserError where all lose too much accuracy."""
-    if arguments.keep is not None:
-        return rounds[-1]
-    return smallest_that_knows(rounds) if arguments.for_patch else smallest_within(rounds, arguments.max_loss)
-
-
-def save_modules(search: GradientSearch, rounds: list[Round], chosen: Round, arguments: argparse.Namespace) -> None:
-    """Extract the modules of a round, write them and say how good they are."""
-    stage, targets, seconds = search.stage, search.target_classes, sum(row.seconds for row in rounds)
-    print(f"\nmodules of round {chosen.number}, which was to keep {100 * chosen.keep:g}%")
-    num_kernels = search.strong.units.num_kernels
-    masks, tuning = load_round(stage.artifacts, chosen.number, len(targets), num_kernels, search.classes)
-    found = {
-        "method": "gradient",
-        "round": chosen.number,
-        "asked_for": asked_for(rounds, chosen.number),
-        "seconds": seconds,
-        "settings": files.settings(stage.artifacts, search.classes).load(),
-        "configured": stage.config.part_of("gradient search") | {"mask_keeps": stage.config.mask_keeps},
-        "options": options_of(arguments, search.classes),
-    }
-    modules = save_set(
-        stage,
-        search.strong,
-        masks,
-        search.split,
-        found,
-        name=arguments.as_name,
-        default_name=files.name_of(search.classes),
-        tuning=tuning,
-        target_classes=targets,
+    method = Gradient(
+        classes=tuple(classes) if len(classes) < stage.config.num_classes else (),
+        keep=arguments.keep,
+        for_patch=arguments.for_patch,
+        max_loss=arguments.max_loss,
+        engine=partial(chosen_engine, arguments),
     )
-    show_module_set(modules.record)
-    print(f"rounds: {len(rounds)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
-
-
-def options_of(arguments: argparse.Namespace, classes: tuple[int, ...]) -> list[str]:
-    """The options that find the same modules again."""
-    chosen = ["--keep", f"{arguments.keep:g}"] if arguments.keep is not None else []
-    chosen += ["--for_patch"] if arguments.for_patch else []
-    chosen += ["--max_loss", f"{arguments.max_loss:g}"] if not chosen and arguments.max_loss != MAX_LOSS else []
-    return [*chosen, *(["--target_class", *map(str, classes)] if classes else [])]
+    run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
 
 
 def parsed_arguments() -> argparse.Namespace:

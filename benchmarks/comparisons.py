@@ -29,10 +29,9 @@ from models.graph import Graph
 from models.strong_model import build_strong_network, graph_of, strong_model_training
 from models.training import count_right, predict, train
 from modules.kernel_importance import kernel_importance
-from modules.layer_sensitivity import layer_sensitivity
+from modules.layer_sensitivity import layer_sensitivity, top_ratio_masks
 from modules.masked_modules import freeze, mask_gradient
 from modules.population_outputs import outputs_with_known, population_outputs
-from modules.sensitivity import top_ratio_masks
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.scoring import places_of, scoring_rules

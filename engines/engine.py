@@ -30,7 +30,6 @@ class Task:
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]  # plain data, and what `Engine.share` returned
-    seat: int | None = None  # tasks of one seat run in one process, as long as that lives
     failures: int = 0
     deaths: int = 0
 
@@ -140,15 +139,11 @@ class Engine(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, key: Hashable, function: Callable[..., Any], *arguments: Any, seat: int | None = None) -> None:
-        """Hand in a task under a key of its own; see `results`.
-
-        Tasks of the same seat run in the same process, one at a time: what one leaves there in memory, the next one
-        finds, unless the process has died meanwhile.
-        """
+    def submit(self, key: Hashable, function: Callable[..., Any], *arguments: Any) -> None:
+        """Hand in a task under a key of its own; see `results`."""
         if key in self.tasks:
             raise ValueError(f"expected a key of its own, given {key} twice")
-        self.tasks[key] = Task(function, arguments, seat)
+        self.tasks[key] = Task(function, arguments)
         self._start(key, self.tasks[key])
 
     def cancel(self) -> None:

@@ -113,12 +113,10 @@ class LocalEngine(Engine):
 
     def _occupy(self) -> None:
         """Give the free workers what waits."""
-        for place, worker in enumerate(self.staff):
-            waiting = (item for item in self.queue if item[1].seat is None or item[1].seat % self.count == place)
-            if worker.is_busy or (item := next(waiting, None)) is None:
+        for worker in self.staff:
+            if worker.is_busy or not self.queue:
                 continue
-            self.queue.remove(item)
-            worker.key, task = item
+            worker.key, task = self.queue.popleft()
             worker.is_busy = True
             with contextlib.suppress(OSError):  # it has died: `_wait` finds the pipe closed
                 for value in self.shared[worker.known :]:

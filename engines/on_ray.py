@@ -40,8 +40,7 @@ class RayEngine(Engine):
 
     address: str = ""
     count: int = 1
-    running: dict[ray.ObjectRef, tuple[Hashable, int | None]] = field(default_factory=dict)  # task's key and seat
-    seats: dict[int, ray.actor.ActorHandle] = field(default_factory=dict)
+    running: dict[ray.ObjectRef, Hashable] = field(default_factory=dict)  # the task's key
 
     def __post_init__(self) -> None:
         _check_answers(self.address)
@@ -88,16 +87,7 @@ class RayEngine(Engine):
         ray.shutdown()
 
     def _start(self, key: Hashable, task: Task) -> None:
-        remote = self._remote if task.seat is None else self._seat(task.seat).run
-        self.running[remote.remote(task.function, this_node(), *task.arguments)] = key, task.seat
-
-    def _seat(self, number: int) -> ray.actor.ActorHandle:
-        """The actor of a seat. It asks for next to nothing of a core, so that seats find room where nodes are gone."""
-        if number not in self.seats:
-            share = {"num_gpus": GPU_SHARE / 100} if self.on_gpus else {}
-            options = {"num_cpus": 0.001, "scheduling_strategy": "SPREAD", **share}
-            self.seats[number] = ray.remote(_Seat).options(**options).remote()
-        return self.seats[number]
+        self.running[self._remote.remote(task.function, this_node(), *task.arguments)] = key
 
     def _wait(self, seconds: float) -> tuple[Hashable, Returned | Lost] | None:
         self._head.check()
@@ -105,7 +95,7 @@ class RayEngine(Engine):
         if not ended:
             return None
         (result,) = ended
-        key, seat = self.running.pop(result)
+        key = self.running.pop(result)
         try:
             return key, ray.get(result, timeout=global_configure.wait_limit)
         except (NodeDiedError, ObjectLostError) as error:  # the latter: a result on a node that died before we had it
@@ -117,20 +107,14 @@ class RayEngine(Engine):
                 with_node=False,
             )
         except RayError as error:
-            if seat is not None:
-                self.seats.pop(seat, None)  # its tasks get another actor
             return key, Lost(f"a Ray worker ended ({_first_sentence(error)})", with_node=False)
 
     def _stop(self, keys: list[Hashable]) -> None:
         dropped = set(keys)
-        for result, (key, seat) in list(self.running.items()):
-            if key not in dropped:
-                continue
-            if seat is None:
+        for result, key in list(self.running.items()):
+            if key in dropped:
                 ray.cancel(result, force=True)
-            elif seat in self.seats:
-                ray.kill(self.seats.pop(seat))
-            del self.running[result]
+                del self.running[result]
 
 
 def _first_sentence(error: Exception) -> str:
@@ -142,14 +126,6 @@ def _run_task(function: Callable[..., Any], expected: Node, *arguments: Any) -> 
     torch.set_num_threads(1)
     make_deterministic(0)
     return run_task(function, expected, *arguments)
-
-
-class _Seat:
-    """An actor: one process that runs all tasks of a seat."""
-
-    def run(self, function: Callable[..., Any], expected: Node, *arguments: Any) -> Returned:
-        """See `_run_task`."""
-        return _run_task(function, expected, *arguments)
 
 
 def _check_answers(address: str) -> None:

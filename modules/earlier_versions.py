@@ -1,7 +1,7 @@
 """Modules that earlier versions wrote, read as module sets: one slot `modules/`, and `for_patch/class_C/modules/`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,7 @@ def _of_one_class(report: dict[str, Any], classes: tuple[str, ...]) -> dict[str,
         "kernels_kept": (report["kernels_kept"],),
         "jaccard_distance": 0.0,
         "valid_images": report["valid_images"],
-        **{
-            f"{part}_{name}": 0
-            for part in ("valid", "test")
-            for name in ("images", "right_strong", "right_composed")
-            if (part, name) != ("valid", "images")
-        },
+        **{field.name: 0 for field in fields(SetRecord) if field.name.startswith(("valid_right_", "test_"))},
         "search": report["search"],
         "valid_auc_strong": (report["valid_auc_strong"],),
         "valid_auc_modules": (report["valid_auc_module"],),

@@ -17,7 +17,6 @@ from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
 from modules.population_outputs import population_outputs, say_what_torch_runs
-from modules.sensitivity import top_ratio_masks
 from utils.device import precision_name
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
@@ -32,7 +31,7 @@ class SensitivityInputs:
     strong: Graph
     importance: np.ndarray  # (classes, K)
     ratios: tuple[float, ...]
-    images: Tensor  # (n, 3, 32, 32) normalised, on the model's device
+    images: Tensor  # (n, 3, side, side) normalised, on the model's device
     labels: np.ndarray  # (n,)
     valid: Images  # the same, as they are on the disk
 
@@ -92,13 +91,33 @@ def layer_sensitivity(
         importance: (classes, K).
         layer: a conv layer; those with the same units are cut alike.
         ratios: the shares.
-        images: (n, 3, 32, 32) normalised, on the model's device.
+        images: (n, 3, side, side) normalised, on the model's device.
         labels: (n,).
 
     Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
     """
     outputs = population_outputs(strong, *modules_of_layer(strong.units, importance, layer, ratios), images)
     return accuracies(outputs, layer, ratios, labels)
+
+
+def top_ratio_masks(importance: np.ndarray, units: Units, layer: int, ratio: float) -> np.ndarray:
+    """Every class's mask that keeps the top `ratio` of a layer's units and all others.
+
+    Args:
+        importance: (classes, K); a unit's is that of its first kernel.
+        units: of the network.
+        layer: a conv layer; layers with the same units are cut alike.
+        ratio: the kept share of the layer's units, rounded down, at least one.
+
+    Returns unit masks (classes, U) bool, True = kept.
+    """
+    of_unit = importance[:, units.first_kernels]
+    masks = np.ones(of_unit.shape, bool)
+    of_layer = units.of_layer(layer)
+    num_kept = max(1, int(len(of_layer) * ratio + 1e-9))
+    order = np.argsort(-of_unit[:, of_layer], axis=1, kind="stable")
+    np.put_along_axis(masks, of_layer[order[:, num_kept:]], False, axis=1)
+    return np.stack([units.repair(mask, row) for mask, row in zip(masks, of_unit, strict=True)])
 
 
 def modules_of_layer(
@@ -119,3 +138,15 @@ def accuracies(outputs: np.ndarray, layer: int, ratios: tuple[float, ...], label
     predicted = outputs.reshape(len(ratios), -1, len(labels)).argmax(1)
     accuracy = (predicted == labels).mean(1)
     return np.stack([np.array(ratios), accuracy], 1).astype(np.float32)
+
+
+def falls_at(ratios: np.ndarray, accuracies: np.ndarray, tolerance: float) -> float:
+    """The largest ratio at which accuracy is more than `tolerance` below that of the whole layer; 0 if it never is."""
+    whole = accuracies[np.argmax(ratios)]
+    fallen = ratios[accuracies < whole - tolerance]
+    return float(fallen.max()) if len(fallen) else 0.0
+
+
+def recommend_sensitive(curves: dict[int, np.ndarray], tolerance: float, sensitive_from: float) -> list[int]:
+    """The layers whose curve (ratios, 2) has fallen at the ratio `sensitive_from` or above: early."""
+    return [layer for layer, curve in curves.items() if falls_at(curve[:, 0], curve[:, 1], tolerance) >= sensitive_from]

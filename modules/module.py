@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.graph import Graph, GraphNetwork
 
@@ -48,6 +48,25 @@ def extract_modules(
     gains = tuning.gains[:, graph.units.first_kernels]
     learned = zip(unit_masks, target_classes, gains, tuning.logit_maps.tolist(), strict=True)
     return [graph.cut(mask, c, of_units, logit_map) for mask, c, of_units, logit_map in learned]
+
+
+class ComposedModel(nn.Module):
+    """All modules side by side: one logit of each, in their order."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.class_modules = nn.ModuleList(modules)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (n, 3, side, side) -> logits (n, modules)."""
+        return torch.cat([module(images) for module in self.class_modules], dim=1)
+
+
+def replaced(strong_logits: Tensor, logits: Tensor, target_classes: Sequence[int]) -> Tensor:
+    """The strong model's logits (images, classes) with those of some classes replaced by modules' (images, modules)."""
+    answers = strong_logits.clone()
+    answers[:, list(target_classes)] = logits
+    return answers
 
 
 def module_of_weights(

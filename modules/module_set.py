@@ -21,7 +21,7 @@ from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.module import is_float32, module_of_weights
-from modules.own_class import MOST_BELOW, free_riders
+from modules.own_class import MOST_BELOW, uninformative
 from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts, CheckpointFile
 from utils.errors import UserError, reason
@@ -93,9 +93,9 @@ class SetRecord:
         return 100 * (self.valid_right_strong - self.valid_right_composed) / self.valid_images
 
     @property
-    def free_riders(self) -> list[int]:
+    def uninformative(self) -> list[int]:
         """The classes whose modules have a much lower AUC than the strong model."""
-        return [self.target_classes[number] for number in free_riders(self.valid_auc_modules, self.valid_auc_strong)]
+        return [self.target_classes[number] for number in uninformative(self.valid_auc_modules, self.valid_auc_strong)]
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ def show_module_set(record: SetRecord) -> None:
     show_table(["images", "count", "strong model", "composed model", "points"], rows)
     print(f"\nkernels kept, mean over modules: {record.kernel_share:.1%}", end="")
     print(f"; mean Jaccard distance: {record.jaccard_distance:.4f}" if len(rows) and len(unknown) > 1 else "")
-    if record.free_riders:
-        names = ", ".join(f"{number} ({record.classes[number]})" for number in record.free_riders)
+    if record.uninformative:
+        names = ", ".join(f"{number} ({record.classes[number]})" for number in record.uninformative)
         advice = (
             f"uninformative modules, whose AUC is more than {MOST_BELOW:g} below the strong model's: class {names}. "
             "Before you patch with them, fine-tune the modules (module_fine_tuner.py), or keep more kernels (a larger "

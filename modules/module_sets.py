@@ -22,12 +22,11 @@ from models.strong_model import graph_of
 from models.training import count_right, predict
 from models.weights import count_parameters, cpu_state
 from modules import files as module_files
-from modules.composed_model import ComposedModel
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
-from modules.module import Tuning, extract_modules
+from modules.module import ComposedModel, Tuning, extract_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
-from modules.own_class import auc_of, explained_variance
+from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
 from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
@@ -226,8 +225,8 @@ def evaluate_set(
         jaccard_distance=mean_pairwise_distance(masks),
         **counts,
         search=search,
-        valid_auc_strong=tuple(auc_of(strong_logits, is_own).tolist()),
-        valid_auc_modules=tuple(auc_of(logits, is_own).tolist()),
+        valid_auc_strong=tuple(auc_by_class(strong_logits, labels, targets).tolist()),
+        valid_auc_modules=tuple(auc_by_class(logits, labels, targets).tolist()),
         target_classes=tuple(targets),
         parameters=tuple(count_parameters(module) for module in modules),
         flops=tuple(flops_of(module, image) / strong.flops for module in modules),
@@ -235,13 +234,6 @@ def evaluate_set(
         output_low=tuple(np.where(is_own, logits, np.inf).min(0).tolist()),
         output_high=tuple(np.where(is_own, logits, -np.inf).max(0).tolist()),
     )
-
-
-def replaced(strong_logits: torch.Tensor, logits: torch.Tensor, target_classes: Sequence[int]) -> torch.Tensor:
-    """The strong model's logits (images, classes) with those of some classes replaced by modules' (images, modules)."""
-    answers = strong_logits.clone()
-    answers[:, list(target_classes)] = logits
-    return answers
 
 
 def write_set(

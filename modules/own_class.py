@@ -4,33 +4,32 @@ It asks whether a module tells images of its class from all others, whatever the
 may be right without that: where all others say no, a module that always says the same wins.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # A module whose AUC is further below the strong model's leaves the work to the others.
 MOST_BELOW = 0.02
 
 
-def auc_by_class(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def auc_by_class(logits: np.ndarray, labels: np.ndarray, target_classes: Sequence[int] | None = None) -> np.ndarray:
     """The chance that an image of a class has a larger logit of that class than another image; ties count half.
 
     The Mann-Whitney U statistic over the number of pairs (Hanley and McNeil, Radiology 1982).
 
     Args:
-        logits: (images, classes).
+        logits: (images, n).
         labels: (images,) int.
+        target_classes: of the n columns; None = column c is of class c.
 
-    Returns (classes,) float64; NaN for a class of which there are all images or none.
+    Returns (n,) float64; NaN for a class of which there are all images or none.
     """
-    return auc_of(logits, np.asarray(labels)[:, None] == np.arange(logits.shape[1]))
-
-
-def auc_of(logits: np.ndarray, is_own: np.ndarray) -> np.ndarray:
-    """The same of any logits (images, n); `is_own` (images, n), or (images,) for all: which images are of a class."""
-    logits = np.asarray(logits)
-    is_own = np.broadcast_to(is_own if is_own.ndim == 2 else is_own[:, None], logits.shape)
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    target_classes = range(logits.shape[1]) if target_classes is None else target_classes
     auc = np.full(logits.shape[1], np.nan)
-    for number in range(logits.shape[1]):
-        own, others = logits[is_own[:, number], number], np.sort(logits[~is_own[:, number], number])
+    for number, target_class in enumerate(target_classes):
+        is_own = labels == target_class
+        own, others = logits[is_own, number], np.sort(logits[~is_own, number])
         if len(own) and len(others):
             below, not_above = (np.searchsorted(others, own, side) for side in ("left", "right"))
             auc[number] = (below + not_above).sum() / (2 * len(own) * len(others))
@@ -47,6 +46,6 @@ def explained_variance(logits: np.ndarray, strong_logits: np.ndarray) -> np.ndar
     return 1 - np.square(logits - strong_logits).mean(0) / np.where(variance > 0, variance, 1)
 
 
-def free_riders(of_modules: np.ndarray, of_strong: np.ndarray) -> list[int]:
+def uninformative(of_modules: np.ndarray, of_strong: np.ndarray) -> list[int]:
     """The classes whose module's AUC is more than MOST_BELOW below the strong model's; both (classes,)."""
     return np.flatnonzero(np.asarray(of_modules) < np.asarray(of_strong) - MOST_BELOW).tolist()

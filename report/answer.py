@@ -37,9 +37,9 @@ def modularization_answer(data: ReportData) -> Iterator[Block]:
         f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
     aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
-    if riders := [f"{data.classes[number]} ({aucs[number]:.2f})" for number in result.free_riders]:
+    if unsure := [f"{data.classes[number]} ({aucs[number]:.2f})" for number in result.uninformative]:
         yield Note(
-            f"Modules that say little of their own class, with their AUC for it: {', '.join(riders)}. They leave the "
+            f"Modules that say little of their own class, with their AUC for it: {', '.join(unsure)}. They leave the "
             "answer to the other modules, and are no patch; fine-tune them, or let modules keep more kernels."
         )
     rows = []

@@ -22,8 +22,9 @@ from models.trained_on import check_trained_on, image_order
 from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
+from modules.module import replaced
 from modules.module_set import ModuleSet, SetRecord
-from modules.module_sets import open_set, replaced
+from modules.module_sets import open_set
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.metrics import confusion_matrix

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from models.training import Epoch
-from modules.sensitivity import falls_at
+from modules.layer_sensitivity import falls_at
 from report.figures import HEAT, MARKERS, PALETTE, Drawing, end_at_100, new_figure, styled
 from report.words import listed, percent
 

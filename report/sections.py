@@ -11,9 +11,9 @@ from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
+from modules.layer_sensitivity import recommend_sensitive
 from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
-from modules.sensitivity import recommend_sensitive
 from patching.metrics import METRICS
 from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics

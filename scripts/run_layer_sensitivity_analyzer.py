@@ -15,8 +15,7 @@ from engines.opening import add_engine_options, check_engine_options, chosen_eng
 from models.opening import open_stage
 from models.strong_model import graph_of
 from modules import files as module_files
-from modules.layer_sensitivity import open_sensitivity
-from modules.sensitivity import falls_at, recommend_sensitive
+from modules.layer_sensitivity import falls_at, open_sensitivity, recommend_sensitive
 from report.figures import save_drawing
 from report.figures_of_model import sensitivity_figure
 from search.genetic.kernel_groups import genome_layout

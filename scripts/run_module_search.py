@@ -18,6 +18,7 @@ all classes' populations, so that there can be more of them than classes; the fi
 import argparse
 import os
 import sys
+from copy import copy
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,7 +71,10 @@ def main() -> None:
         become_script(method, arguments)
     stage = open_stage(arguments)
     if isinstance(method, DrivenMethod):
-        run_method(stage, method, max_loss=arguments.max_loss, fresh=arguments.fresh, name=arguments.as_name)
+        if arguments.max_loss is not None:
+            method = copy(method)  # that of the table stays as it is
+            method.max_loss = arguments.max_loss
+        run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:

@@ -5,39 +5,43 @@ It holds the lock, sets an earlier search aside, compares settings, judges, logs
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from configures.base import Config
 from dataset.labelled_images import Split, fingerprint
 from models import files as model_files
 from models.graph import Graph, fold_batch_norm
-from models.strong_model import load_strong_model
+from models.strong_model import graph_of, load_strong_model
 from models.trained_on import load_strong_split, show_if_few
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
-from search.gradient.log import smallest_within
-from search.judging import Judge
+from search.judging import Judge, Judged, Judgement, smallest_within
 from search.method import Candidate, Course, Found, Panel, check_strong_model
-from utils.artifacts import ArrayFile, Artifacts, JsonFile, Role, TableFile
+from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role, TableFile
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.locks import held
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
 from utils.stage import Stage
-from utils.tables import fitted
 
 MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
 
+Learned = tuple[np.ndarray, Tuning | None]  # masks (modules, K) bool, and what was learned in addition
+
+
 @dataclass(frozen=True)
-class Row:
+class Row(Judged):
     """One candidate, judged on all validation images: see `Judgement`."""
 
     number: int
@@ -55,42 +59,31 @@ class Row:
     auc_below: float
     explained_least: float
 
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ValueError(f"candidate {self.number}: expected one image or more")
 
-    @property
-    def points_lost(self) -> float:
-        """The composed model's accuracy below the strong model's, in percentage points."""
-        return 100 * (self.right_strong - self.right_composed) / self.images
+class CandidateFiles(NamedTuple):
+    """A candidate's modules, and what the method goes on from after them."""
 
-
-def describe(row: Row) -> str:
-    """A candidate in two lines."""
-    return fitted(
-        (
-            f"candidate {row.number:2d}",
-            row.words,
-            f"kept {row.kernels_kept:.1%}",
-            f"FLOPs {row.flops:.1%}",
-            f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)",
-            f"distance {row.distance:.4f}",
-            f"AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's",
-            f"logits explained at least {row.explained_least:.1%}",
-            f"{row.seconds:.1f} s",
-        )
-    )
+    kernels: ArrayFile
+    gains: ArrayFile
+    logit_maps: ArrayFile
+    state: CheckpointFile
 
 
 class DrivenMethod(ABC):
     """A method that the driver runs: a subclass says its `name`, its settings, and how it finds candidates.
 
-    Its files lie in `data/MODEL_DATASET/NAME`.
+    Its files lie in `data/MODEL_DATASET/NAME`. What has a default here is said anew where a method differs.
+
+    Attributes:
+        classes: whose modules are searched, in rising order; () = all, or as each candidate says.
+        max_loss: the percentage points of validation accuracy that may be lost.
     """
 
     name: str
     script = "scripts/run_module_search.py"
     options: tuple[str, ...] = ("max_loss",)
+    classes: tuple[int, ...] = ()
+    max_loss: float = MAX_LOSS
     course = Course(
         "candidate",
         Panel("number", "candidate"),
@@ -105,7 +98,7 @@ class DrivenMethod(ABC):
 
     # To be said by the method
     @abstractmethod
-    def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Row]) -> Iterator[Found]:
+    def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Any]) -> Generator[Found, None, None]:
         """Yield the candidates after those of `rows`.
 
         Args:
@@ -119,12 +112,42 @@ class DrivenMethod(ABC):
         """What the candidates depend on besides seed, precision, strong model and images; plain values by name."""
         return {}
 
-    def chosen(self, rows: Sequence[Row], max_loss: float) -> Row:
-        """The candidate whose modules are written: the smallest that loses at most so many percentage points.
+    def configured(self, config: Config) -> dict[str, Any]:
+        """The settings of the configuration that it is made with, by their names there."""
+        return self.settings(config)
+
+    def again(self) -> list[str]:
+        """The options that find the same modules again."""
+        return ["--method", self.name, *self.max_loss_option()]
+
+    def max_loss_option(self) -> list[str]:
+        """`--max_loss`, where it has another value than without it."""
+        return [] if self.max_loss == MAX_LOSS else ["--max_loss", f"{self.max_loss:g}"]
+
+    # Its rows
+    def going_on(self, config: Config, rows: Sequence[Any]) -> list[Any]:
+        """The rows of an earlier run's, from the first one on, that are as they are asked for now."""
+        return list(rows)
+
+    def row(self, config: Config, rows: Sequence[Any], found: Found, judged: Judgement, seconds: float) -> Any:
+        """The row of the candidate after `rows`."""
+        targets = found.target_classes
+        return Row(number=len(rows), words=found.words, seconds=seconds, target_classes=targets, **vars(judged))
+
+    def chosen(self, rows: Sequence[Any]) -> Any:
+        """The candidate whose modules are written: the smallest that loses at most `max_loss` percentage points.
 
         Raises UserError where none does.
         """
-        return smallest_within(rows, max_loss)
+        return smallest_within(rows, self.max_loss, self.course.row)
+
+    def words(self, rows: Sequence[Any], number: int) -> str:
+        """What was asked for of a candidate."""
+        return rows[number].words
+
+    def targets(self, row: Any, classes: tuple[int, ...]) -> tuple[int, ...]:
+        """Whose modules a row of the search for `classes` is of; () = of all classes."""
+        return row.target_classes
 
     # Its files
     def folder(self, artifacts: Artifacts) -> Path:
@@ -143,53 +166,71 @@ class DrivenMethod(ABC):
         """One row a candidate."""
         return TableFile(self.folder(artifacts) / "search_log.csv", self._fresh(artifacts), Row)
 
+    def searched(self, artifacts: Artifacts) -> list[tuple[int, ...]]:
+        """For which classes searches may be there; () = all."""
+        return [()]
+
     def candidates(self, stage: Stage) -> list[Candidate]:
         """See `Method`."""
-        rows = self.log(stage.artifacts).load_if_there()
-        if rows:
-            check_strong_model(self.settings_file(stage.artifacts), stage.artifacts)
-        seconds = accumulate(row.seconds for row in rows)
-        return [
-            Candidate(row.words, until, partial(self.load, stage.artifacts, row))
-            for row, until in zip(rows, seconds, strict=True)
-        ]
+        return [each for classes in self.searched(stage.artifacts) for each in self._candidates(stage, classes)]
 
-    def load(self, artifacts: Artifacts, row: Row) -> Found:
-        """The modules of a row. Raises UserError where a file is missing or damaged."""
-        kernels, gains, logit_maps = self._files(artifacts, row.number)
-        masks = kernels.load(len(row.target_classes), None)
-        tuning = Tuning(gains.load(*masks.shape), logit_maps.load(len(masks), 2)) if gains.exists() else None
-        return Found(row.words, masks, tuning, row.target_classes)
+    def _candidates(self, stage: Stage, classes: tuple[int, ...]) -> Iterator[Candidate]:
+        rows = self.log(stage.artifacts, classes).load_if_there()
+        if rows:
+            check_strong_model(self.settings_file(stage.artifacts, classes), stage.artifacts)
+        of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
+        for row, until in zip(rows, accumulate(row.seconds for row in rows), strict=True):
+            words = of_classes + self.words(rows, row.number)
+            yield Candidate(words, until, partial(self._found, stage, row, words, classes))
+
+    def _found(self, stage: Stage, row: Any, words: str, classes: tuple[int, ...]) -> Found:
+        targets = self.targets(row, classes)
+        shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
+        return Found(words, *self.load_modules(stage.artifacts, row.number, shape, classes), targets or None)
+
+    def load_modules(
+        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
+    ) -> Learned:
+        """A candidate's masks of shape (modules, K), and tuning. Raises UserError for a damaged or missing file."""
+        kernels, gains, logit_maps, _ = self.files(artifacts, number, classes)
+        masks = kernels.load(*shape)
+        if not gains.exists():
+            return masks, None
+        tuning = Tuning(gains.load(*shape), logit_maps.load(shape[0], 2))
+        if not (tuning.gains > 0).all():
+            raise gains.damaged("expected gains above 0")
+        return masks, tuning
 
     def save(self, artifacts: Artifacts, number: int, found: Found) -> None:
-        """Write the modules of a candidate."""
-        kernels, gains, logit_maps = self._files(artifacts, number)
+        """Write the modules of a candidate, and the state after it."""
+        kernels, gains, logit_maps, state = self.files(artifacts, number, self.classes)
         kernels.save(found.masks)
         gains.remove()  # of a candidate that an interrupted run did not log
         if found.tuning is not None:
             logit_maps.save(found.tuning.logit_maps)
             gains.save(found.tuning.gains)
+        if found.state is not None:
+            state.save(found.state)
 
-    def _files(self, artifacts: Artifacts, number: int) -> list[ArrayFile]:
+    def files(self, artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> CandidateFiles:
+        """Those of a candidate."""
+        stem, command = f"{self.folder(artifacts)}/candidate_{number:03d}", self._fresh(artifacts)
         kinds = {"kernels": "bool", "gains": "float32", "logit_maps": "float32"}
-        stem, command = self.folder(artifacts) / f"candidate_{number:03d}", self._fresh(artifacts)
-        return [ArrayFile(stem.with_name(f"{stem.name}_{kind}.npy"), command, dtype) for kind, dtype in kinds.items()]
+        arrays = [ArrayFile(Path(f"{stem}_{kind}.npy"), command, dtype) for kind, dtype in kinds.items()]
+        return CandidateFiles(*arrays, CheckpointFile(Path(f"{stem}.pth"), command))
 
     def _fresh(self, artifacts: Artifacts) -> str:
         return artifacts.command(self.script, "--method", self.name, "--fresh")
 
 
-def run_method(
-    stage: Stage, method: DrivenMethod, *, max_loss: float | None = None, fresh: bool = False, name: str | None = None
-) -> ModuleSet:
+def run_method(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> ModuleSet:
     """Let a method search, from where an earlier run ended, and write the modules of the chosen candidate as a set.
 
     Args:
         stage: where to search.
-        method: how to search.
-        max_loss: the percentage points of validation accuracy that may be lost; None = MAX_LOSS.
+        method: how to search, and for what.
         fresh: set an earlier search's files aside.
-        name: of the set; None = the method's.
+        name: of the set; None = that of the search's folder.
 
     Raises UserError where the strong model or its images are not there, or an earlier search had other settings.
     """
@@ -198,6 +239,7 @@ def run_method(
     with held(method.role(artifacts)):
         strong = load_strong_model(stage.config, artifacts, stage.device)
         split = load_strong_split(stage.config, artifacts)
+        _check_has_images(split, method.classes)
         if fresh and folder.exists():
             print(f"the old search is now {set_aside(folder)}", flush=True)
         show_if_few(split.valid, split.classes)
@@ -209,47 +251,63 @@ def run_method(
             "train_images_crc32": fingerprint(split.train),
             "valid_images_crc32": fingerprint(split.valid),
         }
-        record_or_compare(method.settings_file(artifacts), made_with)
+        record_or_compare(method.settings_file(artifacts, method.classes), made_with)
         rows = _all_rows(stage, method, strong, split)
         if not rows:
             raise UserError(f"--method {method.name}: it found no modules; expected at least one candidate")
-        chosen = method.chosen(rows, MAX_LOSS if max_loss is None else max_loss)
-        found = method.load(artifacts, chosen)
+        chosen = method.chosen(rows)
+        words, seconds = method.words(rows, chosen.number), sum(row.seconds for row in rows)
+        print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
+        targets = method.targets(chosen, method.classes) or tuple(range(strong.num_classes))
+        shape = len(targets), strong.units.num_kernels
+        masks, tuning = method.load_modules(artifacts, chosen.number, shape, method.classes)
         record = {
             "method": method.name,
             method.course.row: chosen.number,
-            "asked_for": chosen.words,
-            "seconds": sum(row.seconds for row in rows),
+            "asked_for": words,
+            "seconds": seconds,
             "settings": made_with,
-            "configured": made_with,
-            "options": ["--method", method.name, *([] if max_loss is None else ["--max_loss", f"{max_loss:g}"])],
+            "configured": method.configured(stage.config),
+            "options": method.again(),
         }
-        targets = found.target_classes
-        written = {"name": name, "default_name": method.name, "tuning": found.tuning, "target_classes": targets}
-        modules = save_set(stage, strong, found.masks, split, record, **written)
-    print(f"\nmodules of {method.course.row} {chosen.number}, {chosen.words}")
+        written = {"name": name, "default_name": folder.name, "tuning": tuning, "target_classes": targets}
+        modules = save_set(stage, strong, masks, split, record, **written)
     show_module_set(modules.record)
-    print(f"{method.course.row}s: {len(rows)}; seconds: {record['seconds']:.0f}; modules in {modules.folder}")
+    print(f"{method.course.row}s: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
     return modules
 
 
-def _all_rows(stage: Stage, method: DrivenMethod, strong: Graph, split: Split) -> list[Row]:
-    """Let the method find what it has not found yet, and log each candidate: the log's rows."""
-    log, start = method.log(stage.artifacts), time.perf_counter()
-    rows = log.load_if_there()
-    judge = Judge(strong, split.valid, stage.device, stage.dtype)
-    folded = fold_batch_norm(strong)  # the same answers, sooner
+def _check_has_images(split: Split, classes: Sequence[int]) -> None:
+    for target_class, part in product(classes, ("train", "valid")):
+        is_own = getattr(split, part).labels == target_class
+        if is_own.all() or not is_own.any():
+            raise UserError(
+                f"class {target_class} ({split.classes[target_class]}): expected {part} images of it, and others"
+            )
+
+
+def _all_rows(stage: Stage, method: DrivenMethod, strong: Graph, split: Split) -> list[Any]:
+    """Let the method find what it has not found yet, and log each candidate: the log's rows that were asked for."""
+    log, row_name, start = method.log(stage.artifacts, method.classes), method.course.row, time.perf_counter()
+    there = log.load_if_there()
+    rows, judge = method.going_on(stage.config, there), None
     if rows:
-        say(f"going on after candidate {rows[-1].number}")
-    for found in method.find(stage, strong, split, rows):
-        classes = found.target_classes
-        targets = tuple(range(strong.num_classes)) if classes is None else classes
-        number, modules = len(rows), extract_modules(folded, found.masks, found.tuning, targets)
-        judged = judge.of(modules, found.masks, targets)
-        method.save(stage.artifacts, number, found)
-        now = time.perf_counter()
-        rows.append(Row(number=number, words=found.words, seconds=now - start, target_classes=targets, **vars(judged)))
-        start = now
-        log.save(rows)  # last: a candidate is found when it is there
-        say(describe(rows[-1]))
+        say(f"going on after {row_name} {rows[-1].number}")
+    folded = fold_batch_norm(strong)  # the same answers, sooner
+    with closing(method.find(stage, strong, split, rows)) as candidates:
+        for found in candidates:
+            number = len(rows)
+            if len(there) > number:  # no row may stay whose files are about to be another candidate's
+                say(f"{row_name}s {number} to {len(there) - 1} were asked for otherwise: they are done anew")
+                log.save(rows) if rows else log.remove()
+            targets = found.target_classes or tuple(range(strong.num_classes))
+            method.save(stage.artifacts, number, found)
+            judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
+            judged = judge.of(extract_modules(folded, found.masks, found.tuning, targets), found.masks, targets)
+            now = time.perf_counter()
+            found = replace(found, target_classes=targets)
+            rows.append(method.row(stage.config, rows, found, judged, now - start))
+            start, there = now, []
+            log.save(rows)  # last: a candidate is found when it is there
+            say(rows[-1].describe(f"{row_name} {number:2d}", found.words))
     return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,10 +11,53 @@ from torch import Tensor, nn
 from dataset.labelled_images import Images
 from models.graph import Graph, flops_of
 from models.training import count_right, predict
-from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
-from modules.module_sets import replaced
-from modules.own_class import auc_of, explained_variance
+from modules.module import ComposedModel, replaced
+from modules.own_class import auc_by_class, explained_variance
+from utils.errors import UserError
+from utils.tables import fitted
+
+JudgedRow = TypeVar("JudgedRow", bound="Judged")
+
+
+class Judged:
+    """What a log's rows have in common: `number`, `seconds`, and most fields of `Judgement`."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"{type(self).__name__.lower()} {self.number}: expected one image or more")
+
+    @property
+    def points_lost(self) -> float:
+        """The composed model's accuracy below the strong model's, in percentage points."""
+        return 100 * (self.right_strong - self.right_composed) / self.images
+
+    def describe(self, *names: str) -> str:
+        """A row in a few lines, `names` first."""
+        return fitted(
+            (
+                *names,
+                f"kept {self.kernels_kept:.1%}",
+                f"accuracy {self.right_composed / self.images:.2%} ({-self.points_lost:+.2f} points)",
+                f"distance {self.distance:.4f}",
+                f"AUC {self.auc_mean:.4f}, at most {self.auc_below:.4f} below the strong model's",
+                f"logits explained at least {self.explained_least:.1%}",
+                f"FLOPs {self.flops:.1%}",
+                f"{self.seconds:.1f} s",
+            )
+        )
+
+
+def smallest_within(rows: Sequence[JudgedRow], max_loss: float, row_name: str) -> JudgedRow:
+    """The row that keeps the fewest kernels and loses at most `max_loss` points. Raises UserError if none does."""
+    within = [row for row in rows if row.points_lost <= max_loss]
+    if not within:
+        nearest = min(rows, key=lambda row: row.points_lost)
+        raise UserError(
+            f"--max_loss {max_loss:g}: no {row_name} stays within; with {nearest.kernels_kept:.1%} of the kernels "
+            f"{nearest.points_lost:.2f} points are lost: expected at least that"
+        )
+    return min(within, key=lambda row: (row.kernels_kept, row.points_lost))
 
 
 @dataclass(frozen=True)
@@ -54,8 +98,7 @@ class Judge:
         """
         targets, labels = list(target_classes), self._images.labels
         strong, own = self._logits[:, targets].numpy(), self._predicted(ComposedModel(modules))
-        is_own = labels[:, None] == np.array(targets)
-        auc_strong, aucs = auc_of(strong, is_own), auc_of(own.numpy(), is_own)
+        auc_strong, aucs = (auc_by_class(logits, labels, targets) for logits in (strong, own.numpy()))
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
         return Judgement(
             kernels_kept=float(masks.mean()),

@@ -27,12 +27,14 @@ class Found:
         masks: (modules, K) bool, True = kept.
         tuning: what was learned of these modules in addition to their masks; None = nothing.
         target_classes: whose modules they are; None = of all classes.
+        state: what the method goes on from after them, as a checkpoint holds it; None = nothing.
     """
 
     words: str
     masks: np.ndarray
     tuning: Tuning | None = None
     target_classes: tuple[int, ...] | None = None
+    state: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from modules.jaccard import jaccard_distances
-from modules.own_class import auc_of
+from modules.own_class import auc_by_class
 from search.genetic.pair_counting import count_greater
 from search.genetic.ranks import output_levels
 from utils.core_threads import core_threads
@@ -132,7 +132,7 @@ def _own_class(outputs: Sequence[np.ndarray], labels: np.ndarray, rules: Scoring
     """Per class (population,) float64: its modules' AUC for the class, where the rules weigh it; else 0."""
     if rules.own_class_weight == 0:
         return [np.zeros(len(of_class)) for of_class in outputs]
-    found = [auc_of(of_class.T, labels == target_class) for target_class, of_class in enumerate(outputs)]
+    found = [auc_by_class(of_class.T, labels, [number] * len(of_class)) for number, of_class in enumerate(outputs)]
     return [np.nan_to_num(auc, nan=0.5) for auc in found]  # of a class without images nothing is known
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from dataset.labelled_images import Images, Split
 from models.graph import Graph, GraphNetwork
 from models.training import count_right, predict
-from modules.composed_model import ComposedModel
+from modules.module import ComposedModel, replaced
 from modules.module_set import ModuleSet
-from modules.module_sets import module_sets, replaced, save_set
+from modules.module_sets import module_sets, save_set
 from search.gradient import files
 from search.gradient.fine_tuning import FineTuner, LossNotFinite, fine_tuning_settings, made_with
 from search.gradient.goal import goal_of

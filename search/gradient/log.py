@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.own_class import MOST_BELOW
-from utils.errors import UserError
-from utils.tables import fitted
+from search.judging import Judged
 
 LEAST_EXPLAINED = 0.8  # of the strong logit's variance, by modules that are chosen to patch weak models with
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Judged):
     """The modules of one round, evaluated on all validation images.
 
     The composed model answers with the strong model's logits, those of the searched classes replaced by the modules'.
@@ -33,49 +32,11 @@ class Round:
     explained_least: float = math.nan  # the smallest share of a strong logit's variance that its module explains
     flops: float = math.nan  # the modules' mean, as a share of the strong model's
 
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ValueError(f"round {self.number}: expected one image or more")
-
-    @property
-    def points_lost(self) -> float:
-        """The composed model's accuracy below the strong model's, in percentage points."""
-        return 100 * (self.right_strong - self.right_composed) / self.images
-
-
-def describe(row: Round) -> str:
-    """A round in a few lines."""
-    return fitted(
-        (
-            f"round {row.number:2d}",
-            f"to keep {100 * row.keep:g}%",
-            f"kept {row.kernels_kept:.1%}",
-            f"accuracy {row.right_composed / row.images:.2%} ({-row.points_lost:+.2f} points)",
-            f"distance {row.distance:.4f}",
-            f"AUC {row.auc_mean:.4f}, at most {row.auc_below:.4f} below the strong model's",
-            f"logits explained at least {row.explained_least:.1%}",
-            f"FLOPs {row.flops:.1%}",
-            f"{row.seconds:.1f} s",
-        )
-    )
-
 
 def asked_for(rounds: Sequence[Round], number: int) -> str:
     """What a round was to keep, in words."""
     settled = number > 0 and rounds[number].keep == rounds[number - 1].keep
     return f"keep {100 * rounds[number].keep:g}%" + (", settled" if settled else "")
-
-
-def smallest_within(rounds: Sequence[Round], max_loss: float) -> Round:
-    """The round that keeps the fewest kernels and loses at most `max_loss` points. Raises UserError if none does."""
-    within = [row for row in rounds if row.points_lost <= max_loss]
-    if not within:
-        nearest = min(rounds, key=lambda row: row.points_lost)
-        raise UserError(
-            f"--max_loss {max_loss:g}: no round stays within; with {nearest.kernels_kept:.1%} of the kernels "
-            f"{nearest.points_lost:.2f} points are lost: expected at least that"
-        )
-    return min(within, key=lambda row: (row.kernels_kept, row.points_lost))
 
 
 def knows(row: Round) -> bool:

@@ -1,20 +1,46 @@
-"""The gradient search as a search method: what its files say that it has found."""
+"""The gradient search as a search method of the driver."""
 
-from collections.abc import Sequence
-from functools import partial
-from itertools import accumulate
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
-from models.strong_model import graph_of
+import torch
+
+from configures.base import Config
+from dataset.labelled_images import Split
+from engines.engine import Engine
+from models.graph import Graph
+from search.driver import MAX_LOSS, CandidateFiles, DrivenMethod, Learned
 from search.gradient import files
-from search.gradient.log import Round, asked_for
-from search.gradient.rounds import load_round
-from search.method import Candidate, Course, Found, Panel, check_strong_model
-from utils.artifacts import Artifacts, JsonFile, TableFile
+from search.gradient.goal import goal_of
+from search.gradient.learner import mask_settings
+from search.gradient.log import Round, asked_for, knows, smallest_that_knows
+from search.gradient.rounds import GradientSearch, rounds_to_do
+from search.judging import Judgement
+from search.method import Course, Found, Panel
+from utils.artifacts import Artifacts, JsonFile, Role, TableFile
 from utils.stage import Stage
 
 
-class Gradient:
-    """See `search.method.Method`."""
+@dataclass(frozen=True)
+class Gradient(DrivenMethod):
+    """The search by gradient, as it was asked for.
+
+    Attributes:
+        classes: whose modules, in rising order; () = all.
+        keep: the share of the kernels to go down to; None = as `mask_keeps` says, until the search is over.
+        for_patch: choose modules to patch weak models with.
+        max_loss: the percentage points of validation accuracy to lose at most, where neither of these says more.
+        engine: opens the engine that learns, or None to learn in this process, on a device.
+    """
+
+    classes: tuple[int, ...] = ()
+    keep: float | None = None
+    for_patch: bool = False
+    max_loss: float = MAX_LOSS
+    engine: Callable[[torch.device], AbstractContextManager[Engine | None]] = lambda device: nullcontext()
 
     name = "gradient"
     script = "module_gradient_search.py"
@@ -36,6 +62,81 @@ class Gradient:
         "modules are.",
     )
 
+    def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Round]) -> Generator[Found, None, None]:
+        """See `DrivenMethod`: a candidate a round, until smaller modules would not be chosen."""
+        search = GradientSearch(stage, strong, split, self.classes, rounds_to_do(stage.config.mask_keeps, self.keep))
+        with self.engine(stage.device) as engine, search.learner(len(rows)) as learner:
+            on_engine = None if engine is None else search.on_engine(engine)
+            while len(rows) < len(search.keeps) and not (rows and self._is_over(rows)):
+                yield search.learned(learner, len(rows), on_engine)
+                files.state(stage.artifacts, self.classes).remove()
+
+    def going_on(self, config: Config, rows: Sequence[Round]) -> list[Round]:
+        """See `DrivenMethod`: as far as rounds are those that are asked for now."""
+        keeps = rounds_to_do(config.mask_keeps, self.keep)
+        same = [row.keep == keep for row, keep in zip(rows, keeps, strict=False)]
+        return list(rows[: same.index(False) if False in same else len(same)])
+
+    def row(self, config: Config, rows: Sequence[Round], found: Found, judged: Judgement, seconds: float) -> Round:
+        """See `DrivenMethod`."""
+        keep = rounds_to_do(config.mask_keeps, self.keep)[len(rows)]
+        known = {**vars(judged), "number": len(rows), "keep": keep, "seconds": seconds}
+        known["steps"] = (len(rows) + 1) * config.mask_steps
+        return Round(**{field.name: known[field.name] for field in fields(Round)})
+
+    def chosen(self, rows: Sequence[Round]) -> Round:
+        """See `DrivenMethod`; by `keep` the last one."""
+        if self.keep is not None:
+            return rows[-1]
+        return smallest_that_knows(rows) if self.for_patch else super().chosen(rows)
+
+    def _is_over(self, rounds: Sequence[Round]) -> bool:
+        if self.keep is not None:
+            return False
+        if self.for_patch:
+            return not knows(rounds[-1]) and any(map(knows, rounds))
+        return rounds[-1].points_lost > self.max_loss
+
+    # What its record says
+    def settings(self, config: Config) -> dict[str, Any]:
+        """See `DrivenMethod`."""
+        return {**asdict(mask_settings(config)), **asdict(goal_of(config))}
+
+    def configured(self, config: Config) -> dict[str, Any]:
+        """See `DrivenMethod`."""
+        return config.part_of("gradient search") | {"mask_keeps": config.mask_keeps}
+
+    def again(self) -> list[str]:
+        """See `DrivenMethod`."""
+        chosen = ["--keep", f"{self.keep:g}"] if self.keep is not None else []
+        chosen += ["--for_patch"] if self.for_patch else []
+        return [
+            *(chosen or self.max_loss_option()),
+            *(["--target_class", *map(str, self.classes)] if self.classes else []),
+        ]
+
+    def words(self, rows: Sequence[Round], number: int) -> str:
+        """See `DrivenMethod`."""
+        return asked_for(rows, number)
+
+    def targets(self, row: Round, classes: tuple[int, ...]) -> tuple[int, ...]:
+        """See `DrivenMethod`."""
+        return classes
+
+    # Its files
+    def searched(self, artifacts: Artifacts) -> list[tuple[int, ...]]:
+        """See `DrivenMethod`."""
+        names = sorted(path.name.removeprefix("gradient_class_") for path in artifacts.folder.glob("gradient_class_*"))
+        return [(), *(tuple(map(int, name.split("_"))) for name in names if name.replace("_", "").isdecimal())]
+
+    def folder(self, artifacts: Artifacts) -> Path:
+        """See `DrivenMethod`."""
+        return files.folder(artifacts, self.classes)
+
+    def role(self, artifacts: Artifacts) -> Role:
+        """See `DrivenMethod`."""
+        return files.role(artifacts, self.classes)
+
     def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
         """See `Method`."""
         return files.settings(artifacts, classes)
@@ -44,24 +145,14 @@ class Gradient:
         """See `Method`."""
         return files.log(artifacts, classes)
 
-    def candidates(self, stage: Stage) -> list[Candidate]:
-        """One per round, of the search of all classes and then of those of some."""
-        folders = stage.artifacts.folder.glob("gradient_class_*")
-        names = sorted(folder.name.removeprefix("gradient_class_") for folder in folders)
-        some = [tuple(map(int, name.split("_"))) for name in names if name.replace("_", "").isdecimal()]
-        return [candidate for classes in [(), *some] for candidate in _candidates(stage, classes)]
+    def files(self, artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> CandidateFiles:
+        """See `DrivenMethod`."""
+        kinds = files.round_kernels, files.round_gains, files.round_logit_maps, files.round_state
+        return CandidateFiles(*(kind(artifacts, number, classes) for kind in kinds))
 
-
-def _candidates(stage: Stage, classes: tuple[int, ...]) -> list[Candidate]:
-    rounds = files.log(stage.artifacts, classes).load_if_there()
-    if rounds:
-        check_strong_model(files.settings(stage.artifacts, classes), stage.artifacts)
-    seconds = accumulate(row.seconds for row in rounds)
-    of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
-    known = [(of_classes + asked_for(rounds, number), until) for number, until in enumerate(seconds)]
-    return [Candidate(*each, partial(_load, stage, classes, each[0], number)) for number, each in enumerate(known)]
-
-
-def _load(stage: Stage, classes: tuple[int, ...], words: str, number: int) -> Found:
-    kernels, modules = graph_of(stage.config).units.num_kernels, len(classes) or stage.config.num_classes
-    return Found(words, *load_round(stage.artifacts, number, modules, kernels, classes), classes or None)
+    def load_modules(
+        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
+    ) -> Learned:
+        """See `DrivenMethod`; each round has a tuning."""
+        files.round_gains(artifacts, number, classes).check_is_there()
+        return super().load_modules(artifacts, number, shape, classes)

@@ -45,12 +45,3 @@ def fails(notes: str) -> None:
 
 def complains() -> None:
     raise UserError("expected 1, given 2")
-
-
-_seen: list[int] = []
-
-
-def remembers(number: int) -> tuple[int, list[int]]:
-    """Its process, and what it was called with there."""
-    _seen.append(number)
-    return os.getpid(), list(_seen)

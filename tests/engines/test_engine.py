@@ -80,16 +80,6 @@ def test_what_the_user_can_mend_is_not_tried_again(engine):
         list(engine.results())
 
 
-def test_tasks_of_a_seat_run_in_one_process_in_their_order(engine):
-    for number in range(8):
-        engine.submit(number, sample_tasks.remembers, number, seat=number % 2)
-    results = dict(engine.results())
-    assert len({pid for pid, _ in results.values()}) == 2
-    for seat in (0, 1):
-        assert len({results[number][0] for number in range(seat, 8, 2)}) == 1
-        assert results[6 + seat][1][-4:] == list(range(seat, 8, 2))
-
-
 def test_no_wait_is_endless(engine, monkeypatch):
     monkeypatch.setattr(global_configure, "wait_limit", 1)
     engine.submit(0, sample_tasks.slow, 600)

@@ -70,21 +70,6 @@ def test_dead_nodes_tasks_run_again(engine, nodes, tmp_path, capsys):
     assert "a Ray node is gone" in capsys.readouterr().out
 
 
-def test_a_seat_is_an_actor_that_is_made_again_where_it_died(engine, nodes, tmp_path):
-    for numbers in (range(2), range(2, 6)):  # first ones alone: an actor may still be put on a node that just ended
-        for number in numbers:
-            engine.submit(number, sample_tasks.remembers, number, seat=number % 2)
-        results = dict(engine.results())
-    assert len({pid for pid, _ in results.values()}) == 2
-    assert [results[number][1] for number in (4, 5)] == [[0, 2, 4], [1, 3, 5]]
-    engine.submit(0, sample_tasks.dies_the_first_times, 1, str(tmp_path / "notes"), seat=0)
-    assert dict(engine.results()) == {0: "done"}
-    engine.submit(0, sample_tasks.slow, 0.0, seat=0)
-    engine.submit(1, sample_tasks.slow, 600.0, seat=1)
-    assert next(engine.results())[0] == 0  # leaving the loop cancels the other one
-    assert engine.tasks == {} and list(engine.seats) == [0]
-
-
 def test_failures_end_with_one_line(engine, tmp_path):
     notes = str(tmp_path / "notes")
     engine.submit(0, sample_tasks.fails, notes)

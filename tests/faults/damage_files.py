@@ -58,7 +58,7 @@ from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
 from search.genetic import generations
 from search.gradient import files as gradient_files
-from search.gradient import rounds
+from search.gradient.rounds import GradientSearch, rounds_to_do
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
@@ -130,9 +130,11 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     search = generations.open_search(stage)
     population, outputs = (file(artifacts, last, RELATED) for file in (genetic_files.population, genetic_files.outputs))
     fitness, end = genetic_files.fitness(artifacts, last), genetic_files.end(artifacts)
-    gradient = rounds.open_search(stage, (), float(GRADIENT.arguments[-1]))
+    strong, split = load_strong_model(config, artifacts, stage.device), load_split(config)
+    keeps = rounds_to_do(config.mask_keeps, float(GRADIENT.arguments[-1]))
+    gradient = GradientSearch(stage, strong, split, (), keeps)
     log, settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
-    num_rounds = len(log.load())
+    num_rounds, made_with = len(log.load()), settings.load()
     masks, gains, logit_maps, state = (
         file(artifacts, num_rounds - 1)
         for file in (
@@ -158,7 +160,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
         "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
         "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),
         "gradient search's log": Kind(log.path, log.load, [GRADIENT]),
-        "gradient search's settings": Kind(settings.path, gradient.record_settings, [GRADIENT]),
+        "gradient search's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [GRADIENT]),
         "population": Kind(
             population.path, lambda: population.load(config.population, search.layout.num_genes), ONE_MORE
         ),

@@ -13,8 +13,7 @@ from models.graph import trace
 from models.rescnn import ResCNN
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
-from modules.layer_sensitivity import layer_sensitivity
-from modules.sensitivity import falls_at, recommend_sensitive, top_ratio_masks
+from modules.layer_sensitivity import falls_at, layer_sensitivity, recommend_sensitive, top_ratio_masks
 
 RATIOS = (0.1, 0.3, 0.6, 1.0)
 

@@ -15,7 +15,7 @@ from models import files as model_files
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules import module_sets
-from modules.composed_model import ComposedModel
+from modules.module import ComposedModel, replaced
 from modules.module_set import SetRecord, show_module_set
 from modules.module_sets import collected_outputs, latest_name, open_set, read_set, save_set, write_set
 from utils import files
@@ -261,7 +261,7 @@ def test_modules_of_an_earlier_version_are_sets(config, artifacts):
     assert latest_name(artifacts) == "modules"
     found, alone = open_set(config, artifacts), open_set(config, artifacts, "for_patch_2", (2,))
     assert found.record.target_classes == (0, 1, 2, 3, 4) and alone.record.target_classes == (2,)
-    assert found.record.free_riders == [] and (alone.record.flops, alone.record.kernels_kept) == ((0.5,), (7,))
+    assert found.record.uninformative == [] and (alone.record.flops, alone.record.kernels_kept) == ((0.5,), (7,))
     for each in (found, alone):
         np.testing.assert_array_equal(each.mask(2), masks[2])
         assert each.module(2, CPU)
@@ -309,13 +309,13 @@ def test_composed_is_the_strong_model_with_the_sets_logits(config, artifacts, ta
         strong_logits, logits = strong.network(images), ComposedModel(modules)(images)
         each = torch.cat([module(images) for module in modules], 1)
     assert torch.equal(logits, each)
-    answers = module_sets.replaced(strong_logits, logits, targets)
+    answers = replaced(strong_logits, logits, targets)
     assert torch.equal(answers[:, list(targets)], logits)
     others = [number for number in range(5) if number not in targets]
     assert torch.equal(answers[:, others], strong_logits[:, others])
     assert len(targets) < 5 or torch.equal(answers, logits)
     # A module is replaced by itself: nothing changes.
-    assert torch.equal(module_sets.replaced(answers, each, targets), answers)
+    assert torch.equal(replaced(answers, each, targets), answers)
     assert record.valid_images == 40 and len(record.explained) == len(record.flops) == len(targets)
     for target, low, high in zip(targets, record.output_low, record.output_high, strict=True):
         of_class = split.valid.take(np.flatnonzero(split.valid.labels == target))

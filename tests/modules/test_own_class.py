@@ -1,4 +1,4 @@
-"""AUC against scikit-learn's, with ties; which modules are free riders."""
+"""AUC against scikit-learn's, with ties; which modules are uninformative."""
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from sklearn.metrics import roc_auc_score
 
-from modules.own_class import auc_by_class, free_riders
+from modules.own_class import auc_by_class, uninformative
 
 few_values = st.integers(-2, 2).map(float)  # so that there are ties
 
@@ -23,7 +23,7 @@ def test_auc_is_that_of_scikit_learn(data: st.DataObject, classes: int, images: 
             assert abs(found - roc_auc_score(is_own, logits[:, target_class])) < 1e-12
 
 
-def test_a_module_that_always_says_the_same_is_a_free_rider() -> None:
+def test_a_module_that_always_says_the_same_is_uninformative() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 20)
     strong = random.normal(size=(60, 3)) + 4 * (labels[:, None] == np.arange(3))
@@ -31,5 +31,5 @@ def test_a_module_that_always_says_the_same_is_a_free_rider() -> None:
     modules[:, 1] = 1
     of_modules, of_strong = auc_by_class(modules, labels), auc_by_class(strong, labels)
     assert of_modules[1] == 0.5
-    assert free_riders(of_modules, of_strong) == [1]
-    assert free_riders(of_strong, of_strong) == []
+    assert uninformative(of_modules, of_strong) == [1]
+    assert uninformative(of_strong, of_strong) == []

@@ -17,10 +17,9 @@ from dataset.splits import load_split
 from models.graph import trace
 from models.strong_model import load_strong_model
 from models.training import count_right, predict
-from modules.composed_model import ComposedModel
-from modules.module import extract_modules
+from modules.module import ComposedModel, extract_modules, replaced
 from modules.module_set import ModuleSet
-from modules.module_sets import open_set, replaced, save_set
+from modules.module_sets import open_set, save_set
 from search.gradient import files
 from search.gradient.batches import StepBatches
 from search.gradient.fine_tuning import FineTuner, FineTuningSettings

@@ -29,7 +29,7 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
-from search.gradient.rounds import GradientSearch
+from search.judging import Judge
 from utils.artifacts import Artifacts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
@@ -125,7 +125,7 @@ def test_a_class_has_the_same_module_whichever_others_are_searched(
 def test_a_search_for_patches_ends_where_modules_know_no_more(
     root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("module_gradient_search.knows", lambda row: row.number == 0)
+    monkeypatch.setattr("search.gradient.method.knows", lambda row: row.number == 0)
     monkeypatch.setattr("search.gradient.log.knows", lambda row: row.number == 0)
     done = run_main(SCRIPT, *SMALL, "--for_patch", "--target_class", 2, root=root)
     assert done.exit_code == 0 and "modules of round 0" in done.stdout, done
@@ -257,13 +257,13 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
     shutil.copytree(Artifacts(reference, MODEL, DATASET).folder, artifacts.folder, dirs_exist_ok=True)
     keeps = [row.keep for row in gradient_files.log(artifacts).load()]
 
-    def evaluated(*_: object) -> None:
+    def judged(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(GradientSearch, "evaluated", evaluated)
+        patch.setattr(Judge, "of", judged)
         run = run_main(SCRIPT, *SMALL, "--keep", keeps[0], root=root)
-    assert run.exit_code == 130 and "were to keep other shares: they are done anew" in run.stdout, run
+    assert run.exit_code == 130 and "were asked for otherwise: they are done anew" in run.stdout, run
     assert [row.keep for row in gradient_files.log(artifacts).load()] == keeps[:1]
     done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert done.exit_code == 0 and found(root) == found(reference), done
