@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from configures.base import Config
 from configures.base import gradient as gradient_settings
-from dataset.images import to_device
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split, to_device
 from models.graph import Graph, GraphNetwork, NetworkRefused
 from models.graph import trace as trace_network
 from models.graph.evaluating import OneAnswer, floating_parameter

@@ -25,8 +25,8 @@ import argparse
 from dataset.target_classes import HELP, chosen_classes
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
-from models.opening import open_stage
-from models.trained_on import show_if_few
+from models.opening import open_stage, stage_parser
+from models.strong_model import show_if_few
 from modules.module_set import show_module_set
 from modules.module_sets import add_as_option, check_new_name, save_set
 from search.gradient import files
@@ -35,7 +35,6 @@ from search.gradient.rounds import GradientSearch, load_round, open_search
 from utils.errors import UserError, run
 from utils.locks import held
 from utils.progress import say
-from utils.stage import stage_parser
 
 MAX_LOSS = 1.0  # percentage points, if no option says which modules to take
 

@@ -21,8 +21,7 @@ from measuring import Benchmark, Row, Size, Timing, Work, compare, exact_results
 from subjects import first_masks, model_to_measure, naive_network, resident, searched_instance
 from torch import Tensor, nn
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise, to_device
 from dataset.splits import load_split
 from models import files as model_files
 from models.graph import Graph

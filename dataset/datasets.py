@@ -18,7 +18,7 @@ from configures.base import Config
 from dataset.class_folders import ClassFolders, describe, find_class_folders
 from dataset.decoding import decode
 from dataset.image_files import SIDE, Resize
-from dataset.labelled_images import Dataset, Images, Normalisation
+from dataset.images import Dataset, Images, Normalisation
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.checked_text import load_json, save_json
 from utils.errors import UserError, reason

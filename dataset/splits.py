@@ -10,7 +10,7 @@ from dataset.datasets import PUBLISHED, load_dataset, load_source
 from dataset.hash_split import hash_of, held_out
 from dataset.image_files import Resize
 from dataset.image_order import ImageOrder, hashes_of
-from dataset.labelled_images import Dataset, Images, Normalisation, Split, choose_classes
+from dataset.images import Dataset, Images, Normalisation, Split, choose_classes
 from utils.errors import UserError
 from utils.progress import say
 

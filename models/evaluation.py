@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.images import normalise
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise
 from models.graph.evaluating import evaluating
 from models.training import evaluation_batch
 from utils.progress import progress

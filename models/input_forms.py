@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtrc
 from torch import Tensor, nn
 
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation
 from models.training import count_right, predict
 
 BYTE = 0.0039216  # 1/255: dividing by it gives pixel values from 0 to 255

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.images import augment, normalise, to_device
-from dataset.labelled_images import Images, Normalisation, fingerprint
+from dataset.images import Images, Normalisation, augment, normalise, to_device
 from engines.node import processor
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, evaluating, first_logits
@@ -129,7 +128,7 @@ def train(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     training = Training([], -1, {})
-    images = [fingerprint(train_images), fingerprint(valid_images)]
+    images = [train_images.fingerprint, valid_images.fingerprint]
     description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description, device)

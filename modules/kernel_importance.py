@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images, Normalisation
+from dataset.images import Images, Normalisation, normalise, to_device
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.graph import Graph, Units, unit_norms

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split
 from models.graph import Graph, GraphNetwork, flops_of
+from models.opening import Stage
 from models.strong_model import graph_of
 from models.training import count_right, predict
 from models.weights import count_parameters, cpu_state
@@ -32,7 +33,6 @@ from utils.artifacts import Artifacts, RecordFile
 from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
 from utils.machine import machine_facts, utc_now
-from utils.stage import Stage
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 RECORD = "set.json"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configures.base import Config
-from dataset.labelled_images import Images
+from dataset.images import Images
 from models.graph import GraphNetwork
 from models.strong_model import graph_of
 from models.training import predict

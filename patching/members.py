@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from configures.base import Config
 from dataset.image_files import Resize
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
 from models.graph import flops_of
 from models.graph.evaluating import evaluating, one_answer
 from models.weights import count_parameters

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.images import normalise
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise
 from dataset.target_classes import class_number
 from models.graph import NetworkRefused
 from models.graph.agreement import check_repeats

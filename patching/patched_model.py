@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.image_files import Resize
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
 from models.names import anchored, network_of, not_named
 from models.strong_model import untrained_graph
 from models.trusted_code import NotTrusted

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from dataset.labelled_images import Images
+from dataset.images import Images
 from models.input_forms import explain, is_near_chance, other_class_order
 from modules.own_class import auc_by_class
 from patching.own_weak_model import Classes

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from configures.base import Config, known_configurations, load
-from dataset.labelled_images import Split
+from dataset.images import Split
 from dataset.splits import load_split
 from models import files as model_files
 from models.evaluation import outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of
-from models.opening import default_config
-from models.strong_model import check_network_settings, graph_of, load_strong_model
-from models.trained_on import check_trained_on, image_order
+from models.opening import Stage, default_config
+from models.strong_model import check_network_settings, check_trained_on, graph_of, image_order, load_strong_model
 from models.training import Epoch
 from models.weights import count_parameters
 from modules import files as module_files
@@ -45,7 +44,6 @@ from report.made_with import (
 )
 from search.method import Method
 from utils.errors import UserError
-from utils.stage import Stage
 
 MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
 

@@ -21,26 +21,22 @@ import torch
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.labelled_images import Images, Split
-from dataset.split_record import record_of
+from dataset.images import Images, Split, record_of
 from dataset.splits import has_own_validation, load_split
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
-from models.folder import check_is_free, set_folder_aside
 from models.graph import Graph
 from models.graph.agreement import agrees
 from models.input_forms import Explanation, can_tell_from_chance, class_order, explain, is_near_chance
 from models.inspection import show_cost, show_layers
 from models.network_settings import NetworkSettings
-from models.opening import open_stage
-from models.strong_model import build_strong_network, strong_graph, trace_classifier
-from models.trained_on import show_if_few
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import build_strong_network, show_if_few, strong_graph, trace_classifier
 from models.training import count_right, predict
 from models.weights import cpu_state
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
-from utils.stage import Stage, stage_parser
 
 TRIED = 1000  # validation images that other forms of images are tried on, at least
 TRIED_OF_CLASS = 4  # and of each class on average: an order of classes is judged by half of them
@@ -67,7 +63,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     """Read, judge and write the model."""
     config, artifacts = stage.config, stage.artifacts
     if not arguments.fresh:
-        check_is_free(artifacts)
+        model_files.check_is_free(artifacts)
     check_writable(artifacts.folder)
     network = build_strong_network(config)
     weights = load_foreign_checkpoint(network, arguments.checkpoint, arguments.checkpoint_key)
@@ -84,7 +80,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
         right = count_right(predict(graph.network, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
     if arguments.fresh:
-        set_folder_aside(artifacts, model_files.training_role(artifacts))
+        model_files.set_folder_aside(artifacts, model_files.training_role(artifacts))
     model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph))
     model_files.image_order(artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(artifacts).save(record_of(split))

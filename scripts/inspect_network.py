@@ -18,10 +18,10 @@ from dataset.image_files import SIDE
 from models.checkpoints import load_foreign_checkpoint
 from models.inspection import show_cost, show_layers
 from models.names import network_of
+from models.opening import OneLineParser, add_quiet
 from models.strong_model import trace_classifier
 from utils.errors import UserError, run
 from utils.progress import show_progress
-from utils.stage import OneLineParser, add_quiet
 
 LARGEST_SIDE = 1024  # pixels
 

@@ -16,9 +16,8 @@ import torch
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config
 from models import files as model_files
-from models.folder import check_is_free, set_folder_aside
 from models.network_settings import NetworkSettings
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
 from modules.module import extract_modules
 from modules.module_set import show_module_set
@@ -28,7 +27,6 @@ from utils.artifacts import Role
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
-from utils.stage import Stage, stage_parser
 
 
 def main() -> None:
@@ -51,9 +49,9 @@ def take(stage: Stage, role: Role, arguments: argparse.Namespace) -> None:
     model = load_published(folder)
     check_fits(folder, model, config)
     if arguments.fresh:
-        set_folder_aside(artifacts, role)
+        model_files.set_folder_aside(artifacts, role)
     else:
-        check_is_free(artifacts)
+        model_files.check_is_free(artifacts)
     check_writable(artifacts.folder)
     model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph_of(config)))
     model_files.trained_on(artifacts).save(model.trained_on)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from configures.base import Config
-from dataset.labelled_images import Split, fingerprint
+from dataset.images import Split
 from models import files as model_files
 from models.graph import Graph, fold_batch_norm
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split, show_if_few
+from models.opening import Stage
+from models.strong_model import load_strong_model, load_strong_split, show_if_few
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
@@ -30,7 +30,6 @@ from utils.files import set_aside, sha256_of
 from utils.locks import held
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 from utils.tables import fitted
 
 MAX_LOSS = 1.0  # percentage points, where no other number is asked for
@@ -206,8 +205,8 @@ def run_method(
             "seed": stage.seed,
             "precision": stage.precision,
             "strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path),
-            "train_images_crc32": fingerprint(split.train),
-            "valid_images_crc32": fingerprint(split.valid),
+            "train_images_crc32": split.train.fingerprint,
+            "valid_images_crc32": split.valid.fingerprint,
         }
         record_or_compare(method.settings_file(artifacts), made_with)
         rows = _all_rows(stage, method, strong, split)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.labelled_images import Images
+from dataset.images import Images
 from models.graph import Graph, flops_of
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel

@@ -25,8 +25,7 @@ from xdist.scheduler import LoadFileScheduling
 
 import global_configure
 from configures.base import load
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Images
+from dataset.images import IMAGENET, Images, normalise
 from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of

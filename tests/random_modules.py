@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configures.base import Config
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET
 from models.graph import ConvLayer, Graph, GraphNetwork, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN

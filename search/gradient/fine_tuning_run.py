@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split
 from models.graph import Graph, GraphNetwork
+from models.opening import Stage
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.module_set import ModuleSet
@@ -30,7 +31,6 @@ from utils.core_threads import core_threads
 from utils.errors import UserError
 from utils.progress import progress, say
 from utils.recorded_settings import differences
-from utils.stage import Stage
 
 FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
+from models.opening import Stage
 from models.strong_model import graph_of
 from search.gradient import files
 from search.gradient.log import Round, asked_for
 from search.gradient.rounds import load_round
 from search.method import Candidate, Course, Found, Panel, check_strong_model
 from utils.artifacts import Artifacts, JsonFile, TableFile
-from utils.stage import Stage
 
 
 class Gradient:

@@ -12,13 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
-from dataset.images import to_device
-from dataset.labelled_images import Split, fingerprint
+from dataset.images import Split, to_device
 from engines.engine import Engine
 from models import files as model_files
 from models.graph import Graph, fold_batch_norm
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.opening import Stage
+from models.strong_model import load_strong_model, load_strong_split
 from modules.evaluation_inputs import evaluation_inputs
 from modules.module import Tuning, extract_modules
 from search.gradient import files
@@ -33,7 +32,6 @@ from utils.errors import UserError, reason
 from utils.files import set_aside, sha256_of
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 
 STEPS_PER_STATE = 50  # between two states on the disk
 
@@ -76,8 +74,8 @@ class GradientSearch:
             "seed": self.stage.seed,
             "precision": self.stage.precision,
             "strong_model_sha256": sha256_of(model_files.entire_model(self.stage.artifacts).path),
-            "train_images_crc32": fingerprint(self.split.train),
-            "valid_images_crc32": fingerprint(self.split.valid),
+            "train_images_crc32": self.split.train.fingerprint,
+            "valid_images_crc32": self.split.valid.fingerprint,
         }
         record_or_compare(files.settings(self.stage.artifacts, self.classes), made_with)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation
 from models.input_forms import (
     USUAL,
     can_tell_from_chance,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from dataset.labelled_images import IMAGENET, Images
+from dataset.images import IMAGENET, Images
 from models.evaluation import outputs_of
 from models.graph import count_flops, fold_batch_norm, trace, unit_norms
 from models.graph.agreement import check_answers, check_repeats

@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from models.names import network_of
-from models.registry import NETWORKS
+from models.names import NETWORKS, network_of
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
 from utils.errors import UserError

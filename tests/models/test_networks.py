@@ -15,7 +15,7 @@ from torch import nn
 
 from models.graph import trace
 from models.layers import side_behind_pools
-from models.registry import NETWORKS
+from models.names import NETWORKS
 from models.rescnn import LAYERS, Conv, ResCNN
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from models.registry import NETWORKS, build_own_network, is_own_network
+from models.names import NETWORKS, build_own_network, is_own_network
 from models.simcnn import SimCNN
 from utils.errors import UserError
 

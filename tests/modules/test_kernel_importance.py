@@ -16,8 +16,7 @@ from shuffled_engine import ShuffledEngine
 
 import engines.opening
 from configures.base import load
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation, normalise
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.resnet20 import ResNet20

@@ -11,7 +11,7 @@ import torch
 from conftest import Run, keep_few_images
 
 from configures.base import load
-from dataset.split_record import SplitRecord, record_of
+from dataset.images import SplitRecord, record_of
 from dataset.splits import load_split
 from models import files as model_files
 from models.network_settings import NetworkSettings

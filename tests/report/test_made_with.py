@@ -11,7 +11,7 @@ from conftest import TOP
 
 from configures.base import KINDS, SETTABLE, load
 from configures.setting import read_value
-from dataset.split_record import SplitRecord
+from dataset.images import SplitRecord
 from models import files as model_files
 from models.network_settings import NetworkSettings
 from report.made_with import SHIPPED, MadeWith, as_recorded, as_text

@@ -15,6 +15,7 @@ import global_configure
 from configures.base import load
 from dataset.splits import load_split
 from models.graph import trace
+from models.opening import Stage
 from models.strong_model import load_strong_model
 from models.training import count_right, predict
 from modules.composed_model import ComposedModel
@@ -28,7 +29,6 @@ from search.gradient.goal import Goal
 from utils.artifacts import Artifacts
 from utils.core_threads import core_threads
 from utils.errors import UserError
-from utils.stage import Stage
 
 CPU = torch.device("cpu")
 SETTINGS = FineTuningSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)

@@ -31,6 +31,7 @@ from engines.node import this_node
 from models import files as model_files
 from models.graph import Graph
 from models.names import network_of
+from models.opening import Stage
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from modules.module_sets import open_set, read_set
@@ -43,7 +44,6 @@ from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
 from utils.disk import readable
 from utils.files import save_array
-from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("module search")]
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_images
 
-from dataset.labelled_images import fingerprint
+from dataset.images import fingerprint
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -93,8 +93,8 @@ def test_the_fingerprint_is_of_pixels_and_labels() -> None:
     other_labels, other_pixels = random_images(10, 3), random_images(10, 3)
     other_labels.labels[0] += 1
     other_pixels.pixels[9, 31, 31, 2] ^= 1
-    assert fingerprint(images) == fingerprint(random_images(10, 3))
-    assert len({fingerprint(each) for each in (images, other_labels, other_pixels)}) == 3
+    assert images.fingerprint == fingerprint(random_images(10, 3))
+    assert len({each.fingerprint for each in (images, other_labels, other_pixels)}) == 3
 
 
 def test_the_configurations_settings_are_written_and_not_compared(tmp_path):

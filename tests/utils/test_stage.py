@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 import global_configure
 from configures.setting import SettingError
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from utils.device import (
     float64_device,
     make_deterministic,
@@ -22,7 +22,6 @@ from utils.device import (
     through_compiler,
 )
 from utils.errors import UserError, WaitedTooLong, run
-from utils.stage import stage_parser
 
 
 @pytest.fixture(autouse=True)

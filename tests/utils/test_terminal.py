@@ -15,7 +15,7 @@ from image_trees import write_tree
 from torch import nn
 
 from dataset.datasets import load_dataset
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET
 from models.checkpoints import load_foreign_checkpoint
 from utils.errors import UserError, run
 from utils.progress import say
