@@ -25,8 +25,8 @@ from search.genetic.generations import GeneticSearch, open_search, save_outputs
 from utils.artifacts import ArrayFile
 from utils.errors import MissingFile, UserError, run
 from utils.locks import held, is_held, state_of
+from utils.processes import wait_until
 from utils.progress import say
-from utils.waiting import wait_until
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from search.genetic.recording import record_end, record_generation, write_module
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
+from utils.processes import wait_until
 from utils.progress import say
-from utils.waiting import wait_until
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ import torch
 from dataset.images import Split, record_of
 from dataset.splits import load_split
 from models import files as model_files
+from models.evaluation import count_parameters, count_right, predict
+from models.files import NetworkSettings
 from models.input_forms import can_tell_from_chance, is_near_chance
-from models.network_settings import NetworkSettings
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
@@ -25,11 +26,11 @@ from models.strong_model import (
     graph_of,
     load_strong_model,
     load_strong_split,
+    set_folder_aside,
     show_if_few,
     strong_model_training,
 )
-from models.training import Epoch, count_right, predict, train
-from models.weights import count_parameters
+from models.training import Epoch, train
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
@@ -68,7 +69,7 @@ def main() -> None:
 def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace) -> None:
     """Train from the first epoch, or from where an earlier run ended, and write the best epoch's weights."""
     if arguments.fresh:
-        model_files.set_folder_aside(stage.artifacts, model_files.training_role(stage.artifacts))
+        set_folder_aside(stage.artifacts, model_files.training_role(stage.artifacts))
     check_writable(stage.artifacts.folder)
     trained = model_files.entire_model(stage.artifacts)
     if trained.exists() and not model_files.training_state(stage.artifacts).exists():

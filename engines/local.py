@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from engines.node import this_node
 from utils.device import make_deterministic
+from utils.errors import signals_held_back
+from utils.machine import this_node
 from utils.progress import show_progress
-from utils.signals import signals_held_back
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _context = multiprocessing.get_context("spawn")  # a fork would take the threads' locks along, but not the threads

@@ -10,14 +10,12 @@ from types import ModuleType
 
 from torch import nn
 
-from models import own_code
-from models.own_code import network_of_file, place_of_definition
+from models.own_code import OWN_CODE, network_of_file, place_of_definition
 from models.rescnn import ResCNN, rescnn_tiny, rescnn_weak
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN, simcnn_tiny, simcnn_weak
 from utils.errors import UserError, reason
 
-OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")
 FORMS = (
     "simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME "
     "or FILE.py:FUNCTION"
@@ -63,25 +61,6 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     raise _unknown(
         name, {**{model: f"torchvision:{model}" for model in torchvision_classifiers()}, **{n: n for n in NETWORKS}}
     )
-
-
-def named(name: str) -> None:
-    """The user names a network, on the command line or in a configuration: a file of the user's own may run."""
-    if own := OWN_CODE.fullmatch(name):
-        own_code.named(Path(own["file"]), own["attribute"])
-
-
-def not_named(name: str, how: str) -> None:
-    """A network's name comes from a file between stages, not from the user: own code runs if it ran here before.
-
-    Args:
-        name: of the network.
-        how: the option, or the command, by which the user would name it.
-
-    Raises UserError for a user's file that did not run on this machine before, or has changed since.
-    """
-    if own := OWN_CODE.fullmatch(name):
-        own_code.not_named(Path(own["file"]), own["attribute"], how)
 
 
 def anchored(name: str) -> str:

@@ -21,12 +21,13 @@ from configures.base import Config, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
-from models.names import is_own_network, named, not_named, torchvision_classifiers
+from models.names import is_own_network, torchvision_classifiers
+from models.own_code import named, not_named
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.progress import say, show_progress
-from utils.terminal import printable
+from utils.tables import printable
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FEW_IMAGES = 5_000  # training images; below, batches are smaller and populations, too

@@ -1,5 +1,6 @@
-"""The strong model: its network, what it is trained with and on, and how it comes from its checkpoint."""
+"""The strong model: its network, what it is trained with and on, how it comes from its checkpoint, and its folder."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -8,20 +9,21 @@ import torch
 from torch import nn
 
 from configures.base import Config
-from dataset.image_order import ImageOrder
+from dataset.image_hashes import ImageOrder
 from dataset.images import Images, Split, differences, record_of
 from dataset.splits import load_split
 from models import files as model_files
 from models.checkpoints import description
+from models.files import NetworkSettings
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
 from models.graph.evaluating import evaluating
 from models.names import check_num_classes, network_of
-from models.network_settings import NetworkSettings
 from models.training import TrainingSettings
-from utils.artifacts import Artifacts, CheckpointFile
+from utils.artifacts import Artifacts, CheckpointFile, Role
 from utils.errors import UserError
-from utils.files import is_foreign_checkpoint
+from utils.files import is_foreign_checkpoint, set_aside
+from utils.locks import check_nobody_holds
 from utils.progress import steps
 
 # Validation images that decisions can rest on: the standard error of an accuracy is then at most 5 percentage points,
@@ -36,18 +38,9 @@ NEXT_STEP_FOR_FOREIGN = (
 
 
 def strong_model_training(config: Config) -> TrainingSettings:
-    """The strong model's part of the configuration."""
-    return TrainingSettings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        milestones=config.milestones,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        augmented=True,
-        mirror=config.mirror,
-    )
+    """The strong model's part of the configuration, whose settings have the names of the fields."""
+    names = {field.name for field in dataclasses.fields(TrainingSettings)} - {"augmented"}
+    return TrainingSettings(**{name: getattr(config, name) for name in names}, augmented=True)
 
 
 def build_strong_network(config: Config) -> nn.Module:
@@ -203,3 +196,22 @@ def few_valid_images(counts: np.ndarray, classes: Sequence[str]) -> str:
         f"of accuracies: up to {error:.0f} percentage points); add images, to {LEAST_VALID} and "
         f"{LEAST_VALID_OF_CLASS} of each class"
     )
+
+
+def check_is_free(artifacts: Artifacts) -> None:
+    """Raises UserError where a strong model is there, or a training that can go on and would write one."""
+    for file, what in (
+        (model_files.entire_model, "a strong model"),
+        (model_files.training_state, "an interrupted training"),
+    ):
+        if file(artifacts).exists():
+            raise UserError(f"{file(artifacts).path} is there, {what}: --fresh sets its folder aside")
+
+
+def set_folder_aside(artifacts: Artifacts, *mine: Role) -> None:
+    """Rename the folder, if it is there, and say so. Raises UserError while a stage that is not one of `mine` runs."""
+    if artifacts.folder.exists():
+        held_here = {role.lock for role in mine}
+        others = (lock for lock in artifacts.locks_folder.glob("*.lock") if lock not in held_here)
+        check_nobody_holds(others, "--fresh sets the folder aside")
+        print(f"the old folder is now {set_aside(artifacts.folder)}", flush=True)

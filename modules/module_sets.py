@@ -17,11 +17,10 @@ import torch
 
 from configures.base import Config
 from dataset.images import Images, Split
+from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph import Graph, GraphNetwork, flops_of
 from models.opening import Stage
 from models.strong_model import graph_of
-from models.training import count_right, predict
-from models.weights import count_parameters, cpu_state
 from modules import files as module_files
 from modules.composed_model import ComposedModel
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dataset.images import SplitRecord
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
 from modules.module import Tuning
 from modules.module_set import SetRecord
 from utils.artifacts import RecordFile

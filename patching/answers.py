@@ -9,10 +9,9 @@ from torch import nn
 
 from configures.base import Config
 from dataset.images import Images
+from models.evaluation import cpu_state, predict
 from models.graph import GraphNetwork
 from models.strong_model import graph_of
-from models.training import predict
-from models.weights import cpu_state
 from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from modules.module import module_of_weights
 from patching.comparison import Answers

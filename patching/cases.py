@@ -11,10 +11,11 @@ from torch import nn
 from dataset.images import Images
 from engines.engine import Engine, in_order
 from models import files as model_files
+from models.evaluation import predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
 from models.strong_model import check_trained_on, image_order, load_strong_model
-from models.training import best_epoch, predict
+from models.training import best_epoch
 from modules.evaluation_inputs import strong_inputs
 from modules.module_set import ModuleSet
 from modules.module_sets import collected_outputs

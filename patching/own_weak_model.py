@@ -14,10 +14,10 @@ from torch import nn
 
 from dataset.images import Images, normalise
 from dataset.target_classes import class_number
+from models.evaluation import predict
 from models.graph import NetworkRefused
 from models.graph.agreement import check_repeats
 from models.graph.evaluating import OneAnswer, evaluating
-from models.training import predict
 from utils.errors import UserError, reason
 from utils.files import read_array
 

@@ -99,7 +99,8 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         return None
     values = _centred(logits)
     deviation = values.std(0)
-    return other_class_order((values - values.mean(0)) / np.where(deviation > 0, deviation, 1), labels)
+    found = other_class_order((values - values.mean(0)) / np.where(deviation > 0, deviation, 1), labels)
+    return None if found is None else found[0]
 
 
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:

@@ -14,18 +14,18 @@ from dataset.images import Split
 from dataset.target_classes import HELP, chosen_classes
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
+from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph.evaluating import OneAnswer
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import check_trained_on, image_order
-from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
-from models.weights import count_parameters, cpu_state
+from models.training import Epoch, TrainingSettings, best_epoch, train
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.weak_models import WeakKind, build_weak_network
 from utils.artifacts import CheckpointFile
 from utils.device import PRECISIONS
-from utils.disk import check_room, readable
 from utils.files import set_aside
+from utils.given_places import check_room, readable
 from utils.locks import held
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare

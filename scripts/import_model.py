@@ -25,15 +25,20 @@ from dataset.images import Images, Split, record_of
 from dataset.splits import has_own_validation, load_split
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
+from models.evaluation import count_right, cpu_state, predict, show_cost, show_layers
+from models.files import NetworkSettings
 from models.graph import Graph
 from models.graph.agreement import agrees
 from models.input_forms import Explanation, can_tell_from_chance, class_order, explain, is_near_chance
-from models.inspection import show_cost, show_layers
-from models.network_settings import NetworkSettings
 from models.opening import Stage, open_stage, stage_parser
-from models.strong_model import build_strong_network, show_if_few, strong_graph, trace_classifier
-from models.training import count_right, predict
-from models.weights import cpu_state
+from models.strong_model import (
+    build_strong_network,
+    check_is_free,
+    set_folder_aside,
+    show_if_few,
+    strong_graph,
+    trace_classifier,
+)
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
@@ -63,7 +68,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     """Read, judge and write the model."""
     config, artifacts = stage.config, stage.artifacts
     if not arguments.fresh:
-        model_files.check_is_free(artifacts)
+        check_is_free(artifacts)
     check_writable(artifacts.folder)
     network = build_strong_network(config)
     weights = load_foreign_checkpoint(network, arguments.checkpoint, arguments.checkpoint_key)
@@ -80,7 +85,7 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
         right = count_right(predict(graph.network, images, stage.device), images.labels)
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
     if arguments.fresh:
-        model_files.set_folder_aside(artifacts, model_files.training_role(artifacts))
+        set_folder_aside(artifacts, model_files.training_role(artifacts))
     model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph))
     model_files.image_order(artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(artifacts).save(record_of(split))

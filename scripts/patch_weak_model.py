@@ -29,10 +29,11 @@ from dataset.datasets import load_source
 from dataset.images import Images
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
-from models.names import OWN_CODE, network_of
+from models.evaluation import predict
+from models.names import network_of
 from models.opening import OneLineParser, open_stage, stage_parser
+from models.own_code import OWN_CODE
 from models.strong_model import image_order, load_strong_model, load_strong_split
-from models.training import predict
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on

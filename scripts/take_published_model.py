@@ -16,9 +16,16 @@ import torch
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
 from models.opening import Stage, open_stage, stage_parser
-from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
+from models.strong_model import (
+    build_strong_network,
+    check_is_free,
+    graph_of,
+    load_weights,
+    set_folder_aside,
+    strong_graph,
+)
 from modules.module import extract_modules
 from modules.module_set import show_module_set
 from modules.module_sets import add_as_option, check_new_name, write_set
@@ -49,9 +56,9 @@ def take(stage: Stage, role: Role, arguments: argparse.Namespace) -> None:
     model = load_published(folder)
     check_fits(folder, model, config)
     if arguments.fresh:
-        model_files.set_folder_aside(artifacts, role)
+        set_folder_aside(artifacts, role)
     else:
-        model_files.check_is_free(artifacts)
+        check_is_free(artifacts)
     check_writable(artifacts.folder)
     model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph_of(config)))
     model_files.trained_on(artifacts).save(model.trained_on)

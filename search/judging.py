@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dataset.images import Images
+from models.evaluation import count_right, predict
 from models.graph import Graph, flops_of
-from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.jaccard import mean_pairwise_distance
 from modules.module_sets import replaced

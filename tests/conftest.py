@@ -31,8 +31,8 @@ from models import files as model_files
 from models.names import network_of
 from utils import progress
 from utils.artifacts import Artifacts
+from utils.errors import ENDING
 from utils.files import save_array
-from utils.signals import ENDING
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.

@@ -17,7 +17,8 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from dataset.images import Images
 from dataset.splits import image_order_of
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.evaluation import cpu_state, predict
+from models.files import NetworkSettings
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
@@ -26,8 +27,6 @@ from models.strong_model import (
     load_weights,
     strong_graph,
 )
-from models.training import predict
-from models.weights import cpu_state
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import add_modules_option, evaluate_set, open_set

@@ -19,9 +19,9 @@ from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import HELP, chosen_classes
+from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import Stage, open_stage, stage_parser
-from models.training import predict
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set

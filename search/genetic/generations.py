@@ -25,9 +25,9 @@ from search.genetic.log import Generation, is_over
 from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
 from utils.device import PRECISIONS, precision_name
-from utils.disk import check_room, free_bytes, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
+from utils.given_places import check_room, free_bytes, readable
 from utils.locks import check_nobody_holds, keep_there
 from utils.progress import say
 from utils.recorded_settings import record_or_compare

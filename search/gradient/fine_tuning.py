@@ -21,8 +21,8 @@ from models.opening import Stage
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal, goal_of
 from search.gradient.scores import step_size
+from utils.device import keep_freed_memory
 from utils.errors import UserError, reason
-from utils.memory import keep_freed_memory
 
 
 class LossNotFinite(UserError):

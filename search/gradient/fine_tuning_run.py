@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.images import Images, Split
+from models.evaluation import count_right, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
-from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets, replaced, save_set
@@ -27,7 +27,7 @@ from search.gradient import files
 from search.gradient.fine_tuning import FineTuner, LossNotFinite, fine_tuning_settings, made_with
 from search.gradient.goal import goal_of
 from search.gradient.rounds import STEPS_PER_STATE
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError
 from utils.progress import progress, say
 from utils.recorded_settings import differences

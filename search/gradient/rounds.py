@@ -27,7 +27,7 @@ from search.gradient.log import Round
 from search.gradient.on_engine import ModulesOnEngine
 from search.judging import Judge
 from utils.artifacts import Artifacts, CheckpointFile
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.files import set_aside, sha256_of
 from utils.progress import progress, say

@@ -36,7 +36,7 @@ from dataset.images import (
     split_fingerprint,
 )
 from dataset.splits import copies_between, is_among, load_evaluation_parts, load_split, own_validation_order, split
-from utils.checked_text import load_json, save_json
+from utils.artifacts import load_json, save_json
 from utils.errors import UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -11,8 +11,8 @@ from conftest import assert_near
 
 from configures.base import Config
 from models import files as model_files
+from models.files import NetworkSettings
 from models.names import network_of
-from models.network_settings import NetworkSettings
 from models.strong_model import graph_of, load_strong_model, trace_classifier, untrained_graph
 from utils.artifacts import Artifacts
 from utils.errors import UserError

@@ -20,8 +20,7 @@ from modules.composed_model import ComposedModel
 from modules.module_set import SetRecord, show_module_set
 from modules.module_sets import collected_outputs, latest_name, open_set, read_set, save_set, write_set
 from utils import files
-from utils.artifacts import Artifacts, CheckpointFile
-from utils.checked_text import load_json, save_json
+from utils.artifacts import Artifacts, CheckpointFile, load_json, save_json
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

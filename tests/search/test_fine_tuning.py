@@ -14,10 +14,10 @@ from conftest import Run, files_below, keep_few_images, live_in, random_images, 
 import global_configure
 from configures.base import load
 from dataset.splits import load_split
+from models.evaluation import count_right, predict
 from models.graph import trace
 from models.opening import Stage
 from models.strong_model import load_strong_model
-from models.training import count_right, predict
 from modules.composed_model import ComposedModel
 from modules.module import extract_modules
 from modules.module_set import ModuleSet
@@ -27,7 +27,7 @@ from search.gradient.batches import StepBatches
 from search.gradient.fine_tuning import FineTuner, FineTuningSettings
 from search.gradient.goal import Goal
 from utils.artifacts import Artifacts
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

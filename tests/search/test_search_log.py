@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from search.genetic.log import Generation, SearchEnd, best_generation, describe, is_over
 from search.gradient import files as gradient_files
 from search.gradient.log import Round, smallest_that_knows
-from utils.artifacts import Artifacts, RecordFile, TableFile
-from utils.checked_text import save_table
+from utils.artifacts import Artifacts, RecordFile, TableFile, save_table
 from utils.errors import UserError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

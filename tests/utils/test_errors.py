@@ -8,8 +8,7 @@ import sys
 import pytest
 from conftest import TOP
 
-from utils.errors import run
-from utils.signals import ENDING
+from utils.errors import ENDING, run
 
 SCRIPT = """
 import sys

@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import random_images
 
-from dataset.images import fingerprint
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -93,7 +92,7 @@ def test_the_fingerprint_is_of_pixels_and_labels() -> None:
     other_labels, other_pixels = random_images(10, 3), random_images(10, 3)
     other_labels.labels[0] += 1
     other_pixels.pixels[9, 31, 31, 2] ^= 1
-    assert images.fingerprint == fingerprint(random_images(10, 3))
+    assert images.fingerprint == random_images(10, 3).fingerprint
     assert len({each.fingerprint for each in (images, other_labels, other_pixels)}) == 3
 
 
