@@ -15,9 +15,8 @@ import torch
 
 from models.opening import Stage, open_stage
 from modules.fast.compiled import compiler
-from utils.device import PRECISIONS, is_fast_in, num_cores
+from utils.device import PRECISIONS, is_fast_in, num_cores, processor
 from utils.files import save_text
-from utils.machine import processor
 from utils.tables import show_table
 
 Row = dict[str, Any]

@@ -52,11 +52,6 @@ def copies_between(parts: Split) -> str:
     return f"{', '.join(found)}: accuracy on them says nothing of new images" if found else ""
 
 
-def has_own_validation(config: Config) -> bool:
-    """Whether the dataset says itself which images are for validation."""
-    return load_source(config, config.image_source).valid is not None
-
-
 def split(dataset: Dataset, order: ImageOrder | None = None) -> Split:
     """The dataset with a validation part: the one that it has, or one in five of its training images.
 

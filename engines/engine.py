@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import global_configure
+from utils.device import Node, difference, this_node
 from utils.errors import UserError, WaitedTooLong, reason
-from utils.machine import Node, difference, this_node
 from utils.processes import REPORT_EVERY, Stopped
 from utils.progress import say
 

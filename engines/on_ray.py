@@ -26,9 +26,8 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskErro
 
 import global_configure
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from utils.device import make_deterministic
+from utils.device import TOP, Node, make_deterministic, this_node
 from utils.errors import UserError, reason
-from utils.machine import TOP, Node, this_node
 from utils.progress import say
 
 GPU_SHARE = 0.5  # of a GPU that a task asks for: one computes while the other one copies
@@ -119,7 +118,6 @@ class RayEngine(Engine):
         return int(there.get("GPU", 0) / GPU_SHARE) if self.on_gpus else int(there.get("CPU", 0))
 
     def where(self) -> str:
-        """Workers and nodes."""
         self._head.wait()
         alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         return f"{self.workers} workers on {len(alive)} Ray node{'' if len(alive) == 1 else 's'}"

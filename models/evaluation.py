@@ -21,11 +21,6 @@ EVALUATION_BATCH_ON_DEVICE = 200
 LISTED = 3  # groups of a layer that has more are counted
 
 
-def evaluation_batch(device: torch.device) -> int:
-    """How many images at a time a network is given that is not trained on them."""
-    return EVALUATION_BATCH if device.type == "cpu" else EVALUATION_BATCH_ON_DEVICE
-
-
 def outputs_of(
     networks: Sequence[nn.Module], images: Images, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
@@ -34,7 +29,7 @@ def outputs_of(
     The networks run in evaluation mode, on the device, and are left as they were.
     """
     outputs: list[list[Tensor]] = [[] for _ in networks]
-    batch_size = evaluation_batch(device)
+    batch_size = EVALUATION_BATCH if device.type == "cpu" else EVALUATION_BATCH_ON_DEVICE
     starts = range(0, max(1, len(images)), batch_size)
     with ExitStack() as stack:
         for network in networks:
@@ -91,9 +86,9 @@ def show_layers(units: Units) -> None:
     rows = []
     for number, layer in enumerate(units.layers):
         groups = [group for group, of_group in enumerate(units.groups) if number in of_group.layers]
-        rows.append(
-            [number, layer.name, layer.width, listed(groups), "yes" if layer.is_cuttable else f"no: {layer.reason}"]
-        )
+        listed = ", ".join(map(str, groups)) if len(groups) <= LISTED else f"{len(groups)} groups"
+        is_cut = "yes" if layer.is_cuttable else f"no: {layer.reason}"
+        rows.append([number, layer.name, layer.width, listed, is_cut])
     show_table(["number", "conv layer", "kernels", "group", "can be cut"], rows)
     free = int((units.unit_of_kernel >= 0).sum())
     cuttable = sum(layer.is_cuttable for layer in units.layers)
@@ -101,8 +96,3 @@ def show_layers(units: Units) -> None:
     print(f"kernels that can be dropped: {free:,} of {units.num_kernels:,}")
     print(f"units (kernels that go together, for example across an addition): {units.num_units:,}")
     print(f"groups (units in the same conv layers): {len(units.groups)}")
-
-
-def listed(groups: Sequence[int]) -> str:
-    """The groups of a layer, or how many there are."""
-    return ", ".join(map(str, groups)) if len(groups) <= LISTED else f"{len(groups)} groups"

@@ -40,8 +40,6 @@ INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib",
 AboutToRun = Callable[[Path, bytes], None]  # is told a file and its bytes, and may refuse
 Entry = tuple[str, str, str]  # SHA-256 of a file, the function that was called in it or "", and the file's path
 MODULE_NAME = "network_file_{}"  # of a file outside of packages: its own name may be one of the standard library's
-
-
 _unnamed: dict[tuple[Path, str], str] = {}  # files and functions that the user has not named -> how to name them
 
 

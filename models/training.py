@@ -15,10 +15,9 @@ from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
 from utils.artifacts import CheckpointFile
-from utils.device import precision_name, through_compiler
+from utils.device import precision_name, processor_and_instructions, through_compiler
 from utils.errors import UserError, reason
 from utils.files import damaged
-from utils.machine import processor_and_instructions
 from utils.progress import say, steps
 from utils.recorded_settings import differences
 from utils.seeds import torch_seed

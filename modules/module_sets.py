@@ -29,9 +29,9 @@ from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_of, explained_variance
 from utils.artifacts import Artifacts, RecordFile
+from utils.device import machine_facts, utc_now
 from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
-from utils.machine import machine_facts, utc_now
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 RECORD = "set.json"

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from dataset.datasets import load_source
 from dataset.images import Images, Split, record_of
-from dataset.splits import has_own_validation, load_split
+from dataset.splits import load_split
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
 from models.evaluation import count_right, cpu_state, predict, show_cost, show_layers
@@ -100,7 +101,7 @@ def show_split(stage: Stage, split: Split) -> None:
     names = split.classes if len(split.classes) <= LISTED else (*split.classes[:LISTED], "...")
     print(f"\nimages: {counts}; {len(split.classes)} classes: {', '.join(names)}")
     show_if_few(split.valid, split.classes)
-    if not has_own_validation(stage.config):
+    if load_source(stage.config, stage.config.image_source).valid is None:
         print(
             "validation images are drawn from the training images, so this model was trained on them: importance and "
             "searches look at images that it knows, and accuracies on valid are too high; better say which images it "

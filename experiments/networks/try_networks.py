@@ -28,10 +28,10 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
 from models.opening import OneLineParser
+from utils.device import processor
 from utils.errors import reason, run
 from utils.given_places import check_place
-from utils.machine import processor
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 HERE = Path(__file__).parent
 NUM_CLASSES = 10

@@ -13,8 +13,7 @@ from result_commands import Command
 import global_configure
 from models import files as model_files
 from utils.artifacts import TableFile
-from utils.device import resolve_device
-from utils.machine import machine_facts, processor_and_instructions, utc_now
+from utils.device import machine_facts, processor_and_instructions, resolve_device, utc_now
 from utils.processes import ProcessGroup
 
 TOP = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from conftest import TOP
 import global_configure
 from engines.engine import Returned, in_order, run_task
 from engines.local import LocalEngine
+from utils.device import Node, difference, sources_digest, this_node
 from utils.errors import UserError, WaitedTooLong
-from utils.machine import Node, difference, sources_digest, this_node
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("local engine")]
 

@@ -32,7 +32,7 @@ from modules.kernel_importance import (
     random_importance,
 )
 from utils.artifacts import Artifacts
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 SCRIPT = "preprocess/kernel_importance_analyzer.py"
 # Norms sum absolute values of up to 1,024 pixels in float32, behind up to 13 layers, of maps with values of about 1.

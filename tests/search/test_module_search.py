@@ -41,9 +41,9 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
+from utils.device import this_node
 from utils.files import save_array
 from utils.given_places import readable
-from utils.machine import this_node
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("module search")]
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3
