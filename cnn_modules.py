@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from configures.base import Config
 from configures.base import gradient as gradient_settings
-from dataset.images import to_device
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split, to_device
+from models.evaluation import predict as outputs_of_images
 from models.graph import Graph, GraphNetwork, NetworkRefused
 from models.graph import trace as trace_network
 from models.graph.evaluating import OneAnswer, floating_parameter
-from models.training import predict as outputs_of_images
 from modules.kernel_importance import kernel_importance as importance_of_images
 from modules.layer_sensitivity import top_ratio_masks
 from modules.module import ComposedModel, Tuning, module_of_weights
@@ -39,7 +38,7 @@ from patching.rules import Rule
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.rounds import rounds_to_do
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.progress import progress, show_progress
 

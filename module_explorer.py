@@ -17,7 +17,7 @@ import global_configure
 from dataset.images import normalise, to_device
 from dataset.target_classes import HELP, chosen_classes
 from models.graph import Graph
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known, say_what_torch_runs
 from search.genetic import files as genetic_files
@@ -25,9 +25,8 @@ from search.genetic.generations import GeneticSearch, open_search, save_outputs
 from utils.artifacts import ArrayFile
 from utils.errors import MissingFile, UserError, run
 from utils.locks import held, is_held, state_of
+from utils.processes import wait_until
 from utils.progress import say
-from utils.stage import stage_parser
-from utils.waiting import wait_until
 
 
 def main() -> None:

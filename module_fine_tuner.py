@@ -12,16 +12,14 @@ continues when the same command is run again.
 Without --modules, a most recent set that is fine-tuned itself stands for the set that it was made from.
 """
 
-from models.opening import open_stage
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split, show_if_few
+from models.opening import open_stage, stage_parser
+from models.strong_model import load_strong_model, load_strong_split, show_if_few
 from modules.module_set import show_module_set
 from modules.module_sets import add_as_option, add_modules_option, check_new_name, open_set
 from search.gradient.files import fine_tuning_role
 from search.gradient.fine_tuning_run import fine_tune
 from utils.errors import run
 from utils.locks import held
-from utils.stage import stage_parser
 
 
 def main() -> None:

@@ -25,12 +25,11 @@ from functools import partial
 
 from dataset.target_classes import HELP, chosen_classes
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import MAX_LOSS, run_method
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
-from utils.stage import stage_parser
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
@@ -22,9 +22,8 @@ from search.genetic.recording import record_end, record_generation, write_module
 from utils.artifacts import ArrayFile
 from utils.errors import UserError, run
 from utils.locks import held, state_of
+from utils.processes import wait_until
 from utils.progress import say
-from utils.stage import stage_parser
-from utils.waiting import wait_until
 
 
 def main() -> None:

@@ -13,30 +13,29 @@ import time
 
 import torch
 
-from dataset.labelled_images import Split
-from dataset.split_record import record_of
+from dataset.images import Split, record_of
 from dataset.splits import load_split
 from models import files as model_files
-from models.folder import set_folder_aside
+from models.evaluation import count_parameters, count_right, predict
+from models.files import NetworkSettings
 from models.input_forms import can_tell_from_chance, is_near_chance
-from models.network_settings import NetworkSettings
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
     check_network_settings,
     graph_of,
     load_strong_model,
+    load_strong_split,
+    set_folder_aside,
+    show_if_few,
     strong_model_training,
 )
-from models.trained_on import load_strong_split, show_if_few
-from models.training import Epoch, count_right, predict, train
-from models.weights import count_parameters
+from models.training import Epoch, train
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
 from utils.progress import say, time_in_words
 from utils.seeds import torch_seed
-from utils.stage import Stage, stage_parser
 
 
 def main() -> None:

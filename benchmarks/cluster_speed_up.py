@@ -27,6 +27,7 @@ from dataset.splits import load_split
 from engines.engine import Engine
 from engines.opening import check_ray_is_there
 from models.graph import Graph
+from models.opening import stage_parser
 from modules.population_outputs import population_outputs
 from report.figures import PALETTE, Drawing, new_figure, save_drawing, styled
 from search.genetic.chunks import block_chunks, image_blocks
@@ -36,7 +37,6 @@ from search.genetic.tournament import score_population
 from utils.errors import run
 from utils.files import save_array
 from utils.seeds import generator
-from utils.stage import stage_parser
 
 SIZES = {
     "images": Size(200, 4, "images that modules are timed on"),

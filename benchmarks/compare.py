@@ -15,8 +15,8 @@ from collections import defaultdict
 from comparisons import COMPARISONS
 from measuring import add_options, open_benchmark, save_benchmark
 
+from models.opening import stage_parser
 from utils.errors import UserError, run
-from utils.stage import stage_parser
 
 NOT_BY_DEFAULT = ("training_accuracy",)
 

@@ -21,13 +21,13 @@ from measuring import Benchmark, Row, Size, Timing, Work, compare, exact_results
 from subjects import first_masks, model_to_measure, naive_network, resident, searched_instance
 from torch import Tensor, nn
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise, to_device
 from dataset.splits import load_split
 from models import files as model_files
+from models.evaluation import count_right, predict
 from models.graph import Graph
 from models.strong_model import build_strong_network, graph_of, strong_model_training
-from models.training import count_right, predict, train
+from models.training import train
 from modules.kernel_importance import kernel_importance
 from modules.layer_sensitivity import layer_sensitivity, top_ratio_masks
 from modules.masked_modules import freeze, mask_gradient
@@ -36,7 +36,7 @@ from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.scoring import places_of, scoring_rules
 from search.genetic.tournament import Scores, score_population
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError
 from utils.seeds import torch_seed
 

@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 
-from models.opening import open_stage
+from models.opening import Stage, open_stage
 from modules.fast.compiled import compiler
-from utils.device import PRECISIONS, is_fast_in, num_cores
+from utils.device import PRECISIONS, is_fast_in, num_cores, processor
 from utils.files import save_text
-from utils.machine import processor
-from utils.stage import Stage
 from utils.tables import show_table
 
 Row = dict[str, Any]

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dataset.images import CROP_PADDING
-from dataset.labelled_images import Images
+from dataset.images import CROP_PADDING, Images
 from models.graph import Graph
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN

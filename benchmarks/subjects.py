@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import torch
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise, to_device
 from dataset.splits import load_split
 from models.graph import Graph
 from models.names import network_of
+from models.opening import Stage
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
 from models.strong_model import build_strong_network, graph_of, load_strong_model, trace_classifier
@@ -21,7 +21,6 @@ from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules
 from utils.errors import UserError
 from utils.seeds import generator, torch_seed
-from utils.stage import Stage
 
 IMPORTANCE_IMAGES = 1000  # enough to order the kernels where no analysis is there yet
 

@@ -11,5 +11,4 @@ config = Config(
     active_ratios=(0.2, 0.3),
     mutation=0.1,
     accuracy_thresholds=((2, 0.95), (4, 0.95), (8, 0.90), (10, 0.85)),
-    gamma=0.9,
 )

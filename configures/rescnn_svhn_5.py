@@ -1,23 +1,15 @@
-"""ResCNN on the digits 0 to 4 of SVHN; the weak models know 6 to 9 and one of them."""
+"""ResCNN on the digits 0 to 4 of SVHN: as SimCNN, but for what depends on the network."""
 
-from configures.base import FIRST_FIVE_DIGITS, LAST_FOUR_DIGITS, Config
+from dataclasses import replace
 
-config = Config(
+from configures.simcnn_svhn_5 import config as simcnn
+
+config = replace(
+    simcnn,
     model="rescnn",
-    dataset="svhn_5",
-    num_classes=5,
-    source="svhn",
-    classes=FIRST_FIVE_DIGITS,
     sensitive_layers=(1, 3, 4, 5, 7),
     active_ratios_sensitive=(0.3, 0.4, 0.5),
     active_ratios=(0.2, 0.3),
-    population=50,
-    parents=25,
-    elites=10,
-    generations=100,
-    mutation=0.1,
-    accuracy_thresholds=((2, 0.95), (4, 0.90), (5, 0.85)),
     gamma=0.9,
     weak_model="rescnn_tiny",
-    weak_classes=LAST_FOUR_DIGITS,
 )

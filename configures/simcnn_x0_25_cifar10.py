@@ -1,12 +1,12 @@
 """A quarter-width SimCNN on CIFAR-10, sized for a machine without a GPU."""
 
-from configures.base import Config
+from dataclasses import replace
 
-config = Config(
+from configures.simcnn_cifar10 import config as full_width
+
+config = replace(
+    full_width,
     model="simcnn_x0_25",
-    dataset="cifar10",
-    num_classes=10,
-    mirror=True,
     epochs=60,
     schedule="one_cycle",
     learning_rate=0.025,
@@ -23,11 +23,6 @@ config = Config(
     sensitivity_images=2000,
     accuracy_thresholds=((2, 0.90), (4, 0.80), (8, 0.70), (10, 0.65)),
     mask_distillation=0.9,
-    weak_model="simcnn_weak",
-    weak_source="cifar100",
-    weak_classes=("apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose"),
-    weak_train_images=500,
-    weak_test_images=100,
     poor_epochs=60,
     poor_batch_size=32,
     poor_learning_rate=0.02,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from dataset.file_trees import Entry, is_passed_over, list_tree
 from dataset.image_files import OTHER_IMAGE_SUFFIXES, SUFFIXES
 from utils.errors import UserError
-from utils.terminal import printable
+from utils.tables import printable
 
 PARTS = ("train", "valid", "test")
 PART_OF_FOLDER = {

@@ -6,26 +6,30 @@ import io
 import os
 import shutil
 import tarfile
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import global_configure
 from configures.base import Config
-from dataset.class_folders import ClassFolders, describe, find_class_folders
-from dataset.decoding import decode
-from dataset.image_files import SIDE, Resize
-from dataset.labelled_images import Dataset, Images, Normalisation
+from dataset.class_folders import ClassFolders, describe, find_class_folders, listed
+from dataset.file_trees import open_tree
+from dataset.image_files import FORMATS, SIDE, DecodedImage, Resize, decode_image, grey_to_rgb
+from dataset.images import Dataset, Images, Normalisation
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
-from utils.checked_text import load_json, save_json
+from utils.artifacts import load_json, save_json
 from utils.errors import UserError, reason
 from utils.files import damaged, load_array, save_array
-from utils.progress import say
+from utils.progress import progress, say
 
 PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
+PARTS_OF_PUBLISHED = ["train", "test"]
+FACTS_OF_TREES = {"parts", "grey_bits"}  # in a tree's description: which parts there are, and `Decoded.grey_bits`
+LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
 
 
 def load_source(config: Config, name: str) -> Dataset:
@@ -103,17 +107,12 @@ def _check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is kept of a dataset: its arrays, and beside its classes what else stands in its description."""
+    """What is kept of a dataset: per part the pixels (n, side, side, 3) uint8 RGB and the labels (n,) int64."""
 
     classes: tuple[str, ...]
     parts: dict[str, tuple[np.ndarray, np.ndarray]]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-PARTS_OF_PUBLISHED = ["train", "test"]
-
-
-FACTS_OF_TREES = {"parts", "grey_bits"}  # which parts there are, and what `DecodedTree` says
+    # Of a tree: what the largest value of all grey images of 16 bits needs; their values were scaled from it to 8.
+    grey_bits: int | None = None
 
 
 def _decoded(arrays: Arrays) -> Decoded:
@@ -129,7 +128,54 @@ def _decode_tree(name: str, tree: ClassFolders, side: int, resize: Resize) -> De
     if decoded.grey_bits > 8:
         used = f"use {decoded.grey_bits}, so they are divided by {2 ** (decoded.grey_bits - 8)}"
         print(f"{name}: the values of its grey images of 16 bits {used}", flush=True)
-    return Decoded(tree.classes, decoded.parts, {"parts": list(decoded.parts), "grey_bits": decoded.grey_bits})
+    return decoded
+
+
+def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> Decoded:
+    """All images of a tree. Raises UserError naming those that are broken, too large, or without a stated range."""
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
+    colour_bits: set[int] = set()
+    broken: list[str] = []
+    with open_tree(tree.path) as read, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks on images that it reads all the same
+        for part, images in tree.images.items():
+            names = [name for name, _ in images]
+            pixels = np.empty((len(images), side, side, 3), np.uint8)
+            decoded = pool.map(lambda name: _decode_named(name, read, side, resize), names)
+            counted = progress(decoded, f"{tree.path.name} {part}, images", len(names))
+            for place, image in zip(pixels, counted, strict=True):
+                if isinstance(image, str):
+                    broken.append(image)
+                elif image.is_deep_grey:
+                    deep.append((place, image))
+                else:
+                    place[:] = image.pixels
+                    colour_bits |= {image.bits} - {None}
+            parts[part] = pixels, np.array([label for _, label in images], np.int64)
+    if broken:
+        what, them = ("image", "it") if len(broken) == 1 else (f"{len(broken):,} images:", "them")
+        names, formats = listed(broken, "; "), ", ".join(FORMATS)
+        raise UserError(f"{tree.path}: cannot read {what} {names}; mend or remove {them} (read are {formats})")
+    if colour_bits and max(colour_bits) < LEAST_BITS_OF_COLOUR:
+        raise UserError(
+            f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
+            "expected values up to 65535; scale them, or save them with 8 bits"
+        )
+    grey_bits = max([8, *(image.bits for _, image in deep)])
+    for place, image in deep:
+        place[:] = grey_to_rgb(image.pixels, grey_bits)
+    return Decoded(tree.classes, parts, grey_bits)
+
+
+def _decode_named(
+    name: str, read: Callable[[str], bytes], side: int = SIDE, resize: Resize = "stretch"
+) -> DecodedImage | str:
+    """An image, or its name with the reason why it cannot be read."""
+    try:
+        return decode_image(read(name), side, resize)
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for a broken file
+        return f"{name}: {reason(error)}"
 
 
 def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> None:
@@ -146,7 +192,9 @@ def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) ->
     for part, (pixels, labels) in decoded.parts.items():
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
-    save_json(description, {"fingerprint": fingerprint, "classes": decoded.classes, **decoded.facts})
+    is_tree = decoded.grey_bits is not None
+    facts = {"parts": list(decoded.parts), "grey_bits": decoded.grey_bits} if is_tree else {}
+    save_json(description, {"fingerprint": fingerprint, "classes": decoded.classes, **facts})
 
 
 def _described_fingerprint(description: Path) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import global_configure
 from dataset.class_folders import PARTS, find_classes, listed
 from dataset.file_trees import open_tree
-from dataset.hash_split import hash_again, hash_of, held_out, was_held_out
+from dataset.image_hashes import hash_again, hash_of, held_out, was_held_out
 from utils.errors import UserError, reason
 from utils.files import write_whole
 from utils.progress import progress

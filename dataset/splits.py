@@ -7,10 +7,9 @@ import numpy as np
 import global_configure
 from configures.base import Config
 from dataset.datasets import PUBLISHED, load_dataset, load_source
-from dataset.hash_split import hash_of, held_out
 from dataset.image_files import Resize
-from dataset.image_order import ImageOrder, hashes_of
-from dataset.labelled_images import Dataset, Images, Normalisation, Split, choose_classes
+from dataset.image_hashes import ImageOrder, hashes_of, held_out
+from dataset.images import Dataset, Images, Normalisation, Split, choose_classes
 from utils.errors import UserError
 from utils.progress import say
 
@@ -43,7 +42,7 @@ def load_split(config: Config, order: ImageOrder | None = None, *, say_copies: b
 
 def copies_between(parts: Split) -> str:
     """How many images are in two parts of a split, whatever their labels, in one line; empty where none is."""
-    train, valid, test = map(_hashes, (parts.train, parts.valid, parts.test))
+    train, valid, test = (hashes_of(images, with_labels=False) for images in (parts.train, parts.valid, parts.test))
     counted = (
         (int(np.isin(test, train).sum()), len(test), "test", "training"),
         (int(np.isin(test, valid).sum()), len(test), "test", "validation"),
@@ -51,11 +50,6 @@ def copies_between(parts: Split) -> str:
     )
     found = [f"{n:,} of {total:,} {part} images are copies of {other} images" for n, total, part, other in counted if n]
     return f"{', '.join(found)}: accuracy on them says nothing of new images" if found else ""
-
-
-def has_own_validation(config: Config) -> bool:
-    """Whether the dataset says itself which images are for validation."""
-    return load_source(config, config.image_source).valid is not None
 
 
 def split(dataset: Dataset, order: ImageOrder | None = None) -> Split:
@@ -127,12 +121,12 @@ def _own_validation(dataset: Dataset) -> np.ndarray:
 
 
 def _by_hash(images: Images) -> np.ndarray:
-    return np.argsort(_hashes(images), kind="stable")
+    return np.argsort(hashes_of(images, with_labels=False), kind="stable")
 
 
 def image_order_of(split: Split) -> ImageOrder:
     """The order of its images, to be kept with a network that is given away."""
-    hashes = [hashes_of(images.pixels, images.labels) for images in (split.train, split.valid, split.test)]
+    hashes = [hashes_of(images, with_labels=True) for images in (split.train, split.valid, split.test)]
     num_train, num_valid, num_test = map(len, hashes)
     return ImageOrder(np.concatenate(hashes), (num_train, num_valid, num_test))
 
@@ -144,13 +138,13 @@ def _split_places(dataset: Dataset, order: ImageOrder | None) -> tuple[np.ndarra
     """
     if dataset.name in PUBLISHED:
         if order is not None:
-            known = order.places(*(hashes_of(images.pixels, images.labels) for images in (dataset.train, dataset.test)))
+            known = order.places(*(hashes_of(images, with_labels=True) for images in (dataset.train, dataset.test)))
             if known is not None:
                 return known
         shuffled = np.random.default_rng(global_configure.split_seed).permutation(len(dataset.train))
         cut = int(len(dataset.train) * TRAIN_SHARE)
         return shuffled[:cut], shuffled[cut:], None
-    hashes = _hashes(dataset.train)
+    hashes = hashes_of(dataset.train, with_labels=False)
     by_hash = np.argsort(hashes, kind="stable")
     chosen = held_out(hashes, dataset.train.labels)[by_hash]
     return by_hash[~chosen], by_hash[chosen], None
@@ -158,12 +152,7 @@ def _split_places(dataset: Dataset, order: ImageOrder | None) -> tuple[np.ndarra
 
 def is_among(images: Images, others: Images) -> np.ndarray:
     """Which of some images are among others, whatever their labels: (n,) bool."""
-    return np.isin(_hashes(images), _hashes(others))
-
-
-def _hashes(images: Images) -> np.ndarray:
-    seed = global_configure.split_seed
-    return np.array([hash_of(image.tobytes(), seed) for image in images.pixels], np.uint64)
+    return np.isin(hashes_of(images, with_labels=False), hashes_of(others, with_labels=False))
 
 
 def _check_split(dataset: Dataset, train: Images, valid: Images) -> None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import global_configure
-from engines.node import Node, difference, this_node
+from utils.device import Node, difference, this_node
 from utils.errors import UserError, WaitedTooLong, reason
-from utils.process_state import Stopped
+from utils.processes import REPORT_EVERY, Stopped
 from utils.progress import say
-from utils.waiting import REPORT_EVERY
 
 Value = TypeVar("Value")
 

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from engines.node import this_node
-from utils.device import make_deterministic
+from utils.device import make_deterministic, this_node
+from utils.errors import signals_held_back
 from utils.progress import show_progress
-from utils.signals import signals_held_back
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _context = multiprocessing.get_context("spawn")  # a fork would take the threads' locks along, but not the threads
@@ -70,15 +69,12 @@ class LocalEngine(Engine):
 
     @property
     def workers(self) -> int:
-        """The processes."""
         return self.count
 
     def where(self) -> str:
-        """How many processes."""
         return f"{self.count} process{'es' if self.count > 1 else ''} of this machine"
 
     def processes(self) -> dict[str, int]:
-        """The workers."""
         return {f"{worker.process.name} of the engine": worker.process.pid or 0 for worker in self.staff}
 
     def share(self, value: Any) -> Shared:
@@ -87,7 +83,6 @@ class LocalEngine(Engine):
         return Shared(len(self.shared) - 1)
 
     def close(self) -> None:
-        """End the processes."""
         with signals_held_back():
             for worker in self.staff:
                 worker.process.terminate()

@@ -5,9 +5,11 @@ the engine does, and so knows a task that fails from a node that is gone. When t
 ends its workers.
 """
 
+import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +26,56 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskErro
 
 import global_configure
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from engines.node import TOP, Node, this_node
-from engines.ray_head import RayHead
-from utils.device import make_deterministic
+from utils.device import TOP, Node, make_deterministic, this_node
 from utils.errors import UserError, reason
 from utils.progress import say
 
 GPU_SHARE = 0.5  # of a GPU that a task asks for: one computes while the other one copies
 STORE_BYTES = 512 * 2**20  # for a cluster of our own: weights, images and a generation's outputs take less
+PATIENCE = 30.0  # seconds that a head may be away: half of what Ray itself gives it
+PAUSE = 1.0  # seconds between two looks
+LONGEST_ANSWER = 5.0  # seconds
+
+
+class RayHead:
+    """The head of a cluster at HOST:PORT.
+
+    Where it does not answer, Ray's calls wait for it, and after a minute Ray ends the process, whatever that is at.
+    Asked before them, it is an error like others, and the process ends in order.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._host, _, self._port = address.rpartition(":")
+        self._last_look, self._gone_since = float("-inf"), float("inf")
+
+    def wait(self) -> None:
+        """Return as soon as it answers. Raises UserError where it is gone for long."""
+        while not self._look():
+            time.sleep(PAUSE)
+
+    def check(self) -> None:
+        """Raises UserError where it is gone for long. Looks once a second at the most, however often it is called."""
+        if time.monotonic() - self._last_look >= PAUSE:
+            self._look()
+
+    def _look(self) -> bool:
+        self._last_look = now = time.monotonic()
+        is_there = _somebody_listens(self._host, int(self._port))
+        self._gone_since = float("inf") if is_there else min(self._gone_since, now)
+        if now - self._gone_since > PATIENCE:
+            raise UserError(
+                f"the head of the Ray cluster, {self.address}, has not answered for {PATIENCE:.0f} s; "
+                "start a cluster, then type the same command again: it goes on"
+            )
+        return is_there
+
+
+def _somebody_listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((host.strip("[]"), port), timeout=LONGEST_ANSWER).close()
+        return True
+    return False
 
 
 @dataclass
@@ -73,7 +117,6 @@ class RayEngine(Engine):
         return int(there.get("GPU", 0) / GPU_SHARE) if self.on_gpus else int(there.get("CPU", 0))
 
     def where(self) -> str:
-        """Workers and nodes."""
         self._head.wait()
         alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         return f"{self.workers} workers on {len(alive)} Ray node{'' if len(alive) == 1 else 's'}"

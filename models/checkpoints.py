@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.foreign_files import read_foreign_file
 from models.names import other_outputs
 from utils.errors import UserError, reason
-from utils.terminal import printable
+from utils.tables import printable
 
 DEPTH = 3  # of dicts in dicts
 TOP = "."  # the place of weights that lie at the top of the file

@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtrc
 from torch import Tensor, nn
 
-from dataset.labelled_images import IMAGENET, Images, Normalisation
-from models.training import count_right, predict
+from dataset.images import IMAGENET, Images, Normalisation
+from models.evaluation import count_right, predict
 
 BYTE = 0.0039216  # 1/255: dividing by it gives pixel values from 0 to 255
 USUAL = {
@@ -82,10 +82,14 @@ def class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> tuple[np.nda
     Returns (classes,) int64, the output that stands for each class, and how many answers are right then. Of equally
     good orders it is one that leaves most outputs where they are.
     """
-    return _order_of(np.asarray(logits).argmax(1), labels, logits.shape[1])
+    classes = logits.shape[1]
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, np.asarray(logits).argmax(1)), 1)
+    rows, columns = linear_sum_assignment(counts * (classes + 1) + np.eye(classes, dtype=np.int64), maximize=True)
+    return columns, int(counts[rows, columns].sum())
 
 
-def other_class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+def other_class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The order of outputs, as `class_order`, where it differs significantly from that of the classes; else None.
 
     The best order of some images is better on these by chance alone. So it is judged on others: the order that one half
@@ -97,20 +101,17 @@ def other_class_order(logits: Tensor | np.ndarray, labels: np.ndarray) -> np.nda
     Args:
         logits: (images, classes).
         labels: (images,) int64.
+
+    Returns the order, and which images (images,) bool are right by the order that the other half gives.
     """
-    found = _other_order(np.asarray(logits).argmax(1), labels, logits.shape[1])
-    return None if found is None else found[0]
-
-
-def _other_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The same by answers, and which images (images,) bool are right by the order that the other half gives."""
-    half = np.empty(len(labels), np.int64)
+    logits = np.asarray(logits)
+    predicted, classes, half = logits.argmax(1), logits.shape[1], np.empty(len(labels), np.int64)
     half[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % 2  # of every class
     was_right, is_right = predicted == labels, np.empty(len(labels), bool)
     for mine in (half == 0, half == 1):
-        order, _ = _order_of(predicted[~mine], labels[~mine], classes)
+        order, _ = class_order(logits[~mine], labels[~mine])
         is_right[mine] = order[labels[mine]] == predicted[mine]
-    order, _ = _order_of(predicted, labels, classes)
+    order, _ = class_order(logits, labels)
     moved = order != np.arange(classes)
     of_moved = moved[labels]
     gained = np.bincount(labels, is_right.astype(int) - was_right, classes) > 0
@@ -121,13 +122,6 @@ def _other_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tup
         and gained[moved].mean() > 0.5
     )
     return (order, is_right) if is_other else None
-
-
-def _order_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, int]:
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    rows, columns = linear_sum_assignment(counts * (classes + 1) + np.eye(classes, dtype=np.int64), maximize=True)
-    return columns, int(counts[rows, columns].sum())
 
 
 def is_clearly_better(is_right: np.ndarray, was_right: np.ndarray) -> bool:
@@ -218,7 +212,7 @@ def _likeliest(trials: Sequence[Trial], labels: np.ndarray) -> tuple[Explanation
     for trial in trials:
         predicted = trial.logits.argmax(1).numpy()
         ways.append(Explanation(trial, None, predicted, predicted == labels))
-        if found := _other_order(predicted, labels, trial.logits.shape[1]):
+        if found := other_class_order(trial.logits, labels):
             ways.append(Explanation(trial, found[0], np.argsort(found[0])[predicted], found[1]))
     given, *others = ways
     others = [way for way in others if not is_near_chance(int(way.is_right.sum()), labels, way.predicted)]

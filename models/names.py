@@ -10,23 +10,35 @@ from types import ModuleType
 
 from torch import nn
 
-from models import own_code
-from models.own_code import network_of_file, place_of_definition
-from models.registry import NETWORKS, build_own_network, is_own_network
+from models.own_code import OWN_CODE, network_of_file, place_of_definition
+from models.rescnn import ResCNN, rescnn_tiny, rescnn_weak
+from models.resnet20 import ResNet20
+from models.simcnn import SimCNN, simcnn_tiny, simcnn_weak
 from utils.errors import UserError, reason
 
-OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")
 FORMS = (
     "simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME "
     "or FILE.py:FUNCTION"
 )
+# From (num_classes, width, image_side) to the network.
+NETWORKS: dict[str, Callable[[int, float, int], nn.Module]] = {
+    "rescnn": ResCNN,
+    "rescnn_tiny": rescnn_tiny,
+    "rescnn_weak": rescnn_weak,
+    "resnet20": ResNet20,
+    "simcnn": SimCNN,
+    "simcnn_tiny": simcnn_tiny,
+    "simcnn_weak": simcnn_weak,
+}
+WIDEST = 100  # times the published width; its weights would fill any memory
+WIDTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_x(?P<whole>\d+)_(?P<fraction>\d+)$")
 
 
 def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     """A network with random weights in float32, which images are given in; nothing is downloaded.
 
     Args:
-        name: `simcnn`, `simcnn_x0_25` (models/registry.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
+        name: `simcnn`, `simcnn_x0_25` (models/names.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
             function or class of the user, which runs with all that its file does (models/own_code.py).
         num_classes: logits of the network; a function of the user that has no parameter for it decides itself.
         image_side: in pixels; ours alone are made for it.
@@ -49,25 +61,6 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     raise _unknown(
         name, {**{model: f"torchvision:{model}" for model in torchvision_classifiers()}, **{n: n for n in NETWORKS}}
     )
-
-
-def named(name: str) -> None:
-    """The user names a network, on the command line or in a configuration: a file of the user's own may run."""
-    if own := OWN_CODE.fullmatch(name):
-        own_code.named(Path(own["file"]), own["attribute"])
-
-
-def not_named(name: str, how: str) -> None:
-    """A network's name comes from a file between stages, not from the user: own code runs if it ran here before.
-
-    Args:
-        name: of the network.
-        how: the option, or the command, by which the user would name it.
-
-    Raises UserError for a user's file that did not run on this machine before, or has changed since.
-    """
-    if own := OWN_CODE.fullmatch(name):
-        own_code.not_named(Path(own["file"]), own["attribute"], how)
 
 
 def anchored(name: str) -> str:
@@ -164,3 +157,27 @@ def _unknown(name: str, known: dict[str, str]) -> UserError:
 def _listed(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def is_own_network(name: str) -> bool:
+    """Whether it is in the table, a width's suffix aside."""
+    return _base_and_width(name)[0] in NETWORKS
+
+
+def build_own_network(name: str, num_classes: int, image_side: int) -> nn.Module:
+    """One of our networks, freshly initialised; its weights come from torch's global generator.
+
+    Raises UserError for a width of 0 and for images that are too small, KeyError for a name that is not in the table.
+    """
+    base, width = _base_and_width(name)
+    if not 0 < width <= WIDEST:
+        raise UserError(f"network {name}: expected a width above 0, up to {WIDEST}, given {width}")
+    try:
+        return NETWORKS[base](num_classes, width, image_side)
+    except ValueError as error:
+        raise UserError(f"network {name}: {error}") from None
+
+
+def _base_and_width(name: str) -> tuple[str, float]:
+    suffix = WIDTH_SUFFIX.match(name)
+    return (suffix["base"], float(f"{suffix['whole']}.{suffix['fraction']}")) if suffix else (name, 1.0)

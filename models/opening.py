@@ -1,4 +1,4 @@
-"""A stage of the pipeline is opened: from its command line to configuration, files and device.
+"""A script's command line, and a stage of the pipeline opened from it: its configuration, files and device.
 
 A configuration file is needed only for what differs from the defaults. Without one the network is what the strong
 model's files say, else the one called like the model; and the other settings are sized to the dataset.
@@ -8,26 +8,46 @@ import argparse
 import dataclasses
 import re
 import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import torch
 
 import global_configure
 from configures.base import Config, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
-from models.names import named, not_named, torchvision_classifiers
-from models.registry import is_own_network
+from models.names import is_own_network, torchvision_classifiers
+from models.own_code import named, not_named
 from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
-from utils.errors import UserError
+from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.progress import say, show_progress
-from utils.stage import Stage
+from utils.tables import printable
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FEW_IMAGES = 5_000  # training images; below, batches are smaller and populations, too
 LEAST_STEPS = 2_000  # of a training
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings, files and device of one run of one script."""
+
+    config: Config
+    artifacts: Artifacts
+    device: torch.device
+    dtype: torch.dtype  # the arithmetic of training and of module evaluation
+    seed: int
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype`."""
+        return precision_name(self.dtype)
 
 
 def open_stage(arguments: argparse.Namespace) -> Stage:
@@ -112,3 +132,34 @@ def _in_words(config: Config) -> str:
     """The settings that no file gives, those that most people want to know first."""
     names = ("num_classes", "image_side", "epochs", "batch_size", "learning_rate", "population", "generations")
     return ", ".join([f"network={config.network_name}", *(f"{name}={getattr(config, name)}" for name in names)])
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line, and whose help is the script's docstring."""
+
+    def __init__(self, documentation: str | None) -> None:
+        super().__init__(
+            description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        line = printable(" ".join(message.split()))
+        print(f"error: {line}; {self.prog} --help lists the options", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def stage_parser(documentation: str | None) -> OneLineParser:
+    """A parser with what all stages take."""
+    parser = OneLineParser(documentation)
+    parser.add_argument("--model", required=True, help="the network: simcnn, rescnn, simcnn_x0_25 ...")
+    parser.add_argument("--dataset", required=True, help="the dataset: cifar10, svhn, svhn_5, digits ...")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the configuration file"
+    )
+    add_quiet(parser)
+    return parser
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """What all scripts take that may be at work for some seconds."""
+    parser.add_argument("--quiet", action="store_true", help="print results and errors alone, not what is being done")

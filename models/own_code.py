@@ -1,19 +1,24 @@
 """A network from a user's own Python file. The file runs, with all that it does, as under `python FILE`.
 
-A file runs where the user names it; where another file does, it runs if it ran before (models/trusted_code.py).
+A network's name comes from the user, who names it on the command line or in a configuration, or from a file between
+stages, which may be a stranger's. What the user names may run; the SHA-256 of every file that runs then is recorded, in
+a file of the user's own that no data folder brings along. A name from a file runs what is recorded, nothing else.
 Its imports find what lies beside it and in the current folder, even where that is called like a package of this
 project: many projects have a `utils` and a `models`.
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
+import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.abc import MetaPathFinder
@@ -25,30 +30,39 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from models.trusted_code import Entry, check_trusted, entry_of, record
+import global_configure
 from utils.errors import UserError, reason
+from utils.progress import say
 
+OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")  # the name of such a network
 CLASS_COUNTS = ("num_classes", "n_classes", "num_class", "class_num", "nb_classes", "classes")  # parameters' names
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+AboutToRun = Callable[[Path, bytes], None]  # is told a file and its bytes, and may refuse
+Entry = tuple[str, str, str]  # SHA-256 of a file, the function that was called in it or "", and the file's path
 MODULE_NAME = "network_file_{}"  # of a file outside of packages: its own name may be one of the standard library's
-
-
 _unnamed: dict[tuple[Path, str], str] = {}  # files and functions that the user has not named -> how to name them
 
 
-def named(path: Path, attribute: str) -> None:
-    """The user names a network: its file may run."""
-    _unnamed.pop((path.resolve(), attribute), None)
+def named(name: str) -> None:
+    """The user names a network, on the command line or in a configuration: a file of the user's own may run."""
+    if own := OWN_CODE.fullmatch(name):
+        _unnamed.pop((Path(own["file"]).resolve(), own["attribute"]), None)
 
 
-def not_named(path: Path, attribute: str, how: str) -> None:
-    """A file between stages names a network: from now on it runs if all its code ran on this machine before.
+def not_named(name: str, how: str) -> None:
+    """A network's name comes from a file between stages: own code runs if all of it ran on this machine before.
 
-    `how` says how the user can name it. Raises UserError for a file that did not run.
+    Args:
+        name: of the network.
+        how: the option, or the command, by which the user would name it.
+
+    Raises UserError for a user's file that did not run on this machine before, or has changed since.
     """
-    _unnamed[path.resolve(), attribute] = how
-    if path.is_file():
-        check_trusted(entry_of(path.resolve(), path.read_bytes(), attribute), how)
+    if own := OWN_CODE.fullmatch(name):
+        path, attribute = Path(own["file"]).resolve(), own["attribute"]
+        _unnamed[path, attribute] = how
+        if path.is_file():
+            check_trusted(entry_of(path, path.read_bytes(), attribute), how)
 
 
 def network_of_file(path: Path, attribute: str, num_classes: int) -> nn.Module:
@@ -115,9 +129,6 @@ def _import_name(path: Path) -> tuple[Path, str]:
         names.insert(0, folder.name)
         folder = folder.parent
     return folder, ".".join(names) if len(names) > 1 else MODULE_NAME.format(path.stem)
-
-
-AboutToRun = Callable[[Path, bytes], None]  # is told a file and its bytes, and may refuse
 
 
 class _AsRead(SourceFileLoader):
@@ -266,3 +277,60 @@ def _fail(what: str, error: BaseException, root: Path, hint: str = "", otherwise
             place = f" ({frame.filename}:{frame.lineno}: {frame.line})"
     said = "it ends the program" if isinstance(error, SystemExit) else f"{type(error).__name__}: {reason(error)}"
     raise UserError(f"{what}: {said}{place}{hint}") from error
+
+
+class NotTrusted(UserError):
+    """Code that the user did not name, and that did not run on this machine before."""
+
+
+def entry_of(path: Path, content: bytes, function: str = "") -> Entry:
+    """What is recorded of a file, or of a file whose function is called."""
+    return hashlib.sha256(content).hexdigest(), function, str(path)
+
+
+def check_trusted(entry: Entry, how: str) -> None:
+    """Raises NotTrusted, which says how to name a network, for a file that did not run on this machine before."""
+    sha256, function, path = entry
+    recorded = _recorded()
+    if any(each[:2] == (sha256, function) for each in recorded):
+        return
+    what = "has changed since it" if any(each[2] == path for each in recorded) else "is Python code that never"
+    raise NotTrusted(
+        f"{path} {what} ran on this machine, and its name comes from a file, not from you: read it, and where you "
+        f"trust it, name the network once: {how}"
+    )
+
+
+def record(entries: Iterable[Entry]) -> None:
+    """Remember that files ran, because the user named their network."""
+    new = sorted(set(entries) - _recorded())
+    if not new:
+        return
+    file = _file()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w", encoding="utf-8") as record:
+            record.write("".join(f"{json.dumps(entry)}\n" for entry in new))
+    except OSError as error:
+        say(f"{file} cannot be written ({reason(error)}): later stages have to be told the network, too")
+
+
+def _recorded() -> set[Entry]:
+    try:
+        lines = _file().read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {entry for line in lines if (entry := _entry(line)) is not None}
+
+
+def _entry(line: str) -> Entry | None:
+    """The entry of a line; None where it is damaged, as by a full disk."""
+    try:
+        sha256, function, path = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return (sha256, function, path) if all(isinstance(each, str) for each in (sha256, function, path)) else None
+
+
+def _file() -> Path:
+    return Path(global_configure.config_dir) / "networks_that_ran.jsonl"

@@ -5,6 +5,7 @@ networks beside it are weak models to patch; their layers are ours.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -81,13 +82,8 @@ class ResCNN(nn.Module):
         return classify(x.flatten(1), self.fcs, self.dropout)
 
 
-def rescnn_weak(num_classes: int, width: float = 1.0, image_side: int = 32) -> ResCNN:
-    """Overly simple for CIFAR: five conv layers, one residual addition."""
-    layers = (Conv(16, pool=True), Conv(32, pool=True), Conv(32), Conv(32, add=1), Conv(64, pool=True))
-    return ResCNN(num_classes, width, image_side, layers=layers)
-
-
-def rescnn_tiny(num_classes: int, width: float = 1.0, image_side: int = 32) -> ResCNN:
-    """Overly simple for digits: three conv layers, one residual addition."""
-    layers = (Conv(8, pool=True), Conv(16, pool=True), Conv(16, add=1))
-    return ResCNN(num_classes, width, image_side, layers=layers, dropout=0.0)
+# Overly simple: for CIFAR, with five conv layers and one residual addition, and for digits, with three and one.
+_WEAK = (Conv(16, pool=True), Conv(32, pool=True), Conv(32), Conv(32, add=1), Conv(64, pool=True))
+_TINY = (Conv(8, pool=True), Conv(16, pool=True), Conv(16, add=1))
+rescnn_weak = partial(ResCNN, layers=_WEAK)
+rescnn_tiny = partial(ResCNN, layers=_TINY, dropout=0.0)

@@ -5,6 +5,7 @@ networks beside it are weak models to patch; their layers are ours.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,11 +56,6 @@ class SimCNN(nn.Module):
         return classify(x.flatten(1), self.fcs, self.dropout)
 
 
-def simcnn_weak(num_classes: int, width: float = 1.0, image_side: int = 32) -> SimCNN:
-    """Overly simple for CIFAR: four conv layers in place of thirteen."""
-    return SimCNN(num_classes, width, image_side, blocks=((16,), (32,), (64,), (64,)), hidden=(64,))
-
-
-def simcnn_tiny(num_classes: int, width: float = 1.0, image_side: int = 32) -> SimCNN:
-    """Overly simple for digits: two conv layers."""
-    return SimCNN(num_classes, width, image_side, blocks=((8,), (16,)), hidden=(32,), dropout=0.0)
+# Overly simple: for CIFAR, with four conv layers instead of thirteen, and for digits, with two.
+simcnn_weak = partial(SimCNN, blocks=((16,), (32,), (64,), (64,)), hidden=(64,))
+simcnn_tiny = partial(SimCNN, blocks=((8,), (16,)), hidden=(32,), dropout=0.0)

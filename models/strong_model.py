@@ -1,24 +1,35 @@
-"""The strong model: what it is trained with, its network, and how it comes from its checkpoint."""
+"""The strong model: its network, what it is trained with and on, how it comes from its checkpoint, and its folder."""
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from configures.base import Config
+from dataset.image_hashes import ImageOrder
+from dataset.images import Images, Split, differences, record_of
+from dataset.splits import load_split
 from models import files as model_files
 from models.checkpoints import description
+from models.files import NetworkSettings
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
 from models.graph.evaluating import evaluating
 from models.names import check_num_classes, network_of
-from models.network_settings import NetworkSettings
 from models.training import TrainingSettings
-from utils.artifacts import Artifacts, CheckpointFile
+from utils.artifacts import Artifacts, CheckpointFile, Role
 from utils.errors import UserError
-from utils.files import is_foreign_checkpoint
+from utils.files import is_foreign_checkpoint, set_aside
+from utils.locks import check_nobody_holds
 from utils.progress import steps
 
+# Validation images that decisions can rest on: the standard error of an accuracy is then at most 5 percentage points,
+# and one image of a class is at most a tenth of it.
+LEAST_VALID = 100
+LEAST_VALID_OF_CLASS = 10
 # It may be somebody's own model, which no command of ours makes again.
 NEXT_STEP_FOR_FOREIGN = (
     "it was not saved by this project: give the --model, or the class count, that it was saved with, or another file; "
@@ -27,18 +38,9 @@ NEXT_STEP_FOR_FOREIGN = (
 
 
 def strong_model_training(config: Config) -> TrainingSettings:
-    """The strong model's part of the configuration."""
-    return TrainingSettings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        milestones=config.milestones,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        augmented=True,
-        mirror=config.mirror,
-    )
+    """The strong model's part of the configuration, whose settings have the names of the fields."""
+    names = {field.name for field in dataclasses.fields(TrainingSettings)} - {"augmented"}
+    return TrainingSettings(**{name: getattr(config, name) for name in names}, augmented=True)
 
 
 def build_strong_network(config: Config) -> nn.Module:
@@ -139,3 +141,77 @@ def load_weights(network: nn.Module, file: CheckpointFile) -> None:
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(f"{file.path} holds NaN or infinity; {next_step}")
     network.load_state_dict(weights)
+
+
+def load_strong_split(config: Config, artifacts: Artifacts) -> Split:
+    """The strong model's classes and images, as `load_split`. Raises UserError for others than it was trained on."""
+    split = load_split(config, image_order(artifacts), say_copies=False)
+    check_trained_on(split, artifacts)
+    return split
+
+
+def image_order(artifacts: Artifacts) -> ImageOrder | None:
+    """The order of the strong model's images, where it came with one; None where it was trained here, or imported.
+
+    Raises UserError where the files are damaged.
+    """
+    file, record = model_files.image_order(artifacts), model_files.trained_on(artifacts).load_if_there()
+    if record is None or not file.exists():
+        return None
+    counts = tuple(record.images.get(part, 0) for part in ("train", "valid", "test"))
+    return ImageOrder(file.load(sum(counts)), counts)
+
+
+def check_trained_on(split: Split, artifacts: Artifacts) -> None:
+    """Raises UserError where the strong model is known to be trained on other images."""
+    file = model_files.trained_on(artifacts)
+    expected = file.load_if_there()
+    if expected is not None and (different := differences(expected, record_of(split))):
+        raise UserError(
+            f"the images are not those that the strong model was trained on, or imported with ({different}; they are "
+            f"recorded in {file.path}): bring those back, or train on these with: {file.made_by} --fresh"
+        )
+
+
+def show_if_few(valid: Images, classes: Sequence[str]) -> None:
+    """Print one line where decisions rest on too few validation images: which epoch, kernels and modules are best."""
+    line = few_valid_images(np.bincount(valid.labels, minlength=len(classes)), classes)
+    if line:
+        print(line, flush=True)
+
+
+def few_valid_images(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """What is too few about validation images, and what to do; empty where they are enough.
+
+    Args:
+        counts: (classes,) how many there are of each class.
+        classes: their names.
+    """
+    n, least = int(counts.sum()), int(counts.argmin())
+    if n >= LEAST_VALID and counts[least] >= LEAST_VALID_OF_CLASS:
+        return ""
+    error = 50 / max(n, 1) ** 0.5  # of a share of 1/2, where it is largest
+    return (
+        f"warning: decisions rest on {n} validation images, {counts[least]} of class {classes[least]} (standard error "
+        f"of accuracies: up to {error:.0f} percentage points); add images, to {LEAST_VALID} and "
+        f"{LEAST_VALID_OF_CLASS} of each class"
+    )
+
+
+def check_is_free(artifacts: Artifacts) -> None:
+    """Raises UserError where a strong model is there, or a training that can go on and would write one."""
+    for file, what in (
+        (model_files.entire_model, "a strong model"),
+        (model_files.training_state, "an interrupted training"),
+    ):
+        if file(artifacts).exists():
+            raise UserError(f"{file(artifacts).path} is there, {what}: --fresh sets its folder aside")
+
+
+def set_folder_aside(artifacts: Artifacts, *mine: Role) -> None:
+    """Rename the folder, if it is there, and say so. Raises UserError while a stage that is not one of `mine` runs."""
+    if artifacts.folder.exists():
+        held_here = {role.lock for role in mine}
+        others = (lock for lock in artifacts.locks_folder.glob("*.lock") if lock not in held_here)
+        check_nobody_holds(others, "--fresh sets the folder aside")
+        print(f"the old folder is now {set_aside(artifacts.folder)}", flush=True)

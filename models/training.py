@@ -10,24 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.images import augment, normalise, to_device
-from dataset.labelled_images import Images, Normalisation, fingerprint
-from engines.node import processor
+from dataset.images import Images, Normalisation, augment, normalise, to_device
+from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
-from models.graph.evaluating import OneAnswer, evaluating, first_logits
-from models.weights import cpu_state
+from models.graph.evaluating import OneAnswer, first_logits
 from utils.artifacts import CheckpointFile
-from utils.device import precision_name, through_compiler
+from utils.device import precision_name, processor_and_instructions, through_compiler
 from utils.errors import UserError, reason
 from utils.files import damaged
-from utils.progress import progress, say, steps
+from utils.progress import say, steps
 from utils.recorded_settings import differences
 from utils.seeds import torch_seed
-
-# Images at a time: few enough for the feature maps to stay in the processor's cache, which is a fifth faster than 500.
-# On other devices, whose memory is as fast for all, enough that operators take longer than starting them.
-EVALUATION_BATCH = 50
-EVALUATION_BATCH_ON_DEVICE = 200
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,11 @@ def learning_rate_at(settings: TrainingSettings, progress: float) -> float:
 
 def this_machine() -> dict[str, Any]:
     """What the last bits of a training on the CPU depend on: they decide which way rounding goes, and so add up."""
-    return {"threads": torch.get_num_threads(), "processor": processor(), "torch": str(torch.__version__)}
+    return {
+        "threads": torch.get_num_threads(),
+        "processor": processor_and_instructions(),
+        "torch": str(torch.__version__),
+    }
 
 
 def train(
@@ -124,33 +121,23 @@ def train(
 
     Raises UserError where the loss is no longer finite, or the state is of a training with other settings or images.
     """
-    pixels, labels = to_device(train_images, device)
+    data, normalisation = to_device(train_images, device), train_images.normalisation
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     training = Training([], -1, {})
-    images = [fingerprint(train_images), fingerprint(valid_images)]
+    images = [train_images.fingerprint, valid_images.fingerprint]
     description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description, device)
     forward = through_compiler(model) if compiled else model
-    batches = len(batch_sizes(len(labels), settings.batch_size))
+    batches = len(batch_sizes(len(train_images), settings.batch_size))
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
         for number in range(len(training.history), settings.epochs):
             if patience is not None and number - training.best_epoch > patience and training.history:
                 break
             epoch = _train_epoch(
-                forward,
-                pixels,
-                labels,
-                train_images.normalisation,
-                settings,
-                number,
-                optimizer,
-                dtype,
-                seed,
-                advance,
-                num_classes,
+                forward, data, normalisation, settings, number, optimizer, dtype, seed, advance, num_classes
             )
             logits = predict(OneAnswer(model, num_classes), valid_images, device, dtype)
             if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
@@ -163,14 +150,15 @@ def train(
             training.history.append(epoch)
             after_epoch(epoch, model)
             if state_file is not None:
-                _save_state(state_file, model, optimizer, training, description)
+                state = {"description": description, "made_on": this_machine(), **vars(training)}
+                state["history"] = [asdict(epoch) for epoch in training.history]
+                state_file.save({**state, "weights": model.state_dict(), "optimizer": optimizer.state_dict()})
     return training
 
 
 def _train_epoch(
     model: nn.Module,
-    pixels: Tensor,
-    labels: Tensor,
+    data: tuple[Tensor, Tensor],
     normalisation: Normalisation,
     settings: TrainingSettings,
     number: int,
@@ -180,7 +168,7 @@ def _train_epoch(
     advance: Callable[[], object],
     num_classes: int | None,
 ) -> Epoch:
-    start = time.perf_counter()
+    start, (pixels, labels) = time.perf_counter(), data
     torch.manual_seed(torch_seed(seed, "dropout", number))
     generator = torch.Generator().manual_seed(torch_seed(seed, "batches", number))
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
@@ -246,26 +234,6 @@ def _lower_the_rate(settings: TrainingSettings) -> str:
     return f"lower the learning rate, now {settings.learning_rate}"
 
 
-def _save_state(
-    file: CheckpointFile,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    training: Training,
-    description: dict[str, Any],
-) -> None:
-    file.save(
-        {
-            "description": description,
-            "made_on": this_machine(),
-            "history": [asdict(epoch) for epoch in training.history],
-            "best_epoch": training.best_epoch,
-            "best_weights": training.best_weights,
-            "weights": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-    )
-
-
 def _resume(
     file: CheckpointFile,
     model: nn.Module,
@@ -300,37 +268,3 @@ def _resume(
         if different:
             say(f"results differ slightly from those of an uninterrupted training ({different})")
     return training
-
-
-def evaluation_batch(device: torch.device) -> int:
-    """How many images at a time a network is given that is not trained on them."""
-    return EVALUATION_BATCH if device.type == "cpu" else EVALUATION_BATCH_ON_DEVICE
-
-
-def predict(model: nn.Module, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The model's outputs (n, ...) float32 on the CPU for all images, never augmented.
-
-    The model runs in evaluation mode, on the device, and is left as it was.
-    """
-    outputs = []
-    batch_size = evaluation_batch(device)
-    starts = range(0, max(1, len(images)), batch_size)
-    with evaluating(model, device), torch.inference_mode():
-        for start in progress(starts, f"{len(images):,} images, batches"):
-            pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                outputs.append(model(normalise(pixels, images.normalisation)).float().cpu())
-    return torch.cat(outputs)
-
-
-def count_right(logits: Tensor, labels: Any) -> int:
-    """How many rows of logits (n, classes) are largest at their label (n,). Raises UserError for NaN and infinity."""
-    if not logits.isfinite().all():
-        where = int((~logits.isfinite()).any(1).sum())
-        raise UserError(f"a network's outputs on {where} of {len(logits)} images are NaN or infinite: train it again")
-    return int((logits.argmax(1) == torch.as_tensor(labels)).sum())
-
-
-def accuracy(logits: Tensor, labels: Any) -> float:
-    """The share of rows of logits (n, classes) that are largest at their label (n,)."""
-    return count_right(logits, labels) / len(labels)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.images import normalise
-from dataset.labelled_images import Images, Normalisation, fingerprint
+from dataset.images import Images, Normalisation, normalise
 from models.graph import Graph
 from models.strong_model import untrained_graph
 from modules.fast.compiled import compiler
@@ -60,7 +59,7 @@ def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torc
     """What workers evaluate modules of the strong model on these images with."""
     model = strong_inputs(config, strong)
     return EvaluationInputs(
-        f"{model.digest} {fingerprint(images)} {precision_name(dtype)}",
+        f"{model.digest} {images.fingerprint} {precision_name(dtype)}",
         model.network,
         model.graph_digest,
         model.weights,

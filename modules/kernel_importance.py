@@ -7,17 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images, Normalisation
+from dataset.images import Images, Normalisation, normalise, to_device
 from engines.engine import Engine, in_order
 from models import files as model_files
+from models.evaluation import EVALUATION_BATCH
 from models.graph import Graph, Units, unit_norms
-from models.training import EVALUATION_BATCH
 from modules import files as module_files
 from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from utils.artifacts import Artifacts
-from utils.core_threads import each_on_a_core
-from utils.device import float64_device
+from utils.device import each_on_a_core, float64_device
 from utils.errors import UserError
 from utils.files import sha256_of
 from utils.progress import progress

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dataset.images import normalise, to_device
-from dataset.labelled_images import Images, fingerprint
+from dataset.images import Images, normalise, to_device
 from engines.engine import Engine
 from models.graph import Graph, Units
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.opening import Stage
+from models.strong_model import load_strong_model, load_strong_split
 from modules import files as module_files
 from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.fast.convolution import population_dtype, say_if_without_compiler
@@ -21,7 +20,6 @@ from utils.device import precision_name
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     settings = {
         **config.part_of("sensitivity"),
         "images": len(valid),
-        "images_crc32": fingerprint(valid),
+        "images_crc32": valid.fingerprint,
         "precision": precision_name(dtype),
         "strong_model_sha256": check_importance_fits(artifacts),
         "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split
+from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph import Graph, GraphNetwork, flops_of
+from models.opening import Stage
 from models.strong_model import graph_of
-from models.training import count_right, predict
-from models.weights import count_parameters, cpu_state
 from modules import files as module_files
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
@@ -28,10 +28,9 @@ from modules.module import ComposedModel, Tuning, extract_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
+from utils.device import machine_facts, utc_now
 from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
-from utils.machine import machine_facts, utc_now
-from utils.stage import Stage
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 RECORD = "set.json"

@@ -19,8 +19,7 @@ from models.graph.cutting import Cut
 from models.graph.values import Code, Constant, Value
 from modules.fast.convolution import convolutions_for
 from modules.fast.lowering import Convolutions, Lowering, layer_of
-from utils.core_threads import each_on_a_core
-from utils.memory import keep_freed_memory
+from utils.device import each_on_a_core, keep_freed_memory
 from utils.progress import progress, say
 
 WEIGHT_BYTES = 512 * 2**20  # sliced weights held at a time; larger populations run in several parts

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.split_record import SplitRecord
-from models.network_settings import NetworkSettings
+from dataset.images import SplitRecord
+from models.files import NetworkSettings
 from modules.module import Tuning
 from modules.module_set import SetRecord
 from utils.artifacts import RecordFile

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from configures.base import Config
+from models.files import changed_graph, torch_version
 from models.graph import Graph
 from models.names import anchored, are_same
-from models.network_settings import changed_graph, torch_version
 
 
 @dataclass(frozen=True)

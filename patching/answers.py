@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from configures.base import Config
-from dataset.labelled_images import Images
+from dataset.images import Images
+from models.evaluation import cpu_state, predict
 from models.graph import GraphNetwork
 from models.strong_model import graph_of
-from models.training import predict
-from models.weights import cpu_state
 from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from modules.module import module_of_weights
 from patching.comparison import Answers

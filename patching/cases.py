@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dataset.labelled_images import Images
+from dataset.images import Images
 from engines.engine import Engine, in_order
 from models import files as model_files
+from models.evaluation import predict
 from models.graph import Graph, GraphNetwork
-from models.strong_model import load_strong_model
-from models.trained_on import check_trained_on, image_order
-from models.training import best_epoch, predict
+from models.opening import Stage
+from models.strong_model import check_trained_on, image_order, load_strong_model
+from models.training import best_epoch
 from modules.evaluation_inputs import strong_inputs
 from modules.module_set import ModuleSet
 from modules.module_sets import collected_outputs
@@ -32,7 +33,6 @@ from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind, weak_network_name
 from utils.errors import UserError
 from utils.progress import say
-from utils.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 import global_configure
 from configures.base import Config
 from dataset.datasets import load_source
-from dataset.image_order import ImageOrder
-from dataset.labelled_images import Images, Split, choose_classes
+from dataset.image_hashes import ImageOrder
+from dataset.images import Images, Split, choose_classes
 from dataset.splits import TRAIN_SHARE, load_split, split
 from utils.errors import UserError
 from utils.seeds import generator

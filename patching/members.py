@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from configures.base import Config
 from dataset.image_files import Resize
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
+from models.evaluation import count_parameters
 from models.graph import flops_of
 from models.graph.evaluating import evaluating, one_answer
-from models.weights import count_parameters
 from utils.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow's mode L

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.images import normalise
-from dataset.labelled_images import Images
+from dataset.images import Images, normalise
 from dataset.target_classes import class_number
+from models.evaluation import predict
 from models.graph import NetworkRefused
 from models.graph.agreement import check_repeats
 from models.graph.evaluating import OneAnswer, evaluating
-from models.training import predict
 from utils.errors import UserError, reason
 from utils.files import read_array
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from dataset.image_files import Resize
-from dataset.labelled_images import Normalisation
-from models.names import anchored, network_of, not_named
+from dataset.images import Normalisation
+from models.evaluation import cpu_state
+from models.names import anchored, network_of
+from models.own_code import NotTrusted, not_named
 from models.strong_model import untrained_graph
-from models.trusted_code import NotTrusted
-from models.weights import cpu_state
 from modules.module import module_of_weights
 from patching.members import Form, Logits, Member
 from patching.rules import Rule, rule_saved_as

@@ -26,7 +26,7 @@ from patching.patched_model import PatchedModel, is_patched_model, load_patched_
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
 from utils.given_places import check_place, check_places_differ, written_aside
-from utils.quiet import quiet
+from utils.progress import quiet
 
 SUFFIXES = (".onnx", ".pth", ".py")
 OPTION = "--save"

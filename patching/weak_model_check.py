@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from dataset.labelled_images import Images
+from dataset.images import Images
 from models.input_forms import explain, is_near_chance, other_class_order
 from modules.own_class import auc_by_class
 from patching.own_weak_model import Classes
@@ -93,7 +93,8 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         return None
     values = _centred(logits)
     deviation = values.std(0)
-    return other_class_order((values - values.mean(0)) / np.where(deviation > 0, deviation, 1), labels)
+    found = other_class_order((values - values.mean(0)) / np.where(deviation > 0, deviation, 1), labels)
+    return None if found is None else found[0]
 
 
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:

@@ -10,27 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from configures.base import Config
-from dataset.labelled_images import Split, fingerprint
+from dataset.images import Split
 from dataset.target_classes import HELP, chosen_classes
 from engines.engine import Engine
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
+from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph.evaluating import OneAnswer
-from models.opening import open_stage
-from models.trained_on import check_trained_on, image_order
-from models.training import Epoch, TrainingSettings, best_epoch, count_right, predict, train
-from models.weights import count_parameters, cpu_state
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import check_trained_on, image_order
+from models.training import Epoch, TrainingSettings, best_epoch, train
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
 from patching.weak_models import WeakKind, build_weak_network
 from utils.artifacts import CheckpointFile
 from utils.device import PRECISIONS
-from utils.disk import check_room, readable
 from utils.files import set_aside
+from utils.given_places import check_room, readable
 from utils.locks import held
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
 from utils.seeds import torch_seed
-from utils.stage import Stage, stage_parser
 
 BYTES_PER_PARAMETER = 4
 LEARNED = 1 / 18  # of the way from guessing to all right: 15 % of ten classes' images, 53 % of two classes'
@@ -246,7 +245,7 @@ def _is_to_train(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> bool:
         "kept_epochs": list(job.keep),
         "seed": stage.seed,
         "precision": stage.precision,
-        "images_crc32": [fingerprint(split.train), fingerprint(split.valid)],
+        "images_crc32": [split.train.fingerprint, split.valid.fingerprint],
         **dataclasses.asdict(job.settings),
     }
     file = patch_files.weak_model_settings(stage.artifacts, kind, target_class)

@@ -14,18 +14,15 @@ import numpy as np
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.images import to_device
-from dataset.labelled_images import fingerprint
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models import files as model_files
-from models.opening import open_stage
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.opening import open_stage, stage_parser
+from models.strong_model import load_strong_model, load_strong_split
 from modules import files as module_files
 from modules.evaluation_inputs import strong_inputs
 from modules.kernel_importance import kernel_importance, kernel_importance_on, random_importance
 from utils.errors import UserError, run
 from utils.files import sha256_of
-from utils.stage import stage_parser
 from utils.tables import show_table
 
 
@@ -69,7 +66,7 @@ def main() -> None:
     made_with = {
         **config.part_of("importance"),
         "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
-        "images_crc32": fingerprint(split.valid),
+        "images_crc32": split.valid.fingerprint,
         "seconds": round(time.perf_counter() - start, 1),
     }
     # Last: an interrupted analysis is of no strong model.

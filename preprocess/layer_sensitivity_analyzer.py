@@ -8,13 +8,12 @@ scripts/run_layer_sensitivity_analyzer.py does all layers. Method: Qi et al., AS
 """
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.layer_sensitivity import open_sensitivity
 from utils.errors import UserError, run
 from utils.locks import held
-from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 

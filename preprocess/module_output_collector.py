@@ -6,13 +6,12 @@ Writes data/MODEL_DATASET/module_outputs/SET/class_C.npy. Method: Qi et al., ASE
 """
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.opening import open_stage
-from models.trained_on import load_strong_split
+from models.opening import open_stage, stage_parser
+from models.strong_model import load_strong_split
 from modules import files as module_files
 from modules.module_sets import add_modules_option, collected_outputs, open_set
 from patching.data import of_class
 from utils.errors import run
-from utils.stage import stage_parser
 from utils.tables import show_table
 
 

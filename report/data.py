@@ -11,16 +11,14 @@ import numpy as np
 import torch
 
 from configures.base import Config, known_configurations, load
-from dataset.labelled_images import Split
+from dataset.images import Split
 from dataset.splits import load_split
 from models import files as model_files
-from models.evaluation import outputs_of
+from models.evaluation import count_parameters, outputs_of
 from models.graph import Graph, GraphNetwork, Units, flops_of
-from models.opening import default_config
-from models.strong_model import check_network_settings, graph_of, load_strong_model
-from models.trained_on import check_trained_on, image_order
+from models.opening import Stage, default_config
+from models.strong_model import check_network_settings, check_trained_on, graph_of, image_order, load_strong_model
 from models.training import Epoch
-from models.weights import count_parameters
 from modules import files as module_files
 from modules.module import replaced
 from modules.module_set import ModuleSet, SetRecord
@@ -36,7 +34,6 @@ from report.figures_of_patching import PatchAnswers
 from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
 from search.method import Method
 from utils.errors import UserError
-from utils.stage import Stage
 
 MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or machine may turn a tie or two
 
@@ -234,12 +231,12 @@ class ReportData:
         check_trained_on(self.split, self.artifacts)
         test = self.split.test
         strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
-        own = np.concatenate(modules, 1)
+        own = torch.cat(modules, 1)
         for name, outputs in (("strong model", strong), ("composed model", own)):
-            if not np.isfinite(outputs).all():
+            if not outputs.isfinite().all():
                 raise UserError(f"the {name} gives NaN or infinity; make it again")
-        composed = replaced(torch.tensor(strong), torch.tensor(own), self.target_classes).numpy()
-        return Answers(test.labels, strong, own, composed)
+        composed = replaced(strong, own, self.target_classes).numpy()
+        return Answers(test.labels, strong.numpy(), own.numpy(), composed)
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
@@ -326,8 +323,8 @@ class ReportData:
         changed = UserError(f"{whose} has changed since it was patched; patch again with: {again}")
         if logits.shape[1] != len(model.classes):
             raise changed
-        scores = model.rule(method)(torch.tensor(logits), torch.tensor(module_outputs))
-        before, after = logits.argmax(1), scores.argmax(1).numpy()
+        scores = model.rule(method)(logits, module_outputs)
+        before, after = logits.argmax(1).numpy(), scores.argmax(1).numpy()
         for predictions, reported in ((before, BEFORE), (after, method)):
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:

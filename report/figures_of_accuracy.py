@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modules.own_class import auc_of
+from modules.own_class import auc_by_class
 from report.figures import PALETTE, Drawing, end_at_100, heat_map, name_rows, new_figure, styled
 from report.words import percent
 
@@ -123,6 +123,6 @@ def outputs_figure(
 
 
 def separation(own: np.ndarray, others: np.ndarray) -> float:
-    """The share of pairs, one of each, in which `own` is larger, as `auc_of`: 1 = they never overlap, 0.5 = alike."""
+    """The share of pairs, one of each, in which `own` is larger, as `auc_by_class`: 1 = they never overlap, 0.5 = alike."""
     outputs = np.concatenate([own, others])
-    return float(auc_of(outputs[:, None], np.arange(len(outputs)) < len(own))[0])
+    return float(auc_by_class(outputs[:, None], np.arange(len(outputs)) < len(own), [True])[0])

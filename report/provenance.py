@@ -22,8 +22,8 @@ from report.page import Block, Note, Table
 from report.words import duration
 from search.methods import METHODS
 from utils.artifacts import Artifacts
+from utils.device import machine_facts
 from utils.errors import MissingFile, UserError
-from utils.machine import machine_facts
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 SEARCH_SETTINGS = {

@@ -21,26 +21,28 @@ import torch
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.labelled_images import Images, Split
-from dataset.split_record import record_of
-from dataset.splits import has_own_validation, load_split
+from dataset.datasets import load_source
+from dataset.images import Images, Split, record_of
+from dataset.splits import load_split
 from models import files as model_files
 from models.checkpoints import load_foreign_checkpoint
-from models.folder import check_is_free, set_folder_aside
+from models.evaluation import count_right, cpu_state, predict, show_cost, show_layers
+from models.files import NetworkSettings
 from models.graph import Graph
 from models.graph.agreement import agrees
 from models.input_forms import Explanation, can_tell_from_chance, class_order, explain, is_near_chance
-from models.inspection import show_cost, show_layers
-from models.network_settings import NetworkSettings
-from models.opening import open_stage
-from models.strong_model import build_strong_network, strong_graph, trace_classifier
-from models.trained_on import show_if_few
-from models.training import count_right, predict
-from models.weights import cpu_state
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import (
+    build_strong_network,
+    check_is_free,
+    set_folder_aside,
+    show_if_few,
+    strong_graph,
+    trace_classifier,
+)
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
-from utils.stage import Stage, stage_parser
 
 TRIED = 1000  # validation images that other forms of images are tried on, at least
 TRIED_OF_CLASS = 4  # and of each class on average: an order of classes is judged by half of them
@@ -99,7 +101,7 @@ def show_split(stage: Stage, split: Split) -> None:
     names = split.classes if len(split.classes) <= LISTED else (*split.classes[:LISTED], "...")
     print(f"\nimages: {counts}; {len(split.classes)} classes: {', '.join(names)}")
     show_if_few(split.valid, split.classes)
-    if not has_own_validation(stage.config):
+    if load_source(stage.config, stage.config.image_source).valid is None:
         print(
             "validation images are drawn from the training images, so this model was trained on them: importance and "
             "searches look at images that it knows, and accuracies on valid are too high; better say which images it "

@@ -16,12 +16,12 @@ from pathlib import Path
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.image_files import SIDE
 from models.checkpoints import load_foreign_checkpoint
-from models.inspection import show_cost, show_layers
+from models.evaluation import show_cost, show_layers
 from models.names import network_of
+from models.opening import OneLineParser, add_quiet
 from models.strong_model import trace_classifier
 from utils.errors import UserError, run
 from utils.progress import show_progress
-from utils.stage import OneLineParser, add_quiet
 
 LARGEST_SIDE = 1024  # pixels
 

@@ -11,12 +11,11 @@ import math
 import numpy as np
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from modules import files as module_files
 from modules.module_set import ModuleSet, class_names
 from modules.module_sets import latest_name, module_sets
 from utils.errors import run
-from utils.stage import stage_parser
 from utils.tables import show_table
 
 HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost", "AUC", "parent", "date"]

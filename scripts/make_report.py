@@ -12,7 +12,7 @@ import time
 from datetime import datetime, timezone
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from modules.module_sets import add_modules_option
 from report import files as report_files
 from report.answer import answer_section
@@ -23,7 +23,6 @@ from report.sections import report_sections
 from utils.errors import run
 from utils.files import save_text
 from utils.progress import progress
-from utils.stage import stage_parser
 
 
 def main() -> None:

@@ -26,14 +26,14 @@ import torch
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import override
 from dataset.datasets import load_source
-from dataset.labelled_images import Images
+from dataset.images import Images
 from dataset.splits import is_among, load_evaluation_parts, own_validation_order
 from models.checkpoints import load_foreign_checkpoint
-from models.names import OWN_CODE, network_of
-from models.opening import open_stage
-from models.strong_model import load_strong_model
-from models.trained_on import image_order, load_strong_split
-from models.training import predict
+from models.evaluation import predict
+from models.names import network_of
+from models.opening import OneLineParser, open_stage, stage_parser
+from models.own_code import OWN_CODE
+from models.strong_model import image_order, load_strong_model, load_strong_split
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on
@@ -57,7 +57,6 @@ from patching.weak_model_check import check_weak_model, other_form
 from utils.artifacts import Artifacts, JsonFile, RecordFile
 from utils.errors import UserError, run
 from utils.progress import say, steps
-from utils.stage import OneLineParser, stage_parser
 from utils.tables import show_table
 
 TRIED = 1000  # validation images that other forms of images are tried on, at most

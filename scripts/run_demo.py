@@ -20,6 +20,7 @@ import torch
 import global_configure
 from configures.base import Config, load
 from models.graph import flops_of
+from models.opening import OneLineParser
 from models.strong_model import graph_of
 from modules.module_sets import open_set
 from patching.confidence import interval_in_words
@@ -32,7 +33,6 @@ from search.genetic import files as genetic_files
 from search.genetic.log import best_generation
 from utils.artifacts import Artifacts
 from utils.errors import UserError, run
-from utils.stage import OneLineParser
 from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parent.parent

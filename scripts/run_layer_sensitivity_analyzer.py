@@ -12,7 +12,7 @@ import argparse
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.layer_sensitivity import falls_at, open_sensitivity, recommend_sensitive
@@ -22,7 +22,6 @@ from search.genetic.kernel_groups import genome_layout
 from utils.errors import run
 from utils.locks import held
 from utils.progress import progress
-from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 

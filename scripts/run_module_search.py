@@ -27,7 +27,7 @@ from tqdm import tqdm
 import global_configure
 from engines.opening import add_engine_options, check_engine_options, open_engine
 from models import files as model_files
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import DrivenMethod, run_method
@@ -42,7 +42,6 @@ from utils.errors import UserError, run
 from utils.locks import held
 from utils.processes import ProcessGroup
 from utils.progress import is_shown, say, time_in_words
-from utils.stage import Stage, stage_parser
 
 TOP = Path(__file__).resolve().parent.parent
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.hold_out import split_images
+from models.opening import OneLineParser, add_quiet
 from utils.errors import UserError, run
 from utils.progress import show_progress
-from utils.stage import OneLineParser, add_quiet
 
 FEW = 0.1  # a held-out part with a smaller share than this is worth a line
 

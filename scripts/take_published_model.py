@@ -16,10 +16,16 @@ import torch
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config
 from models import files as model_files
-from models.folder import check_is_free, set_folder_aside
-from models.network_settings import NetworkSettings
-from models.opening import open_stage
-from models.strong_model import build_strong_network, graph_of, load_weights, strong_graph
+from models.files import NetworkSettings
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import (
+    build_strong_network,
+    check_is_free,
+    graph_of,
+    load_weights,
+    set_folder_aside,
+    strong_graph,
+)
 from modules.module import extract_modules
 from modules.module_set import show_module_set
 from modules.module_sets import add_as_option, check_new_name, write_set
@@ -28,7 +34,6 @@ from utils.artifacts import Role
 from utils.errors import UserError, run
 from utils.files import check_writable
 from utils.locks import held
-from utils.stage import Stage, stage_parser
 
 
 def main() -> None:

@@ -13,12 +13,11 @@ import textwrap
 import time
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.opening import open_stage
+from models.opening import Stage, open_stage, stage_parser
 from report.search_view import SearchView, look, view_lines
 from search.genetic.log import describe
 from utils.errors import UserError, run
-from utils.stage import Stage, stage_parser
-from utils.terminal import unescaped
+from utils.tables import unescaped
 
 UP_AND_CLEAR = "\x1b[{}A\x1b[J"  # terminal control: the cursor so many lines up, then clear to the end of the screen
 

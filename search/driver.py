@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configures.base import Config
-from dataset.labelled_images import Split, fingerprint
+from dataset.images import Split
 from models import files as model_files
 from models.graph import Graph, fold_batch_norm
-from models.strong_model import graph_of, load_strong_model
-from models.trained_on import load_strong_split, show_if_few
+from models.opening import Stage
+from models.strong_model import graph_of, load_strong_model, load_strong_split, show_if_few
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
@@ -32,7 +32,6 @@ from utils.files import set_aside, sha256_of
 from utils.locks import held
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 
 MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
@@ -248,8 +247,8 @@ def run_method(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name:
             "seed": stage.seed,
             "precision": stage.precision,
             "strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path),
-            "train_images_crc32": fingerprint(split.train),
-            "valid_images_crc32": fingerprint(split.valid),
+            "train_images_crc32": split.train.fingerprint,
+            "valid_images_crc32": split.valid.fingerprint,
         }
         record_or_compare(method.settings_file(artifacts, method.classes), made_with)
         rows = _all_rows(stage, method, strong, split)

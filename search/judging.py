@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.labelled_images import Images
+from dataset.images import Images
+from models.evaluation import count_right, predict
 from models.graph import Graph, flops_of
-from models.training import count_right, predict
 from modules.jaccard import mean_pairwise_distance
 from modules.module import ComposedModel, replaced
 from modules.own_class import auc_by_class, explained_variance

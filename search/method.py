@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from models import files as model_files
+from models.opening import Stage
 from modules.module import Tuning
 from utils.artifacts import Artifacts, JsonFile, TableFile
 from utils.errors import UserError
 from utils.files import sha256_of
-from utils.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,14 @@ from xdist.scheduler import LoadFileScheduling
 
 import global_configure
 from configures.base import load
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Images
+from dataset.images import IMAGENET, Images, normalise
 from dataset.splits import load_split
 from models import files as model_files
 from models.names import network_of
 from utils import progress
 from utils.artifacts import Artifacts
-from utils.errors import UserError
+from utils.errors import ENDING, UserError
 from utils.files import save_array
-from utils.signals import ENDING
 
 TOP = Path(__file__).resolve().parents[1]
 # The same examples every time, or many others with --hypothesis-profile thorough; the machine may be busy: no deadline.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configures.base import Config
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET
 from models.graph import ConvLayer, Graph, GraphNetwork, Group, Units, trace
 from models.names import network_of
 from models.rescnn import Conv, ResCNN
@@ -19,7 +19,7 @@ from patching.members import Form, Logits, Member
 from patching.patched_model import Origin, PatchedModel
 from patching.rules import Rule
 from utils.artifacts import Artifacts
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 
 def extract_module(graph: Graph, kernel_mask: np.ndarray, target_class: int | None = None) -> GraphNetwork:

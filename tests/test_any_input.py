@@ -26,7 +26,7 @@ from near_valid import near_bytes, near_json, near_zip
 from random_modules import random_patched_model
 
 from dataset.datasets import load_dataset
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET
 from models import files as model_files
 from models.rescnn import Conv, ResCNN
 from models.strong_model import load_weights

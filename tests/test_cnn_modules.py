@@ -17,7 +17,7 @@ from torch import nn
 
 import cnn_modules as cm
 from models.rescnn import ResCNN
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 CLASSES, SIDE = 4, 8
 RANDOM = torch.Generator().manual_seed(0)

@@ -15,15 +15,15 @@ from exactness import random_images, random_mask
 from random_modules import with_random_biases
 from torch import Tensor
 
+from models.evaluation import predict
 from models.graph import Graph, trace
 from models.names import network_of
-from models.training import TrainingSettings, predict, train
+from models.training import TrainingSettings, train
 from modules.kernel_importance import kernel_importance
 from modules.masked_modules import freeze, mask_gradient
 from modules.population_outputs import population_outputs
 from search.genetic.pair_counting import count_greater
-from utils.core_threads import core_threads
-from utils.device import make_deterministic
+from utils.device import core_threads, make_deterministic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -1,1 +1,1 @@
-"""Plumbing that knows nothing of the method: stages, files, locks, processes, signals, errors, devices, seeds."""
+"""Plumbing that knows nothing of the method: files, locks, processes, signals, errors, devices, seeds."""

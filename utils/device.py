@@ -1,12 +1,33 @@
-"""The device and the arithmetic that `global_configure.py` names, and the cores of this machine."""
+"""This machine: the device and the arithmetic that `global_configure.py` names, cores, memory, processor, versions.
 
+Threads that use one core each never wait for each other, so many small pieces of work take two thirds of the time that
+they take one after the other on all cores. The result of a piece does not depend on the number of threads.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
 import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from utils.errors import UserError, reason
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
+KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
+TOP = Path(__file__).resolve().parent.parent
+# Settings travel with the tasks; where files live is each machine's own.
+LEFT_OUT = ("configures", "tests", "data", "build")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -84,3 +105,100 @@ def through_compiler(network: nn.Module) -> nn.Module:
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=torch.is_deterministic_algorithms_warn_only_enabled())
     return torch.compile(network)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library use the memory of one batch's feature maps again for the next one's.
+
+    glibc gives large blocks back to the system when they are freed, and has every page of the next one zeroed; but once
+    a block of its own mapping was freed, it keeps blocks up to that size, and twice as much in all (malloc/malloc.c, on
+    the dynamic threshold). A fifth of the time of one thread that evaluates a population in float32, and some 7 % of
+    that of a step of the gradient search. Does nothing to other libraries.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
+@contextmanager
+def core_threads(device: torch.device, workers: int | None = None) -> Iterator[Executor]:
+    """A pool of `workers` threads (default: as many as torch may use) of one core each; off the CPU, of one thread."""
+    threads = torch.get_num_threads()
+    workers = (workers or threads) if device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+    """The results of `work` in the items' order. `work` enters inference mode itself: torch keeps it per thread."""
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        yield from map(work, items)
+        return
+    with core_threads(device) as pool:
+        yield from pool.map(work, items)
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def machine_facts(*packages: str) -> dict[str, str]:
+    """Versions of Python and of packages, the system, the processor and its number of cores."""
+    return {
+        "Python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def utc_now() -> str:
+    """The date and time, as ISO 8601 writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine, as far as results depend on it."""
+
+    host: str
+    processor: str
+    project: str  # a digest of the sources
+    torch: str
+    numpy: str
+
+
+@functools.cache
+def this_node() -> Node:
+    """The machine that this process runs on."""
+    return Node(platform.node(), processor_and_instructions(), sources_digest(TOP), torch.__version__, np.__version__)
+
+
+def difference(expected: Node, found: Node) -> str:
+    """What of `found` has to be mended before it may work for `expected`; empty where nothing has."""
+    pairs = {name: (getattr(expected, name), getattr(found, name)) for name in ("project", "torch", "numpy")}
+    return "; ".join(
+        f"{name}: {found} there, {wanted} here" for name, (wanted, found) in pairs.items() if wanted != found
+    )
+
+
+def processor_and_instructions() -> str:
+    """The processor's name, and the vector instructions that torch and our own C++ use of it."""
+    return f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def sources_digest(top: Path) -> str:
+    """A number (hexadecimal) of all Python and C++ files of the rooms below `top`."""
+    digest = hashlib.sha256()
+    for package in sorted(path.parent for path in top.glob("*/__init__.py") if path.parent.name not in LEFT_OUT):
+        for path in sorted([*package.rglob("*.py"), *package.rglob("*.cpp")]):
+            digest.update(f"{path.relative_to(top).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

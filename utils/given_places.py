@@ -1,4 +1,4 @@
-"""Files whose place a user names: nothing is replaced that this project did not write, and inputs least of all."""
+"""Room for files, and files whose place a user names: nothing that this project did not write is replaced."""
 
 import contextlib
 import shutil
@@ -65,3 +65,24 @@ def _is_same(path: Path, other: Path) -> bool:
     if path.exists() and other.exists():
         return path.samefile(other)
     return path.resolve() == other.resolve()
+
+
+def check_room(folder: Path, needed: int, advice: str) -> None:
+    """Raises UserError, with the advice, where the disk of `folder` has less than `needed` bytes free."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise UserError(f"{folder}: {readable(needed)} are needed, {readable(free)} are free: {advice}, or make room")
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which need not be there yet."""
+    standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(standing).free
+
+
+def readable(num_bytes: int) -> str:
+    """A number of bytes for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{-(-num_bytes // 2**10)} KiB"

@@ -28,16 +28,15 @@ from pathlib import Path
 from utils.artifacts import Role
 from utils.errors import UserError, reason
 from utils.files import create_text, remove_leftovers
-from utils.process_state import how_to_continue, is_stopped, status_of
+from utils.processes import LAUNCHER_VARIABLE, how_to_continue, is_stopped, status_of
 from utils.progress import say
-from utils.terminal import printable
+from utils.tables import printable
 
 BEAT = 2.0  # seconds between two signs of life
 LONG_SILENCE = 30.0  # seconds without one after which people are told
 SILENCE_LIMIT = 120.0  # seconds without one after which a process of another machine counts as dead
 PATIENCE = 30.0  # seconds that a process which will end soon has to do so
 PAUSE = 0.1  # seconds between two looks
-LAUNCHER_VARIABLE = "CNNMOD_LAUNCHER_PID"  # in the environment of a launcher's children
 
 
 # What `keep_there` was told, by path; the innermost block of `held` comes last.

@@ -1,4 +1,7 @@
-"""Processes that work together: when one fails all are ended, and none is left behind."""
+"""Processes that work together: when one fails all are ended, and none is left behind. Waiting for their files.
+
+The state of a process of this machine is what Linux's /proc says; on other systems it is unknown.
+"""
 
 import os
 import signal
@@ -10,15 +13,76 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.locks import LAUNCHER_VARIABLE
-from utils.process_state import Stopped
+import global_configure
+from utils.errors import UserError, WaitedTooLong, signals_held_back
 from utils.progress import say
-from utils.signals import signals_held_back
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 LAST_LINES = 5  # of a failed process's log are looked at
+LAUNCHER_VARIABLE = "CNNMOD_LAUNCHER_PID"  # in the environment of a launcher's children
+WORTH_A_LINE = 5.0  # seconds that a process is stopped
+FIRST_REPORT = 5.0  # seconds of waiting before it is worth a line
+REPORT_EVERY = 60.0  # seconds
+LONGEST_PAUSE = 0.5  # seconds between two looks
 COMPLAINT = "error: "  # how a script's line for users begins
+
+
+def status_of(pid: int) -> list[str] | None:
+    """What /proc/PID/stat says after the process's name: its state first; None where it cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended; or this is not Linux, or hides other users' processes
+        return None
+    return text[text.rindex(")") + 2 :].split()  # the name before may hold anything
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by SIGSTOP, Ctrl-Z or a debugger, and does nothing until it is continued."""
+    status = status_of(pid)
+    return status is not None and status[0] in "Tt"
+
+
+def how_to_continue(pid: int) -> str:
+    """What to do about a stopped process, in words."""
+    return f"`kill -CONT {pid}` continues it, `kill -KILL {pid}` ends it"
+
+
+class Stopped:
+    """Remembers which processes are stopped, so that each is mentioned once, some seconds after it was stopped."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+        self._mentioned: set[int] = set()
+
+    def news(self, processes: Mapping[str, int]) -> list[str]:
+        """A line for each of the processes (numbers by name) that is stopped for some seconds and was not mentioned."""
+        now, lines = time.monotonic(), []
+        stopped = {pid: name for name, pid in processes.items() if is_stopped(pid)}
+        self._since = {pid: self._since.get(pid, now) for pid in stopped}
+        self._mentioned &= stopped.keys()
+        for pid, name in stopped.items():
+            if now - self._since[pid] >= WORTH_A_LINE and pid not in self._mentioned:
+                self._mentioned.add(pid)
+                lines.append(f"{name} (pid {pid}) is stopped: {how_to_continue(pid)}")
+        return lines
+
+
+def wait_until(is_there: Callable[[], bool], awaited: Callable[[], str]) -> None:
+    """Return once `is_there()`. Meanwhile print what is `awaited()` and for how long.
+
+    Raises WaitedTooLong after `global_configure.wait_limit` seconds.
+    """
+    start = time.monotonic()  # not the wall clock, which may jump
+    pause, next_report = 0.005, FIRST_REPORT
+    while not is_there():
+        waited = time.monotonic() - start
+        if waited > global_configure.wait_limit:
+            raise WaitedTooLong(f"waited {waited:.0f} s for {awaited()}; see to that, then type the same command again")
+        if waited > next_report:
+            say(f"waiting for {awaited()}, {waited:.0f} s so far")
+            next_report = waited + REPORT_EVERY
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
 @dataclass(frozen=True)

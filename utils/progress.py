@@ -6,17 +6,20 @@ program that imports this project says nothing unless it asks for that.
 """
 
 import contextlib
+import io
+import logging
 import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from utils.terminal import printable
+from utils.tables import printable
 
 Item = TypeVar("Item")
 
@@ -66,13 +69,8 @@ def steps(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[], 
     try:
         if sys.stderr is not None and sys.stderr.isatty() and total is not None:
             # No rate, and few words: else the bar is one character wide on a narrow terminal.
-            desc, form = (
-                textwrap.shorten(what, 34, placeholder="..."),
-                "{l_bar}{bar}| {n_fmt}/{total_fmt} [{remaining}]",
-            )
-            with tqdm(
-                desc=desc, total=total, initial=done, leave=False, delay=0.5, dynamic_ncols=True, bar_format=form
-            ) as bar:
+            form = {"desc": textwrap.shorten(what, 34, placeholder="..."), "bar_format": BAR_FORMAT}
+            with tqdm(total=total, initial=done, leave=False, delay=0.5, dynamic_ncols=True, **form) as bar:
                 yield bar.update
         else:
             with _Lines(what, total, done) as lines:
@@ -124,3 +122,16 @@ def time_in_words(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the pages that an exporter logs, prints and warns about."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

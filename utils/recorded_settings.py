@@ -7,8 +7,7 @@ from typing import Any
 
 from configures.base import KINDS
 from configures.setting import SettingError, check_value
-from utils.artifacts import JsonFile
-from utils.checked_text import json_text
+from utils.artifacts import JsonFile, json_text
 from utils.errors import UserError
 from utils.files import create_text
 from utils.locks import keep_there

@@ -1,16 +1,20 @@
-"""Tables of any values: for people on the screen and in Markdown, for machines in CSV."""
+"""Texts: tables for people on the screen and in Markdown, for machines in CSV; names that others chose, escaped.
+
+A terminal must not obey the control characters in such names.
+"""
 
 import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from utils.terminal import printable
+from typing import Any, TextIO
 
 WIDTH = 80  # characters of a line on the screen
 # A spreadsheet takes a cell that starts so for a formula, unless an apostrophe stands before it.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n]")
+# Control characters but for tab and end of line; what starts a line elsewhere; what turns the direction of writing.
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL_OR_BLANK = re.compile(f"{_CONTROL.pattern}|[\t\n]")
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -68,3 +72,41 @@ def _no_formula(value: Any) -> Any:
 
 def _texts(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[list[str]]:
     return [[printable(str(value)) for value in line] for line in (headings, *rows)]
+
+
+def printable(text: str) -> str:
+    """A name as it can be shown within one line: control characters are escaped, as `\\x1b`."""
+    return _CONTROL_OR_BLANK.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+class EscapingStream:
+    """A text stream on which control characters are escaped; tabs and line ends are not.
+
+    Args:
+        stream: what it writes to, and whatever else it is asked for.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unescaped = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped; return its length."""
+        self.unescaped.write(_CONTROL.sub(_escaped, text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write texts, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unescaped, name)
+
+
+def unescaped(stream: TextIO) -> TextIO:
+    """The stream for terminal control of our own."""
+    return stream.unescaped if isinstance(stream, EscapingStream) else stream

@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from models.evaluation import count_parameters
 from models.graph import flops_of
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from models.strong_model import graph_of
-from models.weights import count_parameters
 from modules.module_sets import add_modules_option, open_set
 from patching.weak_models import WeakKind, build_weak_network, weak_network_name
 from report import files as report_files
 from utils.errors import run
 from utils.files import save_text
 from utils.progress import progress
-from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
 

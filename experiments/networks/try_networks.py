@@ -27,11 +27,11 @@ from torch import nn
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import Graph, count_flops, trace
 from models.graph.errors import where
+from models.opening import OneLineParser
+from utils.device import processor
 from utils.errors import reason, run
 from utils.given_places import check_place
-from utils.machine import processor
-from utils.random_weights import randomise
-from utils.stage import OneLineParser
+from utils.seeds import randomise
 from utils.tables import markdown_table
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from pathlib import Path
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import HELP, chosen_classes
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.cases import PatchCases
@@ -33,7 +33,6 @@ from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.progress import progress
-from utils.stage import stage_parser
 from utils.tables import csv_table, markdown_table, show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}

@@ -14,15 +14,19 @@ from result_log import commit_now
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from dataset.labelled_images import Images
+from dataset.images import Images
 from dataset.splits import image_order_of
 from models import files as model_files
-from models.network_settings import NetworkSettings
-from models.opening import open_stage
-from models.strong_model import build_strong_network, check_network_settings, load_weights, strong_graph
-from models.trained_on import load_strong_split
-from models.training import predict
-from models.weights import cpu_state
+from models.evaluation import cpu_state, predict
+from models.files import NetworkSettings
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import (
+    build_strong_network,
+    check_network_settings,
+    load_strong_split,
+    load_weights,
+    strong_graph,
+)
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import add_modules_option, evaluate_set, open_set
@@ -31,7 +35,6 @@ from patching.as_reported import checked_places, differs, tolerance_on
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
 from utils.given_places import written_aside
-from utils.stage import Stage, stage_parser
 
 
 def main() -> None:

@@ -11,11 +11,9 @@ import torch
 from result_commands import Command
 
 import global_configure
-from engines.node import processor
 from models import files as model_files
 from utils.artifacts import TableFile
-from utils.device import resolve_device
-from utils.machine import machine_facts, utc_now
+from utils.device import machine_facts, processor_and_instructions, resolve_device, utc_now
 from utils.processes import ProcessGroup
 
 TOP = Path(__file__).resolve().parents[2]
@@ -105,7 +103,7 @@ def machine_now() -> str:
     facts, device = machine_facts(*PACKAGES), resolve_device(global_configure.device)
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     versions = ", ".join(f"{package} {facts[package]}" for package in PACKAGES)
-    return f"{gpu}{processor()}, {facts['cores']} cores, {versions}"
+    return f"{gpu}{processor_and_instructions()}, {facts['cores']} cores, {versions}"
 
 
 def commit_now() -> str:

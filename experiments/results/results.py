@@ -21,10 +21,10 @@ from result_log import TOP, Results
 from result_tables import write_tables
 
 import global_configure
+from models.opening import OneLineParser
 from utils.device import PRECISIONS
 from utils.errors import UserError, run
 from utils.progress import time_in_words
-from utils.stage import OneLineParser
 
 DATASET = "cifar10"
 HERE = Path(__file__).resolve().parent

@@ -19,9 +19,9 @@ from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from dataset.target_classes import HELP, chosen_classes
+from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
-from models.opening import open_stage
-from models.training import predict
+from models.opening import open_stage, stage_parser
 from modules.module import Tuning, extract_modules
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set
@@ -48,7 +48,6 @@ from search.method import Found
 from search.methods import METHODS
 from utils.errors import run
 from utils.progress import progress
-from utils.stage import stage_parser
 from utils.tables import show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}

@@ -21,9 +21,8 @@ from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import Graph
-from models.opening import open_stage
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import load_strong_model, load_strong_split
 from modules.module import extract_modules
 from modules.module_sets import open_set
 from report import files as report_files
@@ -33,7 +32,6 @@ from report.made_with import sets_here
 from search.judging import Judge
 from search.methods import METHODS
 from utils.errors import MissingFile, run
-from utils.stage import Stage, stage_parser
 from utils.tables import show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}

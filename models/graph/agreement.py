@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.graph.errors import RANDOM, NetworkRefused
 from models.graph.evaluating import evaluating, first_logits, floating_parameter
 from models.graph.values import Value
-from utils.quiet import quiet
+from utils.progress import quiet
 
 LEAST_LIMIT = 0.01  # of the largest logit: what TF32 rounds in a deep network
 COMPARED = 4  # random images

@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from models.graph.errors import RANDOM, NetworkRefused, refused, where
 from models.graph.evaluating import evaluating, floating_parameter, has_modes_of_its_own
 from models.graph.values import Call, Constant, Value, arguments, needed, operator_of, replaced, users_of
-from utils.quiet import quiet
+from utils.progress import quiet
 
 aten = torch.ops.aten
 REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.labelled_images import Images, fingerprint
+from dataset.images import Images
 from models import files as model_files
-from models.strong_model import graph_of
-from models.trained_on import load_strong_split, show_if_few
+from models.opening import Stage
+from models.strong_model import graph_of, load_strong_split, show_if_few
 from modules import files as module_files
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
@@ -25,13 +25,12 @@ from search.genetic.log import Generation, is_over
 from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
 from utils.device import PRECISIONS, precision_name
-from utils.disk import check_room, free_bytes, readable
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
+from utils.given_places import check_room, free_bytes, readable
 from utils.locks import check_nobody_holds, keep_there
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 
 FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
 
@@ -154,7 +153,7 @@ class GeneticSearch:
             "precision": precision_name(self.dtype),
             "strong_model_sha256": check_importance_fits(artifacts),
             "kernel_importance_sha256": sha256_of(module_files.kernel_importance(artifacts).path),
-            "images_crc32": fingerprint(self.images),
+            "images_crc32": self.images.fingerprint,
         }
         if self.config.init_pop_mode == "gradient":
             made_with["gradient_kernels_sha256"] = sha256_of(last_round_kernels(self.stage.artifacts).path)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
+from models.opening import Stage
 from search.genetic import files
 from search.genetic.generations import open_search
 from search.genetic.log import Generation, best_generation
@@ -11,7 +12,6 @@ from search.genetic.scoring import ensemble_masks
 from search.method import Candidate, Course, Found, Panel, check_strong_model
 from utils.artifacts import Artifacts, JsonFile, TableFile
 from utils.recorded_settings import configured_of
-from utils.stage import Stage
 
 
 class Genetic:

@@ -30,7 +30,7 @@ def count_greater(
         values, others: (a, n) and (b, n) integers of one dtype; small ones are compared fastest.
         num_best: how many of the largest counts are wanted; with them all that equal the last of them. Any smaller
             count may be given as 0. None = all.
-        workers: of utils.core_threads, for the CPU. The result does not depend on how many they are.
+        workers: of utils.device, for the CPU. The result does not depend on how many they are.
         device: a CUDA device to compare on; None = the CPU.
 
     Returns (a, b) int64.

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from configures.base import Config
-from models.strong_model import load_strong_model
-from models.trained_on import load_strong_split
+from models.strong_model import load_strong_model, load_strong_split
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import save_set
 from search.genetic import files

@@ -22,8 +22,7 @@ from modules.jaccard import jaccard_distances
 from modules.own_class import auc_by_class
 from search.genetic.pair_counting import count_greater
 from search.genetic.ranks import output_levels
-from utils.core_threads import core_threads
-from utils.device import num_cores
+from utils.device import core_threads, num_cores
 from utils.seeds import generator
 
 

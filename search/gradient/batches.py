@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dataset.images import augment, normalise
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation, augment, normalise
 from utils.seeds import torch_seed
 
 

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from configures.base import Config
-from dataset.images import to_device
-from dataset.labelled_images import Images
+from dataset.images import Images, to_device
+from models.opening import Stage
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal, goal_of
 from search.gradient.scores import step_size
+from utils.device import keep_freed_memory
 from utils.errors import UserError, reason
-from utils.memory import keep_freed_memory
-from utils.stage import Stage
 
 
 class LossNotFinite(UserError):

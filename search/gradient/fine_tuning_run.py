@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.labelled_images import Images, Split
+from dataset.images import Images, Split
+from models.evaluation import count_right, predict
 from models.graph import Graph, GraphNetwork
-from models.training import count_right, predict
+from models.opening import Stage
 from modules.module import ComposedModel, replaced
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets, save_set
@@ -26,11 +27,10 @@ from search.gradient import files
 from search.gradient.fine_tuning import FineTuner, LossNotFinite, fine_tuning_settings, made_with
 from search.gradient.goal import goal_of
 from search.gradient.rounds import STEPS_PER_STATE
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError
 from utils.progress import progress, say
 from utils.recorded_settings import differences
-from utils.stage import Stage
 
 FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
 

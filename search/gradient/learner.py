@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
 from models.graph import Graph
 from modules.masked_modules import freeze, mask_gradient
 from modules.module import Tuning
@@ -32,8 +32,8 @@ from search.gradient.scores import (
     sizes_of,
     step_size,
 )
+from utils.device import keep_freed_memory
 from utils.errors import UserError
-from utils.memory import keep_freed_memory
 
 # Scores stay within, so that a kernel's past never outweighs what it is good for now. All start at the upper limit: the
 # first steps' noise drops no kernel.

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from configures.base import Config
-from dataset.labelled_images import Split
+from dataset.images import Split
 from engines.engine import Engine
 from models.graph import Graph
+from models.opening import Stage
 from search.driver import MAX_LOSS, CandidateFiles, DrivenMethod, Learned
 from search.gradient import files
 from search.gradient.goal import goal_of
@@ -21,7 +22,6 @@ from search.gradient.rounds import GradientSearch, rounds_to_do
 from search.judging import Judgement
 from search.method import Course, Found, Panel
 from utils.artifacts import Artifacts, JsonFile, Role, TableFile
-from utils.stage import Stage
 
 
 @dataclass(frozen=True)

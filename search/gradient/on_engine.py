@@ -15,8 +15,7 @@ from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
 from search.gradient.learner import MaskLearner, MaskSettings
-from utils.core_threads import core_threads
-from utils.device import PRECISIONS
+from utils.device import PRECISIONS, core_threads
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dataset.images import to_device
-from dataset.labelled_images import Split
+from dataset.images import Split, to_device
 from engines.engine import Engine
 from models.graph import Graph
+from models.opening import Stage
 from modules.evaluation_inputs import evaluation_inputs
 from search.gradient import files
 from search.gradient.goal import goal_of
@@ -16,10 +16,9 @@ from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.on_engine import ModulesOnEngine
 from search.method import Found
 from utils.artifacts import CheckpointFile
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import reason
 from utils.progress import progress, say
-from utils.stage import Stage
 
 STEPS_PER_STATE = 50  # between two states on the disk
 

@@ -16,8 +16,8 @@ import configures
 from configures import base
 from configures.base import Config, known_configurations, load, override
 from configures.setting import SettingError, parse_value
-from models.network_settings import NetworkSettings
-from models.registry import is_own_network
+from models.files import NetworkSettings
+from models.names import is_own_network
 from models.strong_model import graph_of, strong_model_training
 from search.gradient.goal import goal_of
 from search.gradient.learner import mask_settings

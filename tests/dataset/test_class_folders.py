@@ -21,7 +21,7 @@ from near_valid import near_bytes
 
 from dataset import class_folders, file_trees, image_files
 from dataset.class_folders import find_class_folders
-from dataset.decoding import decode
+from dataset.datasets import decode
 from dataset.file_trees import open_tree
 from dataset.image_files import decode_image
 from utils.errors import UserError

@@ -28,17 +28,16 @@ from configures.base import Config, load
 from dataset import datasets
 from dataset.datasets import outline
 from dataset.image_files import SIDE, Resize
-from dataset.labelled_images import (
+from dataset.images import (
     IMAGENET,
     Dataset,
     Images,
     Normalisation,
     choose_classes,
-    fingerprint,
     split_fingerprint,
 )
 from dataset.splits import copies_between, is_among, load_evaluation_parts, load_split, own_validation_order, split
-from utils.checked_text import load_json, save_json
+from utils.artifacts import load_json, save_json
 from utils.errors import UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -600,8 +599,8 @@ def test_the_fingerprint_covers_the_normalisation() -> None:
     images = own_dataset(8).train
     half = (0.5, 0.5, 0.5)
     others = [dataclasses.replace(images, normalisation=Normalisation(half, std)) for std in (half, (0.5, 0.5, 0.25))]
-    assert len({fingerprint(images), *map(fingerprint, others)}) == 3
-    assert fingerprint(images) == zlib.crc32(images.labels.tobytes(), zlib.crc32(images.pixels.tobytes()))
+    assert len({each.fingerprint for each in (images, *others)}) == 3
+    assert images.fingerprint == zlib.crc32(images.labels.tobytes(), zlib.crc32(images.pixels.tobytes()))
 
 
 @pytest.mark.usefixtures("no_progress_lines")

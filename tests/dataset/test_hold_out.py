@@ -12,9 +12,9 @@ from conftest import Run, files_below
 from image_trees import image_bytes, random_pixels, write_tree, zip_tree
 
 from dataset.class_folders import find_class_folders, find_classes
-from dataset.decoding import decode
-from dataset.hash_split import hash_of, held_out
+from dataset.datasets import decode
 from dataset.hold_out import split_images
+from dataset.image_hashes import hash_of, held_out
 
 SCRIPT = "scripts/split_images.py"
 

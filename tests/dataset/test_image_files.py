@@ -14,7 +14,7 @@ from image_trees import PNG_GREY, PNG_GREY_ALPHA, PNG_RGB, PNG_RGBA, image_bytes
 from near_valid import near_bytes
 from PIL import Image
 
-from dataset.decoding import _decode_named
+from dataset.datasets import _decode_named
 from dataset.image_files import FORMATS, UPRIGHT, decode_image, grey_to_rgb
 
 SIDE = 32

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import global_configure
 from configures.base import load
 from dataset.datasets import load_dataset
-from dataset.image_order import places_of
-from dataset.labelled_images import IMAGENET, Split, split_fingerprint
+from dataset.image_hashes import places_of
+from dataset.images import IMAGENET, Split, split_fingerprint
 from dataset.splits import image_order_of, load_split
 from utils.files import save_array
 

@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from dataset.images import augment, normalise, to_device
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET, augment, normalise, to_device
 
 
 def pixels_of(n: int, seed: int = 0) -> torch.Tensor:

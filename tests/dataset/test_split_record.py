@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import random_images
 
-from dataset.labelled_images import Images, Split, split_fingerprint
-from dataset.split_record import differences, record_of
+from dataset.images import Images, Split, differences, record_of, split_fingerprint
 
 SPLIT = Split(("cat", "dog"), *(random_images(n, 2, seed=n) for n in (20, 5, 7)))
 

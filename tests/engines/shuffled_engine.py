@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engines.engine import Engine, Lost, Returned, Task, run_task
-from engines.node import this_node
+from utils.device import this_node
 
 
 @dataclass

@@ -16,7 +16,7 @@ from conftest import TOP
 import global_configure
 from engines.engine import Returned, in_order, run_task
 from engines.local import LocalEngine
-from engines.node import Node, difference, sources_digest, this_node
+from utils.device import Node, difference, sources_digest, this_node
 from utils.errors import UserError, WaitedTooLong
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("local engine")]
@@ -89,7 +89,7 @@ def test_no_wait_is_endless(engine, monkeypatch):
 
 def test_a_stopped_worker_and_a_long_silence_are_mentioned(monkeypatch, capsys):
     clock = [0.0]
-    monkeypatch.setattr("utils.process_state.is_stopped", lambda pid: pid == 4321)
+    monkeypatch.setattr("utils.processes.is_stopped", lambda pid: pid == 4321)
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     engine = LocalEngine(count=0)
     monkeypatch.setattr(LocalEngine, "processes", lambda _: {"worker_0": 4320, "worker_1": 4321})

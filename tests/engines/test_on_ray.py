@@ -12,7 +12,7 @@ from conftest import TOP
 from ray_nodes import RayNodes, at_most, ray_nodes
 
 import global_configure
-from engines import ray_head
+from engines import on_ray
 from engines.on_ray import RayEngine
 from utils.errors import UserError
 
@@ -103,7 +103,7 @@ def test_a_cluster_of_its_own_ends_with_it():
 def test_a_head_that_died_is_said_in_one_line(monkeypatch):
     from ray._private import worker  # after `engines.on_ray`, which sets what Ray reads when it is imported
 
-    monkeypatch.setattr(ray_head, "PATIENCE", 3.0)
+    monkeypatch.setattr(on_ray, "PATIENCE", 3.0)
     gone = r"the head of the Ray cluster, .*:\d+, has not answered for 3 s; start a cluster, then type"
     with RayEngine(count=1) as engine:
         engine.submit(0, sample_tasks.slow, 600.0)

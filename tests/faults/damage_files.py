@@ -45,8 +45,14 @@ from faults import (
 
 from dataset.splits import load_split
 from models import files as model_files
-from models.strong_model import build_strong_network, graph_of, load_strong_model, strong_model_training
-from models.trained_on import check_trained_on
+from models.opening import Stage
+from models.strong_model import (
+    build_strong_network,
+    check_trained_on,
+    graph_of,
+    load_strong_model,
+    strong_model_training,
+)
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -62,7 +68,6 @@ from search.gradient.rounds import GradientSearch, rounds_to_do
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
-from utils.stage import Stage
 
 # One generation more than was searched: so the last generation's files are read.
 ONE_MORE = tuple(Script(script.path, script.arguments, (*SETTINGS, "generations=4")) for script in SEARCH)

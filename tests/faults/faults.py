@@ -33,11 +33,11 @@ from PIL import Image
 
 import global_configure
 from configures.base import load
+from models.opening import OneLineParser, Stage
 from utils.artifacts import Artifacts
 from utils.device import num_cores
 from utils.files import save_text
 from utils.seeds import generator
-from utils.stage import OneLineParser, Stage
 from utils.tables import show_table
 
 TOP = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models import files
-from models.folder import check_is_free, set_folder_aside
+from models.strong_model import check_is_free, set_folder_aside
 from search.gradient import files as gradient_files
 from utils.artifacts import Artifacts
 from utils.errors import UserError

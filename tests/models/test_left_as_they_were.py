@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from dataset.labelled_images import IMAGENET, Images
-from models.evaluation import outputs_of
+from dataset.images import IMAGENET, Images
+from models.evaluation import count_parameters, cpu_state, outputs_of, predict
 from models.graph import count_flops, fold_batch_norm, trace, unit_norms
 from models.graph.agreement import check_answers, check_repeats
 from models.graph.evaluating import evaluating
 from models.graph.flops import flops_of
 from models.strong_model import trace_classifier
-from models.training import predict
-from models.weights import count_parameters, cpu_state
 from modules.kernel_importance import kernel_importance
 from patching.own_weak_model import OneAnswer, logits_of_network
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from conftest import refusal_of
 
-from models.names import network_of
-from models.registry import NETWORKS, build_own_network, is_own_network
+from models.names import NETWORKS, build_own_network, is_own_network, network_of
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
 

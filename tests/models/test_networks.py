@@ -13,13 +13,13 @@ from exactness import check_exact
 from hypothesis import given
 from torch import nn
 
+from models.evaluation import count_parameters, cpu_state
 from models.graph import flops_of, trace
 from models.layers import side_behind_pools
-from models.registry import NETWORKS
+from models.names import NETWORKS
 from models.rescnn import LAYERS, Conv, ResCNN
 from models.resnet20 import ResNet20
 from models.simcnn import SimCNN
-from models.weights import count_parameters, cpu_state
 
 
 def multiply_accumulates(network: nn.Module) -> int:

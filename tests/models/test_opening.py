@@ -10,7 +10,7 @@ from image_trees import write_tree
 import global_configure
 from configures.setting import SettingError
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
 from models.opening import default_config, sized_config
 from utils.artifacts import Artifacts
 from utils.errors import UserError

@@ -12,12 +12,12 @@ from torch import nn
 
 from configures.base import Config
 from models import files as model_files
+from models.files import NetworkSettings
 from models.names import network_of
-from models.network_settings import NetworkSettings
 from models.strong_model import graph_of, load_strong_model, trace_classifier, untrained_graph
 from utils.artifacts import Artifacts
 from utils.errors import UserError
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 CONFIG = Config("simcnn_x0_0625", "digits", 4)
 

@@ -13,12 +13,11 @@ from image_trees import image_bytes, random_pixels, write_tree
 
 import global_configure
 from configures.base import load
-from dataset.labelled_images import Images
-from dataset.split_record import record_of
+from dataset.images import Images, record_of
 from dataset.splits import load_split
 from models import files as model_files
-from models.strong_model import graph_of
-from models.trained_on import check_trained_on, few_valid_images, load_strong_split
+from models.opening import Stage
+from models.strong_model import check_trained_on, few_valid_images, graph_of, load_strong_split
 from modules import files as module_files
 from modules.kernel_importance import random_importance
 from patching.cases import PatchCases
@@ -26,7 +25,6 @@ from patching.weak_models import WeakKind
 from report.data import ReportData
 from utils.artifacts import Artifacts
 from utils.errors import UserError
-from utils.stage import Stage
 
 Main = Callable[..., Run]
 MODEL, DATASET = "simcnn_x0_25", "digits_5"
@@ -172,6 +170,6 @@ def test_what_decides_by_validation_images_says_if_they_are_few(
     def asked(valid: Images, classes: Sequence[str]) -> None:
         raise UserError(f"asked about {len(valid)} images of {len(classes)} classes")
 
-    monkeypatch.setattr("models.trained_on.show_if_few", asked)
+    monkeypatch.setattr("models.strong_model.show_if_few", asked)
     monkeypatch.setattr("search.genetic.generations.show_if_few", asked)
     run_main(script, *NAMES, *more, root=stage.artifacts.root_dir).refused(f"asked about {images} images of 5 classes")

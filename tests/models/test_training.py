@@ -14,18 +14,9 @@ from conftest import assert_near, random_images
 from torch import nn
 
 from dataset.images import normalise
+from models.evaluation import accuracy, count_right, predict
 from models.simcnn import SimCNN
-from models.training import (
-    Epoch,
-    Training,
-    TrainingSettings,
-    accuracy,
-    batch_sizes,
-    count_right,
-    learning_rate_at,
-    predict,
-    train,
-)
+from models.training import Epoch, Training, TrainingSettings, batch_sizes, learning_rate_at, train
 from utils.artifacts import CheckpointFile
 from utils.errors import UserError
 
@@ -370,7 +361,7 @@ def test_bfloat16_keeps_weights_in_float32() -> None:
 
 
 def test_predict_is_the_model_on_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.training.EVALUATION_BATCH", 4)  # 11 images: two whole batches and a part
+    monkeypatch.setattr("models.evaluation.EVALUATION_BATCH", 4)  # 11 images: two whole batches and a part
     model = new_model()
     outputs = predict(model, VALID, CPU)
     assert model.training  # as before

@@ -14,8 +14,9 @@ from image_trees import write_tree
 
 import global_configure
 from models import files as model_files
-from models.names import named, network_of, not_named
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
+from models.names import network_of
+from models.own_code import named, not_named
 from patching.patched_model import load_patched_model
 from utils.artifacts import Artifacts
 from utils.errors import UserError

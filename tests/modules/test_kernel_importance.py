@@ -15,8 +15,7 @@ from shuffled_engine import ShuffledEngine
 
 import engines.opening
 from configures.base import load
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation, normalise
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.resnet20 import ResNet20
@@ -27,7 +26,7 @@ from modules import kernel_importance as module
 from modules.evaluation_inputs import strong_inputs
 from modules.kernel_importance import confident_images, kernel_importance, kernel_importance_on, random_importance
 from utils.artifacts import Artifacts
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 SCRIPT = "preprocess/kernel_importance_analyzer.py"
 # Norms sum absolute values of up to 1,024 pixels in float32, behind up to 13 layers, of maps with values of about 1.

@@ -10,8 +10,9 @@ from conftest import assert_near, files_below, random_images
 from random_modules import extract_module
 
 from configures.base import load
-from dataset.labelled_images import Split
+from dataset.images import Split
 from models import files as model_files
+from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules import module_sets
@@ -19,10 +20,8 @@ from modules.module import ComposedModel, replaced
 from modules.module_set import SetRecord, show_module_set
 from modules.module_sets import collected_outputs, latest_name, open_set, read_set, save_set, write_set
 from utils import files
-from utils.artifacts import Artifacts, CheckpointFile
-from utils.checked_text import load_json, save_json
+from utils.artifacts import Artifacts, CheckpointFile, load_json, save_json
 from utils.errors import UserError
-from utils.stage import Stage
 
 CPU = torch.device("cpu")
 NAMES = ("cat", "dog", "owl", "fox", "bee")

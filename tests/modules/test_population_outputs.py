@@ -27,7 +27,7 @@ from models.names import network_of
 from modules import population_outputs as module
 from modules.fast.compiled import compiler
 from modules.population_outputs import outputs_with_known, population_outputs, say_what_torch_runs
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 NUM_CLASSES = 4
 

@@ -10,12 +10,12 @@ import torch
 from conftest import keep_few_images
 
 from configures.base import load
-from dataset.split_record import SplitRecord, record_of
+from dataset.images import SplitRecord, record_of
 from dataset.splits import load_split
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.evaluation import predict
+from models.files import NetworkSettings
 from models.strong_model import load_strong_model
-from models.training import predict
 from modules.module import Tuning
 from modules.module_set import SetRecord
 from modules.module_sets import open_set

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, softmax
 
-from dataset.labelled_images import Normalisation
+from dataset.images import Normalisation
 from patching.as_reported import TOLERANCE, Reported
 from patching.calibration import fitted_scale, log_probabilities, probability_floor
 from patching.from_arrays import fit_patch, patch

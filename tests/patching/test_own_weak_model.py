@@ -16,7 +16,7 @@ import global_configure
 from configures.base import load
 from dataset.datasets import load_dataset
 from dataset.image_files import SIDE
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation
 from dataset.splits import load_evaluation_parts, load_split, split
 from models.strong_model import graph_of
 from patching.members import Form

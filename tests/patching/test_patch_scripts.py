@@ -347,7 +347,7 @@ def test_a_configuration_without_the_experiment(patched_root, run_main):
 
 def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     usage = shutil.disk_usage(own_root)
-    monkeypatch.setattr("utils.disk.shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    monkeypatch.setattr("utils.given_places.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
     done.refused("are needed", "1.0 MiB are free", "--keep_every")
     assert not patch_files.weak_models_folder(artifacts_of(own_root), WeakKind.POOR).exists()

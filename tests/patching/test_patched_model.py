@@ -10,8 +10,7 @@ from conftest import assert_near
 from hypothesis import given, settings
 from random_modules import random_patched_model
 
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Normalisation
+from dataset.images import IMAGENET, Normalisation, normalise
 from models.strong_model import untrained_graph
 from patching.members import Form, Member
 from patching.patched_model import PatchedModel, load_patched_model, save_patched_model

@@ -13,8 +13,7 @@ import torch
 from random_modules import random_patched_model
 from torch import nn
 
-from dataset.images import normalise
-from dataset.labelled_images import IMAGENET, Normalisation
+from dataset.images import IMAGENET, Normalisation, normalise
 from patching import saving
 from patching.as_reported import TOLERANCE, Reported
 from patching.members import LUMA, Form, Logits, Member, takes_grey

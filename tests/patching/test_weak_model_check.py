@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from dataset.labelled_images import IMAGENET, Images, Normalisation
+from dataset.images import IMAGENET, Images, Normalisation
 from patching.own_weak_model import Classes
 from patching.weak_model_check import check_weak_model, fitting_order, knows_nothing, other_form
 from utils.errors import UserError

@@ -11,9 +11,9 @@ from conftest import TOP
 
 from configures.base import KINDS, SETTABLE, load
 from configures.setting import read_value
-from dataset.split_record import SplitRecord
+from dataset.images import SplitRecord
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
 from report.made_with import SHIPPED, MadeWith, as_recorded, as_text
 from report.provenance import setting_rows
 from utils.artifacts import Artifacts

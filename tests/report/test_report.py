@@ -19,7 +19,8 @@ import global_configure
 from configures.base import load
 from dataset.splits import load_split
 from models import files as model_files
-from models.network_settings import NetworkSettings
+from models.files import NetworkSettings
+from models.opening import Stage
 from models.strong_model import load_strong_model
 from models.training import Epoch
 from modules import files as module_files
@@ -54,10 +55,8 @@ from report.sections import (
 from report.words import counted, duration, percent
 from search.genetic import files as genetic_files
 from search.genetic.log import Generation
-from utils.artifacts import Artifacts
-from utils.checked_text import load_json, save_json
+from utils.artifacts import Artifacts, load_json, save_json
 from utils.errors import MissingFile, UserError
-from utils.stage import Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
 MODEL, DATASET = "simcnn_x0_25", "digits_5"

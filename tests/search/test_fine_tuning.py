@@ -14,9 +14,10 @@ from conftest import Run, files_below, keep_few_images, live_in, random_images, 
 import global_configure
 from configures.base import load
 from dataset.splits import load_split
+from models.evaluation import count_right, predict
 from models.graph import trace
+from models.opening import Stage
 from models.strong_model import load_strong_model
-from models.training import count_right, predict
 from modules.module import ComposedModel, extract_modules, replaced
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set, save_set
@@ -25,9 +26,8 @@ from search.gradient.batches import StepBatches
 from search.gradient.fine_tuning import FineTuner, FineTuningSettings
 from search.gradient.goal import Goal
 from utils.artifacts import Artifacts
-from utils.core_threads import core_threads
+from utils.device import core_threads
 from utils.errors import UserError
-from utils.stage import Stage
 
 CPU = torch.device("cpu")
 SETTINGS = FineTuningSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)

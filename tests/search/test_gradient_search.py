@@ -19,8 +19,8 @@ from configures.base import load
 from dataset.images import normalise
 from dataset.splits import load_split
 from models import files as model_files
+from models.evaluation import predict
 from models.strong_model import build_strong_network, graph_of, load_strong_model
-from models.training import predict
 from modules import files as module_files
 from modules.module_sets import open_set
 from report import files as report_files

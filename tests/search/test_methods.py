@@ -10,8 +10,9 @@ import pytest
 from conftest import Run, files_below
 
 from configures.base import load
-from dataset.labelled_images import Split
+from dataset.images import Split
 from models.graph import Graph
+from models.opening import Stage
 from modules.module import Tuning
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -22,7 +23,6 @@ from search.driver import DrivenMethod, Row
 from search.method import Found
 from search.methods import METHODS
 from utils.artifacts import Artifacts
-from utils.stage import Stage
 
 pytestmark = pytest.mark.slow
 MODEL, DATASET = "simcnn_x0_25", "digits_5"

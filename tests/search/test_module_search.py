@@ -27,10 +27,10 @@ import modules.population_outputs
 from configures.base import load
 from dataset.images import normalise
 from dataset.splits import load_split
-from engines.node import this_node
 from models import files as model_files
 from models.graph import Graph
 from models.names import network_of
+from models.opening import Stage
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
 from modules.module_sets import latest_name, open_set, read_set
@@ -41,9 +41,9 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.log import SearchEnd
 from search.genetic.on_engine import search_on_engine
 from utils.artifacts import Artifacts
-from utils.disk import readable
+from utils.device import this_node
 from utils.files import save_array
-from utils.stage import Stage
+from utils.given_places import readable
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("module search")]
 MODEL, DATASET, NUM_CLASSES, GENERATIONS = "simcnn_x0_25", "digits_5", 5, 3

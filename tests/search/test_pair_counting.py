@@ -8,7 +8,7 @@ from hypothesis import given
 
 from search.genetic import pair_counting
 from search.genetic.pair_counting import COLUMN_BLOCK, _count_on_device, count_greater
-from utils.core_threads import core_threads
+from utils.device import core_threads
 
 SIZES = [0, 1, 7, 8, 9, COLUMN_BLOCK - 1, COLUMN_BLOCK, COLUMN_BLOCK + 1, 2 * COLUMN_BLOCK + 3]
 

@@ -10,8 +10,7 @@ import pytest
 from search.genetic.log import Generation, best_generation, describe, is_over
 from search.gradient import files as gradient_files
 from search.gradient.log import Round, knows, smallest_that_knows
-from utils.artifacts import Artifacts, TableFile
-from utils.checked_text import save_table
+from utils.artifacts import Artifacts, TableFile, save_table
 from utils.errors import UserError
 
 

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from utils.checked_text import load_json, load_table, save_json, save_table
+from utils.artifacts import load_json, load_table, save_json, save_table
 from utils.errors import UserError
 
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.disk import check_room, readable
 from utils.errors import UserError
+from utils.given_places import check_room, readable
 
 
 def test_too_little_room_is_refused_with_the_advice(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from utils import process_state
-from utils.process_state import Stopped, is_stopped
+from utils import processes as module
+from utils.processes import Stopped, is_stopped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of Linux's /proc")
 
 
 def test_a_stopped_process_is_mentioned_once_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(process_state.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     process = subprocess.Popen(["/bin/sleep", "60"])
     try:
         stopped, processes = Stopped(), {"explorer_0": process.pid}

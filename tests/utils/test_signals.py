@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import TOP
 
-from utils.signals import ENDING, ended_by_signals, signals_held_back
+from utils.errors import ENDING, ended_by_signals, signals_held_back
 
 CLEAN_UP = """
 import signal, sys, time

@@ -9,7 +9,7 @@ from conftest import run_script
 
 import global_configure
 from configures.setting import SettingError
-from models.opening import open_stage
+from models.opening import open_stage, stage_parser
 from utils.device import (
     float64_device,
     make_deterministic,
@@ -19,7 +19,6 @@ from utils.device import (
     through_compiler,
 )
 from utils.errors import UserError, WaitedTooLong, run
-from utils.stage import stage_parser
 
 
 @pytest.fixture(autouse=True)

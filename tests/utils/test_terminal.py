@@ -15,12 +15,11 @@ from image_trees import write_tree
 from torch import nn
 
 from dataset.datasets import load_dataset
-from dataset.labelled_images import IMAGENET
+from dataset.images import IMAGENET
 from models.checkpoints import load_foreign_checkpoint
 from utils.errors import UserError, run
 from utils.progress import say
-from utils.tables import show_table
-from utils.terminal import EscapingStream, printable, unescaped
+from utils.tables import EscapingStream, printable, show_table, unescaped
 
 HOSTILE = "a\x1b[2J\rb\x9b1m\u202ec\u2028d\x07"
 SHOWN = r"a\x1b[2J\rb\x9b1m\u202ec\u2028d\x07"

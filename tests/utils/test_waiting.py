@@ -5,9 +5,9 @@ import time
 import pytest
 
 import global_configure
-from utils import waiting
+from utils import processes
 from utils.errors import WaitedTooLong
-from utils.waiting import wait_until
+from utils.processes import wait_until
 
 
 def test_returns_when_it_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,8 +21,8 @@ def test_says_what_it_waits_for_and_gives_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(waiting.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     monkeypatch.setattr(global_configure, "wait_limit", 130)
     with pytest.raises(
         WaitedTooLong, match=r"waited 13\d s for a file \(command\); see to that, then type the same command again"

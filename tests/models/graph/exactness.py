@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.graph import Graph, trace
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 TOLERANCE = 1e-10  # in float64
 

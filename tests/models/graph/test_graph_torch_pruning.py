@@ -11,7 +11,7 @@ from torch import nn
 
 from models.graph import Graph, trace
 from models.names import network_of
-from utils.random_weights import randomise
+from utils.seeds import randomise
 
 SIDE = 64
 
