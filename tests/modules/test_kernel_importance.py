@@ -35,9 +35,7 @@ NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def network_and_images(
-    name: str, normalisation: Normalisation = IMAGENET
-) -> tuple[SimCNN | ResCNN, Graph, torch.Tensor]:
+def network_and_images(name: str, normalisation: Normalisation) -> tuple[SimCNN | ResCNN, Graph, torch.Tensor]:
     """A narrow network, its kernels' biases drawn so that some maps are all zero, and noise of any brightness."""
     torch.manual_seed(1)
     network = NETWORKS[name](3, 1 / 32).eval()
@@ -97,7 +95,7 @@ def test_confident_images(confidence):
 
 def test_threads_do_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(module, "EVALUATION_BATCH", 7)
-    _, graph, pixels = network_and_images("rescnn")
+    _, graph, pixels = network_and_images("rescnn", IMAGENET)
     labels = torch.arange(len(pixels)) % 3
     before = torch.get_num_threads()
     found = []
