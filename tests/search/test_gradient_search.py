@@ -244,7 +244,8 @@ def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, 
     assert "modules of round 1" in first.stdout
     done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert "going on after round 0" in done.stdout
-    assert found(root) == found(reference)
+    rest = {name: content for name, content in found(root).items() if not name.startswith("modules/first/")}
+    assert rest == found(reference)
     again = run_main(SCRIPT, *SMALL, "--keep", "0.6", root=root)
     assert "modules of round 2" in again.stdout
 
