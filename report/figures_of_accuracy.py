@@ -123,6 +123,6 @@ def outputs_figure(
 
 
 def separation(own: np.ndarray, others: np.ndarray) -> float:
-    """The share of pairs, one of each, in which `own` is larger, as `auc_by_class`: 1 = they never overlap, 0.5 = alike."""
+    """The share of pairs in which `own` is larger, as `auc_by_class`: 1 = they never overlap, 0.5 = alike."""
     outputs = np.concatenate([own, others])
     return float(auc_by_class(outputs[:, None], np.arange(len(outputs)) < len(own), [True])[0])
