@@ -171,5 +171,6 @@ def test_what_decides_by_validation_images_says_if_they_are_few(
         raise UserError(f"asked about {len(valid)} images of {len(classes)} classes")
 
     monkeypatch.setattr("models.strong_model.show_if_few", asked)
-    monkeypatch.setattr("search.genetic.generations.show_if_few", asked)
+    for room in ("search.genetic.generations", "search.driver"):
+        monkeypatch.setattr(f"{room}.show_if_few", asked)
     run_main(script, *NAMES, *more, root=stage.artifacts.root_dir).refused(f"asked about {images} images of 5 classes")

@@ -82,6 +82,7 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     assert "going on after candidate 1" in done.stdout
     pair = open_set(config, artifacts, target_classes=[TARGET])
     assert (pair.name, pair.target_classes) == ("pair", (1, TARGET))
+    sets = {each.folder: files_below(each.folder) for each in (found, pair)}
 
     done = run_main("scripts/make_report.py", *NAMES, "--modules", "random", root=root)
     assert done.exit_code == 0, done
@@ -110,6 +111,7 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid"))
     assert [point["method"] for point in points[3:]] == ["random"] * 3 + ["set random", "set pair"]
     assert points[4]["f1"] == points[6]["f1"] and points[5]["f1"] == points[7]["f1"]
+    assert all(files_below(folder) == content for folder, content in sets.items())  # no stage changes a set
 
 
 def test_an_interrupted_search_finds_the_same(root, strong_roots, tmp_path, run_main, monkeypatch):
