@@ -5,7 +5,6 @@ import itertools
 import re
 import secrets
 import shutil
-import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +31,8 @@ from utils.device import machine_facts, utc_now
 from utils.errors import MissingFile, UserError, reason
 from utils.files import sha256_of
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
+LONGEST = 100  # characters of a name that a user gives; longer ones are made of it
 RECORD = "set.json"
 ABANDONED = 3600.0  # seconds after which a folder that no process finished is removed
 
@@ -119,11 +119,10 @@ def module_sets(config: Config, artifacts: Artifacts) -> list[ModuleSet]:
 
 def _folders(artifacts: Artifacts) -> dict[str, Path]:
     """The folder of each set by its name, the oldest first."""
-    records = sorted(module_files.sets_folder(artifacts).glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
-    return {
-        **dict(earlier_folders(artifacts)),
-        **{path.parent.name: path.parent for path in records if NAME.fullmatch(path.parent.name)},
-    }
+    records = module_files.sets_folder(artifacts).glob(f"*/{RECORD}")
+    whole = [path for path in records if NAME.fullmatch(path.parent.name)]
+    whole.sort(key=lambda path: path.stat().st_mtime_ns)
+    return {**dict(earlier_folders(artifacts)), **{path.parent.name: path.parent for path in whole}}
 
 
 def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, images: Images) -> np.ndarray:
@@ -139,7 +138,7 @@ def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, image
         )
     file = module_files.module_outputs(stage.artifacts, target_class, modules.name)
     outputs = file.load_if_whole(len(images))
-    if outputs is None:
+    if outputs is None or not _is_range(outputs, modules.record, target_class):
         outputs = predict(modules.module(target_class, stage.device), images, stage.device)[:, 0].numpy()
         if not np.isfinite(outputs).all():
             raise UserError(
@@ -150,13 +149,23 @@ def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, image
     return outputs
 
 
+def _is_range(outputs: np.ndarray, record: SetRecord, target_class: int) -> bool:
+    """Whether outputs have the recorded range: others are of another set that had the same name, and was removed."""
+    if not record.output_low:  # an earlier version did not record it
+        return True
+    number = record.target_classes.index(target_class)
+    expected = np.array([record.output_low[number], record.output_high[number]])
+    return bool(np.abs([outputs.min(), outputs.max()] - expected).max() <= 1e-3 * max(np.abs(expected).max(), 1e-3))
+
+
 # Writing
 def check_new_name(name: str | None) -> None:
     """Raises UserError, before any work, for a `--as NAME` that no set can have."""
-    if name is not None and (not NAME.fullmatch(name) or name == SLOT or name.startswith(ONE_CLASS)):
+    is_free = name is None or (NAME.fullmatch(name) and len(name) <= LONGEST)
+    if not is_free or name == SLOT or (name or "").startswith(ONE_CLASS):
         raise UserError(
-            f"--as {name}: expected letters, digits, _, - and ., and not {SLOT} or {ONE_CLASS}..., which are sets of "
-            "earlier versions"
+            f"--as {name}: expected at most {LONGEST} letters, digits, _ and -, and not {SLOT} or {ONE_CLASS}..., "
+            "which are sets of earlier versions"
         )
 
 
@@ -278,9 +287,12 @@ def write_set(
 def _takes_name(aside: Path, place: Path, record: SetRecord, made_by: str) -> bool:
     """Rename a written set to its place; whether it, or one of the same modules, is there then."""
     if not place.exists():
-        with contextlib.suppress(OSError):  # another process was quicker
+        try:
             aside.rename(place)
             return True
+        except OSError:
+            if not place.exists():  # else another process was quicker
+                raise
     file = RecordFile(place / RECORD, made_by, SetRecord)
     try:
         there = file.load()
@@ -294,10 +306,11 @@ def _new_folder(parent: Path) -> Iterator[Path]:
     """A folder under a temporary name, which is removed unless the block renames it. Raises UserError."""
     aside = parent / f".{secrets.token_hex(6)}.partial"
     try:
-        for old in parent.glob(".*.partial"):
-            if time.time() - old.stat().st_mtime > ABANDONED:
-                shutil.rmtree(old, ignore_errors=True)
         aside.mkdir(parents=True)
+        for old in parent.glob(".*.partial"):
+            with contextlib.suppress(OSError):  # another process may remove or rename it
+                if aside.stat().st_mtime - old.stat().st_mtime > ABANDONED:  # both by the disk's clock
+                    shutil.rmtree(old, ignore_errors=True)
         yield aside
     except OSError as error:
         raise UserError(f"cannot write to {parent}: {reason(error)}; make room or change its permissions") from None

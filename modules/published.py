@@ -1,8 +1,8 @@
 """A strong model and its modules, small enough to be published: weights in half precision, and what the modules keep.
 
-A folder of four files. `network.json`, `strong_model.json` and `report.json` are as they stand beside a strong model
-and its modules; the report is of what is published, not of what it was made of. `arrays.npz` has the strong model's
-state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True = kept,
+A folder of four files. `network.json` and `strong_model.json` are as they stand next to a strong model; `report.json`
+is the record of the modules as they are published, not of those that they were made of. `arrays.npz` has the strong
+model's state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True = kept,
 `gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`. Its `images`, (n,)
 uint64, are the hashes of an `ImageOrder`: of the images that the strong model was trained on, and kept from.
 """

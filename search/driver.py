@@ -1,4 +1,4 @@
-"""The driver of search methods that yield one candidate after the other in one process.
+"""The driver of search methods that yield one candidate after the other.
 
 It holds the lock, sets an earlier search aside, compares settings, judges, logs, resumes, chooses, and writes the set.
 """

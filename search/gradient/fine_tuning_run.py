@@ -20,6 +20,7 @@ from dataset.images import Images, Split
 from models.evaluation import count_right, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
+from modules import files as module_files
 from modules.module import ComposedModel, replaced
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets, save_set
@@ -43,6 +44,7 @@ def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name
     for there in module_sets(stage.config, stage.artifacts):
         if name in (None, there.name) and _is_result(there, parent, stage):
             say(f"module set {there.name}: fine-tuned already")
+            module_files.latest_set(stage.artifacts).save({"set": there.name})
             return there
     modules, valid = parent.modules(stage.device), split.valid
     of_strong = predict(strong.network, valid, stage.device)

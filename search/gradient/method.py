@@ -56,7 +56,7 @@ class Gradient(DrivenMethod):
             ),
             Panel("distance", "mean Jaccard distance of the modules", "the mean Jaccard distance of the modules"),
         ),
-        "One point a round: each goes on from the one before, and keeps fewer kernels of all modules together. Left: "
+        "One point a round: each goes on from the one before, and keeps fewer kernels of each module. Left: "
         "how much worse the composed model is than the strong model on all validation images, 0 = as good; since the "
         "round is chosen by these images, the loss on test images, above, is what counts. Right: how different the "
         "modules are.",

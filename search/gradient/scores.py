@@ -46,7 +46,7 @@ def masks_of(scores: Tensor, units: Units) -> Tensor:
 
 
 def masks_within(scores: Tensor, units: Units, keep: float) -> Tensor:
-    """The masks of `masks_of`, less the lowest scores of all modules until at most `keep` of the kernels are kept.
+    """The masks of `masks_of`, less the lowest scores until at most `keep` of these modules' kernels are kept.
 
     The highest score of a layer stays, whatever `keep` says: a module is never cut through. Kernels that are always
     kept count as kept.

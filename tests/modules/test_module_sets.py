@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,9 +87,11 @@ def test_a_set_is_never_changed(config, artifacts):
     assert [each.name for each in module_sets.module_sets(config, artifacts)] == ["found", "found-2", "found-3", "mine"]
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "x" * 101])
+@pytest.mark.parametrize(
+    "name", ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "latest.json", "é", "x" * 101]
+)
 def test_names_that_no_set_can_have(config, artifacts, name):
-    with pytest.raises(UserError, match=r"--as .*: expected letters"):
+    with pytest.raises(UserError, match=r"--as .*: expected at most 100 letters"):
         module_sets.check_new_name(name)
 
 
@@ -119,6 +122,15 @@ def test_a_full_disk_is_one_line(config, artifacts, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write to .*modules: No space left on device"):
         written(config, artifacts)
     assert list((artifacts.folder / "modules").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_renamed_is_one_line(config, artifacts, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match=r"cannot write to .*modules: Permission denied"):
+        written(config, artifacts)
 
 
 def test_sets_of_two_strong_models_side_by_side(config, artifacts, root_dir):
@@ -322,6 +334,8 @@ def test_composed_is_the_strong_model_with_the_sets_logits(config, artifacts, ta
         assert_near([low, high], [outputs.min(), outputs.max()])
         file = module_files.module_outputs(artifacts, target, "x")
         assert file.exists() and np.array_equal(collected_outputs(stage, found, target, of_class), outputs)
+        file.save(outputs + 1)  # of another set of this name, which was removed
+        assert np.array_equal(collected_outputs(stage, found, target, of_class), outputs)
 
 
 def test_all_kernels_kept_answer_as_the_strong_model(config, artifacts):

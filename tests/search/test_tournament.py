@@ -110,7 +110,7 @@ def test_more_chromosomes_than_a_byte_counts(threshold: float) -> None:
     assert (scores.ensemble_accuracy == right[tuple(scores.ensembles.T)] / 12).all()
 
 
-def test_a_term_for_the_own_class_tells_a_free_rider_from_a_module_that_knows() -> None:
+def test_a_term_for_the_own_class_tells_an_uninformative_module_from_one_that_knows() -> None:
     """Both are right in company: of two modules of class 0 the first always says the same."""
     labels = np.repeat([0, 1], 3)
     outputs = [np.array([[0.5] * 6, [1, 1, 1, 0, 0.25, 0.25]], np.float32), np.array([[0, 0, 0, 2, 2, 1]], np.float32)]
