@@ -87,9 +87,10 @@ def test_a_set_is_never_changed(config, artifacts):
     assert [each.name for each in module_sets.module_sets(config, artifacts)] == ["found", "found-2", "found-3", "mine"]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "latest.json", "é", "x" * 101]
-)
+WRONG_NAMES = ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "latest.json", "é", "x" * 101]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
 def test_names_that_no_set_can_have(config, artifacts, name):
     with pytest.raises(UserError, match=r"--as .*: expected at most 100 letters"):
         module_sets.check_new_name(name)
