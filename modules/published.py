@@ -2,9 +2,9 @@
 
 A folder of four files. `network.json` and `strong_model.json` are as they stand next to a strong model; `report.json`
 is the record of the modules as they are published, not of those that they were made of. `arrays.npz` has the strong
-model's state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True = kept,
-`gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`. Its `images`, (n,)
-uint64, are the hashes of an `ImageOrder`: of the images that the strong model was trained on, and kept from.
+model's state_dict as `weights/NAME`, real numbers in float16; and of the modules `kernels` (classes, K) bool, True =
+kept, `gains` (classes, K) float32 and `logit_maps` (classes, 2) float32: see `modules.module.Tuning`. Its `images`,
+(n,) uint64, are the hashes of an `ImageOrder`: of the images that the strong model was trained on, and kept from.
 """
 
 import io
