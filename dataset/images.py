@@ -47,7 +47,7 @@ class Images:
     def fingerprint(self) -> int:
         """A checksum (CRC-32) of images and labels, in their order, and of how a network is given them.
 
-        It is computed once, since nobody writes into images.
+        It is computed once, because images never change.
         """
         found = zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
         # The usual normalisation leaves the number what it was before there were others.
@@ -104,7 +104,7 @@ def choose_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What is kept of a split beside a network that learned from it."""
+    """The record of a split, stored next to a network that was trained on it."""
 
     classes: tuple[str, ...]
     images: dict[str, int]  # of each part: train, valid, test

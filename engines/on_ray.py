@@ -50,12 +50,12 @@ class RayHead:
         self._last_look, self._gone_since = float("-inf"), float("inf")
 
     def wait(self) -> None:
-        """Return as soon as it answers. Raises UserError where it is gone for long."""
+        """Return as soon as it answers. Raises UserError if it does not answer for long."""
         while not self._look():
             time.sleep(PAUSE)
 
     def check(self) -> None:
-        """Raises UserError where it is gone for long. Looks once a second at the most, however often it is called."""
+        """Raises UserError if the head does not answer for long. Checks at most once a second."""
         if time.monotonic() - self._last_look >= PAUSE:
             self._look()
 

@@ -115,7 +115,7 @@ class PatchedWeakModel:
                 lines.append(f"{name}: compared with no module, F1 changes by {over.in_words('f1')}")
                 if over.f1[0] <= 0:
                     lines.append(f"{name}: no better than recalibrating the weak model alone: {advice}")
-        if self.targets and self.scores(BEFORE).others:  # the others are the same for all targets
+        if self.targets and self.scores(BEFORE).others:  # every target has the same other classes
             old, new = (100 * self.scores(each).others_accuracy for each in (BEFORE, method))
             change = self.change(method)
             lines.append(

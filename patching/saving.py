@@ -1,6 +1,6 @@
 """A patched model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file with its weights.
 
-All of them take RGB pixels as they are in an image file, so that nobody normalises in another way. The Python file has
+All of them take RGB pixels as they are in an image file, so that normalisation cannot differ. The Python file has
 what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project.
 """
 

@@ -107,7 +107,7 @@ class Trained:
     history: list[Epoch]
     best_epoch: int
     test_right: int  # images, by the weights of the last epoch
-    weights: dict[int, dict[str, np.ndarray]]  # of the kept epochs and the best one, as far as nobody else kept them
+    weights: dict[int, dict[str, np.ndarray]]  # of the kept epochs and the best one, if they are not on the disk yet
 
 
 def train_weak_model(

@@ -119,7 +119,7 @@ def pairs_figure(masks: np.ndarray, classes: Sequence[str], title: str) -> Drawi
 def cost_figure(strong: Sequence[int], modules: np.ndarray, classes: Sequence[str], title: str) -> Drawing:
     """What each module costs, in percent of the strong model.
 
-    `strong` is its kernels, FLOPs of one image and parameters, `modules` (classes, 3) the same of every module.
+    `strong` is its kernels, FLOPs of one image and parameters, `modules` (classes, 3) those of each module.
     """
     shares = 100 * modules / np.array(strong)
     figure = new_figure(10, 0.27 * len(classes) + 2)

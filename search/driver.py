@@ -71,7 +71,7 @@ class CandidateFiles(NamedTuple):
 class DrivenMethod(ABC):
     """A method that the driver runs: a subclass says its `name`, its settings, and how it finds candidates.
 
-    Its files lie in `data/MODEL_DATASET/NAME`. What has a default here is said anew where a method differs.
+    Its files lie in `data/MODEL_DATASET/NAME`. A method overrides a default that does not fit it.
 
     Attributes:
         classes: whose modules are searched, in rising order; () = all, or as each candidate says.

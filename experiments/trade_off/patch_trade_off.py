@@ -9,7 +9,7 @@ Needs weak models of the target classes (all by default), and modules: `module_g
 of all sizes. The learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of
 images that the rule was not fitted on (five folds); the test images are for the report. Next to the modules that
 searches have found and those of all module sets (or of --modules SET alone) stand the weak model as it is, and the
-controls. Writes patch_trade_off_IMAGES.csv, .png and .svg beside the weak models.
+controls. Writes patch_trade_off_IMAGES.csv, .png and .svg next to the weak models.
 """
 
 from collections.abc import Iterator, Sequence

@@ -75,7 +75,7 @@ class Convolutions(ABC):
 
     @abstractmethod
     def batch_size(self, values: int) -> int:
-        """How many images at a time, whose largest feature maps have so many values each."""
+        """The batch size for images whose largest feature maps have so many values each."""
 
     @abstractmethod
     def layer(self, layer: Layer) -> Callable[..., Tensor] | None:

@@ -115,23 +115,18 @@ def test_an_interrupted_run_leaves_no_set(config, artifacts, monkeypatch, num_wr
     assert sorted(path.name for path in found.folder.parent.iterdir()) == ["found", "latest.json"]
 
 
-def test_a_full_disk_is_one_line(config, artifacts, monkeypatch):
-    def no_room(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [(CheckpointFile, "save", (28, "No space left on device")), (Path, "rename", (13, "Permission denied"))],
+)
+def test_what_cannot_be_written_is_one_line(config, artifacts, monkeypatch, owner, name, error):
+    def fails(*_):
+        raise OSError(*error)
 
-    monkeypatch.setattr(CheckpointFile, "save", no_room)
-    with pytest.raises(UserError, match=r"cannot write to .*modules: No space left on device"):
+    monkeypatch.setattr(owner, name, fails)
+    with pytest.raises(UserError, match=rf"cannot write to .*modules: {error[1]}"):
         written(config, artifacts)
     assert list((artifacts.folder / "modules").iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_renamed_is_one_line(config, artifacts, monkeypatch):
-    def refused(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(UserError, match=r"cannot write to .*modules: Permission denied"):
-        written(config, artifacts)
 
 
 def test_sets_of_two_strong_models_side_by_side(config, artifacts, root_dir):
