@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.opening import open_stage, stage_parser
-from modules.module_sets import add_modules_option
+from modules.module_sets import add_modules_option, read_set
 from report import files as report_files
 from report.answer import answer_section
 from report.data import ReportData
@@ -31,6 +31,8 @@ def main() -> None:
     add_modules_option(parser)
     arguments = parser.parse_args()
     stage = open_stage(arguments)
+    if arguments.modules is not None:
+        read_set(stage.config, stage.artifacts, arguments.modules)  # before a page without it replaces the last one
     data = ReportData(stage, arguments.modules)
     answer, sections = answer_section(data), report_sections(data)
     shown = [] if arguments.modules is None else ["--modules", arguments.modules]

@@ -84,6 +84,9 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     assert (pair.name, pair.target_classes) == ("pair", (1, TARGET))
     sets = {each.folder: files_below(each.folder) for each in (found, pair)}
 
+    run_main("scripts/make_report.py", *NAMES, "--modules", "mine", root=root).refused(
+        "--modules mine: no such module set"
+    )
     done = run_main("scripts/make_report.py", *NAMES, "--modules", "random", root=root)
     assert done.exit_code == 0, done
     page = (report_files.folder(artifacts) / "index.html").read_text(encoding="utf-8")
