@@ -1,11 +1,13 @@
 """Any CNN classifier as a traced graph: its kernels in units, masked, cut out exactly."""
 
 from models.graph.batch_norm_folding import fold_batch_norm
+from models.graph.batch_statistics import estimate_statistics, has_batch_norm, with_batch_statistics
 from models.graph.errors import NetworkRefused
 from models.graph.flops import count_flops, flops_of
 from models.graph.graph import Graph, trace
 from models.graph.network import GraphNetwork
 from models.graph.observing import unit_norms
+from models.graph.sizes import Size, flops_share, kernels_share
 from models.graph.units import ConvLayer, Group, Units
 
 __all__ = [
@@ -14,10 +16,16 @@ __all__ = [
     "GraphNetwork",
     "Group",
     "NetworkRefused",
+    "Size",
     "Units",
     "count_flops",
+    "estimate_statistics",
     "flops_of",
+    "flops_share",
     "fold_batch_norm",
+    "has_batch_norm",
+    "kernels_share",
     "trace",
     "unit_norms",
+    "with_batch_statistics",
 ]

@@ -44,7 +44,11 @@ class GraphNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, channels, side, side)."""
-        (logits,) = self.program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
+        return self.run(self.program, images)
+
+    def run(self, program: Program, images: Tensor) -> Tensor:
+        """What another program of the same constants computes with the network's weights."""
+        (logits,) = program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
         return logits
 
 

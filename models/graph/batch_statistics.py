@@ -1,0 +1,47 @@
+"""Batch norm by the statistics of the batch: while a network is trained, and to estimate its statistics anew."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from models.graph.network import GraphNetwork
+from models.graph.running import Program
+
+TRAINING, MOMENTUM = 5, 6  # the arguments' places in aten.batch_norm
+
+
+def has_batch_norm(program: Program) -> bool:
+    """Whether it normalises by running statistics."""
+    return any(step.function is torch.ops.aten.batch_norm.default and not step.args[TRAINING] for step in program.steps)
+
+
+def with_batch_statistics(program: Program, momentum: float | None = None) -> Program:
+    """The same program, whose batch norms normalise by the batch, and move their running statistics towards it.
+
+    Args:
+        program: in evaluation mode.
+        momentum: the batch's weight in the running statistics, 0 to 1; None = the network's own.
+    """
+    steps = []
+    for step in program.steps:
+        if step.function is torch.ops.aten.batch_norm.default and not step.args[TRAINING]:
+            args = list(step.args)
+            args[TRAINING] = True
+            args[MOMENTUM] = args[MOMENTUM] if momentum is None else momentum
+            step = replace(step, args=tuple(args))
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+@torch.no_grad()
+def estimate_statistics(network: GraphNetwork, batches: Iterable[Tensor]) -> None:
+    """Replace a network's running statistics by the mean of batches' (batch, channels, side, side), in place.
+
+    A network whose kernels were dropped or trained has other feature maps than the one that the statistics are of.
+    """
+    if not has_batch_norm(network.program):
+        return
+    for number, images in enumerate(batches):
+        network.run(with_batch_statistics(network.program, 1 / (number + 1)), images)

@@ -1,0 +1,142 @@
+"""A module while its weights are trained and its units are dropped: a small network, cut anew with each drop."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.graph import Graph, Size, estimate_statistics, with_batch_statistics
+from search.gradient.pruning import MEMORY, mask_within
+from search.gradient.weight_places import WeightPlaces
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+
+
+class TrainedModule:
+    """One module while it is trained.
+
+    Args:
+        graph: the strong model, on the device; the module begins with its weights, and all of its units.
+        places: of the strong model's weights.
+        target_class: of the module.
+
+    Attributes:
+        unit_mask: (units,) bool, True = kept.
+        network: images -> the logit (n, 1).
+        saliency: (units,) float32, see `pruning`.
+        steps_done: since the beginning.
+    """
+
+    def __init__(self, graph: Graph, places: WeightPlaces, target_class: int) -> None:
+        self.graph, self.places, self.target_class = graph, places, target_class
+        self.saliency, self.steps_done = torch.zeros(graph.num_units), 0
+        self._become(np.ones(graph.num_units, bool))
+
+    def _become(self, unit_mask: np.ndarray) -> None:
+        """Be the module of a mask, with the strong model's weights."""
+        self.unit_mask = unit_mask
+        self.network = self.graph.cut(unit_mask, self.target_class)
+        self._program = with_batch_statistics(self.network.program)
+        # A short memory of the gradients' sizes: they change as units go.
+        self._optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99))
+        self._units_read: dict[str, Tensor] = {}
+
+    @property
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
+
+    def begin_with(self, unit_mask: np.ndarray, weights: Mapping[str, Tensor]) -> None:
+        """Go on from another module of the class. Raises ValueError or RuntimeError for what is none."""
+        self._become(unit_mask)
+        self.network.load_state_dict(weights)
+
+    def logit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Its logit (batch,) float32 for normalised images, by the batch's own statistics; differentiable.
+
+        Args:
+            images: (batch, channels, side, side) of `dtype`.
+            dtype: bfloat16 runs the network in autocast; weights stay float32.
+        """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return self.network.run(self._program, images)[:, 0].float()
+
+    def update(self, step_size: float, *, will_drop: bool) -> None:
+        """Take a step by the gradients that are there, and note what they say of units, if some are to be dropped."""
+        if will_drop:
+            self.saliency = MEMORY * self.saliency + (1 - MEMORY) * self._gate_gradients().square()
+        for group in self._optimizer.param_groups:
+            group["lr"] = step_size
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
+
+    @torch.no_grad()
+    def _gate_gradients(self) -> Tensor:
+        """(units,) float32: the loss's gradient with respect to a factor of each unit's maps, where they are read.
+
+        By the chain rule it is the sum of weight times gradient over all weights that read the unit.
+        """
+        self._units_read = self._units_read or self.places.units_read(self.unit_mask, self.target_class)
+        found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
+        weights = self._weights
+        for name, units in self._units_read.items():
+            if weights[name].grad is not None:
+                products = (weights[name] * weights[name].grad).flatten().cpu()
+                found.index_add_(0, units.flatten() % len(found), products)
+        return found[:-1]
+
+    @torch.no_grad()
+    def drop(self, size: Size, keep: float) -> None:
+        """Go on with the most salient units within `keep`. Their weights, and what Adam knows of them, stay."""
+        mask = mask_within(torch.as_tensor(self.unit_mask), self.saliency, self.graph.units, size, keep).numpy()
+        if (mask == self.unit_mask).all():
+            return
+        before, now = (self.places.of(each, self.target_class) for each in (self.unit_mask, mask))
+        weights, moments = self._weights, self._moments()
+        self._become(mask)
+        for name, value in self.places.moved(weights, before, now).items():
+            self._weights[name].copy_(value)
+        self._set_moments({kind: self.places.moved(each, before, now) for kind, each in moments.items()})
+
+    def _moments(self) -> dict[str, dict[str, Tensor]]:
+        """What Adam knows of the gradients of each weight, by kind and name."""
+        state = {name: self._optimizer.state[weight] for name, weight in self._weights.items()}
+        return {
+            kind: {name: state[name].get(kind, torch.zeros_like(weight)) for name, weight in self._weights.items()}
+            for kind in MOMENTS
+        }
+
+    def _set_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for name, weight in self._weights.items():
+            own = {kind: moments[kind][name].to(weight).clone() for kind in MOMENTS}
+            self._optimizer.state[weight] = {"step": torch.tensor(float(self.steps_done)), **own}
+
+    def finish(self, batches: Iterable[Tensor]) -> None:
+        """Estimate the statistics of its batch norms, which the strong model's are none of, on normalised images."""
+        estimate_statistics(self.network, batches)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a checkpoint holds it."""
+        return {
+            "kept": torch.as_tensor(self.unit_mask),
+            "weights": {name: value.detach().cpu() for name, value in self.network.state_dict().items()},
+            "moments": {
+                kind: {name: value.cpu() for name, value in of_kind.items()}
+                for kind, of_kind in self._moments().items()
+            },
+            "saliency": self.saliency,
+            "steps_done": self.steps_done,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another module's."""
+        weights, saliency = state["weights"], state["saliency"]
+        if not all(value.isfinite().all() for value in [*weights.values(), saliency]):
+            raise ValueError("it holds NaN or infinity")
+        if saliency.shape != self.saliency.shape:
+            raise ValueError(f"expected the saliency of {len(self.saliency)} units, found {tuple(saliency.shape)}")
+        self.begin_with(state["kept"].numpy(), weights)
+        self.saliency, self.steps_done = saliency.clone(), int(state["steps_done"])
+        self._set_moments(state["moments"])

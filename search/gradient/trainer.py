@@ -1,0 +1,160 @@
+"""Modules are trained towards their goal, by themselves, while units are dropped or all stay.
+
+Modules that are trained in one process take their steps together, because they share a step's images and the strong
+model's logits of them. A step is a function of the state before it and its number alone, so that an interrupted search
+goes on as if it had not been, and each module is the same wherever it is trained.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.images import Normalisation, normalise
+from models.graph import Graph, Size, flops_share, fold_batch_norm, kernels_share
+from search.gradient.batches import StepBatches
+from search.gradient.goal import Goal
+from search.gradient.pruning import drops_after, keep_target
+from search.gradient.trained_module import TrainedModule
+from search.gradient.weight_places import WeightPlaces
+from utils.device import keep_freed_memory
+from utils.errors import UserError
+
+STATISTICS_IMAGES = 1000  # that batch norms' statistics are estimated on
+STATISTICS_BATCH = 250
+
+
+class LossNotFinite(UserError):
+    """Training with this step size explodes."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How modules are trained."""
+
+    steps: int  # of a round
+    batch_size: int
+    step_size: float  # Adam's, at the beginning of a round
+    mirror: bool
+    budget: str = "kernels"  # what shares are of: "kernels" or "flops"
+
+
+class Trainer:
+    """Some or all modules of a strong model while they are trained.
+
+    Args:
+        graph: the strong model, on the device.
+        target_classes: of the modules.
+        goal: of each module.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
+        settings: how steps are taken.
+        normalisation: of the images; None = they are normalised already.
+        dtype: bfloat16 runs the networks in autocast; weights stay float32.
+        seed: decides the batches and their augmentation.
+        workers: run the modules, one core each; the result does not depend on how many they are.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target_classes: Sequence[int],
+        goal: Goal,
+        pixels: Tensor,
+        labels: Tensor,
+        settings: TrainingSettings,
+        *,
+        normalisation: Normalisation | None,
+        dtype: torch.dtype,
+        seed: int,
+        workers: Executor,
+    ) -> None:
+        keep_freed_memory()
+        self.goal, self.settings, self.workers, self.dtype = goal, settings, workers, dtype
+        self.batches = StepBatches(
+            pixels, labels, settings.batch_size, settings.mirror, seed, torch.float32, normalisation
+        )
+        self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)
+        self.modules = [TrainedModule(graph, places, target_class) for target_class in target_classes]
+        self._sizes: dict[int, Size] = {
+            target_class: flops_share(graph, target_class) if settings.budget == "flops" else kernels_share(graph.units)
+            for target_class in target_classes
+        }
+
+    @property
+    def steps_done(self) -> int:
+        """The steps that all modules have taken."""
+        return min(module.steps_done for module in self.modules)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a checkpoint holds it."""
+        return {"modules": [module.state() for module in self.modules]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another search's."""
+        for module, of_module in zip(self.modules, state["modules"], strict=True):
+            module.load_state(of_module)
+
+    def step(self, before: float, keep: float) -> float:
+        """One step of a round from `before` down to `keep`, of the modules that have taken the fewest steps.
+
+        Returns the mean loss. Raises LossNotFinite.
+        """
+        number, steps = self.steps_done, self.settings.steps
+        modules = [module for module in self.modules if module.steps_done == number]
+        of_round = number % steps
+        images, labels = self.batches.of_step(number)
+        of_strong = self.workers.submit(self._strong_logits, images)
+        outputs = list(self.workers.map(partial(_logit, images=images, dtype=self.dtype), modules))
+        logits = [output.detach().requires_grad_() for output in outputs]
+        loss = self.goal.total(logits, [module.target_class for module in modules], labels, of_strong.result())
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise LossNotFinite(f"step {number}: the loss is {value}; lower the mask_step_size")
+        loss.backward()
+        will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
+        update = partial(_update, step_size=self._step_size(of_round), will_drop=will_drop)
+        list(self.workers.map(update, modules, outputs, [logit.grad for logit in logits]))
+        if will_drop and drops_after(of_round, steps):
+            target = keep_target(before, keep, of_round + 1, steps)
+            for module in modules:
+                module.drop(self._sizes[module.target_class], target)
+        return value / len(modules)
+
+    def _step_size(self, of_round: int) -> float:
+        """A cosine down to 0, so that weights come to rest."""
+        return self.settings.step_size * 0.5 * (1 + math.cos(math.pi * of_round / self.settings.steps))
+
+    def finish_round(self) -> None:
+        """Make the modules what they are in use: with statistics of batch norms that do not depend on the batch."""
+        list(self.workers.map(lambda module: module.finish(self._statistics_batches()), self.modules))
+
+    def _statistics_batches(self) -> Iterator[Tensor]:
+        pixels, normalisation = self.batches.pixels, self.batches.normalisation
+        generator = torch.Generator().manual_seed(self.batches.seed)
+        chosen = torch.randperm(len(pixels), generator=generator)[:STATISTICS_IMAGES].to(pixels.device)
+        for batch in chosen.split(STATISTICS_BATCH):
+            yield normalise(pixels[batch], normalisation)
+
+    def masks(self) -> np.ndarray:
+        """The masks (modules, K) bool."""
+        return self.modules[0].graph.units.spread(np.stack([module.unit_mask for module in self.modules]))
+
+    @torch.no_grad()
+    def _strong_logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self._strong(images).float()
+
+
+def _logit(module: TrainedModule, images: Tensor, dtype: torch.dtype) -> Tensor:
+    return module.logit(images, dtype)
+
+
+def _update(module: TrainedModule, output: Tensor, gradient: Tensor, step_size: float, will_drop: bool) -> None:
+    output.backward(gradient)
+    module.update(step_size, will_drop=will_drop)
