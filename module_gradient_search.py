@@ -27,7 +27,7 @@ from dataset.target_classes import HELP, chosen_classes
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
-from search.driver import MAX_LOSS, run_method
+from search.driver import MAX_LOSS, search_modules
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
 
@@ -43,7 +43,7 @@ def main() -> None:
         max_loss=arguments.max_loss,
         engine=partial(chosen_engine, arguments),
     )
-    run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+    search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
 
 
 def parsed_arguments() -> argparse.Namespace:

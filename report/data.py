@@ -204,7 +204,7 @@ class ReportData:
             record = self.record
         except UserError:  # its own section says so
             return None
-        row, file = record.search.get(method.course.row), method.settings_file(self.artifacts, self.searched_classes)
+        row, file = record.search.get(method.course.row), method.files(self.artifacts, self.searched_classes).settings
         if record.method != method.name or not isinstance(row, int) or not 0 <= row < len(rows):
             return None
         settings = dict_in(record.search, "settings")

@@ -30,7 +30,7 @@ from models import files as model_files
 from models.opening import Stage, open_stage, stage_parser
 from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
-from search.driver import DrivenMethod, run_method
+from search.driver import DrivenMethod, search_modules
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.log import Generation, best_generation, describe
@@ -73,7 +73,7 @@ def main() -> None:
         if arguments.max_loss is not None:
             method = copy(method)  # that of the table stays as it is
             method.max_loss = arguments.max_loss
-        run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+        search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:

@@ -32,6 +32,14 @@ class Judged:
         """The composed model's accuracy below the strong model's, in percentage points."""
         return 100 * (self.right_strong - self.right_composed) / self.images
 
+    def asked_for(self: JudgedRow, rows: Sequence[JudgedRow]) -> str:
+        """What was asked for of this row of `rows`, for people: "keep 40%"."""
+        raise NotImplementedError
+
+    def targets(self, searched: tuple[int, ...]) -> tuple[int, ...]:
+        """Whose modules the row is of, in the log of the search for `searched`; () = of all classes."""
+        return searched
+
     def describe(self, *names: str) -> str:
         """A row in a few lines, `names` first."""
         return fitted(

@@ -44,7 +44,7 @@ from report.figures_of_trade_off import (
 )
 from report.made_with import sets_here
 from report.words import counted
-from search.method import Found
+from search.files import Found
 from search.methods import METHODS
 from utils.errors import run
 from utils.progress import progress

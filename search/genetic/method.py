@@ -1,16 +1,16 @@
 """The genetic search as a search method: what its files say that it has found."""
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 
 from models.opening import Stage
+from search.files import Found, SearchFiles
 from search.genetic import files
 from search.genetic.generations import open_search
 from search.genetic.log import Generation, best_generation
 from search.genetic.scoring import ensemble_masks
-from search.method import Candidate, Course, Found, Panel, check_strong_model
-from utils.artifacts import Artifacts, JsonFile, TableFile
+from search.method import Candidate, Course, Panel, check_strong_model
+from utils.artifacts import Artifacts
 from utils.recorded_settings import configured_of
 
 
@@ -41,13 +41,9 @@ class Genetic:
         "that is in no surviving ensemble counts 0.",
     )
 
-    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
+    def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Generation]:
         """See `Method`."""
-        return files.settings(artifacts)
-
-    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Generation]:
-        """See `Method`."""
-        return files.log(artifacts)
+        return files.of_search(artifacts)
 
     def candidates(self, stage: Stage) -> list[Candidate]:
         """The best ensemble of the best generation, whether the search is over or not."""
