@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
-from functools import partial
-from itertools import accumulate, product
+from itertools import product
 from typing import Any
 
 from configures.base import Config
@@ -22,8 +21,8 @@ from modules.module import extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
 from search.files import Found, SearchFiles
-from search.judging import Judge, Judged, JudgedRow, smallest_within
-from search.method import Candidate, Course, Panel, check_strong_model
+from search.judging import Judge, Judged, JudgedRow, Judgement, smallest_within
+from search.method import Course, Panel, check_strong_model
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
@@ -35,23 +34,18 @@ MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
 
 @dataclass(frozen=True)
-class Row(Judged):
-    """One candidate, judged on all validation images: see `Judgement`."""
+class Numbered:
+    """The first fields of `Row`."""
 
     number: int
     words: str  # what was asked for
     seconds: float  # since the candidate before, or the start; of the last run, where it was interrupted
     target_classes: tuple[int, ...]
-    kernels_kept: float
-    flops: float
-    distance: float
-    images: int
-    right_strong: int
-    right_composed: int
-    auc_mean: float
-    auc_least: float
-    auc_below: float
-    explained_least: float
+
+
+@dataclass(frozen=True)
+class Row(Judged, Judgement, Numbered):
+    """One candidate, judged on all validation images."""
 
     def asked_for(self, rows: Sequence["Row"]) -> str:
         """See `Judged`."""
@@ -140,24 +134,19 @@ class DrivenMethod(ABC):
         """For which classes searches may be there; () = all."""
         return [()]
 
-    def candidates(self, stage: Stage) -> list[Candidate]:
+    def candidates(self, stage: Stage) -> Iterator[Found]:
         """See `Method`."""
-        return [each for classes in self.searched(stage.artifacts) for each in self._candidates(stage, classes)]
-
-    def _candidates(self, stage: Stage, classes: tuple[int, ...]) -> Iterator[Candidate]:
-        files = self.files(stage.artifacts, classes)
-        rows = files.log.load_if_there()
-        if rows:
-            check_strong_model(files.settings, stage.artifacts)
-        of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
-        for row, until in zip(rows, accumulate(row.seconds for row in rows), strict=True):
-            words, targets = of_classes + row.asked_for(rows), row.targets(classes)
-            yield Candidate(words, until, partial(_load, stage.config, files, row.number, words, targets))
-
-
-def _load(config: Config, files: SearchFiles[Any], number: int, words: str, targets: tuple[int, ...]) -> Found:
-    shape = len(targets) or config.num_classes, graph_of(config).units.num_kernels
-    return Found(words, *files.load(number, shape), targets or None)
+        for classes in self.searched(stage.artifacts):
+            files, seconds = self.files(stage.artifacts, classes), 0.0
+            rows = files.log.load_if_there()
+            if rows:
+                check_strong_model(files.settings, stage.artifacts)
+            of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
+            for row in rows:
+                targets, seconds = row.targets(classes), seconds + row.seconds
+                shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
+                found = files.load(row.number, shape)
+                yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
 
 
 def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> None:

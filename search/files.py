@@ -1,5 +1,6 @@
 """What searches find, and the files that those of all methods have: settings, a log, and each candidate's modules."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ class Found:
         target_classes: whose modules they are; None = of all classes.
         state: what the method goes on from after them, as a checkpoint holds it; None = nothing.
         asked: fields of the log's row that the method fills.
+        seconds: of the search until it found them, where its files tell.
     """
 
     words: str
@@ -32,6 +34,7 @@ class Found:
     target_classes: tuple[int, ...] | None = None
     state: dict[str, Any] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A method that finds masks one after the other in one process subclasses `DrivenM
 implements all of this. `search/methods.py` is the table of all methods.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,15 +14,6 @@ from search.files import Found, SearchFiles
 from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError
 from utils.files import sha256_of
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Modules that a method found, as its files hold them."""
-
-    words: str  # see `Found`
-    seconds: float  # of the search until it found them
-    load: Callable[[], Found]  # raises UserError where a file is missing or damaged
 
 
 @dataclass(frozen=True)
@@ -63,8 +54,8 @@ class Method(Protocol):
     def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
         """Those of the search for modules of some classes; () = all."""
 
-    def candidates(self, stage: Stage) -> Sequence[Candidate]:
-        """What the search has found so far; empty where there was none.
+    def candidates(self, stage: Stage) -> Iterator[Found]:
+        """What the searches have found so far, each loaded as it is asked for; nothing where there was none.
 
         Raises UserError where its files are damaged, or of another strong model than the one that is there.
         """

@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.modules:
         searched, sets = [], [open_set(stage.config, stage.artifacts, arguments.modules, target_classes)]
     else:
-        searched = [(name, each.load()) for name, method in METHODS.items() for each in method.candidates(stage)]
+        searched = [(name, found) for name, method in METHODS.items() for found in method.candidates(stage)]
         sets = sets_here(stage.config, stage.artifacts)
     points = []
     for target_class in progress(target_classes, "patching, weak models"):

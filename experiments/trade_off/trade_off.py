@@ -68,13 +68,12 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
     """All candidates of all methods, then all sets; or of what the command line asks for alone."""
     methods = [] if arguments.modules else [METHODS[arguments.method]] if arguments.method else METHODS.values()
     for method in methods:
-        for candidate in method.candidates(stage):
-            found = candidate.load()
+        for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
             modules = extract_modules(strong, found.masks, found.tuning, targets)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
-            yield measured(judge, name, candidate.words, modules, found.masks, targets, candidate.seconds)
+            yield measured(judge, name, found.words, modules, found.masks, targets, found.seconds)
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:

@@ -257,6 +257,23 @@ def open_search(stage: Stage) -> GeneticSearch:
     return GeneticSearch(stage, layout, groups, images)
 
 
+def known_outputs(
+    search: GeneticSearch, generation: int, target_class: int, masks: np.ndarray
+) -> tuple[bool, tuple[np.ndarray, np.ndarray] | None]:
+    """Whether a population's outputs are all there, and what is known of them: masks (m, U), and their outputs (m, n).
+
+    Known are those in their own file, else those of the generation before. Removes outputs that nobody comes back to.
+    """
+    artifacts, size = search.stage.artifacts, (search.config.population, len(search.images))
+    # Before this generation's outputs, with which it may be scored.
+    files.outputs(artifacts, generation - search.config.keep_outputs, target_class).remove()
+    if (there := files.outputs(artifacts, generation, target_class).load_if_whole(*size)) is not None:
+        return True, (masks, there)
+    if generation == 0 or (last := files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)) is None:
+        return False, None
+    return False, (search.breed(generation - 1, target_class), last)
+
+
 def save_outputs(search: GeneticSearch, generation: int, target_class: int, outputs: np.ndarray) -> None:
     """Write a population's outputs (population, images). Raises UserError where they are NaN or infinite."""
     if not np.isfinite(outputs).all():
