@@ -16,11 +16,7 @@ all classes' populations, so that there can be more of them than classes; the fi
 """
 
 import argparse
-import os
-import sys
-from copy import copy
 from pathlib import Path
-from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -35,7 +31,6 @@ from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.log import Generation, best_generation, describe
 from search.genetic.on_engine import search_on_engine
-from search.method import Method
 from search.methods import METHODS
 from utils.device import num_cores
 from utils.errors import UserError, run
@@ -49,10 +44,9 @@ TOP = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--method", choices=METHODS, default="genetic", help="gradient: module_gradient_search.py")
-    parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at most")
-    parser.add_argument(
-        "--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most"
-    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--keep", type=float, help="with --method gradient: the share of the kernels to keep at most")
+    size.add_argument("--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")
     parser.add_argument(
@@ -66,14 +60,9 @@ def main() -> None:
     check_options(arguments)
     check_engine_options(arguments)
     method = METHODS[arguments.method]
-    if TOP / method.script != Path(__file__).resolve():
-        become_script(method, arguments)
     stage = open_stage(arguments)
     if isinstance(method, DrivenMethod):
-        if arguments.max_loss is not None:
-            method = copy(method)  # that of the table stays as it is
-            method.max_loss = arguments.max_loss
-        search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+        search_modules(stage, method.as_asked(arguments), fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
     if arguments.fresh and arguments.checkpoint is not None:
@@ -111,15 +100,6 @@ def check_options(arguments: argparse.Namespace) -> None:
         if value is not None and value is not False:  # --checkpoint 0 is given
             having = " or ".join(name for name, method in METHODS.items() if option in method.options)
             raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
-
-
-def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
-    """Go on as the method's own script, in this process."""
-    given = {"as": arguments.as_name, **{option: getattr(arguments, option) for option in method.options}}
-    words = [f"--{option}={value}" for option, value in given.items() if value is not None]
-    words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(TOP / method.script), *common_words(arguments), *words])  # noqa: S606
 
 
 def common_words(arguments: argparse.Namespace) -> list[str]:

@@ -5,8 +5,10 @@ It holds the lock, sets an earlier search aside, compares settings, judges, logs
 
 import time
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
@@ -94,6 +96,13 @@ class DrivenMethod(ABC):
             split: the images; what a method decides by is of `train` or `valid`.
             rows: of all candidates found so far; the driver adds each one's before it asks for the next.
         """
+
+    def as_asked(self, arguments: Namespace) -> "DrivenMethod":
+        """The method as a command line asks for it, which has its `options`; one that is not given is None."""
+        asked = copy(self)  # that of the table stays as it is
+        if arguments.max_loss is not None:
+            asked.max_loss = arguments.max_loss
+        return asked
 
     def settings(self, config: Config) -> dict[str, Any]:
         """What the candidates depend on besides seed, precision, strong model and images; plain values by name."""

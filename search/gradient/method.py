@@ -1,8 +1,10 @@
 """The gradient search as a search method of the driver."""
 
+from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from configures.base import Config
 from dataset.images import Split
 from engines.engine import Engine
+from engines.opening import chosen_engine
 from models.graph import Graph
 from models.opening import Stage
 from search.driver import MAX_LOSS, DrivenMethod
@@ -21,6 +24,7 @@ from search.gradient.log import Round, knows, smallest_that_knows
 from search.gradient.rounds import GradientSearch, rounds_to_do
 from search.method import Course, Panel
 from utils.artifacts import Artifacts
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,18 @@ class Gradient(DrivenMethod):
         "round is chosen by these images, the loss on test images, above, is what counts. Right: how different the "
         "modules are.",
     )
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UserError(f"--keep {self.keep:g}: expected a share above 0, up to 1")
+        if not -100 <= self.max_loss <= 100:
+            raise UserError(f"--max_loss {self.max_loss:g}: expected percentage points, from -100 to 100")
+
+    def as_asked(self, arguments: Namespace) -> "Gradient":
+        """See `DrivenMethod`."""
+        given = {name: getattr(arguments, name) for name in ("keep", "max_loss")}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(self, engine=partial(chosen_engine, arguments), **given)
 
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Round]) -> Generator[Found, None, None]:
         """See `DrivenMethod`: a candidate a round, until smaller modules would not be chosen."""
