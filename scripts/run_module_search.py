@@ -16,6 +16,8 @@ all classes' populations, so that there can be more of them than classes; the fi
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -102,12 +104,6 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
 
 
-def common_words(arguments: argparse.Namespace) -> list[str]:
-    """The part of the command line that all scripts take."""
-    settings = [word for assignment in arguments.set for word in ("--set", assignment)]
-    return ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
-
-
 def prepare(stage: Stage, arguments: argparse.Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
     """Bring the search's files to where it starts or goes on: the search, the rows of what is scored, the patience."""
     patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
@@ -117,17 +113,18 @@ def prepare(stage: Stage, arguments: argparse.Namespace) -> tuple[GeneticSearch,
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
-    common = common_words(arguments)
+    settings = [word for assignment in arguments.set for word in ("--set", assignment)]
+    common = ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
     logs = genetic_files.folder(stage.artifacts) / "logs"
     jobs = min(jobs, stage.config.num_classes)
     say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
-    with ProcessGroup(logs) as group, Progress(stage) as progress:
+    with ProcessGroup(logs) as group, progress_of(stage) as show_scored:
         options = ["--early_stop"] * arguments.early_stop + (["--as", arguments.as_name] if arguments.as_name else [])
         group.start("recorder", TOP / "module_recorder.py", [*common, *options])
         for job in range(jobs):
             classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
             group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
-        group.wait(progress.update)
+        group.wait(show_scored)
     text = (logs / "recorder.log").read_text(encoding="utf-8")
     return text[text.rindex("modules of generation") :].rstrip()
 
@@ -142,33 +139,29 @@ def number_of_jobs(asked: int | None, stage: Stage) -> int:
     return jobs
 
 
-class Progress:
-    """One progress line on a terminal, and one line a generation in a log file, read from the search's files."""
+@contextmanager
+def progress_of(stage: Stage) -> Iterator[Callable[[], None]]:
+    """One progress line on a terminal, and one line a generation in a log file, read from the search's files.
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.bar = tqdm(total=stage.config.generations + 1, desc="generations", disable=None if is_shown() else True)
-        self.shown = 0
+    Yields what shows the generations that were scored since the last time.
+    """
+    shown, total = 0, stage.config.generations + 1
+    with tqdm(total=total, desc="generations", disable=None if is_shown() else True) as bar:
 
-    def __enter__(self) -> "Progress":
-        return self
+        def show_scored() -> None:
+            nonlocal shown
+            rows = genetic_files.log(stage.artifacts).load_if_there()
+            if not rows or len(rows) == shown:
+                return
+            bar.update(len(rows) - bar.n)
+            bar.set_postfix_str(f"best {best_generation(rows).accuracy:.2%}")  # short, so that the bar has room
+            if bar.disable:
+                left = time_in_words(rows[-1].seconds * (total - len(rows)))
+                for row in rows[shown:]:
+                    say(describe(row, f"at most {left} left"))
+            shown = len(rows)
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def update(self) -> None:
-        """Show the generations that were scored since the last time."""
-        rows = genetic_files.log(self.stage.artifacts).load_if_there()
-        if not rows or len(rows) == self.shown:
-            return
-        best = best_generation(rows)
-        self.bar.update(len(rows) - self.bar.n)
-        self.bar.set_postfix_str(f"best {best.accuracy:.2%}")  # short, so that the bar has room
-        if self.bar.disable:
-            pace, left = rows[-1].seconds, self.stage.config.generations + 1 - len(rows)
-            for row in rows[self.shown :]:
-                say(describe(row, f"at most {time_in_words(pace * left)} left"))
-        self.shown = len(rows)
+        yield show_scored
 
 
 if __name__ == "__main__":
