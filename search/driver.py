@@ -174,7 +174,7 @@ def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, n
     with held(files.role):
         strong = load_strong_model(stage.config, stage.artifacts, stage.device)
         split = load_strong_split(stage.config, stage.artifacts)
-        _check_has_images(split, method.classes)
+        check_has_images(split, method.classes)
         if fresh and files.folder.exists():
             print(f"the old search is now {set_aside(files.folder)}", flush=True)
         show_if_few(split.valid, split.classes)
@@ -185,7 +185,8 @@ def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, n
     print(f"{method.course.row}s: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
 
 
-def _check_has_images(split: Split, classes: Sequence[int]) -> None:
+def check_has_images(split: Split, classes: Sequence[int]) -> None:
+    """Raises UserError where a class, of all where `classes` are none, has no images, or has all of them."""
     for target_class, part in product(classes or range(len(split.classes)), ("train", "valid")):
         is_own = getattr(split, part).labels == target_class
         if is_own.all() or not is_own.any():

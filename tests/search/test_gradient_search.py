@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,13 +25,16 @@ from models.strong_model import build_strong_network, graph_of, load_strong_mode
 from modules import files as module_files
 from modules.module_sets import open_set
 from report import files as report_files
+from search.driver import check_has_images
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.method import Gradient
 from search.judging import Judge
 from utils.artifacts import Artifacts
+from utils.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
 
@@ -268,6 +272,29 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
     assert [row.keep for row in gradient_files.of_search(artifacts).log.load()] == keeps[:1]
     done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert done.exit_code == 0 and found(root) == found(reference), done
+
+
+def test_the_searches_that_are_there_are_found_whatever_their_folder_is_called(tmp_path: Path) -> None:
+    artifacts, config = Artifacts(tmp_path, MODEL, DATASET), load(MODEL, DATASET)
+    many = tuple(range(2, 60))
+    for classes in ((), (3,), (1, 4), (10,), many):
+        gradient_files.of_search(artifacts, classes).settings.save(Gradient(classes).settings(config))
+    assert gradient_files.of_search(artifacts, many).folder.name.startswith("gradient_58_classes_")
+    assert gradient_files.searched(artifacts) == [(), (1, 4), many, (3,), (10,)]
+    assert "target_classes" not in Gradient((1, 4)).settings(config)
+
+
+@pytest.mark.parametrize(("classes", "refused"), [((), "valid"), ((1,), "valid"), ((0,), None)])
+def test_each_searched_class_has_images(classes: tuple[int, ...], refused: str | None) -> None:
+    labels = np.array([0, 1, 2])
+    split = SimpleNamespace(
+        classes=("a", "b", "c"), train=SimpleNamespace(labels=labels), valid=SimpleNamespace(labels=labels * 2 % 4)
+    )
+    if refused is None:
+        check_has_images(split, classes)
+        return
+    with pytest.raises(UserError, match=f"class 1 .b.: expected {refused} images of it"):
+        check_has_images(split, classes)
 
 
 def test_rounds_of_another_strong_model_are_not_measured(reference: Path, tmp_path: Path, run_main: Main) -> None:
