@@ -30,8 +30,8 @@ from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import DrivenMethod, search_modules
 from search.genetic import files as genetic_files
-from search.genetic.generations import GeneticSearch, open_search
-from search.genetic.log import Generation, best_generation, describe
+from search.genetic.generations import add_start_options, started
+from search.genetic.log import best_generation, describe
 from search.genetic.on_engine import search_on_engine
 from search.methods import METHODS
 from utils.device import num_cores
@@ -51,11 +51,7 @@ def main() -> None:
     size.add_argument("--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")
-    parser.add_argument(
-        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
-    )
-    parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
-    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    add_start_options(parser)
     add_as_option(parser, "the name of the method")
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
@@ -67,8 +63,6 @@ def main() -> None:
         search_modules(stage, method.as_asked(arguments), fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
-    if arguments.fresh and arguments.checkpoint is not None:
-        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
         needed.check_is_there()
     with held(genetic_files.launcher_role(stage.artifacts)):
@@ -77,7 +71,7 @@ def main() -> None:
             return
         # Before any explorer looks: one that saw the end of the old search would be off.
         with held(genetic_files.recorder_role(stage.artifacts)):
-            prepare(stage, arguments)
+            started(stage, arguments)
         print(search(stage, arguments, jobs))
 
 
@@ -86,7 +80,7 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
     classes = range(stage.config.num_classes)
     explorers = [genetic_files.explorer_role(stage.artifacts, target_class) for target_class in classes]
     with held(genetic_files.recorder_role(stage.artifacts)):
-        opened, rows, patience = prepare(stage, arguments)
+        opened, rows, patience = started(stage, arguments)
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         jobs = arguments.jobs or global_configure.num_workers
@@ -102,13 +96,6 @@ def check_options(arguments: argparse.Namespace) -> None:
         if value is not None and value is not False:  # --checkpoint 0 is given
             having = " or ".join(name for name, method in METHODS.items() if option in method.options)
             raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
-
-
-def prepare(stage: Stage, arguments: argparse.Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
-    """Bring the search's files to where it starts or goes on: the search, the rows of what is scored, the patience."""
-    patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
-    rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
-    return search, rows, patience
 
 
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:

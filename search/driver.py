@@ -181,7 +181,7 @@ def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, n
         rows = run_method(stage, strong, split, method, files)
         modules = write_modules(stage, strong, split, method, files, rows, name)
     show_module_set(modules.record)
-    seconds = modules.record.search["seconds"]
+    seconds = sum(row.seconds for row in rows)
     print(f"{method.course.row}s: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
 
 

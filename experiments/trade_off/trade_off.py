@@ -32,7 +32,7 @@ from report.made_with import sets_here
 from search.judging import Judge
 from search.methods import METHODS
 from utils.errors import MissingFile, run
-from utils.tables import show_table
+from utils.tables import known, show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
 ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
@@ -118,11 +118,6 @@ def row_of(point: TradeOff) -> list[str]:
         *(known(value, ".4f") for value in (point.distance, point.auc_mean, point.auc_least)),
         known(point.seconds, ".0f"),
     ]
-
-
-def known(value: float, form: str) -> str:
-    """A number in a form; nothing for one that is not known."""
-    return "" if math.isnan(value) else format(value, form)
 
 
 if __name__ == "__main__":

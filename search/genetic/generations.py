@@ -4,6 +4,7 @@ No process holds a state that the files do not: recorder, explorers and whoever 
 number of machines, and go on from it at any time.
 """
 
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -240,6 +241,26 @@ class GeneticSearch:
                 files.population(artifacts, generation, target_class).remove()
         if log.exists():
             log.save(log.load()[: checkpoint + 1])
+
+
+def add_start_options(parser: ArgumentParser) -> None:
+    """What scripts take that start the search, or go on with it; see `started`."""
+    parser.add_argument(
+        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
+    )
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation and score the later ones again")
+    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+
+
+def started(stage: Stage, arguments: Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
+    """The search, the rows of what is scored, and the patience: its files are where it starts or goes on.
+
+    Raises UserError for options that do not go together, and as `GeneticSearch.start` does.
+    """
+    if arguments.fresh and arguments.checkpoint is not None:
+        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
+    patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
+    return search, search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience), patience
 
 
 def open_search(stage: Stage) -> GeneticSearch:
