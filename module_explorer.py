@@ -21,7 +21,7 @@ from models.opening import open_stage, stage_parser
 from models.strong_model import load_strong_model
 from modules.population_outputs import outputs_with_known, say_what_torch_runs
 from search.genetic import files as genetic_files
-from search.genetic.generations import GeneticSearch, open_search, save_outputs
+from search.genetic.generations import GeneticSearch, known_outputs, open_search, save_outputs
 from utils.artifacts import ArrayFile
 from utils.errors import MissingFile, UserError, run
 from utils.locks import held, is_held, state_of
@@ -84,21 +84,13 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
 
 def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: int, generation: int) -> None:
     """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
-    config, artifacts = search.config, search.stage.artifacts
-    size = (config.population, len(images))
     masks = search.breed(generation, target_class)
-    outputs_file = genetic_files.outputs(artifacts, generation, target_class)
-    # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
-    genetic_files.outputs(artifacts, generation - config.keep_outputs, target_class).remove()
-    if outputs_file.load_if_whole(*size) is not None:
+    are_there, known = known_outputs(search, generation, target_class, masks)
+    if are_there:
         return
-    known = None
-    if generation > 0:
-        last = genetic_files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
-        known = None if last is None else (search.breed(generation - 1, target_class), last)
     outputs, num_run = outputs_with_known(strong, masks, target_class, images, known)
     save_outputs(search, generation, target_class, outputs)
-    say(f"generation {generation}: class {target_class}, {num_run} of {config.population} modules run")
+    say(f"generation {generation}: class {target_class}, {num_run} of {len(masks)} modules run")
 
 
 def wait_for_going_back(search: GeneticSearch, checkpoint: int) -> None:

@@ -21,13 +21,12 @@ of the same name. An interrupted search continues when the same command is run a
 """
 
 import argparse
-from functools import partial
 
 from dataset.target_classes import HELP, chosen_classes
-from engines.opening import add_engine_options, check_engine_options, chosen_engine
+from engines.opening import add_engine_options, check_engine_options
 from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
-from search.driver import MAX_LOSS, run_method
+from search.driver import MAX_LOSS, search_modules
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
 
@@ -36,18 +35,13 @@ def main() -> None:
     arguments = parsed_arguments()
     stage = open_stage(arguments)
     classes = chosen_classes(arguments.target_class, stage.config)
-    method = Gradient(
-        classes=tuple(classes) if len(classes) < stage.config.num_classes else (),
-        keep=arguments.keep,
-        for_patch=arguments.for_patch,
-        max_loss=arguments.max_loss,
-        engine=partial(chosen_engine, arguments),
-    )
-    run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+    chosen = tuple(classes) if len(classes) < stage.config.num_classes else ()
+    method = Gradient(chosen, for_patch=arguments.for_patch).as_asked(arguments)
+    search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
 
 
 def parsed_arguments() -> argparse.Namespace:
-    """The command line. Raises UserError for shares and points that cannot be."""
+    """The command line. Raises UserError for options that do not go together."""
     parser = stage_parser(__doc__)
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--keep", type=float, help="the largest share of the kernels that a module may keep")
@@ -64,14 +58,8 @@ def parsed_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     check_engine_options(arguments)
     check_new_name(arguments.as_name)
-    if arguments.keep is not None and not 0 < arguments.keep <= 1:
-        raise UserError(f"--keep {arguments.keep:g}: expected a share above 0, up to 1")
     if arguments.for_patch and arguments.max_loss is not None:
         raise UserError("--max_loss: with --for_patch expected --keep, or neither")
-    if arguments.max_loss is None:
-        arguments.max_loss = MAX_LOSS
-    if not -100 <= arguments.max_loss <= 100:
-        raise UserError(f"--max_loss {arguments.max_loss:g}: expected percentage points, from -100 to 100")
     return arguments
 
 

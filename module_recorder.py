@@ -16,11 +16,11 @@ import numpy as np
 from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
 from search.genetic import files as genetic_files
-from search.genetic.generations import GeneticSearch, open_search
+from search.genetic.generations import GeneticSearch, add_start_options, started
 from search.genetic.log import Generation, best_generation, describe, is_over
 from search.genetic.recording import record_end, record_generation, write_modules
 from utils.artifacts import ArrayFile
-from utils.errors import UserError, run
+from utils.errors import run
 from utils.locks import held, state_of
 from utils.processes import wait_until
 from utils.progress import say
@@ -28,21 +28,13 @@ from utils.progress import say
 
 def main() -> None:
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
-    )
-    parser.add_argument("--checkpoint", type=int, help="go back to this generation and score the later ones again")
-    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    add_start_options(parser)
     add_as_option(parser, "genetic")
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     stage = open_stage(arguments)
-    if arguments.fresh and arguments.checkpoint is not None:
-        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
-    patience = stage.config.patience if arguments.early_stop else None
     with held(genetic_files.recorder_role(stage.artifacts)):
-        search = open_search(stage)
-        rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
+        search, rows, patience = started(stage, arguments)
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         record(search, rows, patience)

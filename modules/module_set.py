@@ -26,7 +26,7 @@ from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts, CheckpointFile
 from utils.errors import UserError, reason
 from utils.files import sha256_of
-from utils.tables import WIDTH, show_table
+from utils.tables import WIDTH, known, show_table
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def show_module_set(record: SetRecord) -> None:
             record.classes[target_class],
             kept,
             f"{kept / record.kernels:.1%}",
-            *(_known(value, form) for value, form in zip(values, (".1%", ".4f", ".4f", ".1%"), strict=True)),
+            *(known(value, form) for value, form in zip(values, (".1%", ".4f", ".4f", ".1%"), strict=True)),
         ]
         for target_class, kept, *values in zip(
             record.target_classes, record.kernels_kept, *(column or unknown for column in columns), strict=True
@@ -242,10 +242,6 @@ def class_names(record: SetRecord, most: int = 5) -> str:
 
 def _enumerated(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _known(value: float, form: str) -> str:
-    return "" if math.isnan(value) else format(value, form)
 
 
 def _share(right: int, images: int) -> str:

@@ -181,31 +181,31 @@ class ReportData:
         """Their names."""
         return [self.classes[number] for number in self.target_classes]
 
+    @property
+    def _record(self) -> SetRecord | None:
+        """What is known of the module set; None where there is none, or it is damaged: its own section says so."""
+        try:
+            return self.record
+        except UserError:
+            return None
+
     def set_setting(self, method: str, setting: str) -> Any:
         """The value that a search recorded of a setting; None where it recorded none, or the set is of another one."""
-        try:
-            is_of_it = self.record.method == method
-        except UserError:  # its own section says so
-            return None
+        is_of_it = self._record is not None and self._record.method == method
         return self.recorded(set_in_words(self.module_set), setting) if is_of_it else None
 
     @property
     def searched_classes(self) -> tuple[int, ...]:
         """The classes of the set, as searches name them: () = all, which is so, too, where there is no set."""
-        try:
-            targets = self.module_set.target_classes
-        except UserError:  # its own section says so
-            return ()
+        targets = () if self._record is None else self._record.target_classes
         return () if len(targets) == self.config.num_classes else targets
 
     def chosen_row(self, method: Method, rows: Sequence[Any]) -> int | None:
         """The row of a method's log that the set's modules are of; None where they are of another search."""
-        try:
-            record = self.record
-        except UserError:  # its own section says so
+        if (record := self._record) is None or record.method != method.name:
             return None
-        row, file = record.search.get(method.course.row), method.settings_file(self.artifacts, self.searched_classes)
-        if record.method != method.name or not isinstance(row, int) or not 0 <= row < len(rows):
+        row, file = record.search.get(method.course.row), method.files(self.artifacts, self.searched_classes).settings
+        if not isinstance(row, int) or not 0 <= row < len(rows):
             return None
         settings = dict_in(record.search, "settings")
         return row if not settings or not file.exists() or settings.items() >= file.load().items() else None

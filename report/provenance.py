@@ -115,7 +115,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
             command = _command(data, "", "preprocess/module_output_collector.py", "--modules", each.name)
             yield _row(f"outputs of {name}", command, outputs.path)
     for method in METHODS.values():
-        log = method.log(data.artifacts)
+        log = method.files(data.artifacts).log
         if log.exists() and all(each.record.method != method.name for each in data.sets):
             command = _command(data, "", method.script)
             yield _row(f"{method.name} search", command, log.path, lambda log=log: _sum(log.load()))

@@ -125,17 +125,18 @@ def search_blocks(data: ReportData) -> Iterator[Block]:
     logs = {}
     for method in METHODS.values():
         for classes in ((), data.searched_classes):
-            if method.log(data.artifacts, classes).exists():
+            if method.files(data.artifacts, classes).log.exists():
                 logs[method] = classes
     if not logs:
-        METHODS["genetic"].log(data.artifacts).check_is_there()
+        METHODS["genetic"].files(data.artifacts).log.check_is_there()
     for method, classes in logs.items():
         yield from course_blocks(data, method, classes)
 
 
 def course_blocks(data: ReportData, method: Method, classes: tuple[int, ...]) -> Iterator[Block]:
     """One search's log, and whether the search is over."""
-    rows, course = method.log(data.artifacts, classes).load(), method.course
+    files, course = method.files(data.artifacts, classes), method.course
+    rows = files.log.load()
     chosen = data.chosen_row(method, rows) if classes == data.searched_classes else None
     yield Picture(
         f"{method.name}_search",
@@ -147,10 +148,9 @@ def course_blocks(data: ReportData, method: Method, classes: tuple[int, ...]) ->
             f"The {method.name} search has not written a module set yet: {counted(len(rows), course.row)} so far. "
             f"To go on, run: {data.artifacts.command(method.script)}"
         )
-    file = method.settings_file(data.artifacts, classes)
-    if file.exists() and model_files.entire_model(data.artifacts).exists():
+    if files.settings.exists() and model_files.entire_model(data.artifacts).exists():
         try:
-            check_strong_model(file, data.artifacts)
+            check_strong_model(files.settings, data.artifacts)
         except UserError as error:
             yield Note(str(error))
 

@@ -16,11 +16,9 @@ all classes' populations, so that there can be more of them than classes; the fi
 """
 
 import argparse
-import os
-import sys
-from copy import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -30,12 +28,11 @@ from models import files as model_files
 from models.opening import Stage, open_stage, stage_parser
 from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
-from search.driver import DrivenMethod, run_method
+from search.driver import DrivenMethod, search_modules
 from search.genetic import files as genetic_files
-from search.genetic.generations import GeneticSearch, open_search
-from search.genetic.log import Generation, best_generation, describe
+from search.genetic.generations import add_start_options, started
+from search.genetic.log import best_generation, describe
 from search.genetic.on_engine import search_on_engine
-from search.method import Method
 from search.methods import METHODS
 from utils.device import num_cores
 from utils.errors import UserError, run
@@ -49,35 +46,23 @@ TOP = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--method", choices=METHODS, default="genetic", help="gradient: module_gradient_search.py")
-    parser.add_argument("--keep", help="with --method gradient: the share of the kernels to keep at most")
-    parser.add_argument(
-        "--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most"
-    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--keep", type=float, help="with --method gradient: the share of the kernels to keep at most")
+    size.add_argument("--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")
-    parser.add_argument(
-        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
-    )
-    parser.add_argument("--checkpoint", type=int, help="go back to this generation and search on from there")
-    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+    add_start_options(parser)
     add_as_option(parser, "the name of the method")
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     check_options(arguments)
     check_engine_options(arguments)
     method = METHODS[arguments.method]
-    if TOP / method.script != Path(__file__).resolve():
-        become_script(method, arguments)
     stage = open_stage(arguments)
     if isinstance(method, DrivenMethod):
-        if arguments.max_loss is not None:
-            method = copy(method)  # that of the table stays as it is
-            method.max_loss = arguments.max_loss
-        run_method(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+        search_modules(stage, method.as_asked(arguments), fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
-    if arguments.fresh and arguments.checkpoint is not None:
-        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
     for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
         needed.check_is_there()
     with held(genetic_files.launcher_role(stage.artifacts)):
@@ -86,7 +71,7 @@ def main() -> None:
             return
         # Before any explorer looks: one that saw the end of the old search would be off.
         with held(genetic_files.recorder_role(stage.artifacts)):
-            prepare(stage, arguments)
+            started(stage, arguments)
         print(search(stage, arguments, jobs))
 
 
@@ -95,7 +80,7 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
     classes = range(stage.config.num_classes)
     explorers = [genetic_files.explorer_role(stage.artifacts, target_class) for target_class in classes]
     with held(genetic_files.recorder_role(stage.artifacts)):
-        opened, rows, patience = prepare(stage, arguments)
+        opened, rows, patience = started(stage, arguments)
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         jobs = arguments.jobs or global_configure.num_workers
@@ -113,41 +98,20 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{option}: only with --method {having}, given --method {arguments.method}")
 
 
-def become_script(method: Method, arguments: argparse.Namespace) -> NoReturn:
-    """Go on as the method's own script, in this process."""
-    given = {"as": arguments.as_name, **{option: getattr(arguments, option) for option in method.options}}
-    words = [f"--{option}={value}" for option, value in given.items() if value is not None]
-    words += [f"--{flag}" for flag in ("fresh", "quiet") if getattr(arguments, flag)]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(TOP / method.script), *common_words(arguments), *words])  # noqa: S606
-
-
-def common_words(arguments: argparse.Namespace) -> list[str]:
-    """The part of the command line that all scripts take."""
-    settings = [word for assignment in arguments.set for word in ("--set", assignment)]
-    return ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
-
-
-def prepare(stage: Stage, arguments: argparse.Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
-    """Bring the search's files to where it starts or goes on: the search, the rows of what is scored, the patience."""
-    patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
-    rows = search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience)
-    return search, rows, patience
-
-
 def search(stage: Stage, arguments: argparse.Namespace, jobs: int) -> str:
     """Run a recorder and the explorers to the end; what the recorder printed of its result."""
-    common = common_words(arguments)
+    settings = [word for assignment in arguments.set for word in ("--set", assignment)]
+    common = ["--model", arguments.model, "--dataset", arguments.dataset, *settings]
     logs = genetic_files.folder(stage.artifacts) / "logs"
     jobs = min(jobs, stage.config.num_classes)
     say(f"{jobs} explorers for {stage.config.num_classes} classes; logs in {logs}")
-    with ProcessGroup(logs) as group, Progress(stage) as progress:
+    with ProcessGroup(logs) as group, progress_of(stage) as show_scored:
         options = ["--early_stop"] * arguments.early_stop + (["--as", arguments.as_name] if arguments.as_name else [])
         group.start("recorder", TOP / "module_recorder.py", [*common, *options])
         for job in range(jobs):
             classes = [str(target_class) for target_class in range(job, stage.config.num_classes, jobs)]
             group.start(f"explorer_{job}", TOP / "module_explorer.py", [*common, "--target_class", *classes])
-        group.wait(progress.update)
+        group.wait(show_scored)
     text = (logs / "recorder.log").read_text(encoding="utf-8")
     return text[text.rindex("modules of generation") :].rstrip()
 
@@ -162,33 +126,29 @@ def number_of_jobs(asked: int | None, stage: Stage) -> int:
     return jobs
 
 
-class Progress:
-    """One progress line on a terminal, and one line a generation in a log file, read from the search's files."""
+@contextmanager
+def progress_of(stage: Stage) -> Iterator[Callable[[], None]]:
+    """One progress line on a terminal, and one line a generation in a log file, read from the search's files.
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.bar = tqdm(total=stage.config.generations + 1, desc="generations", disable=None if is_shown() else True)
-        self.shown = 0
+    Yields what shows the generations that were scored since the last time.
+    """
+    shown, total = 0, stage.config.generations + 1
+    with tqdm(total=total, desc="generations", disable=None if is_shown() else True) as bar:
 
-    def __enter__(self) -> "Progress":
-        return self
+        def show_scored() -> None:
+            nonlocal shown
+            rows = genetic_files.log(stage.artifacts).load_if_there()
+            if not rows or len(rows) == shown:
+                return
+            bar.update(len(rows) - bar.n)
+            bar.set_postfix_str(f"best {best_generation(rows).accuracy:.2%}")  # short, so that the bar has room
+            if bar.disable:
+                left = time_in_words(rows[-1].seconds * (total - len(rows)))
+                for row in rows[shown:]:
+                    say(describe(row, f"at most {left} left"))
+            shown = len(rows)
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def update(self) -> None:
-        """Show the generations that were scored since the last time."""
-        rows = genetic_files.log(self.stage.artifacts).load_if_there()
-        if not rows or len(rows) == self.shown:
-            return
-        best = best_generation(rows)
-        self.bar.update(len(rows) - self.bar.n)
-        self.bar.set_postfix_str(f"best {best.accuracy:.2%}")  # short, so that the bar has room
-        if self.bar.disable:
-            pace, left = rows[-1].seconds, self.stage.config.generations + 1 - len(rows)
-            for row in rows[self.shown :]:
-                say(describe(row, f"at most {time_in_words(pace * left)} left"))
-        self.shown = len(rows)
+        yield show_scored
 
 
 if __name__ == "__main__":

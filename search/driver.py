@@ -5,15 +5,13 @@ It holds the lock, sets an earlier search aside, compares settings, judges, logs
 
 import time
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, product
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from copy import copy
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
 
 from configures.base import Config
 from dataset.images import Split
@@ -21,12 +19,13 @@ from models import files as model_files
 from models.graph import Graph, fold_batch_norm
 from models.opening import Stage
 from models.strong_model import graph_of, load_strong_model, load_strong_split, show_if_few
-from modules.module import Tuning, extract_modules
+from modules.module import extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
-from search.judging import Judge, Judged, Judgement, smallest_within
-from search.method import Candidate, Course, Found, Panel, check_strong_model
-from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role, TableFile
+from search.files import Found, SearchFiles
+from search.judging import Judge, Judged, JudgedRow, Judgement, smallest_within
+from search.method import Course, Panel, check_strong_model
+from utils.artifacts import Artifacts
 from utils.errors import UserError
 from utils.files import set_aside, sha256_of
 from utils.locks import held
@@ -36,36 +35,27 @@ from utils.recorded_settings import record_or_compare
 MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
 
-Learned = tuple[np.ndarray, Tuning | None]  # masks (modules, K) bool, and what was learned in addition
-
-
 @dataclass(frozen=True)
-class Row(Judged):
-    """One candidate, judged on all validation images: see `Judgement`."""
+class Numbered:
+    """The first fields of `Row`."""
 
     number: int
     words: str  # what was asked for
     seconds: float  # since the candidate before, or the start; of the last run, where it was interrupted
     target_classes: tuple[int, ...]
-    kernels_kept: float
-    flops: float
-    distance: float
-    images: int
-    right_strong: int
-    right_composed: int
-    auc_mean: float
-    auc_least: float
-    auc_below: float
-    explained_least: float
 
 
-class CandidateFiles(NamedTuple):
-    """A candidate's modules, and what the method goes on from after them."""
+@dataclass(frozen=True)
+class Row(Judged, Judgement, Numbered):
+    """One candidate, judged on all validation images."""
 
-    kernels: ArrayFile
-    gains: ArrayFile
-    logit_maps: ArrayFile
-    state: CheckpointFile
+    def asked_for(self, rows: Sequence["Row"]) -> str:
+        """See `Judged`."""
+        return self.words
+
+    def targets(self, searched: tuple[int, ...]) -> tuple[int, ...]:
+        """See `Judged`."""
+        return self.target_classes
 
 
 class DrivenMethod(ABC):
@@ -101,11 +91,18 @@ class DrivenMethod(ABC):
         """Yield the candidates after those of `rows`.
 
         Args:
-            stage: its settings, seed and device; files of the method's own go to `folder`.
+            stage: its settings, seed and device; files of the method's own go to the folder of `files`.
             strong: the strong model, on the device.
             split: the images; what a method decides by is of `train` or `valid`.
             rows: of all candidates found so far; the driver adds each one's before it asks for the next.
         """
+
+    def as_asked(self, arguments: Namespace) -> "DrivenMethod":
+        """The method as a command line asks for it, which has its `options`; one that is not given is None."""
+        asked = copy(self)  # that of the table stays as it is
+        if arguments.max_loss is not None:
+            asked.max_loss = arguments.max_loss
+        return asked
 
     def settings(self, config: Config) -> dict[str, Any]:
         """What the candidates depend on besides seed, precision, strong model and images; plain values by name."""
@@ -128,11 +125,6 @@ class DrivenMethod(ABC):
         """The rows of an earlier run's, from the first one on, that are as they are asked for now."""
         return list(rows)
 
-    def row(self, config: Config, rows: Sequence[Any], found: Found, judged: Judgement, seconds: float) -> Any:
-        """The row of the candidate after `rows`."""
-        targets = found.target_classes
-        return Row(number=len(rows), words=found.words, seconds=seconds, target_classes=targets, **vars(judged))
-
     def chosen(self, rows: Sequence[Any]) -> Any:
         """The candidate whose modules are written: the smallest that loses at most `max_loss` percentage points.
 
@@ -140,144 +132,62 @@ class DrivenMethod(ABC):
         """
         return smallest_within(rows, self.max_loss, self.course.row)
 
-    def words(self, rows: Sequence[Any], number: int) -> str:
-        """What was asked for of a candidate."""
-        return rows[number].words
-
-    def targets(self, row: Any, classes: tuple[int, ...]) -> tuple[int, ...]:
-        """Whose modules a row of the search for `classes` is of; () = of all classes."""
-        return row.target_classes
-
     # Its files
-    def folder(self, artifacts: Artifacts) -> Path:
-        """`NAME`."""
-        return artifacts.folder / self.name
-
-    def role(self, artifacts: Artifacts) -> Role:
-        """Searching by this method."""
-        return artifacts.role(f"the {self.name} search", f"{self.name}_search", self.folder(artifacts) / "*")
-
-    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
-        """See `Method`."""
-        return JsonFile(self.folder(artifacts) / "settings.json", self._fresh(artifacts))
-
-    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Row]:
-        """One row a candidate."""
-        return TableFile(self.folder(artifacts) / "search_log.csv", self._fresh(artifacts), Row)
+    def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
+        """See `Method`: in the folder `NAME`."""
+        folder, command = artifacts.folder / self.name, artifacts.command(self.script, "--method", self.name, "--fresh")
+        role = artifacts.role(f"the {self.name} search", f"{self.name}_search", folder / "*")
+        return SearchFiles(folder, role, command, Row)
 
     def searched(self, artifacts: Artifacts) -> list[tuple[int, ...]]:
         """For which classes searches may be there; () = all."""
         return [()]
 
-    def candidates(self, stage: Stage) -> list[Candidate]:
+    def candidates(self, stage: Stage) -> Iterator[Found]:
         """See `Method`."""
-        return [each for classes in self.searched(stage.artifacts) for each in self._candidates(stage, classes)]
-
-    def _candidates(self, stage: Stage, classes: tuple[int, ...]) -> Iterator[Candidate]:
-        rows = self.log(stage.artifacts, classes).load_if_there()
-        if rows:
-            check_strong_model(self.settings_file(stage.artifacts, classes), stage.artifacts)
-        of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
-        for row, until in zip(rows, accumulate(row.seconds for row in rows), strict=True):
-            words = of_classes + self.words(rows, row.number)
-            yield Candidate(words, until, partial(self._found, stage, row, words, classes))
-
-    def _found(self, stage: Stage, row: Any, words: str, classes: tuple[int, ...]) -> Found:
-        targets = self.targets(row, classes)
-        shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
-        return Found(words, *self.load_modules(stage.artifacts, row.number, shape, classes), targets or None)
-
-    def load_modules(
-        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
-    ) -> Learned:
-        """A candidate's masks of shape (modules, K), and tuning. Raises UserError for a damaged or missing file."""
-        kernels, gains, logit_maps, _ = self.files(artifacts, number, classes)
-        masks = kernels.load(*shape)
-        if not gains.exists():
-            return masks, None
-        tuning = Tuning(gains.load(*shape), logit_maps.load(shape[0], 2))
-        if not (tuning.gains > 0).all():
-            raise gains.damaged("expected gains above 0")
-        return masks, tuning
-
-    def save(self, artifacts: Artifacts, number: int, found: Found) -> None:
-        """Write the modules of a candidate, and the state after it."""
-        kernels, gains, logit_maps, state = self.files(artifacts, number, self.classes)
-        kernels.save(found.masks)
-        gains.remove()  # of a candidate that an interrupted run did not log
-        if found.tuning is not None:
-            logit_maps.save(found.tuning.logit_maps)
-            gains.save(found.tuning.gains)
-        if found.state is not None:
-            state.save(found.state)
-
-    def files(self, artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> CandidateFiles:
-        """Those of a candidate."""
-        stem, command = f"{self.folder(artifacts)}/candidate_{number:03d}", self._fresh(artifacts)
-        kinds = {"kernels": "bool", "gains": "float32", "logit_maps": "float32"}
-        arrays = [ArrayFile(Path(f"{stem}_{kind}.npy"), command, dtype) for kind, dtype in kinds.items()]
-        return CandidateFiles(*arrays, CheckpointFile(Path(f"{stem}.pth"), command))
-
-    def _fresh(self, artifacts: Artifacts) -> str:
-        return artifacts.command(self.script, "--method", self.name, "--fresh")
+        for classes in self.searched(stage.artifacts):
+            files, seconds = self.files(stage.artifacts, classes), 0.0
+            rows = files.log.load_if_there()
+            if rows:
+                check_strong_model(files.settings, stage.artifacts)
+            of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
+            for row in rows:
+                targets, seconds = row.targets(classes), seconds + row.seconds
+                shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
+                found = files.load(row.number, shape)
+                yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
 
 
-def run_method(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> ModuleSet:
-    """Let a method search, from where an earlier run ended, and write the modules of the chosen candidate as a set.
+def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> None:
+    """Let a method search, from where an earlier run ended, write the modules of the chosen candidate, and show them.
 
     Args:
         stage: where to search.
         method: how to search, and for what.
         fresh: set an earlier search's files aside.
-        name: of the set; None = that of the search's folder.
+        name: of the module set; None = that of the search's folder.
 
     Raises UserError where the strong model or its images are not there, or an earlier search had other settings.
     """
-    artifacts, folder = stage.artifacts, method.folder(stage.artifacts)
     check_new_name(name)
-    with held(method.role(artifacts)):
-        strong = load_strong_model(stage.config, artifacts, stage.device)
-        split = load_strong_split(stage.config, artifacts)
-        _check_has_images(split, method.classes)
-        if fresh and folder.exists():
-            print(f"the old search is now {set_aside(folder)}", flush=True)
+    files = method.files(stage.artifacts, method.classes)
+    with held(files.role):
+        strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+        split = load_strong_split(stage.config, stage.artifacts)
+        check_has_images(split, method.classes)
+        if fresh and files.folder.exists():
+            print(f"the old search is now {set_aside(files.folder)}", flush=True)
         show_if_few(split.valid, split.classes)
-        made_with = {
-            **method.settings(stage.config),
-            "seed": stage.seed,
-            "precision": stage.precision,
-            "strong_model_sha256": sha256_of(model_files.entire_model(artifacts).path),
-            "train_images_crc32": split.train.fingerprint,
-            "valid_images_crc32": split.valid.fingerprint,
-        }
-        record_or_compare(method.settings_file(artifacts, method.classes), made_with)
-        rows = _all_rows(stage, method, strong, split)
-        if not rows:
-            raise UserError(f"--method {method.name}: it found no modules; expected at least one candidate")
-        chosen = method.chosen(rows)
-        words, seconds = method.words(rows, chosen.number), sum(row.seconds for row in rows)
-        print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
-        targets = method.targets(chosen, method.classes) or tuple(range(strong.num_classes))
-        shape = len(targets), strong.units.num_kernels
-        masks, tuning = method.load_modules(artifacts, chosen.number, shape, method.classes)
-        record = {
-            "method": method.name,
-            method.course.row: chosen.number,
-            "asked_for": words,
-            "seconds": seconds,
-            "settings": made_with,
-            "configured": method.configured(stage.config),
-            "options": method.again(),
-        }
-        written = {"name": name, "default_name": folder.name, "tuning": tuning, "target_classes": targets}
-        modules = save_set(stage, strong, masks, split, record, **written)
+        rows = run_method(stage, strong, split, method, files)
+        modules = write_modules(stage, strong, split, method, files, rows, name)
     show_module_set(modules.record)
+    seconds = sum(row.seconds for row in rows)
     print(f"{method.course.row}s: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
-    return modules
 
 
-def _check_has_images(split: Split, classes: Sequence[int]) -> None:
-    for target_class, part in product(classes, ("train", "valid")):
+def check_has_images(split: Split, classes: Sequence[int]) -> None:
+    """Raises UserError where a class, of all where `classes` are none, has no images, or has all of them."""
+    for target_class, part in product(classes or range(len(split.classes)), ("train", "valid")):
         is_own = getattr(split, part).labels == target_class
         if is_own.all() or not is_own.any():
             raise UserError(
@@ -285,11 +195,24 @@ def _check_has_images(split: Split, classes: Sequence[int]) -> None:
             )
 
 
-def _all_rows(stage: Stage, method: DrivenMethod, strong: Graph, split: Split) -> list[Any]:
-    """Let the method find what it has not found yet, and log each candidate: the log's rows that were asked for."""
-    log, row_name, start = method.log(stage.artifacts, method.classes), method.course.row, time.perf_counter()
-    there = log.load_if_there()
-    rows, judge = method.going_on(stage.config, there), None
+def run_method(
+    stage: Stage, strong: Graph, split: Split, method: DrivenMethod, files: SearchFiles[JudgedRow]
+) -> list[JudgedRow]:
+    """Let a method find what it has not found yet, and log each candidate: the log's rows that were asked for.
+
+    Raises UserError where an earlier run had other settings, or nothing is found.
+    """
+    made_with = {
+        **method.settings(stage.config),
+        "seed": stage.seed,
+        "precision": stage.precision,
+        "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
+        "train_images_crc32": split.train.fingerprint,
+        "valid_images_crc32": split.valid.fingerprint,
+    }
+    record_or_compare(files.settings, made_with)
+    there, row_name, start, judge = files.log.load_if_there(), method.course.row, time.perf_counter(), None
+    rows = method.going_on(stage.config, there)
     if rows:
         say(f"going on after {row_name} {rows[-1].number}")
     folded = fold_batch_norm(strong)  # the same answers, sooner
@@ -298,15 +221,48 @@ def _all_rows(stage: Stage, method: DrivenMethod, strong: Graph, split: Split) -
             number = len(rows)
             if len(there) > number:  # no row may stay whose files are about to be another candidate's
                 say(f"{row_name}s {number} to {len(there) - 1} were asked for otherwise: they are done anew")
-                log.save(rows) if rows else log.remove()
+                files.log.save(rows) if rows else files.log.remove()
             targets = found.target_classes or tuple(range(strong.num_classes))
-            method.save(stage.artifacts, number, found)
+            files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
             judged = judge.of(extract_modules(folded, found.masks, found.tuning, targets), found.masks, targets)
             now = time.perf_counter()
-            found = replace(found, target_classes=targets)
-            rows.append(method.row(stage.config, rows, found, judged, now - start))
+            known = {"number": number, "words": found.words, "seconds": now - start, "target_classes": targets}
+            known |= vars(judged) | found.asked
+            rows.append(files.row(**{field.name: known[field.name] for field in fields(files.row)}))
             start, there = now, []
-            log.save(rows)  # last: a candidate is found when it is there
+            files.log.save(rows)  # last: a candidate is found when it is there
             say(rows[-1].describe(f"{row_name} {number:2d}", found.words))
+    if not rows:
+        raise UserError(f"--method {method.name}: it found no modules; expected at least one candidate")
     return rows
+
+
+def write_modules(
+    stage: Stage,
+    strong: Graph,
+    split: Split,
+    method: DrivenMethod,
+    files: SearchFiles[JudgedRow],
+    rows: Sequence[JudgedRow],
+    name: str | None,
+) -> ModuleSet:
+    """Cut the modules of the candidate that the method chooses out, and write them as a set.
+
+    Raises UserError where the method chooses none, or the files of the chosen one are damaged.
+    """
+    chosen = method.chosen(rows)
+    words, targets = chosen.asked_for(rows), chosen.targets(method.classes) or tuple(range(strong.num_classes))
+    print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
+    masks, tuning = files.load(chosen.number, (len(targets), strong.units.num_kernels))
+    record = {
+        "method": method.name,
+        method.course.row: chosen.number,
+        "asked_for": words,
+        "seconds": sum(row.seconds for row in rows),
+        "settings": files.settings.load(),
+        "configured": method.configured(stage.config),
+        "options": method.again(),
+    }
+    written = {"name": name, "default_name": files.folder.name, "tuning": tuning, "target_classes": targets}
+    return save_set(stage, strong, masks, split, record, **written)

@@ -1,5 +1,6 @@
 """How good modules are on images: composed, compared with the strong model, and each for its own class."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +21,7 @@ from utils.tables import fitted
 JudgedRow = TypeVar("JudgedRow", bound="Judged")
 
 
-class Judged:
+class Judged(ABC):
     """What a log's rows have in common: `number`, `seconds`, and most fields of `Judgement`."""
 
     def __post_init__(self) -> None:
@@ -31,6 +32,14 @@ class Judged:
     def points_lost(self) -> float:
         """The composed model's accuracy below the strong model's, in percentage points."""
         return 100 * (self.right_strong - self.right_composed) / self.images
+
+    @abstractmethod
+    def asked_for(self: JudgedRow, rows: Sequence[JudgedRow]) -> str:
+        """What was asked for of this row of `rows`, for people: "keep 40%"."""
+
+    def targets(self, searched: tuple[int, ...]) -> tuple[int, ...]:
+        """Whose modules the row is of, in the log of the search for `searched`; () = of all classes."""
+        return searched
 
     def describe(self, *names: str) -> str:
         """A row in a few lines, `names` first."""

@@ -4,46 +4,16 @@ A method that finds masks one after the other in one process subclasses `DrivenM
 implements all of this. `search/methods.py` is the table of all methods.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from models import files as model_files
 from models.opening import Stage
-from modules.module import Tuning
-from utils.artifacts import Artifacts, JsonFile, TableFile
+from search.files import Found, SearchFiles
+from utils.artifacts import Artifacts, JsonFile
 from utils.errors import UserError
 from utils.files import sha256_of
-
-
-@dataclass(frozen=True)
-class Found:
-    """Modules as a method finds them, before they are cut out of the strong model.
-
-    Attributes:
-        words: what was asked for, for people: "keep 40%".
-        masks: (modules, K) bool, True = kept.
-        tuning: what was learned of these modules in addition to their masks; None = nothing.
-        target_classes: whose modules they are; None = of all classes.
-        state: what the method goes on from after them, as a checkpoint holds it; None = nothing.
-    """
-
-    words: str
-    masks: np.ndarray
-    tuning: Tuning | None = None
-    target_classes: tuple[int, ...] | None = None
-    state: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Modules that a method found, as its files hold them."""
-
-    words: str  # see `Found`
-    seconds: float  # of the search until it found them
-    load: Callable[[], Found]  # raises UserError where a file is missing or damaged
 
 
 @dataclass(frozen=True)
@@ -81,14 +51,11 @@ class Method(Protocol):
     options: tuple[str, ...]
     course: Course
 
-    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
-        """Settings, seed, precision and strong model of the search for modules of some classes; () = all."""
+    def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
+        """Those of the search for modules of some classes; () = all."""
 
-    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Any]:
-        """One row for each step that this search has taken, whose first field is its number."""
-
-    def candidates(self, stage: Stage) -> Sequence[Candidate]:
-        """What the search has found so far; empty where there was none.
+    def candidates(self, stage: Stage) -> Iterator[Found]:
+        """What the searches have found so far, each loaded as it is asked for; nothing where there was none.
 
         Raises UserError where its files are damaged, or of another strong model than the one that is there.
         """

@@ -5,6 +5,7 @@ A terminal must not obey the control characters in such names.
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -23,6 +24,11 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def known(value: float, form: str) -> str:
+    """A number in a form; nothing for NaN, which is not known."""
+    return "" if math.isnan(value) else format(value, form)
 
 
 def fitted(parts: Iterable[str], width: int = WIDTH, indent: str = "    ") -> str:

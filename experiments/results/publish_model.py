@@ -32,7 +32,7 @@ from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import add_modules_option, evaluate_set, open_set
 from modules.published import TOP, PublishedModel, check_can_publish, in_half_precision, load_published, save_published
 from patching.as_reported import checked_places, differs, tolerance_on
-from search.gradient.method import Gradient
+from search.gradient import files as gradient_files
 from utils.errors import UserError, run
 from utils.given_places import written_aside
 
@@ -105,7 +105,7 @@ def modules_here(stage: Stage, chosen: ModuleSet) -> tuple[np.ndarray, Tuning]:
     masks, found = chosen.masks(), chosen.record
     if found.search.get("method") != "gradient":
         return masks, Tuning(np.ones(masks.shape, np.float32), np.tile(np.float32([1, 0]), (len(masks), 1)))
-    of_round, tuning = Gradient().load_modules(stage.artifacts, int(found.search["round"]), masks.shape)
+    of_round, tuning = gradient_files.of_search(stage.artifacts).load(int(found.search["round"]), masks.shape)
     if not np.array_equal(of_round, masks):
         again = stage.artifacts.command("module_gradient_search.py")
         raise UserError(f"the modules are not those of round {found.search['round']}; make them again with: {again}")

@@ -44,7 +44,7 @@ from report.figures_of_trade_off import (
 )
 from report.made_with import sets_here
 from report.words import counted
-from search.method import Found
+from search.files import Found
 from search.methods import METHODS
 from utils.errors import run
 from utils.progress import progress
@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.modules:
         searched, sets = [], [open_set(stage.config, stage.artifacts, arguments.modules, target_classes)]
     else:
-        searched = [(name, each.load()) for name, method in METHODS.items() for each in method.candidates(stage)]
+        searched = [(name, found) for name, method in METHODS.items() for found in method.candidates(stage)]
         sets = sets_here(stage.config, stage.artifacts)
     points = []
     for target_class in progress(target_classes, "patching, weak models"):

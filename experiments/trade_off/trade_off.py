@@ -32,7 +32,7 @@ from report.made_with import sets_here
 from search.judging import Judge
 from search.methods import METHODS
 from utils.errors import MissingFile, run
-from utils.tables import show_table
+from utils.tables import known, show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
 ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
@@ -68,13 +68,12 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
     """All candidates of all methods, then all sets; or of what the command line asks for alone."""
     methods = [] if arguments.modules else [METHODS[arguments.method]] if arguments.method else METHODS.values()
     for method in methods:
-        for candidate in method.candidates(stage):
-            found = candidate.load()
+        for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
             modules = extract_modules(strong, found.masks, found.tuning, targets)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
-            yield measured(judge, name, candidate.words, modules, found.masks, targets, candidate.seconds)
+            yield measured(judge, name, found.words, modules, found.masks, targets, found.seconds)
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:
@@ -119,11 +118,6 @@ def row_of(point: TradeOff) -> list[str]:
         *(known(value, ".4f") for value in (point.distance, point.auc_mean, point.auc_least)),
         known(point.seconds, ".0f"),
     ]
-
-
-def known(value: float, form: str) -> str:
-    """A number in a form; nothing for one that is not known."""
-    return "" if math.isnan(value) else format(value, form)
 
 
 if __name__ == "__main__":

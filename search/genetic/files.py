@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from search.files import SearchFiles
 from search.genetic.log import Generation, SearchEnd
 from utils.artifacts import ArrayFile, Artifacts, JsonFile, RecordFile, Role, TableFile
 
@@ -28,14 +29,20 @@ def explorer_role(artifacts: Artifacts, target_class: int) -> Role:
     return artifacts.role(f"the explorer of class {target_class}", f"explorer_{target_class}", writes)
 
 
+def of_search(artifacts: Artifacts) -> SearchFiles[Generation]:
+    """What it has like other searches: settings, and a log of one row a generation."""
+    command = artifacts.command("scripts/run_module_search.py", "--fresh")
+    return SearchFiles(folder(artifacts), recorder_role(artifacts), command, Generation)
+
+
 def settings(artifacts: Artifacts) -> JsonFile:
     """Settings, seed and strong model that the search's files were made with."""
-    return JsonFile(folder(artifacts) / "settings.json", _anew(artifacts))
+    return of_search(artifacts).settings
 
 
 def log(artifacts: Artifacts) -> TableFile[Generation]:
     """One row a generation."""
-    return TableFile(folder(artifacts) / "search_log.csv", _anew(artifacts), Generation)
+    return of_search(artifacts).log
 
 
 def end(artifacts: Artifacts) -> RecordFile[SearchEnd]:
@@ -63,7 +70,3 @@ def fitness(artifacts: Artifacts, generation: int) -> ArrayFile:
 def _of_explorer(artifacts: Artifacts, generation: int, target_class: int, what: str, dtype: str) -> ArrayFile:
     path = folder(artifacts) / f"gen_{generation:03d}_exp_{target_class}_{what}.npy"
     return ArrayFile(path, artifacts.command("module_explorer.py", "--target_class", str(target_class)), dtype)
-
-
-def _anew(artifacts: Artifacts) -> str:
-    return artifacts.command("scripts/run_module_search.py", "--fresh")

@@ -4,6 +4,7 @@ No process holds a state that the files do not: recorder, explorers and whoever 
 number of machines, and go on from it at any time.
 """
 
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -242,6 +243,26 @@ class GeneticSearch:
             log.save(log.load()[: checkpoint + 1])
 
 
+def add_start_options(parser: ArgumentParser) -> None:
+    """What scripts take that start the search, or go on with it; see `started`."""
+    parser.add_argument(
+        "--early_stop", action="store_true", help="end when `patience` generations bring nothing better"
+    )
+    parser.add_argument("--checkpoint", type=int, help="go back to this generation and score the later ones again")
+    parser.add_argument("--fresh", action="store_true", help="set an earlier search's files aside and start anew")
+
+
+def started(stage: Stage, arguments: Namespace) -> tuple[GeneticSearch, list[Generation], int | None]:
+    """The search, the rows of what is scored, and the patience: its files are where it starts or goes on.
+
+    Raises UserError for options that do not go together, and as `GeneticSearch.start` does.
+    """
+    if arguments.fresh and arguments.checkpoint is not None:
+        raise UserError("--fresh starts anew, --checkpoint goes on from an old search: give one of them")
+    patience, search = stage.config.patience if arguments.early_stop else None, open_search(stage)
+    return search, search.start(fresh=arguments.fresh, checkpoint=arguments.checkpoint, patience=patience), patience
+
+
 def open_search(stage: Stage) -> GeneticSearch:
     """The search of a stage's model and dataset.
 
@@ -255,6 +276,23 @@ def open_search(stage: Stage) -> GeneticSearch:
     groups = tuple(kernel_groups(layout, row) for row in file.load(config.num_classes, units.num_kernels))
     images = load_strong_split(config, stage.artifacts).valid.first(config.search_images)
     return GeneticSearch(stage, layout, groups, images)
+
+
+def known_outputs(
+    search: GeneticSearch, generation: int, target_class: int, masks: np.ndarray
+) -> tuple[bool, tuple[np.ndarray, np.ndarray] | None]:
+    """Whether a population's outputs are all there, and what is known of them: masks (m, U), and their outputs (m, n).
+
+    Known are those in their own file, else those of the generation before. Removes outputs that nobody comes back to.
+    """
+    artifacts, size = search.stage.artifacts, (search.config.population, len(search.images))
+    # Before this generation's outputs, with which it may be scored.
+    files.outputs(artifacts, generation - search.config.keep_outputs, target_class).remove()
+    if (there := files.outputs(artifacts, generation, target_class).load_if_whole(*size)) is not None:
+        return True, (masks, there)
+    if generation == 0 or (last := files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)) is None:
+        return False, None
+    return False, (search.breed(generation - 1, target_class), last)
 
 
 def save_outputs(search: GeneticSearch, generation: int, target_class: int, outputs: np.ndarray) -> None:

@@ -1,16 +1,16 @@
 """The genetic search as a search method: what its files say that it has found."""
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
 
 from models.opening import Stage
+from search.files import Found, SearchFiles
 from search.genetic import files
 from search.genetic.generations import open_search
 from search.genetic.log import Generation, best_generation
 from search.genetic.scoring import ensemble_masks
-from search.method import Candidate, Course, Found, Panel, check_strong_model
-from utils.artifacts import Artifacts, JsonFile, TableFile
+from search.method import Course, Panel, check_strong_model
+from utils.artifacts import Artifacts
 from utils.recorded_settings import configured_of
 
 
@@ -41,28 +41,20 @@ class Genetic:
         "that is in no surviving ensemble counts 0.",
     )
 
-    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
+    def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Generation]:
         """See `Method`."""
-        return files.settings(artifacts)
+        return files.of_search(artifacts)
 
-    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Generation]:
-        """See `Method`."""
-        return files.log(artifacts)
-
-    def candidates(self, stage: Stage) -> list[Candidate]:
+    def candidates(self, stage: Stage) -> Iterator[Found]:
         """The best ensemble of the best generation, whether the search is over or not."""
-        rows = files.log(stage.artifacts).load_if_there()
-        if not rows:
-            return []
-        check_strong_model(files.settings(stage.artifacts), stage.artifacts)
-        best = best_generation(rows)
-        words = f"generation {best.generation} of {len(rows) - 1}"
-        return [Candidate(words, sum(row.seconds for row in rows), partial(_load, stage, best, words))]
-
-
-def _load(stage: Stage, row: Generation, words: str) -> Found:
-    recorded = configured_of(files.settings(stage.artifacts).load())  # which need not be what this run was given
-    own = {name: value for name, value in recorded.items() if name in stage.config.part_of("genetic search")}
-    search = open_search(dataclasses.replace(stage, config=dataclasses.replace(stage.config, **own)))
-    search.record_settings()  # raises where importance was measured again: genes would mean other kernels
-    return Found(words, ensemble_masks(search, row.generation, row.ensemble))
+        there, config = files.of_search(stage.artifacts), stage.config
+        if not (rows := there.log.load_if_there()):
+            return
+        check_strong_model(there.settings, stage.artifacts)
+        recorded = configured_of(there.settings.load())  # which need not be what this run was given
+        own = {name: value for name, value in recorded.items() if name in config.part_of("genetic search")}
+        search = open_search(dataclasses.replace(stage, config=dataclasses.replace(config, **own)))
+        search.record_settings()  # raises where importance was measured again: genes would mean other kernels
+        best, words = best_generation(rows), f"generation {best_generation(rows).generation} of {len(rows) - 1}"
+        masks, seconds = ensemble_masks(search, best.generation, best.ensemble), sum(row.seconds for row in rows)
+        yield Found(words, masks, seconds=seconds)

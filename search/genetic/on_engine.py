@@ -15,9 +15,8 @@ from engines.engine import Engine
 from models.strong_model import load_strong_model
 from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.population_outputs import known_and_new
-from search.genetic import files
 from search.genetic.chunks import ModuleCosts, block_chunks, image_blocks
-from search.genetic.generations import GeneticSearch, save_outputs
+from search.genetic.generations import GeneticSearch, known_outputs, save_outputs
 from search.genetic.log import Generation, best_generation, describe, is_over
 from search.genetic.recording import record_end, record_generation, write_modules
 from utils.progress import say, steps, time_in_words
@@ -68,22 +67,13 @@ class Driver:
 
     def _open(self, generation: int, target_class: int) -> "Population":
         """One class's population, in its file, and as much of its outputs as is known."""
-        search, artifacts = self._search, self._search.stage.artifacts
-        size = (search.config.population, len(search.images))
+        search = self._search
         masks = search.breed(generation, target_class)
-        file = files.outputs(artifacts, generation, target_class)
-        # Before this generation's outputs, with which it may be scored: nobody comes back to it then.
-        files.outputs(artifacts, generation - search.config.keep_outputs, target_class).remove()
-        known, there = None, file.load_if_whole(*size)
-        if there is not None:
-            known = masks, there
-        elif generation > 0:
-            last = files.outputs(artifacts, generation - 1, target_class).load_if_whole(*size)
-            known = None if last is None else (search.breed(generation - 1, target_class), last)
+        are_there, known = known_outputs(search, generation, target_class, masks)
         outputs_of, new = known_and_new(masks, known)
         # Modules with equal beginnings beside each other: what they have in common is computed once in a chunk.
         population = Population(masks, outputs_of, new[np.lexsort(new.T[::-1])])
-        if there is None and not len(new):
+        if not are_there and not len(new):
             save_outputs(search, generation, target_class, population.outputs())
         return population
 

@@ -6,67 +6,41 @@ below, no `classes` means all.
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
+from search.files import SearchFiles
 from search.gradient.log import Round
-from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role, TableFile
+from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role
 from utils.errors import UserError
 
 LONGEST = 60  # characters of a folder's name
+CLASSES = "target_classes"  # which the settings of a search name whose folder's name does not
 
 
-def name_of(classes: Sequence[int]) -> str:
-    """The name of the folder of a search of these classes, and of the module set that it finds."""
-    if not classes:
-        return "gradient"
-    numbers = "_".join(map(str, classes))
-    name = f"gradient_class_{numbers}"
-    return name if len(name) <= LONGEST else f"gradient_{len(classes)}_classes_{zlib.crc32(numbers.encode()):08x}"
+def is_short(classes: Sequence[int]) -> bool:
+    """Whether the folder of a search of these classes names them."""
+    return len(_named(classes)) <= LONGEST
 
 
-def folder(artifacts: Artifacts, classes: Sequence[int] = ()) -> Path:
-    """`gradient`, or for example `gradient_class_2_5`."""
-    return artifacts.folder / name_of(classes)
+def _named(classes: Sequence[int]) -> str:
+    return "_".join(["gradient_class", *map(str, classes)]) if classes else "gradient"
 
 
-def role(artifacts: Artifacts, classes: Sequence[int] = ()) -> Role:
-    """Learning the kernel masks by gradient."""
-    return artifacts.role("the gradient search", name_of(classes), folder(artifacts, classes) / "*")
+def of_search(artifacts: Artifacts, classes: Sequence[int] = ()) -> SearchFiles[Round]:
+    """Those of the search of some classes, in `gradient`, or for example `gradient_class_2_5`."""
+    checksum = zlib.crc32("_".join(map(str, classes)).encode())
+    name = _named(classes) if is_short(classes) else f"gradient_{len(classes)}_classes_{checksum:08x}"
+    folder = artifacts.folder / name
+    role = artifacts.role("the gradient search", name, folder / "*")
+    return SearchFiles(folder, role, _command(artifacts, classes, "--fresh"), Round, "round_{:02d}", all_tuned=True)
 
 
-def settings(artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
-    """Settings, seed and strong model that the search's files were made with."""
-    return JsonFile(folder(artifacts, classes) / "settings.json", _command(artifacts, classes, "--fresh"))
-
-
-def log(artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Round]:
-    """One row per round."""
-    return TableFile(folder(artifacts, classes) / "search_log.csv", _command(artifacts, classes, "--fresh"), Round)
-
-
-def state(artifacts: Artifacts, classes: Sequence[int] = ()) -> CheckpointFile:
-    """Everything that lets an interrupted round go on."""
-    return CheckpointFile(folder(artifacts, classes) / "state.pth", _command(artifacts, classes))
-
-
-def round_state(artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> CheckpointFile:
-    """The search's state after a round."""
-    return CheckpointFile(folder(artifacts, classes) / f"round_{number:02d}.pth", _command(artifacts, classes))
-
-
-def round_kernels(artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> ArrayFile:
-    """(modules, K) bool, True = kept, of the modules after a round."""
-    return _of_round(artifacts, number, classes, "kernels", "bool")
-
-
-def round_logit_maps(artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> ArrayFile:
-    """(modules, 2) float32: scale and bias of each module's logit after a round."""
-    return _of_round(artifacts, number, classes, "logit_maps", "float32")
-
-
-def round_gains(artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> ArrayFile:
-    """(modules, K) float32: what each kernel's map is multiplied by after a round; 1 = it stays as it is."""
-    return _of_round(artifacts, number, classes, "gains", "float32")
+def searched(artifacts: Artifacts) -> list[tuple[int, ...]]:
+    """The classes of the searches that are there, those of all classes, (), first."""
+    named = [path.name.split("_")[2:] for path in artifacts.folder.glob("gradient_class_*")]
+    found = [tuple(map(int, each)) for each in named if "".join(each).isdecimal()]
+    shortened = artifacts.folder.glob("gradient_*_classes_*/settings.json")
+    found += [tuple(JsonFile(path, _command(artifacts, "C", "--fresh")).load().get(CLASSES, ())) for path in shortened]
+    return [(), *sorted(filter(None, found))]
 
 
 def fine_tuning_role(artifacts: Artifacts, parent: str) -> Role:
@@ -84,15 +58,10 @@ def fine_tuning_state(artifacts: Artifacts, parent: str) -> CheckpointFile:
 
 def last_round_kernels(artifacts: Artifacts) -> ArrayFile:
     """The masks of the last round of the search of all classes. Raises UserError where no round is done."""
-    rounds = log(artifacts).load_if_there()
-    if not rounds:
-        raise UserError(f"init_pop_mode gradient: missing {log(artifacts).path}; first run: {_command(artifacts, ())}")
-    return round_kernels(artifacts, rounds[-1].number)
-
-
-def _of_round(artifacts: Artifacts, number: int, classes: Sequence[int], name: str, dtype: str) -> ArrayFile:
-    path = folder(artifacts, classes) / f"round_{number:02d}_{name}.npy"
-    return ArrayFile(path, _command(artifacts, classes), dtype)
+    files = of_search(artifacts)
+    if not (rounds := files.log.load_if_there()):
+        raise UserError(f"init_pop_mode gradient: missing {files.log.path}; first run: {_command(artifacts, ())}")
+    return files.array(rounds[-1].number, "kernels")
 
 
 def _command(artifacts: Artifacts, classes: Sequence[int], *more: str) -> str:

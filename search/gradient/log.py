@@ -32,11 +32,10 @@ class Round(Judged):
     explained_least: float = math.nan  # the smallest share of a strong logit's variance that its module explains
     flops: float = math.nan  # the modules' mean, as a share of the strong model's
 
-
-def asked_for(rounds: Sequence[Round], number: int) -> str:
-    """What a round was to keep, in words."""
-    settled = number > 0 and rounds[number].keep == rounds[number - 1].keep
-    return f"keep {100 * rounds[number].keep:g}%" + (", settled" if settled else "")
+    def asked_for(self, rows: Sequence["Round"]) -> str:
+        """See `Judged`: what the round was to keep."""
+        settled = self.number > 0 and self.keep == rows[self.number - 1].keep
+        return f"keep {100 * self.keep:g}%" + (", settled" if settled else "")
 
 
 def knows(row: Round) -> bool:

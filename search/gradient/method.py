@@ -1,9 +1,10 @@
 """The gradient search as a search method of the driver."""
 
+from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +12,19 @@ import torch
 from configures.base import Config
 from dataset.images import Split
 from engines.engine import Engine
+from engines.opening import chosen_engine
 from models.graph import Graph
 from models.opening import Stage
-from search.driver import MAX_LOSS, CandidateFiles, DrivenMethod, Learned
+from search.driver import MAX_LOSS, DrivenMethod
+from search.files import Found, SearchFiles
 from search.gradient import files
 from search.gradient.goal import goal_of
 from search.gradient.learner import mask_settings
-from search.gradient.log import Round, asked_for, knows, smallest_that_knows
+from search.gradient.log import Round, knows, smallest_that_knows
 from search.gradient.rounds import GradientSearch, rounds_to_do
-from search.judging import Judgement
-from search.method import Course, Found, Panel
-from utils.artifacts import Artifacts, JsonFile, Role, TableFile
+from search.method import Course, Panel
+from utils.artifacts import Artifacts
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,27 +65,33 @@ class Gradient(DrivenMethod):
         "modules are.",
     )
 
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UserError(f"--keep {self.keep:g}: expected a share above 0, up to 1")
+        if not -100 <= self.max_loss <= 100:
+            raise UserError(f"--max_loss {self.max_loss:g}: expected percentage points, from -100 to 100")
+
+    def as_asked(self, arguments: Namespace) -> "Gradient":
+        """See `DrivenMethod`."""
+        given = {name: getattr(arguments, name) for name in ("keep", "max_loss")}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(self, engine=partial(chosen_engine, arguments), **given)
+
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Round]) -> Generator[Found, None, None]:
         """See `DrivenMethod`: a candidate a round, until smaller modules would not be chosen."""
-        search = GradientSearch(stage, strong, split, self.classes, rounds_to_do(stage.config.mask_keeps, self.keep))
+        keeps, files = rounds_to_do(stage.config.mask_keeps, self.keep), self.files(stage.artifacts, self.classes)
+        search = GradientSearch(stage, strong, split.train, files, self.classes, keeps)
         with self.engine(stage.device) as engine, search.learner(len(rows)) as learner:
             on_engine = None if engine is None else search.on_engine(engine)
-            while len(rows) < len(search.keeps) and not (rows and self._is_over(rows)):
+            while len(rows) < len(keeps) and not (rows and self._is_over(rows)):
                 yield search.learned(learner, len(rows), on_engine)
-                files.state(stage.artifacts, self.classes).remove()
+                files.within.remove()
 
     def going_on(self, config: Config, rows: Sequence[Round]) -> list[Round]:
         """See `DrivenMethod`: as far as rounds are those that are asked for now."""
         keeps = rounds_to_do(config.mask_keeps, self.keep)
         same = [row.keep == keep for row, keep in zip(rows, keeps, strict=False)]
         return list(rows[: same.index(False) if False in same else len(same)])
-
-    def row(self, config: Config, rows: Sequence[Round], found: Found, judged: Judgement, seconds: float) -> Round:
-        """See `DrivenMethod`."""
-        keep = rounds_to_do(config.mask_keeps, self.keep)[len(rows)]
-        known = {**vars(judged), "number": len(rows), "keep": keep, "seconds": seconds}
-        known["steps"] = (len(rows) + 1) * config.mask_steps
-        return Round(**{field.name: known[field.name] for field in fields(Round)})
 
     def chosen(self, rows: Sequence[Round]) -> Round:
         """See `DrivenMethod`; by `keep` the last one."""
@@ -100,7 +109,8 @@ class Gradient(DrivenMethod):
     # What its record says
     def settings(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
-        return {**asdict(mask_settings(config)), **asdict(goal_of(config))}
+        unnamed = {} if files.is_short(self.classes) else {files.CLASSES: self.classes}
+        return {**asdict(mask_settings(config)), **asdict(goal_of(config)), **unnamed}
 
     def configured(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
@@ -115,44 +125,11 @@ class Gradient(DrivenMethod):
             *(["--target_class", *map(str, self.classes)] if self.classes else []),
         ]
 
-    def words(self, rows: Sequence[Round], number: int) -> str:
-        """See `DrivenMethod`."""
-        return asked_for(rows, number)
-
-    def targets(self, row: Round, classes: tuple[int, ...]) -> tuple[int, ...]:
-        """See `DrivenMethod`."""
-        return classes
-
     # Its files
+    def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Round]:
+        """See `Method`."""
+        return files.of_search(artifacts, classes)
+
     def searched(self, artifacts: Artifacts) -> list[tuple[int, ...]]:
         """See `DrivenMethod`."""
-        names = sorted(path.name.removeprefix("gradient_class_") for path in artifacts.folder.glob("gradient_class_*"))
-        return [(), *(tuple(map(int, name.split("_"))) for name in names if name.replace("_", "").isdecimal())]
-
-    def folder(self, artifacts: Artifacts) -> Path:
-        """See `DrivenMethod`."""
-        return files.folder(artifacts, self.classes)
-
-    def role(self, artifacts: Artifacts) -> Role:
-        """See `DrivenMethod`."""
-        return files.role(artifacts, self.classes)
-
-    def settings_file(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> JsonFile:
-        """See `Method`."""
-        return files.settings(artifacts, classes)
-
-    def log(self, artifacts: Artifacts, classes: Sequence[int] = ()) -> TableFile[Round]:
-        """See `Method`."""
-        return files.log(artifacts, classes)
-
-    def files(self, artifacts: Artifacts, number: int, classes: Sequence[int] = ()) -> CandidateFiles:
-        """See `DrivenMethod`."""
-        kinds = files.round_kernels, files.round_gains, files.round_logit_maps, files.round_state
-        return CandidateFiles(*(kind(artifacts, number, classes) for kind in kinds))
-
-    def load_modules(
-        self, artifacts: Artifacts, number: int, shape: tuple[int, int], classes: Sequence[int] = ()
-    ) -> Learned:
-        """See `DrivenMethod`; each round has a tuning."""
-        files.round_gains(artifacts, number, classes).check_is_there()
-        return super().load_modules(artifacts, number, shape, classes)
+        return files.searched(artifacts)

@@ -5,16 +5,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dataset.images import Split, to_device
+from dataset.images import Images, to_device
 from engines.engine import Engine
 from models.graph import Graph
 from models.opening import Stage
 from modules.evaluation_inputs import evaluation_inputs
-from search.gradient import files
+from search.files import Found, SearchFiles
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.log import Round
 from search.gradient.on_engine import ModulesOnEngine
-from search.method import Found
 from utils.artifacts import CheckpointFile
 from utils.device import core_threads
 from utils.errors import reason
@@ -28,13 +28,16 @@ class GradientSearch:
     """The search for the modules of some or all classes of a strong model.
 
     Attributes:
+        images: that it learns on.
+        files: where its state is kept.
         classes: whose modules, in rising order; () = all.
         keeps: the share of the kernels that each round goes down to.
     """
 
     stage: Stage
     strong: Graph
-    split: Split
+    images: Images
+    files: SearchFiles[Round]
     classes: tuple[int, ...]
     keeps: tuple[float, ...]
 
@@ -50,7 +53,7 @@ class GradientSearch:
         Raises UserError for a file that holds no such state.
         """
         stage = self.stage
-        pixels, labels = to_device(self.split.train, stage.device)
+        pixels, labels = to_device(self.images, stage.device)
         with core_threads(stage.device) as workers:
             learner = MaskLearner(
                 self.strong,
@@ -59,26 +62,25 @@ class GradientSearch:
                 pixels,
                 labels,
                 mask_settings(stage.config),
-                normalisation=self.split.train.normalisation,
+                normalisation=self.images.normalisation,
                 dtype=stage.dtype,
                 seed=stage.seed,
                 workers=workers,
             )
-            within = files.state(stage.artifacts, self.classes)
+            within = self.files.within
             if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
                 say(f"going on after step {learner.steps_done}")
             elif num_done:
                 keeps = self.keeps[:num_done]
-                last = files.round_state(stage.artifacts, num_done - 1, self.classes)
+                last = self.files.state(num_done - 1)
                 if not load_state(learner, last, keeps):
                     raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
             yield learner
 
     def on_engine(self, engine: Engine) -> ModulesOnEngine:
         """The engine, given what its workers need."""
-        images = self.split.train
-        inputs = evaluation_inputs(self.stage.config, self.strong, images, self.stage.dtype)
-        return ModulesOnEngine(engine, engine.share(inputs), engine.share(images.labels))
+        inputs = evaluation_inputs(self.stage.config, self.strong, self.images, self.stage.dtype)
+        return ModulesOnEngine(engine, engine.share(inputs), engine.share(self.images.labels))
 
     def learned(self, learner: MaskLearner, number: int, on_engine: ModulesOnEngine | None) -> Found:
         """Take the steps of a round, as far as they are not done: the modules, and the state after it.
@@ -87,7 +89,7 @@ class GradientSearch:
         """
         keeps = self.keeps[: number + 1]
         before, keep = (1.0, *keeps)[-2:]
-        last, state = len(keeps) * learner.settings.steps, files.state(self.stage.artifacts, self.classes)
+        last, state = len(keeps) * learner.settings.steps, self.files.within
         if on_engine is not None:
             learned = on_engine.learn(learner, last, (before, keep))
             for _ in progress(learned, f"round {number}, modules", len(learner.modules)):
@@ -103,6 +105,7 @@ class GradientSearch:
             learner.tuning(masks),
             self.target_classes,
             state=state_of(learner, keeps),
+            asked={"keep": keep, "steps": last},
         )
 
 

@@ -137,18 +137,12 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     fitness, end = genetic_files.fitness(artifacts, last), genetic_files.end(artifacts)
     strong, split = load_strong_model(config, artifacts, stage.device), load_split(config)
     keeps = rounds_to_do(config.mask_keeps, float(GRADIENT.arguments[-1]))
-    gradient = GradientSearch(stage, strong, split, (), keeps)
-    log, settings = gradient_files.log(artifacts), gradient_files.settings(artifacts)
+    of_gradient = gradient_files.of_search(artifacts)
+    gradient = GradientSearch(stage, strong, split.train, of_gradient, (), keeps)
+    log, settings = of_gradient.log, of_gradient.settings
     num_rounds, made_with = len(log.load()), settings.load()
-    masks, gains, logit_maps, state = (
-        file(artifacts, num_rounds - 1)
-        for file in (
-            gradient_files.round_kernels,
-            gradient_files.round_gains,
-            gradient_files.round_logit_maps,
-            gradient_files.round_state,
-        )
-    )
+    masks, gains, logit_maps = (of_gradient.array(num_rounds - 1, kind) for kind in ("kernels", "gains", "logit_maps"))
+    state = of_gradient.state(num_rounds - 1)
 
     def gradient_state() -> dict[str, Any]:
         """As a search that has nothing left to learn takes it up."""

@@ -31,7 +31,7 @@ def test_a_model_and_a_training_that_would_write_one_are_in_the_way(artifacts: A
 
 def test_the_folder_is_not_taken_from_a_stage_that_is_at_work(artifacts: Artifacts) -> None:
     artifacts.folder.mkdir(parents=True)
-    mine, search = files.training_role(artifacts), gradient_files.role(artifacts)
+    mine, search = files.training_role(artifacts), gradient_files.of_search(artifacts).role
     with held(mine, search):
         with pytest.raises(UserError, match=f"--fresh sets the folder aside: .*pid {os.getpid()} works"):
             set_folder_aside(artifacts, mine)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,13 +25,16 @@ from models.strong_model import build_strong_network, graph_of, load_strong_mode
 from modules import files as module_files
 from modules.module_sets import open_set
 from report import files as report_files
+from search.driver import check_has_images
 from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
 from search.gradient.goal import goal_of
 from search.gradient.learner import MaskLearner, mask_settings
+from search.gradient.method import Gradient
 from search.judging import Judge
 from utils.artifacts import Artifacts
+from utils.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gradient search")]
 
@@ -116,7 +120,7 @@ def test_a_class_has_the_same_module_whichever_others_are_searched(
     for target_class in some.target_classes:
         ours, theirs = (each.file(target_class).load() for each in (some, whole))
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    row, last = (gradient_files.log(artifacts, classes).load()[-1] for classes in ((1, 3), ()))
+    row, last = (gradient_files.of_search(artifacts, classes).log.load()[-1] for classes in ((1, 3), ()))
     assert row.right_composed == some.record.valid_right_composed and row.right_strong == last.right_strong
     assert row.explained_least == pytest.approx(min(some.record.explained), abs=1e-4)
     assert row.flops == pytest.approx(np.mean(some.record.flops))
@@ -129,7 +133,7 @@ def test_a_search_for_patches_ends_where_modules_know_no_more(
     monkeypatch.setattr("search.gradient.log.knows", lambda row: row.number == 0)
     done = run_main(SCRIPT, *SMALL, "--for_patch", "--target_class", 2, root=root)
     assert done.exit_code == 0 and "modules of round 0" in done.stdout, done
-    assert len(gradient_files.log(Artifacts(root, MODEL, DATASET), (2,)).load()) == 2
+    assert len(gradient_files.of_search(Artifacts(root, MODEL, DATASET), (2,)).log.load()) == 2
 
 
 def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +143,14 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     strong = build_strong_network(config).eval()
     strong.load_state_dict(model.network.state_dict())
     widths = [layer.width for layer in model.units.layers]
-    rounds = gradient_files.log(artifacts).load_if_there()
+    rounds = gradient_files.of_search(artifacts).log.load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.6, 0.5, 0.5]  # the last one settles
     assert [row.steps for row in rounds] == [3, 6, 9, 12]
     modules = open_set(config, artifacts, "gradient")
     masks, record = modules.masks(), modules.record
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
-    logit_maps = gradient_files.round_logit_maps(artifacts, 3).load(NUM_CLASSES, 2)
-    gains = gradient_files.round_gains(artifacts, 3).load(*masks.shape)
+    logit_maps = gradient_files.of_search(artifacts).array(3, "logit_maps").load(NUM_CLASSES, 2)
+    gains = gradient_files.of_search(artifacts).array(3, "gains").load(*masks.shape)
     assert (gains[~masks] == 1).all()
     assert (gains[masks] != 1).any()
     valid = load_split(config).valid
@@ -183,7 +187,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
 
 
 def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) -> None:
-    settings = gradient_files.settings(Artifacts(reference, MODEL, DATASET)).load()
+    settings = gradient_files.of_search(Artifacts(reference, MODEL, DATASET)).settings.load()
     config = load(MODEL, DATASET, SETTINGS)
     made_with = asdict(mask_settings(config)) | asdict(goal_of(config))
     assert settings == {**settings, **made_with}
@@ -246,7 +250,7 @@ def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference
     )
     done = run_main(SCRIPT, *SMALL, "--keep", "0.7", root=root)
     assert done.exit_code == 0, done
-    rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
+    rounds = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).log.load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.7, 0.7]
 
 
@@ -256,7 +260,7 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
     """Interrupted where a round's files are written, and its row is not."""
     artifacts = Artifacts(root, MODEL, DATASET)
     shutil.copytree(Artifacts(reference, MODEL, DATASET).folder, artifacts.folder, dirs_exist_ok=True)
-    keeps = [row.keep for row in gradient_files.log(artifacts).load()]
+    keeps = [row.keep for row in gradient_files.of_search(artifacts).log.load()]
 
     def judged(*_: object) -> None:
         raise KeyboardInterrupt
@@ -265,9 +269,32 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
         patch.setattr(Judge, "of", judged)
         run = run_main(SCRIPT, *SMALL, "--keep", keeps[0], root=root)
     assert run.exit_code == 130 and "were asked for otherwise: they are done anew" in run.stdout, run
-    assert [row.keep for row in gradient_files.log(artifacts).load()] == keeps[:1]
+    assert [row.keep for row in gradient_files.of_search(artifacts).log.load()] == keeps[:1]
     done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
     assert done.exit_code == 0 and found(root) == found(reference), done
+
+
+def test_the_searches_that_are_there_are_found_whatever_their_folder_is_called(tmp_path: Path) -> None:
+    artifacts, config = Artifacts(tmp_path, MODEL, DATASET), load(MODEL, DATASET)
+    many = tuple(range(2, 60))
+    for classes in ((), (3,), (1, 4), (10,), many):
+        gradient_files.of_search(artifacts, classes).settings.save(Gradient(classes).settings(config))
+    assert gradient_files.of_search(artifacts, many).folder.name.startswith("gradient_58_classes_")
+    assert gradient_files.searched(artifacts) == [(), (1, 4), many, (3,), (10,)]
+    assert "target_classes" not in Gradient((1, 4)).settings(config)
+
+
+@pytest.mark.parametrize(("classes", "refused"), [((), "valid"), ((1,), "valid"), ((0,), None)])
+def test_each_searched_class_has_images(classes: tuple[int, ...], refused: str | None) -> None:
+    labels = np.array([0, 1, 2])
+    split = SimpleNamespace(
+        classes=("a", "b", "c"), train=SimpleNamespace(labels=labels), valid=SimpleNamespace(labels=labels * 2 % 4)
+    )
+    if refused is None:
+        check_has_images(split, classes)
+        return
+    with pytest.raises(UserError, match=f"class 1 .b.: expected {refused} images of it"):
+        check_has_images(split, classes)
 
 
 def test_rounds_of_another_strong_model_are_not_measured(reference: Path, tmp_path: Path, run_main: Main) -> None:
@@ -279,7 +306,7 @@ def test_rounds_of_another_strong_model_are_not_measured(reference: Path, tmp_pa
 
 
 def test_max_loss_takes_the_smallest_modules_within(root: Path, reference: Path, run_main: Main) -> None:
-    rounds = gradient_files.log(Artifacts(reference, MODEL, DATASET)).load_if_there()[:3]  # none settles
+    rounds = gradient_files.of_search(Artifacts(reference, MODEL, DATASET)).log.load_if_there()[:3]  # none settles
     done = run_main(SCRIPT, *SMALL, "--max_loss", "100", root=root)
     assert "modules of round 2" in done.stdout
     limit = rounds[0].points_lost
@@ -350,7 +377,7 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     shutil.copytree(
         Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
     )
-    path = gradient_files.folder(Artifacts(root, MODEL, DATASET)) / name
+    path = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).folder / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -361,7 +388,7 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
 def test_a_state_of_another_dtype_is_refused(root: Path, reference: Path, run_main: Main) -> None:
     folder, mine = Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET)
     shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
-    file = gradient_files.round_state(mine, 3)
+    file = gradient_files.of_search(mine).state(3)
     state = file.load()
     state["modules"][1]["scores"] = state["modules"][1]["scores"].double()
     file.save(state)
@@ -397,13 +424,13 @@ def test_the_genetic_search_goes_on_from_it(reference: Path, tmp_path: Path, run
     units = graph_of(config).units
     layout = genome_layout(units, config)
     importance = module_files.kernel_importance(artifacts).load(NUM_CLASSES, units.num_kernels)
-    masks = gradient_files.round_kernels(artifacts, 3).load(NUM_CLASSES, units.num_kernels)
+    masks = gradient_files.of_search(artifacts).array(3, "kernels").load(NUM_CLASSES, units.num_kernels)
     for c in range(NUM_CLASSES):
         population = genetic_files.population(artifacts, 0, c).load(6, layout.num_genes)
         decoded = kernel_groups(layout, importance[c]).decode(population)
         assert np.array_equal(units.spread(decoded[0]), masks[c])
         assert len(np.unique(decoded, axis=0)) > 1
-    gradient_files.log(artifacts).path.unlink()
+    gradient_files.of_search(artifacts).log.path.unlink()
     run_main(LAUNCHER, *words, "--jobs", "1", "--fresh", root=root).refused(exit_code=2)
 
 
@@ -417,13 +444,13 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     rows = list(csv.DictReader((folder / "trade_off_valid.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["gradient"] * 4 + ["module set"]
     assert rows[4]["target"] == "gradient" and rows[4]["right"] == rows[3]["right"]
-    rounds = gradient_files.log(Artifacts(root, MODEL, DATASET)).load_if_there()
+    rounds = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).log.load_if_there()
     assert [int(row["right"]) for row in rows[:4]] == [row.right_composed for row in rounds]
     assert [float(row["points_lost"]) for row in rows[:4]] == pytest.approx([row.points_lost for row in rounds])
     assert [row["target"] for row in rows[2:4]] == ["keep 50%", "keep 50%, settled"]
     assert all(0 < float(row["flops"]) < 1 for row in rows[:4])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
-    shutil.rmtree(gradient_files.folder(Artifacts(root, MODEL, DATASET)))
+    shutil.rmtree(gradient_files.of_search(Artifacts(root, MODEL, DATASET)).folder)
     words = [*NAMES, "--method", "gradient"]
     run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 
@@ -439,7 +466,7 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     assert "From round 0 to the chosen round 3 of 3: " in page and "--keep 0.5</code>" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 5
-    gradient_files.log(Artifacts(root, MODEL, DATASET)).path.write_text("number\n0\n")
+    gradient_files.of_search(Artifacts(root, MODEL, DATASET)).log.path.write_text("number\n0\n")
     assert run_main("scripts/make_report.py", *NAMES, root=root).exit_code == 0
 
 
@@ -448,5 +475,5 @@ def test_without_gains_maps_stay_as_they_are(root: Path, run_main: Main) -> None
     done = run_main(SCRIPT, *SMALL, "--set", "mask_gain_step_size=0", "--keep", "0.8", root=root)
     assert done.exit_code == 0, done
     artifacts = Artifacts(root, MODEL, DATASET)
-    masks = np.load(gradient_files.round_kernels(artifacts, 1).path)
-    assert (gradient_files.round_gains(artifacts, 1).load(*masks.shape) == 1).all()
+    masks = np.load(gradient_files.of_search(artifacts).array(1, "kernels").path)
+    assert (gradient_files.of_search(artifacts).array(1, "gains").load(*masks.shape) == 1).all()

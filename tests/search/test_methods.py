@@ -20,7 +20,7 @@ from patching.weak_models import WeakKind
 from report import files as report_files
 from report.figures_of_trade_off import MODULE_SET
 from search.driver import DrivenMethod, Row
-from search.method import Found
+from search.files import Found
 from search.methods import METHODS
 from utils.artifacts import Artifacts
 
@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeypatch):
     search(root, run_main, monkeypatch, 2, "--max_loss", 100)
     artifacts, config = Artifacts(root, MODEL, DATASET), load(MODEL, DATASET)
-    log, found = METHODS["random"].log(artifacts).load(), open_set(config, artifacts)
+    log, found = METHODS["random"].files(artifacts).log.load(), open_set(config, artifacts)
     assert [row.words for row in log] == ["keep 97%", "keep 95%"] and found.name == "random"
     assert found.record.valid_right_composed == log[1].right_composed
     assert (found.record.method, found.record.search["candidate"]) == ("random", 1)

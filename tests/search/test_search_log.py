@@ -76,7 +76,7 @@ def test_when_a_search_is_over() -> None:
 def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path: Path) -> None:
     """Fields with a default may be lacking, all of them, and only the last ones."""
     artifacts = Artifacts(tmp_path, "simcnn", "cifar10")
-    file = gradient_files.log(artifacts)
+    file = gradient_files.of_search(artifacts).log
     rows = [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
     names = [field.name for field in fields(Round)][:-4]
     save_table(file.path, names, [{name: str(getattr(row, name)) for name in names} for row in rows])
