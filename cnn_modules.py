@@ -2,8 +2,7 @@
 
 import cnn_modules as cm
 strong = cm.trace(network, images[:1])
-masks, tuning = cm.gradient_search(strong, images, labels, keep=0.4)
-modules = cm.extract_modules(strong, masks, tuning)
+masks, modules = cm.gradient_search(strong, images, labels, keep=0.4)
 
 `network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the
 network takes them; `labels` (n,) are whole numbers. Everything runs on the device of the network's parameters, and the
@@ -28,7 +27,7 @@ from models.graph import trace as trace_network
 from models.graph.evaluating import OneAnswer, floating_parameter
 from modules.kernel_importance import kernel_importance as importance_of_images
 from modules.layer_sensitivity import top_ratio_masks
-from modules.module import ComposedModel, Tuning, module_of_weights
+from modules.module import ComposedModel, module_of_weights
 from modules.module import extract_modules as extract_modules_of_masks
 from modules.module_set import SetRecord
 from modules.module_set import show_module_set as show
@@ -36,8 +35,8 @@ from modules.module_sets import evaluate_set
 from patching.from_arrays import Patch, patch
 from patching.rules import Rule
 from search.gradient.goal import goal_of
-from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.rounds import rounds_to_do
+from search.gradient.trainer import Trainer, search_settings
 from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.progress import progress, show_progress
@@ -50,7 +49,6 @@ __all__ = [
     "Patch",
     "PatchedNetwork",
     "SetRecord",
-    "Tuning",
     "UserError",
     "evaluate",
     "extract_modules",
@@ -170,10 +168,10 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
 
 def gradient_search(
     strong: Graph, images: Any, labels: Any, keep: float, *, seed: int = 0, **settings: Any
-) -> tuple[np.ndarray, Tuning]:
+) -> tuple[np.ndarray, list[GraphNetwork]]:
     """Search the modules of all classes by gradient, in rounds that keep fewer and fewer kernels.
 
-    Example: `masks, tuning = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
+    Example: `masks, modules = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
 
     Args:
         strong: as `trace` returns it.
@@ -185,8 +183,8 @@ def gradient_search(
             a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
 
     Returns:
-        Kernel masks (classes, K) bool, True = kept, and what was learned besides them: factors of feature maps, scales
-        and biases of logits. Both go into `extract_modules`.
+        Kernel masks (classes, K) bool, True = kept, and the modules, in evaluation mode, on the strong model's device:
+        images (n, channels, side, side) -> logits (n, 1).
 
     Raises:
         UserError: something does not fit, a setting is unknown, or the loss is not finite.
@@ -201,12 +199,12 @@ def gradient_search(
     config = Config("network", "images", strong.num_classes, **settings)
     device, dtype = strong.device_and_dtype
     with torch.enable_grad(), core_threads(device) as workers:
-        learner = MaskLearner(
+        trainer = Trainer(
             strong,
             range(strong.num_classes),
             goal_of(config),
             *to_device(given, device),
-            mask_settings(config),
+            search_settings(config, "kernels"),
             normalisation=None,
             dtype=dtype,
             seed=seed,
@@ -215,14 +213,12 @@ def gradient_search(
         rounds = pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))
         steps = [each for each in rounds for _ in range(config.mask_steps)]
         for before, share in progress(steps, "gradient search, steps"):
-            learner.step(before, share)
-    masks = learner.masks(keep)
-    return masks, learner.tuning(masks)
+            trainer.step(before, share)
+        trainer.finish_round()
+    return trainer.masks(), [module.network for module in trainer.modules]
 
 
-def extract_modules(
-    strong: Graph, masks: Any, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
-) -> list[GraphNetwork]:
+def extract_modules(strong: Graph, masks: Any, target_classes: Sequence[int] | None = None) -> list[GraphNetwork]:
     """Cut modules out of the strong model: small networks of their own, each with the logit of one class.
 
     Example: `modules = extract_modules(strong, numpy.load("masks.npy"))`.
@@ -230,7 +226,6 @@ def extract_modules(
     Args:
         strong: as `trace` returns it.
         masks: (modules, K) bool, True = kept: of a search, or loaded.
-        tuning: as `gradient_search` returns it; None = the modules have the strong model's weights.
         target_classes: of these modules; None = module c is of class c.
 
     Returns:
@@ -242,7 +237,7 @@ def extract_modules(
         ValueError: one line; a mask leaves a layer without kernels, or drops one of several that belong together.
     """
     targets = _checked_targets(strong, masks, target_classes)
-    return extract_modules_of_masks(strong, _array(masks), tuning, targets)
+    return extract_modules_of_masks(strong, _array(masks), targets)
 
 
 def evaluate(

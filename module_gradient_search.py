@@ -5,15 +5,16 @@
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --target_class 3 8 --max_loss 0.5
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --target_class 3 8 --for_patch
 
-Each module learns to take the place of the strong model's logit of its class, by itself, so that k classes cost k times
-as much as one. The search goes down in rounds that keep fewer and fewer kernels (`mask_keeps`), each going on from the
-one before. It also learns a factor for each kept kernel's map (`mask_gain_step_size`), which becomes part of the
-module's weights.
+Each module is trained to take the place of the strong model's logit of its class, by itself, so that k classes cost k
+times as much as one. It begins as the whole strong model, and drops kernels while it is trained: those whose maps the
+loss depends on least (`mask_steps` steps a round, step size `mask_step_size`). The search goes down in rounds that keep
+fewer and fewer kernels (`mask_keeps`), each going on from the one before.
 
---keep goes down to that share, and lets the masks settle there for one more round. --max_loss goes down until the
-strong model loses more percentage points of its validation accuracy when the modules answer for their classes, and
-takes the smallest modules within. --for_patch instead takes the smallest modules that explain four fifths of the
-variance of the strong model's logits, with nearly its AUC: such modules are worth more in other models.
+--keep goes down to that share of the kernels, --keep_flops of the strong model's floating-point operations. --max_loss
+goes down until the strong model loses more percentage points of its validation accuracy when the modules answer for
+their classes, and takes the smallest modules within. --for_patch instead takes the smallest modules that explain four
+fifths of the variance of the strong model's logits, with nearly its AUC: such modules are worth more in other models.
+--fine_tune trains the modules of the set on, and writes them as another set (NAME_tuned), as module_fine_tuner.py does.
 
 Writes the rounds to data/MODEL_DATASET/gradient (of some classes: gradient_class_3_8), and the modules as a module set
 of the same name. An interrupted search continues when the same command is run again. Published relatives: GradSplitter
@@ -27,6 +28,7 @@ from engines.opening import add_engine_options, check_engine_options
 from models.opening import open_stage, stage_parser
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import MAX_LOSS, search_modules
+from search.gradient.fine_tuning import fine_tune
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
 
@@ -37,7 +39,9 @@ def main() -> None:
     classes = chosen_classes(arguments.target_class, stage.config)
     chosen = tuple(classes) if len(classes) < stage.config.num_classes else ()
     method = Gradient(chosen, for_patch=arguments.for_patch).as_asked(arguments)
-    search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+    found = search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+    if arguments.fine_tune:
+        fine_tune(stage, found, None)
 
 
 def parsed_arguments() -> argparse.Namespace:
@@ -45,12 +49,14 @@ def parsed_arguments() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--keep", type=float, help="the largest share of the kernels that a module may keep")
+    target.add_argument("--keep_flops", type=float, help="the same of the strong model's floating-point operations")
     target.add_argument(
         "--max_loss",
         type=float,
         help=f"the most percentage points of validation accuracy to lose; default: {MAX_LOSS:g}",
     )
     parser.add_argument("--for_patch", action="store_true", help="choose modules to patch weak models with")
+    parser.add_argument("--fine_tune", action="store_true", help="then train the modules on: module_fine_tuner.py")
     parser.add_argument("--target_class", nargs="+", default=["all"], help=f"{HELP}; default: all")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search of these classes aside first")
     add_as_option(parser, "gradient, or for example gradient_class_3_8")

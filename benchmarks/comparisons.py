@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from measuring import Benchmark, Row, Size, Timing, Work, compare, exact_results, must_agree, time_in_turns
+from modules.masked_modules import freeze, mask_gradient
 from subjects import first_masks, model_to_measure, naive_network, resident, searched_instance
 from torch import Tensor, nn
 
@@ -30,7 +31,6 @@ from models.strong_model import build_strong_network, graph_of, strong_model_tra
 from models.training import train
 from modules.kernel_importance import kernel_importance
 from modules.layer_sensitivity import layer_sensitivity, top_ratio_masks
-from modules.masked_modules import freeze, mask_gradient
 from modules.population_outputs import outputs_with_known, population_outputs
 from search.genetic import files as genetic_files
 from search.genetic.generations import GeneticSearch, open_search

@@ -132,7 +132,7 @@ class Config:
     init_pop_mode: Literal["sensitivity", "random", "gradient"] = genetic(
         "sensitivity",
         "First population: `sensitivity` (important groups first), `random` (uniform) or `gradient` (the masks of its "
-        "last round, without their gains).",
+        "last round, without their weights).",
     )
     active_ratios_sensitive: Shares = genetic(
         (0.6, 0.7, 0.8), "The shares of a sensitive layer's groups that a first chromosome may switch on."
@@ -174,18 +174,13 @@ class Config:
 
     # Gradient search
     mask_keeps: FallingShares = free(
-        (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35, 0.3, 0.2, 0.1),
-        "The shares of the kernels that the rounds of the gradient search go down to, one after the other; where two "
-        "are equal, the second round lets the masks settle, in smaller steps.",
+        (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+        "The shares that the rounds of the gradient search go down to, one after the other; where two are equal, the "
+        "second round only trains the weights.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning,))
-    mask_step_size: Positive = gradient(0.003, "Adam's step size on the kernels' scores.")
-    mask_gain_step_size: Weight = gradient(
-        0.01,
-        "Adam's step size on the logarithms of gains, by which a module multiplies the maps that it keeps; "
-        "0 = no gains.",
-    )
+    mask_step_size: Positive = gradient(0.001, "Adam's step size on the modules' weights, at the beginning of a round.")
     mask_distillation: Fraction = gradient(
         0.5,
         "The share of the loss that is the divergence from the strong model; the rest is cross-entropy.",
@@ -203,8 +198,7 @@ class Config:
     )
     fine_tuning_step_size: Positive = fine_tuning(
         0.001,
-        "Adam's step size then, at the beginning; less for modules that lose little, since large steps first make them "
-        "worse.",
+        "Adam's step size then, at the beginning.",
     )
 
     # Patching

@@ -5,7 +5,6 @@ it leaves every output as it was.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,40 +13,42 @@ from torch import Tensor, nn
 from models.graph import Graph, GraphNetwork
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What a search may learn of modules beside their masks. It goes into their weights where they are cut out.
-
-    Attributes:
-        gains: (modules, K) float32, positive: what each kept kernel's map is multiplied by where it is read. Alike in a
-            unit; 1 where a kernel is dropped, is always kept, or is read without weights.
-        logit_maps: (modules, 2) float32: the scale and the bias of each module's logit.
-    """
-
-    gains: np.ndarray
-    logit_maps: np.ndarray
-
-
 def extract_modules(
-    graph: Graph, masks: np.ndarray, tuning: Tuning | None = None, target_classes: Sequence[int] | None = None
+    graph: Graph,
+    masks: np.ndarray,
+    target_classes: Sequence[int] | None = None,
+    weights: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> list[GraphNetwork]:
-    """Modules of masks (modules, K) bool, and of what was learned of them beside.
-
-    A gain goes into the weights that read its kernel's map, a logit's scale and bias into the last layer.
+    """Modules of masks (modules, K) bool, on the graph's device.
 
     Args:
         graph: the strong model.
         masks: True = kept.
-        tuning: of these modules; None = nothing.
         target_classes: of these modules; None = module c is of class c.
+        weights: their state_dicts; None = they have the strong model's.
+
+    Raises ValueError for a mask that does not fit the graph, RuntimeError for weights that do not fit a mask.
     """
-    target_classes = range(len(masks)) if target_classes is None else target_classes
-    unit_masks = [graph.units.gather(mask) for mask in masks]
-    if tuning is None:
-        return [graph.cut(mask, c) for mask, c in zip(unit_masks, target_classes, strict=True)]
-    gains = tuning.gains[:, graph.units.first_kernels]
-    learned = zip(unit_masks, target_classes, gains, tuning.logit_maps.tolist(), strict=True)
-    return [graph.cut(mask, c, of_units, logit_map) for mask, c, of_units, logit_map in learned]
+    targets = range(len(masks)) if target_classes is None else target_classes
+    if weights is None:
+        return [graph.cut(graph.units.gather(mask), c) for mask, c in zip(masks, targets, strict=True)]
+    of_modules = zip(masks, targets, weights, strict=True)
+    return [module_of_weights(graph, mask, c, of_module) for mask, c, of_module in of_modules]
+
+
+def module_of_weights(
+    graph: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
+) -> GraphNetwork:
+    """The module whose state_dict and mask (K,) are known, on the graph's device.
+
+    Raises ValueError for a mask that does not fit the graph, RuntimeError (torch's, naming the shapes) for weights that
+    do not fit the mask.
+    """
+    # An earlier version's modules of networks without a linear layer at the end have two numbers more.
+    no_map = (1.0, 0.0) if any(name.startswith("logit.") for name in weights) else None
+    module = graph.cut(graph.units.gather(kernel_mask), target_class, logit_map=no_map)
+    module.load_state_dict(weights)
+    return module
 
 
 class ComposedModel(nn.Module):
@@ -67,20 +68,6 @@ def replaced(strong_logits: Tensor, logits: Tensor, target_classes: Sequence[int
     answers = strong_logits.clone()
     answers[:, list(target_classes)] = logits
     return answers
-
-
-def module_of_weights(
-    graph: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
-) -> GraphNetwork:
-    """The module whose state_dict and mask (K,) are known, on the CPU.
-
-    Raises ValueError for a mask that does not fit the graph, RuntimeError (torch's, naming the shapes) for weights that
-    do not fit the mask.
-    """
-    no_map = (1.0, 0.0) if any(name.startswith("logit.") for name in weights) else None
-    module = graph.cut(graph.units.gather(kernel_mask), target_class, logit_map=no_map)
-    module.load_state_dict(weights)
-    return module
 
 
 def is_float32(weights: Mapping[str, Tensor]) -> bool:

@@ -6,13 +6,14 @@ import re
 import secrets
 import shutil
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configures.base import Config
 from dataset.images import Images, Split
@@ -23,7 +24,7 @@ from models.strong_model import graph_of
 from modules import files as module_files
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
-from modules.module import ComposedModel, Tuning, extract_modules, replaced
+from modules.module import ComposedModel, extract_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
@@ -178,9 +179,8 @@ def save_set(
     *,
     name: str | None,
     default_name: str,
-    tuning: Tuning | None = None,
     target_classes: Sequence[int] | None = None,
-    modules: Sequence[GraphNetwork] | None = None,
+    weights: Sequence[Mapping[str, Tensor]] | None = None,
     parent: str = "",
 ) -> ModuleSet:
     """Extract modules, evaluate them, and write them as a new set, which is the most recent one from then on.
@@ -193,14 +193,12 @@ def save_set(
         search: how the modules were found; plain values, `method` among them.
         name: of the set, as the user gave it; None = `default_name`, with a number where that is taken.
         default_name: see `name`.
-        tuning: what was learned of the modules besides their masks; None = nothing.
         target_classes: of the modules, in rising order; None = all classes.
-        modules: the modules, on the device, where they are not cut from the strong model now.
+        weights: the modules' state_dicts; None = they have the strong model's.
         parent: the name of the set that they were trained from.
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
-    if modules is None:
-        modules = extract_modules(strong, masks, tuning, targets)
+    modules = extract_modules(strong, masks, targets, weights)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)

@@ -16,7 +16,7 @@ from typing import Any
 from configures.base import Config
 from dataset.images import Split
 from models import files as model_files
-from models.graph import Graph, fold_batch_norm
+from models.graph import Graph
 from models.opening import Stage
 from models.strong_model import graph_of, load_strong_model, load_strong_split, show_if_few
 from modules.module import extract_modules
@@ -158,8 +158,8 @@ class DrivenMethod(ABC):
                 yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
 
 
-def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> None:
-    """Let a method search, from where an earlier run ended, write the modules of the chosen candidate, and show them.
+def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> ModuleSet:
+    """Let a method search, from where an earlier run ended, write the modules that it chooses as a set, and show it.
 
     Args:
         stage: where to search.
@@ -183,6 +183,7 @@ def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, n
     show_module_set(modules.record)
     seconds = sum(row.seconds for row in rows)
     print(f"{method.course.row}s: {len(rows)}; seconds: {seconds:.0f}; module set {modules.name} in {modules.folder}")
+    return modules
 
 
 def check_has_images(split: Split, classes: Sequence[int]) -> None:
@@ -215,7 +216,6 @@ def run_method(
     rows = method.going_on(stage.config, there)
     if rows:
         say(f"going on after {row_name} {rows[-1].number}")
-    folded = fold_batch_norm(strong)  # the same answers, sooner
     with closing(method.find(stage, strong, split, rows)) as candidates:
         for found in candidates:
             number = len(rows)
@@ -225,7 +225,7 @@ def run_method(
             targets = found.target_classes or tuple(range(strong.num_classes))
             files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
-            judged = judge.of(extract_modules(folded, found.masks, found.tuning, targets), found.masks, targets)
+            judged = judge.of(extract_modules(strong, found.masks, targets, found.weights), found.masks, targets)
             now = time.perf_counter()
             known = {"number": number, "words": found.words, "seconds": now - start, "target_classes": targets}
             known |= vars(judged) | found.asked
@@ -254,7 +254,7 @@ def write_modules(
     chosen = method.chosen(rows)
     words, targets = chosen.asked_for(rows), chosen.targets(method.classes) or tuple(range(strong.num_classes))
     print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
-    masks, tuning = files.load(chosen.number, (len(targets), strong.units.num_kernels))
+    masks, weights = files.load(chosen.number, (len(targets), strong.units.num_kernels))
     record = {
         "method": method.name,
         method.course.row: chosen.number,
@@ -264,5 +264,5 @@ def write_modules(
         "configured": method.configured(stage.config),
         "options": method.again(),
     }
-    written = {"name": name, "default_name": files.folder.name, "tuning": tuning, "target_classes": targets}
+    written = {"name": name, "default_name": files.folder.name, "weights": weights, "target_classes": targets}
     return save_set(stage, strong, masks, split, record, **written)

@@ -1,15 +1,16 @@
 """What searches find, and the files that those of all methods have: settings, a log, and each candidate's modules."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from torch import Tensor
 
-from modules.module import Tuning
 from utils.artifacts import ArrayFile, CheckpointFile, JsonFile, Role, TableFile
+from utils.errors import UserError
 
 Row = TypeVar("Row")
 
@@ -21,7 +22,7 @@ class Found:
     Attributes:
         words: what was asked for, for people: "keep 40%".
         masks: (modules, K) bool, True = kept.
-        tuning: what was learned of these modules in addition to their masks; None = nothing.
+        weights: of each module its state_dict, on the CPU; None = the modules have the strong model's weights.
         target_classes: whose modules they are; None = of all classes.
         state: what the method goes on from after them, as a checkpoint holds it; None = nothing.
         asked: fields of the log's row that the method fills.
@@ -30,7 +31,7 @@ class Found:
 
     words: str
     masks: np.ndarray
-    tuning: Tuning | None = None
+    weights: Sequence[Mapping[str, Tensor]] | None = None
     target_classes: tuple[int, ...] | None = None
     state: dict[str, Any] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +48,6 @@ class SearchFiles(Generic[Row]):
         made_by: the command that starts the search anew.
         row: what the log has one of for each step of the search.
         stem: of the names of a candidate's files, to be filled with its number.
-        all_tuned: whether no candidate is without a tuning.
     """
 
     folder: Path
@@ -55,7 +55,6 @@ class SearchFiles(Generic[Row]):
     made_by: str
     row: type[Row]
     stem: str = "candidate_{:03d}"
-    all_tuned: bool = False
 
     @property
     def settings(self) -> JsonFile:
@@ -76,32 +75,31 @@ class SearchFiles(Generic[Row]):
         """What the method goes on from after a candidate."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}.pth", self.made_by)
 
-    def array(self, number: int, kind: str) -> ArrayFile:
-        """Of a candidate's modules: `kernels` (modules, K) bool, True = kept, and if they have a tuning its fields.
+    def kernels(self, number: int) -> ArrayFile:
+        """Of a candidate's modules (modules, K) bool, True = kept."""
+        return ArrayFile(self.folder / f"{self.stem.format(number)}_kernels.npy", self.made_by, "bool")
 
-        `gains` (modules, K) float32: what each kernel's map is multiplied by; 1 = it stays as it is. `logit_maps`
-        (modules, 2) float32: scale and bias of each module's logit.
-        """
-        path = self.folder / f"{self.stem.format(number)}_{kind}.npy"
-        return ArrayFile(path, self.made_by, "bool" if kind == "kernels" else "float32")
+    def weights(self, number: int) -> CheckpointFile:
+        """Of a candidate's modules their state_dicts, where they have others than the strong model's."""
+        return CheckpointFile(self.folder / f"{self.stem.format(number)}_weights.pth", self.made_by)
 
-    def load(self, number: int, shape: tuple[int, int]) -> tuple[np.ndarray, Tuning | None]:
-        """A candidate's masks of shape (modules, K), and tuning. Raises UserError for a damaged or missing file."""
-        masks, gains = self.array(number, "kernels").load(*shape), self.array(number, "gains")
-        if not self.all_tuned and not gains.exists():
+    def load(self, number: int, shape: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, Tensor]] | None]:
+        """A candidate's masks of shape (modules, K), and weights. Raises UserError for a damaged or missing file."""
+        masks, file = self.kernels(number).load(*shape), self.weights(number)
+        if Path(f"{self.folder / self.stem.format(number)}_gains.npy").exists():
+            raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
+        if not file.exists():
             return masks, None
-        tuning = Tuning(gains.load(*shape), self.array(number, "logit_maps").load(shape[0], 2))
-        if not (tuning.gains > 0).all():
-            raise gains.damaged("expected gains above 0")
-        return masks, tuning
+        weights = file.load().get("modules")
+        if not isinstance(weights, list) or len(weights) != len(masks):
+            raise file.damaged(f"expected the weights of {len(masks)} modules")
+        return masks, weights
 
     def save(self, number: int, found: Found) -> None:
         """Write the modules of a candidate, and the state after it."""
-        gains = self.array(number, "gains")
-        self.array(number, "kernels").save(found.masks)
-        gains.remove()  # of a candidate that an interrupted run did not log
-        if found.tuning is not None:
-            self.array(number, "logit_maps").save(found.tuning.logit_maps)
-            gains.save(found.tuning.gains)
+        self.weights(number).remove()  # of a candidate that an interrupted run did not log
+        self.kernels(number).save(found.masks)
+        if found.weights is not None:
+            self.weights(number).save({"modules": list(found.weights)})
         if found.state is not None:
             self.state(number).save(found.state)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import random_images as some_images
 from exactness import random_images, random_mask
+from modules.masked_modules import freeze, mask_gradient
 from random_modules import with_random_biases
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from models.graph import Graph, trace
 from models.names import network_of
 from models.training import TrainingSettings, train
 from modules.kernel_importance import kernel_importance
-from modules.masked_modules import freeze, mask_gradient
 from modules.population_outputs import population_outputs
 from search.genetic.pair_counting import count_greater
 from utils.device import core_threads, make_deterministic

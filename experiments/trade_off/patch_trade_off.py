@@ -22,7 +22,7 @@ from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
-from modules.module import Tuning, extract_modules
+from modules.module import extract_modules
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -110,8 +110,8 @@ class WeakModel:
             if self.target_class in targets:
                 place = targets.index(self.target_class)
                 rows = slice(place, place + 1)
-                tuning = found.tuning and Tuning(found.tuning.gains[rows], found.tuning.logit_maps[rows])
-                (module,) = extract_modules(self.strong, found.masks[rows], tuning, [self.target_class])
+                weights = found.weights and found.weights[rows]
+                (module,) = extract_modules(self.strong, found.masks[rows], [self.target_class], weights)
                 yield self._of_module(method, float(found.masks.mean()), float(found.masks[place].mean()), module)
 
     def by_sets(self, sets: Sequence[ModuleSet]) -> Iterator[PatchTradeOff]:

@@ -70,7 +70,7 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
     for method in methods:
         for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
-            modules = extract_modules(strong, found.masks, found.tuning, targets)
+            modules = extract_modules(strong, found.masks, targets, found.weights)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
             yield measured(judge, name, found.words, modules, found.masks, targets, found.seconds)

@@ -31,7 +31,7 @@ def of_search(artifacts: Artifacts, classes: Sequence[int] = ()) -> SearchFiles[
     name = _named(classes) if is_short(classes) else f"gradient_{len(classes)}_classes_{checksum:08x}"
     folder = artifacts.folder / name
     role = artifacts.role("the gradient search", name, folder / "*")
-    return SearchFiles(folder, role, _command(artifacts, classes, "--fresh"), Round, "round_{:02d}", all_tuned=True)
+    return SearchFiles(folder, role, _command(artifacts, classes, "--fresh"), Round, "round_{:02d}")
 
 
 def searched(artifacts: Artifacts) -> list[tuple[int, ...]]:
@@ -61,7 +61,7 @@ def last_round_kernels(artifacts: Artifacts) -> ArrayFile:
     files = of_search(artifacts)
     if not (rounds := files.log.load_if_there()):
         raise UserError(f"init_pop_mode gradient: missing {files.log.path}; first run: {_command(artifacts, ())}")
-    return files.array(rounds[-1].number, "kernels")
+    return files.kernels(rounds[-1].number)
 
 
 def _command(artifacts: Artifacts, classes: Sequence[int], *more: str) -> str:

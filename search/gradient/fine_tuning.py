@@ -1,139 +1,195 @@
-"""Fine-tuning: the weights of a module set's modules are trained towards the goal of the gradient search.
+"""A fine-tuning from one module set to a new one; an interrupted one goes on where it was.
 
-A search chooses kernels and leaves their weights as they are, which were trained to work with those that were dropped.
-A short training lets them work without. The kernels of a module, and so its size, stay the same. As in the search, a
-step is a function of the state before it and its number alone, and each module is trained by itself.
+The new set is written only if it is better on the validation images: by the number of correct images, then by the
+cross-entropy.
 """
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from configures.base import Config
 from dataset.images import Images, to_device
+from models.evaluation import count_right, cpu_state, predict
+from models.graph import Graph, GraphNetwork
 from models.opening import Stage
-from search.gradient.batches import StepBatches
-from search.gradient.goal import Goal, goal_of
-from search.gradient.scores import step_size
-from utils.device import keep_freed_memory
+from models.strong_model import load_strong_model, load_strong_split, show_if_few
+from modules import files as module_files
+from modules.module import ComposedModel, replaced
+from modules.module_set import ModuleSet, show_module_set
+from modules.module_sets import module_sets, save_set
+from search.gradient import files
+from search.gradient.goal import goal_of
+from search.gradient.rounds import STEPS_PER_STATE
+from search.gradient.trainer import LossNotFinite, Trainer, fine_tuning_settings
+from utils.device import core_threads
 from utils.errors import UserError, reason
+from utils.locks import held
+from utils.progress import progress, say
+from utils.recorded_settings import differences
+
+FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
 
 
-class LossNotFinite(UserError):
-    """Training with this step size explodes."""
+def fine_tune(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet:
+    """Train the modules of a set, write them as the set `name`, and show it; None = the parent's name with `_tuned`.
 
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """How fine-tuning takes its steps."""
-
-    steps: int
-    batch_size: int
-    step_size: float  # Adam's, at the beginning; it falls as a cosine does
-    mirror: bool
-
-
-def fine_tuning_settings(config: Config) -> FineTuningSettings:
-    """The settings that the configuration describes."""
-    return FineTuningSettings(
-        config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
-    )
-
-
-def made_with(stage: Stage) -> dict[str, Any]:
-    """What the result depends on in addition to modules, strong model and images, as plain values."""
-    config = stage.config
-    of_steps = {**asdict(fine_tuning_settings(config)), **asdict(goal_of(config))}
-    return {**of_steps, "seed": stage.seed, "precision": stage.precision}
-
-
-class FineTuner:
-    """Modules while their weights are trained.
-
-    Args:
-        modules: in evaluation mode, on the device; their parameters change.
-        target_classes: of the modules.
-        strong: the strong model's network, on the device; it stays as it is.
-        goal: of each module.
-        images: the strong model's training images.
-        settings: how steps are taken.
-        device, dtype: bfloat16 runs the networks in autocast; weights stay float32.
-        seed: decides the batches and their augmentation.
-        workers: run the modules; the result does not depend on how many they are.
+    Returns the new set, or the parent where the new modules are not better.
     """
+    with held(files.fine_tuning_role(stage.artifacts, parent.name)):
+        modules = _known(stage, parent, name) or _fine_tuned(stage, parent, name)
+    show_module_set(modules.record)
+    print(f"module set {modules.name} in {modules.folder}")
+    return modules
 
-    def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        target_classes: Sequence[int],
-        strong: nn.Module,
-        goal: Goal,
-        images: Images,
-        settings: FineTuningSettings,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        seed: int,
-        workers: Executor,
-    ) -> None:
-        keep_freed_memory()
-        self.modules, self.target_classes = nn.ModuleList(modules), target_classes
-        self.strong, self.goal, self.settings = strong, goal, settings
-        self.device, self.dtype, self.workers = device, dtype, workers
-        self.batches = StepBatches(
-            *to_device(images, device), settings.batch_size, settings.mirror, seed, dtype, images.normalisation
+
+def _known(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet | None:
+    """The set that was made so already, which is the most recent one from now on."""
+    for there in module_sets(stage.config, stage.artifacts):
+        if name in (None, there.name) and _is_result(there, parent, stage):
+            say(f"module set {there.name}: fine-tuned already")
+            module_files.latest_set(stage.artifacts).save({"set": there.name})
+            return there
+    return None
+
+
+def _fine_tuned(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet:
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    split = load_strong_split(stage.config, stage.artifacts)
+    show_if_few(split.valid, split.classes)
+    valid, device, targets = split.valid, stage.device, parent.target_classes
+    of_strong = predict(strong.network, valid, device)
+    was = Quality.of(parent.modules(device), targets, of_strong, valid, device)
+    modules, fine_tuned = _trained(stage, strong, split.train, parent)
+    now = Quality.of(modules, targets, of_strong, valid, device)
+    print(
+        f"\n{was.right} of {len(valid)} validation images right before, {now.right} after; cross-entropy\n"
+        f"{-was.log_likelihood:.4f} nats per image before, {-now.log_likelihood:.4f} after"
+    )
+    state = files.fine_tuning_state(stage.artifacts, parent.name)
+    if not now > was:
+        state.remove()
+        print(
+            f"no new module set: on the validation images the modules of {parent.name}\n"
+            "are as good or better; try a smaller fine_tuning_step_size, or more fine_tuning_steps"
         )
-        self.steps_done = 0
-        # The searches' own memory of the gradients' sizes.
-        self.optimizer = torch.optim.Adam(self.modules.parameters(), settings.step_size, betas=(0.9, 0.99))
+        return parent
+    tuned = save_set(
+        stage,
+        strong,
+        parent.masks(),
+        split,
+        {**parent.record.search, "fine_tuned": fine_tuned | {"configured": stage.config.part_of("fine-tuning")}},
+        name=name,
+        default_name=f"{parent.name}_tuned",
+        target_classes=targets,
+        weights=[cpu_state(module) for module in modules],
+        parent=parent.name,
+    )
+    state.remove()
+    return tuned
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as a checkpoint holds it."""
-        weights = {name: value.detach().cpu() for name, value in self.modules.state_dict().items()}
-        return {"weights": weights, "optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`'s. Raises ValueError, in one line, for what is not such a state."""
-        try:
-            if not all(torch.isfinite(value).all() for value in state["weights"].values()):
-                raise ValueError("it holds NaN or infinity")
-            self.modules.load_state_dict(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.steps_done = int(state["steps_done"])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(reason(error)) from None
+def _made_with(stage: Stage, parent: ModuleSet) -> dict[str, Any]:
+    """What the result depends on in addition to the strong model and the images, as plain values."""
+    settings = asdict(fine_tuning_settings(stage.config)) | asdict(goal_of(stage.config))
+    return {**settings, "seed": stage.seed, "precision": stage.precision, "of_modules": _digest(parent)}
 
-    def step(self) -> float:
-        """Take one step and return the loss before it. Raises LossNotFinite if that is not finite."""
-        progress = self.steps_done / self.settings.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = step_size(self.settings.step_size, progress)
-        images, labels = self.batches.of_step(self.steps_done)
-        of_strong = self.workers.submit(self._strong_logits, images)
-        outputs = list(self.workers.map(partial(self._output, images=images), self.modules))
-        logits = [output.detach().contiguous().requires_grad_() for output in outputs]
-        loss = self.goal.total(logits, self.target_classes, labels, of_strong.result())
-        if not math.isfinite(value := float(loss.detach())):
-            raise LossNotFinite(f"step {self.steps_done}: the loss is {value}; lower the fine_tuning_step_size")
-        loss.backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        list(self.workers.map(torch.autograd.backward, outputs, [logit.grad for logit in logits]))
-        self.optimizer.step()
-        self.steps_done += 1
-        return value
 
-    def _output(self, module: nn.Module, images: Tensor) -> Tensor:
-        """A module's logit (batch,) float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return module(images)[:, 0].float()
+def _is_result(there: ModuleSet, parent: ModuleSet, stage: Stage) -> bool:
+    """Whether a set is what fine-tuning the parent's modules with the settings of now gives."""
+    with_settings = {key: value for key, value in there.record.search.get("fine_tuned", {}).items() if key not in FREE}
+    return there.record.parent == parent.name and with_settings == _made_with(stage, parent)
 
-    @torch.no_grad()
-    def _strong_logits(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return self.strong(images).float()
+
+def _digest(modules: ModuleSet) -> str:
+    """Tells a set from another one of the same name, which somebody removed."""
+    return hashlib.sha256(json.dumps(modules.record.files, sort_keys=True).encode()).hexdigest()
+
+
+def _trained(
+    stage: Stage, strong: Graph, images: Images, parent: ModuleSet
+) -> tuple[list[GraphNetwork], dict[str, Any]]:
+    """Train the modules of a set, from where an earlier run ended.
+
+    Returns them, what that was made with, and the seconds of all runs. Raises UserError where an earlier run's state is
+    of other settings.
+    """
+    start, earlier, file = time.perf_counter(), 0.0, files.fine_tuning_state(stage.artifacts, parent.name)
+    settings, now = fine_tuning_settings(stage.config), _made_with(stage, parent)
+    with core_threads(stage.device) as workers:
+        trainer = Trainer(
+            strong,
+            parent.target_classes,
+            goal_of(stage.config),
+            *to_device(images, stage.device),
+            settings,
+            normalisation=images.normalisation,
+            dtype=stage.dtype,
+            seed=stage.seed,
+            workers=workers,
+        )
+        trainer.begin_with(parent.masks(), parent.modules(stage.device))
+        if file.exists():
+            state = file.load()
+            if different := differences(state.get("made_with", {}), now):
+                raise UserError(
+                    f"{file.path} is of another fine-tuning ({different}): use the same settings, or remove it"
+                )
+            try:
+                trainer.load_state(state["trainer"])
+                earlier = float(state["seconds"])
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise file.damaged(f"not the state of a fine-tuning: {reason(error)}") from None
+            say(f"going on after step {trainer.steps_done}")
+        for _ in progress(range(trainer.steps_done, settings.steps), "fine-tuning, steps"):
+            try:
+                trainer.step(1.0, 1.0)
+            except LossNotFinite:
+                file.remove()  # it leads here again, and would refuse a smaller step size
+                raise
+            if trainer.steps_done % STEPS_PER_STATE == 0 or trainer.steps_done == settings.steps:
+                seconds = earlier + time.perf_counter() - start
+                file.save({"made_with": now, "trainer": trainer.state(), "seconds": seconds})
+        trainer.finish_round()
+    modules = [module.network for module in trainer.modules]
+    return modules, {**now, "seconds": earlier + time.perf_counter() - start}
+
+
+@dataclass(frozen=True, order=True)
+class Quality:
+    """How good modules are in the strong model's answer; of two the greater one is better."""
+
+    right: int  # images that are classified correctly; none where an output is not finite
+    log_likelihood: float  # minus the mean cross-entropy, in nats per image: it decides between equal counts
+
+    @classmethod
+    def of(
+        cls,
+        modules: Sequence[GraphNetwork],
+        target_classes: Sequence[int],
+        strong_logits: Tensor,
+        images: Images,
+        device: torch.device,
+    ) -> "Quality":
+        """The quality of modules that answer for their classes instead of the strong model.
+
+        Args:
+            modules, target_classes: the modules.
+            strong_logits: (images, classes) float32.
+            images: with their labels.
+            device: of the modules.
+        """
+        logits = replaced(strong_logits, predict(ComposedModel(modules), images, device), target_classes)
+        labels = torch.as_tensor(images.labels)
+        log_likelihood = -float(F.cross_entropy(logits.double(), labels))
+        if not math.isfinite(log_likelihood) or not logits.isfinite().all():
+            return cls(0, -math.inf)
+        return cls(count_right(logits, labels), log_likelihood)

@@ -46,10 +46,7 @@ class Goal:
     def total(
         self, logits: Sequence[Tensor], target_classes: Sequence[int], labels: Tensor, strong_logits: Tensor
     ) -> Tensor:
-        """The sum of the losses of modules, whose logits are (images,) each, contiguous.
-
-        Sums depend on strides in the last bits: as columns of one tensor, modules would depend on each other.
-        """
+        """The sum of the losses of modules, whose logits are (images,) each."""
         of_modules = zip(logits, target_classes, strict=True)
         return torch.stack([self.loss(logit, number, labels, strong_logits) for logit, number in of_modules]).sum()
 

@@ -18,7 +18,8 @@ class Round(Judged):
     """
 
     number: int
-    keep: float  # the largest share of kernels that a module may keep
+    keep: float  # the largest share that a module may keep
+    budget: str  # of what: "kernels" or "flops"
     kernels_kept: float  # the mean share over modules
     distance: float  # mean pairwise Jaccard distance
     images: int
@@ -33,9 +34,13 @@ class Round(Judged):
     flops: float = math.nan  # the modules' mean, as a share of the strong model's
 
     def asked_for(self, rows: Sequence["Round"]) -> str:
-        """See `Judged`: what the round was to keep."""
-        settled = self.number > 0 and self.keep == rows[self.number - 1].keep
-        return f"keep {100 * self.keep:g}%" + (", settled" if settled else "")
+        """See `Judged`."""
+        return words(self.keep, self.budget)
+
+
+def words(keep: float, budget: str) -> str:
+    """What a round was to keep."""
+    return f"keep {100 * keep:g}%" + (" of the FLOPs" if budget == "flops" else "")
 
 
 def knows(row: Round) -> bool:

@@ -19,9 +19,9 @@ from search.driver import MAX_LOSS, DrivenMethod
 from search.files import Found, SearchFiles
 from search.gradient import files
 from search.gradient.goal import goal_of
-from search.gradient.learner import mask_settings
 from search.gradient.log import Round, knows, smallest_that_knows
 from search.gradient.rounds import GradientSearch, rounds_to_do
+from search.gradient.trainer import search_settings
 from search.method import Course, Panel
 from utils.artifacts import Artifacts
 from utils.errors import UserError
@@ -34,6 +34,7 @@ class Gradient(DrivenMethod):
     Attributes:
         classes: whose modules, in rising order; () = all.
         keep: the share of the kernels to go down to; None = as `mask_keeps` says, until the search is over.
+        keep_flops: the same of the floating-point operations; one of the two is None.
         for_patch: choose modules to patch weak models with.
         max_loss: the percentage points of validation accuracy to lose at most, where neither of these says more.
         engine: opens the engine that learns, or None to learn in this process, on a device.
@@ -41,13 +42,14 @@ class Gradient(DrivenMethod):
 
     classes: tuple[int, ...] = ()
     keep: float | None = None
+    keep_flops: float | None = None
     for_patch: bool = False
     max_loss: float = MAX_LOSS
     engine: Callable[[torch.device], AbstractContextManager[Engine | None]] = lambda device: nullcontext()
 
     name = "gradient"
     script = "module_gradient_search.py"
-    options = ("keep", "max_loss", "engine", "address")
+    options = ("keep", "keep_flops", "max_loss", "engine", "address")
     course = Course(
         "round",
         Panel("kernels_kept", "kernels kept in %", "the kernels that modules keep", 100),
@@ -66,41 +68,55 @@ class Gradient(DrivenMethod):
     )
 
     def __post_init__(self) -> None:
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise UserError(f"--keep {self.keep:g}: expected a share above 0, up to 1")
+        for option in ("keep", "keep_flops"):
+            share = getattr(self, option)
+            if share is not None and not 0 < share <= 1:
+                raise UserError(f"--{option} {share:g}: expected a share above 0, up to 1")
         if not -100 <= self.max_loss <= 100:
             raise UserError(f"--max_loss {self.max_loss:g}: expected percentage points, from -100 to 100")
 
     def as_asked(self, arguments: Namespace) -> "Gradient":
         """See `DrivenMethod`."""
-        given = {name: getattr(arguments, name) for name in ("keep", "max_loss")}
+        given = {name: getattr(arguments, name) for name in ("keep", "keep_flops", "max_loss")}
         given = {name: value for name, value in given.items() if value is not None}
         return replace(self, engine=partial(chosen_engine, arguments), **given)
 
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Round]) -> Generator[Found, None, None]:
         """See `DrivenMethod`: a candidate a round, until smaller modules would not be chosen."""
-        keeps, files = rounds_to_do(stage.config.mask_keeps, self.keep), self.files(stage.artifacts, self.classes)
-        search = GradientSearch(stage, strong, split.train, files, self.classes, keeps)
-        with self.engine(stage.device) as engine, search.learner(len(rows)) as learner:
+        keeps, files = self._keeps(stage.config), self.files(stage.artifacts, self.classes)
+        settings = search_settings(stage.config, self._budget)
+        search = GradientSearch(stage, strong, split.train, files, self.classes, keeps, settings)
+        with self.engine(stage.device) as engine, search.trainer(len(rows)) as trainer:
             on_engine = None if engine is None else search.on_engine(engine)
             while len(rows) < len(keeps) and not (rows and self._is_over(rows)):
-                yield search.learned(learner, len(rows), on_engine)
+                yield search.learned(trainer, len(rows), on_engine)
                 files.within.remove()
 
     def going_on(self, config: Config, rows: Sequence[Round]) -> list[Round]:
         """See `DrivenMethod`: as far as rounds are those that are asked for now."""
-        keeps = rounds_to_do(config.mask_keeps, self.keep)
-        same = [row.keep == keep for row, keep in zip(rows, keeps, strict=False)]
+        asked = zip(rows, self._keeps(config), strict=False)
+        same = [(row.keep, row.budget) == (keep, self._budget) for row, keep in asked]
         return list(rows[: same.index(False) if False in same else len(same)])
 
     def chosen(self, rows: Sequence[Round]) -> Round:
-        """See `DrivenMethod`; by `keep` the last one."""
-        if self.keep is not None:
+        """See `DrivenMethod`; the last one where a share was asked for."""
+        if self._share is not None:
             return rows[-1]
         return smallest_that_knows(rows) if self.for_patch else super().chosen(rows)
 
+    @property
+    def _share(self) -> float | None:
+        return self.keep if self.keep_flops is None else self.keep_flops
+
+    @property
+    def _budget(self) -> str:
+        return "kernels" if self.keep_flops is None else "flops"
+
+    def _keeps(self, config: Config) -> tuple[float, ...]:
+        return rounds_to_do(config.mask_keeps, self._share)
+
     def _is_over(self, rounds: Sequence[Round]) -> bool:
-        if self.keep is not None:
+        if self._share is not None:
             return False
         if self.for_patch:
             return not knows(rounds[-1]) and any(map(knows, rounds))
@@ -110,7 +126,9 @@ class Gradient(DrivenMethod):
     def settings(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
         unnamed = {} if files.is_short(self.classes) else {files.CLASSES: self.classes}
-        return {**asdict(mask_settings(config)), **asdict(goal_of(config)), **unnamed}
+        of_steps = asdict(search_settings(config, self._budget))
+        del of_steps["budget"]  # each round has its own
+        return {**of_steps, **asdict(goal_of(config)), **unnamed}
 
     def configured(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
@@ -119,6 +137,7 @@ class Gradient(DrivenMethod):
     def again(self) -> list[str]:
         """See `DrivenMethod`."""
         chosen = ["--keep", f"{self.keep:g}"] if self.keep is not None else []
+        chosen += ["--keep_flops", f"{self.keep_flops:g}"] if self.keep_flops is not None else []
         chosen += ["--for_patch"] if self.for_patch else []
         return [
             *(chosen or self.max_loss_option()),

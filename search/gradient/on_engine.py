@@ -14,7 +14,7 @@ from engines.engine import Engine
 from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
-from search.gradient.learner import MaskLearner, MaskSettings
+from search.gradient.trainer import Trainer, TrainingSettings
 from utils.device import PRECISIONS, core_threads
 
 
@@ -32,21 +32,21 @@ class ModulesOnEngine:
     inputs: EvaluationInputs
     labels: np.ndarray
 
-    def learn(self, learner: MaskLearner, last: int, keeps: tuple[float, float]) -> Iterator[None]:
-        """Let the learner's modules take their steps up to `last`, and yield whenever one of them has.
+    def learn(self, trainer: Trainer, last: int, keeps: tuple[float, float]) -> Iterator[None]:
+        """Let the trainer's modules take their steps up to `last`, and yield whenever one of them has.
 
         Args:
-            learner: has the modules, and gets their new states.
+            trainer: has the modules, and gets their new states.
             last: the number of steps since the start of the search.
             keeps: the share of the kernels that the round begins with, and the one that it goes down to.
         """
-        settings = learner.goal, learner.settings, learner.batches.seed, self.engine.device, last, keeps
-        for number, module in enumerate(learner.modules):
+        settings = trainer.goal, trainer.settings, trainer.batches.seed, self.engine.device, last, keeps
+        for number, module in enumerate(trainer.modules):
             if module.steps_done < last:
                 own = module.target_class, _packed(module.state())
                 self.engine.submit(number, steps_on_worker, self.inputs, self.labels, *own, *settings)
         for number, state in self.engine.results():
-            learner.modules[number].load_state(_unpacked(state))
+            trainer.modules[number].load_state(_unpacked(state))
             yield
 
 
@@ -56,7 +56,7 @@ def steps_on_worker(
     target_class: int,
     state: bytes,
     goal: Goal,
-    settings: MaskSettings,
+    settings: TrainingSettings,
     seed: int,
     device: str,
     last: int,
@@ -65,7 +65,7 @@ def steps_on_worker(
     """A task: the state of one module after its steps up to `last`."""
     graph, pixels = _prepared(inputs, device)
     with core_threads(pixels.device) as workers:
-        learner = MaskLearner(
+        trainer = Trainer(
             graph,
             [target_class],
             goal,
@@ -77,10 +77,10 @@ def steps_on_worker(
             seed=seed,
             workers=workers,
         )
-        (module,) = learner.modules
+        (module,) = trainer.modules
         module.load_state(_unpacked(state))
         while module.steps_done < last:
-            learner.step(*keeps)
+            trainer.step(*keeps)
     return _packed(module.state())
 
 

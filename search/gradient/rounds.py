@@ -12,9 +12,9 @@ from models.opening import Stage
 from modules.evaluation_inputs import evaluation_inputs
 from search.files import Found, SearchFiles
 from search.gradient.goal import goal_of
-from search.gradient.learner import MaskLearner, mask_settings
-from search.gradient.log import Round
+from search.gradient.log import Round, words
 from search.gradient.on_engine import ModulesOnEngine
+from search.gradient.trainer import Trainer, TrainingSettings
 from utils.artifacts import CheckpointFile
 from utils.device import core_threads
 from utils.errors import reason
@@ -31,7 +31,8 @@ class GradientSearch:
         images: that it learns on.
         files: where its state is kept.
         classes: whose modules, in rising order; () = all.
-        keeps: the share of the kernels that each round goes down to.
+        keeps: the share that each round goes down to.
+        settings: how modules are trained.
     """
 
     stage: Stage
@@ -40,6 +41,7 @@ class GradientSearch:
     files: SearchFiles[Round]
     classes: tuple[int, ...]
     keeps: tuple[float, ...]
+    settings: TrainingSettings
 
     @property
     def target_classes(self) -> tuple[int, ...]:
@@ -47,90 +49,85 @@ class GradientSearch:
         return self.classes or tuple(range(self.strong.num_classes))
 
     @contextmanager
-    def learner(self, num_done: int) -> Iterator[MaskLearner]:
-        """The learner in the state within the round to come, where one was written, else after the rounds done.
+    def trainer(self, num_done: int) -> Iterator[Trainer]:
+        """The trainer in the state within the round to come, where one was written, else after the rounds done.
 
         Raises UserError for a file that holds no such state.
         """
         stage = self.stage
         pixels, labels = to_device(self.images, stage.device)
         with core_threads(stage.device) as workers:
-            learner = MaskLearner(
+            trainer = Trainer(
                 self.strong,
                 self.target_classes,
                 goal_of(stage.config),
                 pixels,
                 labels,
-                mask_settings(stage.config),
+                self.settings,
                 normalisation=self.images.normalisation,
                 dtype=stage.dtype,
                 seed=stage.seed,
                 workers=workers,
             )
             within = self.files.within
-            if within.exists() and load_state(learner, within, self.keeps[: num_done + 1]):
-                say(f"going on after step {learner.steps_done}")
+            if within.exists() and load_state(trainer, within, self.keeps[: num_done + 1]):
+                say(f"going on after step {trainer.steps_done}")
             elif num_done:
                 keeps = self.keeps[:num_done]
                 last = self.files.state(num_done - 1)
-                if not load_state(learner, last, keeps):
+                if not load_state(trainer, last, keeps):
                     raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
-            yield learner
+            yield trainer
 
     def on_engine(self, engine: Engine) -> ModulesOnEngine:
         """The engine, given what its workers need."""
         inputs = evaluation_inputs(self.stage.config, self.strong, self.images, self.stage.dtype)
         return ModulesOnEngine(engine, engine.share(inputs), engine.share(self.images.labels))
 
-    def learned(self, learner: MaskLearner, number: int, on_engine: ModulesOnEngine | None) -> Found:
+    def learned(self, trainer: Trainer, number: int, on_engine: ModulesOnEngine | None) -> Found:
         """Take the steps of a round, as far as they are not done: the modules, and the state after it.
 
         On an engine, if one is given, each module by itself; else all together in threads of this process.
         """
         keeps = self.keeps[: number + 1]
         before, keep = (1.0, *keeps)[-2:]
-        last, state = len(keeps) * learner.settings.steps, self.files.within
+        last, state = len(keeps) * trainer.settings.steps, self.files.within
         if on_engine is not None:
-            learned = on_engine.learn(learner, last, (before, keep))
-            for _ in progress(learned, f"round {number}, modules", len(learner.modules)):
-                state.save(state_of(learner, keeps))
-        for step in progress(range(learner.steps_done, last), f"round {number}, steps"):
-            learner.step(before, keep)
+            learned = on_engine.learn(trainer, last, (before, keep))
+            for _ in progress(learned, f"round {number}, modules", len(trainer.modules)):
+                state.save(state_of(trainer, keeps))
+        for step in progress(range(trainer.steps_done, last), f"round {number}, steps"):
+            trainer.step(before, keep)
             if (step + 1) % STEPS_PER_STATE == 0:
-                state.save(state_of(learner, keeps))
-        masks = learner.masks(keep)
+                state.save(state_of(trainer, keeps))
+        trainer.finish_round()
         return Found(
-            f"to keep {100 * keep:g}%",
-            masks,
-            learner.tuning(masks),
+            f"to {words(keep, self.settings.budget)}",
+            trainer.masks(),
+            trainer.weights(),
             self.target_classes,
-            state=state_of(learner, keeps),
-            asked={"keep": keep, "steps": last},
+            state=state_of(trainer, keeps),
+            asked={"keep": keep, "steps": last, "budget": self.settings.budget},
         )
 
 
 def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:
-    """The shares that the rounds go down to: the configuration's, or only those above `keep`, and `keep` itself twice.
-
-    A round that keeps what the one before kept lets the masks settle.
-    """
-    if keep is None:
-        return keeps
-    return (*(share for share in keeps if share > keep), keep, keep)
+    """The shares that the rounds go down to: the configuration's, or those above `keep`, and `keep`."""
+    return keeps if keep is None else (*(share for share in keeps if share > keep), keep)
 
 
-def state_of(learner: MaskLearner, keeps: tuple[float, ...]) -> dict[str, Any]:
+def state_of(trainer: Trainer, keeps: tuple[float, ...]) -> dict[str, Any]:
     """The state after, or within, the last of the rounds that went down to `keeps`, as a checkpoint holds it."""
-    return {"keeps": list(keeps), **learner.state()}
+    return {"keeps": list(keeps), "budget": trainer.settings.budget, **trainer.state()}
 
 
-def load_state(learner: MaskLearner, file: CheckpointFile, keeps: tuple[float, ...]) -> bool:
+def load_state(trainer: Trainer, file: CheckpointFile, keeps: tuple[float, ...]) -> bool:
     """Go on from a file's state if it is one of these rounds. Raises UserError where it is not a state."""
     state = file.load()
     try:
-        if tuple(state["keeps"]) != keeps:
+        if (tuple(state["keeps"]), state["budget"]) != (keeps, trainer.settings.budget):
             return False
-        learner.load_state(state)
+        trainer.load_state(state)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise file.damaged(f"not the state of such a search: {reason(error)}") from None
     return True

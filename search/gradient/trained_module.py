@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph import Graph, Size, estimate_statistics, with_batch_statistics
+from models.graph import Graph, GraphNetwork, Size, estimate_statistics, with_batch_statistics
 from search.gradient.pruning import MEMORY, mask_within
 from search.gradient.weight_places import WeightPlaces
 
@@ -32,25 +32,20 @@ class TrainedModule:
     def __init__(self, graph: Graph, places: WeightPlaces, target_class: int) -> None:
         self.graph, self.places, self.target_class = graph, places, target_class
         self.saliency, self.steps_done = torch.zeros(graph.num_units), 0
-        self._become(np.ones(graph.num_units, bool))
+        every = np.ones(graph.num_units, bool)
+        self.become(every, graph.cut(every, target_class))
 
-    def _become(self, unit_mask: np.ndarray) -> None:
-        """Be the module of a mask, with the strong model's weights."""
-        self.unit_mask = unit_mask
-        self.network = self.graph.cut(unit_mask, self.target_class)
-        self._program = with_batch_statistics(self.network.program)
+    def become(self, unit_mask: np.ndarray, network: GraphNetwork) -> None:
+        """Go on as a module of a mask (units,), whose network is trained from now on."""
+        self.unit_mask, self.network = unit_mask, network
+        self._program = with_batch_statistics(network.program)
         # A short memory of the gradients' sizes: they change as units go.
-        self._optimizer = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99))
+        self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
         self._units_read: dict[str, Tensor] = {}
 
     @property
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.network.named_parameters())
-
-    def begin_with(self, unit_mask: np.ndarray, weights: Mapping[str, Tensor]) -> None:
-        """Go on from another module of the class. Raises ValueError or RuntimeError for what is none."""
-        self._become(unit_mask)
-        self.network.load_state_dict(weights)
 
     def logit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """Its logit (batch,) float32 for normalised images, by the batch's own statistics; differentiable.
@@ -95,7 +90,7 @@ class TrainedModule:
             return
         before, now = (self.places.of(each, self.target_class) for each in (self.unit_mask, mask))
         weights, moments = self._weights, self._moments()
-        self._become(mask)
+        self.become(mask, self.graph.cut(mask, self.target_class))
         for name, value in self.places.moved(weights, before, now).items():
             self._weights[name].copy_(value)
         self._set_moments({kind: self.places.moved(each, before, now) for kind, each in moments.items()})
@@ -137,6 +132,9 @@ class TrainedModule:
             raise ValueError("it holds NaN or infinity")
         if saliency.shape != self.saliency.shape:
             raise ValueError(f"expected the saliency of {len(self.saliency)} units, found {tuple(saliency.shape)}")
-        self.begin_with(state["kept"].numpy(), weights)
+        unit_mask = state["kept"].numpy()
+        if (unit_mask != self.unit_mask).any():
+            self.become(unit_mask, self.graph.cut(unit_mask, self.target_class))
+        self.network.load_state_dict(weights)
         self.saliency, self.steps_done = saliency.clone(), int(state["steps_done"])
         self._set_moments(state["moments"])

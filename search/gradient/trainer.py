@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configures.base import Config
 from dataset.images import Normalisation, normalise
-from models.graph import Graph, Size, flops_share, fold_batch_norm, kernels_share
+from models.evaluation import cpu_state
+from models.graph import Graph, GraphNetwork, Size, flops_share, fold_batch_norm, kernels_share
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal
 from search.gradient.pruning import drops_after, keep_target
@@ -42,7 +44,19 @@ class TrainingSettings:
     batch_size: int
     step_size: float  # Adam's, at the beginning of a round
     mirror: bool
-    budget: str = "kernels"  # what shares are of: "kernels" or "flops"
+    budget: str = "kernels"  # what shares to keep are of: "kernels" or "flops"
+
+
+def search_settings(config: Config, budget: str) -> TrainingSettings:
+    """The settings of a search that the configuration describes."""
+    return TrainingSettings(config.mask_steps, config.mask_batch_size, config.mask_step_size, config.mirror, budget)
+
+
+def fine_tuning_settings(config: Config) -> TrainingSettings:
+    """The settings of a fine-tuning, which is one round."""
+    return TrainingSettings(
+        config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
+    )
 
 
 class Trainer:
@@ -86,6 +100,11 @@ class Trainer:
             for target_class in target_classes
         }
 
+    def begin_with(self, masks: np.ndarray, networks: Sequence[GraphNetwork]) -> None:
+        """Go on from modules that were cut out by masks (modules, K) bool; the networks become the trainer's own."""
+        for module, mask, network in zip(self.modules, masks, networks, strict=True):
+            module.become(module.graph.units.gather(mask), network)
+
     @property
     def steps_done(self) -> int:
         """The steps that all modules have taken."""
@@ -115,7 +134,7 @@ class Trainer:
         loss = self.goal.total(logits, [module.target_class for module in modules], labels, of_strong.result())
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise LossNotFinite(f"step {number}: the loss is {value}; lower the mask_step_size")
+            raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
         loss.backward()
         will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
         update = partial(_update, step_size=self._step_size(of_round), will_drop=will_drop)
@@ -144,6 +163,10 @@ class Trainer:
     def masks(self) -> np.ndarray:
         """The masks (modules, K) bool."""
         return self.modules[0].graph.units.spread(np.stack([module.unit_mask for module in self.modules]))
+
+    def weights(self) -> list[dict[str, Tensor]]:
+        """The modules' state_dicts, on the CPU."""
+        return [cpu_state(module.network) for module in self.modules]
 
     @torch.no_grad()
     def _strong_logits(self, images: Tensor) -> Tensor:

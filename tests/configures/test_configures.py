@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from conftest import TOP, Run
 from hypothesis import example, given, settings
+from search.gradient.learner import mask_settings
 
 import configures
 from configures import base
@@ -20,7 +21,6 @@ from models.files import NetworkSettings
 from models.names import is_own_network
 from models.strong_model import graph_of, strong_model_training
 from search.gradient.goal import goal_of
-from search.gradient.learner import mask_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
 SETTINGS = sorted(field.name for field in dataclasses.fields(Config) if field.name not in ("model", "dataset"))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from awkward_networks import TRACEABLE, SelfAttention
 from exactness import random_images, random_mask, random_network, traced
 from hypothesis import given, settings
+from modules.masked_modules import freeze, gradient_in_one_run, mask_gradient
 from random_modules import random_network as small_network
 from random_modules import with_random_biases
 from random_networks import RandomNetwork
@@ -21,7 +22,6 @@ from models.graph.graph import graph_of
 from models.graph.tracing import trace_plain
 from models.names import network_of
 from models.rescnn import Conv
-from modules.masked_modules import freeze, gradient_in_one_run, mask_gradient
 
 # Said by torch of a convolution that the tests have for what it says.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, assert_near, files_below, keep_few_images, run_here, run_script
+from search.gradient.learner import MaskLearner, mask_settings
 from shuffled_engine import ShuffledEngine
 from sklearn.metrics import roc_auc_score
 
@@ -30,7 +31,6 @@ from search.genetic import files as genetic_files
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.gradient import files as gradient_files
 from search.gradient.goal import goal_of
-from search.gradient.learner import MaskLearner, mask_settings
 from search.gradient.method import Gradient
 from search.judging import Judge
 from utils.artifacts import Artifacts

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from torch import Tensor
-
-from models.graph import Units
 from search.gradient.scores import (
     Price,
     gradients_of,
@@ -21,6 +18,9 @@ from search.gradient.scores import (
     sizes_of,
     step_size,
 )
+from torch import Tensor
+
+from models.graph import Units
 
 # Four conv layers and one that is tied to the second; two kernels of the third are always kept. Beside each layer's
 # units stand sets that overlap or nest: those of a concatenation and of its halves.

@@ -4,11 +4,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from modules.fast.compiled_masking import CompiledMasking, masking_for
+from modules.fast.masking import Ending, Masking
 from torch import Tensor
 
 from modules.fast.compiled import compiler
-from modules.fast.compiled_masking import CompiledMasking, masking_for
-from modules.fast.masking import Ending, Masking
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 HALVING = ([2, 2], [2, 2], [0, 0], [1, 1], False)
