@@ -26,6 +26,7 @@ import argparse
 from dataset.target_classes import HELP, chosen_classes
 from engines.opening import add_engine_options, check_engine_options
 from models.opening import open_stage, stage_parser
+from models.strong_model import load_strong_model, load_strong_split
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import MAX_LOSS, search_modules
 from search.gradient.fine_tuning import fine_tune
@@ -39,9 +40,11 @@ def main() -> None:
     classes = chosen_classes(arguments.target_class, stage.config)
     chosen = tuple(classes) if len(classes) < stage.config.num_classes else ()
     method = Gradient(chosen, for_patch=arguments.for_patch).as_asked(arguments)
-    found = search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    split = load_strong_split(stage.config, stage.artifacts)
+    found = search_modules(stage, strong, split, method, fresh=arguments.fresh, name=arguments.as_name)
     if arguments.fine_tune:
-        fine_tune(stage, found, None)
+        fine_tune(stage, strong, split, found, None)
 
 
 def parsed_arguments() -> argparse.Namespace:

@@ -18,7 +18,7 @@ from dataset.images import Split
 from models import files as model_files
 from models.graph import Graph
 from models.opening import Stage
-from models.strong_model import graph_of, load_strong_model, load_strong_split, show_if_few
+from models.strong_model import graph_of, show_if_few
 from modules.module import extract_modules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
@@ -158,22 +158,24 @@ class DrivenMethod(ABC):
                 yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
 
 
-def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> ModuleSet:
+def search_modules(
+    stage: Stage, strong: Graph, split: Split, method: DrivenMethod, *, fresh: bool = False, name: str | None = None
+) -> ModuleSet:
     """Let a method search, from where an earlier run ended, write the modules that it chooses as a set, and show it.
 
     Args:
         stage: where to search.
+        strong: the strong model, on the device.
+        split: its images.
         method: how to search, and for what.
         fresh: set an earlier search's files aside.
         name: of the module set; None = that of the search's folder.
 
-    Raises UserError where the strong model or its images are not there, or an earlier search had other settings.
+    Raises UserError where a class has no images, or an earlier search had other settings.
     """
     check_new_name(name)
     files = method.files(stage.artifacts, method.classes)
     with held(files.role):
-        strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-        split = load_strong_split(stage.config, stage.artifacts)
         check_has_images(split, method.classes)
         if fresh and files.folder.exists():
             print(f"the old search is now {set_aside(files.folder)}", flush=True)

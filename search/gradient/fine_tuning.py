@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import Images, to_device
+from dataset.images import Images, Split, to_device
 from models.evaluation import count_right, cpu_state, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
-from models.strong_model import load_strong_model, load_strong_split, show_if_few
+from models.strong_model import show_if_few
 from modules import files as module_files
 from modules.module import ComposedModel, replaced
 from modules.module_set import ModuleSet, show_module_set
@@ -38,13 +38,13 @@ from utils.recorded_settings import differences
 FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
 
 
-def fine_tune(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet:
+def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
     """Train the modules of a set, write them as the set `name`, and show it; None = the parent's name with `_tuned`.
 
     Returns the new set, or the parent where the new modules are not better.
     """
     with held(files.fine_tuning_role(stage.artifacts, parent.name)):
-        modules = _known(stage, parent, name) or _fine_tuned(stage, parent, name)
+        modules = _known(stage, parent, name) or _fine_tuned(stage, strong, split, parent, name)
     show_module_set(modules.record)
     print(f"module set {modules.name} in {modules.folder}")
     return modules
@@ -60,9 +60,7 @@ def _known(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet | Non
     return None
 
 
-def _fine_tuned(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet:
-    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    split = load_strong_split(stage.config, stage.artifacts)
+def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
     show_if_few(split.valid, split.classes)
     valid, device, targets = split.valid, stage.device, parent.target_classes
     of_strong = predict(strong.network, valid, device)
