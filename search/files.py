@@ -24,7 +24,6 @@ class Found:
         masks: (modules, K) bool, True = kept.
         weights: of each module its state_dict, on the CPU; None = the modules have the strong model's weights.
         target_classes: whose modules they are; None = of all classes.
-        state: what the method goes on from after them, as a checkpoint holds it; None = nothing.
         asked: fields of the log's row that the method fills.
         seconds: of the search until it found them, where its files tell.
     """
@@ -33,7 +32,6 @@ class Found:
     masks: np.ndarray
     weights: Sequence[Mapping[str, Tensor]] | None = None
     target_classes: tuple[int, ...] | None = None
-    state: dict[str, Any] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = math.nan
 
@@ -71,10 +69,6 @@ class SearchFiles(Generic[Row]):
         """What the method goes on from where it was interrupted before a candidate was found."""
         return CheckpointFile(self.folder / "state.pth", self.made_by)
 
-    def state(self, number: int) -> CheckpointFile:
-        """What the method goes on from after a candidate."""
-        return CheckpointFile(self.folder / f"{self.stem.format(number)}.pth", self.made_by)
-
     def kernels(self, number: int) -> ArrayFile:
         """Of a candidate's modules (modules, K) bool, True = kept."""
         return ArrayFile(self.folder / f"{self.stem.format(number)}_kernels.npy", self.made_by, "bool")
@@ -96,10 +90,8 @@ class SearchFiles(Generic[Row]):
         return masks, weights
 
     def save(self, number: int, found: Found) -> None:
-        """Write the modules of a candidate, and the state after it."""
+        """Write the modules of a candidate."""
         self.weights(number).remove()  # of a candidate that an interrupted run did not log
         self.kernels(number).save(found.masks)
         if found.weights is not None:
             self.weights(number).save({"modules": list(found.weights)})
-        if found.state is not None:
-            self.state(number).save(found.state)

@@ -10,6 +10,7 @@ from engines.engine import Engine
 from models.graph import Graph
 from models.opening import Stage
 from modules.evaluation_inputs import evaluation_inputs
+from modules.module import extract_modules
 from search.files import Found, SearchFiles
 from search.gradient.goal import goal_of
 from search.gradient.log import Round, words
@@ -73,10 +74,10 @@ class GradientSearch:
             if within.exists() and load_state(trainer, within, self.keeps[: num_done + 1]):
                 say(f"going on after step {trainer.steps_done}")
             elif num_done:
-                keeps = self.keeps[:num_done]
-                last = self.files.state(num_done - 1)
-                if not load_state(trainer, last, keeps):
-                    raise last.damaged(f"expected the state after rounds to keep {list(keeps)}")
+                shape = len(self.target_classes), self.strong.units.num_kernels
+                masks, weights = self.files.load(num_done - 1, shape)
+                networks = extract_modules(self.strong, masks, self.target_classes, weights)
+                trainer.begin_with(masks, networks, num_done * self.settings.steps)
             yield trainer
 
     def on_engine(self, engine: Engine) -> ModulesOnEngine:
@@ -85,7 +86,7 @@ class GradientSearch:
         return ModulesOnEngine(engine, engine.share(inputs), engine.share(self.images.labels))
 
     def learned(self, trainer: Trainer, number: int, on_engine: ModulesOnEngine | None) -> Found:
-        """Take the steps of a round, as far as they are not done: the modules, and the state after it.
+        """Take the steps of a round, as far as they are not done: the modules after it.
 
         On an engine, if one is given, each module by itself; else all together in threads of this process.
         """
@@ -106,7 +107,6 @@ class GradientSearch:
             trainer.masks(),
             trainer.weights(),
             self.target_classes,
-            state=state_of(trainer, keeps),
             asked={"keep": keep, "steps": last, "budget": self.settings.budget},
         )
 
@@ -117,7 +117,7 @@ def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, .
 
 
 def state_of(trainer: Trainer, keeps: tuple[float, ...]) -> dict[str, Any]:
-    """The state after, or within, the last of the rounds that went down to `keeps`, as a checkpoint holds it."""
+    """The state within the last of the rounds that went down to `keeps`, as a checkpoint holds it."""
     return {"keeps": list(keeps), "budget": trainer.settings.budget, **trainer.state()}
 
 

@@ -40,7 +40,7 @@ class TrainedModule:
         self.unit_mask, self.network = unit_mask, network
         self._program = with_batch_statistics(network.program)
         # A short memory of the gradients' sizes: they change as units go.
-        self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
+        self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
         self._units_read: dict[str, Tensor] = {}
 
     @property
@@ -108,9 +108,18 @@ class TrainedModule:
             own = {kind: moments[kind][name].to(weight).clone() for kind in MOMENTS}
             self._optimizer.state[weight] = {"step": torch.tensor(float(self.steps_done)), **own}
 
-    def finish(self, batches: Iterable[Tensor]) -> None:
-        """Estimate the statistics of its batch norms, which the strong model's are none of, on normalised images."""
+    def begin_round(self, unit_mask: np.ndarray, network: GraphNetwork, steps_done: int) -> None:
+        """Begin a round as a module of a mask (units,), with no memory of steps in rounds before."""
+        self.become(unit_mask, network)
+        self.saliency, self.steps_done = torch.zeros_like(self.saliency), steps_done
+
+    def finish_round(self, batches: Iterable[Tensor]) -> None:
+        """Estimate the statistics of its batch norms on normalised images, and forget everything but mask and weights.
+
+        So a round depends on the modules before it alone, which lie on the disk as candidates.
+        """
         estimate_statistics(self.network, batches)
+        self.begin_round(self.unit_mask, self.network, self.steps_done)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a checkpoint holds it."""

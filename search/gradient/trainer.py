@@ -100,10 +100,13 @@ class Trainer:
             for target_class in target_classes
         }
 
-    def begin_with(self, masks: np.ndarray, networks: Sequence[GraphNetwork]) -> None:
-        """Go on from modules that were cut out by masks (modules, K) bool; the networks become the trainer's own."""
+    def begin_with(self, masks: np.ndarray, networks: Sequence[GraphNetwork], steps_done: int = 0) -> None:
+        """Begin a round with modules that were cut out by masks (modules, K) bool; the networks become the trainer's.
+
+        `steps_done` is the number of steps in the rounds before.
+        """
         for module, mask, network in zip(self.modules, masks, networks, strict=True):
-            module.become(module.graph.units.gather(mask), network)
+            module.begin_round(module.graph.units.gather(mask), network, steps_done)
 
     @property
     def steps_done(self) -> int:
@@ -151,7 +154,7 @@ class Trainer:
 
     def finish_round(self) -> None:
         """Make the modules what they are in use: with statistics of batch norms that do not depend on the batch."""
-        list(self.workers.map(lambda module: module.finish(self._statistics_batches()), self.modules))
+        list(self.workers.map(lambda module: module.finish_round(self._statistics_batches()), self.modules))
 
     def _statistics_batches(self) -> Iterator[Tensor]:
         pixels, normalisation = self.batches.pixels, self.batches.normalisation
