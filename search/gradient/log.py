@@ -19,7 +19,6 @@ class Round(Judged):
 
     number: int
     keep: float  # the largest share that a module may keep
-    budget: str  # of what: "kernels" or "flops"
     kernels_kept: float  # the mean share over modules
     distance: float  # mean pairwise Jaccard distance
     images: int
@@ -32,6 +31,7 @@ class Round(Judged):
     auc_below: float = math.nan  # the largest difference of a module's AUC below the strong model's
     explained_least: float = math.nan  # the smallest share of a strong logit's variance that its module explains
     flops: float = math.nan  # the modules' mean, as a share of the strong model's
+    budget: str = "kernels"  # what `keep` is a share of: "kernels" or "flops"
 
     def asked_for(self, rows: Sequence["Round"]) -> str:
         """See `Judged`."""
