@@ -11,7 +11,6 @@ network is left as it is. Only `show` prints; `show_progress(True)` makes long c
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,6 @@ from modules.module_sets import evaluate_set
 from patching.from_arrays import Patch, patch
 from patching.rules import Rule
 from search.gradient.goal import goal_of
-from search.gradient.rounds import rounds_to_do
 from search.gradient.trainer import Trainer, search_settings
 from utils.device import core_threads
 from utils.errors import UserError, reason
@@ -169,7 +167,7 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
 def gradient_search(
     strong: Graph, images: Any, labels: Any, keep: float, *, seed: int = 0, **settings: Any
 ) -> tuple[np.ndarray, list[GraphNetwork]]:
-    """Search the modules of all classes by gradient, in rounds that keep fewer and fewer kernels.
+    """Search the modules of all classes by gradient: they are trained while kernels are dropped.
 
     Example: `masks, modules = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
 
@@ -180,7 +178,7 @@ def gradient_search(
         keep: the share of the kernels that each module may keep, above 0 and at most 1.
         seed: of the batches.
         settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
-            a round, and `mask_keeps`, the shares that the rounds go down to before `keep`.
+            the search.
 
     Returns:
         Kernel masks (classes, K) bool, True = kept, and the modules, in evaluation mode, on the strong model's device:
@@ -193,7 +191,7 @@ def gradient_search(
     given = _labelled(strong, images, labels)
     _check_share(keep)
     config = Config("network", "images", strong.num_classes)
-    known = {"mask_keeps", *config.part_of(gradient_settings)} - {"mirror"}
+    known = config.part_of(gradient_settings).keys() - {"mirror"}
     if unknown := sorted(settings.keys() - known):
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)
@@ -210,10 +208,8 @@ def gradient_search(
             seed=seed,
             workers=workers,
         )
-        rounds = pairwise((1.0, *rounds_to_do(config.mask_keeps, keep)))
-        steps = [each for each in rounds for _ in range(config.mask_steps)]
-        for before, share in progress(steps, "gradient search, steps"):
-            trainer.step(before, share)
+        for _ in progress(range(config.mask_steps), "gradient search, steps"):
+            trainer.step(1.0, keep)
         trainer.finish_round()
     return trainer.masks(), [module.network for module in trainer.modules]
 

@@ -7,12 +7,12 @@
 
 Each module is trained to take the place of the strong model's logit of its class, by itself, so that k classes cost k
 times as much as one. It begins as the whole strong model, and drops kernels while it is trained: those whose maps the
-loss depends on least (`mask_steps` steps a round, step size `mask_step_size`). The search goes down in rounds that keep
-fewer and fewer kernels (`mask_keeps`), each going on from the one before.
+loss depends on least (`mask_steps` steps a round, step size `mask_step_size`).
 
---keep goes down to that share of the kernels, --keep_flops of the strong model's floating-point operations. --max_loss
-goes down until the strong model loses more percentage points of its validation accuracy when the modules answer for
-their classes, and takes the smallest modules within. --for_patch instead takes the smallest modules that explain four
+--keep goes down to that share of the kernels in one round, --keep_flops to that of the strong model's floating-point
+operations. --max_loss goes down in rounds (`mask_keeps`), each going on from the one before, until the strong model
+loses more percentage points of its validation accuracy when the modules answer for their classes, and takes the
+smallest modules within. --for_patch instead takes the smallest modules that explain four
 fifths of the variance of the strong model's logits, with nearly its AUC: such modules are worth more in other models.
 --fine_tune trains the modules of the set on, and writes them as another set (NAME_tuned), as module_fine_tuner.py does.
 

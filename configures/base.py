@@ -175,12 +175,14 @@ class Config:
     # Gradient search
     mask_keeps: FallingShares = free(
         (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
-        "The shares that the rounds of the gradient search go down to, one after the other; where two are equal, the "
-        "second round only trains the weights.",
+        "The shares of the kernels that the rounds of the gradient search go down to where no share is asked for; where "
+        "two are equal, the second round only trains the weights.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning,))
-    mask_step_size: Positive = gradient(0.0005, "Adam's step size on the modules' weights, at the beginning of a round.")
+    mask_step_size: Positive = gradient(
+        0.0005, "Adam's step size on the modules' weights, at the beginning of a round."
+    )
     mask_distillation: Fraction = gradient(
         0.5,
         "The share of the loss that is the divergence from the strong model; the rest is cross-entropy.",

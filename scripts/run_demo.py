@@ -61,7 +61,7 @@ STAGES = (
     ("preprocess/kernel_importance_analyzer.py",),
     ("scripts/run_layer_sensitivity_analyzer.py",),
     ("scripts/run_module_search.py", *SMALL_SEARCH),
-    ("module_gradient_search.py", "--keep", "0.4", "--set", "mask_steps=40", "--set", "mask_keeps=0.6"),
+    ("module_gradient_search.py", "--keep", "0.4", "--set", "mask_steps=80"),
     ("preprocess/module_output_collector.py",),
     ("experiments/patch/patch_for_weak_model/train.py",),
     ("experiments/patch/apply_patch.py", "--exp_type", "weak", "--calibration", CALIBRATION),

@@ -20,7 +20,7 @@ from search.files import Found, SearchFiles
 from search.gradient import files
 from search.gradient.goal import goal_of
 from search.gradient.log import Round, knows, smallest_that_knows
-from search.gradient.rounds import GradientSearch, rounds_to_do
+from search.gradient.rounds import GradientSearch
 from search.gradient.trainer import search_settings
 from search.method import Course, Panel
 from utils.artifacts import Artifacts
@@ -33,8 +33,8 @@ class Gradient(DrivenMethod):
 
     Attributes:
         classes: whose modules, in rising order; () = all.
-        keep: the share of the kernels to go down to; None = as `mask_keeps` says, until the search is over.
-        keep_flops: the same of the floating-point operations; one of the two is None.
+        keep: the share of the kernels to go down to, in one round.
+        keep_flops: the same of the floating-point operations. With neither, `mask_keeps` says the rounds.
         for_patch: choose modules to patch weak models with.
         max_loss: the percentage points of validation accuracy to lose at most, where neither of these says more.
         engine: opens the engine that learns, or None to learn in this process, on a device.
@@ -113,7 +113,7 @@ class Gradient(DrivenMethod):
         return "kernels" if self.keep_flops is None else "flops"
 
     def _keeps(self, config: Config) -> tuple[float, ...]:
-        return rounds_to_do(config.mask_keeps, self._share)
+        return config.mask_keeps if self._share is None else (self._share,)
 
     def _is_over(self, rounds: Sequence[Round]) -> bool:
         if self._share is not None:

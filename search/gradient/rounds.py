@@ -111,11 +111,6 @@ class GradientSearch:
         )
 
 
-def rounds_to_do(keeps: tuple[float, ...], keep: float | None) -> tuple[float, ...]:
-    """The shares that the rounds go down to: the configuration's, or those above `keep`, and `keep`."""
-    return keeps if keep is None else (*(share for share in keeps if share > keep), keep)
-
-
 def state_of(trainer: Trainer, keeps: tuple[float, ...]) -> dict[str, Any]:
     """The state within the last of the rounds that went down to `keeps`, as a checkpoint holds it."""
     return {"keeps": list(keeps), "budget": trainer.settings.budget, **trainer.state()}
