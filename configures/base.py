@@ -175,8 +175,8 @@ class Config:
     # Gradient search
     mask_keeps: FallingShares = free(
         (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
-        "The shares of the kernels that the rounds of the gradient search go down to where no share is asked for; where "
-        "two are equal, the second round only trains the weights.",
+        "The shares of the kernels that the rounds of the gradient search go down to where no share is asked for; "
+        "where two are equal, the second round only trains the weights.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning,))

@@ -31,11 +31,11 @@ class TrainedModule:
 
     def __init__(self, graph: Graph, places: WeightPlaces, target_class: int) -> None:
         self.graph, self.places, self.target_class = graph, places, target_class
-        self.saliency, self.steps_done = torch.zeros(graph.num_units), 0
+        self.saliency, self.steps_done, self._began_at = torch.zeros(graph.num_units), 0, 0
         every = np.ones(graph.num_units, bool)
-        self.become(every, graph.cut(every, target_class))
+        self._become(every, graph.cut(every, target_class))
 
-    def become(self, unit_mask: np.ndarray, network: GraphNetwork) -> None:
+    def _become(self, unit_mask: np.ndarray, network: GraphNetwork) -> None:
         """Go on as a module of a mask (units,), whose network is trained from now on."""
         self.unit_mask, self.network = unit_mask, network
         self._program = with_batch_statistics(network.program)
@@ -90,7 +90,7 @@ class TrainedModule:
             return
         before, now = (self.places.of(each, self.target_class) for each in (self.unit_mask, mask))
         weights, moments = self._weights, self._moments()
-        self.become(mask, self.graph.cut(mask, self.target_class))
+        self._become(mask, self.graph.cut(mask, self.target_class))
         for name, value in self.places.moved(weights, before, now).items():
             self._weights[name].copy_(value)
         self._set_moments({kind: self.places.moved(each, before, now) for kind, each in moments.items()})
@@ -106,12 +106,13 @@ class TrainedModule:
     def _set_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, weight in self._weights.items():
             own = {kind: moments[kind][name].to(weight).clone() for kind in MOMENTS}
-            self._optimizer.state[weight] = {"step": torch.tensor(float(self.steps_done)), **own}
+            steps = torch.tensor(float(self.steps_done - self._began_at), device=weight.device)
+            self._optimizer.state[weight] = {"step": steps, **own}
 
     def begin_round(self, unit_mask: np.ndarray, network: GraphNetwork, steps_done: int) -> None:
         """Begin a round as a module of a mask (units,), with no memory of steps in rounds before."""
-        self.become(unit_mask, network)
-        self.saliency, self.steps_done = torch.zeros_like(self.saliency), steps_done
+        self._become(unit_mask, network)
+        self.saliency, self.steps_done, self._began_at = torch.zeros_like(self.saliency), steps_done, steps_done
 
     def finish_round(self, batches: Iterable[Tensor]) -> None:
         """Estimate the statistics of its batch norms on normalised images, and forget everything but mask and weights.
@@ -132,6 +133,7 @@ class TrainedModule:
             },
             "saliency": self.saliency,
             "steps_done": self.steps_done,
+            "began_at": self._began_at,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -143,7 +145,8 @@ class TrainedModule:
             raise ValueError(f"expected the saliency of {len(self.saliency)} units, found {tuple(saliency.shape)}")
         unit_mask = state["kept"].numpy()
         if (unit_mask != self.unit_mask).any():
-            self.become(unit_mask, self.graph.cut(unit_mask, self.target_class))
+            self._become(unit_mask, self.graph.cut(unit_mask, self.target_class))
         self.network.load_state_dict(weights)
-        self.saliency, self.steps_done = saliency.clone(), int(state["steps_done"])
+        self.saliency = saliency.clone()
+        self.steps_done, self._began_at = int(state["steps_done"]), int(state["began_at"])
         self._set_moments(state["moments"])
