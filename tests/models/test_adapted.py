@@ -15,6 +15,7 @@ from models.graph import trace
 from models.names import anchored, are_same, network_of
 from models.own_code import NotTrusted, not_named
 from models.strong_model import count_outputs, untrained_graph
+from modules.population_outputs import population_outputs
 from utils.errors import UserError
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -187,3 +188,15 @@ def test_a_network_without_logits_is_refused() -> None:
     network = Adapted(nn.Flatten(), Changes(5, ((0,), (1,))))
     with pytest.raises(UserError, match="expected a network with 5 outputs"):
         network(IMAGES)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_population_of_modules_has_the_logits_of_groups() -> None:
+    graph = untrained_graph("simcnn_x0_06[6:4,0+2,1+3+5]", 3, 32)
+    random, images = np.random.default_rng(0), torch.randn(4, 3, 32, 32)
+    masks = graph.units.repair(random.random((6, graph.num_units)) < 0.5)
+    classes = [0, 1, 2, 2, 1, 0]
+    found = population_outputs(graph, masks, classes, images.contiguous(memory_format=torch.channels_last))
+    expected = [graph.cut(mask, number)(images)[:, 0] for mask, number in zip(masks, classes, strict=True)]
+    torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-3, atol=1e-4)
