@@ -8,14 +8,18 @@ import pytest
 import torch
 from conftest import refusal_of
 from hypothesis import given
+from random_modules import random_patched_model
 from torch import nn
 
 from models.adapted import Adapted, Changes, groups_of, short_name, split_name
 from models.graph import trace
+from models.graph.tracing import exported
 from models.names import anchored, are_same, network_of
 from models.own_code import NotTrusted, not_named
 from models.strong_model import count_outputs, untrained_graph
 from modules.population_outputs import population_outputs
+from patching.patched_model import load_patched_model, save_patched_model
+from patching.rules import MinMax
 from utils.errors import UserError
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -200,3 +204,17 @@ def test_a_population_of_modules_has_the_logits_of_groups() -> None:
     found = population_outputs(graph, masks, classes, images.contiguous(memory_format=torch.channels_last))
     expected = [graph.cut(mask, number)(images)[:, 0] for mask, number in zip(masks, classes, strict=True)]
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_patched_model_is_saved_and_exported(tmp_path: Path) -> None:
+    """With a module of a group of outputs, and a weak model that is given blue, green and red."""
+    model = random_patched_model(MinMax(0.0, 1.0), "abc", "simcnn_tiny[bgr]", "simcnn_x0_06[6:4+1,0,2]")
+    weights = [value for name, value in model.parts[0].network.state_dict().items() if name.endswith("weight")]
+    assert len(weights[-1]) == 2
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    expected = model(pixels)
+    save_patched_model(model, tmp_path / "patched.pth")
+    torch.testing.assert_close(load_patched_model(tmp_path / "patched.pth")(pixels), expected)
+    torch.testing.assert_close(exported(model, model.examples()).module()(pixels), expected)
