@@ -108,6 +108,18 @@ class Weights:
         return printable("; ".join(notes))
 
 
+class OtherOutputs(UserError):
+    """A checkpoint is of the same network with another number of outputs.
+
+    Attributes:
+        count: how many outputs.
+    """
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = None) -> Weights:
     """Load the weights in a checkpoint into a network, and return what was found.
 
@@ -116,7 +128,8 @@ def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = No
         path: of torch, old or new, or safetensors.
         key: where they are, if several places fit: `state_dict_ema`, `state_dict.model`, or TOP.
 
-    Raises UserError, with the first difference, where they do not fit, fit at several places, or are not finite.
+    Raises UserError, with the first difference, where they do not fit, fit at several places, or are not finite:
+    OtherOutputs where the number of classes is the only one.
     """
     content = read_foreign_file(path)
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
@@ -182,9 +195,10 @@ def _misfit(best: Weights, path: Path) -> UserError:
     if len(counts) == 1 and None not in counts and not best.num_extra:
         ((ours, theirs),) = counts
         layer = best.different[0].rpartition(".")[0]
-        return UserError(
+        return OtherOutputs(
             f"{path} is of a network with {theirs} classes: its {layer} has {theirs} outputs, and that of the network "
-            f"{ours}; {other_outputs(theirs, ours)}"
+            f"{ours}; {other_outputs(theirs, ours)}",
+            theirs,
         )
     if best.different:
         name = best.different[0]

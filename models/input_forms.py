@@ -25,7 +25,7 @@ USUAL = {
     "from 0 to 255": Normalisation((0.0, 0.0, 0.0), (BYTE, BYTE, BYTE)),
     "from 0 to 255 less ImageNet's mean": Normalisation(IMAGENET.mean, (BYTE, BYTE, BYTE)),
 }
-CLEARLY = 0.02  # of the images, by which another way must be better to be named
+CLEARLY = 0.02  # of the images, by which another way must be better to be named or taken
 P_VALUE = 0.001  # the p-value below which it counts as better; a dozen ways are compared
 SIGNIFICANT = 0.01  # the p-value below which a model counts as better than chance
 LEAST_KAPPA = 0.1  # of a model that is more than hardly better than chance
@@ -166,7 +166,9 @@ class Explanation:
         return (not self.trial.is_given) + self.trial.is_reversed + (self.order is not None)
 
 
-def explain(network: nn.Module, images: Images, device: torch.device) -> tuple[Explanation, Explanation]:
+def explain(
+    network: nn.Module, images: Images, device: torch.device, *, orders: bool = True
+) -> tuple[Explanation, Explanation]:
     """What a network answers to images as they are given, and in the way in which it was most likely trained.
 
     Forms of images and orders of classes are tried together, since one hides the other. Among ways that are not clearly
@@ -177,14 +179,15 @@ def explain(network: nn.Module, images: Images, device: torch.device) -> tuple[E
         network: images (n, 3, side, side) -> logits (n, classes), on the device.
         images: in the form that was given, with labels.
         device: where the network is.
+        orders: whether the classes may be in another order, too.
 
     Raises UserError where the logits for the given form are NaN or infinite.
     """
     trials = list(_trials(network, images, device))
-    given, best = _likeliest(trials, images.labels)
+    given, best = _likeliest(trials, images.labels, orders)
     reversed_images = _reversed(images, best.trial.normalisation)
     if (logits := predict(network, reversed_images, device)).isfinite().all():
-        given, best = _likeliest([*trials, replace(best.trial, logits=logits, is_reversed=True)], images.labels)
+        given, best = _likeliest([*trials, replace(best.trial, logits=logits, is_reversed=True)], images.labels, orders)
     return given, best
 
 
@@ -206,13 +209,13 @@ def _reversed(images: Images, normalisation: Normalisation) -> Images:
     return replace(images, pixels=pixels, normalisation=Normalisation(*(values[::-1] for values in normalisation)))
 
 
-def _likeliest(trials: Sequence[Trial], labels: np.ndarray) -> tuple[Explanation, Explanation]:
+def _likeliest(trials: Sequence[Trial], labels: np.ndarray, orders: bool) -> tuple[Explanation, Explanation]:
     """The first trial as it is, and the likeliest way; see `explain`."""
     ways = []
     for trial in trials:
         predicted = trial.logits.argmax(1).numpy()
         ways.append(Explanation(trial, None, predicted, predicted == labels))
-        if found := other_class_order(trial.logits, labels):
+        if orders and (found := other_class_order(trial.logits, labels)):
             ways.append(Explanation(trial, found[0], np.argsort(found[0])[predicted], found[1]))
     given, *others = ways
     others = [way for way in others if not is_near_chance(int(way.is_right.sum()), labels, way.predicted)]

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from torch import nn
 
+from models.adapted import Adapted, split_name
 from models.own_code import OWN_CODE, network_of_file, place_of_definition
 from models.rescnn import ResCNN, rescnn_tiny, rescnn_weak
 from models.resnet20 import ResNet20
@@ -39,7 +40,8 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
 
     Args:
         name: `simcnn`, `simcnn_x0_25` (models/names.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
-            function or class of the user, which runs with all that its file does (models/own_code.py).
+            function or class of the user, which runs with all that its file does (models/own_code.py). In brackets
+            behind it stands what is changed in the network (models/adapted.py).
         num_classes: logits of the network; a function of the user that has no parameter for it decides itself.
         image_side: in pixels; ours alone are made for it.
 
@@ -47,6 +49,13 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     """
     if num_classes < 2:
         raise UserError(f"network {name}: expected at least 2 classes, given {num_classes}")
+    base, changes = split_name(name)
+    if changes:
+        if changes.groups and len(changes.groups) != num_classes:
+            raise UserError(
+                f"network {name}: expected outputs for each of {num_classes} classes, given for {len(changes.groups)}"
+            )
+        return Adapted(network_of(base, changes.num_outputs or num_classes, image_side), changes)
     if own := OWN_CODE.fullmatch(name):
         return network_of_file(Path(own["file"]), own["attribute"], num_classes).float()
     library, _, rest = name.partition(":")
@@ -66,14 +75,15 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
 def anchored(name: str) -> str:
     """The name by which a network is found from any folder: a user's file with its whole path."""
     own = OWN_CODE.fullmatch(name)
-    return f"{Path(own['file']).resolve()}:{own['attribute']}" if own else name
+    return f"{Path(own['file']).resolve()}:{own['attribute']}{own['changes'] or ''}" if own else name
 
 
 def are_same(name: str, other: str) -> bool:
     """Whether two names mean the same network; a user's file may have moved to another folder."""
     own, other_own = OWN_CODE.fullmatch(name), OWN_CODE.fullmatch(other)
     if own and other_own:
-        return (Path(own["file"]).name, own["attribute"]) == (Path(other_own["file"]).name, other_own["attribute"])
+        one, another = ((Path(each["file"]).name, each["attribute"], each["changes"]) for each in (own, other_own))
+        return one == another
     return name == other
 
 
@@ -92,11 +102,11 @@ def other_outputs(found: int, expected: int) -> str:
     if found < expected:
         way = f"name the {found} classes that it knows, by --set num_classes={found} --set classes=A,B,..."
     else:
-        way = f"a FILE.py:FUNCTION that takes {expected} of the {found}"
+        way = f"say which of the {found} are the classes, by --outputs of import_model.py or behind the network's name"
     if found == 1:
-        way = "a FILE.py:FUNCTION that makes two of the one"
+        way = "write a FILE.py:FUNCTION that makes two of the one"
     return (
-        f"give --num_classes {found} to inspect_network.py, and to other scripts {way}, as docs/your_network.md shows "
+        f"give --num_classes {found} to inspect_network.py; for other scripts {way}, as docs/your_network.md shows "
         "under Other outputs"
     )
 

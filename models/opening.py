@@ -21,6 +21,7 @@ from configures.base import Config, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
+from models.adapted import short_name
 from models.names import is_own_network, torchvision_classifiers
 from models.own_code import named, not_named
 from utils.artifacts import Artifacts
@@ -131,7 +132,9 @@ def sized_config(model: str, dataset: str, num_classes: int, num_images: int) ->
 def _in_words(config: Config) -> str:
     """The settings that no file gives, those that most people want to know first."""
     names = ("num_classes", "image_side", "epochs", "batch_size", "learning_rate", "population", "generations")
-    return ", ".join([f"network={config.network_name}", *(f"{name}={getattr(config, name)}" for name in names)])
+    return ", ".join(
+        [f"network={short_name(config.network_name)}", *(f"{name}={getattr(config, name)}" for name in names)]
+    )
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -34,7 +34,8 @@ import global_configure
 from utils.errors import UserError, reason
 from utils.progress import say
 
-OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)")  # the name of such a network
+# The name of such a network; in brackets what is changed in it (models/adapted.py).
+OWN_CODE = re.compile(r"(?P<file>.+\.py):(?P<attribute>\w+)(?P<changes>\[[^\[\]]*\])?")
 CLASS_COUNTS = ("num_classes", "n_classes", "num_class", "class_num", "nb_classes", "classes")  # parameters' names
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 AboutToRun = Callable[[Path, bytes], None]  # is told a file and its bytes, and may refuse

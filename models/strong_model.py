@@ -18,6 +18,7 @@ from models.files import NetworkSettings
 from models.foreign_files import read_foreign_file
 from models.graph import Graph, NetworkRefused, trace
 from models.graph.evaluating import evaluating
+from models.graph.tracing import trace_plain
 from models.names import check_num_classes, network_of
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile, Role
@@ -30,6 +31,7 @@ from utils.progress import steps
 # and one image of a class is at most a tenth of it.
 LEAST_VALID = 100
 LEAST_VALID_OF_CLASS = 10
+CHANNELS = 3  # of an image
 # It may be somebody's own model, which no command of ours makes again.
 NEXT_STEP_FOR_FOREIGN = (
     "it was not saved by this project: give the --model, or the class count, that it was saved with, or another file; "
@@ -79,6 +81,25 @@ def trace_classifier(network: nn.Module, name: str, num_classes: int, image_side
             f"network {name}: expected kernels that can be dropped, found none ({layer.name}: {layer.reason})"
         )
     return graph
+
+
+def count_outputs(network: nn.Module, name: str, num_classes: int, image_side: int) -> int:
+    """How many logits a network has; the number that it was made with, where that is one of its outputs.
+
+    Raises UserError where it cannot be traced, or ends in a softmax or sigmoid: outputs behind that are no logits, of
+    which others could be made.
+    """
+    try:
+        with steps(f"counting the outputs of {name}", None):
+            plain = trace_plain(network, image_side, CHANNELS, num_classes)
+    except NetworkRefused as error:
+        raise UserError(f"network {name}: {error}") from None
+    if plain.ends:
+        raise UserError(
+            f"network {name}: outputs are selected among logits, it ends in a {plain.ends[-1].kind}: take that out of "
+            "its forward"
+        )
+    return plain.values[-1].shape[1]
 
 
 def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device) -> Graph:

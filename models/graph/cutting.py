@@ -114,6 +114,11 @@ class Cut:
             found = self._kept[id(channels)] = np.flatnonzero(is_kept)
         return found
 
+    def is_empty(self, value: Value) -> bool:
+        """Whether a value of the graph is a row of which no channel is kept; there is no `new` of it."""
+        found = self.channels.layouts.get(value)
+        return isinstance(found, Layout) and found.is_row and not len(self.kept(found.channels))
+
     def factors(self, value: Value) -> Tensor | None:
         """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
         reader = self._plan.readers.get(value)
@@ -196,6 +201,8 @@ class Cut:
         self.new[self._plan.images] = self._code.images
         self._code.images.shape = self.layout(self._plan.images).shape
         for value, cut, operands in self._plan.operators:
+            if self.is_empty(value):  # of other classes
+                continue
             is_same = all(map(self._is_whole, (value, *operands))) and self.factors(value) is None
             made = self.copy(value) if is_same else cut(self, value)
             if made is not None:
@@ -230,7 +237,7 @@ class Cut:
 
     def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
         """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
-        if logits.target is aten.linear.default and self._last_weights_are_its_own():
+        if logits.target is aten.linear.default and self._weights_are_its_own(logits):
             given = logits.given
             scaled = self._mapped_constant(given.weight, scale)
             return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
@@ -239,9 +246,9 @@ class Cut:
             logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
         return logits
 
-    def _last_weights_are_its_own(self) -> bool:
-        """Whether what makes the logits has a weight and a bias that nothing else reads."""
-        given = vars(self._plan.logits.given)
+    def _weights_are_its_own(self, made: Value) -> bool:
+        """Whether a linear layer of the smaller network has a weight and a bias that nothing else reads."""
+        given = vars(next(value for value, new in self.new.items() if new is made).given)
         own = given.get("weight"), given.get("bias")
         return all(isinstance(value, Constant) and len(self.channels.users[value]) == 1 for value in own)
 

@@ -256,8 +256,9 @@ def trace(
 def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
     """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
     freed: frozenset[str] = frozenset()
+    of_code = {name: value for name, value in plain.constants.items() if name not in plain.learned}
     while True:
-        channels = followed(plain.values, freed)
+        channels = followed(plain.values, freed, of_code)
         if not any(layer.has_kernels for layer in channels.layers):
             raise NetworkRefused("the network has no convolution: there are no kernels to choose from")
         units = units_of(channels)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from models.graph.layouts import KEPT, Layout, Ties, of_results
 from models.graph.values import Constant, Value, users_of
@@ -44,16 +45,19 @@ class Propagation:
     Args:
         values: the plain graph's.
         freed: names of grouped convolutions whose kernels are dropped one by one, not group by group.
+        constants: those that the network's code decides, by name: indices, for example.
     """
 
     values: Sequence[Value]
     freed: frozenset[str] = frozenset()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
     users: Mapping[Value, Sequence[Value]] = field(init=False)  # of each value those that read it
     ties: Ties = field(default_factory=Ties)
     layouts: dict[Value, Layout | list[Layout]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
+    left_out: list[np.ndarray] = field(default_factory=list)  # channels that a selection does not take
     joins: list[tuple[Value, np.ndarray]] = field(default_factory=list)  # where several maps become one, in order
     _sliced: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 

@@ -60,7 +60,8 @@ class Units:
     groups: tuple[Group, ...]
     never_empty: tuple[NDArray[np.int64], ...]  # units of which at least one is kept; smallest sets first
     unit_of_channel: NDArray[np.int64]
-    class_of_channel: NDArray[np.int64]  # of the logits' channels their class; -1 of others
+    # Of the logits' channels their class; as many as there are classes of channels that nothing reads; -1 of others.
+    class_of_channel: NDArray[np.int64]
     num_units: int
 
     @property
@@ -198,13 +199,18 @@ def units_of(channels: Propagation) -> Units:
 
 
 def _class_of_root(channels: Propagation) -> dict[int, int]:
-    """The class of each channel of the logits; nothing where a class's logit cannot be cut alone."""
+    """The class of each channel of the logits; nothing where a class's logit cannot be cut alone.
+
+    Channels that are left out where the logits are selected, and that nothing reads, are of no class: of one more.
+    """
     layout, ties = channels.layout(channels.values[-1]), channels.ties
     if layout.is_row and layout.dim == 1:
         roots = ties.roots(layout.channels).tolist()
         read = {root for reader in channels.readers for root in ties.roots(np.unique(reader.channels)).tolist()}
-        if len(set(roots)) == len(roots) and not (read | ties.kept_roots().keys()) & set(roots):
-            return {root: number for number, root in enumerate(roots)}
+        used = read | ties.kept_roots().keys()
+        if len(set(roots)) == len(roots) and not used & set(roots):
+            left_out = {root for row in channels.left_out for root in ties.roots(row).tolist()} - used
+            return dict.fromkeys(left_out, len(roots)) | {root: number for number, root in enumerate(roots)}
     channels.keep(layout, "the logits are made of it as a whole")
     return {}
 

@@ -81,22 +81,22 @@ def saved(num_outputs: int, folder: Path) -> tuple[Path, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "num_classes", "of_outputs"),
+    ("name", "given", "num_classes", "of_outputs"),
     [
-        ("without_background", 6, 4, lambda outputs: outputs[:, 1:5]),
-        ("two_of_one", 1, 2, lambda logit: torch.cat([1 - logit.sigmoid(), logit.sigmoid()], 1).log()),
+        ("net.py:Net[6:1,2,3,4]", 6, 4, lambda outputs: outputs[:, 1:5]),
+        ("outputs.py:two_of_one", 1, 2, lambda logit: torch.cat([1 - logit.sigmoid(), logit.sigmoid()], 1).log()),
     ],
 )
 def test_the_ways_in_of_the_documents(
     outputs: Path,
     tmp_path: Path,
-    function: str,
+    name: str,
     given: int,
     num_classes: int,
     of_outputs: Callable[[Tensor], Tensor],
 ) -> None:
     path, trained = saved(given, tmp_path)
-    name = f"{outputs}:{function}"
+    name = f"{outputs.parent}/{name}"
     network = network_of(name, num_classes).eval()
     load_foreign_checkpoint(network, path)
     graph = trace_classifier(network, name, num_classes, 8)
@@ -118,8 +118,8 @@ def test_one_output_without_its_axis_is_refused_with_a_way_in() -> None:
 @pytest.mark.parametrize(
     ("given", "num_classes", "way"),
     [
-        (6, 4, "a FILE.py:FUNCTION that takes 4 of the 6"),
-        (512, 5, "a FILE.py:FUNCTION that takes 5 of the 512"),
+        (6, 4, "say which of the 6 are the classes, by --outputs of import_model.py or behind the network's name"),
+        (512, 5, "which of the 512 are the classes, by --outputs of import_model.py or behind the network's name"),
         (3, 4, "--set num_classes=3 --set classes=A,B,..."),
         (1, 2, "a FILE.py:FUNCTION that makes two of the one"),
     ],

@@ -1,9 +1,10 @@
 """A trained model from elsewhere becomes the strong model, or one line says why not."""
 
-import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import global_configure
+from configures.base import Config
 from models import files as model_files
 from utils.artifacts import Artifacts
 
@@ -64,12 +66,6 @@ def colour_network(order: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, torch.Ten
 FORM = ["--set", "image_side=16", "--set", "mean=0,0,0", "--set", "std=1,1,1"]
 
 
-def named_settings(line: str) -> list[str]:
-    """The options --set that a message says to give."""
-    words = shlex.split(line[line.index("give --set") :].split(" (")[0].split(";")[0])
-    return [word for word in words if word == "--set" or "=" in word]
-
-
 @pytest.fixture
 def import_model(home: Path, run_main: Callable[..., Run]) -> Callable[..., Run]:
     def run(weights: object, *more: object) -> Run:
@@ -98,37 +94,72 @@ def test_what_people_save_becomes_the_strong_model(import_model: Callable[..., R
     assert all(torch.equal(saved[name], value) for name, value in colour_network().items())
 
 
-def test_the_form_that_fits_is_named(import_model: Callable[..., Run]) -> None:
-    wrong = ["--set", "image_side=16", "--set", "mean=1,1,1", "--set", "std=1,1,1"]
-    line = import_model(colour_network(), *wrong).refused("hardly better than chance", "--anyway takes it over")
-    hint = "it is right on 32 of 32: give --set mean=0.485,0.456,0.406 --set std=0.229,0.224,0.225"
-    assert hint in line
-    done = import_model(colour_network(), *wrong, "--anyway")
-    assert done.exit_code == 0, done
-    assert hint in done.stdout
+WRONG = ["--set", "image_side=16", "--set", "mean=1,1,1", "--set", "std=1,1,1"]
+TAKEN = (
+    "8 of 32 validation images right in the form that was given, 32 with mean=0.485,0.456,0.406 std=0.229,0.224,0.225"
+)
 
 
-def test_another_order_of_classes_is_named_and_can_be_given(
-    import_model: Callable[..., Run], home: Path, run_main: Callable[..., Run]
+@pytest.fixture
+def evaluate(home: Path, run_main: Callable[..., Run]) -> Callable[..., Run]:
+    """A later stage."""
+    return lambda *more: run_main(
+        "train.py", "--model", "mine", "--dataset", "colours", "--evaluation", *more, root=home
+    )
+
+
+def test_the_form_that_fits_is_taken_and_later_stages_have_it(
+    import_model: Callable[..., Run], evaluate: Callable[..., Run]
 ) -> None:
-    line = import_model(colour_network((1, 2, 3, 0)), *FORM).refused("0 of 32 validation images right", "--anyway")
-    assert "its classes stand in another order: its outputs 3,0,1,2 are right on 32 of 32" in line
-    assert not model_files.entire_model(Artifacts(home, "mine", "colours")).exists()
-    classes = named_settings(line)
-    assert classes == ["--set", "classes=blue,green,red,black"]
-    done = import_model(colour_network((1, 2, 3, 0)), *FORM, *classes)
-    assert done.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in done.stdout, done
-    later = run_main("train.py", "--model", "mine", "--dataset", "colours", "--evaluation", *classes, root=home)
+    done = import_model(colour_network(), *WRONG)
+    assert done.exit_code == 0, done
+    assert f"{TAKEN} (ImageNet's): that is taken; --as_given keeps what was given" in done.stdout
+    assert "test accuracy 100.00% (32 of 32)" in done.stdout
+    later = evaluate()
+    assert later.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in later.stdout, later
+    evaluate("--set", "mean=1,1,1").refused("not those that the strong model was trained on")
+
+
+def test_the_form_that_was_given_can_be_kept(import_model: Callable[..., Run], evaluate: Callable[..., Run]) -> None:
+    line = import_model(colour_network(), *WRONG, "--as_given").refused("hardly better than chance", "--anyway takes")
+    assert "32 with mean=0.485,0.456,0.406 std=0.229,0.224,0.225 (ImageNet's): leave out --as_given" in line
+    done = import_model(colour_network(), *WRONG, "--as_given", "--anyway")
+    assert done.exit_code == 0 and "leave out --as_given to take that" in done.stdout, done
+    later = evaluate()
+    assert later.exit_code == 0 and "test accuracy 25.00% (8 of 32)" in later.stdout, later
+
+
+def test_another_order_of_outputs_is_taken(
+    import_model: Callable[..., Run], evaluate: Callable[..., Run], home: Path
+) -> None:
+    done = import_model(colour_network((1, 2, 3, 0)), *FORM)
+    assert done.exit_code == 0, done
+    assert "0 of 32 validation images right in the form that was given, 32 with its outputs 3,0,1,2" in done.stdout
+    assert "net.py:Net[4:3,0,1,2], which later stages read from network.json" in done.stdout
+    later = evaluate()
     assert later.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in later.stdout, later
 
 
-def test_a_wrong_form_and_a_wrong_order_at_once(import_model: Callable[..., Run]) -> None:
-    wrong = ["--set", "image_side=16", "--set", "mean=1,1,1", "--set", "std=1,1,1"]
-    line = import_model(colour_network((1, 2, 3, 0)), *wrong).refused("hardly better than chance", "another order")
-    assert "are right on 32 of 32" in line and "with colours" in line
-    done = import_model(colour_network((1, 2, 3, 0)), *FORM[:2], *named_settings(line))
-    assert done.exit_code == 0 and "valid accuracy 100.00% (32 of 32)" in done.stdout, done
-    assert "give --set" not in done.stdout
+def test_a_wrong_form_and_a_wrong_order_at_once(import_model: Callable[..., Run], evaluate: Callable[..., Run]) -> None:
+    done = import_model(colour_network((1, 2, 3, 0)), *WRONG)
+    assert done.exit_code == 0, done
+    assert f"{TAKEN} (ImageNet's) and its outputs 3,0,1,2 as the classes: that is taken" in done.stdout
+    assert "test accuracy 100.00% (32 of 32)" in evaluate().stdout
+
+
+def test_a_configuration_file_has_to_say_what_is_taken(
+    import_model: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = ModuleType("configures.mine_colours")
+    written.config = Config(model="mine", dataset="colours", num_classes=4, mean=(1, 1, 1), std=(1, 1, 1))
+    monkeypatch.setitem(sys.modules, written.__name__, written)
+    for room in ("configures.base", "models.opening"):
+        monkeypatch.setattr(f"{room}.known_configurations", lambda: ["mine_colours"])
+    done = import_model(colour_network(), *FORM[:2])
+    line = (
+        "for later stages, write into configures/mine_colours.py: mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)"
+    )
+    assert line in done.stdout, done
 
 
 def test_what_is_hardly_better_than_chance_is_said_and_not_only_with_hints(import_model: Callable[..., Run]) -> None:
@@ -176,6 +207,83 @@ def test_fewer_outputs_than_classes_have_a_way_in(import_model: Callable[..., Ru
     import_model(weights, *FORM).refused("with 3 classes", "--set num_classes=3 --set classes=A,B,...")
     done = import_model(weights, *FORM, "--set", "num_classes=3", "--set", "classes=black,blue,green")
     assert done.exit_code == 0 and "test accuracy 100.00% (24 of 24)" in done.stdout, done
+
+
+def colours_of_two(home: Path) -> None:
+    """A dataset `two` of the same images: red, and other."""
+    source = Path(global_configure.dataset_dir) / "colours"
+    for path in source.glob("*/*/*.png"):
+        name = path.parent.name if path.parent.name == "red" else "other"
+        target = source.with_name("two") / path.parent.parent.name / name / f"{path.parent.name}{path.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+@pytest.fixture
+def import_two(home: Path, run_main: Callable[..., Run]) -> Callable[..., Run]:
+    colours_of_two(home)
+    torch.save(colour_network(), home / "best.pth")
+    names = ["--model", "mine", "--dataset", "two", "--network", f"{home / 'net.py'}:Net"]
+    return lambda *more: run_main(SCRIPT, *names, "--checkpoint", home / "best.pth", *FORM, *more, root=home)
+
+
+def test_groups_of_outputs_become_the_classes(
+    import_two: Callable[..., Run], home: Path, run_main: Callable[..., Run]
+) -> None:
+    """From the import to a module of one class, which has one row of the last layer."""
+    done = import_two("--outputs", "red=3,other=rest")
+    assert done.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in done.stdout, done
+    assert "net.py:Net[4:0-2,3], which later stages read from network.json" in done.stdout
+    artifacts, names = Artifacts(home, "mine", "two"), ("--model", "mine", "--dataset", "two")
+    strong = model_files.entire_model(artifacts).load()
+    assert strong["module.fc.weight"].shape == (4, 3)
+    search = ("--target_class", "red", "--keep", "1", "--set", "mask_keeps=1", "--set", "mask_steps=1")
+    done = run_main("module_gradient_search.py", *names, *search, root=home)
+    assert done.exit_code == 0, done
+    (path,) = artifacts.folder.glob("modules/*/class_1.pth")
+    module = torch.load(path, weights_only=True)
+    assert module["module.fc.weight"].shape == (1, 3)
+    name = model_files.network_settings(artifacts).load().network
+    shown = run_main("scripts/inspect_network.py", "--network", name, "--image_side", 16, root=home)
+    assert shown.exit_code == 0 and "4:0-2,3], 2 classes" in shown.stdout, shown
+    again = run_main(SCRIPT, *names, "--checkpoint", home / "best.pth", "--network", name, *FORM, "--fresh", root=home)
+    assert again.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in again.stdout, again
+
+
+def test_exchanged_colours_are_taken(import_two: Callable[..., Run], home: Path, run_main: Callable[..., Run]) -> None:
+    """No order of two classes explains that red images are other, and blue ones red."""
+    weights = colour_network()
+    torch.save({**weights, "fc.weight": weights["fc.weight"].flip(1)}, home / "best.pth")
+    done = import_two("--outputs", "red=3,other=rest")
+    assert done.exit_code == 0, done
+    assert "16 of 32 validation images right in the form that was given, 32 with red and blue exchanged" in done.stdout
+    assert "net.py:Net[bgr,4:0-2,3], which later stages read from network.json" in done.stdout
+    later = run_main("train.py", "--model", "mine", "--dataset", "two", "--evaluation", root=home)
+    assert later.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in later.stdout, later
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ("blue=1,other=rest", "--outputs: the images have no class blue; Expected other, red"),
+        ("red=4,other=rest", "--outputs: expected outputs from 0 to 3, given 4"),
+        ("red=3,other=2-3", "--outputs: expected each output once, given 3 for red and for other"),
+        ("red=rest,other=rest", "--outputs: expected rest once"),
+        ("red=3", "--outputs: expected outputs for each class, given none for other"),
+    ],
+)
+def test_wrong_outputs_are_one_line(import_two: Callable[..., Run], home: Path, outputs: str, message: str) -> None:
+    import_two("--outputs", outputs).refused(message)
+    assert not model_files.entire_model(Artifacts(home, "mine", "two")).exists()
+
+
+def test_outputs_are_said_once(import_two: Callable[..., Run], home: Path) -> None:
+    name = f"{home / 'net.py'}:Net[4:0-2,3]"
+    import_two("--network", name, "--outputs", "3,rest").refused("the name of the network says outputs already")
+
+
+def test_outputs_that_the_user_says_are_not_put_in_another_order(import_two: Callable[..., Run]) -> None:
+    import_two("--outputs", "red=rest,other=3").refused("0 of 32 validation images right, hardly better than chance")
 
 
 def test_probabilities_are_said(import_model: Callable[..., Run], home: Path) -> None:

@@ -92,16 +92,16 @@ RULES: Mapping[str, Rule] = {  # by the operator's name; later lines count
     **_rules(" ".join(SOFTMAXES), reduction.follow_softmax),
     **_rules("pad constant_pad_nd", joins.follow_padding, joins.cut_padding, on_lanes=joins.padding_on_lanes),
     **_rules("reflection_pad2d replication_pad2d", joins.follow_padding, joins.cut_padding, on_lanes=_same),
-    **_rules("cat concat concatenate", joins.follow, on_lanes=joins.on_lanes),
-    **_rules(
-        "max min prod logsumexp std var linalg_vector_norm norm", reduction.follow, reduction.cut, reduction.is_known
-    ),
+    **_rules("cat concat concatenate", joins.follow, joins.cut, on_lanes=joins.on_lanes),
+    **_rules("max min prod std var linalg_vector_norm norm", reduction.follow, reduction.cut, reduction.is_known),
+    **_rules("logsumexp", reduction.follow_log_sum_exp),
     **_rules("mean sum amax amin", reduction.follow, reduction.cut, reduction.is_known, reduction.on_lanes),
     **_rules(MOVES, moves.follow, moves.cut),
     **_rules("reshape flatten squeeze unsqueeze", moves.follow, moves.cut, on_lanes=moves.reshape_on_lanes),
     **_rules(SPLITS, moves.follow, moves.cut, on_lanes=moves.split_on_lanes),
     **_rules("slice", moves.follow, moves.cut, on_lanes=moves.slice_on_lanes),
-    **_rules("index_select", on_lanes=moves.selection_on_lanes),
+    **_rules("index", moves.follow, moves.cut),
+    **_rules("index_select", moves.follow, moves.cut, on_lanes=moves.selection_on_lanes),
 }
 
 
@@ -113,9 +113,11 @@ def rule_of(value: Value) -> Rule:
     return POINTWISE if value.operator.is_pointwise else UNKNOWN
 
 
-def followed(values: Sequence[Value], freed: frozenset[str] = frozenset()) -> Propagation:
+def followed(
+    values: Sequence[Value], freed: frozenset[str] = frozenset(), constants: Mapping[str, Tensor] | None = None
+) -> Propagation:
     """Follow the channels of a plain graph from operator to operator; see `Propagation` for the arguments."""
-    channels = Propagation(values, freed)
+    channels = Propagation(values, freed, constants or {})
     for value in values:
         if value.target is not None and value.shape is not None:
             channels.layouts[value] = rule_of(value).follow(channels, value)

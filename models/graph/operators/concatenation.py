@@ -36,6 +36,13 @@ def follow(channels: Propagation, value: Value) -> Layout:
     return rows[0].row(shape, pooled=pooled)
 
 
+def cut(part: Cut, value: Value) -> Value:
+    """Of the operands those of which channels are kept."""
+    given = value.given
+    left = [part.operand(operand) for operand in given.tensors if not part.is_empty(operand)]
+    return left[0] if len(left) == 1 else part.call(value.target, left, given.dim)
+
+
 def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The concatenation of channels or pixels; None for images, and with constants."""
     has_constant = any(isinstance(operand, Constant) for operand in value.operands)

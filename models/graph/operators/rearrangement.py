@@ -1,10 +1,11 @@
-"""Operators that only move elements: reshape, permute, flatten, chunk, slice, channel shuffle, and so on.
+"""Operators that only move elements: reshape, permute, flatten, chunk, slice, selection, channel shuffle, and so on.
 
 Run on a tensor that has at each element the place of its channel, such an operator says itself where channels go. For
 fewer channels it is the same operator with other sizes, if that puts all channels where they belong; else channels are
 taken out of what they came from, or, at worst, element by element.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,21 @@ from models.graph.layouts import Layout, Origin, of_results, places_along, resiz
 from models.graph.propagation import Propagation
 from models.graph.values import Constant, Value
 
+SELECTIONS = frozenset({"index", "index_select"})  # by a constant, whose values decide where channels go
 SIZED = frozenset({"reshape", "expand"})  # with the result's sizes as an argument
 LAST = 2**63 - 1  # torch's end of a slice that goes on to the end
 WHOLE = "its channels are spread over several dimensions"
 
 
-def run_on(value: Value, places: Tensor, **changes: Any) -> Any:
+def run_on(value: Value, places: Tensor, constants: Mapping[str, Tensor], **changes: Any) -> Any:
     """The operator on other values than the network's, with some arguments changed."""
-    source = value.given.source
+    source, selects = value.given.source, value.kind in SELECTIONS
 
     def operand(given: Value) -> Any:
         if given is source:
             return places
+        if selects:
+            return constants[given.name].cpu()
         return torch.zeros(given.shape) if given.size is None else given.size
 
     moved = value.changed(**changes).on(operand)
@@ -44,18 +48,33 @@ def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
         return of_results(shape, lambda part: Layout(part, pooled=source.pooled))
     if any(operand in channels.layouts for operand in value.operands[1:]) and value.kind != "expand_as":
         return channels.whole(value)
+    if value.kind in SELECTIONS and any(operand.name not in channels.constants for operand in value.operands[1:]):
+        return channels.whole(value)
     if source.is_scattered:
         origin, places = source.origin.value, source.origin.places
     else:
         origin = given.source
         places = places_along(source.shape, source.dim, np.arange(len(source.channels)))
-    moved = run_on(value, places)
+    moved = run_on(value, places, channels.constants)
+    _note_left_out(channels, origin, places, [moved] if isinstance(moved, Tensor) else list(moved))
     if isinstance(moved, Tensor):
         return _layout(channels, origin, moved, source)
     parts = [_layout(channels, origin, part, source) for part in moved]
     if any(part.is_plain for part in parts):
         channels.ties.keep(channels.layout(origin).channels, "it is taken apart into single channels")
     return parts
+
+
+def _note_left_out(channels: Propagation, origin: Value, places: Tensor, parts: list[Tensor]) -> None:
+    """Note the channels of the origin that an operator takes to no place."""
+    if min(part.numel() for part in parts) == 0 or sum(part.numel() for part in parts) == places.numel():
+        return  # nothing is taken, or everything moved
+    row = channels.layout(origin).channels
+    is_taken = torch.zeros(len(row), dtype=torch.bool)
+    for part in parts:
+        is_taken[part.flatten().long()] = True
+    if not is_taken.all():
+        channels.left_out.append(row[~is_taken.numpy()])
 
 
 def _layout(channels: Propagation, origin: Value, places: Tensor, source: Layout) -> Layout:
@@ -65,7 +84,10 @@ def _layout(channels: Propagation, origin: Value, places: Tensor, source: Layout
         return _layout_of_one(channels, whole, shape)
     varying = [dim for dim, size in enumerate(shape) if size > 1 and bool((places != places.narrow(dim, 0, 1)).any())]
     if not varying:  # one of several channels was taken out
-        taken = whole.channels if source.is_scattered else whole.channels[np.unique(places.numpy())]
+        index = np.unique(places.numpy())
+        if len(shape) == len(whole.shape) == 2 and whole.dim == 1:  # of a flat row: it is a row of one channel
+            return Layout(shape, 1, whole.channels[index], source.pooled, Origin(origin, index))
+        taken = whole.channels if source.is_scattered else whole.channels[index]
         channels.ties.keep(taken, "it is taken out of its maps alone")
         return Layout(shape, pooled=source.pooled)
     if len(varying) > 1 or varying == [0]:
@@ -101,6 +123,8 @@ def cut(part: Cut, value: Value) -> Value | None:
         return _take(part, result) if result.is_row else None
     if result.is_scattered:
         return None
+    if value.kind == "slice" and _takes_all(value):  # as in x[:, 1:3], which first takes all images
+        return part.new[given]
     if result.is_plain:  # one channel, which is kept, of several
         return _by_element(part, value)
     sizes = _sizes(part, value, result)
@@ -129,8 +153,9 @@ def _stays_right(part: Cut, value: Value, results: list[Layout], **changes: Any)
         return False
     kept = part.kept(source.channels)
     try:
-        moved = run_on(value, places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept), **changes)
-    except RuntimeError:
+        places = places_along(resized(source.shape, source.dim, len(kept)), source.dim, kept)
+        moved = run_on(value, places, part.constants, **changes)
+    except (RuntimeError, IndexError):
         return False
     moved = [moved] if isinstance(moved, Tensor) else list(moved)
     if len(moved) != len(results):
@@ -166,7 +191,7 @@ def _by_element(part: Cut, value: Value) -> Value:
     kept_elements = elements[0]
     if source.is_row:
         kept_elements = kept_elements.index_select(source.dim - 1, torch.as_tensor(part.kept(source.channels)))
-    moved = run_on(value, elements)[0]
+    moved = run_on(value, elements, part.constants)[0]
     if result.is_row:
         moved = moved.index_select(result.dim - 1, torch.as_tensor(part.kept(result.channels)))
     place = torch.full((count,), -1)
@@ -197,10 +222,15 @@ def split_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | 
     return Value(value.number, torch.split, (given.source, sizes, 1))
 
 
+def _takes_all(value: Value) -> bool:
+    """Whether a slice is its operand."""
+    given = value.given
+    return given.step == 1 and given.start in (0, None) and (given.end is None or given.end >= LAST)
+
+
 def slice_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
     """The slice of neighbouring channels or of pixels; None for images, and with steps over channels."""
-    given = value.given
-    is_all = given.step == 1 and given.start in (0, None) and (given.end is None or given.end >= LAST)
+    given, is_all = value.given, _takes_all(value)
     if given.dim % len(shape) != 1 or is_all:
         return value if given.dim % len(shape) or is_all else None
     first, last, _ = slice(given.start, given.end).indices(shape[1])

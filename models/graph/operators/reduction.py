@@ -7,6 +7,7 @@ fewer channels is at least zero.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,6 +83,19 @@ def follow(channels: Propagation, value: Value) -> Layout | list[Layout]:
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
     pooled = pooled or set(range(1, len(source.shape))) - set(dims) == {source.dim}
     return of_results(shape, lambda part: source.row(part, dim, pooled))
+
+
+def follow_log_sum_exp(channels: Propagation, value: Value) -> Layout | list[Layout]:
+    """Of a flat row (n, channels) one logit for all channels, which are kept or dropped together.
+
+    So a class's logit can be made of several outputs, and a class's module have those alone.
+    """
+    source = channels.layout(value.given.source)
+    if not source.is_row or source.dim != 1 or len(source.shape) != 2 or value.shape != (source.shape[0], 1):
+        return follow(channels, value)
+    first = source.channels[:1]
+    channels.ties.join(source.channels, np.repeat(first, len(source.channels)), "it is summed with what is always kept")
+    return Layout(value.shape, 1, first, source.pooled)
 
 
 def cut(part: Cut, value: Value) -> Value:
