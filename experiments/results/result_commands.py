@@ -30,14 +30,9 @@ SEEDS = {"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)}  #
 # The network with a genetic search, since it takes ten times as long as the gradient search, with its controls, and
 # with poorly fitted weak models and small modules for patches.
 MOST_MEASURED = "simcnn_x0_25"
-KEEPS = (0.8, 0.6, 0.55, 0.5, 0.475, 0.45, 0.425, 0.4, 0.35)  # as `--keep 0.3` goes down, to 0.3 and 0.3 again
-# Percent of the kernels -> steps and step size of the fine-tuning. Modules that have little to gain are trained in
-# small steps, since large ones first make them worse: see docs/patching.md.
-FINE_TUNED = {
-    "simcnn_x0_25": {50: (300, 0.0002), 40: (600, 0.0005), 30: (1500, 0.001)},
-    "rescnn_x0_25": {50: (1500, 0.0005), 40: (1500, 0.0005), 30: (1500, 0.001)},
-    "resnet20": {60: (500, 0.001)},
-}
+KEEPS = (0.6, 0.5, 0.4, 0.3)
+SMALL_KEEPS = (*KEEPS, 0.2, 0.1)  # of modules for patches
+FINE_TUNED = (50, 30)  # percent of the kernels
 FINE_TUNED_SEEDS = (0, 1)
 ABLATIONS = {  # the genetic search's heuristics, each replaced by chance; a root_dir ends with the name
     "random_importance": "importance_mode=random",
@@ -122,22 +117,16 @@ def _down_to(keeps: Sequence[float]) -> Words:
     return ("--max_loss", "100", *settings(f"mask_keeps={','.join(map(str, keeps))}"))
 
 
-def _training(steps: int, step_size: float) -> Words:
-    return settings(f"fine_tuning_steps={steps}", f"fine_tuning_step_size={step_size}")
-
-
 def _modules(model: str, seed: int) -> Iterator[Words]:
     """A strong model, the searches, fine-tuned modules, and what each costs and loses."""
     yield (TRAIN,)
     if model == MOST_MEASURED:
         yield (IMPORTANCE,)
         yield GENETIC, "--as", "genetic", *settings("generations=50")
-    yield GRADIENT, "--as", "keep_30", "--keep", "0.3"
-    tuned = FINE_TUNED[model] if seed in FINE_TUNED_SEEDS else {}
-    for keep in sorted({50, *tuned} - {30}):
+    for keep in FINE_TUNED:
         yield GRADIENT, "--as", f"keep_{keep}", *_down_to([share for share in KEEPS if 100 * share >= keep])
-    for keep, training in tuned.items():
-        yield FINE_TUNER, "--modules", f"keep_{keep}", "--as", f"keep_{keep}_tuned", *_training(*training)
+        if seed in FINE_TUNED_SEEDS:
+            yield FINE_TUNER, "--modules", f"keep_{keep}", "--as", f"keep_{keep}_tuned"
     yield TRADE_OFF, "--images", "test"
 
 
@@ -154,9 +143,9 @@ def _patching(model: str, underfitted: str) -> Iterator[Words]:
 
 def _patch_sizes() -> Iterator[Words]:
     """The same weak models, patched by modules of all sizes, down to very small ones, and by fine-tuned small ones."""
-    for name, keeps in (("keep_20", (*KEEPS, 0.3, 0.3, 0.2)), ("keep_10", (*KEEPS, 0.3, 0.3, 0.2, 0.1))):
-        yield GRADIENT, "--as", name, *_down_to(keeps)
-    yield FINE_TUNER, "--modules", "keep_20", "--as", "keep_20_tuned", *_training(4000, 0.002)
+    yield GRADIENT, "--as", "keep_20", *_down_to(SMALL_KEEPS[:-1])
+    yield FINE_TUNER, "--modules", "keep_20", "--as", "keep_20_tuned"
+    yield GRADIENT, "--as", "keep_10", *_down_to(SMALL_KEEPS)
     yield PATCH_SIZES, "--exp_type", "weak", "--images", "test"
 
 
