@@ -1,6 +1,7 @@
 """The module sets of a strong model: written under a name of their own, listed, and opened by name."""
 
 import contextlib
+import copy
 import itertools
 import re
 import secrets
@@ -16,9 +17,17 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.images import Images, Split
+from dataset.images import Images, Split, normalise, to_device
 from models.evaluation import count_parameters, count_right, cpu_state, predict
-from models.graph import Graph, GraphNetwork, flops_of
+from models.graph import (
+    STATISTICS_BATCH,
+    STATISTICS_IMAGES,
+    Graph,
+    GraphNetwork,
+    estimate_statistics,
+    flops_of,
+    has_batch_norm,
+)
 from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
@@ -199,9 +208,35 @@ def save_set(
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
     modules = extract_modules(strong, masks, targets, weights)
+    if weights is None and any(has_batch_norm(module.program) for module in modules):
+        modules = _with_the_better_statistics(strong, modules, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
+
+
+def _with_the_better_statistics(
+    strong: Graph, modules: list[GraphNetwork], target_classes: Sequence[int], split: Split, device: torch.device
+) -> list[GraphNetwork]:
+    """Modules whose batch norms have the strong model's statistics, or their own: which classify better on `valid`.
+
+    Without the kernels that were dropped, feature maps have other means and variances.
+    """
+    of_strong, labels = predict(strong.network, split.valid, device), split.valid.labels
+    pixels, _ = to_device(split.train.first(STATISTICS_IMAGES), device)
+    batches = [normalise(batch, split.train.normalisation) for batch in pixels.split(STATISTICS_BATCH)]
+    estimated = [copy.deepcopy(module) for module in modules]
+    for module in estimated:
+        estimate_statistics(module, batches)
+    right, right_estimated = (
+        count_right(replaced(of_strong, predict(ComposedModel(each), split.valid, device), target_classes), labels)
+        for each in (modules, estimated)
+    )
+    print(
+        f"batch norm statistics: of {len(labels)} validation images {right} right with the strong model's, "
+        f"{right_estimated} with those estimated of each module"
+    )
+    return estimated if right_estimated > right else modules
 
 
 def evaluate_set(

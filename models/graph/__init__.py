@@ -1,7 +1,13 @@
 """Any CNN classifier as a traced graph: its kernels in units, masked, cut out exactly."""
 
 from models.graph.batch_norm_folding import fold_batch_norm
-from models.graph.batch_statistics import estimate_statistics, has_batch_norm, with_batch_statistics
+from models.graph.batch_statistics import (
+    STATISTICS_BATCH,
+    STATISTICS_IMAGES,
+    estimate_statistics,
+    has_batch_norm,
+    with_batch_statistics,
+)
 from models.graph.errors import NetworkRefused
 from models.graph.flops import count_flops, flops_of
 from models.graph.graph import Graph, trace
@@ -11,6 +17,8 @@ from models.graph.sizes import Size, flops_share, kernels_share
 from models.graph.units import ConvLayer, Group, Units
 
 __all__ = [
+    "STATISTICS_BATCH",
+    "STATISTICS_IMAGES",
     "ConvLayer",
     "Graph",
     "GraphNetwork",

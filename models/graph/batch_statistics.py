@@ -9,6 +9,7 @@ from torch import Tensor
 from models.graph.network import GraphNetwork
 from models.graph.running import Program
 
+STATISTICS_IMAGES, STATISTICS_BATCH = 1000, 250  # that statistics are estimated on, and how many at a time
 TRAINING, MOMENTUM = 5, 6  # the arguments' places in aten.batch_norm
 
 

@@ -19,7 +19,16 @@ from torch import Tensor
 from configures.base import Config
 from dataset.images import Normalisation, normalise
 from models.evaluation import cpu_state
-from models.graph import Graph, GraphNetwork, Size, flops_share, fold_batch_norm, kernels_share
+from models.graph import (
+    STATISTICS_BATCH,
+    STATISTICS_IMAGES,
+    Graph,
+    GraphNetwork,
+    Size,
+    flops_share,
+    fold_batch_norm,
+    kernels_share,
+)
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal
 from search.gradient.pruning import drops_after, keep_target
@@ -27,9 +36,6 @@ from search.gradient.trained_module import TrainedModule
 from search.gradient.weight_places import WeightPlaces
 from utils.device import keep_freed_memory
 from utils.errors import UserError
-
-STATISTICS_IMAGES = 1000  # that batch norms' statistics are estimated on
-STATISTICS_BATCH = 250
 
 
 class LossNotFinite(UserError):
