@@ -97,10 +97,3 @@ def test_networks_without_batch_norm_see_no_batch() -> None:
     estimate_statistics(network, never())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert with_batch_statistics(network.program) == network.program
-
-
-def test_a_norm_that_always_takes_the_batch_has_no_statistics() -> None:
-    layers = conv(3, 8), nn.BatchNorm2d(8, track_running_stats=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    torch.manual_seed(0)
-    program = trace(nn.Sequential(*layers, nn.Linear(8, 4)), SIDE).network.program
-    assert not has_batch_norm(program) and with_batch_statistics(program) == program
