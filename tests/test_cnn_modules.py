@@ -91,11 +91,15 @@ def test_the_most_important_kernels_of_each_layer_are_kept(keep):
 
 def test_a_search_keeps_no_more_than_it_may_and_repeats_itself():
     search = functools.partial(cm.gradient_search, strong(), IMAGES, LABELS, 0.4, **FEW_STEPS)
-    masks, tuning = search()
-    assert masks.shape == (CLASSES, strong().units.num_kernels) and masks.mean() <= 0.4
+    masks, modules = search()
+    assert masks.shape == (CLASSES, strong().units.num_kernels) and (masks.mean(1) <= 0.4).all()
     again, other = search(), search(seed=1)
-    assert np.array_equal(masks, again[0]) and np.array_equal(tuning.gains, again[1].gains)
-    assert not np.array_equal(tuning.gains, other[1].gains)
+    answers = [cm.predict(cm.ComposedModel(each), IMAGES) for each in (modules, again[1], other[1])]
+    assert np.array_equal(masks, again[0]) and np.array_equal(answers[0], answers[1])
+    assert not np.array_equal(answers[0], answers[2])
+    loaded = cm.module_of_weights(strong(), masks[2], 2, modules[2].state_dict())
+    assert np.array_equal(cm.predict(loaded, IMAGES), cm.predict(modules[2], IMAGES))
+    assert not any(part.training for module in modules for part in module.modules())
     with torch.no_grad():  # of the user's program
         assert np.array_equal(search()[0], masks)
 
@@ -138,8 +142,7 @@ def test_the_networks_and_the_process_are_left_as_they_were(device, capsys, tmp_
     before = [everything_of(network), everything_of(weak), everything_of_the_process()]
 
     graph = cm.trace(network, IMAGES[:1])
-    masks, tuning = cm.gradient_search(graph, IMAGES.to(device), LABELS.to(device), 0.5, **FEW_STEPS)
-    modules = cm.extract_modules(graph, masks, tuning)
+    masks, modules = cm.gradient_search(graph, IMAGES.to(device), LABELS.to(device), 0.5, **FEW_STEPS)
     record = cm.evaluate(graph, masks, modules, IMAGES, LABELS)
     cm.importance_masks(graph, cm.kernel_importance(graph, IMAGES.numpy(), LABELS.numpy()), 0.5)
     fitted = cm.patch(cm.predict(weak, IMAGES), {3: cm.predict(modules[3], IMAGES)[:, 0]}, LABELS)

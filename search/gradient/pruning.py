@@ -49,7 +49,11 @@ def mask_within(mask: Tensor, saliency: Tensor, units: Units, size: Size, keep: 
         size: of a mask, to which `keep` refers.
         keep: the largest share.
     """
-    if float(size(mask.float())) <= keep:
+
+    def is_enough(smaller: Tensor) -> bool:
+        return float(size(smaller.float())) <= keep + 1e-6  # float's rounding is no kernel's size
+
+    if is_enough(mask):
         return mask
     cost = torch.func.grad(size)(mask.float())
     rank = (saliency / cost.clamp(min=1e-12)).where(mask, torch.tensor(-1.0))
@@ -64,6 +68,5 @@ def mask_within(mask: Tensor, saliency: Tensor, units: Units, size: Size, keep: 
     least, most = 0, len(lowest_first)  # bisection: without `most` the size is small enough, or as small as it gets
     while most - least > 1:
         middle = (least + most) // 2
-        is_enough = float(size(without(middle).float())) <= keep + 1e-6  # float's rounding is no kernel's size
-        least, most = (least, middle) if is_enough else (middle, most)
+        least, most = (least, middle) if is_enough(without(middle)) else (middle, most)
     return without(most)

@@ -105,7 +105,7 @@ class TrainedModule:
 
     def _set_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, weight in self._weights.items():
-            own = {kind: moments[kind][name].to(weight).clone() for kind in MOMENTS}
+            own = {kind: moments[kind][name].to(weight).view_as(weight).clone() for kind in MOMENTS}
             steps = torch.tensor(float(self.steps_done - self._began_at), device=weight.device)
             self._optimizer.state[weight] = {"step": steps, **own}
 
@@ -138,12 +138,15 @@ class TrainedModule:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another module's."""
-        weights, saliency = state["weights"], state["saliency"]
-        if not all(value.isfinite().all() for value in [*weights.values(), saliency]):
+        weights, saliency, kept = state["weights"], state["saliency"], state["kept"]
+        moments = [value for of_kind in state["moments"].values() for value in of_kind.values()]
+        if not all(value.isfinite().all() for value in [*weights.values(), *moments, saliency]):
             raise ValueError("it holds NaN or infinity")
-        if saliency.shape != self.saliency.shape:
-            raise ValueError(f"expected the saliency of {len(self.saliency)} units, found {tuple(saliency.shape)}")
-        unit_mask = state["kept"].numpy()
+        for name, values, dtype in (("saliency", saliency, torch.float32), ("mask", kept, torch.bool)):
+            if (values.shape, values.dtype) != (self.saliency.shape, dtype):
+                found = f"{values.dtype} {tuple(values.shape)}"
+                raise ValueError(f"expected the {name} {dtype} of {len(self.saliency)} units, found {found}")
+        unit_mask = kept.numpy()
         if (unit_mask != self.unit_mask).any():
             self._become(unit_mask, self.graph.cut(unit_mask, self.target_class))
         self.network.load_state_dict(weights)

@@ -11,7 +11,6 @@ import hypothesis.strategies as st
 import pytest
 from conftest import TOP, Run
 from hypothesis import example, given, settings
-from search.gradient.learner import mask_settings
 
 import configures
 from configures import base
@@ -21,6 +20,7 @@ from models.files import NetworkSettings
 from models.names import is_own_network
 from models.strong_model import graph_of, strong_model_training
 from search.gradient.goal import goal_of
+from search.gradient.trainer import fine_tuning_settings, search_settings
 
 PLAIN = Config("simcnn", "cifar10", 10)
 SETTINGS = sorted(field.name for field in dataclasses.fields(Config) if field.name not in ("model", "dataset"))
@@ -83,7 +83,8 @@ def with_another_value(name: str) -> Config:
     [
         ("network", NetworkSettings.of),
         ("training", strong_model_training),
-        ("gradient search", lambda config: (mask_settings(config), goal_of(config))),
+        ("gradient search", lambda config: (search_settings(config, "kernels"), goal_of(config))),
+        ("fine-tuning", lambda config: (fine_tuning_settings(config), goal_of(config))),
     ],
 )
 def test_every_setting_of_a_stage_changes_what_the_stage_records(stage: str, recorded: Any) -> None:

@@ -12,7 +12,7 @@ for byte and go on to what it finds with whole files.
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from models.strong_model import (
 from models.training import train
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
+from modules.module import extract_modules
 from modules.module_sets import RECORD, collected_outputs, latest_name, open_set, read_set
 from patching import files as patch_files
 from patching.data import of_class
@@ -65,6 +66,7 @@ from search.genetic import files as genetic_files
 from search.genetic import generations
 from search.gradient import files as gradient_files
 from search.gradient.rounds import GradientSearch, rounds_to_do
+from search.gradient.trainer import search_settings
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
@@ -138,25 +140,27 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     strong, split = load_strong_model(config, artifacts, stage.device), load_split(config)
     keeps = rounds_to_do(config.mask_keeps, float(GRADIENT.arguments[-1]))
     of_gradient = gradient_files.of_search(artifacts)
-    gradient = GradientSearch(stage, strong, split.train, of_gradient, (), keeps)
+    settings_of_steps = search_settings(config, "kernels")
+    gradient = GradientSearch(stage, strong, split.train, of_gradient, (), keeps, settings_of_steps)
     log, settings = of_gradient.log, of_gradient.settings
     num_rounds, made_with = len(log.load()), settings.load()
-    masks, gains, logit_maps = (of_gradient.array(num_rounds - 1, kind) for kind in ("kernels", "gains", "logit_maps"))
-    state = of_gradient.state(num_rounds - 1)
+    kinds = of_gradient.kernels, of_gradient.weights, of_gradient.state
+    masks, weights, state = (kind(num_rounds - 1) for kind in kinds)
+    num_kernels = search.layout.units.num_kernels
 
     def gradient_state() -> dict[str, Any]:
         """As a search that has nothing left to learn takes it up."""
-        with contextlib.redirect_stdout(io.StringIO()), gradient.learner(num_rounds) as learner:
-            return learner.state()
+        with contextlib.redirect_stdout(io.StringIO()), gradient.trainer(num_rounds) as trainer:
+            return trainer.state()
+
+    def gradient_modules() -> list[dict[str, Any]]:
+        """As the modules of the last round are written."""
+        kept, of_modules = of_gradient.load(num_rounds - 1, (classes, num_kernels))
+        return [module.state_dict() for module in extract_modules(strong, kept, weights=of_modules)]
 
     return {
-        "gradient search's masks": Kind(
-            masks.path, lambda: masks.load(classes, search.layout.units.num_kernels), [GRADIENT]
-        ),
-        "gradient search's gains": Kind(
-            gains.path, lambda: gains.load(classes, search.layout.units.num_kernels), [GRADIENT]
-        ),
-        "gradient search's logit maps": Kind(logit_maps.path, lambda: logit_maps.load(classes, 2), [GRADIENT]),
+        "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, num_kernels), [GRADIENT]),
+        "gradient search's weights": Kind(weights.path, gradient_modules, [GRADIENT]),
         "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),
         "gradient search's log": Kind(log.path, log.load, [GRADIENT]),
         "gradient search's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [GRADIENT]),
@@ -265,14 +269,19 @@ def spoil(path: Path, random: np.random.Generator) -> None:
 
 def _change_weights(path: Path, random: np.random.Generator, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     state = load_checkpoint(path, "the pipeline")
-    if "modules" in state:  # a gradient search's state has them for each module
-        weights = state["modules"][random.integers(len(state["modules"]))]
-    else:
-        weights = state.get("weights", state)  # a training's state has them one level down
-    tensors = [name for name, value in weights.items() if isinstance(value, torch.Tensor)]
-    name = tensors[random.integers(len(tensors))]
-    weights[name] = change(weights[name])
+    tensors = list(_tensors_in(state["weights"] if "history" in state else state))
+    holder, name = tensors[random.integers(len(tensors))]
+    holder[name] = change(holder[name])
     save_checkpoint(path, state)
+
+
+def _tensors_in(state: Any) -> Iterator[tuple[Any, Any]]:
+    """Where the tensors are, at any depth: the dict or list, and the key or index."""
+    for name, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, torch.Tensor):
+            yield state, name
+        elif isinstance(value, dict | list):
+            yield from _tensors_in(value)
 
 
 def reshape_weights(path: Path, random: np.random.Generator) -> None:

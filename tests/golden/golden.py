@@ -65,6 +65,7 @@ COMMANDS = (
     f"{PATCH} --exp_type poor_fit --target_class 2 --target_epoch 1",
     f"module_gradient_search.py {DIGITS} {GRADIENT} --keep 0.6",
     f"module_fine_tuner.py {DIGITS} {GRADIENT} --set fine_tuning_steps=4 --modules gradient",
+    f"module_gradient_search.py {DIGITS} {GRADIENT} --keep_flops 0.6 --target_class 1 4",
     f"preprocess/module_output_collector.py {DIGITS} --modules gradient",
     f"{PATCH} --exp_type weak --target_class 2 --calibration learned --modules gradient --save patched.pth",
     f"module_gradient_search.py {DIGITS} {GRADIENT} --for_patch --target_class 3",

@@ -13,7 +13,7 @@ from random_modules import extract_module, kernel_masks, network_layers, random_
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
-from modules.module import Tuning, extract_modules, module_of_weights
+from modules.module import extract_modules, module_of_weights
 
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
@@ -52,22 +52,21 @@ def random_graph(name: str, seed: int) -> Graph:
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_modules_stand_in_class_order_with_their_gains_and_maps(name: str, seed: int) -> None:
-    """A tuned module is a plain one of other weights, and answers what the masked strong model does."""
-    graph, other_graph, random = random_graph(name, 0), random_graph(name, 1), np.random.default_rng(seed)
-    unit_masks = graph.units.repair(random.random((3, graph.num_units)) < 0.6)
-    gains = random.uniform(0.3, 3, unit_masks.shape).astype(np.float32)
-    masks = graph.units.spread(unit_masks)
-    logit_maps = np.array([[1, 0], [-2, 0.5], [0.25, 3]], np.float32)
+def test_modules_stand_in_class_order_with_weights_of_their_own(name: str, seed: int) -> None:
+    """Of the strong model's weights they answer what it does with masks; of others as the network that has these."""
+    graph, other, random = random_graph(name, 0), random_graph(name, 1), np.random.default_rng(seed)
+    unit_masks = graph.units.repair(random.random((2, graph.num_units)) < 0.6)
+    masks, classes = graph.units.spread(unit_masks), (0, 2)
     images = torch.tensor(random.normal(size=(2, 3, 32, 32)))
     with torch.no_grad():
-        plain = extract_modules(graph, masks)
-        tuned = extract_modules(graph, masks, Tuning(graph.units.spread(gains), logit_maps))
-        for c, (scale, bias) in enumerate(logit_maps.tolist()):
-            assert torch.equal(plain[c](images), extract_module(graph, masks[c], c)(images))
-            factors = torch.as_tensor(unit_masks[c] * gains[c].astype(float))
-            expected = scale * graph.forward(images, factors)[:, c, None] + bias
-            assert (tuned[c](images) - expected).abs().max() <= 1e-10 * max(1, expected.abs().max())
-            assert list(tuned[c].state_dict()) == list(plain[c].state_dict())
-            again = module_of_weights(other_graph, masks[c], c, tuned[c].state_dict())
-            assert torch.equal(again(images), tuned[c](images))
+        own = extract_modules(graph, masks, classes)
+        weights = [module.state_dict() for module in extract_modules(other, masks, classes)]
+        others = extract_modules(graph, masks, classes, weights)
+        for modules, strong in ((own, graph), (others, other)):
+            for module, mask, target_class in zip(modules, unit_masks, classes, strict=True):
+                expected = strong.forward(images, torch.as_tensor(mask).double())[:, target_class, None]
+                assert (module(images) - expected).abs().max() <= 1e-10 * max(1, expected.abs().max())
+        again = module_of_weights(other, masks[1], 2, own[1].state_dict())
+        assert torch.equal(again(images), own[1](images))
+        with pytest.raises(RuntimeError):
+            extract_modules(graph, np.ones_like(masks), classes, [module.state_dict() for module in own])

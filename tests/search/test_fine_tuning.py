@@ -1,6 +1,5 @@
 """Fine-tuning as a user runs it: modules of the same size that are better, the same in pieces, and what is refused."""
 
-import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, files_below, keep_few_images, live_in, random_images, run_here
+from conftest import Run, files_below, keep_few_images, live_in, run_here
 
 import global_configure
 from configures.base import load
 from dataset.splits import load_split
-from models.evaluation import count_right, predict
-from models.graph import trace
+from models.evaluation import count_right, cpu_state, predict
 from models.opening import Stage
 from models.strong_model import load_strong_model
 from modules.module import ComposedModel, extract_modules, replaced
@@ -23,115 +21,10 @@ from modules.module_set import ModuleSet
 from modules.module_sets import open_set, save_set
 from search.gradient import files
 from search.gradient.batches import StepBatches
-from search.gradient.fine_tuning import FineTuner, FineTuningSettings
-from search.gradient.goal import Goal
+from search.gradient.trainer import Trainer
 from utils.artifacts import Artifacts
-from utils.device import core_threads
-from utils.errors import UserError
 
 CPU = torch.device("cpu")
-SETTINGS = FineTuningSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
-ALL, ONE = (0, 1, 2), (1,)
-
-
-class Small(torch.nn.Module):
-    """Batch norm, an addition, and a pool in front of the logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = torch.nn.BatchNorm2d(8)
-        self.second = torch.nn.Conv2d(8, 8, 3, padding=1)
-        self.last = torch.nn.Linear(8, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.norm(self.first(images)).relu()
-        maps = maps + self.second(maps).relu()
-        return self.last(maps.mean((2, 3)))
-
-
-def tuner(
-    classes: Sequence[int],
-    workers: int = 1,
-    settings: FineTuningSettings = SETTINGS,
-    dtype: torch.dtype = torch.float32,
-):
-    """Half of a random network, about to be trained."""
-    torch.manual_seed(0)
-    graph = trace(Small(), 8)
-    masks = np.random.default_rng(0).random((3, graph.units.num_kernels)) < 0.6
-    masks = graph.units.spread(graph.units.repair(masks[:, graph.units.first_kernels]))
-    modules = extract_modules(graph, masks[list(classes)], target_classes=classes)
-    images = dataclasses.replace(random_images(40, 3), pixels=random_images(40, 3).pixels[:, :8, :8])
-    pool = core_threads(CPU, workers)
-    with pool as threads:
-        goal = Goal(0.5, 1.0)
-        yield FineTuner(
-            modules, classes, graph.network, goal, images, settings, device=CPU, dtype=dtype, seed=0, workers=threads
-        )
-
-
-def weights_of(one: FineTuner) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in one.modules.state_dict().items()}
-
-
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.mark.parametrize("classes", [ALL, ONE], ids=["all", "one"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_threads_and_pieces_change_nothing(classes: Sequence[int], dtype: torch.dtype) -> None:
-    found = []
-    for workers in (1, 3):
-        for one in tuner(classes, workers, dtype=dtype):
-            start, strong = weights_of(one), {name: value.clone() for name, value in one.strong.state_dict().items()}
-            for _ in range(SETTINGS.steps):
-                one.step()
-            found.append(weights_of(one))
-            assert not same(start, found[-1]) and same(strong, one.strong.state_dict())
-    for first in tuner(classes, dtype=dtype):
-        for _ in range(2):
-            first.step()
-        for second in tuner(classes, dtype=dtype):
-            second.load_state(first.state())
-            for _ in range(2, SETTINGS.steps):
-                second.step()
-            found.append(weights_of(second))
-    assert same(found[0], found[1]) and same(found[0], found[2])
-
-
-@pytest.mark.parametrize("classes", [ALL, ONE], ids=["all", "one"])
-def test_modules_come_nearer_to_what_the_strong_model_says(classes: Sequence[int]) -> None:
-    for one in tuner(classes, settings=dataclasses.replace(SETTINGS, steps=60, batch_size=40)):
-        losses = [one.step() for _ in range(60)]
-        assert np.mean(losses[-5:]) < np.mean(losses[:5])  # a third of it, at most, for several seeds
-
-
-def test_a_module_is_trained_the_same_whichever_others_are() -> None:
-    found = []
-    for classes in (ALL, ONE):
-        for one in tuner(classes):
-            for _ in range(SETTINGS.steps):
-                one.step()
-            found.append(one.modules[classes.index(1)].state_dict())
-    assert same(*found)
-
-
-def test_what_is_no_state_is_refused_and_so_is_a_loss_that_is_not_finite() -> None:
-    for one in tuner(ONE):
-        state, start = one.state(), weights_of(one)
-        spoiled = {name: value * torch.nan for name, value in state["weights"].items()}
-        for wrong in ({}, {**state, "weights": {}}, {**state, "weights": spoiled}, {**state, "optimizer": {}}):
-            with pytest.raises(ValueError):
-                one.load_state(wrong)
-        assert same(start, weights_of(one))
-        with torch.no_grad():
-            next(one.modules.parameters()).fill_(torch.inf)
-        with pytest.raises(UserError, match="fine_tuning_step_size"):
-            one.step()
-
-
 MODEL, DATASET, NUM_CLASSES = "rescnn_x0_25", "digits_5", 5
 SCRIPT, SEARCH = "module_fine_tuner.py", "module_gradient_search.py"
 NAMES = ["--model", MODEL, "--dataset", DATASET]
@@ -199,7 +92,8 @@ def put_modules(root: Path, classes: Sequence[int], kept: float, factor: float, 
         change(module, factor, 0.0 if number else bias)
     stage = Stage(config, place, CPU, torch.float32, 0)
     names = {"name": "put", "default_name": "put"}
-    return save_set(stage, strong, masks, load_split(config), {}, **names, target_classes=classes, modules=modules)
+    weights = [cpu_state(module) for module in modules]
+    return save_set(stage, strong, masks, load_split(config), {}, **names, target_classes=classes, weights=weights)
 
 
 @for_real
@@ -248,18 +142,20 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     put_modules(root, classes, 0.4, 0.0, bias=100.0)
     whole = Path(shutil.copytree(root, tmp_path / "whole"))
     assert run_main(SCRIPT, *TUNE, root=whole).exit_code == 0
-    whole_step = FineTuner.step
-    monkeypatch.setattr("search.gradient.fine_tuning_run.STEPS_PER_STATE", 5)
+    whole_step = Trainer.step
+    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 5)
 
-    def step(one: FineTuner) -> float:
-        if one.steps_done > 6:
+    def step(trainer: Trainer, before: float, keep: float) -> float:
+        if trainer.steps_done > 6:
             raise KeyboardInterrupt
-        return whole_step(one)
+        return whole_step(trainer, before, keep)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FineTuner, "step", step)
+        patch.setattr(Trainer, "step", step)
         assert run_main(SCRIPT, *TUNE, root=root).exit_code == 130
-    run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.1", root=root).refused("step_size: 0.001 there, 0.1 now")
+    run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.1", root=root).refused(
+        "step_size: ", "there, 0.1 now", "remove it"
+    )
     state = files.fine_tuning_state(Artifacts(root, MODEL, DATASET), "put")
     state.save({**state.load(), "seconds": 1000.0})
     done = run_main(SCRIPT, *TUNE, root=root)
@@ -269,13 +165,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert ours.files == theirs.files and not state.exists()
 
 
-def multiplied(factor: float) -> Callable[[FineTuner], float]:
+def multiplied(factor: float) -> Callable[[Trainer, float, float], float]:
     """A step of fine-tuning that multiplies the logits by a factor."""
 
-    def step(one: FineTuner) -> float:
-        one.steps_done += 1
-        for module in one.modules:
-            change(module, factor)
+    def step(trainer: Trainer, before: float, keep: float) -> float:
+        for module in trainer.modules:
+            module.steps_done += 1
+            change(module.network, factor)
         return 0.0
 
     return step
@@ -288,7 +184,7 @@ def test_modules_that_get_worse_are_not_written(
 ) -> None:
     """Also where the number of correct images is the same, as with all logits divided by a power of two."""
     was, before = put_modules(root, range(NUM_CLASSES), 1, 1.0).record, files_below(root)
-    monkeypatch.setattr(FineTuner, "step", multiplied(factor))
+    monkeypatch.setattr(Trainer, "step", multiplied(factor))
     done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_steps=1", root=root)
     assert done.exit_code == 0 and "no new module set" in done.stdout, done
     assert files_below(root) == before
@@ -301,7 +197,7 @@ def test_modules_that_get_worse_are_not_written(
 def test_of_equal_counts_the_smaller_loss_wins(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules of small logits, and so of a large cross-entropy, become larger."""
     was = put_modules(root, range(NUM_CLASSES), 1, 2.0**-8)
-    monkeypatch.setattr(FineTuner, "step", multiplied(2.0**8))
+    monkeypatch.setattr(Trainer, "step", multiplied(2.0**8))
     done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_steps=1", root=root)
     assert done.exit_code == 0, done
     now = opened(root)
@@ -314,10 +210,48 @@ def test_of_equal_counts_the_smaller_loss_wins(root: Path, run_main: Main, monke
 
 
 @for_real
+def test_what_is_no_state_of_it_is_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of the same settings, of other modules."""
+    put_modules(root, SOME, 0.4, 0.0, bias=100.0)
+    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 2)
+
+    def interrupt(trainer: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finish_round", interrupt)
+        assert run_main(SCRIPT, *TUNE, root=root).exit_code == 130
+    file = files.fine_tuning_state(Artifacts(root, MODEL, DATASET), "put")
+    state = file.load()
+    for wrong in ({"modules": state["trainer"]["modules"][:1]}, {"modules": [{}, {}]}, {}):
+        file.save({**state, "trainer": wrong})
+        run_main(SCRIPT, *TUNE, root=root).refused("put.pth: not the state of a fine-tuning", SCRIPT)
+    file.save(state)
+    done = run_main(SCRIPT, *TUNE, root=root)
+    assert done.exit_code == 0 and "going on after step 12" in done.stdout, done
+
+
+@for_real
+def test_a_search_goes_on_to_fine_tuning_where_that_is_asked_for(root: Path, run_main: Main) -> None:
+    words = [*SMALL, "--set", "fine_tuning_steps=4", "--keep", 0.4]
+    before = files_below(root)
+    done = run_main(SEARCH, *words, "--fine_tune", root=root)
+    assert done.exit_code == 0 and "validation images right before" in done.stdout, done
+    new = {name: content for name, content in files_below(root).items() if before.get(name) != content}
+    tuned = opened(root)
+    if "no new module set" in done.stdout:  # what a few steps are good for depends on the processor
+        assert tuned.name == "gradient" and not any("gradient_tuned" in name for name in new)
+    else:
+        assert (tuned.name, tuned.record.parent) == ("gradient_tuned", "gradient")
+        assert np.array_equal(tuned.masks(), opened(root, "gradient").masks())
+        assert all("/gradient_tuned/" in name or name.endswith("latest.json") for name in new)
+
+
+@for_real
 def test_a_step_size_that_explodes_leaves_no_state_behind(
     root: Path, searched: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.gradient.fine_tuning_run.STEPS_PER_STATE", 1)
+    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 1)
     of_step = StepBatches.of_step
 
     def explosive(batches: StepBatches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -325,7 +259,7 @@ def test_a_step_size_that_explodes_leaves_no_state_behind(
         return images * (torch.inf if step == 2 else 1.0), labels
 
     monkeypatch.setattr(StepBatches, "of_step", explosive)
-    run_main(SCRIPT, *TUNE, root=root).refused("step 2: the loss is nan; lower the fine_tuning_step_size")
+    run_main(SCRIPT, *TUNE, root=root).refused("step 2: the loss is nan; use smaller steps")
     assert files_below(root) == files_below(searched)
 
 

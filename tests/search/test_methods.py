@@ -11,9 +11,10 @@ from conftest import Run, files_below
 
 from configures.base import load
 from dataset.images import Split
+from models.evaluation import cpu_state
 from models.graph import Graph
 from models.opening import Stage
-from modules.module import Tuning
+from modules.module import extract_modules
 from modules.module_sets import open_set
 from patching import files as patch_files
 from patching.weak_models import WeakKind
@@ -33,7 +34,7 @@ Main = Callable[..., Run]
 
 
 class RandomMasks(DrivenMethod):
-    """Fewer and fewer kernels, drawn at random; the second candidate has gains, the last one two modules alone."""
+    """Fewer and fewer kernels, drawn at random; the second candidate has other weights, the last one two modules."""
 
     name = "random"
 
@@ -48,9 +49,11 @@ class RandomMasks(DrivenMethod):
             random, share = np.random.default_rng([stage.seed, number]), 0.97 - number / 50
             targets = (1, TARGET) if number == 2 else tuple(range(strong.num_classes))
             masks = random.random((len(targets), strong.units.num_kernels)) < share
-            gains = np.where(masks, np.float32(1.25), np.float32(1))
-            maps = np.tile(np.float32([1, 0]), (len(targets), 1))
-            yield Found(f"keep {share:.0%}", masks, Tuning(gains, maps) if number == 1 else None, targets)
+            weights = None
+            if number == 1:
+                states = [cpu_state(module) for module in extract_modules(strong, masks, targets)]
+                weights = [{name: 1.25 * value for name, value in state.items()} for state in states]
+            yield Found(f"keep {share:.0%}", masks, weights, targets)
 
 
 @pytest.fixture
@@ -123,9 +126,9 @@ def test_an_interrupted_search_finds_the_same(root, strong_roots, tmp_path, run_
     search(other, run_main, monkeypatch, 1, "--max_loss", 100, "--as", "first")
     search(other, run_main, monkeypatch, 3, "--max_loss", 100)
     folders = [Artifacts(each, MODEL, DATASET).folder for each in (root, other)]
-    masks = [{n: c for n, c in files_below(folder / "random").items() if n.endswith("npy")} for folder in folders]
+    found = [{n: c for n, c in files_below(f / "random").items() if n.startswith("candidate")} for f in folders]
     modules = [{n: c for n, c in files_below(f / "modules" / "random").items() if n != "set.json"} for f in folders]
-    assert masks[0] == masks[1] and modules[0] == modules[1] and len(masks[0]) == 5
+    assert found[0] == found[1] and modules[0] == modules[1] and len(found[0]) == 4
 
 
 def test_what_does_not_fit_is_refused(root, run_main, monkeypatch):

@@ -1,0 +1,56 @@
+"""Sizes of modules as functions of the mask: counted kernels, and FLOPs by torch's counter."""
+
+import numpy as np
+import pytest
+import torch
+from awkward_networks import (
+    TRACEABLE,
+    CalledTwice,
+    ChannelAndSpatialAttention,
+    SelectedKernels,
+    SelfAttention,
+    Shuffled,
+    Standardised,
+    UpAndDown,
+)
+from exactness import random_mask, traced
+from torch import nn
+
+from models.graph import flops_of, flops_share, kernels_share
+
+# Networks of which the share is an estimate, by at most so much, and why.
+ESTIMATED = {
+    CalledTwice: 0.03,  # a layer counts once, however often it is called
+    ChannelAndSpatialAttention: 0.001,  # the same, of small layers
+    SelectedKernels: 0.08,  # the same
+    SelfAttention: 0.12,  # attention is no layer: it costs what it does, whatever is kept
+    Shuffled: 0.01,  # a grouped convolution whose kernels are dropped one by one is filled up to even groups
+    Standardised: 0.02,  # the same
+    UpAndDown: 0.02,  # a transposed convolution is no layer here
+}
+
+
+@pytest.mark.parametrize("network", TRACEABLE, ids=lambda network: network.__name__)
+def test_the_share_of_flops_is_that_of_the_module_that_is_cut_out(network: type[nn.Module]) -> None:
+    _, graph = traced(network)
+    sizes = [flops_share(graph, target_class) for target_class in (0, 7)]
+    for seed, share in enumerate((0.6, 0.2)):
+        mask = random_mask(graph, seed, share)
+        counted = flops_of(graph.cut(mask, 7), graph.image_shape) / graph.flops
+        of_classes = [float(size(torch.as_tensor(mask).double())) for size in sizes]
+        tolerance = ESTIMATED.get(network, 1e-9)
+        assert abs(of_classes[1] - counted) <= tolerance
+        assert of_classes[0] == pytest.approx(of_classes[1])
+    whole = flops_of(graph.cut(np.ones(graph.num_units, bool), 7), graph.image_shape) / graph.flops
+    assert abs(float(sizes[1](torch.ones(graph.num_units).double())) - whole) <= ESTIMATED.get(network, 1e-9)
+
+
+@pytest.mark.parametrize("network", TRACEABLE, ids=lambda network: network.__name__)
+def test_the_share_of_kernels_is_the_masks_mean_and_each_unit_costs_something(network: type[nn.Module]) -> None:
+    _, graph = traced(network)
+    mask = random_mask(graph, 0)
+    size = kernels_share(graph.units)
+    assert float(size(torch.as_tensor(mask).float())) == pytest.approx(graph.units.spread(mask, True).mean())
+    every = torch.ones(graph.num_units)
+    assert (torch.func.grad(size)(every) > 0).all()
+    assert (torch.func.grad(flops_share(graph, 1))(every) > 0).all()

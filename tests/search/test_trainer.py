@@ -1,0 +1,255 @@
+"""Modules while they are trained: each the same wherever and in however many pieces, and the same as with masks."""
+
+import copy
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_images
+from torch import Tensor, nn
+
+from models.graph import Graph, flops_of, kernels_share, trace
+from search.gradient.goal import Goal
+from search.gradient.trained_module import TrainedModule
+from search.gradient.trainer import LossNotFinite, Trainer, TrainingSettings
+from search.gradient.weight_places import WeightPlaces
+from utils.device import core_threads
+
+CPU = torch.device("cpu")
+ALL, ONE, SIDE = (0, 1, 2), (1,), 8
+SETTINGS = TrainingSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
+ROUND = (1.0, 0.5)
+
+
+class Small(nn.Module):
+    """Batch norm, an addition, and a pool in front of the logits; maps are multiplied by masks where they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 6, 3, padding=1)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, images: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        of_sum, of_third = masks or (torch.ones(8).to(images), torch.ones(6).to(images))
+        maps = self.norm(self.first(images)).relu()
+        maps = maps + self.second(maps * of_sum[:, None, None]).relu()
+        maps = self.third(maps * of_sum[:, None, None]).relu()
+        return self.last(maps.mean((2, 3)) * of_third)
+
+
+class Plain(Small):
+    """The same without masks and batch norm, to be traced."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.first(images)).relu()
+        maps = maps + self.second(maps).relu()
+        return self.last(self.third(maps).relu().mean((2, 3)))
+
+
+def graph_of(dtype: torch.dtype = torch.float32) -> Graph:
+    torch.manual_seed(0)
+    network = Plain()
+    network.norm.running_mean.add_(0.5)
+    return trace(network.to(dtype), SIDE)
+
+
+@contextmanager
+def trainer_of(
+    classes: Sequence[int],
+    workers: int = 1,
+    settings: TrainingSettings = SETTINGS,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Trainer]:
+    """The modules of a random network."""
+    images = random_images(40, 3)
+    pixels, labels = torch.tensor(images.pixels[:, :SIDE, :SIDE]), torch.tensor(images.labels)
+    with core_threads(CPU, workers) as threads:
+        yield Trainer(
+            graph_of(),
+            classes,
+            Goal(0.5, 1.0),
+            pixels,
+            labels,
+            settings,
+            normalisation=images.normalisation,
+            dtype=dtype,
+            seed=0,
+            workers=threads,
+        )
+
+
+def saved(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a file gives it back."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two states are equal to the last bit."""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+
+
+def after_steps(trainer: Trainer, last: int, keeps: tuple[float, float] = ROUND) -> dict[str, Any]:
+    """A copy of its state after steps up to `last`."""
+    while trainer.steps_done < last:
+        trainer.step(*keeps)
+    return saved(trainer.state())
+
+
+@pytest.mark.parametrize("keeps", [ROUND, (0.7, 0.7)], ids=["dropping", "training"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_and_pieces_change_nothing(dtype: torch.dtype, keeps: tuple[float, float]) -> None:
+    found = []
+    for workers in (1, 3):
+        with trainer_of(ALL, workers, dtype=dtype) as trainer:
+            start, strong = saved(trainer.state()), saved(trainer._strong.state_dict())
+            found.append(after_steps(trainer, SETTINGS.steps, keeps))
+            assert not same(start, found[-1]) and same(strong, trainer._strong.state_dict())
+    for interrupted_at in (1, 4):
+        with trainer_of(ALL, dtype=dtype) as first, trainer_of(ALL, dtype=dtype) as second:
+            second.load_state(after_steps(first, interrupted_at, keeps))
+            found.append(after_steps(second, SETTINGS.steps, keeps))
+    assert all(same(found[0], other) for other in found[1:])
+
+
+def test_a_module_is_trained_the_same_whichever_others_are() -> None:
+    found = []
+    for classes in (ALL, ONE):
+        with trainer_of(classes) as trainer:
+            state = after_steps(trainer, SETTINGS.steps)
+            trainer.finish_round()
+            found.append((state["modules"][classes.index(1)], trainer.weights()[classes.index(1)]))
+    assert same(found[0][0], found[1][0]) and same(found[0][1], found[1][1])
+
+
+def test_modules_that_are_behind_take_their_steps_first() -> None:
+    """As after an engine's tasks, of which some had ended when the search was interrupted."""
+    with trainer_of(ALL) as together, trainer_of(ALL) as apart, trainer_of(ONE) as alone:
+        expected = after_steps(together, 5)
+        apart.load_state({"modules": [*apart.state()["modules"]]})
+        apart.modules[1].load_state(after_steps(alone, 3)["modules"][0])
+        assert apart.steps_done == 0
+        assert same(after_steps(apart, 5), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_round_ends_within_its_budget(steps: int) -> None:
+    settings = replace(SETTINGS, steps=steps)
+    with trainer_of(ALL, settings=settings) as trainer:
+        after_steps(trainer, steps, (1.0, 0.5))
+        masks = trainer.masks()
+        assert (masks.mean(1) <= 0.5).all() and (masks.mean(1) > 0.4).all()
+        after_steps(trainer, 2 * steps, (0.5, 0.5))  # a round that only trains
+        assert np.array_equal(trainer.masks(), masks)
+    with trainer_of(ALL, settings=replace(settings, budget="flops")) as trainer:
+        after_steps(trainer, steps, (1.0, 0.4))
+        whole = trainer.modules[0].graph
+        shares = [flops_of(module.network, whole.image_shape) / whole.flops for module in trainer.modules]
+        assert max(shares) <= 0.4 + 1e-6 and min(shares) > 0.2
+
+
+def test_modules_come_nearer_to_what_the_strong_model_says() -> None:
+    with trainer_of(ALL, settings=replace(SETTINGS, steps=60, batch_size=40)) as trainer:
+        after_steps(trainer, 30, (1.0, 0.5))
+        losses = [trainer.step(1.0, 0.5) for _ in range(30)]
+        assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_loss_that_is_not_finite_is_one_line() -> None:
+    with trainer_of(ONE) as trainer:
+        with torch.no_grad():
+            next(trainer.modules[0].network.parameters()).fill_(torch.inf)
+        with pytest.raises(LossNotFinite, match="step 0: the loss is nan; use smaller steps"):
+            trainer.step(*ROUND)
+
+
+def test_what_is_no_state_of_the_module_is_refused() -> None:
+    with trainer_of(ONE) as trainer:
+        (state,) = after_steps(trainer, 2)["modules"]
+        spoiled = {name: value * torch.nan for name, value in state["weights"].items()}
+        moments = {kind: {} for kind in state["moments"]}
+        other = {"kept": torch.ones(3, dtype=torch.bool)}
+        changes = ({"weights": {}}, {"weights": spoiled}, {"moments": moments}, {"saliency": torch.ones(2)}, other)
+        for wrong in ({}, *({**state, **change} for change in changes)):
+            with pytest.raises((KeyError, ValueError, RuntimeError)):
+                trainer.load_state({"modules": [wrong]})
+        with pytest.raises(ValueError):
+            trainer.load_state({"modules": []})
+
+
+def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> None:
+    """Weights and Adam's moments: against torch's own modules, whose maps are multiplied by masks."""
+    graph = graph_of(torch.double)
+    torch.manual_seed(0)
+    reference = Small()
+    reference.norm.running_mean.add_(0.5)
+    reference = reference.double().train()
+    start = {name: value.clone() for name, value in graph.constants.items()}
+    assert all(torch.equal(start[name], value) for name, value in reference.named_parameters())
+    adam = torch.optim.Adam(reference.parameters(), betas=(0.9, 0.99))
+    places = WeightPlaces(graph)
+    module, masks = TrainedModule(graph, places, target_class=1), None
+    for step in range(6):
+        images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(step)).double()
+        adam.param_groups[0]["lr"] = step_size = 0.01 / (1 + step)
+        adam.zero_grad()
+        expected = reference(images, masks)[:, 1]
+        (expected - 1).square().mean().backward()
+        adam.step()
+        found = module.logit(images, torch.float64)
+        torch.testing.assert_close(found, expected.float())
+        # The gradient of a float32 logit would be rounded.
+        (module.network.run(module._program, images)[:, 0] - 1).square().mean().backward()
+        module.update(step_size, will_drop=False)
+        if step in (1, 3):
+            module.saliency = torch.as_tensor(np.random.default_rng(step).random(graph.num_units)).float()
+            module.drop(kernels_share(graph.units), 0.8 - step / 10)
+            kernels = torch.as_tensor(graph.units.spread(module.unit_mask)).double()
+            masks = kernels[:8], kernels[16:]
+            assert 0 < module.unit_mask.sum() < graph.num_units
+        whole = dict(reference.named_parameters())
+        for name, of_weight in places.of(module.unit_mask, 1).items():
+            assert (of_weight > 0).all()
+            weight = module.network.get_parameter(name)
+            expected_moments = adam.state[whole[name]]
+            moments = module._optimizer.state[weight]
+            for ours, theirs in (
+                (weight.detach(), whole[name].detach()),
+                *((moments[kind], expected_moments[kind]) for kind in ("exp_avg", "exp_avg_sq")),
+            ):
+                torch.testing.assert_close(ours.flatten(), theirs.flatten()[of_weight.flatten() - 1])
+    assert not torch.equal(start["third.weight"], whole["third.weight"])
+
+
+def test_saliency_is_the_squared_gradient_of_a_factor_of_each_units_maps() -> None:
+    graph = graph_of()
+    torch.manual_seed(0)
+    reference = Small()
+    reference.norm.running_mean.add_(0.5)
+    reference.train()
+    module = TrainedModule(graph, WeightPlaces(graph), target_class=2)
+    images = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    factors = [torch.ones(8, requires_grad=True), torch.ones(6, requires_grad=True)]
+    loss = reference(images, factors)[:, 2].square().sum()
+    expected = torch.cat(torch.autograd.grad(loss, factors)).square()
+    module.logit(images, torch.float32).square().sum().backward()
+    module.update(0.01, will_drop=True)
+    torch.testing.assert_close(module.saliency, 0.1 * expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
+    before = copy.deepcopy(module.saliency)
+    module.logit(images, torch.float32).square().sum().backward()
+    module.update(0.01, will_drop=False)
+    assert torch.equal(module.saliency, before)  # where nothing will be dropped, nothing is noted
