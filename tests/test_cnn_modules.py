@@ -23,7 +23,7 @@ CLASSES, SIDE = 4, 8
 RANDOM = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(60, 2, SIDE, SIDE, generator=RANDOM), torch.arange(60) % CLASSES
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
-FEW_STEPS = {"mask_steps": 4, "mask_keeps": (0.8,), "mask_batch_size": 20}
+FEW_STEPS = {"mask_steps": 8, "mask_batch_size": 20}
 
 
 def cnn(width: int = 6, seed: int = 0) -> nn.Sequential:

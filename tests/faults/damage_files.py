@@ -65,8 +65,6 @@ from patching.weak_models import WeakKind
 from search.genetic import files as genetic_files
 from search.genetic import generations
 from search.gradient import files as gradient_files
-from search.gradient.rounds import GradientSearch, rounds_to_do
-from search.gradient.trainer import search_settings
 from utils.errors import UserError, run
 from utils.files import load_checkpoint, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
@@ -137,21 +135,12 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     search = generations.open_search(stage)
     population, outputs = (file(artifacts, last, RELATED) for file in (genetic_files.population, genetic_files.outputs))
     fitness, end = genetic_files.fitness(artifacts, last), genetic_files.end(artifacts)
-    strong, split = load_strong_model(config, artifacts, stage.device), load_split(config)
-    keeps = rounds_to_do(config.mask_keeps, float(GRADIENT.arguments[-1]))
+    strong = load_strong_model(config, artifacts, stage.device)
     of_gradient = gradient_files.of_search(artifacts)
-    settings_of_steps = search_settings(config, "kernels")
-    gradient = GradientSearch(stage, strong, split.train, of_gradient, (), keeps, settings_of_steps)
     log, settings = of_gradient.log, of_gradient.settings
     num_rounds, made_with = len(log.load()), settings.load()
-    kinds = of_gradient.kernels, of_gradient.weights, of_gradient.state
-    masks, weights, state = (kind(num_rounds - 1) for kind in kinds)
+    masks, weights = (kind(num_rounds - 1) for kind in (of_gradient.kernels, of_gradient.weights))
     num_kernels = search.layout.units.num_kernels
-
-    def gradient_state() -> dict[str, Any]:
-        """As a search that has nothing left to learn takes it up."""
-        with contextlib.redirect_stdout(io.StringIO()), gradient.trainer(num_rounds) as trainer:
-            return trainer.state()
 
     def gradient_modules() -> list[dict[str, Any]]:
         """As the modules of the last round are written."""
@@ -161,7 +150,6 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     return {
         "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, num_kernels), [GRADIENT]),
         "gradient search's weights": Kind(weights.path, gradient_modules, [GRADIENT]),
-        "gradient search's state": Kind(state.path, gradient_state, [GRADIENT]),
         "gradient search's log": Kind(log.path, log.load, [GRADIENT]),
         "gradient search's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [GRADIENT]),
         "population": Kind(

@@ -29,7 +29,7 @@ import torch
 DIGITS = "--model simcnn_x0_25 --dataset digits_5"
 SMALL = "--set epochs=6 --set weak_epochs=4 --set poor_epochs=3 --set keep_epochs=1"
 GENETIC = "--set generations=2 --set population=6 --set parents=4 --set elites=2"
-GRADIENT = "--set mask_steps=12 --set mask_keeps=0.8"
+GRADIENT = "--set mask_steps=12"
 PATCH = f"experiments/patch/apply_patch.py {DIGITS} {SMALL}"
 NETWORK = """
 from torch import nn

@@ -2,7 +2,8 @@
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ SCRIPT, LAUNCHER = "module_gradient_search.py", "scripts/run_module_search.py"
 NAMES = ["--model", MODEL, "--dataset", DATASET]
 SETTINGS = ["mask_steps=3", "mask_batch_size=6", "mask_keeps=0.8,0.6,0.5", "mask_step_size=0.02"]
 SMALL = [*NAMES, *(word for setting in SETTINGS for word in ("--set", setting))]
+ALL_ROUNDS = ["--max_loss", "100"]  # whatever is lost, and the last one is chosen
 Main = Callable[..., Run]
 
 
@@ -67,7 +69,7 @@ def root(ready: Path, tmp_path: Path) -> Path:
 def reference(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole search."""
     root = Path(shutil.copytree(ready, tmp_path_factory.mktemp("reference") / "root"))
-    done = run_here(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    done = run_here(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
     assert done.exit_code == 0, done
     (root / "printed.txt").write_text(done.stdout)
     return root
@@ -98,9 +100,9 @@ def test_modules_on_an_engine_learn_the_same(
 
     monkeypatch.setattr(engine, "before_task", interrupt)
     monkeypatch.setattr(engines.opening, "LocalEngine", lambda **_: engine)
-    assert run_main(SCRIPT, *SMALL, "--keep", "0.5", "--engine", "local", root=root).exit_code == 130
+    assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--engine", "local", root=root).exit_code == 130
     alone = [] if seed else ["--engine", "local"]
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", *alone, root=root)
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, *alone, root=root)
     assert done.exit_code == 0 and "going on after step 3" in done.stdout, done
     assert found(root) == found(reference)
     assert engine.log.count("died")
@@ -112,7 +114,7 @@ def test_a_class_has_the_same_module_whichever_others_are_searched(
     """And a search of some classes leaves that of all alone."""
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     before = found(root)
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", "--target_class", 1, 3, root=root)
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--target_class", 1, 3, root=root)
     assert done.exit_code == 0, done
     config, artifacts = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
     rest = {name: content for name, content in found(root).items() if "gradient_class_1_3/" not in name}
@@ -201,7 +203,7 @@ def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) ->
 @pytest.mark.long
 def test_the_same_seed_gives_the_same_modules(root: Path, reference: Path) -> None:
     """In another process, and on another number of threads."""
-    done = run_script(SCRIPT, *SMALL, "--keep", "0.5", root=root, env={"OMP_NUM_THREADS": "2"})
+    done = run_script(SCRIPT, *SMALL, *ALL_ROUNDS, root=root, env={"OMP_NUM_THREADS": "2"})
     assert done.exit_code == 0, done
     assert found(root) == found(reference)
 
@@ -211,26 +213,42 @@ def test_another_seed_gives_others(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(global_configure, "seed", global_configure.seed + 1)
-    assert run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).exit_code == 0
+    assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 0
     assert found(root) != found(reference)
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Lets a search end behind a step, by its number."""
+    whole_step = Trainer.step
+
+    @contextmanager
+    def patched(last_step: int) -> Iterator[None]:
+        def step(trainer: Trainer, before: float, keep: float) -> float:
+            if trainer.steps_done > last_step:
+                raise KeyboardInterrupt
+            return whole_step(trainer, before, keep)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "step", step)
+            yield
+
+    return patched
 
 
 @pytest.mark.parametrize("last_step", [7, *(pytest.param(step, marks=pytest.mark.long) for step in (0, 1, 4, 6))])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
-    root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, last_step: int
+    root: Path,
+    reference: Path,
+    run_main: Main,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted_after: Callable[[int], AbstractContextManager[None]],
+    last_step: int,
 ) -> None:
-    whole_step = Trainer.step
     monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
-
-    def step(trainer: Trainer, before: float, keep: float) -> float:
-        if trainer.steps_done > last_step:
-            raise KeyboardInterrupt
-        return whole_step(trainer, before, keep)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
-        assert run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).exit_code == 130
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    with interrupted_after(last_step):
+        assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
     assert done.exit_code == 0, done
     assert ("going on after" in done.stdout) == (last_step > 0)
     assert found(root) == found(reference)
@@ -238,13 +256,13 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.long
 def test_going_further_down_is_the_same_as_at_once(root: Path, reference: Path, run_main: Main) -> None:
-    first = run_main(SCRIPT, *SMALL, "--keep", "0.8", "--as", "first", root=root)
+    first = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--set", "mask_keeps=0.8", "--as", "first", root=root)
     assert "modules of round 0" in first.stdout
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
     assert "going on after round 0" in done.stdout
     rest = {name: content for name, content in found(root).items() if not name.startswith("modules/first/")}
     assert rest == found(reference)
-    again = run_main(SCRIPT, *SMALL, "--keep", "0.6", root=root)
+    again = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--set", "mask_keeps=0.8,0.6", root=root)
     assert "modules of round 1" in again.stdout
 
 
@@ -253,7 +271,7 @@ def test_a_target_between_the_rounds_is_a_round_of_its_own(root: Path, reference
     shutil.copytree(
         Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
     )
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.7", root=root)
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--set", "mask_keeps=0.8,0.7", root=root)
     assert done.exit_code == 0, done
     rounds = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).log.load_if_there()
     assert [row.keep for row in rounds] == [0.8, 0.7]
@@ -272,10 +290,10 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
 
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "of", judged)
-        run = run_main(SCRIPT, *SMALL, "--keep", 0.7, root=root)
+        run = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--set", "mask_keeps=0.8,0.7", root=root)
     assert run.exit_code == 130 and "were asked for otherwise: they are done anew" in run.stdout, run
     assert [row.keep for row in gradient_files.of_search(artifacts).log.load()] == keeps[:1]
-    done = run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root)
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
     assert done.exit_code == 0 and found(root) == found(reference), done
 
 
@@ -357,7 +375,7 @@ def test_another_search_is_not_mixed_with(root: Path, reference: Path, run_main:
     shutil.copytree(
         Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET).folder, dirs_exist_ok=True
     )
-    other = [*SMALL, "--set", "mask_batch_size=5", "--keep", "0.8"]
+    other = [*SMALL, "--set", "mask_batch_size=5", "--keep", "0.5"]
     run_main(SCRIPT, *other, root=root).refused("batch_size: 6 there, 5 now", "--fresh")
     done = run_main(SCRIPT, *other, "--fresh", root=root)
     assert done.exit_code == 0, done
@@ -372,7 +390,6 @@ def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypa
 @pytest.mark.parametrize(
     "name",
     [
-        "round_02.pth",
         "round_02_kernels.npy",
         "round_02_weights.pth",
         "search_log.csv",
@@ -388,7 +405,7 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     (path.parent / "state.pth").unlink(missing_ok=True)
-    run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused(name, SCRIPT)
+    run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).refused(name, SCRIPT)
 
 
 def doubled(module: dict[str, Any]) -> None:
@@ -410,33 +427,36 @@ def spoiled(module: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [doubled, other_mask, other_shape, spoiled])
 def test_a_state_of_another_form_is_refused(
-    root: Path, reference: Path, run_main: Main, change: Callable[[dict[str, Any]], None]
+    root: Path,
+    run_main: Main,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted_after: Callable[[int], AbstractContextManager[None]],
+    change: Callable[[dict[str, Any]], None],
 ) -> None:
-    folder, mine = Artifacts(reference, MODEL, DATASET).folder, Artifacts(root, MODEL, DATASET)
-    shutil.copytree(folder, mine.folder, dirs_exist_ok=True)
-    file = gradient_files.of_search(mine).state(2)
+    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
+    with interrupted_after(1):
+        assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
+    file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).within
     state = file.load()
     change(state["modules"][1])
     file.save(state)
-    run_main(SCRIPT, *SMALL, "--keep", "0.5", root=root).refused("round_02.pth", "not the state of", SCRIPT)
+    run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).refused("state.pth", "not the state of", SCRIPT)
 
 
-def test_a_budget_of_flops(reference: Path, tmp_path: Path, run_main: Main) -> None:
-    """The rounds of the other budget are not gone on from, neither way."""
+def test_a_share_that_is_asked_for_is_reached_in_one_round(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    """Of kernels or of FLOPs; the rounds of the other budget are not gone on from, neither way."""
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     config, artifacts = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
     done = run_main(SCRIPT, *SMALL, "--keep_flops", 0.5, "--as", "cheap", root=root)
     assert done.exit_code == 0 and "rounds 0 to 2 were asked for otherwise: they are done anew" in done.stdout, done
-    rounds, record = gradient_files.of_search(artifacts).log.load(), open_set(config, artifacts, "cheap").record
-    assert [(row.keep, row.budget) for row in rounds] == [(share, "flops") for share in (0.8, 0.6, 0.5)]
-    assert max(record.flops) <= 0.5 + 1e-6 and rounds[-1].flops == pytest.approx(np.mean(record.flops))
-    assert all(row.flops <= row.keep + 1e-6 for row in rounds) and rounds[-1].flops > 0.4
+    (row,), record = gradient_files.of_search(artifacts).log.load(), open_set(config, artifacts, "cheap").record
+    assert (row.keep, row.budget) == (0.5, "flops")
+    assert 0.4 < max(record.flops) <= 0.5 + 1e-6 and row.flops == pytest.approx(np.mean(record.flops))
     assert record.search["asked_for"] == "keep 50% of the FLOPs" and "keep 50% of the FLOPs" in done.stdout
     assert record.search["options"] == ["--keep_flops", "0.5"]
-    done = run_main(SCRIPT, *SMALL, "--keep", 0.5, root=root)
-    assert done.exit_code == 0 and "rounds 0 to 2 were asked for otherwise: they are done anew" in done.stdout, done
-    rest = {name: content for name, content in found(root).items() if not name.startswith("modules/cheap/")}
-    assert rest == found(reference)
+    done = run_main(SCRIPT, *SMALL, "--keep", 0.5, "--as", "half", root=root)
+    assert done.exit_code == 0 and "rounds 0 to 0 were asked for otherwise: they are done anew" in done.stdout, done
+    assert 0.48 < open_set(config, artifacts, "half").record.kernel_share <= 0.5
 
 
 def test_the_search_of_an_earlier_version_is_refused(reference: Path, tmp_path: Path, run_main: Main) -> None:

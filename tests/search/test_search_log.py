@@ -77,11 +77,11 @@ def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path
     """Fields with a default may be lacking, all of them, and only the last ones."""
     artifacts = Artifacts(tmp_path, "simcnn", "cifar10")
     file = gradient_files.of_search(artifacts).log
-    rows = [Round(n, 0.5, "kernels", 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
-    names = [field.name for field in fields(Round)][:-4]
+    rows = [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
+    names = [field.name for field in fields(Round)][:-5]
     save_table(file.path, names, [{name: str(getattr(row, name)) for name in names} for row in rows])
     old = file.load()
-    assert [astuple(row)[:-4] for row in old] == [astuple(row)[:-4] for row in rows]
+    assert [astuple(row)[:-5] for row in old] == [astuple(row)[:-5] for row in rows]
     assert all(math.isnan(row.auc_mean) and math.isnan(row.auc_below) for row in old)
     file.save([*old, replace(rows[1], number=2)])
     assert file.load()[2].auc_below == 0.125
@@ -93,7 +93,7 @@ def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path
 def test_the_modules_to_patch_with_are_small_and_know_their_classes() -> None:
     def row(number: int, kept: float, below: float, explained: float) -> Round:
         measured = {"auc_below": below, "explained_least": explained}
-        return Round(number, kept, "kernels", kept, 0.5, 9, 8, 8, 10, 1.0, **measured)
+        return Round(number, kept, kept, 0.5, 9, 8, 8, 10, 1.0, **measured)
 
     rounds = [row(0, 0.5, 0.001, 0.95), row(1, 0.4, 0.02, 0.8), row(2, 0.3, 0.021, 0.9), row(3, 0.2, 0.01, 0.79)]
     assert [knows(each) for each in rounds] == [True, True, False, False]
