@@ -146,7 +146,7 @@ def load_published(folder: Path) -> PublishedModel:
             for part in (WEIGHTS, MODULES)
         )
         if not all(value.isfinite().all() for value in (*weights.values(), *module_weights.values())):
-            raise ValueError("it holds NaN or infinity")
+            raise ValueError("expected finite weights, found NaN or infinity")
     except FileNotFoundError:
         raise missing(path, MADE_BY) from None
     except OSError as error:
