@@ -11,12 +11,11 @@ are given with those that the model was trained on.
 import argparse
 from pathlib import Path
 
-import torch
-
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from configures.base import Config
 from models import files as model_files
 from models.files import NetworkSettings
+from models.graph import GraphNetwork
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
@@ -24,14 +23,12 @@ from models.strong_model import (
     graph_of,
     load_weights,
     set_folder_aside,
-    strong_graph,
 )
-from modules.module import extract_modules
 from modules.module_set import show_module_set
 from modules.module_sets import add_as_option, check_new_name, write_set
 from modules.published import TOP, PublishedModel, load_published
 from utils.artifacts import Role
-from utils.errors import UserError, run
+from utils.errors import UserError, reason, run
 from utils.files import check_writable
 from utils.locks import held
 
@@ -54,7 +51,7 @@ def take(stage: Stage, role: Role, arguments: argparse.Namespace) -> None:
     config, artifacts = stage.config, stage.artifacts
     folder = arguments.folder or TOP / config.name
     model = load_published(folder)
-    check_fits(folder, model, config)
+    modules = modules_of(folder, model, config)
     if arguments.fresh:
         set_folder_aside(artifacts, role)
     else:
@@ -65,27 +62,25 @@ def take(stage: Stage, role: Role, arguments: argparse.Namespace) -> None:
     model_files.image_order(artifacts).save(model.images)
     file = model_files.entire_model(artifacts)
     file.save(model.weights)
-    network = build_strong_network(config)
-    load_weights(network, file)
-    strong = strong_graph(config, network, torch.device("cpu"))
-    modules = extract_modules(strong, model.masks, model.tuning)
+    load_weights(build_strong_network(config), file)  # which checks that they fit
     name = arguments.as_name
     taken = write_set(config, artifacts, modules, model.masks, model.report, name=name, default_name="published")
     show_module_set(taken.record)
     print(f"\nstrong model and module set {taken.name} in {artifacts.folder}")
 
 
-def check_fits(folder: Path, model: PublishedModel, config: Config) -> None:
-    """Raises UserError for a published model of another network than the configuration's."""
+def modules_of(folder: Path, model: PublishedModel, config: Config) -> list[GraphNetwork]:
+    """The modules. Raises UserError for a published model of another network than the configuration's."""
     if different := model.network.difference_from(NetworkSettings.of(config)):
         raise UserError(f"{folder} is of another network ({different}): expected that of {config.name}")
-    units = graph_of(config).units
     try:
-        fit = len(model.masks) == config.num_classes and all(units.gather(mask).any() for mask in model.masks)
-    except ValueError:
-        fit = False
-    if not fit:
-        raise UserError(f"the kernels in {folder} fit no modules of {config.network_name}; take its files again")
+        if len(model.masks) != config.num_classes:
+            raise ValueError(f"expected modules of {config.num_classes} classes")
+        return model.modules(graph_of(config))
+    except ValueError as error:
+        raise UserError(
+            f"the modules in {folder} are not of {config.network_name}: {reason(error)}; take its files again"
+        ) from None
 
 
 if __name__ == "__main__":
