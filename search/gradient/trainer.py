@@ -99,6 +99,7 @@ class Trainer:
         self.batches = StepBatches(
             pixels, labels, settings.batch_size, settings.mirror, seed, torch.float32, normalisation
         )
+        graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
         self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)
         self.modules = [TrainedModule(graph, places, target_class) for target_class in target_classes]
         self._sizes: dict[int, Size] = {
