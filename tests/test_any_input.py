@@ -151,7 +151,7 @@ TABLES = [
     (genetic_files.log, [Generation(n, 0.5, 0.25, 0.5, 0.5, 0.3, 20, 100, (0, 1, 2), 0.125) for n in range(3)]),
     (
         lambda artifacts: gradient_files.of_search(artifacts).log,
-        [Round(n, 0.5, "kernels", 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(3)],
+        [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(3)],
     ),
     (model_files.training_log, [Epoch(n, 0.01, 1.5, 0.5, 0.5, 0.25) for n in range(3)]),
 ]

@@ -125,7 +125,7 @@ def test_all_kernels_are_counted_and_not_those_of_the_layers_shown() -> None:
 
 def test_what_no_module_is_of_is_not_marked_as_chosen() -> None:
     generations = [generation(0, 0.5), generation(1, 0.75)]
-    rounds = [Round(number, 0.5, "kernels", 0.5, 0.4, 10, 9, 8, 1, 1.0) for number in range(2)]
+    rounds = [Round(number, 0.5, 0.5, 0.4, 10, 9, 8, 1, 1.0) for number in range(2)]
     for method, rows, row in (("genetic", generations, "generation"), ("gradient", rounds, "round")):
         drawings = [course_figure(rows, METHODS[method].course, chosen, "t") for chosen in (1, None)]
         chosen, none = (drawing.finding for drawing in drawings)
