@@ -458,7 +458,7 @@ def test_the_launcher_starts_it_too(root: Path, reference: Path) -> None:
 def test_the_launcher_refuses_options_of_another_method(root: Path, run_main: Main) -> None:
     for words in (["--jobs", 2], ["--early_stop"], ["--checkpoint", 0]):
         run_main(LAUNCHER, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
-    for words in (["--keep", 0.5], ["--max_loss", 1]):
+    for words in (["--keep", 0.5], ["--keep_flops", 0.5], ["--max_loss", 1]):
         run_main(LAUNCHER, *SMALL, *words, root=root).refused(words[0], "--method gradient")
 
 
