@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines.engine import Engine
 from models.graph import Graph
-from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
+from modules.evaluation_inputs import EvaluationInputs, strong_on_worker
 from search.gradient.goal import Goal
 from search.gradient.trainer import Trainer, TrainingSettings
 from utils.device import PRECISIONS, core_threads
@@ -87,7 +87,7 @@ def steps_on_worker(
 @functools.lru_cache(maxsize=1)
 def _prepared(inputs: EvaluationInputs, device: str) -> tuple[Graph, Tensor]:
     """The strong model and the pixels of the training images, on the worker's device."""
-    return graph_on_worker(inputs, torch.device(device)), torch.tensor(inputs.pixels, device=device)
+    return strong_on_worker(inputs, device), torch.tensor(inputs.pixels, device=device)
 
 
 def _packed(state: dict[str, Any]) -> bytes:
