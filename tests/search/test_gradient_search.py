@@ -164,7 +164,9 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
             # stand ReLU and additions of maps with the same factors, and these are positive.
             own = {name: value.clone() for name, value in model.network.state_dict().items()}
             for name, of_weight in places.of(model.units.gather(masks[c]), c).items():
-                own[name].view(-1)[of_weight.flatten() - 1] = weights[c][name].flatten()
+                flat = own[name].flatten()
+                flat[of_weight.flatten() - 1] = weights[c][name].flatten()
+                own[name] = flat.view(own[name].shape)
             strong.load_state_dict(own)
             for conv, part in zip(strong.convs, torch.tensor(masks[c]).float().split(widths), strict=True):
                 conv.register_forward_hook(lambda _, __, maps, part=part: maps * part[:, None, None])
