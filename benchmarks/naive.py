@@ -274,4 +274,4 @@ class MaskedModule:
         self.optimizer.zero_grad()
         value.backward()
         self.optimizer.step()
-        return float(value)
+        return float(value.detach())

@@ -166,9 +166,9 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
             # stand ReLU and additions of maps with the same factors, and these are positive.
             own = {name: value.clone() for name, value in model.network.state_dict().items()}
             for name, of_weight in places.of(model.units.gather(masks[c]), c).items():
-                whole = own[name].contiguous()
-                whole.view(-1)[of_weight.flatten() - 1] = weights[c][name].flatten()
-                own[name] = whole
+                flat = own[name].flatten()
+                flat[of_weight.flatten() - 1] = weights[c][name].flatten()
+                own[name] = flat.view(own[name].shape)
             strong.load_state_dict(own)
             for conv, part in zip(strong.convs, torch.tensor(masks[c]).float().split(widths), strict=True):
                 conv.register_forward_hook(lambda _, __, maps, part=part: maps * part[:, None, None])
@@ -480,7 +480,7 @@ def test_the_launcher_starts_it_too(root: Path, reference: Path) -> None:
 def test_the_launcher_refuses_options_of_another_method(root: Path, run_main: Main) -> None:
     for words in (["--jobs", 2], ["--early_stop"], ["--checkpoint", 0]):
         run_main(LAUNCHER, *SMALL, "--method", "gradient", *words, root=root).refused(words[0], "--method genetic")
-    for words in (["--keep", 0.5], ["--max_loss", 1]):
+    for words in (["--keep", 0.5], ["--keep_flops", 0.5], ["--max_loss", 1]):
         run_main(LAUNCHER, *SMALL, *words, root=root).refused(words[0], "--method gradient")
 
 

@@ -22,7 +22,7 @@ from models.graph import flops_of, flops_share, kernels_share
 ESTIMATED = {
     CalledTwice: 0.03,  # a layer counts once, however often it is called
     ChannelAndSpatialAttention: 0.001,  # the same, of small layers
-    SelectedKernels: 0.1,  # the same
+    SelectedKernels: 0.12,  # the same
     SelfAttention: 0.12,  # attention is no layer: it costs what it does, whatever is kept
     Shuffled: 0.01,  # a grouped convolution whose kernels are dropped one by one is filled up to even groups
     Standardised: 0.02,  # the same
