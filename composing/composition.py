@@ -198,7 +198,7 @@ class Composition:
     @cached_property
     def by_common_images(self) -> Scaled:
         """The rule that is fitted on the validation images."""
-        return fitted(self.outputs("valid"), self.said["valid"].labels, self.chosen, self.seed)
+        return fitted(self.outputs("valid"), self.said["valid"].labels, self.chosen)
 
     def compare(self, rule: Scaled) -> tuple[dict[str, Any], dict[str, Any]]:
         """The methods and the sources of a `ComposedRecord`, judged on the test images."""
@@ -228,7 +228,7 @@ class Composition:
             of_model = [number for number, each in enumerate(test.whole) for _ in each.places]
             places = np.argsort([place for each in test.whole for place in each.places])
             by = [of_model[place] for place in places]
-            of_strong = fitted(logits["valid"][:, places], valid.labels, by, self.seed)
+            of_strong = fitted(logits["valid"][:, places], valid.labels, by)
             add(WHOLE_RULE, of_strong.scores(logits["test"][:, places]).argmax(1), whole)
         by_outputs = self.outputs("valid"), valid.labels, outputs, self.seed
         add(STACKED_OUTPUTS, stacked(*by_outputs), members)

@@ -134,10 +134,10 @@ def show(record: ComposedRecord) -> None:
     """Print what the classifier is made of, and how it compares."""
     sources = ", ".join(dict.fromkeys(member["source"] for member in record.members.values()))
     print(f"{record.task}: {len(record.classes)} classes ({', '.join(record.classes)}) of {sources}")
-    rule = record.rule
-    if "ridge" in rule:
-        start = "each output by itself" if rule["start"] == "outputs" else "all outputs of a model together"
-        print(f"rule: scales and biases fitted on {record.images['valid']} validation images; standardised {start}")
+    if record.made_with["calibration"] == "fitted":
+        print(f"rule: a scale and a bias of each output, fitted on {record.images['valid']} validation images")
+    else:
+        print("rule: outputs standardised by each strong model's own validation images")
     print(
         f"{record.images['test']} test images; 95 % intervals of differences of accuracy, in percentage points; FLOPs "
         "of an image as a share of the strong models' together:"
