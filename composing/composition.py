@@ -61,15 +61,20 @@ class Composition:
         task: `sub-task`, `merge` or `best of`.
         sources: with `best of`, all of the same classes; else with different ones.
         classes: of the composed classifier.
-        datasets: whose images it is fitted and judged on.
-        seed: of folds and bootstraps.
+        images: the dataset that it is fitted and judged on; None = those of the strong models.
+        seed: of stacking's folds, and of bootstraps.
     """
 
     def __init__(
-        self, task: str, sources: Sequence[Source], classes: Sequence[str], datasets: Sequence[str], seed: int
+        self, task: str, sources: Sequence[Source], classes: Sequence[str], images: str | None, seed: int
     ) -> None:
-        self.task, self.sources, self.classes, self.datasets = task, tuple(sources), tuple(classes), tuple(datasets)
+        self.task, self.sources, self.classes, self.given = task, tuple(sources), tuple(classes), images
         self.seed, self.device = seed, sources[0].stage.device
+
+    @property
+    def datasets(self) -> list[str]:
+        """Whose images it is fitted and judged on."""
+        return [self.given] if self.given else list(dict.fromkeys(each.config.image_source for each in self.sources))
 
     @cached_property
     def _firsts(self) -> dict[str, Source]:
@@ -100,13 +105,17 @@ class Composition:
             order = next((each for each in orders if each is not None), None)
             plain = [(form.side, form.resize, form.normalisation) for form in forms]
             have, of_forms = load_evaluation_parts(dataset, plain, order)
-            of_dataset = self.classes if len(self.datasets) == 1 else [n for each in own for n in each.names]
+            of_dataset = self.classes
+            if self.given is None:  # they have the strong models' names
+                have = tuple(next((each.called[name] for each in own if name in each.called), name) for name in have)
+                of_dataset = tuple(name for source in own for name in source.names)
             check_images_have(of_dataset, have, dataset)
+            others = [source for source in self._firsts.values() if not self._is_own_split(source, dataset, of_forms)]
             for part in PARTS:
                 in_forms = {}
                 for form, parts in zip(forms, of_forms, strict=True):
                     in_forms[form], _ = with_labels_of(parts[part], have, self.classes)
-                new = unseen(in_forms, self._firsts.values(), self.splits.values())
+                new = unseen(in_forms, others, [self.splits[source.config.name] for source in others])
                 if not new.all():
                     say(f"left out: {(~new).sum():,} {part} images of {dataset} that a strong model was trained on")
                 found[part].append({form: images.take(np.flatnonzero(new)) for form, images in in_forms.items()})
@@ -119,6 +128,11 @@ class Composition:
                     "strong model was trained on: add some, or give others with --images"
                 )
         return joined
+
+    def _is_own_split(self, source: Source, dataset: str, of_forms: Sequence[Mapping[str, Images]]) -> bool:
+        """Whether a dataset's validation images are those of a strong model, and so none that it was trained on."""
+        own = self.splits[source.config.name].valid.labels
+        return source.config.image_source == dataset and np.array_equal(own, of_forms[0]["valid"].labels)
 
     def _outputs(self, source: Source, images: Images, graph_logits: np.ndarray | None = None) -> np.ndarray:
         """What a source says of the classes that it has (images, classes) float32, in the order of its names."""
@@ -198,7 +212,7 @@ class Composition:
     @cached_property
     def by_common_images(self) -> Scaled:
         """The rule that is fitted on the validation images."""
-        return fitted(self.outputs("valid"), self.said["valid"].labels, self.chosen)
+        return fitted(self.outputs("valid"), self.said["valid"].labels, self.chosen, self.seed)
 
     def compare(self, rule: Scaled) -> tuple[dict[str, Any], dict[str, Any]]:
         """The methods and the sources of a `ComposedRecord`, judged on the test images."""
@@ -228,7 +242,7 @@ class Composition:
             of_model = [number for number, each in enumerate(test.whole) for _ in each.places]
             places = np.argsort([place for each in test.whole for place in each.places])
             by = [of_model[place] for place in places]
-            of_strong = fitted(logits["valid"][:, places], valid.labels, by)
+            of_strong = fitted(logits["valid"][:, places], valid.labels, by, self.seed)
             add(WHOLE_RULE, of_strong.scores(logits["test"][:, places]).argmax(1), whole)
         by_outputs = self.outputs("valid"), valid.labels, outputs, self.seed
         add(STACKED_OUTPUTS, stacked(*by_outputs), members)

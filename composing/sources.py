@@ -33,6 +33,7 @@ class Source:
     modules: ModuleSet | None  # None: the whole model is taken
     numbers: tuple[int, ...]  # the strong model's, of the classes that are taken
     names: tuple[str, ...]  # what the composed classifier calls them
+    called: Mapping[str, str]  # the strong model's name of a class -> what the composed classifier calls it, if another
 
     @property
     def config(self) -> Config:
@@ -111,7 +112,8 @@ def open_source(
         as_known = [named.get(unicodedata.normalize("NFC", each), each) for each in texts]
         numbers = list(dict.fromkeys(class_number(each, known, f"{option} {text}: class") for each in as_known))
     modules = None if whole else open_set(stage.config, stage.artifacts, found["modules"], numbers)
-    return Source(stage, modules, tuple(numbers), tuple(theirs.get(known[n], known[n]) for n in numbers))
+    names = tuple(theirs.get(known[number], known[number]) for number in numbers)
+    return Source(stage, modules, tuple(numbers), names, theirs)
 
 
 def check_classes(sources: Sequence[Source]) -> tuple[str, ...]:
@@ -170,9 +172,9 @@ def check_images_have(names: Sequence[str], images_have: Sequence[str], dataset:
             )
 
 
-def unseen(images: Mapping[Form, Images], sources: Sequence[Source], splits: Sequence[Split]) -> np.ndarray:
-    """Which images (n,) bool no strong model was trained on; the same images are given in every source's form."""
-    new = np.ones(len(next(iter(images.values()))), bool)
+def unseen(in_forms: Mapping[Form, Images], sources: Sequence[Source], splits: Sequence[Split]) -> np.ndarray:
+    """Which images (n,) bool none of the strong models was trained on; the same images are given in every form."""
+    new = np.ones(len(next(iter(in_forms.values()))), bool)
     for source, split in zip(sources, splits, strict=True):
-        new &= ~is_among(images[source.form], split.train)
+        new &= ~is_among(in_forms[source.form], split.train)
     return new

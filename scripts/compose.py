@@ -108,11 +108,11 @@ def opened(arguments: argparse.Namespace) -> Composition:
         task, classes = "best of", common_classes(sources)
     else:
         task, classes = ("sub-task" if len(sources) == 1 else "merge"), check_classes(sources)
-    own = list(dict.fromkeys(source.config.image_source for source in sources))
-    datasets = [arguments.images] if arguments.images else own
-    if task == "best of" and len(datasets) > 1:
-        raise UserError(f"--best_of: the models are of {' and '.join(own)}: give --images NAME to compare them on")
-    return Composition(task, sources, classes, datasets, sources[0].stage.seed)
+    composition = Composition(task, sources, classes, arguments.images, sources[0].stage.seed)
+    if task == "best of" and len(composition.datasets) > 1:
+        named = " and ".join(composition.datasets)
+        raise UserError(f"--best_of: the models are of {named}: give --images NAME to compare them on")
+    return composition
 
 
 def record_file(arguments: argparse.Namespace, composition: Composition) -> RecordFile[ComposedRecord]:

@@ -174,7 +174,10 @@ def test_the_best_of_two_models_has_the_mean_of_their_softmax_and_the_page_shows
         ),
         (["--best_of", "simcnn_x0_25:digits,simcnn_x0_25:digits_5"], ("class 5", "simcnn_x0_25_digits_5@whole lacks")),
         (["--best_of", "simcnn_x0_25:digits"], ("two or more",)),
-        (["--take", "simcnn_x0_25:digits:3,4", "--class_map", "three=3"], ("no class three", "--class_map")),
+        (
+            ["--take", "simcnn_x0_25:digits:3,4", "--class_map", "three=3", "--images", "digits"],
+            ("no class three", "--class_map"),
+        ),
         (["--take", "simcnn_x0_25:digits:3,4", "--images", "nothing"], ("dataset nothing is not there",)),
         (["--take", "simcnn_x0_25:digits:3,4", "--save", "a.txt"], ("--save a.txt", ".onnx")),
     ],

@@ -20,16 +20,16 @@ def said(images_of_class: int, seed: int = 0, classes: int = 4) -> tuple[np.ndar
 
 @given(
     factors=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2),
-    shifts=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2),
+    shifts=st.lists(st.floats(-100, 100), min_size=2, max_size=2),
 )
 def test_units_of_a_source_do_not_matter(factors, shifts):
     outputs, labels = said(20)
     sources = [0, 1, 0, 1]
     of_outputs = np.array(factors)[sources], np.array(shifts)[sources]
-    other = outputs * of_outputs[0] + of_outputs[1]
+    other = (outputs + of_outputs[1]) * of_outputs[0]
     for make in (lambda values: fitted(values, labels, sources), lambda values: standardised(values.T, sources)):
         expected, found = make(outputs).scores(outputs), make(other).scores(other)
-        np.testing.assert_allclose(found, expected, atol=2e-2)  # float32 has few digits left of 1000 times a shift
+        np.testing.assert_allclose(found, expected, atol=1e-2)  # outputs are float32
 
 
 def test_offsets_between_sources_are_found_and_ten_images_a_class_do_no_harm():
