@@ -45,7 +45,6 @@ from utils.progress import progress, show_progress
 
 __all__ = [
     "ComposedModel",
-    "ComposedNetwork",
     "Graph",
     "GraphNetwork",
     "NetworkRefused",
