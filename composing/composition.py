@@ -97,29 +97,11 @@ class Composition:
 
         Raises UserError for a dataset that lacks a class, or a class without images.
         """
-        forms = list(dict.fromkeys(source.form for source in self.sources))
-        found: dict[str, list[InForms]] = {part: [] for part in PARTS}
-        for dataset in self.datasets:
-            own = [source for source in self.sources if source.config.image_source == dataset]
-            orders = (image_order(source.stage.artifacts) for source in own)
-            order = next((each for each in orders if each is not None), None)
-            plain = [(form.side, form.resize, form.normalisation) for form in forms]
-            have, of_forms = load_evaluation_parts(dataset, plain, order)
-            of_dataset = self.classes
-            if self.given is None:  # they have the strong models' names
-                have = tuple(next((each.called[name] for each in own if name in each.called), name) for name in have)
-                of_dataset = tuple(name for source in own for name in source.names)
-            check_images_have(of_dataset, have, dataset)
-            others = [source for source in self._firsts.values() if not self._is_own_split(source, dataset, of_forms)]
-            for part in PARTS:
-                in_forms = {}
-                for form, parts in zip(forms, of_forms, strict=True):
-                    in_forms[form], _ = with_labels_of(parts[part], have, self.classes)
-                new = unseen(in_forms, others, [self.splits[source.config.name] for source in others])
-                if not new.all():
-                    say(f"left out: {(~new).sum():,} {part} images of {dataset} that a strong model was trained on")
-                found[part].append({form: images.take(np.flatnonzero(new)) for form, images in in_forms.items()})
-        joined = {part: _joined(each) for part, each in found.items()}
+        if self.given is None and len(self._firsts) == 1:
+            joined = self._of_own_split(self.sources[0])
+        else:
+            of_datasets = [self._of_dataset(dataset) for dataset in self.datasets]
+            joined = {part: _joined([each[part] for each in of_datasets]) for part in PARTS}
         for part, in_forms in joined.items():
             labels = next(iter(in_forms.values())).labels
             if len(absent := np.setdiff1d(np.arange(len(self.classes)), labels)):
@@ -128,6 +110,38 @@ class Composition:
                     "strong model was trained on: add some, or give others with --images"
                 )
         return joined
+
+    def _of_own_split(self, source: Source) -> dict[str, InForms]:
+        """The images of the only strong model."""
+        split = self.splits[source.config.name]
+        have = tuple(source.called.get(name, name) for name in split.classes)
+        return {part: {source.form: with_labels_of(getattr(split, part), have, self.classes)[0]} for part in PARTS}
+
+    def _of_dataset(self, dataset: str) -> dict[str, InForms]:
+        """The images of a dataset, without those that a strong model was trained on, in the form of every source."""
+        forms = list(dict.fromkeys(source.form for source in self.sources))
+        own = [source for source in self.sources if source.config.image_source == dataset]
+        orders = (image_order(source.stage.artifacts) for source in own)
+        order = next((each for each in orders if each is not None), None)
+        plain = [(form.side, form.resize, form.normalisation) for form in forms]
+        have, of_forms = load_evaluation_parts(dataset, plain, order)
+        needed = self.classes
+        if self.given is None:  # they have the strong models' names
+            have = tuple(next((each.called[name] for each in own if name in each.called), name) for name in have)
+            needed = tuple(name for source in own for name in source.names)
+        check_images_have(needed, have, dataset)
+        others = [source for source in self._firsts.values() if not self._is_own_split(source, dataset, of_forms)]
+        found = {}
+        for part in PARTS:
+            in_forms = {
+                form: with_labels_of(parts[part], have, self.classes)[0]
+                for form, parts in zip(forms, of_forms, strict=True)
+            }
+            new = unseen(in_forms, others, [self.splits[source.config.name] for source in others])
+            if not new.all():
+                say(f"left out: {(~new).sum():,} {part} images of {dataset} that a strong model was trained on")
+            found[part] = {form: images.take(np.flatnonzero(new)) for form, images in in_forms.items()}
+        return found
 
     def _is_own_split(self, source: Source, dataset: str, of_forms: Sequence[Mapping[str, Images]]) -> bool:
         """Whether a dataset's validation images are those of a strong model, and so none that it was trained on."""
