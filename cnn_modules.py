@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from composing.rule import Scaled, fitted
 from configures.base import Config
 from configures.base import gradient as gradient_settings
 from dataset.images import Images, Split, to_device
@@ -48,6 +49,7 @@ __all__ = [
     "PatchedNetwork",
     "SetRecord",
     "UserError",
+    "compose",
     "evaluate",
     "extract_modules",
     "gradient_search",
@@ -275,6 +277,60 @@ def evaluate(
     return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {})
 
 
+class ComposedNetwork(nn.Module):
+    """Networks side by side, with a rule that makes their outputs comparable, as one classifier: see `compose`.
+
+    Args:
+        networks: images -> outputs; all outputs, one after the other, are those of the classes. They are copied.
+        rule: of all outputs.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], rule: Scaled) -> None:
+        super().__init__()
+        device = floating_parameter(networks[0]).device
+        self.class_networks = copy.deepcopy(ComposedModel(networks)).to(device)
+        self.rule: Scaled = copy.deepcopy(rule).to(device)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (n, classes) of images (n, channels, side, side): the largest one decides; softmax calibrates them."""
+        return self.rule(self.class_networks(images).float())
+
+
+def compose(
+    networks: Sequence[nn.Module],
+    images: Any,
+    labels: Any,
+    sources: Sequence[int] | None = None,
+) -> ComposedNetwork:
+    """Compose a classifier of modules, or of whole networks, of one or several strong models.
+
+    Example: `cat_or_dog = compose([modules[3], modules[5]], images, labels)`; label 0 is of class 3, 1 of class 5.
+
+    Args:
+        networks: modules, with one output each, or networks with several. Their outputs, one after the other, are
+            those of the classes 0, 1, 2 ... of the composed classifier.
+        images: (n, channels, side, side) float, validation images, as all networks take them.
+        labels: (n,) int, of the composed classifier's classes.
+        sources: of each network, the number of the strong model that it is of; None = all of the same one.
+
+    Returns:
+        A network in evaluation mode: images -> scores (n, classes). `rule` is what was fitted: a scale and a bias of
+        each output.
+
+    Raises:
+        UserError: something does not fit, a class has no images, or an output is not finite.
+    """
+    if not networks or (sources is not None and len(sources) != len(networks)):
+        raise UserError("networks: expected one or more, and a source of each where sources are given")
+    outputs = [predict(network, images) for network in networks]
+    count = sum(each.shape[1] for each in outputs)
+    wanted = _checked_labels(labels, len(outputs[0]), count)
+    of_networks = [0] * len(networks) if sources is None else list(sources)
+    of_outputs = [source for source, each in zip(of_networks, outputs, strict=True) for _ in range(each.shape[1])]
+    return ComposedNetwork(networks, fitted(np.concatenate(outputs, 1), wanted, of_outputs))
+
+
 class PatchedNetwork(nn.Module):
     """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
 
@@ -338,17 +394,19 @@ def _labelled(strong: Graph, images: Any, labels: Any) -> Images:
     if values.shape[1:] != strong.image_shape:
         expected = ", ".join(map(str, strong.image_shape))
         raise UserError(f"images: expected (n, {expected}), as the network was traced, given {values.shape}")
+    return _as_images(values, _checked_labels(labels, len(values), strong.num_classes))
+
+
+def _checked_labels(labels: Any, images: int, classes: int) -> np.ndarray:
+    """(images,) int64. Raises UserError."""
     wanted = _array(labels)
-    if wanted.shape != (len(values),) or wanted.dtype.kind not in "iu":
+    if wanted.shape != (images,) or wanted.dtype.kind not in "iu":
         raise UserError(
-            f"labels: expected a whole number for each of {len(values)} images, given {wanted.dtype} of shape "
-            f"{wanted.shape}"
+            f"labels: expected a whole number for each of {images} images, given {wanted.dtype} of shape {wanted.shape}"
         )
-    if wanted.min() < 0 or wanted.max() >= strong.num_classes:
-        raise UserError(
-            f"labels: expected classes from 0 to {strong.num_classes - 1}, given {wanted.min()} to {wanted.max()}"
-        )
-    return _as_images(values, wanted.astype(np.int64))
+    if wanted.min() < 0 or wanted.max() >= classes:
+        raise UserError(f"labels: expected classes from 0 to {classes - 1}, given {wanted.min()} to {wanted.max()}")
+    return wanted.astype(np.int64)
 
 
 def _check_share(keep: float) -> None:

@@ -30,17 +30,17 @@ def _number(text: str) -> int | None:
     return int(text) if len(text) < 10 else -1
 
 
-def class_number(text: str, names: Sequence[str]) -> int:
+def class_number(text: str, names: Sequence[str], option: str = "--target_class") -> int:
     """The number of the class that a text means: a number counts the classes from 0, another text is a name.
 
-    Raises UserError, with the nearest names, where there is no such class.
+    `option` is the command line's. Raises UserError, with the nearest names, where there is no such class.
     """
     number = _number(text)
     if number is not None:
         if 0 <= number < len(names):
             if text in names and names[number] != text:
                 called = f"{names[number]}; the class called {text} is number {names.index(text)}"
-                print(f"warning: --target_class {text} is the class of that number, called {called}", flush=True)
+                print(f"warning: {option} {text} is the class of that number, called {called}", flush=True)
             return number
         hint = f"; the class called {text} is number {names.index(text)}" if text in names else ""
     else:
@@ -52,7 +52,7 @@ def class_number(text: str, names: Sequence[str]) -> int:
         shown = [f"{number} ({each})" for number, each in enumerate(names) if not near or folded[number] in near]
         more = [f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
         hint = f"; {'did you mean' if near else 'they are'} {', '.join(shown[:SHOWN] + more)}{'?' if near else ''}"
-    raise UserError(f"--target_class {text}: expected a class from 0 to {len(names) - 1}, or its name{hint}")
+    raise UserError(f"{option} {text}: expected a class from 0 to {len(names) - 1}, or its name{hint}")
 
 
 def _names(config: Config, *, needed: bool) -> tuple[str, ...]:

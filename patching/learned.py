@@ -7,7 +7,7 @@ them towards the weak model with that temperature, so that a module which knows 
 scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -277,18 +277,49 @@ def fit(
 ) -> Tensor:
     """The parameters (p,) of the least mean cross-entropy + ridge / 2 * squared norm: convex, so the only minimum."""
     design = torch.einsum("pkf,nf->nkp", directions, features).flatten(0, 1).numpy()  # (images * classes, parameters)
-    given, wanted = logits.numpy(), F.one_hot(labels, logits.shape[1]).bool().numpy()
+    given = logits.numpy()
+    first = np.zeros(len(directions)) if start is None else start.numpy()
+    found = least_loss(
+        lambda parameters: given + (design @ parameters).reshape(given.shape),
+        lambda of_scores: of_scores.ravel() @ design,
+        labels.numpy(),
+        ridge,
+        first,
+    )
+    return torch.from_numpy(found)
+
+
+def least_loss(
+    scores_of: Callable[[np.ndarray], np.ndarray],
+    gradient_of: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    ridge: float,
+    first: np.ndarray,
+) -> np.ndarray:
+    """The parameters (p,) of the least mean cross-entropy + ridge / 2 * squared norm.
+
+    Args:
+        scores_of: parameters (p,) -> scores (images, classes) float64, a linear function.
+        gradient_of: a gradient with respect to the scores -> that with respect to the parameters (p,).
+        labels: (images,) int64.
+        ridge: the strength per image.
+        first: (p,) where the search starts.
+    """
+    images = np.arange(len(labels))
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Of these parameters, and its gradient, by hand: at this size calls of torch cost more than their work."""
-        scores = given + (design @ parameters).reshape(given.shape)
-        scores -= scores.max(1, keepdims=True)
+        scores = scores_of(parameters)
+        scores = scores - scores.max(1, keepdims=True)
         likelihoods = np.exp(scores)
         totals = likelihoods.sum(1, keepdims=True)
-        cross_entropy = (np.log(totals).sum() - scores[wanted].sum()) / len(given)
-        excess = (likelihoods / totals - wanted) / len(given)
-        return cross_entropy + ridge / 2 * (parameters @ parameters), excess.ravel() @ design + ridge * parameters
+        cross_entropy = (np.log(totals).sum() - scores[images, labels].sum()) / len(labels)
+        excess = likelihoods / totals
+        excess[images, labels] -= 1
+        return (
+            cross_entropy + ridge / 2 * (parameters @ parameters),
+            gradient_of(excess / len(labels)) + ridge * parameters,
+        )
 
-    first = np.zeros(len(directions)) if start is None else start.numpy()
     options = {"maxiter": MAX_STEPS, "gtol": 1e-6, "ftol": 0}
-    return torch.from_numpy(minimize(loss, first, jac=True, method="L-BFGS-B", options=options).x)
+    return minimize(loss, first, jac=True, method="L-BFGS-B", options=options).x

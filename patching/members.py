@@ -1,9 +1,10 @@
-"""A member of a patch: a network, the form of its images, and the class that each of its outputs stands for."""
+"""A member of a patch or of a composed model: a network, the form of its images, the classes of its outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,19 @@ class Form:
     def of(config: Config) -> "Form":
         """That of a configuration's images."""
         return Form(config.image_side, config.resize, Normalisation(config.mean, config.std))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, of which `of_plain` makes the form again."""
+        return {**asdict(self), "normalisation": [list(values) for values in self.normalisation]}
+
+    @staticmethod
+    def of_plain(values: Mapping[str, Any]) -> "Form":
+        """Raises KeyError, TypeError or ValueError for values that are not a form of images."""
+        colours = [tuple(float(value) for value in each) for each in values["normalisation"]]
+        fit = len(colours) == 2 and all(len(each) == 3 and np.isfinite(each).all() for each in colours)
+        if not fit or min(colours[1]) <= 0 or values["resize"] not in get_args(Resize):
+            raise ValueError("expected mean, std (above 0) and resize of its images")
+        return Form(int(values["side"]), values["resize"], Normalisation(*colours), bool(values["is_grey"]))
 
     @property
     def in_grey(self) -> "Form":
@@ -67,13 +81,33 @@ class Logits(nn.Module):
         return one_answer(answer, images, self.classes)
 
 
+class Columns(nn.Module):
+    """A network's outputs of some classes alone.
+
+    Args:
+        network: images -> outputs (n, its classes).
+        classes: of the outputs that are left, in this order.
+    """
+
+    index: Tensor
+
+    def __init__(self, network: nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("index", torch.tensor(classes), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs (n, classes)."""
+        return self.network(images).index_select(1, self.index)
+
+
 class Member(nn.Module):
     """A network that is given pixels.
 
     Args:
         network: normalised RGB images (n, 3, side, side) -> outputs (n, len(classes)).
         form: of its images.
-        classes: the number, among the patch's classes, of the class that each output stands for.
+        classes: the number, among the classes of the whole, of the class that each output stands for.
     """
 
     def __init__(self, network: nn.Module, form: Form, classes: Sequence[int]) -> None:

@@ -6,23 +6,21 @@ predictions = model(pixels).argmax(1)  # (n, side, side, 3) uint8, RGB; `model.i
 """
 
 import shlex
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.image_files import Resize
-from dataset.images import Normalisation
 from models.evaluation import cpu_state
 from models.names import anchored, network_of
 from models.own_code import NotTrusted, not_named
 from models.strong_model import untrained_graph
 from modules.module import module_of_weights
+from patching.joined import Joined, part_of
 from patching.members import Form, Logits, Member
 from patching.rules import Rule, rule_saved_as
 from utils.errors import UserError
@@ -42,7 +40,7 @@ class Origin:
     kernels: np.ndarray  # (modules, K) bool: those of the strong model that the modules keep
 
 
-class PatchedModel(nn.Module):
+class PatchedModel(Joined):
     """A weak model whose target classes are judged by modules of a strong model.
 
     Args:
@@ -51,6 +49,8 @@ class PatchedModel(nn.Module):
         classes: the names of the classes that are scored.
         origin: says which networks they are of; None for a model that is not saved as `.pth`.
     """
+
+    kind = "patched"
 
     def __init__(
         self,
@@ -73,14 +73,16 @@ class PatchedModel(nn.Module):
         return self.parts[0].form
 
     @property
+    def forms(self) -> dict[str, Form]:
+        """The forms of images by the inputs' names, in the order of a call."""
+        if self.weak is None or self.weak.form.side == self.form.side:
+            return {"pixels": self.form}
+        return {"weak_pixels": self.weak.form, "module_pixels": self.form}
+
+    @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """The inputs by their names, in the order of a call, and the shape of one image's."""
-        pixels = (self.form.side, self.form.side, 3)
-        if self.weak is None:
-            return {"weak_logits": (self.weak_classes,), "pixels": pixels}
-        if self.weak.form.side == self.form.side:
-            return {"pixels": pixels}
-        return {"weak_pixels": (self.weak.form.side, self.weak.form.side, 3), "module_pixels": pixels}
+        return ({} if self.weak else {"weak_logits": (self.weak_classes,)}) | super().inputs
 
     def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
         """Scores (n, classes) of `inputs`: the largest one decides. Pixels are (n, side, side, 3) uint8, RGB."""
@@ -88,21 +90,14 @@ class PatchedModel(nn.Module):
         pixels = first if second is None else second
         return self.rule(weak, torch.cat([part(pixels) for part in self.parts], 1))
 
-    def examples(self, count: int = 2) -> tuple[Tensor, ...]:
-        """Inputs of the right form."""
-        return tuple(
-            torch.zeros(count, *shape, dtype=torch.float32 if name == "weak_logits" else torch.uint8)
-            for name, shape in self.inputs.items()
-        )
+    def write(self, path: Path) -> None:
+        """Write it as `.pth`. Raises ValueError for a model without an origin."""
+        save_patched_model(self, path)
 
-
-def is_patched_model(path: Path) -> bool:
-    """Whether a file is one of `save_patched_model`."""
-    try:
-        named = {"weak_network", "strong_network", "kernels", "rule"}
-        return zipfile.is_zipfile(path) and named <= load_checkpoint(path, MADE_BY).keys()
-    except (UserError, OSError):
-        return False
+    @staticmethod
+    def read(path: Path, device: torch.device | str) -> "PatchedModel":
+        """The patched model in a `.pth` file. Raises UserError where the file is none."""
+        return load_patched_model(path, device)
 
 
 def save_patched_model(model: PatchedModel, path: Path) -> None:
@@ -119,8 +114,8 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         "kernels": torch.tensor(model.origin.kernels),
         "targets": [target for part in model.parts for target in part.classes],
         "weak_classes": model.weak_classes,
-        "weak_form": None if model.weak is None else _plain(model.weak.form),
-        "form": _plain(model.form),
+        "weak_form": None if model.weak is None else model.weak.form.to_plain(),
+        "form": model.form.to_plain(),
         "rule": model.rule.saved_as,
         "classes": list(model.classes),
         "weights": cpu_state(model),
@@ -152,14 +147,14 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
 def _model_of(state: Mapping[str, Any]) -> PatchedModel:
     """Raises many kinds of errors for what is no patched model."""
     weights: dict[str, Tensor] = state["weights"]
-    weak_name, strong_name, form = state["weak_network"], state["strong_network"], _form(state["form"])
+    weak_name, strong_name, form = state["weak_network"], state["strong_network"], Form.of_plain(state["form"])
     strong_classes, weak_classes = int(state["strong_classes"]), int(state["weak_classes"])
     for name, count in ((weak_name, weak_classes), (strong_name, strong_classes)):
         if name:
             not_named(name, f"python scripts/inspect_network.py --network {shlex.quote(name)} --num_classes {count}")
     weak = None
     if weak_name:
-        weak_form = _form(state["weak_form"])
+        weak_form = Form.of_plain(state["weak_form"])
         network = network_of(weak_name, weak_classes, weak_form.side)
         weak = Member(Logits(network, weak_classes, is_grey=weak_form.is_grey), weak_form, range(weak_classes))
     graph, kernels = untrained_graph(strong_name, strong_classes, form.side), state["kernels"].numpy()
@@ -174,21 +169,3 @@ def _model_of(state: Mapping[str, Any]) -> PatchedModel:
     if rule(torch.zeros(1, weak_classes), torch.zeros(1, len(modules))).shape != (1, len(model.classes)):
         raise ValueError(f"the rule is not one of {len(model.classes)} classes")
     return model
-
-
-def _plain(form: Form) -> dict[str, Any]:
-    return {**asdict(form), "normalisation": [list(values) for values in form.normalisation]}
-
-
-def _form(values: Mapping[str, Any]) -> Form:
-    """Raises KeyError, TypeError or ValueError for values that are not a form of images."""
-    colours = [tuple(float(value) for value in each) for each in values["normalisation"]]
-    fit = len(colours) == 2 and all(len(each) == 3 and np.isfinite(each).all() for each in colours)
-    if not fit or min(colours[1]) <= 0 or values["resize"] not in get_args(Resize):
-        raise ValueError("expected mean, std (above 0) and resize of its images")
-    return Form(int(values["side"]), values["resize"], Normalisation(*colours), bool(values["is_grey"]))
-
-
-def part_of(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of one part of a network, under the names that the part itself gives them."""
-    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}

@@ -1,4 +1,4 @@
-"""A patched model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file with its weights.
+"""A patched or composed model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file and weights.
 
 All of them take RGB pixels as they are in an image file, so that normalisation cannot differ. The Python file has
 what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project.
@@ -21,8 +21,8 @@ from torch import Tensor, fx
 from models.graph.evaluating import evaluating
 from models.graph.tracing import exported
 from patching.as_reported import Answer, Reported, check_as_reported
-from patching.members import Member
-from patching.patched_model import PatchedModel, is_patched_model, load_patched_model, save_patched_model
+from patching.joined import Joined, is_saved_model
+from patching.members import Form, Member
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
 from utils.given_places import check_place, check_places_differ, written_aside
@@ -32,12 +32,12 @@ SUFFIXES = (".onnx", ".pth", ".py")
 OPTION = "--save"
 # What tells this project's files from others': only they are replaced.
 MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}  # as earlier versions wrote it
-FIRST_LINE = '"""A patched image classifier.'
+FIRST_LINE = re.compile(rb'"""A (patched|composed) image classifier\.')
 HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
 
 
 def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None:
-    """Raises UserError, before any work, where patched models cannot be saved to these paths.
+    """Raises UserError, before any work, where models cannot be saved to these paths.
 
     Args:
         paths: as for `save_as_reported`.
@@ -54,11 +54,11 @@ def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None
 def is_saved_patch(path: Path) -> bool:
     """Whether a file, `.pth`, `.py`, `.safetensors` or `.onnx`, is one of `save_as_reported`."""
     if path.suffix == ".pth":
-        return is_patched_model(path)
+        return is_saved_model(path)
     try:
         if path.suffix == ".py":
             with path.open("rb") as file:
-                return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+                return FIRST_LINE.match(file.read(100)) is not None
         if path.suffix == ".safetensors":
             with _package("safetensors").safe_open(path, "pt") as file:
                 found = file.metadata() or {}
@@ -70,10 +70,8 @@ def is_saved_patch(path: Path) -> bool:
     return MARK.items() <= found.items()
 
 
-def save_as_reported(
-    model: PatchedModel, path: Path, reported: Reported, device: torch.device | str = "cpu"
-) -> list[Path]:
-    """Write a patched model, run what was written on test images, and return the files.
+def save_as_reported(model: Joined, path: Path, reported: Reported, device: torch.device | str = "cpu") -> list[Path]:
+    """Write a model, run what was written on test images, and return the files.
 
     By the name's end: `.pth`, `.onnx`, or `.py` with the weights next to it in `.safetensors`. The model is left as it
     was. Raises UserError, and leaves no file, where a network cannot be exported, a package is missing, a file is there
@@ -89,8 +87,8 @@ def save_as_reported(
     with written_aside(path.parent) as folder:
         written = folder / path.name
         with evaluating(model, "cpu"):
-            {".pth": save_patched_model, ".onnx": _save_onnx, ".py": _save_code}[path.suffix](model, written)
-        check_as_reported(path, lambda: _loaded(written, list(model.inputs), device), reported)
+            {".pth": type(model).write, ".onnx": _save_onnx, ".py": _save_code}[path.suffix](model, written)
+        check_as_reported(path, lambda: _loaded(written, model, device), reported)
         check_save_paths([path])
     return _files_of(path)
 
@@ -116,20 +114,21 @@ def _files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".safetensors")] if path.suffix == ".py" else [path]
 
 
-def _save_code(model: PatchedModel, path: Path) -> None:
+def _save_code(model: Joined, path: Path) -> None:
     code, weights = _as_code(model)
     content = _package("safetensors.torch").save(weights, metadata=MARK)
     write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
     save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
 
 
-def _loaded(path: Path, inputs: Sequence[str], device: torch.device | str) -> Answer:
+def _loaded(path: Path, model: Joined, device: torch.device | str) -> Answer:
+    """What a file answers, as a user loads it; of the model that was saved only the class and the inputs are used."""
     if path.suffix == ".pth":
-        model = load_patched_model(path, device)
+        loaded = model.read(path, device)
         return torch.inference_mode()(
-            lambda *given: model(*(torch.from_numpy(values).to(device) for values in given)).cpu().numpy()
+            lambda *given: loaded(*(torch.from_numpy(values).to(device) for values in given)).cpu().numpy()
         )
-    return _loaded_onnx(path, inputs) if path.suffix == ".onnx" else _loaded_code(path)
+    return _loaded_onnx(path, list(model.inputs)) if path.suffix == ".onnx" else _loaded_code(path)
 
 
 def _loaded_code(path: Path) -> Answer:
@@ -141,7 +140,7 @@ def _loaded_code(path: Path) -> Answer:
     return lambda *inputs: module.scores(weights, *map(torch.from_numpy, inputs)).numpy()
 
 
-def _save_onnx(model: PatchedModel, path: Path) -> None:
+def _save_onnx(model: Joined, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
     network = _exported(model, examples).module()  # the same as in the Python file
@@ -160,7 +159,7 @@ def _save_onnx(model: PatchedModel, path: Path) -> None:
             _package("onnx").helper.set_model_props(proto, MARK)
             content = proto.SerializeToString()
         except Exception as error:
-            raise UserError(f"the patched model cannot be exported to ONNX: {reason(error)}") from error
+            raise UserError(f"the {model.kind} model cannot be exported to ONNX: {reason(error)}") from error
     write_whole(path, lambda file: file.write(content))
 
 
@@ -187,7 +186,7 @@ def _exported(model: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:
             raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 
 
-def _as_code(model: PatchedModel) -> tuple[str, dict[str, Tensor]]:
+def _as_code(model: Joined) -> tuple[str, dict[str, Tensor]]:
     """The Python file's text, and the weights by the names that it uses."""
     program = _exported(model, model.examples())
     signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
@@ -213,12 +212,12 @@ def _as_code(model: PatchedModel) -> tuple[str, dict[str, Tensor]]:
     body = f"{body[: body.rindex('return ')]}return {answer}"
     used = {name for name in python.globals if re.search(rf"(?<![\w.]){name}\b", body)} - {"torch"}
     if unknown := used - HELPERS.keys():
-        raise UserError(f"the patched model cannot be written as code: it uses {', '.join(sorted(unknown))}")
+        raise UserError(f"the {model.kind} model cannot be written as code: it uses {', '.join(sorted(unknown))}")
     helpers = [line for name, line in HELPERS.items() if name in used]
     parameters = ", ".join(f"{name}: torch.Tensor" for name in model.inputs)
-    resize = RESIZED[model.form.resize]
-    what = "\n".join(f"{name}: {_in_words(name, shape, resize)}" for name, shape in model.inputs.items())
+    what = "\n".join(f"{name}: {_in_words(shape, model.forms.get(name))}" for name, shape in model.inputs.items())
     code = TEMPLATE.format(
+        kind=model.kind,
         helpers="".join(f"{line}\n" for line in helpers),
         classes=repr(list(model.classes)),
         parameters=parameters,
@@ -230,12 +229,11 @@ def _as_code(model: PatchedModel) -> tuple[str, dict[str, Tensor]]:
     return code, weights
 
 
-def _in_words(name: str, shape: tuple[int, ...], resize: str) -> str:
-    if name == "weak_logits":
+def _in_words(shape: tuple[int, ...], form: Form | None) -> str:
+    if form is None:
         return f"(n, {shape[0]}) float32, the weak model's logits"
-    return (
-        f"(n, {', '.join(map(str, shape))}) uint8, RGB, as numpy.asarray(PIL.Image) gives it in this size,\n  {resize}"
-    )
+    size = ", ".join(map(str, shape))
+    return f"(n, {size}) uint8, RGB, as numpy.asarray(PIL.Image) gives it in this size,\n  {RESIZED[form.resize]}"
 
 
 def _without_checks(graph: fx.Graph) -> fx.Graph:
@@ -260,9 +258,7 @@ RESIZED = {
     "stretch": "where it has another: both sides resized to it, PIL.Image.Resampling.BILINEAR",
     "crop": "where it has another: the square in its middle resized to it, PIL.Image.Resampling.BILINEAR",
 }
-TEMPLATE = (
-    FIRST_LINE
-    + ''' It needs torch and safetensors; its weights are next to it, in .safetensors.
+TEMPLATE = '''"""A {kind} image classifier. It needs torch and safetensors; its weights are next to it, in .safetensors.
 
     weights = load()
     answers = scores(weights, {names}).argmax(1)  # numbers of CLASSES
@@ -295,4 +291,3 @@ def scores(weights: dict[str, torch.Tensor], {parameters}) -> torch.Tensor:
 {lines}
 {body}
 '''
-)

@@ -18,6 +18,7 @@ from patching.metrics import METRICS
 from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
+from report.composed import composed_blocks
 from report.data import ReportData
 from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
@@ -51,6 +52,7 @@ def report_sections(data: ReportData) -> list[Section]:
         ("composed", "The composed model", accuracy_blocks, output_blocks),
         *patching,
         ("patch-own", "Patching your own weak models", partial(patch_blocks, kind=None)),
+        ("composed-models", "Composed classifiers", composed_blocks),
         ("provenance", "How it was made", provenance_blocks),
     )
     found = [

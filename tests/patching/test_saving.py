@@ -190,9 +190,7 @@ def test_other_channels_are_one_line_that_names_no_side(channels: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("suffix", "save"), [(".pth", "save_patched_model"), (".onnx", "_save_onnx"), (".py", "_save_code")]
-)
+@pytest.mark.parametrize(("suffix", "save"), [(".pth", "write"), (".onnx", "_save_onnx"), (".py", "_save_code")])
 def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, save: str
 ) -> None:
@@ -201,10 +199,11 @@ def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
         reported = Reported({"pixels": pixels}, model(torch.from_numpy(pixels)).numpy(), TOLERANCE)
-    write, before = getattr(saving, save), {}
+    owner, before = (PatchedModel if suffix == ".pth" else saving), {}
+    write = getattr(owner, save)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(saving, save, lambda _, path: write(other, path))  # in another form of images
+            patch.setattr(owner, save, lambda _, path: write(other, path))  # in another form of images
             with pytest.raises(UserError, match="does not answer as reported: other scores on") as refused:
                 save_as_reported(model, path, reported)
         assert "\n" not in str(refused.value)

@@ -1,0 +1,1 @@
+"""Members of one or several strong models, composed into one classifier."""

@@ -1,0 +1,17 @@
+"""The records of composed classifiers, below `data/composed`."""
+
+from composing.report import ComposedRecord
+from utils.artifacts import Artifacts, RecordFile
+
+MADE_BY = "python scripts/compose.py --take MODEL:DATASET:CLASSES"
+
+
+def record(artifacts: Artifacts, name: str) -> RecordFile[ComposedRecord]:
+    """What is known of a composed classifier: what it is made of, and how it compares with its controls."""
+    return RecordFile(artifacts.root_dir / "data" / "composed" / f"{name}.json", MADE_BY, ComposedRecord)
+
+
+def records(artifacts: Artifacts) -> list[RecordFile[ComposedRecord]]:
+    """Those that are there, by name."""
+    folder = artifacts.root_dir / "data" / "composed"
+    return [record(artifacts, path.stem) for path in sorted(folder.glob("*.json"))]

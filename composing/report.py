@@ -1,0 +1,103 @@
+"""What is known of a composed classifier: what it is made of, and how it compares with its controls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from patching.confidence import LEVEL, Interval, accuracy_change, interval_in_words, mcnemar_p
+from patching.metrics import confusion_matrix
+
+COMPOSED = "composed"
+AS_THEY_ARE = "outputs as they are, no rule"
+STANDARDISED = "standardised by own validation images"
+RESTRICTED = "control: {}, whole, restricted"
+WHOLE_RULE = "control: whole strong models, the same rule"
+LARGEST = "control: whole strong models, max of softmax"
+MEAN = "control: whole strong models, mean of softmax"
+STACKED_OUTPUTS = "control: stacking on the members' outputs"
+STACKED = "control: stacking on all strong logits"
+
+HEADINGS = ("", "accuracy, %", "right", "composed is better by", "McNemar's p", "FLOPs, %")
+
+
+@dataclass(frozen=True)
+class ComposedRecord:
+    """One composed classifier."""
+
+    task: str  # sub-task, merge, or best of
+    classes: tuple[str, ...]
+    members: dict[str, Any]  # class -> the source that it is taken from, and the number and AUC there
+    sources: dict[str, Any]  # label -> configuration, module set and its checksum, FLOPs of the strong model
+    images: dict[str, Any]  # the datasets, and how many images of each part
+    methods: dict[str, Any]  # see `methods_of`
+    rule: dict[str, Any]
+    made_with: dict[str, Any] = field(default_factory=dict)  # date, versions, machine, seconds
+
+    def __post_init__(self) -> None:
+        if COMPOSED not in self.methods:
+            raise ValueError("expected what the composed classifier answers")
+        for name in self.methods:
+            self.rows_of(name)
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row per method under HEADINGS; changes are in percentage points."""
+        return [self.rows_of(name) for name in self.methods]
+
+    def rows_of(self, name: str) -> tuple[str, ...]:
+        """The row of a method. Raises KeyError, TypeError or ValueError where it has none."""
+        entry = self.methods[name]
+        accuracy, right, flops = entry["accuracy"], int(entry["right"]), float(entry["flops"])
+        if name == COMPOSED:
+            sure, p = "", ""
+        else:
+            interval = (float(entry["composed_better_by"][0]), float(entry["composed_better_by"][1]))
+            verdict = "significant" if is_significant(interval, entry["p"]) else "not significant"
+            sure, p = f"{interval_in_words(interval)} ({verdict})", f"{entry['p']:.2g}"
+        return name, f"{100 * accuracy:.2f}", str(right), sure, p, f"{100 * flops:.1f}"
+
+
+def is_significant(interval: Interval, p: float) -> bool:
+    """Whether a change of accuracy is more than chance: its interval leaves out 0, and McNemar's test says so, too."""
+    low, high = interval
+    return (low > 0 or high < 0) and p < 1 - LEVEL
+
+
+def methods_of(
+    labels: np.ndarray, answers: Mapping[str, np.ndarray], flops: Mapping[str, float], num_classes: int, seed: int = 0
+) -> dict[str, Any]:
+    """The methods of a `ComposedRecord`: each with its counts, and how far the composed classifier is above it.
+
+    Args:
+        labels: (images,) int64, of test images.
+        answers: method -> (images,) int64, those of COMPOSED among them.
+        flops: method -> of one image, as a share of that of all strong models together.
+        num_classes: of the composed classifier.
+        seed: of the bootstrap.
+    """
+    entries: dict[str, Any] = {}
+    composed = answers[COMPOSED]
+    for name, given in answers.items():
+        right = given == labels
+        entries[name] = {
+            "accuracy": float(right.mean()),
+            "right": int(right.sum()),
+            "flops": flops[name],
+            "confusion_matrix": confusion_matrix(labels, given, num_classes).tolist(),
+        }
+        if name != COMPOSED:
+            won, lost = int(((composed == labels) & ~right).sum()), int(((composed != labels) & right).sum())
+            sure = accuracy_change(labels, given, composed, seed)
+            entries[name] |= {"composed_better_by": list(sure), "p": mcnemar_p(won, lost)}
+    return entries
+
+
+def best_table(labels: Sequence[str], classes: Sequence[str], auc: np.ndarray) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: the AUC (sources, classes) of each class, and the source that is best at it."""
+    rows = [
+        [name, *(f"{value:.4f}" for value in column), labels[int(column.argmax())]]
+        for name, column in zip(classes, auc.T, strict=True)
+    ]
+    return ["valid AUC", *labels, "taken from"], rows

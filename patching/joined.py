@@ -1,0 +1,66 @@
+"""Members and the rule that joins them, as one network that is given pixels: what `patching.saving` saves."""
+
+import zipfile
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from patching.members import Form
+from utils.errors import UserError
+from utils.files import load_checkpoint
+
+# What a `.pth` file of each kind of model has, among other entries.
+ENTRIES = ({"weak_network", "strong_network", "kernels", "rule"}, {"members", "rule", "weights"})
+
+
+class Joined(nn.Module):
+    """A classifier made of members: pixels of one or several forms -> scores (n, classes), the largest one decides."""
+
+    kind: ClassVar[str]  # what a saved file calls it
+    classes: tuple[str, ...]  # the names of the classes that are scored
+
+    @property
+    @abstractmethod
+    def forms(self) -> Mapping[str, Form]:
+        """The forms of images by the inputs' names, in the order of a call."""
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The inputs by their names, in the order of a call, and the shape of one image's."""
+        return {name: (form.side, form.side, 3) for name, form in self.forms.items()}
+
+    def examples(self, count: int = 2) -> tuple[Tensor, ...]:
+        """Inputs of the right form: pixels are uint8, everything else is float32."""
+        return tuple(
+            torch.zeros(count, *shape, dtype=torch.uint8 if name in self.forms else torch.float32)
+            for name, shape in self.inputs.items()
+        )
+
+    @abstractmethod
+    def write(self, path: Path) -> None:
+        """Write it as `.pth`, which `read` reads."""
+
+    @staticmethod
+    @abstractmethod
+    def read(path: Path, device: torch.device | str) -> "Joined":
+        """The model that `write` wrote. Raises UserError where the file is none."""
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether a file is one of `Joined.write`."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        entries = load_checkpoint(path, "").keys()
+    except (UserError, OSError):
+        return False
+    return any(named <= entries for named in ENTRIES)
+
+
+def part_of(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of one part of a network, under the names that the part itself gives them."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
