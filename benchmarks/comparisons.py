@@ -307,7 +307,8 @@ def gradient(benchmark: Benchmark) -> Tables:
     with core_threads(stage.device) as workers:
 
         def fast(dtype: torch.dtype) -> Work:
-            normalised, classes = normalise(pixels, images.normalisation), range(graph.num_classes)
+            normalised = normalise(pixels, images.normalisation).permute(0, 2, 3, 1)
+            classes = range(graph.num_classes)
             options = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
             trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
             kernel_masks = graph.units.spread(masks)
