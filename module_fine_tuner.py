@@ -13,7 +13,7 @@ Without --modules, a most recent set that is fine-tuned itself stands for the se
 """
 
 from models.opening import open_stage, stage_parser
-from models.strong_model import load_strong_model, load_strong_split
+from models.strong_model import load_strong_model, load_strong_split, show_if_few
 from modules.module_sets import add_as_option, add_modules_option, check_new_name, open_set
 from search.gradient.fine_tuning import fine_tune
 from utils.errors import run
@@ -26,11 +26,12 @@ def main() -> None:
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     stage = open_stage(arguments)
+    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+    split = load_strong_split(stage.config, stage.artifacts)
+    show_if_few(split.valid, split.classes)
     parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
     if arguments.modules is None and parent.record.parent:
         parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
-    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    split = load_strong_split(stage.config, stage.artifacts)
     fine_tune(stage, strong, split, parent, arguments.as_name)
 
 

@@ -20,7 +20,6 @@ from dataset.images import Images, Split, to_device
 from models.evaluation import count_right, cpu_state, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
-from models.strong_model import show_if_few
 from modules import files as module_files
 from modules.module import ComposedModel, replaced
 from modules.module_set import ModuleSet, show_module_set
@@ -61,7 +60,6 @@ def _known(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet | Non
 
 
 def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
-    show_if_few(split.valid, split.classes)
     valid, device, targets = split.valid, stage.device, parent.target_classes
     of_strong = predict(strong.network, valid, device)
     was = Quality.of(parent.modules(device), targets, of_strong, valid, device)
