@@ -27,8 +27,8 @@ def flops_share(graph: Graph, target_class: int) -> Size:
     """The share of the strong model's floating-point operations that a class's module needs.
 
     A layer's cost is in proportion to the product of the shares of its output and its input channels that are kept.
-    Exact for networks of convolutions and linear layers that are called once each; what else costs something (attention,
-    transposed convolutions, a layer's second call) is not in it.
+    Exact for networks of convolutions and linear layers that are called once each; what else costs something
+    (attention, transposed convolutions, a layer's second call) is not in it.
     """
     units = graph.units
     readers = {reader.value: reader.channels for reader in graph.channels.readers}
