@@ -11,8 +11,10 @@ from conftest import assert_near, files_below, random_images
 from random_modules import extract_module
 
 from configures.base import load
-from dataset.images import Split
+from dataset.images import Images, Split
 from models import files as model_files
+from models.evaluation import predict
+from models.graph import estimate_statistics, trace
 from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
@@ -341,3 +343,30 @@ def test_all_kernels_kept_answer_as_the_strong_model(config, artifacts):
     record = save_set(stage, strong, masks, split_of(5), {}, name="all", default_name="x").record
     assert record.valid_right_composed == record.valid_right_strong and record.kernel_share == 1
     assert record.explained == pytest.approx((1,) * 5) and record.flops[0] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("modules_are_wrong", [True, False])
+def test_batch_norms_have_the_statistics_that_classify_better(capsys, modules_are_wrong):
+    """Those that a module was cut with, or its own, where the others are another network's."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)
+    strong = trace(torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval(), 16)
+    pixels = np.random.default_rng(0).normal(size=(300, 16, 16, 3)).astype(np.float32)
+    usual, others = (
+        Images(pixels, np.zeros(300, np.int64), None),
+        Images(9 + 30 * pixels, np.zeros(300, np.int64), None),
+    )
+    estimate_statistics(strong.network, [torch.tensor(pixels).permute(0, 3, 1, 2)])
+    labels = predict(strong.network, usual, CPU).argmax(1).numpy()
+    valid = dataclasses.replace(usual, labels=labels)
+    modules = [strong.cut(np.ones(8, bool), target) for target in range(3)]
+    if modules_are_wrong:
+        for module in modules:
+            for name, value in module.named_buffers():
+                if name.endswith("running_mean"):
+                    value += 2 * torch.randn(8)
+    split = Split(NAMES[:3], usual if modules_are_wrong else others, valid, valid)
+    chosen = module_sets._with_the_better_statistics(strong, modules, range(3), split, CPU)
+    assert (chosen is modules) != modules_are_wrong
+    right = int((predict(ComposedModel(chosen), usual, CPU).argmax(1).numpy() == labels).sum())
+    assert right >= 299 and f"{right} " in capsys.readouterr().out
