@@ -153,8 +153,7 @@ class DrivenMethod(ABC):
             of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
             for row in rows:
                 targets, seconds = row.targets(classes), seconds + row.seconds
-                shape = len(targets) or stage.config.num_classes, graph_of(stage.config).units.num_kernels
-                found = files.load(row.number, shape)
+                found = files.load(row.number, graph_of(stage.config), targets or range(stage.config.num_classes))
                 yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
 
 
@@ -256,7 +255,7 @@ def write_modules(
     chosen = method.chosen(rows)
     words, targets = chosen.asked_for(rows), chosen.targets(method.classes) or tuple(range(strong.num_classes))
     print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
-    masks, weights = files.load(chosen.number, (len(targets), strong.units.num_kernels))
+    masks, weights = files.load(chosen.number, strong, targets)
     record = {
         "method": method.name,
         method.course.row: chosen.number,

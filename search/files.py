@@ -9,8 +9,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
+from models.graph import Graph
+from modules.module import extract_modules
 from utils.artifacts import ArrayFile, CheckpointFile, JsonFile, Role, TableFile
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 Row = TypeVar("Row")
 
@@ -77,16 +79,26 @@ class SearchFiles(Generic[Row]):
         """Of a candidate's modules their state_dicts, where they have others than the strong model's."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}_weights.pth", self.made_by)
 
-    def load(self, number: int, shape: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, Tensor]] | None]:
-        """A candidate's masks of shape (modules, K), and weights. Raises UserError for a damaged or missing file."""
-        masks, file = self.kernels(number).load(*shape), self.weights(number)
+    def load(
+        self, number: int, graph: Graph, target_classes: Sequence[int]
+    ) -> tuple[np.ndarray, list[dict[str, Tensor]] | None]:
+        """A candidate's masks (modules, K), and weights. Raises UserError for a damaged or missing file.
+
+        Args:
+            number: of the candidate.
+            graph: the strong model.
+            target_classes: of the modules.
+        """
+        masks, file = self.kernels(number).load(len(target_classes), graph.units.num_kernels), self.weights(number)
         if Path(f"{self.folder / self.stem.format(number)}_gains.npy").exists():
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
         if not file.exists():
             return masks, None
         weights = file.load().get("modules")
-        if not isinstance(weights, list) or len(weights) != len(masks):
-            raise file.damaged(f"expected the weights of {len(masks)} modules")
+        try:
+            extract_modules(graph, masks, target_classes, weights)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise file.damaged(f"not the weights of modules with these masks: {reason(error)}") from None
         return masks, weights
 
     def save(self, number: int, found: Found) -> None:

@@ -74,8 +74,7 @@ class GradientSearch:
             if within.exists() and load_state(trainer, within, self.keeps[: num_done + 1]):
                 say(f"going on after step {trainer.steps_done}")
             elif num_done:
-                shape = len(self.target_classes), self.strong.units.num_kernels
-                masks, weights = self.files.load(num_done - 1, shape)
+                masks, weights = self.files.load(num_done - 1, self.strong, self.target_classes)
                 networks = extract_modules(self.strong, masks, self.target_classes, weights)
                 trainer.begin_with(masks, networks, num_done * self.settings.steps)
             yield trainer

@@ -144,7 +144,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
 
     def gradient_modules() -> list[dict[str, Any]]:
         """As the modules of the last round are written."""
-        kept, of_modules = of_gradient.load(num_rounds - 1, (classes, num_kernels))
+        kept, of_modules = of_gradient.load(num_rounds - 1, strong, range(classes))
         return [module.state_dict() for module in extract_modules(strong, kept, weights=of_modules)]
 
     return {

@@ -472,7 +472,7 @@ def test_the_search_of_an_earlier_version_is_refused(reference: Path, tmp_path: 
 
 @pytest.mark.long
 def test_the_launcher_starts_it_too(root: Path, reference: Path) -> None:
-    done = run_script(LAUNCHER, *SMALL, "--method", "gradient", "--keep", "0.5", root=root, cwd=TOP / "scripts")
+    done = run_script(LAUNCHER, *SMALL, "--method", "gradient", *ALL_ROUNDS, root=root, cwd=TOP / "scripts")
     assert done.exit_code == 0, done
     assert found(root) == found(reference)
 
@@ -538,7 +538,7 @@ def test_the_report_shows_its_rounds(reference: Path, tmp_path: Path, run_main: 
     folder = report_files.folder(Artifacts(root, MODEL, DATASET))
     page = (folder / "index.html").read_text()
     assert "by a gradient search" in page
-    assert "From round 0 to the chosen round 2 of 2: " in page and "--keep 0.5</code>" in page
+    assert "From round 0 to the chosen round 2 of 2: " in page and "--max_loss 100</code>" in page
     assert "No generation" not in page
     assert len((folder / "figures" / "gradient_search.csv").read_text().splitlines()) == 4
     gradient_files.of_search(Artifacts(root, MODEL, DATASET)).log.path.write_text("number\n0\n")
