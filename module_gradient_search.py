@@ -52,7 +52,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--keep", type=float, help="the largest share of the kernels that a module may keep")
-    target.add_argument("--keep_flops", type=float, help="the same of the strong model's floating-point operations")
+    target.add_argument("--keep_flops", type=float, help="the largest share of the strong model's FLOPs")
     target.add_argument(
         "--max_loss",
         type=float,

@@ -46,7 +46,7 @@ class Scaled(nn.Module):
         return (outputs - self.centre) * self.scale + self.bias
 
     def scores(self, outputs: np.ndarray) -> np.ndarray:
-        """The same of arrays: (images, classes) float32."""
+        """Scores (images, classes) float32 of an array of outputs; see `forward`."""
         with torch.inference_mode():
             return self(torch.as_tensor(outputs, dtype=torch.float32)).numpy()
 

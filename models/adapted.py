@@ -55,13 +55,13 @@ class Changes:
         return f"[{','.join(filter(None, (BGR if self.is_bgr else '', of_classes)))}]" if self else ""
 
     def with_outputs(self, groups: Groups, num_outputs: int) -> "Changes":
-        """The same with other outputs as the classes; with none where they are the outputs in their order."""
+        """A copy that takes other outputs for the classes; of all outputs in their order, it selects none."""
         if groups == tuple((number,) for number in range(num_outputs)):
             return Changes(is_bgr=self.is_bgr)
         return Changes(num_outputs, groups, self.is_bgr)
 
     def in_order(self, order: Sequence[int]) -> "Changes":
-        """The same with the classes in another order: class c is the one that was order[c]."""
+        """A copy with the classes in another order: class c is the former class order[c]."""
         groups = self.groups or tuple((number,) for number in range(len(order)))
         return self.with_outputs(tuple(groups[number] for number in order), self.num_outputs or len(order))
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="genetic", help="gradient: module_gradient_search.py")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--keep", type=float, help="with --method gradient: the share of the kernels to keep at most")
-    size.add_argument("--keep_flops", type=float, help="with --method gradient: the same of the FLOPs")
+    size.add_argument("--keep_flops", type=float, help="with --method gradient: the largest share of the FLOPs")
     size.add_argument("--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")

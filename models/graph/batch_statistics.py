@@ -1,4 +1,4 @@
-"""Batch norm by the statistics of the batch: while a network is trained, and to estimate its statistics anew."""
+"""Batch norm by the statistics of the batch: for training, and for estimating new running statistics."""
 
 from collections.abc import Iterable
 from dataclasses import replace
