@@ -50,8 +50,7 @@ from utils.files import save_text
 from utils.seeds import generator, torch_seed
 from utils.tables import show_table
 
-OUTPUT_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # of the largest output; on CUDA float32 convolutions take TF32
-IMPORTANCE_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # relative
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # relative; on CUDA float32 convolutions take TF32
 LOSS_TOLERANCE = 1e-2  # relative, after steps of Adam, which go the same way however small a gradient is
 KEPT = 0.5  # of the units, at random, where the training of modules is timed
 HEADINGS = ("what", "unit", "ratio", "lowest", "highest", "naive ms", "fast ms", "naive units", "fast units")
@@ -127,14 +126,10 @@ class Bench:
         on_device, confidence = to_device(images, self.stage.device), self.stage.config.importance_confidence
         return kernel_importance(self.graph, *on_device, confidence, images.normalisation)[0]
 
-    def tolerance(self, of_device: Mapping[str, float]) -> float:
-        """How far results of this device may be apart."""
-        return of_device["cpu" if self.stage.device.type == "cpu" else "cuda"]
-
     def alike(self, found: np.ndarray, expected: np.ndarray) -> bool:
-        """Whether outputs differ by no more than rounding."""
-        largest = max(1.0, float(np.abs(expected).max()))
-        return float(np.abs(found - expected).max()) <= self.tolerance(OUTPUT_TOLERANCE) * largest
+        """Whether results differ by no more than rounding, compared with the largest one."""
+        tolerance = TOLERANCE[self.stage.device.type] * max(1.0, float(np.abs(expected).max()))
+        return float(np.abs(found - expected).max()) <= tolerance
 
 
 def evaluation(bench: Bench) -> Iterator[Comparison]:
@@ -192,9 +187,8 @@ def importance(bench: Bench) -> Iterator[Comparison]:
     def slow() -> np.ndarray:
         return naive.kernel_importance(bench.network, bench.batches(part, 1), part.labels, *rest)[0]
 
-    tolerance = bench.tolerance(IMPORTANCE_TOLERANCE)
     works = {"float32": Work(lambda: bench.importance(images), len(images))}
-    check = lambda expected, _: np.allclose(bench.importance(part), expected, rtol=tolerance, atol=tolerance)  # noqa: E731
+    check = lambda expected, _: bench.alike(bench.importance(part), expected)  # noqa: E731
     yield Comparison("importance", "image", Work(slow, len(part)), works, check)
 
 
