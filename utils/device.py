@@ -165,12 +165,13 @@ def machine_facts(*packages: str) -> dict[str, str]:
 @functools.cache
 def commit() -> str:
     """The commit of the code, with a + behind it where the code differs from it; "unknown" without git."""
+    if not (TOP / ".git").exists():  # else another project's, in which this one is installed
+        return "unknown"
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
     try:
-        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True)
+        return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip() if (TOP / ".git").exists() else "unknown"
 
 
 def utc_now() -> str:
