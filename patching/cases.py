@@ -31,6 +31,7 @@ from patching.on_disk import check_weak_model, load_weak_model, set_checksum
 from patching.patched_model import Origin, PatchedModel
 from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind, weak_network_name
+from utils.device import machine_facts
 from utils.errors import UserError
 from utils.progress import say
 
@@ -158,6 +159,7 @@ class PatchCases:
             kind=self.kind.folder,
             epoch=case.epoch,
             validation_images=len(case.valid.labels),
+            made_with=machine_facts("torch", "numpy"),
         )
 
     def patched_model(self, case: PatchCase, patch: Patch) -> PatchedModel:

@@ -38,6 +38,7 @@ class PatchedWeakModel:
     epoch: int = 0  # of a weak model that was trained here
     validation_images: int = 0
     details: dict[str, Any] = field(default_factory=dict)  # of one that was not: added classes, judged modules, cost
+    made_with: dict[str, str] = field(default_factory=dict)  # commit, versions and machine; by earlier versions nothing
 
     @property
     def target_class(self) -> int:

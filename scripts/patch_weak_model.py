@@ -55,6 +55,7 @@ from patching.saving import check_member_leaves, check_save_paths, save_as_repor
 from patching.tables import f1_table
 from patching.weak_model_check import check_weak_model, other_form
 from utils.artifacts import Artifacts, JsonFile, RecordFile
+from utils.device import machine_facts
 from utils.errors import UserError, run
 from utils.progress import say, steps
 from utils.tables import show_table
@@ -152,6 +153,7 @@ def main() -> None:
         kind="own",
         validation_images=len(valid.labels),
         details={"added": classes.added, "judged": judged, "others_may_lose": arguments.others_may_lose},
+        made_with=machine_facts("torch", "numpy"),
     )
     show(patched, report, classes)
     if patched.rule:

@@ -63,17 +63,6 @@ ONE_OF_EACH_FOLDER = [
 ]
 
 
-def test_the_list_is_read_and_an_import_upwards_is_found():
-    assert ROOMS[:3] == ["global_configure", "configures", "utils"] and ROOMS[-1] == "report"
-    assert room_of("modules.fast.compiled") == "modules.fast" and room_of("modules.files") == "modules"
-    assert wrong_imports("modules.module", "from patching import rules\nimport utils.files") == [
-        "patching",
-        "patching.rules",
-    ]
-    assert wrong_imports("report.data", "from patching import rules") == []
-    assert len(STAGES) > 10
-
-
 def test_the_list_names_every_package():
     packages = {dotted(file) for file in FILES if file.name == "__init__.py"}
     # `search` is the folder of the searches, and has no file of its own.
@@ -113,9 +102,6 @@ def defaults_of(source: str, name: str) -> list[int]:
 
 def test_a_normalisation_has_no_default():
     """Images normalised in another way than a network learned them give wrong answers, and no error."""
-    for code in ("def f(a, normalisation=1): ...", "def f(*, normalisation=1): ...", "normalisation: int = 1"):
-        assert defaults_of(code, "normalisation") == [1]
-    assert defaults_of("def f(normalisation, b=1, *, c=2): ...\nnormalisation: int", "normalisation") == []
     mentioned = {file: source for file, source in SOURCES.items() if "normalisation:" in source}
     assert [file for file, source in mentioned.items() if defaults_of(source, "normalisation")] == []
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -150,14 +151,27 @@ def processor() -> str:
 
 
 def machine_facts(*packages: str) -> dict[str, str]:
-    """Versions of Python and of packages, the system, the processor and its number of cores."""
+    """The commit of the code, versions of Python and of packages, the system, the processor, its number of cores."""
     return {
+        "commit": commit(),
         "Python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "processor": processor(),
         "cores": str(os.cpu_count()),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the code, with a + behind it where the code differs from it; "unknown" without git."""
+    if not (TOP / ".git").exists():  # else another project's, in which this one is installed
+        return "unknown"
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
+    try:
+        return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def utc_now() -> str:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from result_log import commit_now
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
@@ -40,6 +39,7 @@ from modules.published import (
     save_published,
 )
 from patching.as_reported import checked_places, differs, tolerance_on
+from utils.device import commit
 from utils.errors import UserError, run
 from utils.given_places import written_aside
 
@@ -64,7 +64,7 @@ def main() -> None:
     of_modules = [in_half_precision(cpu_state(module)) for module in modules]
     for module, state in zip(modules, of_modules, strict=True):
         module.load_state_dict(state)
-    search = {**found.search, "published_of_commit": commit_now()}
+    search = {**found.search, "published_of_commit": commit()}
     report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage.device, search)
     report = replace(report, parent=found.parent)
     trained_on = model_files.trained_on(stage.artifacts).load()

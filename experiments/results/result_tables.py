@@ -1,31 +1,355 @@
-"""The tables of the published experiments: what each shows, and how they come into a document."""
+"""The tables and figures of the results, made of the files that the commands wrote; what is not there is left out."""
 
+import csv
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import typing
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from result_figures import figures_of
-from result_log import Results
-from result_rows import (
-    Cells,
-    heuristic_rows,
-    literature_rows,
-    module_rows,
-    patch_rows,
-    patch_size_rows,
-    patching_rows,
-    seed_rows,
-)
+import numpy as np
+from matplotlib.axes import Axes
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from report.figures import save_drawing
-from utils.files import read_text, save_text
+from configures.base import load
+from models.training import best_epoch
+from patching import files as patch_files
+from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
+from patching.weak_models import WeakKind
+from report import figures_of_trade_off as of_sizes
+from report import files as report_files
+from report.figures import INK, Drawing, curve_style, new_figure, save_drawing, styled
+from report.figures_of_patching import patch_figure
+from report.figures_of_trade_off import PatchTradeOff, TradeOff, patch_trade_off_figure
+from search.genetic import files as genetic_files
+from search.genetic.log import Generation, best_generation
+from utils.artifacts import Artifacts
+from utils.files import damaged, read_text, save_text
 from utils.tables import csv_table, markdown_table
 
-MADE_BY = ("seed", "seconds", "commit")  # the last columns of a row of one stage
+Row = TypeVar("Row")
+Cells = list[Any]
+
+END = "<!-- end -->"
+SHARES = (0.6, 0.5, 0.4, 0.3)  # of the kernels, at which the gradient search's rounds are shown
+# Behind the name of a seed's root_dir: the setting that replaces a heuristic by chance, and the heuristic in words.
+HEURISTICS = {
+    "_random_importance": ("importance_mode=random", "kernel importance"),
+    "_random_population": ("init_pop_mode=random", "a first population by sensitivity"),
+    "_random_survivors": ("survival=random", "pruning by accuracy"),
+}
+SIMPLE = WeakKind.SIMPLE.words
+SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods, in figures
 
 
+@dataclass(frozen=True)
+class Ran:
+    """One run of a command that succeeded."""
+
+    number: int
+    line: str  # the root_dir's name and the command line
+    seconds: float
+    ended: str  # UTC
+    commit: str
+    machine: str  # with versions and precision
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the commands' files lie, and which commands have succeeded."""
+
+    roots: Path  # the folder of the root_dirs
+    dataset: str
+    networks: Sequence[tuple[str, int]] = ()  # with their seeds
+    early: str = ""  # the epoch at which weak models are underfitted
+    made_by: str = ""  # the command that runs all of them
+    lines: Mapping[str, str] = field(default_factory=dict)  # every command -> the table of what it writes
+    ran: Mapping[str, Ran] = field(default_factory=dict)  # those of them that have succeeded
+
+    def artifacts(self, model: str, root: str) -> Artifacts:
+        """Where a network's files lie in a root_dir."""
+        return Artifacts(self.roots / root, model, self.dataset)
+
+    def each(self) -> Iterator[tuple[str, int, Artifacts]]:
+        """Every network with each of its seeds."""
+        for model, seed in self.networks:
+            yield model, seed, self.artifacts(model, f"seed_{seed}")
+
+
+def read_rows(path: Path, kind: type[Row], made_by: str) -> list[Row]:
+    """The dataclass instances of a CSV file whose columns are its fields. Raises UserError where it holds others."""
+    kinds = typing.get_type_hints(kind)
+    lines = csv.DictReader(read_text(path, made_by).splitlines())
+    try:
+        return [kind(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, made_by, f"expected the columns {', '.join(kinds)} ({error})") from None
+
+
+# How good modules are
+def trade_offs(results: Results) -> Iterator[tuple[str, int, list[TradeOff]]]:
+    """All sets of modules of each network and seed."""
+    for model, seed, artifacts in results.each():
+        if (path := report_files.trade_off(artifacts, "test")).exists():
+            yield model, seed, read_rows(path, TradeOff, results.made_by)
+
+
+def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
+    """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the others.
+
+    Of rounds that keep as much the last one counts, in which the masks settled.
+    """
+    rounds = [point for point in points if point.method == "gradient"]
+    nearest = [
+        min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
+        for share in (SHARES if rounds else ())
+    ]
+    found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
+    for point in points:
+        if point.method == "genetic":
+            bred = point.target.split(" of ")[-1]  # behind the generation of the best ensemble
+            found.append((f"genetic, {bred} generations", point))
+    return found + [(f"fine-tuned, {point.target}", point) for point in points if point.method == "fine-tuned"]
+
+
+def shown_modules(results: Results) -> Iterator[tuple[str, int, str, TradeOff]]:
+    """The modules of the tables: network, seed, name."""
+    for model, seed, points in trade_offs(results):
+        for name, point in nearest_rounds(points):
+            yield model, seed, name, point
+
+
+def module_rows(results: Results) -> Iterator[Cells]:
+    """A row per network, seed and set of modules; the seconds are the search's."""
+    for model, seed, name, point in shown_modules(results):
+        yield [
+            *(model, name, f"{100 * point.kernels_kept:.1f}", f"{100 * point.flops:.1f}"),
+            *(point.right + round(point.points_lost * point.images / 100), point.right, point.images),
+            *(f"{point.points_lost:.2f}", f"{point.distance:.4f}", f"{point.auc_mean:.4f}", f"{point.auc_least:.4f}"),
+            *(seed, f"{point.seconds:.0f}"),
+        ]
+
+
+def seed_rows(results: Results) -> Iterator[Cells]:
+    """A row per network and set of modules that several seeds have: mean, lowest and highest."""
+    found = defaultdict(list)
+    for model, _, name, point in shown_modules(results):
+        found[model, name].append(point)
+    for names, points in found.items():
+        if len(points) > 1:
+            kept, lost = ([100 * point.kernels_kept for point in points], [point.points_lost for point in points])
+            strong = [100 * point.right / point.images + point.points_lost for point in points]
+            yield [*names, len(points), f"{np.mean(kept):.1f}", spread(strong), spread(lost)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """`mean (lowest to highest)`."""
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+# Whether patching helps
+def patched(results: Results) -> Iterator[tuple[str, int, str, list[PatchedWeakModel]]]:
+    """The weak models of each network and kind, which stands before them in words, where all are patched."""
+    kinds = {
+        SIMPLE: (WeakKind.SIMPLE, ""),
+        "overfitted": (WeakKind.POOR, ""),
+        "underfitted": (WeakKind.POOR, results.early),
+    }
+    for model, seed, artifacts in results.each():
+        for words, (kind, epoch) in kinds.items():
+            targets, files = range(load(model, results.dataset).num_classes), []
+            for target_class in targets:
+                if history := patch_files.weak_model_log(artifacts, kind, target_class).load_if_there():
+                    of_epoch = int(epoch or best_epoch(history))
+                    files.append(patch_files.report(artifacts, "keep_50", kind, target_class, of_epoch, "all"))
+            if len(files) == len(targets) and all(file.exists() for file in files):
+                yield model, seed, words, [file.load() for file in files]
+
+
+def patching_rows(results: Results) -> Iterator[Cells]:
+    """A row per network, kind of weak models, and rule or control of the learned one: means over the target classes."""
+    for model, seed, words, models in patched(results):
+        before = mean_metrics(models, BEFORE)
+        for method in (BEFORE, *common_calibrations(models), NO_MODULE, WHOLE_MODEL.format("learned")):
+            values, texts = mean_metrics(models, method), [f"{100 * each:.1f}" for each in mean_metrics(models, method)]
+            if method != BEFORE:
+                texts = [f"{text} ({100 * gain:+.1f})" for text, gain in zip(texts, values - before, strict=True)]
+            better = ["", ""] if method == BEFORE else better_and_worse(models, method)
+            yield [model, words, method, len(models), sum(each.test_images for each in models), *texts, *better, seed]
+
+
+def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
+    """In how many target classes F1 rose and fell: `all / significantly`."""
+    gains = np.array([model.scores(method).f1 - model.scores(BEFORE).f1 for model in models])
+    sure = [(change := model.change(method)) is not None and change.is_significant("f1") for model in models]
+    return [f"{(way * gains > 0).sum()} / {(way * gains[sure] > 0).sum()}" for way in (1, -1)]
+
+
+def patch_trade_offs(results: Results) -> Iterator[tuple[str, int, list[PatchTradeOff]]]:
+    """The patches of each network, by modules of all rounds of a search, and by fine-tuned sets."""
+    for model, seed, artifacts in results.each():
+        if (path := patch_files.trade_off(artifacts, WeakKind.SIMPLE, "test")).exists():
+            points = read_rows(path, PatchTradeOff, results.made_by)
+            # Sets that were not fine-tuned are of a search's rounds.
+            yield model, seed, [p for p in points if not p.method.startswith("set ") or p.method.endswith("_tuned")]
+
+
+def patch_size_rows(results: Results) -> Iterator[Cells]:
+    """A row per network and size of modules: means over the target classes, and how many lose by the patch."""
+    for model, seed, points in patch_trade_offs(results):
+        for cells in patch_sizes(points):
+            yield [model, *cells, seed]
+
+
+def patch_sizes(points: Sequence[PatchTradeOff]) -> Iterator[Cells]:
+    """Per way to patch: how small its modules are, F1, and in how many classes it does worse than without a module."""
+    ways: dict[str, dict[int, PatchTradeOff]] = defaultdict(dict)
+    for point in points:
+        name = f"{point.method}, {point.keep:.0%}" if 0 < point.keep < 1 else point.method
+        ways[name][point.target_class] = point
+    f1_of = {name: {target_class: point.f1 for target_class, point in way.items()} for name, way in ways.items()}
+    before, without = f1_of[BEFORE], f1_of[of_sizes.NO_MODULE]
+    columns = ("kernels_kept", "flops", "f1", "others_accuracy")
+    for name, f1 in f1_of.items():
+        means = [np.mean([getattr(point, column) for point in ways[name].values()]) for column in columns]
+        worse = [sum(f1[c] < others[c] for c in f1) for others in (before, without)]
+        gain = np.mean([f1[c] - without[c] for c in f1])
+        yield [name, len(f1), *(f"{100 * mean:.1f}" for mean in means), f"{100 * gain:+.1f}", *worse]
+
+
+# Which heuristics matter
+@dataclass(frozen=True)
+class Search:
+    """A genetic search with all of its heuristics or without one, over the generations that all of them have."""
+
+    model: str
+    seed: int
+    without: str  # the heuristic, or nothing
+    rows: list[Generation]
+    chromosomes: np.ndarray  # (generations,) the number made up to the end of each
+
+
+def compared_searches(results: Results) -> list[Search]:
+    """The genetic searches of the seeds that have some without a heuristic."""
+    found, words = [], {"": "nothing", **{root: words for root, (_, words) in HEURISTICS.items()}}
+    for model, seed, _ in results.each():
+        logs = {root: results.artifacts(model, f"seed_{seed}{root}") for root in words}
+        logs = {root: artifacts for root, artifacts in logs.items() if genetic_files.log(artifacts).exists()}
+        if logs.keys() - {""}:
+            found += [(model, seed, words[root], artifacts) for root, artifacts in logs.items()]
+    logs = [genetic_files.log(artifacts).load() for *_, artifacts in found]
+    shortest = min(map(len, logs), default=0)
+    searches = []
+    for (model, seed, without, artifacts), rows in zip(found, logs, strict=True):
+        made_with, num_classes = genetic_files.settings(artifacts).load(), load(model, results.dataset).num_classes
+        bred = (made_with["population"] - made_with["elites"]) * np.arange(shortest)
+        searches.append(Search(model, seed, without, rows[:shortest], num_classes * (made_with["population"] + bred)))
+    return searches
+
+
+def heuristic_rows(results: Results) -> Iterator[Cells]:
+    """A row per genetic search with all of its heuristics and without one, each over the same generations."""
+    for search in compared_searches(results):
+        rows = search.rows
+        yield [
+            *(search.model, search.without, len(rows), search.chromosomes[-1]),
+            *(sum(row.ensembles_scored for row in rows), *course(rows), search.seed),
+            f"{sum(row.seconds for row in rows):.0f}",
+        ]
+
+
+def course(rows: Sequence[Generation]) -> Cells:
+    """The best fitness after the first generation, a quarter, half and all of them; and what the last best one is."""
+    ends = [1 + part * (len(rows) - 1) // 4 for part in (0, 1, 2, 4)]
+    best = best_generation(list(rows))
+    texts = [f"{best_generation(list(rows[:end])).fitness:.4f}" for end in ends]
+    return [*texts, f"{100 * best.accuracy:.2f}", f"{100 * best.kernels_kept:.1f}", f"{best.distance:.4f}"]
+
+
+# The figures
+def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
+    """What can be drawn of what is done: (name, drawing)."""
+    if searched := list(trade_offs(results)):
+        yield "modules", modules_figure(searched)
+    for model, _, words, models in patched(results):
+        scores = {each.classes[-1]: {method: each.scores(method) for method in SHOWN} for each in models}
+        title = f"{model} on {results.dataset}: {words} weak models, test images"
+        yield f"patch_{'weak' if words == SIMPLE else words}_{model}", patch_figure(scores, title)
+    for model, _, points in patch_trade_offs(results):
+        title = f"{model} on {results.dataset}: {SIMPLE} weak models, test images"
+        yield f"patch_sizes_{model}", patch_trade_off_figure(points, title)
+    if searches := compared_searches(results):
+        yield "heuristics", heuristics_figure(searches)
+
+
+@styled
+def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]]) -> Drawing:
+    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks.
+
+    Of fine-tuned modules the line is dotted.
+    """
+    figure = new_figure(10, 4.6)
+    axes, models = figure.subplots(), list(dict.fromkeys(model for model, *_ in searched))
+    rows, sentences = [], []
+    for model, seed, points in searched:
+        for method, line in (("gradient", "-"), ("fine-tuned", ":"), ("genetic", "none")):
+            own = sorted((point for point in points if point.method == method), key=lambda p: p.kernels_kept)
+            if not own:
+                continue
+            mark = {"marker": "*", "markersize": 13} if line == "none" else {"markersize": 5}
+            style = curve_style(models.index(model)) | mark
+            across, up = [100 * point.kernels_kept for point in own], [point.points_lost for point in own]
+            axes.plot(across, up, linestyle=line, label=f"{model}, {method}", **style)
+            rows += [(model, seed, method, point.target, point.kernels_kept, point.points_lost) for point in own]
+        if within := [point for point in points if point.points_lost <= 1]:
+            least = min(within, key=lambda point: point.kernels_kept)
+            sentences.append(
+                f"{model}, seed {seed}: with at most one point lost, {least.kernels_kept:.1%} of the kernels are kept "
+                f"({least.method})."
+            )
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_yscale("symlog", linthresh=1)  # networks that lose a little and a lot in one picture
+    axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))
+    lost = [points_lost for *_, points_lost in rows]
+    axes.set_ylim(min(lost) - 0.2, 1.2 * max(lost) + 0.2)
+    axes.set(xlabel="kernels kept in %, mean over modules", ylabel="accuracy lost in percentage points")
+    finish(axes, loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
+    figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
+    columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
+    return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
+
+
+@styled
+def heuristics_figure(searches: Sequence[Search]) -> Drawing:
+    """The best fitness so far by the chromosomes that were made: a colour a heuristic that was left out."""
+    figure = new_figure(10, 4.6)
+    axes, ways = figure.subplots(), list(dict.fromkeys(search.without for search in searches))
+    rows, ends = [], []
+    for search in searches:
+        best = [best_generation(search.rows[: last + 1]).fitness for last in range(len(search.rows))]
+        label = "all heuristics" if search.without == "nothing" else f"without {search.without}"
+        axes.plot(search.chromosomes, best, label=label, **curve_style(ways.index(search.without)))
+        made = zip(search.chromosomes.tolist(), best, strict=True)
+        rows += [(search.model, search.seed, label, count, fitness) for count, fitness in made]
+        ends.append(f"{label} (seed {search.seed}) {best[-1]:.4f}")
+    axes.set(xlabel="chromosomes made, all classes together", ylabel="best fitness so far")
+    finish(axes)
+    figure.suptitle("The genetic search with all heuristics and without one, on the search's validation images")
+    columns = ("network", "seed", "heuristics", "chromosomes", "best_fitness")
+    return Drawing(figure, f"Best fitness at the end: {', '.join(ends)}.", columns, rows)
+
+
+def finish(axes: Axes, **where: Any) -> None:
+    """A grid, and a legend that names the curves of several seeds once."""
+    curves, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, curves, strict=True))
+    axes.grid()
+    axes.legend(list(by_label.values()), list(by_label), **where)
+
+
+# The tables
 @dataclass(frozen=True)
 class Table:
     """What one table is made of."""
@@ -34,8 +358,60 @@ class Table:
     of: tuple[str, ...]  # the lists of commands that it is made of
     columns: tuple[str, ...]
     rows: Callable[[Results], Iterator[Cells]]
-    # Which rows stand in the document, too; the others are written as CSV alone. None: none of them.
-    is_shown: Callable[[Cells], bool] | None = lambda _: True
+    is_shown: Callable[[Cells], bool] = lambda _: True  # in the document, too; the others are written as CSV alone
+
+
+METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
+TABLES = {
+    "modules": Table(
+        "How good modules are, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
+        "seeds than 0: modules.csv.",
+        ("modules",),
+        (
+            *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
+            *("points lost", "distance", "AUC mean", "AUC least", "seed", "seconds"),
+        ),
+        module_rows,
+        is_shown=lambda cells: cells[-2] == 0,
+    ),
+    "seeds": Table(
+        "The same over seeds: mean (lowest to highest).",
+        ("modules",),
+        ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
+        seed_rows,
+    ),
+    "patching": Table(
+        "What patching does, on test images: means over the target classes in %, changes in percentage points; in how "
+        "many F1 rose and fell, all / significantly (95 %). The other rules: patching.csv.",
+        ("patching",),
+        (
+            *("network", "weak models", "method", "target classes", "images", *METRIC_COLUMNS),
+            *("F1 better", "F1 worse", "seed"),
+        ),
+        patching_rows,
+        is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
+    ),
+    "patch_sizes": Table(
+        "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
+        "rule, means over the target classes in %; in how many F1 is below that before, and that without a module.",
+        ("patch_sizes",),
+        (
+            *("network", "patched by", "target classes", "kernels %", "FLOPs %", "F1", "others' accuracy"),
+            *("F1 above no module", "below before", "below no module", "seed"),
+        ),
+        patch_size_rows,
+    ),
+    "heuristics": Table(
+        "What the heuristics of the genetic search are worth: best fitness after the first generation, a quarter, half "
+        "and all of them, on the search's validation images.",
+        ("heuristics",),
+        (
+            *("network", "without", "generations", "chromosomes", "ensembles", "fitness, first", "quarter", "half"),
+            *("all", "accuracy %", "kernels %", "distance", "seed", "seconds"),
+        ),
+        heuristic_rows,
+    ),
+}
 
 
 def write_tables(results: Results, folder: Path) -> None:
@@ -48,18 +424,14 @@ def write_tables(results: Results, folder: Path) -> None:
         rows = list(table.rows(results))
         if rows:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
-        if table.is_shown is not None:
-            texts[name] = markdown(results, table, list(filter(table.is_shown, rows)))
+        texts[name] = markdown(results, table, list(filter(table.is_shown, rows)))
     for name, drawing in figures_of(results):
         save_drawing(drawing, folder / "figures" / name)
-    readme, ran = folder / "README.md", results.ran
+    readme = folder / "README.md"
     text = read_text(readme, results.made_by) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
     save_text(readme, filled(text, texts))
-    count = sum(command.line in ran for command in results.commands)
-    print(f"{count} of {len(results.commands)} commands have succeeded; tables in {folder / 'tables'} and {readme}")
-
-
-END = "<!-- end -->"
+    count = len(results.ran.keys() & results.lines)
+    print(f"{count} of {len(results.lines)} commands have succeeded; tables in {folder / 'tables'} and {readme}")
 
 
 def mark(name: str) -> str:
@@ -67,7 +439,7 @@ def mark(name: str) -> str:
     return f"<!-- table: {name} -->"
 
 
-def filled(document: str, texts: dict[str, str]) -> str:
+def filled(document: str, texts: Mapping[str, str]) -> str:
     """A document with every table in its place; a table that has no place is left out."""
     for name, text in texts.items():
         place = re.compile(f"({re.escape(mark(name))}\n).*?({re.escape(END)})", re.DOTALL)
@@ -76,87 +448,13 @@ def filled(document: str, texts: dict[str, str]) -> str:
 
 
 def markdown(results: Results, table: Table, rows: list[Cells]) -> str:
-    """A table, with the command and the machines that made it above, and what it lacks below."""
-    lines, ran = [command.line for command in results.commands if command.table in table.of], results.ran
-    made = dict.fromkeys(f"; {ran[line].machine}" for line in lines if line in ran)
-    lacking = sum(line not in ran for line in lines)
+    """A table, with the command, commits and machines that made it above, and what it lacks below."""
+    lines = [line for line, name in results.lines.items() if name in table.of]
+    runs = [results.ran[line] for line in lines if line in results.ran]
+    made = dict.fromkeys(f"; commit {ran.commit}, {ran.machine}" for ran in runs)
+    lacking = len(lines) - len(runs)
     left_out = f"Left out: {lacking} commands that have not succeeded yet (--list shows them).\n" if lacking else ""
     if not rows:
         return f"**{table.title}** Nothing to show yet.\n\n{left_out}"
     heading = f"**{table.title}** `{results.made_by}`{''.join(made)}\n\n"
     return "\n".join([heading + markdown_table(table.columns, rows), left_out])
-
-
-METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
-TABLES = {
-    "modules": Table(
-        "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
-        "seeds than 0: modules.csv.",
-        ("modules",),
-        (
-            *("network", "modules", "kernels %", "FLOPs %", "strong right", "composed right", "images"),
-            *("points lost", "distance", "AUC mean", "AUC least", *MADE_BY),
-        ),
-        module_rows,
-        is_shown=lambda cells: cells[-len(MADE_BY)] == 0,
-    ),
-    "seeds": Table(
-        "The same over seeds: mean (lowest to highest).",
-        ("modules",),
-        ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
-        seed_rows,
-    ),
-    "patching": Table(
-        "What patching does, on test images: means over the target classes in %, changes in points; in how many F1 "
-        "rose and fell, all / by more than chance (95 %). The other rules: patching.csv; every patch, and the controls "
-        "of every rule: patches.csv.",
-        ("patching",),
-        (
-            *("network", "weak models", "method", "target classes", "images", *METRIC_COLUMNS),
-            *("F1 better", "F1 worse", *MADE_BY),
-        ),
-        patching_rows,
-        is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
-    ),
-    "patches": Table(
-        "Every patch, with its counts and the interval (95 %) of F1's change in points.",
-        ("patching",),
-        (
-            *("network", "weak models", "target class", "name", "epoch", "method", *METRIC_COLUMNS),
-            *("TP", "FP", "FN", "others right", "others", "F1 change low", "F1 change high", *MADE_BY),
-        ),
-        patch_rows,
-        is_shown=None,
-    ),
-    "patch_sizes": Table(
-        "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
-        "rule, means over the target classes in %; in how many F1 is below that before, and that without a module.",
-        ("patch_sizes",),
-        (
-            *("network", "patched by", "target classes", "kernels %", "FLOPs %", "F1", "others' accuracy"),
-            *("F1 above no module", "below before", "below no module", *MADE_BY),
-        ),
-        patch_size_rows,
-    ),
-    "heuristics": Table(
-        "What the heuristics of the genetic search are worth: best fitness after the first generation, a quarter, half "
-        "and all of them, on the search's validation images.",
-        ("heuristics",),
-        (
-            *("network", "without", "generations", "chromosomes", "ensembles", "fitness, first", "quarter", "half"),
-            *("all", "accuracy %", "kernels %", "distance", *MADE_BY),
-        ),
-        heuristic_rows,
-    ),
-    "literature": Table(
-        "Beside the others. The scale differs: published figures, and two of ours, are of full-width networks on a "
-        "GPU, the rest of ours of quarter-width ones and of ResNet-20, with other weak models; so compare signs and "
-        "orders of magnitude there. Accuracies, kept parts and patches in % and points.",
-        ("modules", "patching"),
-        (
-            *("method", "what", "points lost", "kept %", "kept of", "FLOPs %", "distance %", *METRIC_COLUMNS),
-            *("source", "remark"),
-        ),
-        literature_rows,
-    ),
-}

@@ -13,7 +13,7 @@ from modules.fast.lowering import Convolutions, Layer
 from utils.device import has_tiles
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
-# measured by `benchmarks/compare.py convolution`.
+# measured layer by layer, see experiments/results/BENCHMARKS.md.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
 # Of one batch's largest feature map. On the CPU small enough that maps stay in the cache and that their memory is used
 # again instead of asked for anew, which costs more than the convolutions; large enough for the small maps of the deep

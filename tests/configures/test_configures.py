@@ -9,13 +9,13 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from conftest import TOP, Run
+from conftest import Run
 from hypothesis import example, given, settings
 
 import configures
 from configures import base
 from configures.base import Config, known_configurations, load, override
-from configures.setting import SettingError, parse_value
+from configures.setting import SettingError
 from models.files import NetworkSettings
 from models.names import is_own_network
 from models.strong_model import graph_of, strong_model_training
@@ -215,15 +215,6 @@ def test_any_value_in_a_file_is_a_configuration_or_a_setting_error(name: str, va
         assert name in str(error)
 
 
-def test_parse_value_knows_every_kind_of_setting() -> None:
-    assert parse_value("1", bool) is True
-    assert parse_value("FALSE", bool) is False
-    assert parse_value("-3", int) == -3
-    assert parse_value("0.5", float) == 0.5
-    assert parse_value("", tuple[int, ...]) == ()
-    assert parse_value("1,2,", tuple[int, ...]) == (1, 2)
-
-
 @pytest.fixture
 def own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write `configures/NAME.py` as a user does, but in a folder of the test that counts as part of the package."""
@@ -306,7 +297,3 @@ def test_train_on_images_and_a_configuration_of_the_users_own(
     assert (run.exit_code, run.stderr) == (0, "")
     assert "images: 4 train, 2 valid, 6 test; 2 classes" in run.stdout
     assert (root_dir / "data" / "simcnn_x0_0625_own" / "entire_model.pth").exists()
-
-
-def test_nothing_of_this_is_written_to_the_repository() -> None:
-    assert not list(Path(TOP, "configures").glob("*own*"))

@@ -407,15 +407,6 @@ def test_another_number_of_classes_than_configured(dataset_dir: Path) -> None:
         load_split(Config("simcnn", "own", 3))
 
 
-def test_take_and_first() -> None:
-    images = Images(np.arange(4)[:, None], np.arange(4) * 10, IMAGENET)
-    taken = images.take(np.array([3, 1]))
-    assert (taken.pixels[:, 0].tolist(), taken.labels.tolist()) == ([3, 1], [30, 10])
-    assert images.first(0) is images
-    assert images.first(3).labels.tolist() == [0, 10, 20]
-    assert len(images.first(9)) == 4
-
-
 def own_dataset(count: int, classes: int = 3, seed: int = 0, **more: Any) -> Dataset:
     """A dataset of one's own, of random images."""
     random = np.random.default_rng(seed)
@@ -574,14 +565,6 @@ def test_validation_images_have_one_order(dataset_dir: Path) -> None:
         np.testing.assert_array_equal(small["valid"].labels, expected.labels)
     files, order = load_dataset("own").valid, own_validation_order("own", forms[0])
     np.testing.assert_array_equal(files.pixels[order], expected.pixels)
-
-
-def test_a_tree_of_a_published_name_has_the_published_split(dataset_dir: Path) -> None:
-    write_tree(dataset_dir / "cifar10", count=20)
-    whole, parts = load_dataset("cifar10"), load_split(Config("simcnn", "cifar10", 2))
-    order = np.random.default_rng(1009).permutation(40)
-    np.testing.assert_array_equal(parts.train.pixels, whole.train.pixels[order[:32]])
-    np.testing.assert_array_equal(parts.valid.pixels, whole.train.pixels[order[32:]])
 
 
 def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:

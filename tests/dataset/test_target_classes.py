@@ -40,12 +40,6 @@ def test_an_unknown_class_is_refused(text: str) -> None:
         class_number(text, NAMES)
 
 
-def test_a_number_beyond_all_numbers_is_refused() -> None:
-    """Python refuses to read numbers of more than 4,300 digits."""
-    with pytest.raises(UserError, match=r"^--target_class 99+: expected a class from 0 to 2, or its name"):
-        chosen_classes(["9" * 5000], NAMED)
-
-
 def test_the_nearest_names_are_shown() -> None:
     for text, near in (("CAT", "0 (cat), 1 (Cat)"), ("two word", "2 (two words)")):
         with pytest.raises(UserError) as error:

@@ -182,11 +182,6 @@ def test_the_digest_is_of_the_rooms_sources(tmp_path):
     assert sources_digest(tmp_path) != first
 
 
-def test_returned_says_nothing_where_all_went_well():
-    returned = run_task(sample_tasks.scaled, this_node(), np.ones(1), 3)
-    assert returned == Returned(this_node(), np.full(1, 3.0))
-
-
 def test_in_order_gives_each_value_as_soon_as_all_before_it_are_there():
     come: list[int] = []
 

@@ -14,22 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TOP, Run, run_script
-from result_commands import GENETIC, PATCH, Command, commands_of
-from result_figures import heuristics_figure, modules_figure
-from result_log import Results
-from result_rows import (
+from result_tables import (
+    END,
     HEURISTICS,
-    NOT_MADE_HERE,
-    NOTHING,
+    TABLES,
+    Ran,
     Search,
     better_and_worse,
     course,
+    filled,
+    heuristics_figure,
+    mark,
+    modules_figure,
     nearest_rounds,
-    over_seeds,
     patch_sizes,
     read_rows,
+    spread,
 )
-from result_tables import END, TABLES, filled, mark
+from results import Command, commands_of, run_command
 from test_commands import Understood, read_only
 
 from configures.base import load
@@ -39,6 +41,7 @@ from patching.report import PatchedWeakModel, method_entry
 from report.figures import Drawing
 from report.figures_of_trade_off import PatchTradeOff, TradeOff
 from search.genetic.log import Generation
+from utils.artifacts import Artifacts, TableFile
 from utils.errors import UserError
 from utils.tables import csv_table
 
@@ -52,9 +55,9 @@ def test_every_command_is_understood(plan: str, monkeypatch: pytest.MonkeyPatch)
     dataset, tiny = PLANS[plan]
     commands = commands_of(dataset, tiny=tiny)
     assert len({command.line for command in commands}) == len(commands)
-    assert any(command.script == PATCH for command in commands) == (plan != "without weak models")
+    assert any(command.table == "patching" for command in commands) == (plan != "without weak models")
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", read_only)
-    for script, *words in {(command.script, *command.arguments) for command in commands}:
+    for script, *words in {command.words for command in commands}:
         load(words[1], words[3], [value for option, value in itertools.pairwise(words) if option == "--set"])
         monkeypatch.setattr(sys, "argv", [script, *words])
         with pytest.raises(Understood):
@@ -64,10 +67,11 @@ def test_every_command_is_understood(plan: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_module_set_is_made_before_it_is_used() -> None:
     made: set[tuple[str, str, str]] = set()
     for command in commands_of("cifar10"):
-        if "--modules" in command.words:
-            assert (command.root, command.model, command.option("--modules")) in made, command
-        if "--as" in command.words:
-            made.add((command.root, command.model, command.option("--as")))
+        for option, name in itertools.pairwise(command.words):
+            if option == "--modules":
+                assert (command.root, command.model, name) in made, command
+            if option == "--as":
+                made.add((command.root, command.model, name))
 
 
 def test_a_wrong_command_line_is_refused(run_main: Callable[..., Run], root_dir: Path) -> None:
@@ -89,28 +93,31 @@ def test_published_tables_are_written_over_only_when_asked_for(run_main: Callabl
     assert "Nothing to show yet" in text
 
 
-def test_the_log_says_what_was_run(run_main: Callable[..., Run], tmp_path: Path, root_dir: Path) -> None:
+def test_the_log_says_what_was_run(tmp_path: Path, root_dir: Path) -> None:
     """A command of a seed's further root_dir needs the strong model of the first one, and copies it."""
     (script := tmp_path / "script.py").write_text(
         f"import os, sys; open({str(tmp_path / 'ran')!r}, 'a').write(os.environ['CNNMOD_SEED'] + sys.argv[-1])"
     )
-    first = Command("modules", "seed_3", 3, "net", "set", str(script), ("a",))
-    other = replace(first, root="seed_3_other", words=("b",))
-    failing = replace(first, script=str(tmp_path / "missing.py"))
-    results = Results(root_dir / "results", "float32", "python results.py", [other, failing, first])
+    first = Command("modules", "seed_3", 3, "net", (str(script), "--dataset", "set", "a"))
+    other = replace(first, root="seed_3_other", words=(*first.words, "b"))
+    folder, log = root_dir / "results", TableFile(root_dir / "results" / "log.csv", "python results.py", Ran)
+    failing = replace(first, words=(str(tmp_path / "missing.py"),))
     for command, message in ((other, "missing"), (failing, "No such file")):
         with pytest.raises(UserError, match=message):
-            results.run(command)
-    assert results.run(first) == results.ran[first.line].seconds
+            run_command(command, folder, log, "float32")
+    seconds = run_command(first, folder, log, "float32")
+    there, here = (Artifacts(folder / "roots" / root, "net", "set") for root in ("seed_3", "seed_3_other"))
     for file in (model_files.network_settings, model_files.trained_on, model_files.entire_model):
-        path = file(first.artifacts(results.roots)).path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.name)
-    results.run(other)
-    copied = model_files.entire_model(other.artifacts(results.roots)).path
-    assert copied.read_text() == copied.name and (tmp_path / "ran").read_text() == "3a3b"
-    assert [command for command, _ in results.of(str(script))] == [other, first]
-    assert results.ran[other.line].machine.endswith(", float32")
+        file(there).path.parent.mkdir(parents=True, exist_ok=True)
+        file(there).path.write_text(file(there).path.name)
+    run_command(other, folder, log, "float32")
+    assert model_files.entire_model(here).path.read_text() == model_files.entire_model(here).path.name
+    assert (tmp_path / "ran").read_text() == "3a3b"
+    assert [(row.line, row.machine.split(", ")[-1]) for row in log.load()] == [
+        (first.line, "float32"),
+        (other.line, "float32"),
+    ]
+    assert log.load()[0].seconds == seconds
 
 
 # The tables
@@ -129,6 +136,7 @@ def test_the_rounds_nearest_to_a_share_are_shown() -> None:
     of_gradient = {"gradient, keep 60%": 1, "gradient, keep 45%": 2, "gradient, keep 29.99%": 4}
     assert found == {**of_gradient, "fine-tuned, keep_30_tuned": 5, "genetic, 20 generations": 9}
     assert list(dict(nearest_rounds(points[5:6]))) == ["fine-tuned, keep_30_tuned"]
+    assert spread([91.0, 93.0]) == "92.00 (91.00 to 93.00)"
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -142,19 +150,15 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
             read_rows(path, TradeOff, "python make.py")
 
 
-def weak_model(number: int, right: int, interval: tuple[float, float]) -> PatchedWeakModel:
-    """One whose target class gets 50 of 100 images right before, and `right` after."""
-    change = Change(interval, interval, interval, (0.0, 0.0), 1.0)
-    methods = {
-        "before": method_entry(np.array([[90, 10], [50, 50]])),
-        "learned": method_entry(np.array([[90, 10], [100 - right, right]]), None, [change]),
-    }
-    return PatchedWeakModel(("a", "b"), (1,), 200, methods, target_classes=(number,))
-
-
 def test_patches_that_help_and_harm_are_counted() -> None:
-    models = [weak_model(0, 70, (0.1, 0.3)), weak_model(1, 52, (-0.1, 0.2)), weak_model(2, 20, (-0.4, -0.1))]
-    assert better_and_worse([*models, weak_model(3, 50, (0.0, 0.0))], "learned") == ["2 / 1", "1 / 1"]
+    """Of target classes with 50 of 100 images right before the patch."""
+    models = []
+    for number, right, interval in ((0, 70, (0.1, 0.3)), (1, 52, (-0.1, 0.2)), (2, 20, (-0.4, -0.1)), (3, 50, (0, 0))):
+        change = Change(interval, interval, interval, (0.0, 0.0), 1.0)
+        learned = method_entry(np.array([[90, 10], [100 - right, right]]), None, [change])
+        methods = {"before": method_entry(np.array([[90, 10], [50, 50]])), "learned": learned}
+        models.append(PatchedWeakModel(("a", "b"), (1,), 200, methods, target_classes=(number,)))
+    assert better_and_worse(models, "learned") == ["2 / 1", "1 / 1"]
 
 
 def test_small_modules_are_compared_with_none() -> None:
@@ -167,24 +171,20 @@ def test_small_modules_are_compared_with_none() -> None:
     assert row == ["gradient, 20%", 2, "20.0", "10.0", "57.5", "75.0", "+7.5", 0, 1]
 
 
+def generation(number: int, fitness: float) -> Generation:
+    return Generation(number, 0.8, 0.4, fitness, 0.6, 0.5, 10, 100, (0, 1), 2.0)
+
+
 def test_the_course_of_a_search() -> None:
     rows = [generation(number, fitness) for number, fitness in enumerate((0.1, 0.3, 0.2, 0.4, 0.5))]
     assert course(rows) == ["0.1000", "0.3000", "0.3000", "0.5000", "80.00", "60.0", "0.4000"]
     assert course(rows[:1])[:4] == ["0.1000"] * 4
 
 
-def generation(number: int, fitness: float) -> Generation:
-    return Generation(number, 0.8, 0.4, fitness, 0.6, 0.5, 10, 100, (0, 1), 2.0)
-
-
-def genetic(root: str) -> Command:
-    return Command("heuristics", root, 0, "simcnn_x0_25", "digits_5", GENETIC, ())
-
-
 def test_the_figure_of_the_heuristics() -> None:
     searches = [
-        Search(genetic(root), None, [generation(0, 0.1), generation(1, end)], np.array([50, 92]))
-        for root, end in (("seed_0", 0.5), ("seed_0_random_survivors", 0.05))
+        Search("net", 0, without, [generation(0, 0.1), generation(1, end)], np.array([50, 92]))
+        for without, end in (("nothing", 0.5), ("pruning by accuracy", 0.05))
     ]
     drawing = heuristics_figure(searches)
     assert legend_of(drawing) == ["all heuristics", "without pruning by accuracy"]
@@ -195,9 +195,8 @@ def test_the_figure_of_the_heuristics() -> None:
 def test_the_figure_of_the_modules() -> None:
     """A seed without a genetic search next to one with it: the legend names each network's way once."""
     points = [trade_off(0.6, 0.5), trade_off(0.4, 0.9), trade_off(0.3, 3.0)]
-    searched = [(genetic("seed_0"), points), (genetic("seed_1"), [*points, trade_off(0.7, 4.0, "genetic")])]
-    drawing = modules_figure(searched)
-    assert legend_of(drawing) == ["simcnn_x0_25, gradient", "simcnn_x0_25, genetic"]
+    drawing = modules_figure([("net", 0, points), ("net", 1, [*points, trade_off(0.7, 4.0, "genetic")])])
+    assert legend_of(drawing) == ["net, gradient", "net, genetic"]
     assert [row[-1] for row in drawing.rows] == [3.0, 0.9, 0.5, 3.0, 0.9, 0.5, 4.0]
     assert drawing.finding.count("with at most one point lost, 40.0% of the kernels are kept (gradient).") == 2
 
@@ -207,32 +206,14 @@ def legend_of(drawing: Drawing) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_seeds_are_put_together() -> None:
-    points = [("net", "genetic", trade_off(0.6, 1.0)), ("net", "genetic", trade_off(0.7, 3.0))]
-    (row,) = over_seeds([*points, ("other", "genetic", trade_off(0.5, 2.0))])
-    assert row == ["net", "genetic", 2, "65.0", "92.00 (91.00 to 93.00)", "2.00 (1.00 to 3.00)"]
-
-
 def test_a_document_gets_its_tables() -> None:
     document = f"before\n{mark('a')}\nold\n{END}\nbetween\n{mark('b')}\n{END}\n"
     once = filled(document, {"a": "| \\1 |\n", "c": "nowhere\n"})
     assert once == f"before\n{mark('a')}\n| \\1 |\n{END}\nbetween\n{mark('b')}\n{END}\n"
     assert filled(once, {"a": "| \\1 |\n"}) == once
-
-
-def test_the_document_of_the_results_has_a_place_for_every_table() -> None:
     text = (TOP / "experiments" / "results" / "README.md").read_text(encoding="utf-8")
-    assert [name for name in TABLES if mark(name) in text] == [name for name in TABLES if TABLES[name].is_shown]
-    assert text.count("<!-- table: ") == text.count(END)
-
-
-@pytest.mark.parametrize("path", NOT_MADE_HERE, ids=lambda path: path.stem)
-def test_figures_that_are_not_made_here_have_a_source(path: Path) -> None:
-    for values in table_of(path):
-        assert tuple(values) == TABLES["literature"].columns
-        assert values["source"], values
-        for name in ("points lost", "kept %", "FLOPs %", "distance %", "precision", "recall", "F1", "others' accuracy"):
-            assert not values[name] or math.isfinite(float(values[name])), values
+    assert [name for name in TABLES if mark(name) in text] == list(TABLES)
+    assert text.count("<!-- table: ") == text.count(END) == len(TABLES)
 
 
 # All of it
@@ -254,8 +235,7 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     assert set(methods[5:]) <= {"fine-tuned"}  # only those sets that are better than before
     assert all(0 < float(row["kernels %"]) < 100 and 0 < float(row["AUC least"]) <= 1 for row in rows["modules"])
     assert {row["weak models"] for row in rows["patching"]} == {"overly simple", "overfitted", "underfitted"}
-    assert {row["target class"] for row in rows["patches"]} == set("01234")
-    assert {row["without"] for row in rows["heuristics"]} == {NOTHING, *HEURISTICS.values()}
+    assert {row["without"] for row in rows["heuristics"]} == {"nothing", *(words for _, words in HEURISTICS.values())}
     drawn = {path.stem.removesuffix("_simcnn_x0_25") for path in (folder / "figures").glob("*.png")}
     assert drawn == {"modules", "patch_weak", "patch_overfitted", "patch_underfitted", "patch_sizes", "heuristics"}
     assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "gradient, 20%", "gradient, 10%"}

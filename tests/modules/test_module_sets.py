@@ -70,7 +70,7 @@ def test_one_class_and_several_are_read_as_they_were_written(config, artifacts, 
     record = again.record
     assert (record.image_side, record.resize, record.mean, record.std) == (32, "stretch", config.mean, config.std)
     assert set(record.files) == {path.name for path in again.folder.iterdir()} - {"set.json"}
-    assert {"date", "torch", "processor"} <= set(record.made_with)
+    assert {"date", "commit", "torch", "processor"} <= set(record.made_with)
 
 
 def test_a_set_is_never_changed(config, artifacts):

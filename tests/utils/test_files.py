@@ -108,18 +108,6 @@ def test_a_flipped_length_does_not_take_the_checksum_for_values(tmp_path: Path) 
         load_array(path, dtype="float32", shape=(None, 2), made_by=MAKER)
 
 
-@pytest.mark.slow
-def test_every_single_flipped_bit_of_a_small_array_is_found(tmp_path: Path) -> None:
-    path, array = tmp_path / "a.npy", np.arange(3, dtype=np.float32)
-    save_array(path, array)
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        for bit in range(8):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
-            with pytest.raises(UserError, match="cannot use"):
-                load(path, array)
-
-
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -223,17 +211,6 @@ def test_a_file_with_a_large_hole_is_refused_without_reading_it(tmp_path: Path) 
         load_array(path, dtype="float32", shape=(3,), made_by=MAKER)
 
 
-@SAME_FOLDER
-@given(content=st.binary(max_size=300), keep_magic=st.booleans())
-def test_random_bytes_are_no_array_and_no_checkpoint(tmp_path: Path, content: bytes, keep_magic: bool) -> None:
-    path = tmp_path / "a"
-    path.write_bytes((b"\x93NUMPY\1\0" if keep_magic else b"") + content)
-    with pytest.raises(UserError):
-        load_array(path, dtype="float32", shape=(None,), made_by=MAKER)
-    with pytest.raises(UserError):
-        load_checkpoint(path, MAKER)
-
-
 STATE = {"a": torch.arange(5.0), "b": torch.ones(2, 3), "epoch": 3}
 
 
@@ -261,16 +238,6 @@ def test_any_cut_or_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, data: s
     path.write_bytes(data.draw(damaged(save_small_checkpoint(path))))
     with pytest.raises(UserError, match=f"cannot use .*c.pth: not a checkpoint that loads safely: .*{MAKER}"):
         load_checkpoint(path, MAKER)
-
-
-@pytest.mark.long
-def test_every_single_flipped_byte_of_a_checkpoint_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "c.pth"
-    whole = save_small_checkpoint(path)
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        with pytest.raises(UserError, match="cannot use"):
-            load_checkpoint(path, MAKER)
 
 
 class Hostile:

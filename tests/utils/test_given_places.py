@@ -7,7 +7,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.files import check_writable
-from utils.given_places import check_place, check_places_differ, written_aside
+from utils.given_places import check_place, check_places_differ, check_room, readable, written_aside
 
 
 def is_ours(path: Path) -> bool:
@@ -21,41 +21,20 @@ def test_a_new_place_and_a_file_of_ours_are_taken(tmp_path: Path) -> None:
     check_place("--save", tmp_path / "old.py", is_ours)
 
 
-def folder_there(path: Path) -> None:
-    path.mkdir()
-
-
-def other_file(path: Path) -> None:
-    path.write_bytes(b"somebody's")
-
-
-def empty_file(path: Path) -> None:
-    path.touch()
-
-
-def pipe(path: Path) -> None:
-    os.mkfifo(path)  # reading it would wait forever
-
-
-def link_to_ours(path: Path) -> None:
-    (path.parent / "target.py").write_bytes(b"ours")
-    path.symlink_to("target.py")
-
-
-def dangling_link(path: Path) -> None:
-    path.symlink_to("nowhere.py")
+NOT_OURS = "not a file that this option wrote: give another name, or move it away"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (folder_there, "is there, and is a folder"),
-        (other_file, "not a file that this option wrote: give another name, or move it away"),
-        (empty_file, "not a file that this option wrote"),
-        pytest.param(pipe, "not a file that this option wrote", marks=pytest.mark.skipif(os.name == "nt", reason="")),
-        (link_to_ours, "is a link"),
-        (dangling_link, "is a link"),
+        (Path.mkdir, "is there, and is a folder"),
+        (lambda path: path.write_bytes(b"somebody's"), NOT_OURS),
+        (Path.touch, NOT_OURS),
+        pytest.param(os.mkfifo, NOT_OURS, marks=pytest.mark.skipif(os.name == "nt", reason="")),  # read, it would wait
+        (lambda path: (path.with_name("b.py").write_bytes(b"ours"), path.symlink_to("b.py")), "is a link"),
+        (lambda path: path.symlink_to("nowhere.py"), "is a link"),
     ],
+    ids=["folder", "other file", "empty file", "pipe", "link to ours", "dangling link"],
 )
 def test_what_is_not_ours_is_refused(tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "a.py")
@@ -108,3 +87,15 @@ def test_asking_whether_a_folder_can_be_written_changes_nothing(tmp_path: Path) 
     check_writable(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writable", "writable"]
     assert (tmp_path / ".writable").read_text() == "a user's"
+
+
+def test_too_little_room_is_refused_with_the_advice(tmp_path: Path) -> None:
+    check_room(tmp_path / "not" / "there" / "yet", 1, "write less")
+    with pytest.raises(UserError, match=r"1048576\.0 GiB are needed, .* are free: write less, or make room"):
+        check_room(tmp_path, 2**50, "write less")
+
+
+def test_bytes_for_people() -> None:
+    assert readable(3 * 2**29) == "1.5 GiB"
+    assert readable(3 * 2**19) == "1.5 MiB"
+    assert readable(2**19 + 1) == "513 KiB"

@@ -1,14 +1,17 @@
-"""Processes that work together fail together, and none is left behind."""
+"""Processes that work together fail together, and none is left behind; waiting says what for, and ends."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import global_configure
 from utils import processes
-from utils.errors import UserError
-from utils.processes import ProcessGroup, complaint
+from utils.errors import UserError, WaitedTooLong
+from utils.processes import ProcessGroup, Stopped, complaint, is_stopped, wait_until
 
 SCRIPT = """
 import os, signal, sys, time
@@ -115,3 +118,72 @@ def test_an_earlier_run_is_not_quoted(script: Path, tmp_path: Path) -> None:
         group.start("bad", script, ["killed"])
         group.wait(lambda: None)
     assert (tmp_path / "bad.log").read_text() == "an earlier run\n"
+
+
+# Stopped processes, and waiting
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux's /proc")
+def test_a_stopped_process_is_mentioned_once_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        stopped, named = Stopped(), {"explorer_0": process.pid}
+        assert stopped.news(named) == [] and not is_stopped(process.pid)
+        for turn in range(2):
+            process.send_signal(19)
+            while not is_stopped(process.pid):
+                time.sleep(0.01)
+            assert stopped.news(named) == []
+            clock[0] += 6
+            (line,) = stopped.news(named)
+            assert line.startswith(f"explorer_0 (pid {process.pid}) is stopped: `kill -CONT {process.pid}` continues")
+            clock[0] += 600
+            assert stopped.news(named) == []
+            process.send_signal(18)
+            while is_stopped(process.pid):
+                time.sleep(0.01)
+            assert stopped.news(named) == [], turn
+    finally:
+        process.kill()
+        process.wait()
+    assert not is_stopped(process.pid)
+
+
+def test_returns_when_it_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = iter([False, False, True])
+    wait_until(lambda: next(answers), lambda: "a file")
+    assert list(answers) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_says_what_it_waits_for_and_gives_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(global_configure, "wait_limit", 130)
+    with pytest.raises(
+        WaitedTooLong, match=r"waited 13\d s for a file \(command\); see to that, then type the same command again"
+    ):
+        wait_until(lambda: False, lambda: "a file (command)")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(", ", 1)[0] for line in lines] == ["waiting for a file (command)"] * 3
+    assert [int(line.rsplit(", ", 1)[1].split()[0]) // 5 * 5 for line in lines] == [5, 65, 125]
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+def test_a_clock_that_jumps_neither_ends_nor_prolongs_a_wait(jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(global_configure, "wait_limit", 1)
+    clock = time.time
+    answers = iter([False] * 5 + [True])
+
+    def look() -> bool:
+        monkeypatch.setattr(time, "time", lambda: clock() + jump)
+        return next(answers)
+
+    wait_until(look, lambda: "a file")
+    start = time.monotonic()
+    with pytest.raises(WaitedTooLong):
+        wait_until(lambda: False, lambda: "a file")
+    assert time.monotonic() - start < 30

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_script
 
 import global_configure
 from configures.setting import SettingError
@@ -147,13 +146,6 @@ def test_torchs_compiler_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> Non
     assert through_compiler(network) is network and told == []
     make_deterministic(0)
     assert through_compiler(network) is network and told == [True]
-
-
-@pytest.mark.long
-def test_an_environment_variable_that_cannot_be(root_dir: Path) -> None:
-    command = ["--model", "simcnn_x0_25", "--dataset", "digits"]
-    refused = run_script("train.py", *command, root=root_dir, env={"CNNMOD_DEVICE": "cuda:99"})
-    refused.refused("device cuda:99 cannot be used: ")
 
 
 @pytest.mark.slow
