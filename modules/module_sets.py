@@ -209,13 +209,13 @@ def save_set(
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
     modules = extract_modules(strong, masks, targets, weights)
     if weights is None and any(has_batch_norm(module.program) for module in modules):
-        modules = _with_the_better_statistics(strong, modules, targets, split, stage.device)
+        modules = with_better_statistics(strong, modules, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
 
 
-def _with_the_better_statistics(
+def with_better_statistics(
     strong: Graph, modules: list[GraphNetwork], target_classes: Sequence[int], split: Split, device: torch.device
 ) -> list[GraphNetwork]:
     """Modules whose batch norms have the strong model's statistics, or their own: which classify better on `valid`.

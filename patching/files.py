@@ -84,6 +84,13 @@ def trade_off(artifacts: Artifacts, kind: WeakKind, part: str) -> Path:
     return weak_models_folder(artifacts, kind) / f"patch_trade_off_{part}.csv"
 
 
+def baselines(artifacts: Artifacts, modules: str, kind: WeakKind, target_class: int, epoch: int) -> JsonFile:
+    """A patch compared with what a user may do instead."""
+    path = weak_model_folder(artifacts, kind, target_class) / f"baselines_{modules}_epoch_{epoch}.json"
+    command = artifacts.command("experiments/trade_off/patch_baselines.py", "--exp_type", kind.option)
+    return JsonFile(path, command)
+
+
 def own_report(artifacts: Artifacts, name: str) -> RecordFile[PatchedWeakModel]:
     """What a patch of a weak model that was not made here did, and its rule."""
     path = _own_folder(artifacts) / f"{name}.json"

@@ -42,14 +42,20 @@ def train_from_command_line(documentation: str | None, kind: WeakKind) -> None:
     config = stage.config
     target_classes = chosen_classes([arguments.target_class], config)
     data = load_patch_data(config, image_order(stage.artifacts))
-    epochs, batch_size, rate = (getattr(config, f"{kind}_{name}") for name in ("epochs", "batch_size", "learning_rate"))
-    settings = TrainingSettings(epochs=epochs, batch_size=batch_size, learning_rate=rate)
-    if kind is WeakKind.SIMPLE:
-        regularised = {name: getattr(config, name) for name in ("momentum", "weight_decay", "mirror")}
-        settings = dataclasses.replace(settings, augmented=config.weak_augmented, **regularised)
+    settings = weak_settings(config, kind)
     print(f"weak model: {config.weak_model if kind is WeakKind.SIMPLE else f'{config.model}, poorly fitted'}")
     with chosen_engine(arguments, stage.device) as engine:
         train_weak_models(stage, kind, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
+
+
+def weak_settings(config: Config, kind: WeakKind) -> TrainingSettings:
+    """The settings of the training of weak models of a kind, as the configuration has them."""
+    epochs, batch_size, rate = (getattr(config, f"{kind}_{name}") for name in ("epochs", "batch_size", "learning_rate"))
+    settings = TrainingSettings(epochs=epochs, batch_size=batch_size, learning_rate=rate)
+    if kind is not WeakKind.SIMPLE:
+        return settings
+    regularised = {name: getattr(config, name) for name in ("momentum", "weight_decay", "mirror")}
+    return dataclasses.replace(settings, augmented=config.weak_augmented, **regularised)
 
 
 def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:

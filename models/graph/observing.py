@@ -29,7 +29,9 @@ class Observed:
     units: np.ndarray  # (m,) at these places
 
 
-def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def unit_norms(
+    graph: Graph, images: Tensor, factors: Tensor | None = None, of_value: Callable[[Tensor], Tensor] = torch.abs
+) -> tuple[Tensor, Tensor]:
     """Logits (n, classes), and each unit's L1 norm on each image (n, units) float32.
 
     A unit of several channels has the sum of their norms.
@@ -38,6 +40,7 @@ def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> t
         graph: whose units.
         images: (n, channels, side, side), as of `Graph.forward`.
         factors: likewise.
+        of_value: what is summed over a map, of its values; by default their absolute values.
     """
     norms = torch.zeros(len(images), graph.num_units, device=images.device)
 
@@ -45,7 +48,7 @@ def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> t
         def enter(value: Tensor) -> None:
             for part in observed:
                 pixels = [dim for dim in range(1, value.dim()) if dim != part.dim]
-                sums = value.abs().float()
+                sums = of_value(value).float()
                 sums = sums.sum(pixels) if pixels else sums
                 places, units = (torch.as_tensor(index, device=value.device) for index in (part.places, part.units))
                 norms.index_add_(1, units, sums.index_select(1, places))

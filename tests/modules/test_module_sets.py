@@ -366,7 +366,7 @@ def test_batch_norms_have_the_statistics_that_classify_better(capsys, modules_ar
                 if name.endswith("running_mean"):
                     value += 2 * torch.randn(8)
     split = Split(NAMES[:3], usual if modules_are_wrong else others, valid, valid)
-    chosen = module_sets._with_the_better_statistics(strong, modules, range(3), split, CPU)
+    chosen = module_sets.with_better_statistics(strong, modules, range(3), split, CPU)
     assert (chosen is modules) != modules_are_wrong
     right = int((predict(ComposedModel(chosen), usual, CPU).argmax(1).numpy() == labels).sum())
     assert right >= 299 and f"{right} " in capsys.readouterr().out

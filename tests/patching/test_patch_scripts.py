@@ -352,3 +352,24 @@ def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
     done.refused("are needed", "1.0 MiB are free", "--keep_every")
     assert not patch_files.weak_models_folder(artifacts_of(own_root), WeakKind.POOR).exists()
+
+
+def test_baselines_have_the_patchs_own_figures_and_a_cost(own_root, run_main, applied):
+    command = ("experiments/trade_off/patch_baselines.py", *COMMON, "--target_class", 2, 4, "--epochs")
+    run_main(*command, 0, root=own_root).refused("--epochs 0: expected at least 1")
+    done = run_main(*command, 1, root=own_root)
+    assert done.exit_code == 0 and "mean over 2 target classes" in done.stdout, done
+    (path,) = (patch_files.weak_model_folder(artifacts_of(own_root), SIMPLE, 2)).glob(f"baselines_{SET}_epoch_*.json")
+    ways = json.loads(path.read_text())["ways"]
+    report = patch_files.report(artifacts_of(own_root), SET, SIMPLE, 2, int(path.stem.split("_")[-1]), "learned").load()
+    for name, method in (
+        ("patch (learned rule)", "learned"),
+        ("weak model as it is", "before"),
+        ("no module (learned rule)", "control: learned, no module"),
+        ("whole strong model (learned rule)", "control: learned, whole strong model"),
+    ):
+        assert ways[name]["confusion_matrix"] == report.methods[method]["confusion_matrix"], name
+    assert ways["patch (learned rule)"]["patch_minus_this"]["f1"] == [0, 0]
+    flops = [ways[name]["flops_per_image"] for name in ("fine-tuned", "patch (learned rule)", "stacking, all logits")]
+    assert flops == sorted(flops) and flops[0] == ways["label shift"]["flops_per_image"]
+    assert ways["fine-tuned"]["fit_flops"] > ways["fine-tuned, last layer"]["fit_flops"] > 0 == flops[0] % 1
