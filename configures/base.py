@@ -93,6 +93,11 @@ class Config:
     )
 
     # Training of the strong model
+    crop: Literal["shifted", "resized"] = training(
+        "shifted",
+        "Random crops of training images: `shifted` by up to 4 pixels; or `resized`: a quarter of the image or more, "
+        "enlarged to the whole, for images of many pixels.",
+    )
     epochs: Count = training(200, "Passes over the training images.")
     batch_size: Count = training(128, "Images per training step.")
     learning_rate: Positive = training(0.01, "The SGD step size (the largest one of a one_cycle schedule).")

@@ -24,7 +24,6 @@ from search.genetic.ranks import output_levels
 from utils.device import core_threads, num_cores
 from utils.seeds import generator
 
-
 OTHERS_AT_ONCE = 16  # classes whose masks are compared with those of one: bounds the memory
 
 
