@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import global_configure
-from dataset.images import normalise, to_device
+from dataset.images import PreparedImages, prepared
 from dataset.target_classes import HELP, chosen_classes
 from models.graph import Graph
 from models.opening import open_stage, stage_parser
@@ -53,8 +53,7 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     search.record_settings()
     dtype = search.dtype
     say_what_torch_runs(strong, dtype, stage.device)
-    pixels, _ = to_device(search.images, stage.device)
-    images = normalise(pixels, search.images.normalisation, dtype)
+    images = prepared(search.images, stage.device, dtype)
 
     if checkpoint is not None:
         search.check_checkpoint(checkpoint)
@@ -82,7 +81,9 @@ def explore(search: GeneticSearch, target_classes: list[int], checkpoint: int | 
     say(f"class {' '.join(map(str, target_classes))}: nothing left to explore{over}")
 
 
-def evolve(search: GeneticSearch, strong: Graph, images: Tensor, target_class: int, generation: int) -> None:
+def evolve(
+    search: GeneticSearch, strong: Graph, images: Tensor | PreparedImages, target_class: int, generation: int
+) -> None:
     """Write one generation's population and outputs, as far as they are not there, and whole, yet."""
     masks = search.breed(generation, target_class)
     are_there, known = known_outputs(search, generation, target_class, masks)

@@ -203,7 +203,7 @@ def tournament(
             num_scored += len(ensembles)
             accuracies = ensemble_accuracies(outputs, labels, classes, ensembles)
             best_first = sorted(range(len(ensembles)), key=lambda index: -accuracies[index])
-            threshold = rules.thresholds.get(len(classes), 0.0)
+            threshold = rules.threshold(len(classes))
             passing = sum(accuracy >= threshold for accuracy in accuracies)
             chosen = best_first[: min(max(passing, rules.survivors_min), rules.survivors_max)]
             if protected is not None:

@@ -93,6 +93,11 @@ class Config:
     )
 
     # Training of the strong model
+    crop: Literal["shifted", "resized"] = training(
+        "shifted",
+        "Random crops of training images: `shifted` by up to 4 pixels; or `resized`: a quarter of the image or more, "
+        "enlarged to the whole, for images of many pixels.",
+    )
     epochs: Count = training(200, "Passes over the training images.")
     batch_size: Count = training(128, "Images per training step.")
     learning_rate: Positive = training(0.01, "The SGD step size (the largest one of a one_cycle schedule).")
@@ -151,7 +156,8 @@ class Config:
     search_images: Whole = genetic(0, "How many validation images the search scores on; 0 = all.")
     accuracy_thresholds: Thresholds = genetic(
         ((2, 0.95), (4, 0.95), (8, 0.85), (10, 0.80)),
-        "The accuracy that lets an ensemble of so many classes survive a round.",
+        "The accuracy that lets an ensemble of that many classes survive a round; the pair with the most classes also "
+        "applies to larger ensembles.",
     )
     survivors_min: Count = genetic(50, "Ensembles that survive a tournament round at the least.")
     survivors_max: int = genetic(500, "Ensembles that survive a tournament round at the most.")

@@ -3,10 +3,13 @@
 import contextlib
 import http.client
 import io
+import math
 import os
 import shutil
 import tarfile
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,16 +22,20 @@ from configures.base import Config
 from dataset.class_folders import ClassFolders, describe, find_class_folders, listed
 from dataset.file_trees import open_tree
 from dataset.image_files import FORMATS, SIDE, DecodedImage, Resize, decode_image, grey_to_rgb
+from dataset.image_hashes import hash_of
 from dataset.images import Dataset, Images, Normalisation
+from dataset.pixels import PixelsOnDisk, is_large, read_images
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.artifacts import load_json, save_json
 from utils.errors import UserError, reason
-from utils.files import damaged, load_array, save_array
+from utils.files import check_writable, damaged, load_array, save_array
+from utils.given_places import check_room
 from utils.progress import progress, say
 
 PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the published one
 PARTS_OF_PUBLISHED = ["train", "test"]
 FACTS_OF_TREES = {"parts", "grey_bits"}  # in a tree's description: which parts there are, and `Decoded.grey_bits`
+DECODED_AHEAD = 512  # images that may wait to be put in their place
 LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
 
 
@@ -73,7 +80,7 @@ def _decoded_folder(name: str, side: int, resize: Resize) -> Path:
         return folder
     tree = find_class_folders(dataset_dir, name)
     if tree is not None:
-        _decode_once(folder, tree.fingerprint, lambda: _decode_tree(name, tree, side, resize))
+        _decode_once(folder, tree.fingerprint, lambda: _decode_tree(name, tree, folder, side, resize))
         return folder
     if (folder / "description.json").exists():  # decoded earlier, its source moved away since
         return folder
@@ -120,9 +127,9 @@ def _decoded(arrays: Arrays) -> Decoded:
     return Decoded(classes, dict(zip(PARTS_OF_PUBLISHED, parts, strict=True)))
 
 
-def _decode_tree(name: str, tree: ClassFolders, side: int, resize: Resize) -> Decoded:
+def _decode_tree(name: str, tree: ClassFolders, folder: Path, side: int, resize: Resize) -> Decoded:
     """The images of a tree; prints what is passed over, and how grey images of 16 bits are scaled."""
-    decoded = decode(tree, side, resize)
+    decoded = decode(tree, side, resize, folder)
     if tree.passed_over:
         print(f"{name}: passed over in {tree.path}: {describe(tree.passed_over)}", flush=True)
     if decoded.grey_bits > 8:
@@ -131,8 +138,11 @@ def _decode_tree(name: str, tree: ClassFolders, side: int, resize: Resize) -> De
     return decoded
 
 
-def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> Decoded:
-    """All images of a tree. Raises UserError naming those that are broken, too large, or without a stated range."""
+def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", folder: Path | None = None) -> Decoded:
+    """All images of a tree. Raises UserError naming those that are broken, too large, or without a stated range.
+
+    A part whose pixels are too many for memory is decoded into a file without a name in the `folder`.
+    """
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
     colour_bits: set[int] = set()
@@ -141,8 +151,15 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> 
         warnings.simplefilter("ignore")  # Pillow's remarks on images that it reads all the same
         for part, images in tree.images.items():
             names = [name for name, _ in images]
-            pixels = np.empty((len(images), side, side, 3), np.uint8)
-            decoded = pool.map(lambda name: _decode_named(name, read, side, resize), names)
+            pixels = _room_for((len(images), side, side, 3), folder)
+            starts = range(0, len(names), DECODED_AHEAD)
+            decoded = (
+                image
+                for start in starts
+                for image in pool.map(
+                    lambda name: _decode_named(name, read, side, resize), names[start : start + DECODED_AHEAD]
+                )
+            )
             counted = progress(decoded, f"{tree.path.name} {part}, images", len(names))
             for place, image in zip(pixels, counted, strict=True):
                 if isinstance(image, str):
@@ -166,6 +183,15 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch") -> 
     for place, image in deep:
         place[:] = grey_to_rgb(image.pixels, grey_bits)
     return Decoded(tree.classes, parts, grey_bits)
+
+
+def _room_for(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    """An array of bytes to fill: in memory, or, of a large one, on the disk of a folder."""
+    if folder is None or not is_large(math.prod(shape)):
+        return np.empty(shape, np.uint8)
+    check_writable(folder)
+    check_room(folder, 2 * math.prod(shape), f"images of {shape[1]} pixels a side are many bytes")  # and once more
+    return np.memmap(tempfile.TemporaryFile(dir=folder), np.uint8, "w+", shape=shape)
 
 
 def _decode_named(
@@ -209,7 +235,9 @@ def _described_fingerprint(description: Path) -> str | None:
     return str(content["fingerprint"]) if known else ""
 
 
-def _open_decoded(folder: Path, side: int) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
+def _open_decoded(
+    folder: Path, side: int
+) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray | PixelsOnDisk, np.ndarray]]]:
     """The classes, and per part the pixels, memory-mapped, and the labels."""
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
@@ -224,11 +252,49 @@ def _open_decoded(folder: Path, side: int) -> tuple[tuple[str, ...], dict[str, t
     parts = {}
     for part in there:
         labels = load_array(folder / f"{part}_labels.npy", dtype=np.int64, shape=(None,), made_by=again)
-        path, shape = folder / f"{part}_images.npy", (len(labels), side, side, 3)
-        parts[part] = load_array(path, dtype=np.uint8, shape=shape, made_by=again, memory_map=True), labels
+        parts[part] = _open_pixels(folder, part, (len(labels), side, side, 3), again), labels
         if not set(labels.tolist()) <= set(range(len(classes))):
             raise damaged(description, again, f"{len(classes)} classes, and labels up to {labels.max()}")
     return classes, parts
+
+
+def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) -> np.ndarray | PixelsOnDisk:
+    """The pixels of a part, memory-mapped; where they are too many for memory, with what tells each image.
+
+    What reads all of them is done once, and again where the file's size or time of change is another one.
+    """
+    path, stamp_file = folder / f"{part}_images.npy", folder / f"{part}_compared.json"
+    stamp: dict[str, int] = {}
+    with contextlib.suppress(OSError):  # `load_array` says why
+        status = path.stat()
+        stamp = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "split_seed": global_configure.split_seed}
+    known = False
+    with contextlib.suppress(UserError):
+        known = load_json(stamp_file, made_by) == stamp
+    pixels = load_array(path, dtype=np.uint8, shape=shape, made_by=made_by, memory_map=True, is_compared=known)
+    on_disk, digests = is_large(pixels.nbytes), None
+    digests_file = folder / f"{part}_digests.npy"
+    with contextlib.suppress(UserError):
+        if on_disk and known:
+            digests = load_array(digests_file, dtype=np.uint64, shape=(len(pixels), 2), made_by=made_by)
+    with contextlib.suppress(UserError):  # on a disk that is read only, all is computed each time
+        if on_disk and digests is None:
+            digests = _digests_of(pixels)
+            save_array(digests_file, digests)
+        if not known:
+            save_json(stamp_file, stamp)
+    if digests is None:
+        return pixels
+    return PixelsOnDisk(pixels, np.arange(len(pixels)), digests[:, 0].astype(np.uint32), digests[:, 1].copy())
+
+
+def _digests_of(pixels: np.memmap) -> np.ndarray:
+    """Of each image its CRC-32 and its hash, (n, 2) uint64."""
+    digests = np.empty((len(pixels), 2), np.uint64)
+    for number in progress(range(len(pixels)), "checksums of images"):
+        (image,) = read_images(pixels, np.array([number]))
+        digests[number] = zlib.crc32(image), hash_of(image.tobytes(), global_configure.split_seed)
+    return digests
 
 
 def _decode_official(name: str, dataset_dir: Path, folder: Path, side: int, *, download: bool) -> bool:

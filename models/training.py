@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.images import Images, Normalisation, augment, normalise, to_device
+from dataset.images import Crop, Images, Normalisation, PixelsOnDevice, augment, normalise, to_device
 from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, processor_and_instructions, through_compiler
 from utils.errors import UserError, reason
+from utils.estimate import Estimate
 from utils.files import damaged
 from utils.progress import say, steps
 from utils.recorded_settings import differences
@@ -36,6 +37,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     augmented: bool = False
     mirror: bool = False
+    crop: Crop = "shifted"
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,26 @@ def train(
     )
     training = Training([], -1, {})
     images = [train_images.fingerprint, valid_images.fingerprint]
-    description = {**asdict(settings), "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
+    made_of = asdict(settings)
+    if settings.crop == "shifted":  # a state of an earlier version does not name it
+        del made_of["crop"]
+    description = {**made_of, "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description, device)
     forward = through_compiler(model) if compiled else model
     batches = len(batch_sizes(len(train_images), settings.batch_size))
+    estimate = Estimate(name, (settings.epochs - len(training.history)) * batches)
     with steps(name, settings.epochs * batches, len(training.history) * batches) as advance:
+
+        def after_step() -> None:
+            advance()
+            estimate.advance()
+
         for number in range(len(training.history), settings.epochs):
             if patience is not None and number - training.best_epoch > patience and training.history:
                 break
             epoch = _train_epoch(
-                forward, data, normalisation, settings, number, optimizer, dtype, seed, advance, num_classes
+                forward, data, normalisation, settings, number, optimizer, dtype, seed, after_step, num_classes
             )
             logits = predict(OneAnswer(model, num_classes), valid_images, device, dtype)
             if not logits.isfinite().all():  # the last steps' losses do not enter the epoch's
@@ -158,7 +169,7 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
-    data: tuple[Tensor, Tensor],
+    data: tuple[Tensor | PixelsOnDevice, Tensor],
     normalisation: Normalisation,
     settings: TrainingSettings,
     number: int,
@@ -181,7 +192,7 @@ def _train_epoch(
             group["lr"] = learning_rate_at(settings, number + step / len(batches))
         images = pixels[batch]
         if settings.augmented:
-            images = augment(images, mirror=settings.mirror, generator=generator)
+            images = augment(images, mirror=settings.mirror, generator=generator, crop=settings.crop)
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = _logits(model, normalise(images, normalisation), num_classes)
         loss = F.cross_entropy(logits.float(), labels[batch])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.images import Images, Normalisation, normalise
+from dataset.images import Images, Normalisation, PreparedImages, prepared
 from models.graph import Graph
 from models.strong_model import untrained_graph
 from modules.fast.compiled import compiler
@@ -97,7 +97,7 @@ def outputs_on_worker(
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor]:
+def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor | PreparedImages]:
     """The strong model's graph, and the images as it is given them, on the worker's device."""
     device, dtype = torch.device(device_name), PRECISIONS[inputs.precision]
     if device.type == "cpu" and _is_compiled(dtype, device) != inputs.is_compiled:
@@ -106,8 +106,8 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
             f"a C++ compiler is {with_compiler} and not {without}, so that sums would differ: install one, "
             "or set CXX= to nothing on both sides"
         )
-    pixels = torch.tensor(inputs.pixels, device=device)
-    return graph_on_worker(inputs, device), normalise(pixels, inputs.normalisation, dtype)
+    images = Images(inputs.pixels, np.zeros(len(inputs.pixels), np.int64), inputs.normalisation)
+    return graph_on_worker(inputs, device), prepared(images, device, dtype)
 
 
 @functools.lru_cache(maxsize=1)

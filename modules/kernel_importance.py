@@ -1,13 +1,14 @@
 """How important each kernel is for each class: the mean L1 norm of its feature map on the class's confident images."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import Images, Normalisation, normalise, to_device
+from dataset.images import Images, Normalisation, PixelsOnDevice, normalise, to_device
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.evaluation import EVALUATION_BATCH
@@ -17,6 +18,7 @@ from modules.evaluation_inputs import StrongInputs, strong_on_worker
 from utils.artifacts import Artifacts
 from utils.device import each_on_a_core, float64_device
 from utils.errors import UserError
+from utils.estimate import estimated
 from utils.files import sha256_of
 from utils.progress import progress
 
@@ -30,7 +32,7 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 
 def kernel_importance(
-    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph, pixels: Tensor | PixelsOnDevice, labels: Tensor, confidence: float, normalisation: Normalisation
 ) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
@@ -48,12 +50,13 @@ def kernel_importance(
     class. The number of threads does not change a bit of it.
     """
 
-    def measure(start: int) -> tuple[Tensor, Tensor]:
+    def measure(start: int) -> BatchSums:
         batch = slice(start, start + EVALUATION_BATCH)
         return _batch_sums(graph, pixels[batch], labels[batch], confidence, normalisation)
 
     starts = range(0, len(labels), EVALUATION_BATCH)
     measured = each_on_a_core(measure, starts, labels.device)
+    measured = estimated(measured, "kernel importance", len(starts))
     counted = progress(measured, "kernel importance, batches of images", len(starts))
     return _importance_of_sums(graph, counted, float64_device(labels.device))
 
@@ -75,44 +78,53 @@ def kernel_importance_on(
     for number, start in enumerate(starts):
         block = images.take(np.arange(start, min(start + size, len(images))))
         engine.submit(number, block_sums, shared, engine.device, block, confidence)
-    blocks = progress(engine.results(), f"kernel importance, blocks of images, {engine.where()}", len(starts))
-    batches = (tuple(map(torch.tensor, batch)) for block in in_order(blocks) for batch in block)
+    blocks = estimated(engine.results(), "kernel importance", len(starts))
+    blocks = progress(blocks, f"kernel importance, blocks of images, {engine.where()}", len(starts))
+    batches = (BatchSums(*map(torch.tensor, batch)) for block in in_order(blocks) for batch in block)
     return _importance_of_sums(graph, batches, torch.device("cpu"))
 
 
 def block_sums(
     strong: StrongInputs, device: str, images: Images, confidence: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A task: of each batch of a block of images, its sums (2, classes, units) and counts (2, classes) float64."""
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A task: of each batch of a block of images, the arrays of its `BatchSums`."""
     graph = strong_on_worker(strong, device)
     pixels, labels = to_device(images, torch.device(device))
     batches = zip(pixels.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
     measured = (_batch_sums(graph, *batch, confidence, images.normalisation) for batch in batches)
-    return [(sums.cpu().numpy(), counts.cpu().numpy()) for sums, counts in measured]
+    return [tuple(each.cpu().numpy() for each in batch) for batch in measured]
+
+
+class BatchSums(NamedTuple):
+    """What a batch of images adds to the importance: of the classes that it has images of, few of a thousand."""
+
+    classes: Tensor  # (c,) int64
+    sums: Tensor  # (2, c, units) float64, over all of a class's images, and over the confident ones
+    counts: Tensor  # (2, c) float64
 
 
 def _batch_sums(
     graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
-) -> tuple[Tensor, Tensor]:
-    """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
+) -> BatchSums:
     exact = float64_device(labels.device)
     with torch.inference_mode():
         logits, norms = unit_norms(graph, normalise(pixels, normalisation))
-        of_class = F.one_hot(labels, graph.num_classes).T.to(exact).double()
+        classes, place = labels.unique(return_inverse=True)
+        of_class = F.one_hot(place, len(classes)).T.to(exact).double()
         chosen = torch.stack([of_class, of_class * confident_images(logits, labels, confidence).to(exact)])
         # One-hot rows times summed maps are all classes' sums; in float64, so that order hardly counts.
-        return chosen @ norms.to(exact).double(), chosen.sum(2)
+        return BatchSums(classes.to(exact), chosen @ norms.to(exact).double(), chosen.sum(2))
 
 
 def _importance_of_sums(
-    graph: Graph, batches: Iterable[tuple[Tensor, Tensor]], exact: torch.device
+    graph: Graph, batches: Iterable[BatchSums], exact: torch.device
 ) -> tuple[np.ndarray, list[int]]:
     """What `kernel_importance` returns, by the sums and counts of the batches, in their order, on a device."""
     sums = torch.zeros(2, graph.num_classes, graph.num_units, dtype=torch.float64, device=exact)
     counts = torch.zeros(2, graph.num_classes, dtype=torch.float64, device=exact)
-    for batch_sums, batch_counts in batches:
-        sums += batch_sums
-        counts += batch_counts
+    for batch in batches:
+        sums[:, batch.classes] += batch.sums
+        counts[:, batch.classes] += batch.counts
     used = (counts[1] > 0).long()  # the confident images, else all
     every = torch.arange(graph.num_classes, device=exact)
     importance = (sums[used, every] / counts[used, every].clamp(min=1)[:, None]).float().cpu().numpy()

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
-from dataset.images import Images, normalise, to_device
+from dataset.images import Images, PreparedImages, prepared
 from engines.engine import Engine
 from models.graph import Graph, Units
 from models.opening import Stage
@@ -15,11 +15,14 @@ from modules import files as module_files
 from modules.evaluation_inputs import evaluation_inputs, outputs_on_worker
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
-from modules.population_outputs import population_outputs, say_what_torch_runs
+from modules.population_outputs import image_batches, population_outputs, say_what_torch_runs
 from utils.device import precision_name
 from utils.errors import UserError
+from utils.estimate import is_worth_measuring, say_estimate, seconds_of
 from utils.files import set_aside, sha256_of
 from utils.recorded_settings import record_or_compare
+
+MEASURED_CLASSES = 2  # whose modules an estimate of the time rests on
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,31 @@ class SensitivityInputs:
     strong: Graph
     importance: np.ndarray  # (classes, K)
     ratios: tuple[float, ...]
-    images: Tensor  # (n, 3, side, side) normalised, on the model's device
+    images: Tensor | PreparedImages  # (n, 3, side, side) normalised, on the model's device
     labels: np.ndarray  # (n,)
     valid: Images  # the same, as they are on the disk
 
     def curve(self, layer: int) -> np.ndarray:
         """(ratios, 2) float32 of one layer: ratio, accuracy."""
         return layer_sensitivity(self.strong, self.importance, layer, self.ratios, self.images, self.labels)
+
+    def say_expected(self, layers: Sequence[int]) -> None:
+        """Say what the curves of some layers take, by the modules of few classes on one batch of images."""
+        classes, count = len(self.importance), len(self.labels)
+        more_bytes = len(self.ratios) * classes * (4 * count + self.strong.units.num_kernels)
+        what, instead = "layer sensitivity", "lower sensitivity_images, or try fewer sensitivity_ratios"
+        if not layers or not is_worth_measuring(self.strong.flops * len(layers) * len(self.ratios) * classes * count):
+            say_estimate(what, 0, more_bytes=more_bytes, instead=instead)
+            return
+        few, batches = self.importance[:MEASURED_CLASSES], image_batches(self.strong, self.images)
+        seconds = []
+        for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}):
+            modules = modules_of_layer(self.strong.units, few, layer, self.ratios)
+            seconds.append(
+                seconds_of(lambda m=modules: population_outputs(self.strong, *m, self.images, batches=batches[:1]))
+            )
+        a_layer = sum(seconds) / len(seconds) * classes / len(few) * len(batches)
+        say_estimate(what, a_layer * len(layers) / get_num_threads(), more_bytes=more_bytes, instead=instead)
 
     def curves(self, layers: Sequence[int], engine: Engine, stage: Stage) -> Iterator[tuple[int, np.ndarray]]:
         """Layers and their curves, in the order in which an engine's workers are done with them."""
@@ -71,13 +92,17 @@ def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
     if fresh and file.path.parent.exists():
         print(f"the old curves are now {set_aside(file.path.parent)}")
     record_or_compare(file, settings)
-    pixels, _ = to_device(valid, stage.device)
-    images = normalise(pixels, valid.normalisation, dtype)
+    images = prepared(valid, stage.device, dtype)
     return SensitivityInputs(strong, importance, config.sensitivity_ratios, images, valid.labels, valid)
 
 
 def layer_sensitivity(
-    strong: Graph, importance: np.ndarray, layer: int, ratios: tuple[float, ...], images: Tensor, labels: np.ndarray
+    strong: Graph,
+    importance: np.ndarray,
+    layer: int,
+    ratios: tuple[float, ...],
+    images: Tensor | PreparedImages,
+    labels: np.ndarray,
 ) -> np.ndarray:
     """Validation accuracy of the composed model for each share of a layer's kernels that all modules keep.
 

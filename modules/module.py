@@ -5,12 +5,17 @@ it leaves every output as it was.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.images import Images
+from models.evaluation import predict
 from models.graph import Graph, GraphNetwork
+
+MODULES_AT_ONCE = 16  # that answer together: bounds the memory, and prepares each image once for all of them
 
 
 def extract_modules(
@@ -29,11 +34,46 @@ def extract_modules(
 
     Raises ValueError for a mask that does not fit the graph, RuntimeError for weights that do not fit a mask.
     """
-    targets = range(len(masks)) if target_classes is None else target_classes
-    if weights is None:
-        return [graph.cut(graph.units.gather(mask), c) for mask, c in zip(masks, targets, strict=True)]
-    of_modules = zip(masks, targets, weights, strict=True)
-    return [module_of_weights(graph, mask, c, of_module) for mask, c, of_module in of_modules]
+    return list(CutModules(graph, masks, target_classes, weights))
+
+
+class CutModules(Sequence[GraphNetwork]):
+    """The modules of `extract_modules`, each cut out when it is asked for, so that any number of them fits in memory.
+
+    Args:
+        graph, masks, target_classes, weights: as of `extract_modules`.
+        statistics: of each module some of its state_dict, which it has instead of the strong model's; None = nothing.
+
+    Raises ValueError where masks, classes and weights are not as many.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        masks: np.ndarray,
+        target_classes: Sequence[int] | None = None,
+        weights: Sequence[Mapping[str, Tensor]] | None = None,
+        statistics: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self._graph, self._masks, self._weights, self._statistics = graph, masks, weights, statistics
+        self._targets = range(len(masks)) if target_classes is None else target_classes
+        for name, values in (("target_classes", self._targets), ("weights", weights), ("statistics", statistics)):
+            if values is not None and len(values) != len(masks):
+                raise ValueError(f"{name}: expected one for each of {len(masks)} modules, given {len(values)}")
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        mask, target_class = self._masks[number], self._targets[number]
+        if self._weights is not None:
+            return module_of_weights(self._graph, mask, target_class, self._weights[number])
+        module = self._graph.cut(self._graph.units.gather(mask), target_class)
+        if self._statistics is not None:
+            module.load_state_dict(self._statistics[number], strict=False)
+        return module
 
 
 def module_of_weights(
@@ -61,6 +101,20 @@ class ComposedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (n, 3, side, side) -> logits (n, modules)."""
         return torch.cat([module(images) for module in self.class_modules], dim=1)
+
+
+def predict_modules(
+    modules: Sequence[nn.Module], images: Images, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The logits (n, modules) float32, on the CPU, of modules side by side, some of which run at a time.
+
+    The arguments are those of `predict`; of `CutModules` only those that run are in memory.
+    """
+    starts = range(0, len(modules), MODULES_AT_ONCE)
+    parts = [
+        predict(ComposedModel(modules[start : start + MODULES_AT_ONCE]), images, device, dtype) for start in starts
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def replaced(strong_logits: Tensor, logits: Tensor, target_classes: Sequence[int]) -> Tensor:

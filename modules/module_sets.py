@@ -1,7 +1,6 @@
 """The module sets of a strong model: written under a name of their own, listed, and opened by name."""
 
 import contextlib
-import copy
 import itertools
 import re
 import secrets
@@ -20,20 +19,20 @@ from configures.base import Config
 from dataset.images import Images, Split, normalise, to_device
 from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph import (
-    STATISTICS_BATCH,
     STATISTICS_IMAGES,
     Graph,
     GraphNetwork,
     estimate_statistics,
     flops_of,
     has_batch_norm,
+    statistics_batch,
 )
 from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
-from modules.module import ComposedModel, extract_modules, replaced
+from modules.module import CutModules, predict_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
@@ -207,29 +206,32 @@ def save_set(
         parent: the name of the set that they were trained from.
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
-    modules = extract_modules(strong, masks, targets, weights)
-    if weights is None and any(has_batch_norm(module.program) for module in modules):
-        modules = with_better_statistics(strong, modules, targets, split, stage.device)
+    modules = CutModules(strong, masks, targets, weights)
+    if weights is None and has_batch_norm(modules[0].program):
+        modules = with_better_statistics(strong, masks, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
 
 
 def with_better_statistics(
-    strong: Graph, modules: list[GraphNetwork], target_classes: Sequence[int], split: Split, device: torch.device
-) -> list[GraphNetwork]:
+    strong: Graph, masks: np.ndarray, target_classes: Sequence[int], split: Split, device: torch.device
+) -> CutModules:
     """Modules whose batch norms have the strong model's statistics, or their own: which classify better on `valid`.
 
     Without the kernels that were dropped, feature maps have other means and variances.
     """
     of_strong, labels = predict(strong.network, split.valid, device), split.valid.labels
-    pixels, _ = to_device(split.train.first(STATISTICS_IMAGES), device)
-    batches = [normalise(batch, split.train.normalisation) for batch in pixels.split(STATISTICS_BATCH)]
-    estimated = [copy.deepcopy(module) for module in modules]
-    for module in estimated:
-        estimate_statistics(module, batches)
+    images, size = split.train.first(STATISTICS_IMAGES), statistics_batch(strong.image_shape[-1])
+    pixels = to_device(images, device)[0]
+    starts = range(0, len(images), size)
+    modules, statistics = CutModules(strong, masks, target_classes), []
+    for module in modules:
+        estimate_statistics(module, (normalise(pixels[start : start + size], images.normalisation) for start in starts))
+        statistics.append({name: value.clone() for name, value in module.named_buffers()})
+    estimated = CutModules(strong, masks, target_classes, statistics=statistics)
     right, right_estimated = (
-        count_right(replaced(of_strong, predict(ComposedModel(each), split.valid, device), target_classes), labels)
+        count_right(replaced(of_strong, predict_modules(each, split.valid, device), target_classes), labels)
         for each in (modules, estimated)
     )
     print(
@@ -249,16 +251,17 @@ def evaluate_set(
     search: dict[str, Any],
 ) -> SetRecord:
     """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
-    targets, composed = list(target_classes), ComposedModel(modules)
-    counts, image = {}, strong.image_shape
+    targets, counts, image = list(target_classes), {}, strong.image_shape
     for part in ("test", "valid"):
         images: Images = getattr(split, part)
-        of_strong, of_modules = (predict(network, images, device) for network in (strong.network, composed))
+        of_strong, of_modules = predict(strong.network, images, device), predict_modules(modules, images, device)
         counts[f"{part}_images"] = len(images)
         counts[f"{part}_right_strong"] = count_right(of_strong, images.labels)
         counts[f"{part}_right_composed"] = count_right(replaced(of_strong, of_modules, targets), images.labels)
     strong_logits, logits, labels = of_strong[:, targets].numpy(), of_modules.numpy(), split.valid.labels
     is_own = labels[:, None] == np.array(targets)
+    costs = [(count_parameters(module), flops_of(module, image) / strong.flops) for module in modules]
+    parameters, flops = zip(*costs, strict=True)
     return SetRecord(
         classes=split.classes,
         kernels=masks.shape[1],
@@ -269,8 +272,8 @@ def evaluate_set(
         valid_auc_strong=tuple(auc_by_class(strong_logits, labels, targets).tolist()),
         valid_auc_modules=tuple(auc_by_class(logits, labels, targets).tolist()),
         target_classes=tuple(targets),
-        parameters=tuple(count_parameters(module) for module in modules),
-        flops=tuple(flops_of(module, image) / strong.flops for module in modules),
+        parameters=parameters,
+        flops=flops,
         explained=tuple(explained_variance(logits, strong_logits).tolist()),
         output_low=tuple(np.where(is_own, logits, np.inf).min(0).tolist()),
         output_high=tuple(np.where(is_own, logits, -np.inf).max(0).tolist()),

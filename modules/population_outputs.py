@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.images import PreparedImages
 from models.graph import Graph, fold_batch_norm
 from models.graph.cutting import Cut
 from models.graph.values import Code, Constant, Value
@@ -37,7 +38,7 @@ def population_outputs(
     graph: Graph,
     unit_masks: np.ndarray,
     target_classes: Sequence[int],
-    images: Tensor,
+    images: Tensor | PreparedImages,
     batch_size: int | None = None,
     batches: Sequence[slice] | None = None,
 ) -> np.ndarray:
@@ -47,7 +48,8 @@ def population_outputs(
         graph: the strong model; its weights are cast to the images' dtype.
         unit_masks: (modules, U) bool, True = kept; nothing that is read may be left without channels.
         target_classes: (modules,) the class whose logit each module is trusted for.
-        images: (n, channels, side, side) normalised, channels-last, on the model's device; float32 or bfloat16.
+        images: (n, channels, side, side) normalised, channels-last, on the model's device; float32 or bfloat16. A
+            batch of them is a slice.
         batch_size: images at a time; None = what the way to compute is best with, within a bound on memory.
         batches: of `image_batches`, consecutive ones; None = all.
 
@@ -77,7 +79,7 @@ def population_outputs(
     return outputs[:, :0].cpu().numpy()
 
 
-def image_batches(graph: Graph, images: Tensor, batch_size: int | None = None) -> list[slice]:
+def image_batches(graph: Graph, images: Tensor | PreparedImages, batch_size: int | None = None) -> list[slice]:
     """The batches that `population_outputs` runs of images (n, ...): the same, whoever runs which of them."""
     if batch_size is None:
         batch_size = convolutions_for(images).batch_size(_largest_map(_prepared(graph, images.dtype)))
@@ -85,7 +87,11 @@ def image_batches(graph: Graph, images: Tensor, batch_size: int | None = None) -
 
 
 def outputs_with_known(
-    graph: Graph, unit_masks: np.ndarray, target_class: int, images: Tensor, known: tuple[np.ndarray, np.ndarray] | None
+    graph: Graph,
+    unit_masks: np.ndarray,
+    target_class: int,
+    images: Tensor | PreparedImages,
+    known: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, int]:
     """The target class's logits (population, n) float32 of all unit masks, and how many modules had to run.
 

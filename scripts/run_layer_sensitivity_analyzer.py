@@ -45,6 +45,7 @@ def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Names
     files = {layer: module_files.layer_sensitivity(stage.artifacts, layer) for layer in tied_layers}
     size = len(inputs.ratios), 2
     missing = [layer for layer, file in files.items() if file.load_if_whole(*size) is None]
+    inputs.say_expected(missing)
     with chosen_engine(arguments, stage.device) as engine:
         if engine is None:
             measured = ((layer, inputs.curve(layer)) for layer in missing)

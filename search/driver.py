@@ -19,7 +19,7 @@ from models import files as model_files
 from models.graph import Graph
 from models.opening import Stage
 from models.strong_model import graph_of, show_if_few
-from modules.module import extract_modules
+from modules.module import CutModules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
 from search.files import Found, SearchFiles
@@ -226,7 +226,7 @@ def run_method(
             targets = found.target_classes or tuple(range(strong.num_classes))
             files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
-            judged = judge.of(extract_modules(strong, found.masks, targets, found.weights), found.masks, targets)
+            judged = judge.of(CutModules(strong, found.masks, targets, found.weights), found.masks, targets)
             now = time.perf_counter()
             known = {"number": number, "words": found.words, "seconds": now - start, "target_classes": targets}
             known |= vars(judged) | found.asked

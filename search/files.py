@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from models.graph import Graph
-from modules.module import extract_modules
+from modules.module import CutModules
 from utils.artifacts import ArrayFile, CheckpointFile, JsonFile, Role, TableFile
 from utils.errors import UserError, reason
 
@@ -96,7 +96,8 @@ class SearchFiles(Generic[Row]):
             return masks, None
         weights = file.load().get("modules")
         try:
-            extract_modules(graph, masks, target_classes, weights)
+            for _ in CutModules(graph, masks, target_classes, weights):
+                pass  # it was cut, and took its weights
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise file.damaged(f"not the weights of modules with these masks: {reason(error)}") from None
         return masks, weights

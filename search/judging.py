@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dataset.images import Images
 from models.evaluation import count_right, predict
 from models.graph import Graph, flops_of
 from modules.jaccard import mean_pairwise_distance
-from modules.module import ComposedModel, replaced
+from modules.module import predict_modules, replaced
 from modules.own_class import auc_by_class, explained_variance
 from utils.errors import UserError
 from utils.tables import fitted
@@ -97,7 +97,7 @@ class Judge:
 
     def __init__(self, strong: Graph, images: Images, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._strong, self._images, self._device, self._dtype = strong, images, device, dtype
-        self._logits = self._predicted(strong.network)
+        self._logits = predict(strong.network, images, device, dtype)
         self._right = count_right(self._logits, images.labels)
 
     def of(self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int]) -> Judgement:
@@ -106,7 +106,8 @@ class Judge:
         The composed model's logits are the strong model's, those of the target classes replaced by the modules'.
         """
         targets, labels = list(target_classes), self._images.labels
-        strong, own = self._logits[:, targets].numpy(), self._predicted(ComposedModel(modules))
+        strong = self._logits[:, targets].numpy()
+        own = predict_modules(modules, self._images, self._device, self._dtype)
         auc_strong, aucs = (auc_by_class(logits, labels, targets) for logits in (strong, own.numpy()))
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
         return Judgement(
@@ -121,6 +122,3 @@ class Judge:
             auc_below=float(np.nanmax(auc_strong - aucs)),
             explained_least=float(explained_variance(own.numpy(), strong).min()),
         )
-
-    def _predicted(self, network: nn.Module) -> Tensor:
-        return predict(network, self._images, self._device, self._dtype)

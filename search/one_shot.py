@@ -20,7 +20,6 @@ from models.evaluation import cpu_state
 from models.graph import Graph, Size, flops_share, fold_batch_norm, has_batch_norm, kernels_share, unit_norms
 from models.opening import Stage
 from modules.kernel_importance import kernel_importance
-from modules.module import extract_modules
 from modules.module_sets import with_better_statistics
 from search.driver import MAX_LOSS, DrivenMethod, Row
 from search.files import Found
@@ -302,5 +301,4 @@ def _weights(strong: Graph, masks: np.ndarray, split: Split, device: torch.devic
     """The modules' weights where batch norms have statistics of their own; None = the strong model's."""
     if not has_batch_norm(strong.network.program):
         return None
-    modules = extract_modules(strong, masks)
-    return [cpu_state(each) for each in with_better_statistics(strong, modules, range(len(masks)), split, device)]
+    return [cpu_state(each) for each in with_better_statistics(strong, masks, range(len(masks)), split, device)]

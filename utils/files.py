@@ -112,16 +112,37 @@ def read_text(path: Path, made_by: str) -> str:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as `.npy`, its SHA-256 behind it."""
-    buffer = io.BytesIO()
-    # Refuses arrays of objects, which NumPy would pickle otherwise.
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    content = buffer.getvalue()
-    write_whole(path, lambda file: file.write(content + hashlib.sha256(content).digest()))
+    """Write an array as `.npy`, its SHA-256 behind it; one that is memory-mapped is not held in memory."""
+
+    def write(file: BinaryIO) -> None:
+        hashing = _Hashing(file)
+        # Refuses arrays of objects, which NumPy would pickle otherwise.
+        np.lib.format.write_array(hashing, np.ascontiguousarray(array), allow_pickle=False)
+        file.write(hashing.digest.digest())
+
+    write_whole(path, write)
+
+
+class _Hashing:
+    """A file whose content is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, piece: bytes) -> int:
+        """Write the next bytes."""
+        self.digest.update(piece)
+        return self._file.write(piece)
 
 
 def load_array(
-    path: Path, *, dtype: Any, shape: tuple[int | None, ...], made_by: str, memory_map: bool = False
+    path: Path,
+    *,
+    dtype: Any,
+    shape: tuple[int | None, ...],
+    made_by: str,
+    memory_map: bool = False,
+    is_compared: bool = False,
 ) -> np.ndarray:
     """The array in `path`, checked.
 
@@ -131,6 +152,7 @@ def load_array(
         shape: what it must measure; None = any length along that axis.
         made_by: the command that makes the file, for the error message.
         memory_map: leave the values on disk after comparing the checksum; NaN and infinity are not looked for then.
+        is_compared: of a memory map: its checksum was compared since it was written, and need not be again.
 
     Raises UserError where the file is missing, is not such an array, holds NaN or infinity, or was changed.
     """
@@ -157,6 +179,8 @@ def load_array(
             if not num_more and None in shape:  # a changed length in the header could take the checksum for values
                 raise ValueError("it has no checksum")
             file.seek(0)
+            if memory_map and is_compared:
+                return np.memmap(path, found_dtype, "r", offset, found_shape)
             if memory_map:
                 digest = _digest_of(file, offset + num_bytes)
             else:

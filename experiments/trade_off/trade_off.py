@@ -23,7 +23,7 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from models.graph import Graph
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split
-from modules.module import extract_modules
+from modules.module import CutModules
 from modules.module_sets import open_set
 from report import files as report_files
 from report.figures import save_drawing
@@ -70,7 +70,7 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
     for method in methods:
         for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
-            modules = extract_modules(strong, found.masks, targets, found.weights)
+            modules = CutModules(strong, found.masks, targets, found.weights)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
             yield measured(judge, name, found.words, modules, found.masks, targets, found.seconds)

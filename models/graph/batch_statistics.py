@@ -10,6 +10,7 @@ from models.graph.network import GraphNetwork
 from models.graph.running import Program
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 1000, 250  # that statistics are estimated on, and how many at a time
+LARGE_SIDE, LARGE_BATCH = 64, 50  # of images with more pixels a side, fewer at a time: memory is bounded by the batch
 TRAINING, MOMENTUM = 5, 6  # the arguments' places in aten.batch_norm
 
 
@@ -34,6 +35,11 @@ def with_batch_statistics(program: Program, momentum: float | None = None) -> Pr
             step = replace(step, args=tuple(args))
         steps.append(step)
     return replace(program, steps=tuple(steps))
+
+
+def statistics_batch(image_side: int) -> int:
+    """How many images of so many pixels a side statistics are estimated on at a time."""
+    return STATISTICS_BATCH if image_side <= LARGE_SIDE else LARGE_BATCH
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset.images import PreparedImages
 from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
 from modules.fast.lowering import Convolutions, Layer
@@ -22,7 +23,7 @@ FEATURE_MAP_VALUES = 4 * 2**20
 FEATURE_MAP_VALUES_ON_DEVICE = 32 * 2**20
 
 
-def convolutions_for(like: Tensor) -> Convolutions:
+def convolutions_for(like: Tensor | PreparedImages) -> Convolutions:
     """The way for maps of the dtype and on the device of `like`; without a compiler that works, torch's."""
     if can_be_compiled(like.dtype, like.device) and (found := compiler()):
         return CompiledConvolutions(found)

@@ -5,7 +5,7 @@ number of machines, and go on from it at any time.
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from configures.base import Config
-from dataset.images import Images
+from dataset.images import Images, prepared
 from models import files as model_files
 from models.opening import Stage
-from models.strong_model import graph_of, load_strong_split, show_if_few
+from models.strong_model import graph_of, load_strong_model, load_strong_split, show_if_few
 from modules import files as module_files
 from modules.fast.convolution import population_dtype, say_if_without_compiler
 from modules.kernel_importance import check_importance_fits
+from modules.population_outputs import image_batches, population_outputs
 from search.genetic import files
 from search.genetic.kernel_groups import GenomeLayout, KernelGroups, genome_layout, kernel_groups
 from search.genetic.log import Generation, is_over
@@ -27,12 +28,14 @@ from search.genetic.operators import first_population, next_generation
 from search.gradient.files import last_round_kernels
 from utils.device import PRECISIONS, precision_name
 from utils.errors import UserError
+from utils.estimate import is_worth_measuring, say_estimate, seconds_of
 from utils.files import set_aside, sha256_of
 from utils.given_places import check_room, free_bytes, readable
 from utils.locks import check_nobody_holds, keep_there
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
 
+MEASURED_MODULES = 4  # that an estimate of the time rests on
 FILE_OVERHEAD = 160  # bytes: an array file's header and its checksum
 
 
@@ -140,7 +143,34 @@ class GeneticSearch:
         self.check_room()
         show_if_few(self.images, [str(number) for number in range(self.config.num_classes)])
         self.record_settings()
-        return self.resume(checkpoint=checkpoint, patience=patience)
+        rows = self.resume(checkpoint=checkpoint, patience=patience)
+        self.say_expected(self.config.generations + 1 - len(rows))
+        return rows
+
+    def say_expected(self, generations: int) -> None:
+        """Say what some generations take, by few modules of the first class on one batch of images.
+
+        The time is that of one core, if all modules of a generation were new ones.
+        """
+        config, count = self.config, len(self.images)
+        modules, units = config.num_classes * config.population, self.layout.units
+        what = f"{generations} generations of {modules:,} modules, on one core"
+        more_bytes = bytes_of_scoring(config, units.num_kernels, count)
+        instead = "lower population, generations or search_images, or take --method gradient"
+        seconds = 0.0
+        if is_worth_measuring(graph_of(config).flops * modules * generations * count):
+            strong = load_strong_model(config, self.stage.artifacts, self.stage.device)
+            genomes = first_population(self.layout, replace(config, init_pop_mode="random"), self.stage.seed, 0)[
+                :MEASURED_MODULES
+            ]
+            masks = self.groups[0].decode(genomes)
+            images = prepared(self.images, self.stage.device, self.dtype)
+            batches = image_batches(strong, images)
+            measured = seconds_of(
+                lambda: population_outputs(strong, masks, [0] * len(masks), images, batches=batches[:1])
+            )
+            seconds = measured / len(masks) * len(batches) * modules * generations
+        say_estimate(what, seconds, more_bytes=more_bytes, instead=instead)
 
     def record_settings(self) -> None:
         """Write the settings beside the files, or compare them with those that are there.
@@ -307,6 +337,13 @@ def save_outputs(search: GeneticSearch, generation: int, target_class: int, outp
 
 def _bytes_below(folder: Path, pattern: str) -> int:
     return sum(path.stat().st_size for path in folder.glob(pattern)) if folder.is_dir() else 0
+
+
+def bytes_of_scoring(config: Config, num_kernels: int, num_images: int) -> int:
+    """What scoring a generation holds in memory: outputs, their levels, masks, and the levels of survivors."""
+    modules, level = config.num_classes * config.population, 1 if config.population <= 255 else 4
+    survivors = config.num_classes // 2 * min(config.survivors_max, config.population**2)
+    return modules * (num_images * (4 + 2 * level) + num_kernels) + survivors * num_images * level
 
 
 def bytes_of_search(config: Config, num_genes: int, num_images: int) -> int:

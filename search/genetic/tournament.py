@@ -10,7 +10,6 @@ classes' images the level of the label's module where it is right (else 0) and e
 accuracy of every pair of partial ensembles by comparing and counting. Only of the survivors more is computed.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,25 +17,35 @@ from functools import partial
 import numpy as np
 import torch
 
-from modules.jaccard import jaccard_distances
+from modules.jaccard import distance_units, mean_of_units
 from modules.own_class import auc_by_class
 from search.genetic.pair_counting import count_greater
 from search.genetic.ranks import output_levels
 from utils.device import core_threads, num_cores
 from utils.seeds import generator
 
+OTHERS_AT_ONCE = 16  # classes whose masks are compared with those of one: bounds the memory
+
 
 @dataclass(frozen=True)
 class ScoringRules:
     """What decides who survives, and what fitness is."""
 
-    thresholds: dict[int, float]  # classes of an ensemble -> the accuracy that lets it survive; 0 where not named
+    thresholds: dict[int, float]  # classes of an ensemble -> the accuracy that lets it survive; see `threshold`
     survivors_min: int
     survivors_max: int
     accuracy_weight: float  # alpha'
     distance_weight: float  # 1 - alpha
     own_class_weight: float = 0.0  # of the modules' mean AUC for their own classes; 0, as published: none
     draws_survivors: bool = False  # partial ensembles survive by chance, as many as would by accuracy: a control
+
+    def threshold(self, classes: int) -> float:
+        """The accuracy that lets an ensemble of so many classes survive.
+
+        Where none is named, it is 0; of more classes than are named, that of the most.
+        """
+        most = max(self.thresholds, default=classes)
+        return self.thresholds.get(min(classes, most), 0.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Group:
     members: np.ndarray  # (E, len(classes)) chromosome indices
     own: slice  # where the images of these classes stand among the n
     levels: np.ndarray  # (E, n): on own images the label's module's where it is right, else 0; elsewhere the largest
-    distance_sum: np.ndarray  # (E,) float64: summed Jaccard distance over the pairs of members
+    distance_sum: np.ndarray  # (E,) int64: summed Jaccard distance over the pairs of members, in units of 2^-40
     own_class_sum: np.ndarray  # (E,) float64: summed AUC of the members
 
 
@@ -95,9 +104,6 @@ def score_population(
     Ties: equal outputs go to the lower class; equal accuracies and fitnesses keep the order of construction.
     """
     num_classes = len(outputs)
-    stacked_masks = np.concatenate(masks)
-    # (class, chromosome, other class, other chromosome), in one matrix product
-    distances = jaccard_distances(stacked_masks, stacked_masks).reshape(2 * (num_classes, len(masks[0])))
     order = generator(seed, "tournament", generation).permutation(num_classes).tolist()
     groups = _singles(output_levels(outputs, labels), _own_class(outputs, labels, rules), order)
     num_scored = 0
@@ -109,7 +115,7 @@ def score_population(
                 draw = None
                 if rules.draws_survivors and not last:
                     draw = generator(seed, "survivors", generation, *left.classes, *right.classes)
-                group, accuracy, fitness = _cross(left, right, distances, rules, protected, count, draw, last)
+                group, accuracy, fitness = _cross(left, right, masks, rules, protected, count, draw, last)
                 num_scored += len(left.members) * len(right.members)
                 crossed.append(group)
             groups = crossed + groups[len(groups) - len(groups) % 2 :]  # an odd one out waits a round
@@ -118,13 +124,9 @@ def score_population(
     chromosome_fitness = np.zeros((num_classes, len(outputs[0])))
     for target_class in range(num_classes):
         np.maximum.at(chromosome_fitness[target_class], ensembles[:, target_class], fitness)
-    distance = group.distance_sum / _num_pairs(num_classes)
+    distance = mean_of_units(group.distance_sum, num_classes)
     own_class = group.own_class_sum / num_classes
     return Scores(chromosome_fitness, ensembles, accuracy, distance, own_class, num_scored)
-
-
-def _num_pairs(modules: int) -> int:
-    return modules * (modules - 1) // 2
 
 
 def _own_class(outputs: Sequence[np.ndarray], labels: np.ndarray, rules: ScoringRules) -> list[np.ndarray]:
@@ -146,7 +148,7 @@ def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[
             members=np.arange(population)[:, None],
             own=slice(end - levels[target_class].shape[2], end),
             levels=by_class[target_class],  # alone, a module is always the largest
-            distance_sum=np.zeros(population),
+            distance_sum=np.zeros(population, np.int64),
             own_class_sum=own_class[target_class],
         )
         for target_class, end in zip(order, ends.tolist(), strict=True)
@@ -156,7 +158,7 @@ def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[
 def _cross(
     left: Group,
     right: Group,
-    distances: np.ndarray,
+    masks: Sequence[np.ndarray],
     rules: ScoringRules,
     protected: Sequence[int] | None,
     count: Callable[..., np.ndarray],
@@ -175,18 +177,15 @@ def _cross(
     if always is not None:
         e, f = divmod(always, len(theirs))
         num_right[e, f] = (ours[e] > theirs[f]).sum()
-    threshold = rules.thresholds.get(len(classes), 0.0)
-    chosen = most_accurate(num_right.ravel(), num_own, threshold, rules, always)
+    chosen = most_accurate(num_right.ravel(), num_own, rules.threshold(len(classes)), rules, always)
     if draw is not None:
         chosen = drawn(num_right.size, len(chosen), always, draw)
 
     e, f = np.divmod(chosen, len(right.members))
     members = np.concatenate([left.members[e], right.members[f]], axis=1)
-    distance_sum = left.distance_sum[e] + right.distance_sum[f]
-    for a, b in itertools.product(range(len(left.classes)), range(len(left.classes), len(classes))):
-        distance_sum += distances[classes[a], members[:, a], classes[b], members[:, b]]
+    distance_sum = left.distance_sum[e] + right.distance_sum[f] + _between(left.classes, right.classes, members, masks)
     accuracy = num_right[e, f] / max(1, num_own)
-    distance = distance_sum / _num_pairs(len(classes))
+    distance = mean_of_units(distance_sum, len(classes))
     fitness = rules.accuracy_weight * accuracy + rules.distance_weight * distance
     own_class_sum = left.own_class_sum[e] + right.own_class_sum[f]
     fitness += rules.own_class_weight * own_class_sum / len(classes)
@@ -201,6 +200,29 @@ def _cross(
         own_class_sum=own_class_sum[best_first],
     )
     return group, accuracy[best_first], fitness[best_first]
+
+
+def _between(
+    classes: tuple[int, ...], others: tuple[int, ...], members: np.ndarray, masks: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Per ensemble (E,) int64 the summed distance of its members of some classes from those of the others.
+
+    Two classes meet once in a tournament, so what is computed here for their whole populations is not kept.
+
+    Args:
+        classes, others: the classes.
+        members: (E, classes and others) chromosome indices.
+        masks: per class (population, K) bool.
+    """
+    total, population = np.zeros(len(members), np.int64), len(masks[0])
+    for start in range(0, len(others), OTHERS_AT_ONCE):
+        block = others[start : start + OTHERS_AT_ONCE]
+        rows = np.concatenate([masks[other] for other in block])
+        first = len(classes) + start
+        places = members[:, first : first + len(block)] + population * np.arange(len(block))
+        for number, one in enumerate(classes):
+            total += distance_units(masks[one], rows)[members[:, number, None], places].sum(1)
+    return total
 
 
 def _ascending(group: Group, left: Group, right: Group) -> np.ndarray:

@@ -5,10 +5,11 @@ from fractions import Fraction
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from modules.jaccard import jaccard_distances, mean_pairwise_distance
+from modules.jaccard import distance_units, jaccard_distances, mean_pairwise_distance
 
 
 def distance(mask: np.ndarray, other: np.ndarray) -> Fraction:
@@ -38,7 +39,17 @@ def test_mean_over_the_pairs(data: st.DataObject, modules: int) -> None:
 
 
 def test_sums_do_not_depend_on_their_order() -> None:
-    masks = np.random.default_rng(0).random((64, 4224)) < 0.6
-    distances = jaccard_distances(masks, masks).ravel()
-    total = sum(map(Fraction, distances.tolist()))
-    assert Fraction(distances.sum()) == Fraction(np.sort(distances)[::-1].cumsum()[-1]) == total
+    """Not even those over all pairs of a thousand modules, which float64 would round."""
+    masks = np.random.default_rng(0).random((1000, 40)) < 0.05
+    units = distance_units(masks, masks)[np.triu_indices(len(masks), 1)]
+    total = sum(units.tolist())
+    assert int(units.sum()) == int(np.sort(units).cumsum()[-1]) == total > 2**53
+    shuffled = np.random.default_rng(1).permutation(len(masks))
+    expected = float(Fraction(total, len(units) * 2**40))
+    assert mean_pairwise_distance(masks) == mean_pairwise_distance(masks[shuffled])
+    assert abs(mean_pairwise_distance(masks) - expected) <= 2**-52
+
+
+def test_more_modules_than_are_summed_exactly_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected at most 4,096 modules, given 4,097"):
+        mean_pairwise_distance(np.ones((4097, 1), bool))

@@ -357,16 +357,17 @@ def test_batch_norms_have_the_statistics_that_classify_better(capsys, modules_ar
         Images(9 + 30 * pixels, np.zeros(300, np.int64), None),
     )
     estimate_statistics(strong.network, [torch.tensor(pixels).permute(0, 3, 1, 2)])
+    strong.constants["5.bias"].sub_(predict(strong.network, usual, CPU).mean(0))  # so that it names all classes
     labels = predict(strong.network, usual, CPU).argmax(1).numpy()
     valid = dataclasses.replace(usual, labels=labels)
-    modules = [strong.cut(np.ones(8, bool), target) for target in range(3)]
     if modules_are_wrong:
-        for module in modules:
-            for name, value in module.named_buffers():
-                if name.endswith("running_mean"):
-                    value += 2 * torch.randn(8)
+        for name, value in strong.network.named_buffers():
+            if name.endswith("running_mean"):
+                value += 2 * torch.randn(8)
     split = Split(NAMES[:3], usual if modules_are_wrong else others, valid, valid)
-    chosen = module_sets.with_better_statistics(strong, modules, range(3), split, CPU)
-    assert (chosen is modules) != modules_are_wrong
+    kernel_masks = np.ones((3, 8), bool)
+    chosen = module_sets.with_better_statistics(strong, kernel_masks, range(3), split, CPU)
+    means = [dict(network.named_buffers())["1.running_mean"] for network in (chosen[0], strong.network)]
+    assert torch.equal(*means) != modules_are_wrong
     right = int((predict(ComposedModel(chosen), usual, CPU).argmax(1).numpy() == labels).sum())
-    assert right >= 299 and f"{right} " in capsys.readouterr().out
+    assert right >= 280 and f"{right} " in capsys.readouterr().out

@@ -65,6 +65,22 @@ def test_the_tournament_is_its_definition(num_classes: int, population: int, exa
     checked()
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "classes", "expected"),
+    [
+        ({}, 2, 0.0),
+        ({2: 0.9, 10: 0.6}, 2, 0.9),
+        ({2: 0.9, 10: 0.6}, 4, 0.0),  # not named
+        ({2: 0.9, 10: 0.6}, 10, 0.6),
+        ({2: 0.9, 10: 0.6}, 100, 0.6),  # more classes than any that is named
+    ],
+)
+def test_the_threshold_of_the_most_classes_is_that_of_larger_ensembles(
+    thresholds: dict[int, float], classes: int, expected: float
+) -> None:
+    assert ScoringRules(thresholds, 1, 1, 0.9, 0.1).threshold(classes) == expected
+
+
 def test_the_protected_ensemble_survives_although_it_is_the_worst() -> None:
     """All others are right everywhere; it never is."""
     labels = np.array([0, 1, 2, 3, 4])
