@@ -12,7 +12,7 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from patching.report import BEFORE, WHOLE_MODEL
 from report.figures import INK, Drawing, curve_style, new_figure, styled
 from report.figures_of_patching import patch_figure
-from report.figures_of_trade_off import TradeOff, patch_trade_off_figure
+from report.figures_of_trade_off import PAPER, PAPER_DATASETS, TradeOff, patch_trade_off_figure
 from search.genetic.log import best_generation
 
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods
@@ -35,9 +35,9 @@ def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
 
 @styled
 def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Drawing:
-    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks.
+    """Accuracy lost by kernels kept: one colour per network, one line per seed; genetic searches are single marks.
 
-    Of fine-tuned modules the line is dotted.
+    Lines of fine-tuned modules are dotted. The paper's mean is shown where it has the dataset.
     """
     figure = new_figure(10, 4.6)
     axes = figure.subplots()
@@ -51,7 +51,15 @@ def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Dr
                 continue
             style = curve_style(number) | ({"marker": "*", "markersize": 13} if line == "none" else {"markersize": 5})
             across, up = [100 * point.kernels_kept for point in own], [point.points_lost for point in own]
-            axes.plot(across, up, linestyle=line, label=f"{command.model}, {method}", **style)
+            seeds = sorted(
+                {
+                    other.seed
+                    for other, found in searched
+                    if other.model == command.model and method in methods_of(found)
+                }
+            )
+            label = f"{command.model}, {method}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            axes.plot(across, up, linestyle=line, label=label, **style)
             rows += [
                 (command.model, command.seed, method, point.target, point.kernels_kept, point.points_lost)
                 for point in own
@@ -63,17 +71,27 @@ def modules_figure(searched: Sequence[tuple[Command, Sequence[TradeOff]]]) -> Dr
                 f"{command.model}, seed {command.seed}: with at most one point lost, {least.kernels_kept:.1%} of the "
                 f"kernels are kept ({least.method})."
             )
+    (dataset,) = {command.dataset for command, _ in searched}
+    if dataset in PAPER_DATASETS:
+        of_paper = {"marker": "X", "markersize": 10, "color": INK, "linestyle": "none", "label": "paper, genetic, mean"}
+        axes.plot(100 * PAPER.kernels_kept, PAPER.points_lost, **of_paper)
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yscale("symlog", linthresh=1)  # networks that lose a little and a lot in one picture
     axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))
     lost = [points_lost for *_, points_lost in rows]
     axes.set_ylim(min(lost) - 0.2, 1.2 * max(lost) + 0.2)
-    axes.set(xlabel="kernels kept in %, mean over modules", ylabel="accuracy lost in percentage points")
+    axes.set_xlabel("kernels kept, % (mean over modules)")
+    axes.set_ylabel("accuracy lost, percentage points\n(scale: linear up to 1, then logarithmic)")
     axes.grid()
     _legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
-    figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
+    figure.suptitle(f"{dataset}, test images: accuracy of composed modules below the strong model (dashed)")
     columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
     return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
+
+
+def methods_of(points: Sequence[TradeOff]) -> set[str]:
+    """The methods that found these modules."""
+    return {point.method for point in points}
 
 
 @styled

@@ -195,9 +195,13 @@ def test_the_figure_of_the_heuristics() -> None:
 def test_the_figure_of_the_modules() -> None:
     """A seed without a genetic search next to one with it: the legend names each network's way once."""
     points = [trade_off(0.6, 0.5), trade_off(0.4, 0.9), trade_off(0.3, 3.0)]
-    searched = [(genetic("seed_0"), points), (genetic("seed_1"), [*points, trade_off(0.7, 4.0, "genetic")])]
+    searched = [
+        (genetic("seed_0"), points),
+        (replace(genetic("seed_1"), seed=1), [*points, trade_off(0.7, 4.0, "genetic")]),
+    ]
     drawing = modules_figure(searched)
-    assert legend_of(drawing) == ["simcnn_x0_25, gradient", "simcnn_x0_25, genetic"]
+    of_searches = ["simcnn_x0_25, gradient, seeds 0, 1", "simcnn_x0_25, genetic, seed 1"]
+    assert legend_of(drawing) == of_searches
     assert [row[-1] for row in drawing.rows] == [3.0, 0.9, 0.5, 3.0, 0.9, 0.5, 4.0]
     assert drawing.finding.count("with at most one point lost, 40.0% of the kernels are kept (gradient).") == 2
 
