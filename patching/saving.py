@@ -276,9 +276,7 @@ def _as_code(model: Joined, stated: Mapping[str, str]) -> tuple[str, dict[str, T
         stated="\n".join(f"{name.upper()} = {json.loads(stated[name])!r}" for name in ("versions", "made_of")),
         parameters=parameters,
         names=", ".join(model.inputs),
-        use="\n".join(
-            f"    {name} = {_from_image(shape, model.forms.get(name))}" for name, shape in model.inputs.items()
-        ),
+        use="\n".join(f"    {name} = {_from_image(model, name)}" for name in model.inputs),
         what=what,
         lines="\n".join(lines),
         body=body,
