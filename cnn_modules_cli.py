@@ -9,7 +9,9 @@ The second line is the same as `python train.py --model simcnn_x0_25 --dataset d
 import ast
 import difflib
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent
@@ -38,10 +40,14 @@ def main() -> None:
         _refuse(f"no stage scripts in {TOP}: install the project from its source tree, pip install -e .")
     if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
         print("usage: cnn-modules SCRIPT [OPTIONS]; cnn-modules SCRIPT --help lists the options\n")
-        width = max(map(len, named))
+        width, columns = max(map(len, named)) + 2, max(60, shutil.get_terminal_size().columns)
         for name, path in named.items():
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            print(f"{name:{width}}  {text.splitlines()[0] if text else ''}")
+            print(
+                textwrap.fill(
+                    text.split("\n")[0], columns, initial_indent=f"{name:{width}}", subsequent_indent=" " * width
+                )
+            )
         return
     name, *options = sys.argv[1:]
     if name not in named:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from models.opening import OneLineParser
 from report.figures import INK, INK_ON_DARK
 from utils.files import save_text
 
@@ -110,6 +111,7 @@ def idea(colours: dict[str, str]) -> str:
 
 
 def main() -> None:
+    OneLineParser(__doc__).parse_args()
     for theme, colours in COLOURS.items():
         path = DOCS / f"idea_{theme}.svg"
         save_text(path, idea(colours))
