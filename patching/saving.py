@@ -325,7 +325,7 @@ RESIZED = {
 }
 TEMPLATE = '''"""A {kind} image classifier. It needs torch and safetensors; its weights are next to it, in .safetensors.
 
-Use (import numpy, torch; from PIL import Image, ImageOps):
+How to use it (after `import numpy, torch` and `from PIL import Image, ImageOps`):
 
     image = Image.open("photo.png").convert("RGB")
 {use}

@@ -175,7 +175,7 @@ def main() -> None:
             "modules": f"{config.name}, set {chosen.name}",
             "target_classes": [classes.names[target] for target in patched.target_classes],
             "weak_model": Path(report.weak_model).name,
-            "calibration": patched.rule.saved_as,
+            "calibration": "learned",
         }
         for path in arguments.save:
             saved = ", ".join(map(str, save_as_reported(model, path, reported, stage.device, made_of)))

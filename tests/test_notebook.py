@@ -34,7 +34,7 @@ def test_links_of_the_notebook_lead_somewhere():
 def test_the_notebook_runs(tmp_path: Path, root_dir: Path):
     program = "\n".join(map(source_of, CODE))
     command = [sys.executable, "-W", "ignore", "-c", program]
-    done = run_program(command, root=root_dir, cwd=tmp_path, env={"MPLBACKEND": "Agg"})
+    done = run_program(command, root=root_dir, cwd=tmp_path, env={"MPLBACKEND": "Agg"}, timeout=1800)
     assert done.exit_code == 0, done.stderr
     strong, patched = (
         float(re.search(rf"{name}: test accuracy ([\d.]+)%", done.stdout)[1]) for name in ("strong model", "patched")
