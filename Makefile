@@ -40,13 +40,13 @@ lint: setup  ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup  ## mend formatting
+format: setup  ## fix formatting
 	$(BIN)/ruff format .
 
 benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
 	$(BIN)/python benchmarks/compare.py --model simcnn_x0_25 --dataset digits
 
-results: setup  ## the published experiments on CIFAR-10, from the images to the tables: hours; goes on where it was
+results: setup  ## the experiments on CIFAR-10, from the images to the tables: hours; resumes where it stopped
 	$(BIN)/python experiments/results/results.py
 
 clean:  ## remove the virtual environment and caches; data/ stays

@@ -1,15 +1,18 @@
 """A patched or composed model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file and weights.
 
 All of them take RGB pixels as they are in an image file, so that normalisation cannot differ. The Python file has
-what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project.
+what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project. Both
+state their classes, the form of their images, and what they were made of and with.
 """
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
+import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,7 +73,13 @@ def is_saved_patch(path: Path) -> bool:
     return MARK.items() <= found.items()
 
 
-def save_as_reported(model: Joined, path: Path, reported: Reported, device: torch.device | str = "cpu") -> list[Path]:
+def save_as_reported(
+    model: Joined,
+    path: Path,
+    reported: Reported,
+    device: torch.device | str = "cpu",
+    made_of: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Write a model, run what was written on test images, and return the files.
 
     By the name's end: `.pth`, `.onnx`, or `.py` with the weights next to it in `.safetensors`. The model is left as it
@@ -82,15 +91,58 @@ def save_as_reported(model: Joined, path: Path, reported: Reported, device: torc
         path: of the file.
         reported: what it has to answer to `model.inputs`.
         device: where a `.pth` file is run; the others run on the CPU.
+        made_of: what the model was made of, as plain values by name; `.onnx` and `.py` state it.
     """
     check_save_paths([path])
     with written_aside(path.parent) as folder:
         written = folder / path.name
         with evaluating(model, "cpu"):
-            {".pth": type(model).write, ".onnx": _save_onnx, ".py": _save_code}[path.suffix](model, written)
+            if path.suffix == ".pth":
+                model.write(written)
+            else:
+                {".onnx": _save_onnx, ".py": _save_code}[path.suffix](model, written, description(model, made_of or {}))
         check_as_reported(path, lambda: _loaded(written, model, device), reported)
         check_save_paths([path])
     return _files_of(path)
+
+
+def description(model: Joined, made_of: Mapping[str, Any]) -> dict[str, str]:
+    """What a saved model states about itself: ONNX metadata, and the metadata of the `.safetensors` file.
+
+    Args:
+        model: patched or composed.
+        made_of: plain values by name.
+
+    Returns:
+        Text by name. `classes` (names, in the order of the scores), `inputs`, `versions` and `made_of` are JSON. An
+        input of images has its side, resizing and normalisation, which the network does itself.
+    """
+    packages = ("cnn-module-toolkit", "torch")
+    return {
+        **MARK,
+        "description": f"a {model.kind} image classifier: scores (n, {len(model.classes)}), the largest one decides",
+        "classes": json.dumps(model.classes, ensure_ascii=False),
+        "inputs": json.dumps({name: _input(model, name) for name in model.inputs}),
+        "versions": json.dumps({package: importlib.metadata.version(package) for package in packages}),
+        "made_of": json.dumps(dict(made_of), ensure_ascii=False),
+    }
+
+
+def _input(model: Joined, name: str) -> dict[str, Any]:
+    """One input, in plain values."""
+    shape, form = model.inputs[name], model.forms.get(name)
+    if form is None:
+        return {"shape": ["n", *shape], "dtype": "float32", "content": "the weak model's logits"}
+    members = [part.form for part in model.modules() if isinstance(part, Member)]
+    of_input = [each for each in members if (each.side, each.resize) == (form.side, form.resize)]
+    normalised = [{"mean": list(m), "std": list(s)} for m, s in dict.fromkeys(each.normalisation for each in of_input)]
+    return {
+        "shape": ["n", *shape],
+        "dtype": "uint8",
+        "content": "RGB pixels from 0 to 255",
+        "resize": f"{form.resize}: {RESIZED[form.resize]}",
+        "normalised_inside": normalised,
+    }
 
 
 def check_member_leaves(member: Member) -> None:
@@ -114,9 +166,9 @@ def _files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".safetensors")] if path.suffix == ".py" else [path]
 
 
-def _save_code(model: Joined, path: Path) -> None:
-    code, weights = _as_code(model)
-    content = _package("safetensors.torch").save(weights, metadata=MARK)
+def _save_code(model: Joined, path: Path, stated: Mapping[str, str]) -> None:
+    code, weights = _as_code(model, stated)
+    content = _package("safetensors.torch").save(weights, metadata=dict(stated))
     write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
     save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
 
@@ -140,7 +192,7 @@ def _loaded_code(path: Path) -> Answer:
     return lambda *inputs: module.scores(weights, *map(torch.from_numpy, inputs)).numpy()
 
 
-def _save_onnx(model: Joined, path: Path) -> None:
+def _save_onnx(model: Joined, path: Path, stated: Mapping[str, str]) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     names, examples = list(model.inputs), model.examples()
     network = _exported(model, examples).module()  # the same as in the Python file
@@ -156,7 +208,8 @@ def _save_onnx(model: Joined, path: Path) -> None:
                 verbose=False,
             )
             proto = program.model_proto
-            _package("onnx").helper.set_model_props(proto, MARK)
+            _package("onnx").helper.set_model_props(proto, dict(stated))
+            proto.doc_string = stated["description"]
             content = proto.SerializeToString()
         except Exception as error:
             raise UserError(f"the {model.kind} model cannot be exported to ONNX: {reason(error)}") from error
@@ -186,7 +239,7 @@ def _exported(model: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:
             raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 
 
-def _as_code(model: Joined) -> tuple[str, dict[str, Tensor]]:
+def _as_code(model: Joined, stated: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
     """The Python file's text, and the weights by the names that it uses."""
     program = _exported(model, model.examples())
     signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
@@ -220,8 +273,10 @@ def _as_code(model: Joined) -> tuple[str, dict[str, Tensor]]:
         kind=model.kind,
         helpers="".join(f"{line}\n" for line in helpers),
         classes=repr(list(model.classes)),
+        stated="\n".join(f"{name.upper()} = {json.loads(stated[name])!r}" for name in ("versions", "made_of")),
         parameters=parameters,
         names=", ".join(model.inputs),
+        use="\n".join(f"    {name} = {_from_image(model, name)}" for name in model.inputs),
         what=what,
         lines="\n".join(lines),
         body=body,
@@ -233,7 +288,17 @@ def _in_words(shape: tuple[int, ...], form: Form | None) -> str:
     if form is None:
         return f"(n, {shape[0]}) float32, the weak model's logits"
     size = ", ".join(map(str, shape))
-    return f"(n, {size}) uint8, RGB, as numpy.asarray(PIL.Image) gives it in this size,\n  {RESIZED[form.resize]}"
+    return f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n  an image of another size: {RESIZED[form.resize]}"
+
+
+def _from_image(model: Joined, name: str) -> str:
+    """An expression that makes an input of `image`, in the way in which the dataset's images were made."""
+    form = model.forms.get(name)
+    if form is None:
+        return f"torch.zeros(1, {model.inputs[name][0]})  # instead of zeros, what the weak model says of the image"
+    size = f"({form.side}, {form.side}), {'method=' if form.resize == 'crop' else ''}Image.Resampling.BILINEAR)"
+    resized = f"image.resize({size}" if form.resize == "stretch" else f"ImageOps.fit(image, {size}"
+    return f"torch.from_numpy(numpy.array({resized}))[None]"
 
 
 def _without_checks(graph: fx.Graph) -> fx.Graph:
@@ -255,13 +320,16 @@ def _package(name: str) -> ModuleType:
 
 DIGEST = "DIGEST_OF_THE_WEIGHTS"
 RESIZED = {
-    "stretch": "where it has another: both sides resized to it, PIL.Image.Resampling.BILINEAR",
-    "crop": "where it has another: the square in its middle resized to it, PIL.Image.Resampling.BILINEAR",
+    "stretch": "both sides resized to it, PIL.Image.Resampling.BILINEAR",
+    "crop": "the square in its middle resized to it, PIL.Image.Resampling.BILINEAR",
 }
 TEMPLATE = '''"""A {kind} image classifier. It needs torch and safetensors; its weights are next to it, in .safetensors.
 
-    weights = load()
-    answers = scores(weights, {names}).argmax(1)  # numbers of CLASSES
+How to use it (after `import numpy, torch` and `from PIL import Image, ImageOps`):
+
+    image = Image.open("photo.png").convert("RGB")
+{use}
+    print(CLASSES[int(scores(load(), {names}).argmax())])
 
 {what}
 """
@@ -273,6 +341,7 @@ import safetensors.torch
 import torch
 {helpers}
 CLASSES = {classes}
+{stated}
 WEIGHTS_SHA256 = "DIGEST_OF_THE_WEIGHTS"
 
 
@@ -287,7 +356,7 @@ def load(device: str = "cpu") -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def scores(weights: dict[str, torch.Tensor], {parameters}) -> torch.Tensor:
-    """(n, classes) float32: the largest one decides."""
+    """(n, classes) float32, in the order of CLASSES: the largest one decides."""
 {lines}
 {body}
 '''

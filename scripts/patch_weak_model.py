@@ -173,8 +173,14 @@ def main() -> None:
         images, places = images_of("test")
         scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)
         reported = reported_of(model, scores, test.weak, pixels, stage.device)
+        made_of = {
+            "modules": f"{config.name}, set {chosen.name}",
+            "target_classes": [classes.names[target] for target in patched.target_classes],
+            "weak_model": Path(report.weak_model).name,
+            "calibration": "learned",
+        }
         for path in arguments.save:
-            saved = ", ".join(map(str, save_as_reported(model, path, reported, stage.device)))
+            saved = ", ".join(map(str, save_as_reported(model, path, reported, stage.device, made_of)))
             print(f"saved {saved}; run on {len(reported.scores)} test images, it answers as reported")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOP, run_program
+from draw_idea import COLOURS, idea
 from PIL import Image
 from random_modules import random_patched_model
 
@@ -86,6 +87,12 @@ def test_links_lead_somewhere(document):
         if heading:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}, target
+
+
+@pytest.mark.parametrize("theme", COLOURS)
+def test_the_picture_of_the_idea_is_what_its_script_draws(theme):
+    assert (TOP / "docs" / f"idea_{theme}.svg").read_text(encoding="utf-8") == idea(COLOURS[theme])
+    assert f"docs/idea_{theme}.svg" in (TOP / "README.md").read_text(encoding="utf-8")
 
 
 def test_paths_in_the_design_exist():

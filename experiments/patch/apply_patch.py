@@ -80,7 +80,14 @@ def main() -> None:
                 print(f"module set {modules.name}: saved {report.path}")
             if arguments.save:
                 patched, reported = patches[calibration], cases.reported(case, patches[calibration])
-                files = save_as_reported(cases.patched_model(case, patched), arguments.save, reported, stage.device)
+                made_of = {
+                    "modules": f"{stage.config.name}, set {modules.name}",
+                    "target_classes": [case.classes[-1]],
+                    "weak_model": f"{kind.words}, epoch {case.epoch}",
+                    "calibration": calibration,
+                }
+                joined = cases.patched_model(case, patched)
+                files = save_as_reported(joined, arguments.save, reported, stage.device, made_of)
                 names = ", ".join(map(str, files))
                 print(f"saved {names}; run on {len(reported.scores)} test images, it answers as reported")
     if arguments.target_class == "all":

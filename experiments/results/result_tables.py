@@ -272,7 +272,7 @@ def course(rows: Sequence[Generation]) -> Cells:
 def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
     """What can be drawn of what is done: (name, drawing)."""
     if searched := list(trade_offs(results)):
-        yield "modules", modules_figure(searched)
+        yield "modules", modules_figure(searched, results.dataset)
     for model, _, words, models in patched(results):
         scores = {each.classes[-1]: {method: each.scores(method) for method in SHOWN} for each in models}
         title = f"{model} on {results.dataset}: {words} weak models, test images"
@@ -285,10 +285,10 @@ def figures_of(results: Results) -> Iterator[tuple[str, Drawing]]:
 
 
 @styled
-def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]]) -> Drawing:
-    """Points of accuracy lost by kernels kept: a colour a network, a line a seed; genetic searches are lone marks.
+def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]], dataset: str) -> Drawing:
+    """Accuracy lost by kernels kept: one colour per network, one line per seed; genetic searches are single marks.
 
-    Of fine-tuned modules the line is dotted.
+    Lines of fine-tuned modules are dotted. The paper's mean is shown where it has the dataset.
     """
     figure = new_figure(10, 4.6)
     axes, models = figure.subplots(), list(dict.fromkeys(model for model, *_ in searched))
@@ -301,7 +301,9 @@ def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]]) -> D
             mark = {"marker": "*", "markersize": 13} if line == "none" else {"markersize": 5}
             style = curve_style(models.index(model)) | mark
             across, up = [100 * point.kernels_kept for point in own], [point.points_lost for point in own]
-            axes.plot(across, up, linestyle=line, label=f"{model}, {method}", **style)
+            seeds = sorted({each for name, each, found in searched if name == model and has_method(found, method)})
+            label = f"{model}, {method}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            axes.plot(across, up, linestyle=line, label=label, **style)
             rows += [(model, seed, method, point.target, point.kernels_kept, point.points_lost) for point in own]
         if within := [point for point in points if point.points_lost <= 1]:
             least = min(within, key=lambda point: point.kernels_kept)
@@ -309,16 +311,25 @@ def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]]) -> D
                 f"{model}, seed {seed}: with at most one point lost, {least.kernels_kept:.1%} of the kernels are kept "
                 f"({least.method})."
             )
+    if dataset in of_sizes.PAPER_DATASETS:
+        of_paper = {"marker": "X", "markersize": 10, "color": INK, "linestyle": "none", "label": "paper, genetic, mean"}
+        axes.plot(100 * of_sizes.PAPER.kernels_kept, of_sizes.PAPER.points_lost, **of_paper)
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yscale("symlog", linthresh=1)  # networks that lose a little and a lot in one picture
     axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))
     lost = [points_lost for *_, points_lost in rows]
     axes.set_ylim(min(lost) - 0.2, 1.2 * max(lost) + 0.2)
-    axes.set(xlabel="kernels kept in %, mean over modules", ylabel="accuracy lost in percentage points")
+    axes.set_xlabel("kernels kept, % (mean over modules)")
+    axes.set_ylabel("accuracy lost, percentage points\n(scale: linear up to 1, then logarithmic)")
     finish(axes, loc="center left", bbox_to_anchor=(1, 0.5))  # next to the curves, which lie everywhere
-    figure.suptitle("Modules of strong models, composed, on test images; dashed: the strong model")
+    figure.suptitle(f"{dataset}, test images: accuracy of composed modules below the strong model (dashed)")
     columns = ("network", "seed", "method", "target", "kernels_kept", "points_lost")
     return Drawing(figure, " ".join(sentences) or "All lose more than one point.", columns, rows)
+
+
+def has_method(points: Sequence[TradeOff], method: str) -> bool:
+    """Whether a method found one of these modules."""
+    return any(point.method == method for point in points)
 
 
 @styled

@@ -195,8 +195,8 @@ def test_the_figure_of_the_heuristics() -> None:
 def test_the_figure_of_the_modules() -> None:
     """A seed without a genetic search next to one with it: the legend names each network's way once."""
     points = [trade_off(0.6, 0.5), trade_off(0.4, 0.9), trade_off(0.3, 3.0)]
-    drawing = modules_figure([("net", 0, points), ("net", 1, [*points, trade_off(0.7, 4.0, "genetic")])])
-    assert legend_of(drawing) == ["net, gradient", "net, genetic"]
+    drawing = modules_figure([("net", 0, points), ("net", 1, [*points, trade_off(0.7, 4.0, "genetic")])], "cifar10")
+    assert legend_of(drawing) == ["net, gradient, seeds 0, 1", "net, genetic, seed 1", "paper, genetic, mean"]
     assert [row[-1] for row in drawing.rows] == [3.0, 0.9, 0.5, 3.0, 0.9, 0.5, 4.0]
     assert drawing.finding.count("with at most one point lost, 40.0% of the kernels are kept (gradient).") == 2
 

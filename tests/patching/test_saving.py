@@ -1,18 +1,27 @@
 """Patched models that leave: they answer as reported, of whatever network, or nothing is written."""
 
+import contextlib
 import copy
 import dataclasses
+import io
+import json
+import runpy
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image, ImageOps
 from random_modules import random_patched_model
+from safetensors import safe_open
 from torch import nn
 
+from dataset.image_files import decode_image
 from dataset.images import IMAGENET, Normalisation, normalise
 from patching import saving
 from patching.as_reported import TOLERANCE, Reported
@@ -203,7 +212,7 @@ def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
     write = getattr(owner, save)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, save, lambda _, path: write(other, path))  # in another form of images
+            patch.setattr(owner, save, lambda _, *given: write(other, *given))  # in another form of images
             with pytest.raises(UserError, match="does not answer as reported: other scores on") as refused:
                 save_as_reported(model, path, reported)
         assert "\n" not in str(refused.value)
@@ -216,7 +225,7 @@ def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
 @pytest.mark.slow
 def test_a_file_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, as_code = saved_with(network()), saving._as_code
-    monkeypatch.setattr(saving, "_as_code", lambda model: (as_code(model)[0] + "\nload = None", as_code(model)[1]))
+    monkeypatch.setattr(saving, "_as_code", lambda *given: (as_code(*given)[0] + "\nload = None", as_code(*given)[1]))
     with pytest.raises(UserError, match="does not run"):
         save_as_reported(model, tmp_path / "patched.py", reported_of(model))
     assert not list(tmp_path.iterdir())
@@ -232,6 +241,43 @@ def test_statistics_that_moved_since_the_report_are_an_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match="does not answer as reported"):
         save_as_reported(model, tmp_path / "patched.py", reported)
     assert not list(tmp_path.iterdir())
+
+
+MADE_OF = {"modules": "gradient", "weak_model": '"""\\ model.pth', "target_classes": ["c"]}
+
+
+@pytest.mark.slow
+def test_a_saved_model_states_what_it_is_and_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX, the Python file and its weights, for images of two sides; the file's lines of use prepare an image."""
+    form = Form(9, "crop", Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    model = PatchedModel(
+        Member(Logits(network(), 3), form, range(3)), [Member(network(outputs=1), FORM, [2])], LEARNED, CLASSES
+    )
+    reported = reported_of(model, weak_pixels=PIXELS[:, :9, :9], module_pixels=PIXELS)
+    for suffix in (".onnx", ".py"):
+        save_as_reported(model, tmp_path / f"patched{suffix}", reported, made_of=MADE_OF)
+    found = {each.key: each.value for each in onnx.load(tmp_path / "patched.onnx").metadata_props}
+    with safe_open(tmp_path / "patched.safetensors", "pt") as file:
+        assert file.metadata() == found
+    assert tuple(json.loads(found["classes"])) == CLASSES and json.loads(found["made_of"]) == MADE_OF
+    assert json.loads(found["versions"])["torch"] == torch.__version__.partition("+")[0]
+    of_weak, of_module = json.loads(found["inputs"]).values()
+    assert of_weak["normalised_inside"] == [{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}]
+    assert of_module["shape"] == ["n", 12, 12, 3] and of_module["resize"].startswith("stretch")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    module = runpy.run_path(str(tmp_path / "patched.py"))
+    assert module["MADE_OF"] == MADE_OF and module["VERSIONS"] == json.loads(found["versions"])
+    lines = textwrap.dedent("\n".join(line for line in module["__doc__"].splitlines() if line.startswith("    ")))
+    used = {**module, "numpy": np, "Image": Image, "ImageOps": ImageOps}
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(lines, used)  # noqa: S102
+    content = (tmp_path / "photo.png").read_bytes()
+    for name, each in model.forms.items():
+        assert np.array_equal(used[name][0], decode_image(content, each.side, each.resize).pixels)
+    with torch.no_grad():
+        expected = model(used["weak_pixels"], used["module_pixels"]).argmax()
+    assert printed.getvalue() == f"{CLASSES[expected]}\n"
 
 
 @pytest.mark.slow
