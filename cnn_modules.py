@@ -201,7 +201,7 @@ def gradient_search(
     with torch.enable_grad(), core_threads(device) as workers:
         trainer = Trainer(
             strong,
-            range(strong.num_classes),
+            [(target_class,) for target_class in range(strong.num_classes)],
             goal_of(config),
             *to_device(given, device),
             search_settings(config, "kernels"),

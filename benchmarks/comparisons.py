@@ -308,7 +308,7 @@ def gradient(benchmark: Benchmark) -> Tables:
 
         def fast(dtype: torch.dtype) -> Work:
             normalised = normalise(pixels, images.normalisation).permute(0, 2, 3, 1)
-            classes = range(graph.num_classes)
+            classes = [(target_class,) for target_class in range(graph.num_classes)]
             options = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
             trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
             kernel_masks = graph.units.spread(masks)

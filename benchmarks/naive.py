@@ -267,10 +267,10 @@ class MaskedModule:
         self.constants = [values[name] for _, name in self.program.constants]
         self.optimizer = torch.optim.Adam([weight.requires_grad_() for weight in weights], step_size, (0.9, 0.99))
 
-    def step(self, images: Tensor, loss: Callable[[Tensor, int], Tensor]) -> float:
-        """A step on normalised images towards a small loss of the logit (images,), given the class: the loss before."""
+    def step(self, images: Tensor, loss: Callable[[Tensor, list[int]], Tensor]) -> float:
+        """A step on normalised images towards a small loss of the logit (images, 1), given [class]: the loss before."""
         (logits,) = self.program.run(images, self.constants, factors=self.mask)
-        value = loss(logits[:, self.target_class], self.target_class)
+        value = loss(logits[:, [self.target_class]], [self.target_class])
         self.optimizer.zero_grad()
         value.backward()
         self.optimizer.step()

@@ -193,6 +193,12 @@ class Config:
         "The weight in the loss of the share of the strong logit's variance that the module's does not explain.",
         also=(fine_tuning,),
     )
+    mask_map_distillation: Weight = gradient(
+        1.0,
+        "The same of the strong model's feature maps, behind its residual additions or in front of its layers; it "
+        "falls to 0 in the course of a round.",
+        also=(fine_tuning,),
+    )
 
     # Fine-tuning of modules
     fine_tuning_steps: Count = fine_tuning(

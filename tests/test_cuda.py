@@ -83,7 +83,7 @@ def test_modules_are_trained_there(name: str, dtype: torch.dtype) -> None:
             given = torch.tensor(images.pixels, device=device), torch.tensor(images.labels, device=device)
             options = {"normalisation": images.normalisation, "dtype": dtype, "seed": 0, "workers": workers}
             trainers = [
-                Trainer(graph.to(device), [3, 7], Goal(0.5, 0.1), *given, settings, **options)
+                Trainer(graph.to(device), [(3,), (7,)], Goal(0.5, 0.1), *given, settings, **options)
                 for _ in range(1 + in_pieces)
             ]
             losses = []

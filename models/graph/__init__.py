@@ -12,7 +12,7 @@ from models.graph.errors import NetworkRefused
 from models.graph.flops import count_flops, flops_of
 from models.graph.graph import Graph, trace
 from models.graph.network import GraphNetwork
-from models.graph.observing import unit_norms
+from models.graph.observing import Observed, stream_maps, unit_norms
 from models.graph.sizes import Size, flops_share, kernels_share
 from models.graph.units import ConvLayer, Group, Units
 
@@ -24,6 +24,7 @@ __all__ = [
     "GraphNetwork",
     "Group",
     "NetworkRefused",
+    "Observed",
     "Size",
     "Units",
     "count_flops",
@@ -33,6 +34,7 @@ __all__ = [
     "fold_batch_norm",
     "has_batch_norm",
     "kernels_share",
+    "stream_maps",
     "trace",
     "unit_norms",
     "with_batch_statistics",

@@ -207,6 +207,7 @@ class Cut:
             made = self.copy(value) if is_same else cut(self, value)
             if made is not None:
                 self.new[value] = made
+                made.name = made.name or value.name
                 made.shape = self._shape(value)
         logits = self.new[self._plan.logits]
         if self._target_class is not None and self._is_whole(self._plan.logits):

@@ -1,6 +1,7 @@
 """A program as a module of torch: weights by the names that the network has for them, one forward."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,12 @@ class GraphNetwork(nn.Module):
         """Logits (n, classes) of normalised images (n, channels, side, side)."""
         return self.run(self.program, images)
 
-    def run(self, program: Program, images: Tensor) -> Tensor:
-        """What another program of the same constants computes with the network's weights."""
-        (logits,) = program.run(images, [getattr(owner, leaf) for owner, leaf in self._constants])
+    def run(
+        self, program: Program, images: Tensor, *, observe: Mapping[str, Callable[[Any], None]] | None = None
+    ) -> Tensor:
+        """What another program of the same constants computes with the network's weights; see `Program.run`."""
+        constants = [getattr(owner, leaf) for owner, leaf in self._constants]
+        (logits,) = program.run(images, constants, observe=observe)
         return logits
 
 

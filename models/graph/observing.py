@@ -59,6 +59,25 @@ def unit_norms(graph: Graph, images: Tensor, factors: Tensor | None = None) -> t
     return logits, norms
 
 
+def stream_maps(graph: Graph) -> list[Observed]:
+    """The maps that readers are given and that residual additions have added to, with all channels of theirs.
+
+    Of a network without additions, all maps that readers are given. Units are -1 where a channel is always kept.
+    """
+    units, no_class = graph.units.unit_of_channel, graph.units.class_of_channel < 0
+    rows = {
+        reader.source: reader
+        for reader in graph.channels.readers
+        if (units[reader.channels] >= 0).any() and no_class[reader.channels].all()
+    }
+    joined = np.unique(np.concatenate([np.array([-1]), *(units[row] for _, row in graph.channels.joins)]))
+    stream = {value: row for value, row in rows.items() if np.isin(units[row.channels], joined).all()}
+    return [
+        Observed(value.name, row.dim, np.arange(len(row.channels)), units[row.channels])
+        for value, row in (stream or rows).items()
+    ]
+
+
 def observed_values(graph: Graph) -> list[Observed]:
     """Where each unit's maps are looked at; every unit is in exactly one of them, unless nothing reads it."""
     channels, unit_of_channel = graph.channels, graph.units.unit_of_channel

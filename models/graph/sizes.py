@@ -23,8 +23,8 @@ def kernels_share(units: Units) -> Size:
     return share
 
 
-def flops_share(graph: Graph, target_class: int) -> Size:
-    """The share of the strong model's floating-point operations that a class's module needs.
+def flops_share(graph: Graph, target_class: int | None) -> Size:
+    """The share of the strong model's floating-point operations that a class's module needs; None: with all logits.
 
     A layer's cost is in proportion to the product of the shares of its output and its input channels that are kept.
     Exact for networks of convolutions and linear layers that are called once each; what else costs something
@@ -37,7 +37,7 @@ def flops_share(graph: Graph, target_class: int) -> Size:
         shape, weight = layer.value.shape, layer.value.given.weight
         pixels = math.prod(shape[2:] if layer.value.given.weight.shape[2:] else shape[1:-1])
         of_class = units.class_of_channel[layer.channels]
-        is_made = torch.as_tensor((of_class < 0) | (of_class == target_class)).float()
+        is_made = torch.as_tensor((of_class < 0) | (of_class == target_class) | (target_class is None)).float()
         is_mixed = layer.value in readers and (layer.groups == 1 or layer.name in graph.channels.freed)
         read = torch.as_tensor(units.unit_of_channel[readers[layer.value]]) if is_mixed else None
         made = torch.as_tensor(units.unit_of_channel[layer.channels])

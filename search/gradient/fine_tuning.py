@@ -123,7 +123,7 @@ def _trained(
     with core_threads(stage.device) as workers:
         trainer = Trainer(
             strong,
-            parent.target_classes,
+            [(target_class,) for target_class in parent.target_classes],
             goal_of(stage.config),
             *to_device(images, stage.device),
             settings,

@@ -16,47 +16,58 @@ from configures.base import Config
 
 @dataclass(frozen=True)
 class Goal:
-    """The loss of one module."""
+    """The loss of one module, of one class or several."""
 
     distillation: float  # the share of the loss that is the divergence from the strong model's softmax
     own_class: float  # the weight of the part of the strong logit that the module's does not explain
+    maps: float = 0  # the same of the strong model's feature maps, at the beginning of a round
 
-    def loss(self, logit: Tensor, target_class: int, labels: Tensor, strong_logits: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
         """Cross-entropy, distillation (Hinton et al., arXiv 1503.02531), and the unexplained share of the own logit.
 
-        The first two are of the strong model's logits with the entry of the target class replaced. Where the other
-        classes' logits are low enough, a constant would be good enough for them: the third holds the module to the
-        strong model's logit.
+        The first two are of the strong model's logits with the entries of the module's classes replaced. Where the
+        other classes' logits are low enough, a constant would be good enough for them: the third holds the module to
+        the strong model's logit.
 
         Args:
-            logit: (images,) float32, of the module.
-            target_class: of the module.
+            logits: (images, own classes) float32, of the module.
+            classes: of the module.
             labels: (images,) int64.
             strong_logits: (images, classes) float32.
 
         Returns a scalar.
         """
-        logits = strong_logits.index_copy(1, torch.tensor([target_class], device=logit.device), logit[:, None])
+        own = torch.tensor(classes, device=logits.device)
+        whole = strong_logits.index_copy(1, own, logits)
         divergence = F.kl_div(
-            logits.log_softmax(1), strong_logits.log_softmax(1), log_target=True, reduction="batchmean"
+            whole.log_softmax(1), strong_logits.log_softmax(1), log_target=True, reduction="batchmean"
         )
-        answer = (1 - self.distillation) * F.cross_entropy(logits, labels) + self.distillation * divergence
-        return answer + self.own_class * unexplained(logit, strong_logits[:, target_class])
+        answer = (1 - self.distillation) * F.cross_entropy(whole, labels) + self.distillation * divergence
+        return answer + self.own_class * unexplained(logits, strong_logits[:, own], dim=1)
 
     def total(
-        self, logits: Sequence[Tensor], target_classes: Sequence[int], labels: Tensor, strong_logits: Tensor
+        self, logits: Sequence[Tensor], classes: Sequence[Sequence[int]], labels: Tensor, strong_logits: Tensor
     ) -> Tensor:
-        """The sum of the losses of modules, whose logits are (images,) each."""
-        of_modules = zip(logits, target_classes, strict=True)
-        return torch.stack([self.loss(logit, number, labels, strong_logits) for logit, number in of_modules]).sum()
+        """The sum of the losses of modules, whose logits are (images, own classes) each."""
+        of_modules = zip(logits, classes, strict=True)
+        return torch.stack([self.loss(own, of_module, labels, strong_logits) for own, of_module in of_modules]).sum()
 
 
-def unexplained(logit: Tensor, strong_logit: Tensor) -> Tensor:
-    """The mean squared difference of two logits (images,) as a share of the strong one's variance: a scalar."""
-    variance = strong_logit.var(correction=0)
-    return (logit - strong_logit).square().mean() / variance.where(variance > 0, 1)  # one image has no variance
+def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
+    """The mean squared difference of logits or maps as a share of the strong ones' variance within channels: a scalar.
+
+    Of maps after Romero et al., "FitNets", arXiv 1412.6550; since a module's channels are some of the strong model's,
+    no regressor is needed in between.
+
+    Args:
+        values, strong_values: of the same channels, of equal shapes.
+        dim: of the channels.
+    """
+    others = [other for other in range(values.dim()) if other != dim]
+    variance = strong_values.var(others, correction=0).mean()
+    return (values - strong_values).square().mean() / variance.where(variance > 0, 1)  # one image has no variance
 
 
 def goal_of(config: Config) -> Goal:
     """The goal that the configuration describes."""
-    return Goal(config.mask_distillation, config.mask_own_class)
+    return Goal(config.mask_distillation, config.mask_own_class, config.mask_map_distillation)

@@ -43,7 +43,7 @@ class ModulesOnEngine:
         settings = trainer.goal, trainer.settings, trainer.batches.seed, self.engine.device, last, keeps
         for number, module in enumerate(trainer.modules):
             if module.steps_done < last:
-                own = module.target_class, _packed(module.state())
+                own = module.classes, _packed(module.state())
                 self.engine.submit(number, steps_on_worker, self.inputs, self.labels, *own, *settings)
         for number, state in self.engine.results():
             trainer.modules[number].load_state(_unpacked(state))
@@ -53,7 +53,7 @@ class ModulesOnEngine:
 def steps_on_worker(
     inputs: EvaluationInputs,
     labels: np.ndarray,
-    target_class: int,
+    classes: tuple[int, ...],
     state: bytes,
     goal: Goal,
     settings: TrainingSettings,
@@ -67,7 +67,7 @@ def steps_on_worker(
     with core_threads(pixels.device) as workers:
         trainer = Trainer(
             graph,
-            [target_class],
+            [classes],
             goal,
             pixels,
             torch.tensor(labels, device=pixels.device),

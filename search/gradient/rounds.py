@@ -60,7 +60,7 @@ class GradientSearch:
         with core_threads(stage.device) as workers:
             trainer = Trainer(
                 self.strong,
-                self.target_classes,
+                [(target_class,) for target_class in self.target_classes],
                 goal_of(stage.config),
                 pixels,
                 labels,

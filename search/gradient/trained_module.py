@@ -1,13 +1,15 @@
 """A module while its weights are trained and its units are dropped: a small network, cut anew with each drop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph import Graph, GraphNetwork, Size, estimate_statistics, with_batch_statistics
+from models.graph import Graph, GraphNetwork, Observed, Size, estimate_statistics, with_batch_statistics
+from search.gradient.goal import unexplained
 from search.gradient.pruning import MEMORY, mask_within
 from search.gradient.weight_places import WeightPlaces
 
@@ -20,20 +22,21 @@ class TrainedModule:
     Args:
         graph: the strong model, on the device; the module begins with its weights, and all of its units.
         places: of the strong model's weights.
-        target_class: of the module.
+        classes: of the module. One of several classes has all logits, but only these are its answer.
 
     Attributes:
         unit_mask: (units,) bool, True = kept.
-        network: images -> the logit (n, 1).
+        network: images -> the logit (n, 1), or all logits.
         saliency: (units,) float32, see `pruning`.
         steps_done: since the beginning.
     """
 
-    def __init__(self, graph: Graph, places: WeightPlaces, target_class: int) -> None:
-        self.graph, self.places, self.target_class = graph, places, target_class
+    def __init__(self, graph: Graph, places: WeightPlaces, classes: tuple[int, ...]) -> None:
+        self.graph, self.places, self.classes = graph, places, classes
+        self.target_class = classes[0] if len(classes) == 1 else None  # as cutting takes it: None keeps all logits
         self.saliency, self.steps_done, self._began_at = torch.zeros(graph.num_units), 0, 0
         every = np.ones(graph.num_units, bool)
-        self._become(every, graph.cut(every, target_class))
+        self._become(every, graph.cut(every, self.target_class))
 
     def _become(self, unit_mask: np.ndarray, network: GraphNetwork) -> None:
         """Go on as a module of a mask (units,), whose network is trained from now on."""
@@ -47,15 +50,34 @@ class TrainedModule:
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.network.named_parameters())
 
-    def logit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """Its logit (batch,) float32 for normalised images, by the batch's own statistics; differentiable.
+    def answer(
+        self, images: Tensor, dtype: torch.dtype, observed: Iterable[Observed] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Its logits (batch, own classes) float32, by the batch's own statistics, and maps; differentiable.
 
         Args:
-            images: (batch, channels, side, side) of `dtype`.
+            images: (batch, channels, side, side) of `dtype`, normalised.
             dtype: bfloat16 runs the network in autocast; weights stay float32.
+            observed: the strong model's maps whose counterparts are returned, by name.
         """
+        maps: dict[str, Tensor] = {}
+        observe = {each.name: partial(maps.__setitem__, each.name) for each in observed}
         with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return self.network.run(self._program, images)[:, 0].float()
+            logits = self.network.run(self._program, images, observe=observe).float()
+        return (logits if self.target_class is not None else logits[:, list(self.classes)]), maps
+
+    def unexplained_maps(
+        self, observed: Sequence[Observed], maps: Mapping[str, Tensor], strong_maps: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The mean share of the strong model's maps that its own, of `answer`, do not explain: a scalar."""
+        kept = np.append(self.unit_mask, True)  # unit -1 finds the last one
+        shares = []
+        for each in observed:
+            channels = torch.as_tensor(np.flatnonzero(kept[each.units]), device=strong_maps[each.name].device)
+            strong = strong_maps[each.name].index_select(each.dim, channels)
+            if each.name in maps and maps[each.name].shape == strong.shape:  # filled up, it has other channels
+                shares.append(unexplained(maps[each.name].float(), strong.float(), each.dim))
+        return torch.stack(shares).mean() if shares else torch.zeros(())
 
     def update(self, step_size: float, *, will_drop: bool) -> None:
         """Take a step by the gradients that are there, and note what they say of units, if some are to be dropped."""

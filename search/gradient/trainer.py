@@ -28,6 +28,7 @@ from models.graph import (
     flops_share,
     fold_batch_norm,
     kernels_share,
+    stream_maps,
 )
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal
@@ -70,7 +71,7 @@ class Trainer:
 
     Args:
         graph: the strong model, on the device.
-        target_classes: of the modules.
+        classes: of each module.
         goal: of each module.
         pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         settings: how steps are taken.
@@ -83,7 +84,7 @@ class Trainer:
     def __init__(
         self,
         graph: Graph,
-        target_classes: Sequence[int],
+        classes: Sequence[tuple[int, ...]],
         goal: Goal,
         pixels: Tensor,
         labels: Tensor,
@@ -101,10 +102,14 @@ class Trainer:
         )
         graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
         self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)
-        self.modules = [TrainedModule(graph, places, target_class) for target_class in target_classes]
-        self._sizes: dict[int, Size] = {
-            target_class: flops_share(graph, target_class) if settings.budget == "flops" else kernels_share(graph.units)
-            for target_class in target_classes
+        computed = {step.name for step in self._strong.program.steps}
+        self._observed = [each for each in stream_maps(graph) if goal.maps and each.name in computed]
+        self.modules = [TrainedModule(graph, places, of_module) for of_module in classes]
+        self._sizes: dict[int | None, Size] = {
+            module.target_class: flops_share(graph, module.target_class)
+            if settings.budget == "flops"
+            else kernels_share(graph.units)
+            for module in self.modules
         }
 
     def begin_with(self, masks: np.ndarray, networks: Sequence[GraphNetwork], steps_done: int = 0) -> None:
@@ -138,17 +143,31 @@ class Trainer:
         modules = [module for module in self.modules if module.steps_done == number]
         of_round = number % steps
         images, labels = self.batches.of_step(number)
-        of_strong = self.workers.submit(self._strong_logits, images)
-        outputs = list(self.workers.map(partial(_logit, images=images, dtype=self.dtype), modules))
-        logits = [output.detach().requires_grad_() for output in outputs]
-        loss = self.goal.total(logits, [module.target_class for module in modules], labels, of_strong.result())
+        of_strong = self.workers.submit(self._strong_answer, images)
+        answer = partial(TrainedModule.answer, images=images, dtype=self.dtype, observed=self._observed)
+        answers = list(self.workers.map(answer, modules))
+        strong_logits, strong_maps = of_strong.result()
+        logits = [own_logits.detach().requires_grad_() for own_logits, _ in answers]
+        loss = self.goal.total(logits, [module.classes for module in modules], labels, strong_logits)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
         loss.backward()
         will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
-        update = partial(_update, step_size=self._step_size(of_round), will_drop=will_drop)
-        list(self.workers.map(update, modules, outputs, [logit.grad for logit in logits]))
+
+        def update(module: TrainedModule, answer: tuple[Tensor, dict[str, Tensor]], gradient: Tensor) -> None:
+            own_logits, maps = answer
+            # The gradients at the maps are found by themselves: in one graph with what another thread has computed,
+            # the order in which autograd adds would depend on the threads.
+            ends = {name: value.detach().requires_grad_() for name, value in maps.items()}
+            if ends:
+                of_maps = module.unexplained_maps(self._observed, ends, strong_maps)
+                (self.goal.maps * (1 - of_round / steps) * of_maps).backward()
+            gradients = [gradient, *(end.grad for end in ends.values())]
+            torch.autograd.backward([own_logits, *maps.values()], gradients)
+            module.update(self._step_size(of_round), will_drop=will_drop)
+
+        list(self.workers.map(update, modules, answers, [logit.grad for logit in logits]))
         if will_drop and drops_after(of_round, steps):
             target = keep_target(before, keep, of_round + 1, steps)
             for module in modules:
@@ -179,15 +198,8 @@ class Trainer:
         return [cpu_state(module.network) for module in self.modules]
 
     @torch.no_grad()
-    def _strong_logits(self, images: Tensor) -> Tensor:
+    def _strong_answer(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        maps: dict[str, Tensor] = {}
+        observe = {each.name: partial(maps.__setitem__, each.name) for each in self._observed}
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return self._strong(images).float()
-
-
-def _logit(module: TrainedModule, images: Tensor, dtype: torch.dtype) -> Tensor:
-    return module.logit(images, dtype)
-
-
-def _update(module: TrainedModule, output: Tensor, gradient: Tensor, step_size: float, will_drop: bool) -> None:
-    output.backward(gradient)
-    module.update(step_size, will_drop=will_drop)
+            return self._strong.run(self._strong.program, images, observe=observe).float(), maps

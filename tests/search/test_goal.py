@@ -14,36 +14,36 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 
 
 def test_what_is_unexplained_is_the_squared_error_as_a_share_of_the_variance() -> None:
-    strong = drawn(50, seed=1) + 3
-    assert unexplained(strong, strong) == 0
-    torch.testing.assert_close(unexplained(strong.mean().expand(50), strong), torch.tensor(1.0))
-    torch.testing.assert_close(unexplained(strong[:1] + 2, strong[:1]), torch.tensor(4.0))  # of one image
+    strong = drawn(50, 1, seed=1) + 3
+    assert unexplained(strong, strong, 1) == 0
+    torch.testing.assert_close(unexplained(strong.mean().expand(50, 1), strong, 1), torch.tensor(1.0))
+    torch.testing.assert_close(unexplained(strong[:1] + 2, strong[:1], 1), torch.tensor(4.0))  # of one image
 
 
 def test_the_strong_models_other_logits_stand_next_to_the_modules() -> None:
-    logit, strong, labels = drawn(IMAGES, seed=1), drawn(IMAGES, CLASSES, seed=2), torch.arange(IMAGES) % CLASSES
+    logit, strong, labels = drawn(IMAGES, 1, seed=1), drawn(IMAGES, CLASSES, seed=2), torch.arange(IMAGES) % CLASSES
     answer = strong.clone()
-    answer[:, TARGET] = logit
+    answer[:, TARGET] = logit[:, 0]
     divergence = (strong.softmax(1) * (strong.log_softmax(1) - answer.log_softmax(1))).sum(1).mean()
-    expected = 0.3 * F.cross_entropy(answer, labels) + 0.7 * divergence + 2 * unexplained(logit, strong[:, TARGET])
-    torch.testing.assert_close(Goal(0.7, 2.0).loss(logit, TARGET, labels, strong), expected)
-    assert float(Goal(1.0, 1.0).loss(strong[:, TARGET], TARGET, labels, strong)) == pytest.approx(0, abs=1e-6)
+    expected = 0.3 * F.cross_entropy(answer, labels) + 0.7 * divergence + 2 * unexplained(logit, strong[:, [TARGET]], 1)
+    torch.testing.assert_close(Goal(0.7, 2.0).loss(logit, [TARGET], labels, strong), expected)
+    assert float(Goal(1.0, 1.0).loss(strong[:, [TARGET]], [TARGET], labels, strong)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None:
     """Where the other classes' logits are low it is right, and costs nothing else."""
     labels = torch.arange(IMAGES) % CLASSES
     strong = 40 * F.one_hot(labels, CLASSES) - 20 + drawn(IMAGES, CLASSES, seed=1) / 50
-    constant = torch.zeros(IMAGES)
-    assert float(Goal(0.5, 0.0).loss(constant, TARGET, labels, strong)) < 1e-6
-    held = Goal(0.5, 2.0).loss(constant, TARGET, labels, strong)
+    constant = torch.zeros(IMAGES, 1)
+    assert float(Goal(0.5, 0.0).loss(constant, [TARGET], labels, strong)) < 1e-6
+    held = Goal(0.5, 2.0).loss(constant, [TARGET], labels, strong)
     torch.testing.assert_close(held, 2 * strong[:, TARGET].square().mean() / strong[:, TARGET].var(correction=0))
 
 
 def test_no_module_hears_of_the_others() -> None:
-    logits = [drawn(IMAGES, seed=seed).requires_grad_() for seed in range(3)]
-    strong, labels, classes = drawn(IMAGES, CLASSES, seed=5), torch.arange(IMAGES) % CLASSES, [0, 3, 1]
+    logits = [drawn(IMAGES, 1, seed=seed).requires_grad_() for seed in range(3)]
+    strong, labels, classes = drawn(IMAGES, CLASSES, seed=5), torch.arange(IMAGES) % CLASSES, [[0], [3], [1]]
     together = torch.autograd.grad(Goal(0.5, 1.0).total(logits, classes, labels, strong), logits)
-    for logit, target_class, gradient in zip(logits, classes, together, strict=True):
-        (alone,) = torch.autograd.grad(Goal(0.5, 1.0).loss(logit, target_class, labels, strong), logit)
+    for logit, of_module, gradient in zip(logits, classes, together, strict=True):
+        (alone,) = torch.autograd.grad(Goal(0.5, 1.0).loss(logit, of_module, labels, strong), logit)
         assert torch.equal(gradient, alone)

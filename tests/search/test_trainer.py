@@ -13,7 +13,7 @@ import torch
 from conftest import random_images
 from torch import Tensor, nn
 
-from models.graph import Graph, flops_of, kernels_share, trace
+from models.graph import Graph, flops_of, kernels_share, stream_maps, trace
 from search.gradient.goal import Goal
 from search.gradient.trained_module import TrainedModule
 from search.gradient.trainer import LossNotFinite, Trainer, TrainingSettings
@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 ALL, ONE, SIDE = (0, 1, 2), (1,), 8
 SETTINGS = TrainingSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
 ROUND = (1.0, 0.5)
+GOAL = Goal(0.5, 1.0, 1.0)
 
 
 class Small(nn.Module):
@@ -67,6 +68,7 @@ def trainer_of(
     workers: int = 1,
     settings: TrainingSettings = SETTINGS,
     dtype: torch.dtype = torch.float32,
+    goal: Goal = GOAL,
 ) -> Iterator[Trainer]:
     """The modules of a random network."""
     images = random_images(40, 3)
@@ -74,8 +76,8 @@ def trainer_of(
     with core_threads(CPU, workers) as threads:
         yield Trainer(
             graph_of(),
-            classes,
-            Goal(0.5, 1.0),
+            [(target_class,) for target_class in classes],
+            goal,
             pixels,
             labels,
             settings,
@@ -202,7 +204,7 @@ def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> N
     assert all(torch.equal(start[name], value) for name, value in reference.named_parameters())
     adam = torch.optim.Adam(reference.parameters(), betas=(0.9, 0.99))
     places = WeightPlaces(graph)
-    module, masks = TrainedModule(graph, places, target_class=1), None
+    module, masks = TrainedModule(graph, places, (1,)), None
     for step in range(6):
         images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(step)).double()
         adam.param_groups[0]["lr"] = step_size = 0.01 / (1 + step)
@@ -210,8 +212,8 @@ def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> N
         expected = reference(images, masks)[:, 1]
         (expected - 1).square().mean().backward()
         adam.step()
-        found = module.logit(images, torch.float64)
-        torch.testing.assert_close(found, expected.float())
+        found, _ = module.answer(images, torch.float64)
+        torch.testing.assert_close(found[:, 0], expected.float())
         # The gradient of a float32 logit would be rounded.
         (module.network.run(module._program, images)[:, 0] - 1).square().mean().backward()
         module.update(step_size, will_drop=False)
@@ -241,15 +243,66 @@ def test_saliency_is_the_squared_gradient_of_a_factor_of_each_units_maps() -> No
     reference = Small()
     reference.norm.running_mean.add_(0.5)
     reference.train()
-    module = TrainedModule(graph, WeightPlaces(graph), target_class=2)
+    module = TrainedModule(graph, WeightPlaces(graph), (2,))
     images = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     factors = [torch.ones(8, requires_grad=True), torch.ones(6, requires_grad=True)]
     loss = reference(images, factors)[:, 2].square().sum()
     expected = torch.cat(torch.autograd.grad(loss, factors)).square()
-    module.logit(images, torch.float32).square().sum().backward()
+    module.answer(images, torch.float32)[0].square().sum().backward()
     module.update(0.01, will_drop=True)
     torch.testing.assert_close(module.saliency, 0.1 * expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
     before = copy.deepcopy(module.saliency)
-    module.logit(images, torch.float32).square().sum().backward()
+    module.answer(images, torch.float32)[0].square().sum().backward()
     module.update(0.01, will_drop=False)
     assert torch.equal(module.saliency, before)  # where nothing will be dropped, nothing is noted
+
+
+def test_a_module_of_several_classes_answers_with_their_logits() -> None:
+    graph = graph_of()
+    module = TrainedModule(graph, WeightPlaces(graph), (2, 0))
+    images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    found, _ = module.answer(images, torch.float32)
+    for column, target_class in enumerate((2, 0)):
+        (alone, _) = TrainedModule(graph, WeightPlaces(graph), (target_class,)).answer(images, torch.float32)
+        torch.testing.assert_close(found[:, [column]], alone)
+
+
+def test_maps_are_explained_by_the_strong_model_itself_and_by_the_kept_channels_of_it() -> None:
+    """Against the mean squared difference, computed here, of the kept channels of one layer that were changed."""
+    graph = graph_of()
+    observed = stream_maps(graph)
+    assert [len(each.units) for each in observed] == [8, 8]  # in front of the addition, and behind it
+    module = TrainedModule(graph, WeightPlaces(graph), (1,))
+    images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    _, strong_maps = module.answer(images, torch.float32, observed)
+    strong_maps = {name: value.detach() for name, value in strong_maps.items()}
+    assert float(module.unexplained_maps(observed, strong_maps, strong_maps)) == 0
+    module.saliency = torch.arange(graph.num_units).float()
+    module.drop(kernels_share(graph.units), 0.8)
+    assert not module.unit_mask.all()
+    _, maps = module.answer(images, torch.float32, observed)
+    assert float(module.unexplained_maps(observed, maps, strong_maps).detach()) > 0
+    kept = {each.name: each.units[module.unit_mask[each.units]] for each in observed}
+    assert {name: value.shape[1] for name, value in maps.items()} == {name: len(units) for name, units in kept.items()}
+    shifted = {each.name: strong_maps[each.name][:, module.unit_mask[each.units]] + 2 for each in observed}
+    variances = [
+        float(strong_maps[each.name][:, module.unit_mask[each.units]].var((0, 2, 3), correction=0).mean())
+        for each in observed
+    ]
+    expected = np.mean([4 / variance for variance in variances])
+    assert float(module.unexplained_maps(observed, shifted, strong_maps)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_map_distillation_brings_the_maps_nearer_to_the_strong_models() -> None:
+    found = []
+    for weight in (0.0, 3.0):
+        with trainer_of([1], goal=Goal(0.5, 1.0, weight)) as trainer:
+            for _ in range(SETTINGS.steps):
+                trainer.step(1.0, 0.6)
+            (module,), graph = trainer.modules, graph_of()
+            images, _ = trainer.batches.of_step(1000)
+            observed = stream_maps(graph)
+            _, maps = module.answer(images, torch.float32, observed)
+            _, strong_maps = TrainedModule(graph, WeightPlaces(graph), (1,)).answer(images, torch.float32, observed)
+            found.append(float(module.unexplained_maps(observed, maps, strong_maps).detach()))
+    assert found[1] < found[0]
