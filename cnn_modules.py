@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from composing.rule import Scaled, fitted
+from composing.rule import LinearRule, fitted
 from configures.base import Config
 from configures.base import gradient as gradient_settings
 from dataset.images import Images, Split, to_device
@@ -285,11 +285,11 @@ class ComposedNetwork(nn.Module):
         rule: of all outputs.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], rule: Scaled) -> None:
+    def __init__(self, networks: Sequence[nn.Module], rule: LinearRule) -> None:
         super().__init__()
         device = floating_parameter(networks[0]).device
         self.class_networks = copy.deepcopy(ComposedModel(networks)).to(device)
-        self.rule: Scaled = copy.deepcopy(rule).to(device)
+        self.rule: LinearRule = copy.deepcopy(rule).to(device)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from patching.learned import fold_of_each, one_blas_thread
 
@@ -60,30 +62,15 @@ def mean_softmax(models: Sequence[Whole]) -> np.ndarray:
 def stacked(logits: np.ndarray, labels: np.ndarray, test_logits: np.ndarray, seed: int = 0) -> np.ndarray:
     """The answers (images,) of a multinomial logistic regression on all logits (images, logits), standardised.
 
-    Its ridge is chosen by cross-validation; of many images it is fitted on MOST_STACKED.
+    Its ridge is chosen by cross-validation, the middle one where a class has too few images for that; of many images it
+    is fitted on MOST_STACKED.
     """
     some = np.linspace(0, len(labels) - 1, min(len(labels), MOST_STACKED)).astype(np.int64)
-    values, wanted = logits[some].astype(np.float64), labels[some]
-    mean, deviation = values.mean(0), values.std(0)
-    deviation[deviation == 0] = 1
-    values, given = (values - mean) / deviation, (test_logits - mean) / deviation
-    folds = fold_of_each(wanted, seed)
-
-    def fitted(strength: float, chosen: np.ndarray) -> LogisticRegression:
-        return LogisticRegression(C=1 / (strength * len(wanted[chosen]))).fit(values[chosen], wanted[chosen])
-
-    def loss(strength: float) -> float:
-        total = 0.0
-        for fold in np.unique(folds):
-            outside = folds == fold
-            model = fitted(strength, ~outside)
-            columns = np.searchsorted(model.classes_, wanted[outside]).clip(max=len(model.classes_) - 1)
-            is_known = model.classes_[columns] == wanted[outside]
-            likelihoods = model.predict_log_proba(values[outside])[np.arange(outside.sum()), columns]
-            total -= likelihoods[is_known].sum()
-        return total
-
+    inverses = [1 / (strength * len(some)) for strength in STRENGTHS]
+    folds = PredefinedSplit(fold_of_each(labels[some], seed))
+    model = LogisticRegressionCV(Cs=inverses, cv=folds, scoring="neg_log_loss")
+    if np.bincount(labels[some]).min() < folds.get_n_splits():
+        model = LogisticRegression(C=inverses[len(inverses) // 2])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is good enough for a control
-        best = min(STRENGTHS, key=loss)
-        return fitted(best, np.ones(len(wanted), bool)).predict(given)
+        warnings.simplefilter("ignore")  # nearly there is good enough; and of defaults only today's count
+        return make_pipeline(StandardScaler(), model).fit(logits[some], labels[some]).predict(test_logits)

@@ -16,7 +16,6 @@ RESTRICTED = "control: {}, whole, restricted"
 WHOLE_RULE = "control: whole strong models, the same rule"
 LARGEST = "control: whole strong models, max of softmax"
 MEAN = "control: whole strong models, mean of softmax"
-STACKED_OUTPUTS = "control: stacking on the members' outputs"
 STACKED = "control: stacking on all strong logits"
 
 HEADINGS = ("", "accuracy, %", "right", "composed is better by", "McNemar's p", "FLOPs, %")
@@ -66,30 +65,27 @@ def is_significant(interval: Interval, p: float) -> bool:
 
 
 def methods_of(
-    labels: np.ndarray, answers: Mapping[str, np.ndarray], flops: Mapping[str, float], num_classes: int, seed: int = 0
+    labels: np.ndarray, found: Mapping[str, tuple[np.ndarray, float]], num_classes: int, seed: int = 0
 ) -> dict[str, Any]:
     """The methods of a `ComposedRecord`: each with its counts, and how far the composed classifier is above it.
 
     Args:
         labels: (images,) int64, of test images.
-        answers: method -> (images,) int64, those of COMPOSED among them.
-        flops: method -> of one image, as a share of that of all strong models together.
+        found: method -> its answers (images,) int64, and its FLOPs of one image, as a share of that of all strong
+            models together; COMPOSED is among them.
         num_classes: of the composed classifier.
         seed: of the bootstrap.
     """
     entries: dict[str, Any] = {}
-    composed = answers[COMPOSED]
-    for name, given in answers.items():
-        right = given == labels
-        entries[name] = {
-            "accuracy": float(right.mean()),
-            "right": int(right.sum()),
-            "flops": flops[name],
-            "confusion_matrix": confusion_matrix(labels, given, num_classes).tolist(),
-        }
+    composed = found[COMPOSED][0]
+    for name, (answers, flops) in found.items():
+        right = answers == labels
+        confusion = confusion_matrix(labels, answers, num_classes).tolist()
+        entries[name] = {"accuracy": float(right.mean()), "right": int(right.sum()), "flops": flops}
+        entries[name]["confusion_matrix"] = confusion
         if name != COMPOSED:
             won, lost = int(((composed == labels) & ~right).sum()), int(((composed != labels) & right).sum())
-            sure = accuracy_change(labels, given, composed, seed)
+            sure = accuracy_change(labels, answers, composed, seed)
             entries[name] |= {"composed_better_by": list(sure), "p": mcnemar_p(won, lost)}
     return entries
 

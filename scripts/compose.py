@@ -1,15 +1,17 @@
 """Compose a classifier of modules, or of whole models: some classes of a strong model, or classes of several ones.
 
     python scripts/compose.py --take simcnn_x0_25:cifar10:cat,dog,frog
+    python scripts/compose.py --take simcnn_x0_25:cifar10:cat,dog,frog --one_network 0.6
     python scripts/compose.py --take resnet20:animals --take simcnn_x0_25:vehicles:car,bus --images street --save it.py
     python scripts/compose.py --best_of simcnn_x0_25:cifar10,resnet20:cifar10
 
 --take MODEL:DATASET:CLASSES takes the modules of these classes (all by default), of the most recent module set, or of
-another one with @SET behind it; --whole takes the logits of the whole models instead. Several --take merge classes of
-several strong models. --best_of takes each class from the model whose module is best at it, by its AUC on validation
-images. A scale and a bias of each output, which make the outputs comparable, are fitted on the validation images of
---images, and everything is judged on its test images; without --images they are the strong models' own, and outputs of
-different datasets are only standardised. docs/composing.md has examples. Writes data/composed/NAME.json.
+another one with @SET behind it; --whole takes the logits of the whole models instead, and --one_network SHARE trains
+one network for the classes of each model, which costs this share of the model's FLOPs. Several --take merge classes of
+several strong models. --best_of takes each class from the model whose output is best at it, by its AUC on validation
+images. The rule that makes the outputs comparable is fitted on the validation images of --images, and everything is
+judged on its test images; without --images they are the strong models' own, and outputs of different datasets are only
+standardised. docs/composing.md has examples. Writes data/composed/NAME.json.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from composing import files as composing_files
 from composing.composition import Composition
 from composing.report import HEADINGS, ComposedRecord, best_table
-from composing.sources import check_classes, common_classes, open_source
+from composing.sources import open_source
 from models.opening import OneLineParser, add_quiet
 from patching.own_weak_model import parse_class_map
 from patching.saving import check_save_paths, save_as_reported
@@ -37,17 +39,13 @@ def main() -> None:
     start = time.perf_counter()
     arguments = parse_arguments()
     composition = opened(arguments)
-    file = record_file(arguments, composition)
-    labelled = len(composition.datasets) == 1
-    calibration = arguments.calibration or ("fitted" if labelled else "own")
-    if not labelled:
-        named = " and ".join(composition.datasets)
+    file = record_file(arguments.name, composition)
+    if len(composition.datasets) > 1:
         say(
-            f"no images of all classes: judged on the test images of {named} together, which may differ by more than "
-            "their classes; --images NAME gives others"
+            f"no images of all classes: judged on the test images of {' and '.join(composition.datasets)} together, "
+            "which may differ by more than their classes; --images NAME gives others"
         )
-    rule = composition.by_common_images if calibration == "fitted" else composition.by_own_images
-    record = composition.record(rule, calibration=calibration)
+    record = composition.record()
     record.made_with["seconds"] = round(time.perf_counter() - start, 1)
     if composition.task == "best of":
         show_table(*best_table([source.label for source in composition.sources], composition.classes, composition.auc))
@@ -56,7 +54,7 @@ def main() -> None:
     file.save(record)
     print(f"saved {file.path}")
     if arguments.save:
-        model = composition.model(rule)
+        model = composition.model()
         reported = composition.reported(model)
         made_of = {"members": record.members, "calibration": calibration}
         for path in arguments.save:
@@ -69,65 +67,56 @@ def parse_arguments() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
     add = parser.add_argument
     add("--take", action="append", default=[], metavar="MODEL:DATASET:CLASSES[@SET]", help="see above; may be repeated")
-    add(
-        "--best_of",
-        nargs="+",
-        default=[],
-        metavar="MODEL:DATASET",
-        help="two or more of --take's form, of the same classes",
-    )
+    add("--best_of", nargs="+", default=[], metavar="MODEL:DATASET", help="two or more, of the same classes")
     add("--whole", action="store_true", help="take whole models, not their modules")
+    add("--one_network", type=float, metavar="SHARE", help="train a network of this share of each model's FLOPs")
     add("--images", metavar="NAME", help="a dataset in dataset_dir; the strong models' own by default")
-    add(
-        "--calibration",
-        choices=("fitted", "own"),
-        help="fitted on the validation images (the default where they are of one dataset), or outputs standardised by "
-        "each strong model's own ones",
-    )
+    add("--calibration", choices=("fitted", "own"), help="how outputs become comparable")
     add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong models' names where they are others")
     add("--name", help="of the JSON file; made of the models and classes by default")
-    add("--save", action="append", default=[], type=Path, help="the classifier: .py (and .safetensors), .onnx or .pth")
+    add("--save", action="append", default=[], type=Path, help="the classifier: .py (and .safetensors), or .onnx")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of all configurations")
     add_quiet(parser)
     arguments = parser.parse_args()
     if bool(arguments.take) == bool(arguments.best_of):
         parser.error("expected --take, once or several times, or --best_of")
+    if arguments.one_network is not None and not (0 < arguments.one_network <= 1 and not arguments.whole):
+        parser.error("--one_network: expected a share above 0, up to 1, and no --whole")
     if arguments.name and not arguments.name.replace("_", "").replace("-", "").isalnum():
         parser.error(f"--name {arguments.name}: expected letters, digits, _ and -")
+    if other := [path for path in arguments.save if path.suffix == ".pth"]:
+        parser.error(f"--save {other[0]}: expected a name that ends with .py or .onnx")
     check_save_paths(arguments.save)
     return arguments
 
 
 def opened(arguments: argparse.Namespace) -> Composition:
     """The sources that the command line names. Raises UserError where they are not there, or do not fit together."""
-    renamed = parse_class_map(arguments.class_map)
     option, texts = "--take", arguments.take
     if arguments.best_of:  # a comma may stand between sources, and between classes of one
         option, texts = "--best_of", re.split(r",(?=[^,:]+:)", ",".join(arguments.best_of))
-    sources = [open_source(text, option, arguments, renamed, whole=arguments.whole) for text in texts]
-    if arguments.best_of:
-        task, classes = "best of", common_classes(sources)
-    else:
-        task, classes = ("sub-task" if len(sources) == 1 else "merge"), check_classes(sources)
-    composition = Composition(task, sources, classes, arguments.images, sources[0].stage.seed)
-    if task == "best of" and len(composition.datasets) > 1:
-        named = " and ".join(composition.datasets)
-        raise UserError(f"--best_of: the models are of {named}: give --images NAME to compare them on")
-    return composition
+    renamed, of_modules = parse_class_map(arguments.class_map), not arguments.whole and arguments.one_network is None
+    return Composition(
+        [open_source(text, option, arguments, renamed, of_modules=of_modules) for text in texts],
+        best_of=bool(arguments.best_of),
+        images=arguments.images,
+        keep_flops=arguments.one_network,
+        calibration=arguments.calibration,
+    )
 
 
-def record_file(arguments: argparse.Namespace, composition: Composition) -> RecordFile[ComposedRecord]:
+def record_file(name: str | None, composition: Composition) -> RecordFile[ComposedRecord]:
     """The JSON file. Raises UserError, before any work, where that of another composition is there."""
     models = "+".join(dict.fromkeys(source.config.name for source in composition.sources))
-    name = arguments.name or re.sub(r"[^\w+-]", "_", f"{models}_{'_'.join(composition.classes)}")
-    if not arguments.name and len(name) > LONGEST_NAME:
-        name = f"{models[: LONGEST_NAME - 20]}_{len(composition.classes)}_classes"
-    file = composing_files.record(composition.sources[0].stage.artifacts, name)
-    if file.exists():
-        there = file.load()
-        labels = {source.label for source in composition.sources}
-        if (there.task, there.classes, there.sources.keys()) != (composition.task, composition.classes, labels):
-            raise UserError(f"{file.path} is there, of another composition: give another --name, or move it away")
+    classes = "_".join(composition.classes)
+    if len(models) + len(classes) > LONGEST_NAME:
+        models, classes = models[: LONGEST_NAME - 20], f"{len(composition.classes)}_classes"
+    named = name or re.sub(r"[^\w+-]", "_", f"{models}_{classes}")
+    file = composing_files.record(composition.sources[0].stage.artifacts, named)
+    there = file.load_if_there()
+    labels = {source.label for source in composition.sources}
+    if there and (there.task, there.classes, there.sources.keys()) != (composition.task, composition.classes, labels):
+        raise UserError(f"{file.path} is there, of another composition: give another --name, or move it away")
     return file
 
 
@@ -135,10 +124,8 @@ def show(record: ComposedRecord) -> None:
     """Print what the classifier is made of, and how it compares."""
     sources = ", ".join(dict.fromkeys(member["source"] for member in record.members.values()))
     print(f"{record.task}: {len(record.classes)} classes ({', '.join(record.classes)}) of {sources}")
-    if record.made_with["calibration"] == "fitted":
-        print(f"rule: a scale and a bias of each output, fitted on {record.images['valid']} validation images")
-    else:
-        print("rule: outputs standardised by each strong model's own validation images")
+    how = "fitted" if record.made_with["calibration"] == "fitted" else "standardised"
+    print(f"rule: {how} on {record.images['valid']} validation images")
     print(
         f"{record.images['test']} test images; 95 % intervals of differences of accuracy, in percentage points; FLOPs "
         "of an image as a share of the strong models' together:"

@@ -3,15 +3,14 @@
     python experiments/composing/sub_tasks.py --model simcnn_x0_25 --dataset cifar10
 
 Every network is run once on the validation and test images; choices of classes are then arithmetic. For each number of
-classes it takes all choices, or --subsets of them at random, and prints the mean over the choices: the whole strong
-model among all its classes, the same restricted to the chosen ones, the modules, and the modules with the rule that
-scripts/compose.py fits, on all validation images and on 10 of each class; and the largest loss of one choice against
-the restricted strong model. `scripts/compose.py --take` makes one of these classifiers.
+classes it takes all choices, or --subsets of them at random, and prints the mean over the choices: the strong model
+restricted to the chosen classes, the modules, and the modules with the rule that scripts/compose.py fits, on all
+validation images and on 10 of each class; and the largest loss of one choice against the restricted strong model.
+`scripts/compose.py --take` makes one of these classifiers.
 """
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,8 +28,8 @@ from utils.seeds import generator
 from utils.tables import show_table
 
 FEW = 10  # validation images of each class
-COLUMNS = ("strong", "restricted", "modules", "fitted", f"fitted on {FEW} a class")
-Outputs = dict[str, np.ndarray]  # labels (images,), strong and modules (images, classes)
+HEADINGS = ("classes", "choices", "restricted", "modules", "with the rule", f"fitted on {FEW} a class")
+Outputs = tuple[np.ndarray, np.ndarray, np.ndarray]  # labels (images,), of strong model and modules (images, classes)
 
 
 def main() -> None:
@@ -46,71 +45,43 @@ def main() -> None:
     strong = load_strong_model(config, stage.artifacts, device)
     chosen = open_set(config, stage.artifacts, arguments.modules)
     modules, split = chosen.modules(device), load_strong_split(config, stage.artifacts)
-    parts: dict[str, Outputs] = {}
-    for part in ("valid", "test"):
-        images = getattr(split, part)
+    parts: list[Outputs] = []
+    for images in (split.valid, split.test):
         of_strong, *of_modules = outputs_of([strong.network, *modules], images, device)
-        joined = torch.cat(of_modules, 1).numpy()
-        parts[part] = {"labels": images.labels, "strong": of_strong.numpy(), "modules": joined}
-    costs = [flops_of(module, strong.image_shape) / strong.flops for module in modules]
-    print(
-        f"module set {chosen.name}; test images; accuracies in percent, means over choices; losses in percentage points"
-    )
-    rows = [
-        row_of(parts, costs, subsets_of(config.num_classes, size, arguments.subsets, stage.seed))
-        for size in arguments.sizes
-    ]
-    headings = ["classes", "choices", *COLUMNS, "largest loss: modules", "fitted", "FLOPs, %"]
-    show_table(headings, rows)
+        parts.append((images.labels, of_strong.numpy(), torch.cat(of_modules, 1).numpy()))
+    costs = np.array([flops_of(module, strong.image_shape) / strong.flops for module in modules])
+    print(f"module set {chosen.name}; test images; means over choices in percent; losses in percentage points")
+    rows = []
+    for size in arguments.sizes:
+        every = list(itertools.combinations(range(config.num_classes), size))
+        some = generator(stage.seed, "choices", size).permutation(len(every))[: arguments.subsets]
+        rows.append(row_of(*parts, costs, [every[place] for place in sorted(some)]))
+    show_table([*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"], rows)
 
 
-def subsets_of(classes: int, size: int, most: int, seed: int) -> list[tuple[int, ...]]:
-    """All choices of some of the classes, or `most` of them at random, sorted."""
-    if math.comb(classes, size) <= max(most, 1000):
-        every = list(itertools.combinations(range(classes), size))
-        places = generator(seed, "choices", size).permutation(len(every))[:most]
-        return sorted(every[place] for place in places)
-    draws = generator(seed, "choices", size)
-    found = {tuple(sorted(draws.choice(classes, size, replace=False).tolist())) for _ in range(most)}
-    return sorted(found)
+def row_of(valid: Outputs, test: Outputs, costs: np.ndarray, choices: Sequence[tuple[int, ...]]) -> list[str | int]:
+    """A row of the table, of choices of the same size; costs (classes,) of modules are shares of FLOPs."""
+    found = np.array([accuracies(valid, test, each) for each in progress(choices, f"{len(choices[0])} classes")])
+    losses = (found[:, :1] - found[:, 1:3]).max(0)
+    numbers = [*found.mean(0), *losses]
+    flops = np.mean([costs[list(choice)].sum() for choice in choices])
+    return [len(choices[0]), len(choices), *(f"{100 * value:.2f}" for value in numbers), f"{100 * flops:.0f}"]
 
 
-def row_of(parts: dict[str, Outputs], costs: Sequence[float], subsets: Sequence[tuple[int, ...]]) -> list[str | int]:
-    """A row of the table, of choices of the same size."""
-    accuracies = np.array(list(_accuracies(parts, subsets)))
-    means = accuracies.mean(0)
-    losses = (accuracies[:, [1]] - accuracies[:, 2:4]).max(0)
-    flops = np.mean([sum(costs[number] for number in subset) for subset in subsets])
-    return [
-        len(subsets[0]),
-        len(subsets),
-        *(f"{100 * value:.2f}" for value in means),
-        *(f"{100 * value:.2f}" for value in losses),
-        f"{100 * flops:.0f}",
-    ]
+def accuracies(valid: Outputs, test: Outputs, choice: Sequence[int]) -> list[float]:
+    """Those of the restricted strong model, the modules, and the modules with the rule of all and of few images."""
+    classes = list(choice)
+    (labels, strong, outputs), (known, _, on_valid) = (_of(part, classes) for part in (test, valid))
+    few = np.concatenate([np.flatnonzero(known == number)[:FEW] for number in range(len(classes))])
+    rules = [fitted(on_valid[some], known[some], [0] * len(classes)) for some in (slice(None), few)]
+    scores = strong, outputs, *(rule.scores(outputs) for rule in rules)
+    return [float((each.argmax(1) == labels).mean()) for each in scores]
 
 
-def _accuracies(parts: dict[str, Outputs], subsets: Sequence[tuple[int, ...]]) -> Iterator[list[float]]:
-    """Per choice the accuracy under COLUMNS."""
-    for subset in progress(subsets, f"{len(subsets[0])} classes, choices"):
-        classes = list(subset)
-        valid, test = ({name: values[_of(part, classes)] for name, values in part.items()} for part in parts.values())
-        labels, known = (np.searchsorted(classes, part["labels"]) for part in (test, valid))
-        outputs, on_valid = test["modules"][:, classes], valid["modules"][:, classes]
-        few = np.concatenate([np.flatnonzero(known == number)[:FEW] for number in range(len(classes))])
-        of_one_model = [0] * len(classes)
-        scores = (
-            test["strong"][:, classes],
-            outputs,
-            fitted(on_valid, known, of_one_model).scores(outputs),
-            fitted(on_valid[few], known[few], of_one_model).scores(outputs),
-        )
-        full = float((test["strong"].argmax(1) == test["labels"]).mean())
-        yield [full, *(float((each.argmax(1) == labels).mean()) for each in scores)]
-
-
-def _of(part: Outputs, classes: Sequence[int]) -> np.ndarray:
-    return np.flatnonzero(np.isin(part["labels"], classes))
+def _of(part: Outputs, classes: list[int]) -> Outputs:
+    labels, strong, modules = part
+    some = np.isin(labels, classes)
+    return np.searchsorted(classes, labels[some]), strong[some][:, classes], modules[some][:, classes]
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import refusal_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
-from composing.rule import Scaled, fitted, standardised
+from composing.rule import LinearRule, fitted, standardised
 
 
 def said(images_of_class: int, seed: int = 0, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -18,6 +18,7 @@ def said(images_of_class: int, seed: int = 0, classes: int = 4) -> tuple[np.ndar
     return 3.0 * np.eye(classes)[labels] + random.normal(size=(len(labels), classes)), labels
 
 
+@settings(max_examples=10)
 @given(
     factors=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2),
     shifts=st.lists(st.floats(-100, 100), min_size=2, max_size=2),
@@ -27,7 +28,7 @@ def test_units_of_a_source_do_not_matter(factors, shifts):
     sources = [0, 1, 0, 1]
     of_outputs = np.array(factors)[sources], np.array(shifts)[sources]
     other = (outputs + of_outputs[1]) * of_outputs[0]
-    for make in (lambda values: fitted(values, labels, sources), lambda values: standardised(values.T, sources)):
+    for make in (lambda values: fitted(values, labels, sources), lambda values: standardised(values, sources, labels)):
         expected, found = make(outputs).scores(outputs), make(other).scores(other)
         np.testing.assert_allclose(found, expected, atol=1e-2)  # outputs are float32
 
@@ -61,11 +62,11 @@ def test_a_constant_output_and_a_rule_of_its_own_values():
     outputs, labels = said(20)
     outputs[:, 2] = 5.0
     rule = fitted(outputs, labels, range(4))
-    assert np.isfinite(rule.scores(outputs)).all() and rule.scale[2] == 0
-    again = Scaled(**rule.to_json())
+    assert np.isfinite(rule.scores(outputs)).all() and (rule.weight[:, 2] == 0).all()
+    again = LinearRule(**rule.to_json())
     assert np.array_equal(again.scores(outputs), rule.scores(outputs))
     with pytest.raises(ValueError, match="for each output"):
-        Scaled([0.0], [1.0, 2.0], [0.0])
+        LinearRule([0.0], [[1.0, 2.0]], [0.0])
 
 
 def test_what_cannot_be_fitted():
