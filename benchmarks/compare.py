@@ -325,14 +325,15 @@ def compare(name: str, stage: Stage, options: argparse.Namespace) -> None:
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     compiled_by = " ".join(compiler() or ["none"])
     machine = {**machine_facts("torch"), "device": str(stage.device), "threads": threads, "load before": load}
-    record = {"machine": {**machine, "C++ compiler": compiled_by}, "sizes": sizes, "repetitions": repetitions}
-    print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**record['machine'], **sizes}.items())}")
+    facts: dict[str, Any] = {**machine, "C++ compiler": compiled_by}
+    print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**facts, **sizes}.items())}")
     bench = Bench(stage, sizes, threads, of_device, options)
     rows = [row for comparison in make(bench) for row in measured(comparison, repetitions, stage.device)]
     texts = [[f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
     show_table(list(HEADINGS), texts)
     path = stage.artifacts.root_dir / "data" / "benchmark" / stage.config.name / f"{name}.json"
-    save_text(path, json.dumps({"command": " ".join(["python", *sys.argv]), **record, "comparison": rows}, indent=1))
+    made_with = {"command": " ".join(["python", *sys.argv]), "machine": facts, "sizes": sizes}
+    save_text(path, json.dumps({**made_with, "repetitions": repetitions, "comparison": rows}, indent=1))
     print(f"saved {path}", flush=True)
 
 

@@ -147,9 +147,9 @@ def commands_of(dataset: str, *, tiny: bool = False) -> list[Command]:
                 continue
             for seed in (0,) if tiny else SEEDS[model]:
                 for line in lines.text.replace("EARLY", early(tiny=tiny)).splitlines() * (seed in lines.seeds):
-                    script, *words = line.split()
+                    script, *options = line.split()
                     more = TINY.get(script, "").split() if tiny else ()
-                    words = (script, "--model", model, "--dataset", dataset, *words, *more)
+                    words = (script, "--model", model, "--dataset", dataset, *options, *more)
                     commands.append(Command(lines.table, f"seed_{seed}{lines.root}", seed, model, words))
     return commands
 
