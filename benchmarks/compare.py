@@ -44,7 +44,7 @@ from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules, score_population
 from search.gradient.goal import goal_of
 from search.gradient.trainer import Trainer, TrainingSettings
-from utils.device import PRECISIONS, core_threads, is_fast_in, machine_facts, num_cores
+from utils.device import PRECISIONS, core_threads, device_name, is_fast_in, machine_facts, num_cores
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.seeds import generator, torch_seed
@@ -324,7 +324,7 @@ def compare(name: str, stage: Stage, options: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     compiled_by = " ".join(compiler() or ["none"])
-    machine = {**machine_facts("torch"), "device": str(stage.device), "threads": threads, "load before": load}
+    machine = {**machine_facts("torch"), "device": device_name(stage.device), "threads": threads, "load before": load}
     facts: dict[str, Any] = {**machine, "C++ compiler": compiled_by}
     print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**facts, **sizes}.items())}")
     bench = Bench(stage, sizes, threads, of_device, options)

@@ -140,6 +140,11 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], device
         yield from pool.map(work, items)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def processor() -> str:
     """The processor's name."""
     try:

@@ -27,7 +27,7 @@ from configures.base import known_configurations, load
 from models import files as model_files
 from models.opening import OneLineParser
 from utils.artifacts import TableFile
-from utils.device import PRECISIONS, machine_facts, processor_and_instructions, resolve_device, utc_now
+from utils.device import PRECISIONS, device_name, machine_facts, processor_and_instructions, resolve_device, utc_now
 from utils.errors import UserError, run
 from utils.processes import ProcessGroup
 from utils.progress import time_in_words
@@ -237,8 +237,8 @@ def run_command(command: Command, folder: Path, log: TableFile[Ran], precision: 
         group.wait()
     rows, seconds = log.load_if_there(), round(time.monotonic() - start, 1)
     versions = [f"{name} {facts[name]}" for name in ("torch", "torchvision", "numpy")]
-    device = resolve_device(global_configure.device)
-    machine = ", ".join([processor_and_instructions(), f"{facts['cores']} cores", f"device {device}", *versions])
+    device = device_name(resolve_device(global_configure.device))
+    machine = ", ".join([device, processor_and_instructions(), f"{facts['cores']} cores", *versions])
     log.save([*rows, Ran(len(rows), command.line, seconds, utc_now(), facts["commit"], f"{machine}, {precision}")])
     return seconds
 
