@@ -113,10 +113,6 @@ class Bench:
         torch.manual_seed(torch_seed(self.stage.seed, "initial weights"))
         return build_strong_network(self.stage.config)
 
-    def batches(self, images: Images, size: int = naive.BATCH_SIZE) -> Iterator[Tensor]:
-        """Normalised images, through Pillow and a DataLoader."""
-        return naive.batches(images, self.stage.device, size)
-
     def resident(self, images: Images, dtype: torch.dtype) -> Tensor:
         """Normalised images (n, 3, side, side) on the device, as the search holds them."""
         return normalise(to_device(images, self.stage.device)[0], images.normalisation, dtype)
@@ -146,7 +142,9 @@ def evaluation(bench: Bench) -> Iterator[Comparison]:
         return Work(lambda: population_outputs(bench.graph, masks, [0] * count, pixels), count)
 
     def slow() -> np.ndarray:
-        return naive.module_outputs(bench.network, bench.graph.units.spread(masks[0]), 0, bench.batches(images))
+        return naive.module_outputs(
+            bench.network, bench.graph.units.spread(masks[0]), 0, naive.batches(images, bench.stage.device)
+        )
 
     works = {name: fast(dtype) for name, dtype in bench.precisions.items()}
     check = lambda expected, found: bench.alike(found["float32"][0], expected)  # noqa: E731
@@ -185,7 +183,7 @@ def importance(bench: Bench) -> Iterator[Comparison]:
     part, rest = images.first(bench.sizes["naive_images"]), (config.num_classes, config.importance_confidence)
 
     def slow() -> np.ndarray:
-        return naive.kernel_importance(bench.network, bench.batches(part, 1), part.labels, *rest)[0]
+        return naive.kernel_importance(bench.network, naive.batches(part, bench.stage.device, 1), part.labels, *rest)[0]
 
     works = {"float32": Work(lambda: bench.importance(images), len(images))}
     check = lambda expected, _: bench.alike(bench.importance(part), expected)  # noqa: E731
@@ -234,7 +232,7 @@ def gradient(bench: Bench) -> Iterator[Comparison]:
     def slow() -> list[float]:
         losses = []
         for _ in range(steps):
-            (batch,) = bench.batches(images, len(images))
+            (batch,) = naive.batches(images, bench.stage.device, len(images))
             with torch.no_grad():
                 loss = partial(goal.loss, labels=labels, strong_logits=graph.forward(batch))
             losses.append(statistics.mean(module.step(batch, loss) for module in plain))
