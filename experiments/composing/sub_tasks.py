@@ -78,23 +78,19 @@ def subsets_of(classes: int, size: int, most: int, seed: int) -> list[tuple[int,
 def row_of(parts: dict[str, Outputs], costs: Sequence[float], subsets: Sequence[tuple[int, ...]]) -> list[str | int]:
     """A row of the table, of choices of the same size."""
     accuracies = np.array(list(_accuracies(parts, subsets)))
-    means = accuracies.mean(0)
-    losses = (accuracies[:, [1]] - accuracies[:, 2:4]).max(0)
+    values = [*accuracies.mean(0), *(accuracies[:, [1]] - accuracies[:, 2:4]).max(0)]
     flops = np.mean([sum(costs[number] for number in subset) for subset in subsets])
-    return [
-        len(subsets[0]),
-        len(subsets),
-        *(f"{100 * value:.2f}" for value in means),
-        *(f"{100 * value:.2f}" for value in losses),
-        f"{100 * flops:.0f}",
-    ]
+    return [len(subsets[0]), len(subsets), *(f"{100 * value:.2f}" for value in values), f"{100 * flops:.0f}"]
 
 
 def _accuracies(parts: dict[str, Outputs], subsets: Sequence[tuple[int, ...]]) -> Iterator[list[float]]:
     """Per choice the accuracy under COLUMNS."""
     for subset in progress(subsets, f"{len(subsets[0])} classes, choices"):
         classes = list(subset)
-        valid, test = ({name: values[_of(part, classes)] for name, values in part.items()} for part in parts.values())
+        places = [np.flatnonzero(np.isin(part["labels"], classes)) for part in parts.values()]
+        valid, test = (
+            {n: values[p] for n, values in part.items()} for p, part in zip(places, parts.values(), strict=True)
+        )
         labels, known = (np.searchsorted(classes, part["labels"]) for part in (test, valid))
         outputs, on_valid = test["modules"][:, classes], valid["modules"][:, classes]
         few = np.concatenate([np.flatnonzero(known == number)[:FEW] for number in range(len(classes))])
@@ -107,10 +103,6 @@ def _accuracies(parts: dict[str, Outputs], subsets: Sequence[tuple[int, ...]]) -
         )
         full = float((test["strong"].argmax(1) == test["labels"]).mean())
         yield [full, *(float((each.argmax(1) == labels).mean()) for each in scores)]
-
-
-def _of(part: Outputs, classes: Sequence[int]) -> np.ndarray:
-    return np.flatnonzero(np.isin(part["labels"], classes))
 
 
 if __name__ == "__main__":
