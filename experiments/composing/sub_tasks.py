@@ -87,10 +87,8 @@ def _accuracies(parts: dict[str, Outputs], subsets: Sequence[tuple[int, ...]]) -
     """Per choice the accuracy under COLUMNS."""
     for subset in progress(subsets, f"{len(subsets[0])} classes, choices"):
         classes = list(subset)
-        places = [np.flatnonzero(np.isin(part["labels"], classes)) for part in parts.values()]
-        valid, test = (
-            {n: values[p] for n, values in part.items()} for p, part in zip(places, parts.values(), strict=True)
-        )
+        chosen = [(part, np.isin(part["labels"], classes)) for part in parts.values()]
+        valid, test = ({name: values[is_chosen] for name, values in part.items()} for part, is_chosen in chosen)
         labels, known = (np.searchsorted(classes, part["labels"]) for part in (test, valid))
         outputs, on_valid = test["modules"][:, classes], valid["modules"][:, classes]
         few = np.concatenate([np.flatnonzero(known == number)[:FEW] for number in range(len(classes))])
