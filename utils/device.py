@@ -167,7 +167,6 @@ def machine_facts(*packages: str) -> dict[str, str]:
     }
 
 
-@functools.cache
 def commit() -> str:
     """The commit of the code, with a + behind it where the code differs from it; "unknown" without git."""
     if not (TOP / ".git").exists():  # else another project's, in which this one is installed
