@@ -44,7 +44,7 @@ from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules, score_population
 from search.gradient.goal import goal_of
 from search.gradient.trainer import Trainer, TrainingSettings
-from utils.device import PRECISIONS, core_threads, is_fast_in, machine_facts, num_cores
+from utils.device import PRECISIONS, core_threads, device_name, is_fast_in, machine_facts, num_cores
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.seeds import generator, torch_seed
@@ -113,10 +113,6 @@ class Bench:
         torch.manual_seed(torch_seed(self.stage.seed, "initial weights"))
         return build_strong_network(self.stage.config)
 
-    def batches(self, images: Images, size: int = naive.BATCH_SIZE) -> Iterator[Tensor]:
-        """Normalised images, through Pillow and a DataLoader."""
-        return naive.batches(images, self.stage.device, size)
-
     def resident(self, images: Images, dtype: torch.dtype) -> Tensor:
         """Normalised images (n, 3, side, side) on the device, as the search holds them."""
         return normalise(to_device(images, self.stage.device)[0], images.normalisation, dtype)
@@ -146,7 +142,9 @@ def evaluation(bench: Bench) -> Iterator[Comparison]:
         return Work(lambda: population_outputs(bench.graph, masks, [0] * count, pixels), count)
 
     def slow() -> np.ndarray:
-        return naive.module_outputs(bench.network, bench.graph.units.spread(masks[0]), 0, bench.batches(images))
+        return naive.module_outputs(
+            bench.network, bench.graph.units.spread(masks[0]), 0, naive.batches(images, bench.stage.device)
+        )
 
     works = {name: fast(dtype) for name, dtype in bench.precisions.items()}
     check = lambda expected, found: bench.alike(found["float32"][0], expected)  # noqa: E731
@@ -185,7 +183,7 @@ def importance(bench: Bench) -> Iterator[Comparison]:
     part, rest = images.first(bench.sizes["naive_images"]), (config.num_classes, config.importance_confidence)
 
     def slow() -> np.ndarray:
-        return naive.kernel_importance(bench.network, bench.batches(part, 1), part.labels, *rest)[0]
+        return naive.kernel_importance(bench.network, naive.batches(part, bench.stage.device, 1), part.labels, *rest)[0]
 
     works = {"float32": Work(lambda: bench.importance(images), len(images))}
     check = lambda expected, _: bench.alike(bench.importance(part), expected)  # noqa: E731
@@ -234,7 +232,7 @@ def gradient(bench: Bench) -> Iterator[Comparison]:
     def slow() -> list[float]:
         losses = []
         for _ in range(steps):
-            (batch,) = bench.batches(images, len(images))
+            (batch,) = naive.batches(images, bench.stage.device, len(images))
             with torch.no_grad():
                 loss = partial(goal.loss, labels=labels, strong_logits=graph.forward(batch))
             losses.append(statistics.mean(module.step(batch, loss) for module in plain))
@@ -325,15 +323,16 @@ def compare(name: str, stage: Stage, options: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     compiled_by = " ".join(compiler() or ["none"])
-    machine = {**machine_facts("torch"), "device": str(stage.device), "threads": threads, "load before": load}
-    record = {"machine": {**machine, "C++ compiler": compiled_by}, "sizes": sizes, "repetitions": repetitions}
-    print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**record['machine'], **sizes}.items())}")
+    machine = {**machine_facts("torch"), "device": device_name(stage.device), "threads": threads, "load before": load}
+    facts: dict[str, Any] = {**machine, "C++ compiler": compiled_by}
+    print(f"\n{name}: {', '.join(f'{key}: {value}' for key, value in {**facts, **sizes}.items())}")
     bench = Bench(stage, sizes, threads, of_device, options)
     rows = [row for comparison in make(bench) for row in measured(comparison, repetitions, stage.device)]
     texts = [[f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
     show_table(list(HEADINGS), texts)
     path = stage.artifacts.root_dir / "data" / "benchmark" / stage.config.name / f"{name}.json"
-    save_text(path, json.dumps({"command": " ".join(["python", *sys.argv]), **record, "comparison": rows}, indent=1))
+    made_with = {"command": " ".join(["python", *sys.argv]), "machine": facts, "sizes": sizes}
+    save_text(path, json.dumps({**made_with, "repetitions": repetitions, "comparison": rows}, indent=1))
     print(f"saved {path}", flush=True)
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     if arguments.save:
         model = composition.model()
         reported = composition.reported(model)
-        made_of = {"members": record.members, "calibration": calibration}
+        made_of = {"members": record.members, "calibration": composition.calibration}
         for path in arguments.save:
             saved = ", ".join(map(str, save_as_reported(model, path, reported, composition.device, made_of)))
             print(f"saved {saved}; run on {len(reported.scores)} test images, it answers as reported")

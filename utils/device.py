@@ -140,6 +140,11 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], device
         yield from pool.map(work, items)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def processor() -> str:
     """The processor's name."""
     try:
@@ -162,7 +167,6 @@ def machine_facts(*packages: str) -> dict[str, str]:
     }
 
 
-@functools.cache
 def commit() -> str:
     """The commit of the code, with a + behind it where the code differs from it; "unknown" without git."""
     if not (TOP / ".git").exists():  # else another project's, in which this one is installed

@@ -25,7 +25,7 @@ import torchvision
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
-from models.graph import Graph, count_flops, trace
+from models.graph import count_flops, trace
 from models.graph.errors import where
 from models.opening import OneLineParser
 from utils.device import processor
@@ -112,7 +112,11 @@ def measure(model: nn.Module, row: Row) -> None:
     start = time.perf_counter()
     graph = trace(model, row.side)
     row.trace_seconds = f"{time.perf_counter() - start:.1f}"
-    enter_units(graph, row)
+    layers = graph.units.layers
+    row.layers, row.cuttable_layers = len(layers), sum(layer.is_cuttable for layer in layers)
+    row.kernels, row.units, row.groups = graph.units.num_kernels, graph.num_units, len(graph.units.groups)
+    whole = Counter(layer.reason for layer in layers if layer.reason)
+    row.reason = "; ".join(f"{count} layers: {because}" for because, count in whole.most_common(2))
     images = torch.randn(2, *graph.image_shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     random = np.random.default_rng(0)
     differences, flops, largest = [], [], 0.0
@@ -130,15 +134,6 @@ def measure(model: nn.Module, row: Row) -> None:
         largest = max(largest, float(masked.abs().max()))
         flops.append(count_flops(cut, images[:1]) / count_flops(graph.forward, images[:1]))
     row.exact, row.logits, row.kept_flops = f"{max(differences):.0e}", f"{largest:.1f}", f"{flops[0]:.2f}"
-
-
-def enter_units(graph: Graph, row: Row) -> None:
-    """Enter what can be dropped, and why some of it cannot."""
-    layers = graph.units.layers
-    row.layers, row.cuttable_layers = len(layers), sum(layer.is_cuttable for layer in layers)
-    row.kernels, row.units, row.groups = graph.units.num_kernels, graph.num_units, len(graph.units.groups)
-    whole = Counter(layer.reason for layer in layers if layer.reason)
-    row.reason = "; ".join(f"{count} layers: {because}" for because, count in whole.most_common(2))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -235,10 +235,10 @@ def compared_searches(results: Results) -> list[Search]:
     """The genetic searches of the seeds that have some without a heuristic."""
     found, words = [], {"": "nothing", **{root: words for root, (_, words) in HEURISTICS.items()}}
     for model, seed, _ in results.each():
-        logs = {root: results.artifacts(model, f"seed_{seed}{root}") for root in words}
-        logs = {root: artifacts for root, artifacts in logs.items() if genetic_files.log(artifacts).exists()}
-        if logs.keys() - {""}:
-            found += [(model, seed, words[root], artifacts) for root, artifacts in logs.items()]
+        places = {root: results.artifacts(model, f"seed_{seed}{root}") for root in words}
+        places = {root: artifacts for root, artifacts in places.items() if genetic_files.log(artifacts).exists()}
+        if places.keys() - {""}:
+            found += [(model, seed, words[root], artifacts) for root, artifacts in places.items()]
     logs = [genetic_files.log(artifacts).load() for *_, artifacts in found]
     shortest = min(map(len, logs), default=0)
     searches = []

@@ -27,7 +27,7 @@ from configures.base import known_configurations, load
 from models import files as model_files
 from models.opening import OneLineParser
 from utils.artifacts import TableFile
-from utils.device import PRECISIONS, machine_facts, processor_and_instructions, resolve_device, utc_now
+from utils.device import PRECISIONS, device_name, machine_facts, processor_and_instructions, resolve_device, utc_now
 from utils.errors import UserError, run
 from utils.processes import ProcessGroup
 from utils.progress import time_in_words
@@ -38,6 +38,7 @@ TOP = HERE.parents[1]
 SEEDS = {"simcnn_x0_25": (0, 1, 2), "rescnn_x0_25": (0, 1), "resnet20": (0,)}  # weak models: those of the first seed
 MOST_MEASURED = ("simcnn_x0_25",)  # with a genetic search, which takes ten times as long as one by gradient
 GRADIENT = "module_gradient_search.py --max_loss 100"  # the last round is chosen, however much it loses
+EARLY = ("9", "0")  # the epoch at which weak models are underfitted; of a trial run
 PATCH = "experiments/patch/apply_patch.py --modules keep_50 --calibration all"
 
 
@@ -146,17 +147,12 @@ def commands_of(dataset: str, *, tiny: bool = False) -> list[Command]:
             if not is_known or (lines.table.startswith("patch") and not load(model, dataset).weak_classes):
                 continue
             for seed in (0,) if tiny else SEEDS[model]:
-                for line in lines.text.replace("EARLY", early(tiny=tiny)).splitlines() * (seed in lines.seeds):
-                    script, *words = line.split()
+                for line in lines.text.replace("EARLY", EARLY[tiny]).splitlines() * (seed in lines.seeds):
+                    script, *options = line.split()
                     more = TINY.get(script, "").split() if tiny else ()
-                    words = (script, "--model", model, "--dataset", dataset, *words, *more)
+                    words = (script, "--model", model, "--dataset", dataset, *options, *more)
                     commands.append(Command(lines.table, f"seed_{seed}{lines.root}", seed, model, words))
     return commands
-
-
-def early(*, tiny: bool) -> str:
-    """The epoch at which weak models are underfitted."""
-    return "0" if tiny else "9"
 
 
 def main() -> None:
@@ -188,7 +184,7 @@ def main() -> None:
         ran = {row.line: row for row in log.load_if_there()}
         lines = {command.line: command.table for command in commands}
         pairs = list(dict.fromkeys((command.model, command.seed) for command in commands))
-        results = Results(folder / "roots", dataset, pairs, early(tiny=tiny), made_by, lines, ran)
+        results = Results(folder / "roots", dataset, pairs, EARLY[tiny], made_by, lines, ran)
         write_tables(results, HERE if arguments.publish else folder)
     if failed:
         raise UserError(f"{failed} commands failed, see above; the same command tries them again")
@@ -237,8 +233,8 @@ def run_command(command: Command, folder: Path, log: TableFile[Ran], precision: 
         group.wait()
     rows, seconds = log.load_if_there(), round(time.monotonic() - start, 1)
     versions = [f"{name} {facts[name]}" for name in ("torch", "torchvision", "numpy")]
-    device = resolve_device(global_configure.device)
-    machine = ", ".join([processor_and_instructions(), f"{facts['cores']} cores", f"device {device}", *versions])
+    device = device_name(resolve_device(global_configure.device))
+    machine = ", ".join([device, processor_and_instructions(), f"{facts['cores']} cores", *versions])
     log.save([*rows, Ran(len(rows), command.line, seconds, utc_now(), facts["commit"], f"{machine}, {precision}")])
     return seconds
 
