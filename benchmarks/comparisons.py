@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Any
 
 import convolutions
 import in_processes
@@ -36,7 +37,7 @@ from search.genetic.generations import GeneticSearch, open_search
 from search.genetic.scoring import places_of, scoring_rules
 from search.genetic.tournament import Scores, score_population
 from search.gradient.goal import goal_of
-from search.gradient.trainer import Trainer, TrainingSettings
+from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import core_threads
 from utils.errors import UserError
 from utils.seeds import torch_seed
@@ -177,7 +178,7 @@ def generation(benchmark: Benchmark) -> Tables:
 
     def score(outputs: list[np.ndarray], *, fast: bool) -> Scores:
         arguments = (outputs, kernel_masks, images.labels, rules)
-        options = {"seed": stage.seed, "generation": number, "protected": protected}
+        options: dict[str, Any] = {"seed": stage.seed, "generation": number, "protected": protected}
         if fast:
             return score_population(*arguments, threads=benchmark.threads, **options)
         return naive.tournament(*arguments, **options)
@@ -187,7 +188,7 @@ def generation(benchmark: Benchmark) -> Tables:
     outputs = {name: [rows for rows, _ in timings[name].result] for name in works}
     for target_class in classes:
         check_outputs(outputs["float32"][target_class][-count:], timings["naive"].result[target_class])
-    scorings = {name: Work(lambda n=name: score(outputs[n], fast=True)) for name in works}
+    scorings = {name: Work(partial(score, outputs[name], fast=True)) for name in works}
     scored = time_in_turns(scorings, benchmark.repetitions, stage.device)
     naive_work = {"naive": Work(lambda: score(outputs["float32"], fast=False))}
     scored |= time_in_turns(naive_work, 1, stage.device, warm_up=False)
@@ -289,7 +290,7 @@ def gradient(benchmark: Benchmark) -> Tables:
     random = np.random.default_rng(stage.seed).random((graph.num_classes, graph.num_units))
     masks, goal = graph.units.repair(random < KEPT), goal_of(stage.config)
     # No round is that long: so the step size stays, and nothing is dropped.
-    settings = TrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
+    settings = ModuleTrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
     plain = [
         naive.MaskedModule(graph, torch.as_tensor(mask).float().to(stage.device), target_class, settings.step_size)
         for target_class, mask in enumerate(masks)
@@ -309,7 +310,7 @@ def gradient(benchmark: Benchmark) -> Tables:
         def fast(dtype: torch.dtype) -> Work:
             normalised = normalise(pixels, images.normalisation).permute(0, 2, 3, 1)
             classes = range(graph.num_classes)
-            options = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
+            options: dict[str, Any] = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
             trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
             kernel_masks = graph.units.spread(masks)
             trainer.begin_with(kernel_masks, extract_modules(graph, kernel_masks))
@@ -338,17 +339,20 @@ def training(benchmark: Benchmark) -> Tables:
 
     def untrained(memory_format: torch.memory_format) -> nn.Module:
         torch.manual_seed(torch_seed(stage.seed, "initial weights"))
-        return build_strong_network(config).to(stage.device, memory_format=memory_format)
+        return build_strong_network(config).to(stage.device).to(memory_format=memory_format)
 
     def slow() -> tuple[float, float]:
         return naive.train(untrained(torch.contiguous_format), images, settings, stage.device, stage.seed)[0]
 
     def fast(dtype: torch.dtype) -> tuple[float, float]:
-        model, options = untrained(torch.channels_last), {"device": stage.device, "dtype": dtype, "seed": stage.seed}
-        (epoch,) = train(model, images, valid, settings, **options).history
+        model = untrained(torch.channels_last)
+        (epoch,) = train(model, images, valid, settings, device=stage.device, dtype=dtype, seed=stage.seed).history
         return epoch.train_loss, epoch.seconds
 
-    ways = {"naive": slow, **{name: lambda d=dtype: fast(d) for name, dtype in benchmark.precisions.items()}}
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "naive": slow,
+        **{name: partial(fast, dtype) for name, dtype in benchmark.precisions.items()},
+    }
     measured = [{name: way() for name, way in ways.items()} for _ in range(benchmark.repetitions + 1)][1:]  # warm
     steps = math.ceil(len(images) / settings.batch_size)
     timings = {name: Timing(tuple(turn[name][1] for turn in measured), steps, None) for name in ways}

@@ -20,7 +20,7 @@ from models.graph.cutting import Cut
 from models.graph.values import Code
 from modules.fast.convolution import banded_matrix, convolutions_for, convolve_by_rows, end
 from modules.fast.layers import BATCH
-from modules.fast.lowering import Layer, fused
+from modules.fast.lowering import FusedLayer, fused
 
 __all__ = ["BATCH", "convolution"]
 
@@ -84,7 +84,7 @@ def layer_rows(benchmark: Benchmark, graph: Graph, name: str, dtype: torch.dtype
     return rows
 
 
-def layers_of(graph: Graph, percent: int) -> list[Layer]:
+def layers_of(graph: Graph, percent: int) -> list[FusedLayer]:
     """The conv layers of a module that keeps the first kernels of each group."""
     mask = np.zeros(graph.num_units, bool)
     for group in graph.units.groups:
@@ -93,7 +93,7 @@ def layers_of(graph: Graph, percent: int) -> list[Layer]:
     return list(fused([logits])[1].values())
 
 
-def ways_of_torch(layer: Layer) -> dict[str, Callable[..., Tensor]]:
+def ways_of_torch(layer: FusedLayer) -> dict[str, Callable[..., Tensor]]:
     """How torch convolves the layer's maps."""
     weight, bias = layer.weight.compute(), None if layer.bias is None else layer.bias.compute()
     geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}

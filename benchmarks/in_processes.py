@@ -31,7 +31,8 @@ def end_with_parent() -> None:
     """End this process when the one that started it is gone, in whatever way."""
 
     def wait_for_its_end() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        if parent := multiprocessing.parent_process():
+            multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=wait_for_its_end, daemon=True).start()

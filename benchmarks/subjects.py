@@ -30,7 +30,7 @@ def untrained_graph(stage: Stage) -> Graph:
     config, name = stage.config, stage.config.network_name
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     network = network_of(name, config.num_classes, config.image_side)
-    network = network.to(stage.device, memory_format=torch.channels_last)
+    network = network.to(stage.device).to(memory_format=torch.channels_last)
     return trace_classifier(network, name, config.num_classes, config.image_side)
 
 
@@ -50,7 +50,7 @@ def naive_network(stage: Stage, graph: Graph) -> SimCNN | ResCNN:
             "give --model simcnn_x0_25"
         )
     network.load_state_dict(graph.network.state_dict())
-    return network.to(stage.device, memory_format=torch.channels_last).eval()
+    return network.to(stage.device).to(memory_format=torch.channels_last).eval()
 
 
 def resident(images: Images, stage: Stage, dtype: torch.dtype) -> torch.Tensor:

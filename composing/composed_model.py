@@ -52,7 +52,7 @@ def whole_model(graph: Graph, classes: Sequence[int]) -> Columns:
     return Columns(graph.cut(np.ones(graph.num_units, bool)), classes)
 
 
-class ComposedModel(Joined):
+class ComposedClassifier(Joined):
     """Modules, or whole models, of strong models as one classifier.
 
     Args:
@@ -63,13 +63,15 @@ class ComposedModel(Joined):
     """
 
     kind = "composed"
+    order: Tensor
 
     def __init__(
         self, members: Sequence[Member], rule: Scaled, classes: Sequence[str], origins: Sequence[Origin] = ()
     ) -> None:
         super().__init__()
         self.members, self.rule, self.classes = nn.ModuleList(members), rule, tuple(classes)
-        self.origins = tuple(origins)
+        self.origins, self.member_forms = tuple(origins), [member.form for member in members]
+        self.member_classes = [member.classes for member in members]
         of_outputs = [target for member in members for target in member.classes]
         if sorted(of_outputs) != list(range(len(self.classes))) or len(rule.scale) != len(of_outputs):
             raise ValueError(f"expected one output of each of {len(self.classes)} classes, given {of_outputs}")
@@ -82,7 +84,7 @@ class ComposedModel(Joined):
 
         Members whose images have the same side and come to it in the same way share an input.
         """
-        distinct = list({(member.form.side, member.form.resize): member.form for member in self.members}.values())
+        distinct = list({(form.side, form.resize): form for form in self.member_forms}.values())
         if len(distinct) == 1:
             return {"pixels": distinct[0]}
         is_ambiguous = len({form.side for form in distinct}) < len(distinct)
@@ -91,7 +93,8 @@ class ComposedModel(Joined):
     def forward(self, *pixels: Tensor) -> Tensor:
         """Scores (n, classes) of `inputs`: the largest one decides. Pixels are (n, side, side, 3) uint8, RGB."""
         given = {(form.side, form.resize): values for form, values in zip(self.forms.values(), pixels, strict=True)}
-        outputs = [member(given[member.form.side, member.form.resize]) for member in self.members]
+        forms = [(form.side, form.resize) for form in self.member_forms]
+        outputs = [member(given[form]) for member, form in zip(self.members, forms, strict=True)]
         return self.rule(torch.cat(outputs, 1).index_select(1, self.order))
 
     def write(self, path: Path) -> None:
@@ -104,22 +107,22 @@ class ComposedModel(Joined):
                 "num_classes": origin.num_classes,
                 "strong_classes": list(origin.classes),
                 "kernels": None if origin.kernels is None else torch.tensor(origin.kernels),
-                "form": member.form.to_plain(),
-                "classes": list(member.classes),
+                "form": form.to_plain(),
+                "classes": list(classes),
             }
-            for origin, member in zip(self.origins, self.members, strict=True)
+            for origin, form, classes in zip(self.origins, self.member_forms, self.member_classes, strict=True)
         ]
         rule, weights = self.rule.to_json(), cpu_state(self)
         save_checkpoint(path, {"members": described, "rule": rule, "classes": list(self.classes), "weights": weights})
 
     @staticmethod
-    def read(path: Path, device: torch.device | str) -> "ComposedModel":
+    def read(path: Path, device: torch.device | str) -> "ComposedClassifier":
         """The composed model in a `.pth` file. Raises UserError where the file is none."""
         return load_composed_model(path, device)
 
 
-def load_composed_model(path: str | Path, device: str | torch.device = "cpu") -> ComposedModel:
-    """A composed model that `ComposedModel.write` wrote, in evaluation mode. Raises UserError where it is none."""
+def load_composed_model(path: str | Path, device: str | torch.device = "cpu") -> ComposedClassifier:
+    """A composed model that `ComposedClassifier.write` wrote, in evaluation mode. Raises UserError where it is none."""
     path = Path(path)
     state = load_checkpoint(path, MADE_BY)
     try:
@@ -131,10 +134,10 @@ def load_composed_model(path: str | Path, device: str | torch.device = "cpu") ->
         raise damaged(path, MADE_BY, f"not a composed model: {what}") from None
     if not all(torch.isfinite(value).all() for value in state["weights"].values()):
         raise UserError(f"{path} holds NaN or infinity; make it again with: {MADE_BY}")
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
-def _model_of(state: Mapping[str, Any]) -> ComposedModel:
+def _model_of(state: Mapping[str, Any]) -> ComposedClassifier:
     """Raises many kinds of errors for what is no composed model."""
     members, origins = [], []
     for number, each in enumerate(state["members"]):
@@ -145,6 +148,6 @@ def _model_of(state: Mapping[str, Any]) -> ComposedModel:
         network = origin.build(form.side, part_of(state["weights"], f"members.{number}.network"))
         members.append(Member(network, form, [int(target) for target in each["classes"]]))
         origins.append(origin)
-    model = ComposedModel(members, Scaled(**state["rule"]), state["classes"], origins)
+    model = ComposedClassifier(members, Scaled(**state["rule"]), state["classes"], origins)
     model.load_state_dict(state["weights"])
     return model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from composing.composed_model import ComposedModel
+from composing.composed_model import ComposedClassifier
 from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
 from composing.report import (
     AS_THEY_ARE,
@@ -320,12 +320,12 @@ class Composition:
             for source, names in self._taken_from
         ]
 
-    def model(self, rule: Scaled) -> ComposedModel:
+    def model(self, rule: Scaled) -> ComposedClassifier:
         """All of it as one network."""
         origins = [source.origin(names) for source, names in self._taken_from]
-        return ComposedModel(self.members, rule, self.classes, origins)
+        return ComposedClassifier(self.members, rule, self.classes, origins)
 
-    def reported(self, model: ComposedModel) -> Reported:
+    def reported(self, model: ComposedClassifier) -> Reported:
         """Test images as a saved model takes them, and the scores that are reported of them."""
         scores, in_forms = model.rule.scores(self.outputs("test")), self.images["test"]
         some = checked_places(len(scores))

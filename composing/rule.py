@@ -55,7 +55,7 @@ class Scaled(nn.Module):
         return {**{name: value.tolist() for name, value in self.named_buffers()}, "prior": self.prior}
 
 
-def standardised(outputs: Sequence[np.ndarray], sources: Sequence[int]) -> Scaled:
+def standardised(outputs: Sequence[np.ndarray] | np.ndarray, sources: Sequence[int]) -> Scaled:
     """The rule without labels: all outputs of a source, less their mean, in units of their standard deviation.
 
     Outputs of one source keep their differences: its network was trained to make them comparable.

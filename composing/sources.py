@@ -60,6 +60,8 @@ class Source:
 
     def member(self, name: str, place: int) -> Member:
         """The module of a class that is taken; `place` is the number of the class in the composed classifier."""
+        if self.modules is None:
+            raise TypeError(f"{self.label} is taken whole")
         return Member(self.modules.module(self.number_of(name), self.stage.device), self.form, [place])
 
     def whole_member(self, graph: Graph, names: Sequence[str], places: Sequence[int]) -> Member:

@@ -49,7 +49,7 @@ class Images:
 
         It is computed once, because images never change.
         """
-        found = zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels)))
+        found = zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.pixels).data))
         # The usual normalisation leaves the number what it was before there were others.
         return found if self.normalisation == IMAGENET else zlib.crc32(repr(self.normalisation).encode(), found)
 

@@ -159,7 +159,7 @@ def train(
 def _train_epoch(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    normalisation: Normalisation,
+    normalisation: Normalisation | None,
     settings: TrainingSettings,
     number: int,
     optimizer: torch.optim.Optimizer,

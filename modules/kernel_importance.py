@@ -30,7 +30,7 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 
 def kernel_importance(
-    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation | None
 ) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
@@ -76,7 +76,7 @@ def kernel_importance_on(
         block = images.take(np.arange(start, min(start + size, len(images))))
         engine.submit(number, block_sums, shared, engine.device, block, confidence)
     blocks = progress(engine.results(), f"kernel importance, blocks of images, {engine.where()}", len(starts))
-    batches = (tuple(map(torch.tensor, batch)) for block in in_order(blocks) for batch in block)
+    batches = ((torch.tensor(sums), torch.tensor(counts)) for block in in_order(blocks) for sums, counts in block)
     return _importance_of_sums(graph, batches, torch.device("cpu"))
 
 
@@ -92,7 +92,7 @@ def block_sums(
 
 
 def _batch_sums(
-    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation | None
 ) -> tuple[Tensor, Tensor]:
     """One batch's sums (2, classes, units) and counts (2, classes), of all images and of the confident ones."""
     exact = float64_device(labels.device)

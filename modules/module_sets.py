@@ -250,7 +250,7 @@ def evaluate_set(
 ) -> SetRecord:
     """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
     targets, composed = list(target_classes), ComposedModel(modules)
-    counts, image = {}, strong.image_shape
+    counts: dict[str, Any] = {}
     for part in ("test", "valid"):
         images: Images = getattr(split, part)
         of_strong, of_modules = (predict(network, images, device) for network in (strong.network, composed))
@@ -270,7 +270,7 @@ def evaluate_set(
         valid_auc_modules=tuple(auc_by_class(logits, labels, targets).tolist()),
         target_classes=tuple(targets),
         parameters=tuple(count_parameters(module) for module in modules),
-        flops=tuple(flops_of(module, image) / strong.flops for module in modules),
+        flops=tuple(flops_of(module, strong.image_shape) / strong.flops for module in modules),
         explained=tuple(explained_variance(logits, strong_logits).tolist()),
         output_low=tuple(np.where(is_own, logits, np.inf).min(0).tolist()),
         output_high=tuple(np.where(is_own, logits, -np.inf).max(0).tolist()),

@@ -78,9 +78,9 @@ def main() -> None:
             if len(target_classes) == 1:
                 show_model(model)
                 print(f"module set {modules.name}: saved {report.path}")
-            if arguments.save:
-                patched, reported = patches[calibration], cases.reported(case, patches[calibration])
-                files = save_as_reported(cases.patched_model(case, patched), arguments.save, reported, stage.device)
+            if arguments.save and (rule := patches[calibration].rule):
+                reported = cases.reported(case, patches[calibration])
+                files = save_as_reported(cases.patched_model(case, rule), arguments.save, reported, stage.device)
                 names = ", ".join(map(str, files))
                 print(f"saved {names}; run on {len(reported.scores)} test images, it answers as reported")
     if arguments.target_class == "all":

@@ -58,11 +58,12 @@ def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     Of rounds that keep as much the last one counts, in which the masks settled.
     """
     rounds = [point for point in points if point.method == "gradient"]
-    nearest = [
-        min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
-        for share in (SHARES if rounds else ())
-    ]
-    found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
+
+    def nearest(share: float) -> TradeOff:
+        return min(reversed(rounds), key=lambda point: round(abs(point.kernels_kept - share), 3))
+
+    shown = dict.fromkeys(map(nearest, SHARES if rounds else ()))
+    found = [(f"gradient, {point.target}", point) for point in shown]
     for point in points:
         if point.method == "genetic":
             bred = point.target.split(" of ")[-1]  # behind the generation of the best ensemble

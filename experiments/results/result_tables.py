@@ -1,6 +1,5 @@
 """The tables of the published experiments: what each shows, and how they come into a document."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ MADE_BY = ("seed", "seconds", "commit")  # the last columns of a row of one stag
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """What one table is made of."""
 
     title: str
@@ -70,12 +69,14 @@ def mark(name: str) -> str:
 def filled(document: str, texts: dict[str, str]) -> str:
     """A document with every table in its place; a table that has no place is left out."""
     for name, text in texts.items():
-        place = re.compile(f"({re.escape(mark(name))}\n).*?({re.escape(END)})", re.DOTALL)
-        document = place.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", document)
+        before, found, behind = document.partition(f"{mark(name)}\n")
+        _, end, after = behind.partition(END)
+        if end:
+            document = f"{before}{found}{text}{end}{after}"
     return document
 
 
-def markdown(results: Results, table: Table, rows: list[Cells]) -> str:
+def markdown(results: Results, table: ResultTable, rows: list[Cells]) -> str:
     """A table, with the command and the machines that made it above, and what it lacks below."""
     lines, ran = [command.line for command in results.commands if command.table in table.of], results.ran
     made = dict.fromkeys(f"; {ran[line].machine}" for line in lines if line in ran)
@@ -89,7 +90,7 @@ def markdown(results: Results, table: Table, rows: list[Cells]) -> str:
 
 METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
 TABLES = {
-    "modules": Table(
+    "modules": ResultTable(
         "How well modules do, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
         "seeds than 0: modules.csv.",
         ("modules",),
@@ -100,13 +101,13 @@ TABLES = {
         module_rows,
         is_shown=lambda cells: cells[-len(MADE_BY)] == 0,
     ),
-    "seeds": Table(
+    "seeds": ResultTable(
         "The same over seeds: mean (lowest to highest).",
         ("modules",),
         ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
         seed_rows,
     ),
-    "patching": Table(
+    "patching": ResultTable(
         "What patching does, on test images: means over the target classes in %, changes in points; in how many F1 "
         "rose and fell, all / by more than chance (95 %). The other rules: patching.csv; every patch, and the controls "
         "of every rule: patches.csv.",
@@ -118,7 +119,7 @@ TABLES = {
         patching_rows,
         is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
     ),
-    "patches": Table(
+    "patches": ResultTable(
         "Every patch, with its counts and the interval (95 %) of F1's change in points.",
         ("patching",),
         (
@@ -128,7 +129,7 @@ TABLES = {
         patch_rows,
         is_shown=None,
     ),
-    "patch_sizes": Table(
+    "patch_sizes": ResultTable(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
         "rule, means over the target classes in %; in how many F1 is below that before, and that without a module.",
         ("patch_sizes",),
@@ -138,7 +139,7 @@ TABLES = {
         ),
         patch_size_rows,
     ),
-    "heuristics": Table(
+    "heuristics": ResultTable(
         "What the heuristics of the genetic search are worth: best fitness after the first generation, a quarter, half "
         "and all of them, on the search's validation images.",
         ("heuristics",),
@@ -148,7 +149,7 @@ TABLES = {
         ),
         heuristic_rows,
     ),
-    "literature": Table(
+    "literature": ResultTable(
         "Beside the others. The scale differs: published figures, and two of ours, are of full-width networks on a "
         "GPU, the rest of ours of quarter-width ones and of ResNet-20, with other weak models; so compare signs and "
         "orders of magnitude there. Accuracies, kept parts and patches in % and points.",

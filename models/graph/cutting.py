@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph.layouts import Layout, resized
+from models.graph.layouts import ChannelRow, Scattered, Several, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
@@ -75,6 +75,7 @@ class Cut:
         gains, logit_map: see `Graph.cut`.
 
     Attributes:
+        row: the layout of a value of the graph that has a row of channels.
         new: of each value of the graph that depends on the images that of the smaller network; none for what lies
             between a row of channels and the row that it is rearranged to.
         constants: the graph's.
@@ -89,7 +90,7 @@ class Cut:
         gains: np.ndarray | None = None,
         logit_map: tuple[float, float] | None = None,
     ) -> None:
-        self.channels, self.constants = plan.channels, plan.constants
+        self.channels, self.constants, self.row = plan.channels, plan.constants, plan.channels.row
         self.device, self.dtype = plan.device, plan.dtype
         self.new: dict[Value, Value] = {}
         self._plan, self._code, self._target_class = plan, code, target_class
@@ -98,10 +99,6 @@ class Cut:
         self._kept: dict[int, np.ndarray] = {}
         self._whole: dict[Value, bool] = {}
         self._logit_map = logit_map
-
-    def layout(self, value: Value) -> Layout:
-        """The layout of a value of the graph that is one tensor."""
-        return self.channels.layout(value)
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
@@ -117,7 +114,7 @@ class Cut:
     def is_empty(self, value: Value) -> bool:
         """Whether a value of the graph is a row of which no channel is kept; there is no `new` of it."""
         found = self.channels.layouts.get(value)
-        return isinstance(found, Layout) and found.is_row and not len(self.kept(found.channels))
+        return isinstance(found, ChannelRow) and not len(self.kept(found.channels))
 
     def factors(self, value: Value) -> Tensor | None:
         """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
@@ -135,7 +132,7 @@ class Cut:
             return source
         reader = self._plan.readers[value]
         factors = factors[torch.as_tensor(self.kept(reader.channels))]
-        shape = [1] * len(self.layout(read).shape)
+        shape = [1] * len(self.row(read).shape)
         shape[reader.dim] = len(factors)
         made = factors.to(self.device, self.dtype).view(shape)
         key = (factors.numpy().tobytes(),)
@@ -169,7 +166,7 @@ class Cut:
         return self.computed_constant(constant, sliced, shape, tuple(key))
 
     def computed_constant(
-        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
+        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple[Any, ...]
     ) -> Value:
         """A constant made of one of the graph's, under its name; `key` says how."""
         whole = self.constants[constant.name]
@@ -186,7 +183,8 @@ class Cut:
 
     def operand(self, value: Value) -> Value:
         """An operand as it is in the smaller network."""
-        return self.constant(value) if isinstance(value, Constant) else self.new[value]
+        is_constant = isinstance(value, Constant)
+        return self.computed_constant(value, lambda whole: whole, value.shape, ()) if is_constant else self.new[value]
 
     def copy(self, value: Value, **changes: Any) -> Value:
         """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
@@ -194,12 +192,12 @@ class Cut:
         call = with_arguments(value, **changes) if changes else (value.args, value.kwargs)
         operand = (lambda given: given if given in new else self.operand(given)) if new else self.operand
         args, kwargs = replaced(call, Value, operand)
-        return self._code.call(value.target, args, kwargs)
+        return self._code.call(value.function, args, kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
         self.new[self._plan.images] = self._code.images
-        self._code.images.shape = self.layout(self._plan.images).shape
+        self._code.images.shape = self._plan.images.shape
         for value, cut, operands in self._plan.operators:
             if self.is_empty(value):  # of other classes
                 continue
@@ -215,9 +213,9 @@ class Cut:
 
     def _shape(self, value: Value) -> tuple[int, ...] | None:
         found = self.channels.layouts.get(value)
-        if not isinstance(found, Layout) or found.is_scattered:
-            return None
-        return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
+        if isinstance(found, ChannelRow):
+            return resized(found.shape, found.dim, len(self.kept(found.channels)))
+        return found.shape if found is not None and found.is_plain else None
 
     def _is_whole(self, value: Value) -> bool:
         found = self._whole.get(value)
@@ -227,11 +225,9 @@ class Cut:
 
     def _find_whole(self, value: Value) -> bool:
         found = self.channels.layouts.get(value)
-        for layout in found if isinstance(found, list) else [found]:
-            if layout is None:  # a number
-                continue
-            row = self.layout(layout.origin.value) if layout.is_scattered else layout
-            if row.is_row and len(self.kept(row.channels)) < len(row.channels):
+        for layout in found.parts if isinstance(found, Several) else [found]:
+            row = self.row(layout.origin) if isinstance(layout, Scattered) else layout
+            if isinstance(row, ChannelRow) and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
 
@@ -243,7 +239,7 @@ class Cut:
             return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
         for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
             tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
-            logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
+            logits = self.call(function, logits, self._code.constant(name, (value,), (), tensor.clone))
         return logits
 
     def _weights_are_its_own(self, made: Value) -> bool:

@@ -39,7 +39,7 @@ class GraphNetwork(nn.Module):
         for part in path:
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
-            owner = owner._modules[part]
+            owner = owner.get_submodule(part)
         return owner, leaf
 
     def forward(self, images: Tensor) -> Tensor:

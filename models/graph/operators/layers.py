@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.graph.cutting import Cut
-from models.graph.layouts import Layout
+from models.graph.layouts import ChannelRow, Layout, Scattered
 from models.graph.propagation import Layer, Propagation
 from models.graph.values import Constant, Value
 
@@ -24,10 +24,10 @@ def layer_name(weight: Value) -> str:
 def follow_convolution(channels: Propagation, value: Value) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
     given = value.given
-    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), value.shape
+    weight, groups, source, shape = given.weight, given.groups, channels.layouts[given.source], value.shape
     if not isinstance(weight, Constant) or len(shape) != 4:
         return channels.whole(value)
-    if source.is_scattered or (source.is_row and source.dim != 1):
+    if isinstance(source, Scattered) or (isinstance(source, ChannelRow) and source.dim != 1):
         return channels.whole(value, "a convolution reads it in another order")
     kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
@@ -40,7 +40,7 @@ def follow_convolution(channels: Propagation, value: Value) -> Layout:
         made = channels.made_by(weight, kernels)
         channels.never_empty += [*np.split(read, groups), *np.split(made, groups)]
     else:
-        read = source.channels if source.is_row else np.zeros(groups * per_group, np.int64)
+        read = source.channels if isinstance(source, ChannelRow) else np.zeros(groups * per_group, np.int64)
         made = channels.made_by(weight, kernels)
         first = np.arange(groups) * per_group
         because = "its group is always kept"
@@ -48,7 +48,7 @@ def follow_convolution(channels: Propagation, value: Value) -> Layout:
         channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(name, value, made, not source.pooled, groups))
-    return Layout(shape, 1, made, source.pooled)
+    return ChannelRow(shape, source.pooled, dim=1, channels=made)
 
 
 def cut_convolution(part: Cut, value: Value) -> Value:
@@ -56,9 +56,9 @@ def cut_convolution(part: Cut, value: Value) -> Value:
     given = value.given
     weight, groups = given.weight, given.groups
     kernels, per_group = weight.shape[:2]
-    made = part.kept(part.layout(value).channels)
-    source = part.layout(given.source)
-    read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
+    made = part.kept(part.row(value).channels)
+    source = part.channels.layouts[given.source]
+    read = part.kept(source.channels) if isinstance(source, ChannelRow) else np.arange(groups * per_group)
     bias, factors = part.constant(given.bias, {0: made}), part.factors(value)
     if groups == 1:
         return part.copy(value, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
@@ -147,22 +147,22 @@ def padding_of(convolution: Value) -> list[int] | None:
 def follow_linear(channels: Propagation, value: Value) -> Layout:
     """New channels along the last dimension."""
     given, shape = value.given, value.shape
-    weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
-    if not isinstance(weight, Constant) or source.is_scattered or (source.is_row and source.dim != last):
-        return channels.whole(
-            value, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
-        )
+    weight, source, last = given.weight, channels.layouts[given.source], len(shape) - 1
+    if not isinstance(weight, Constant):
+        return channels.whole(value)
+    if isinstance(source, Scattered) or (isinstance(source, ChannelRow) and source.dim != last):
+        return channels.whole(value, "a linear layer reads it in another order")
     channels.slice_constant(weight, 1, channels.read(value, last, folds=True))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(layer_name(weight), value, made, len(shape) == 4 and not source.pooled))
-    return Layout(shape, last, made, source.pooled)
+    return ChannelRow(shape, source.pooled, dim=last, channels=made)
 
 
 def cut_linear(part: Cut, value: Value) -> Value:
     """The layer with the rows and columns that are kept."""
     given = value.given
-    made, source = part.kept(part.layout(value).channels), part.layout(given.source)
-    index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
+    made, source = part.kept(part.row(value).channels), part.channels.layouts[given.source]
+    index = {0: made, 1: part.kept(source.channels)} if isinstance(source, ChannelRow) else {0: made}
     weight = part.constant(given.weight, index, part.factors(value))
     return part.copy(value, weight=weight, bias=part.constant(given.bias, {0: made}))
