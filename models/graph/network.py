@@ -76,7 +76,7 @@ def network_of(
         tensor = tensors[name] = value.compute().detach()
         if value.name in constants and tensor.data_ptr() == constants[value.name].data_ptr():
             tensors[name] = tensor.clone()
-        is_factor = value.name.startswith(("gains.", "logit."))
+        is_factor = value.name.startswith("logit.")
         in_state |= {name} if is_factor or value.name in learned else set()
         not_parameters |= {name} if is_factor or value.name in buffers else set()
     return GraphNetwork(program_of(values, [logits], names=names), tensors, in_state, not_parameters)

@@ -44,7 +44,7 @@ def cut_layer_norm(part: Cut, value: Value) -> Value:
     kept, given = part.kept(part.row(value).channels), value.given
     weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     (num_channels,) = given.normalized_shape
-    return part.call(partial_layer_norm, part.with_factors(value), num_channels, weight, bias, given.eps)
+    return part.call(partial_layer_norm, part.new[given.source], num_channels, weight, bias, given.eps)
 
 
 def partial_layer_norm(
@@ -75,7 +75,7 @@ def follow_group_norm(channels: Propagation, value: Value, source: ChannelRow) -
 
 def _read(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """A norm that mixes its channels, and has a weight and a bias of each."""
-    channels.read(value, source.dim, folds=False)
+    channels.read(value, source.dim, has_weight=False)
     for constant in (value.given.weight, value.given.bias):
         channels.slice_constant(constant, 0, source.channels)
     return source.row(value.shape)
@@ -90,7 +90,7 @@ def cut_group_norm(part: Cut, value: Value) -> Value:
     member = np.zeros((groups, len(kept)))
     member[kept // per_group, np.arange(len(kept))] = 1
     of_group = part.buffer(torch.as_tensor(member, dtype=part.dtype), f"{value.name}_groups")
-    return part.call(partial_group_norm, part.with_factors(value), of_group, per_group, weight, bias, given.eps)
+    return part.call(partial_group_norm, part.new[given.source], of_group, per_group, weight, bias, given.eps)
 
 
 def partial_group_norm(

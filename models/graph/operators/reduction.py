@@ -76,7 +76,7 @@ def follow(channels: Propagation, value: Value) -> Layout:
     if source.dim in dims:
         if not reads_channels(value, channels.users[value]):
             return channels.whole(value)
-        channels.read(value, source.dim, folds=False)
+        channels.read(value, source.dim, has_weight=False)
         return of_results(shape, lambda part: Layout(part, pooled))
     dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).
@@ -107,9 +107,9 @@ def cut(part: Cut, value: Value) -> Value:
         return part.copy(value)
     if value.kind in EXTREMES:
         is_whole = len(part.kept(source.channels)) == len(source.channels)
-        values = part.with_factors(value)
+        values = part.new[given.source]
         return part.call(extreme_with_zero, values, value.kind, dims, given.keepdim, not is_whole)
-    total = part.call(aten.sum.dim_IntList, part.with_factors(value), dims, given.keepdim)
+    total = part.call(aten.sum.dim_IntList, part.new[given.source], dims, given.keepdim)
     if value.kind == "sum":
         return total
     return part.call(aten.div.Tensor, total, math.prod(source.shape[dim] for dim in dims))
