@@ -6,7 +6,7 @@ Shortcuts without weights pad the channels with channels of zeros.
 import numpy as np
 
 from models.graph.cutting import Cut
-from models.graph.layouts import KEPT, ChannelRow, Layout, Scattered
+from models.graph.layouts import KEPT, ChannelRow, Layout, Scattered, Several
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
@@ -21,7 +21,7 @@ def follow(channels: Propagation, value: Value) -> Layout:
     ]
     rows = [layout for layout in layouts if isinstance(layout, ChannelRow)]
     pooled = all(layout.pooled for layout in rows) if rows else False
-    is_scattered = any(isinstance(layout, Scattered) for layout in layouts)
+    is_scattered = any(isinstance(layout, Scattered | Several) for layout in layouts)
     if not rows and not is_scattered:
         return Layout(shape, all(layout.pooled for layout in layouts))
     if is_scattered or len({layout.dim for layout in rows}) > 1:
