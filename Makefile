@@ -33,12 +33,13 @@ test-portable: setup  ## tests that train, search or compile, as with AVX2 and w
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -m "not long" $(PORTABLE) \
 		--threads 1 --first-line inf
 
-check: lint  ## style, formatting and the quick tests: one minute
+check: lint  ## style, formatting, types and the quick tests: one minute, and a second one when mypy runs for the first time
 	$(BIN)/python -m pytest -m "not slow and not long"
 
-lint: setup  ## style and formatting
+lint: setup  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
 
 format: setup  ## fix formatting
 	$(BIN)/ruff format .
@@ -50,5 +51,5 @@ results: setup  ## the experiments on CIFAR-10, from the images to the tables: h
 	$(BIN)/python experiments/results/results.py
 
 clean:  ## remove the virtual environment and caches; data/ stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './data/*' -prune -exec rm -rf {} +

@@ -81,7 +81,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config, graph))
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)
-    model = model.to(stage.device, memory_format=torch.channels_last)
+    model = model.to(stage.device).to(memory_format=torch.channels_last)
     say(f"{stage.config.model}: {count_parameters(model):,} parameters")
     epochs: list[Epoch] = []
 

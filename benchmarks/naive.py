@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dataset.images import CROP_PADDING, Images
+from dataset.images import CROP_PADDING, IMAGENET, Images
 from models.graph import Graph, with_batch_statistics
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
@@ -33,9 +33,9 @@ class PillowImages(Dataset):
     """Images that are made a Pillow image, transformed and normalised whenever one is asked for."""
 
     def __init__(self, images: Images, augmentation: list[torch.nn.Module]) -> None:
-        self.images = images
+        self.images, normalisation = images, images.normalisation or IMAGENET
         self.transform = transforms.Compose(
-            [*augmentation, transforms.ToTensor(), transforms.Normalize(*images.normalisation)]
+            [*augmentation, transforms.ToTensor(), transforms.Normalize(*normalisation)]
         )
 
     def __len__(self) -> int:
@@ -51,18 +51,24 @@ def batches(images: Images, device: torch.device, batch_size: int = BATCH_SIZE) 
         yield batch.to(device)
 
 
+def convs_of(network: SimCNN | ResCNN) -> list[torch.nn.Conv2d]:
+    """The conv layers, in order."""
+    return [conv for conv in network.convs if isinstance(conv, torch.nn.Conv2d)]
+
+
 def module_weights(network: SimCNN | ResCNN, kernel_mask: np.ndarray, target_class: int) -> dict[str, Tensor]:
     """What is left of the network's weights without the dropped kernels, what reads them, and the other logits."""
-    weights, start, read = dict(network.state_dict()), 0, None
-    for layer, conv in enumerate(network.convs):
+    weights, start = dict(network.state_dict()), 0
+    read: Tensor | slice = slice(None)
+    for layer, conv in enumerate(convs_of(network)):
         kept = torch.as_tensor(kernel_mask[start : start + conv.out_channels], device=conv.weight.device)
         start += conv.out_channels
         weight = conv.weight.detach()[kept]
-        weights[f"convs.{layer}.weight"] = weight if read is None else weight[:, read]
-        weights[f"convs.{layer}.bias"] = conv.bias.detach()[kept]
+        weights[f"convs.{layer}.weight"] = weight[:, read]
+        weights[f"convs.{layer}.bias"] = weights[f"convs.{layer}.bias"][kept]
         read = kept
-    first, last = network.fcs[0].weight.detach(), f"fcs.{len(network.fcs) - 1}"
-    weights["fcs.0.weight"] = first.view(len(first), len(read), -1)[:, read].flatten(1)
+    first, last = weights["fcs.0.weight"], f"fcs.{len(network.fcs) - 1}"
+    weights["fcs.0.weight"] = first.view(len(first), conv.out_channels, -1)[:, read].flatten(1)
     for name in (f"{last}.weight", f"{last}.bias"):
         weights[name] = weights[name][target_class : target_class + 1]
     return weights
@@ -128,7 +134,7 @@ def counted_maps(network: SimCNN | ResCNN, outputs: Sequence[Tensor]) -> list[Te
 
 
 def kernel_importance(
-    network: SimCNN | ResCNN, images: Iterable[Tensor], labels: Sequence[int], num_classes: int, confidence: float
+    network: SimCNN | ResCNN, images: Iterable[Tensor], labels: np.ndarray, num_classes: int, confidence: float
 ) -> tuple[np.ndarray, list[int]]:
     """Importance (classes, K) float32 and confident images per class, from one image (1, 3, 32, 32) after the other."""
     confident: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
@@ -142,7 +148,7 @@ def kernel_importance(
         of_class[label].append(row)
         if probability.argmax() == label and probability[label] >= confidence:
             confident[label].append(row)
-    nothing = [np.zeros(sum(conv.out_channels for conv in network.convs))]
+    nothing = [np.zeros(sum(conv.out_channels for conv in convs_of(network)))]
     used = [sure or every or nothing for sure, every in zip(confident, of_class, strict=True)]
     return np.stack([np.mean(rows, axis=0) for rows in used]).astype(np.float32), [len(rows) for rows in confident]
 
@@ -193,7 +199,9 @@ def tournament(
     """
     num_classes, population = len(outputs), len(outputs[0])
     order = generator(seed, "tournament", generation).permutation(num_classes)
-    groups = [((int(target_class),), [(chromosome,) for chromosome in range(population)]) for target_class in order]
+    groups: list[tuple[tuple[int, ...], list[tuple[int, ...]]]] = [
+        ((int(target_class),), [(chromosome,) for chromosome in range(population)]) for target_class in order
+    ]
     num_scored = 0
     while len(groups) > 1:
         crossed = []
@@ -223,9 +231,9 @@ def tournament(
     for ensemble, _, _, fitness in survivors:
         for target_class, chromosome in zip(classes, ensemble, strict=True):
             fitness_of[target_class, chromosome] = max(fitness_of[target_class, chromosome], fitness)
-    members, accuracy, distance, fitness = map(np.array, zip(*survivors, strict=True))
+    members, accuracy, distances, _ = map(np.array, zip(*survivors, strict=True))
     nothing = np.zeros(len(members))  # the published fitness has no term of the modules' own classes
-    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distance, nothing, num_scored)
+    return Scores(fitness_of, members[:, np.argsort(classes)], accuracy, distances, nothing, num_scored)
 
 
 def ensemble_accuracies(
@@ -241,7 +249,7 @@ def ensemble_accuracies(
         chromosome_of = dict(zip(classes, ensemble, strict=True))
         stacked = np.stack([own_outputs[target_class][chromosome_of[target_class]] for target_class in ascending])
         predicted = np.array(ascending)[stacked.argmax(axis=0)]
-        accuracies.append(np.count_nonzero(predicted == own_labels) / max(1, len(own_labels)))
+        accuracies.append(int(np.count_nonzero(predicted == own_labels)) / max(1, len(own_labels)))
     return accuracies
 
 

@@ -11,7 +11,7 @@ from patching.joined import Joined
 from patching.members import Form, Member
 
 
-class ComposedModel(Joined):
+class ComposedClassifier(Joined):
     """Modules, or whole models, of strong models as one classifier.
 
     Args:
@@ -21,6 +21,7 @@ class ComposedModel(Joined):
     """
 
     kind = "composed"
+    order: Tensor
 
     def __init__(self, members: Sequence[Member], rule: LinearRule, classes: Sequence[str]) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class ComposedModel(Joined):
 
         Members whose images have the same side and come to it in the same way share an input.
         """
-        distinct = list({(member.form.side, member.form.resize): member.form for member in self.members}.values())
+        distinct = list({(form.side, form.resize): form for form in self.member_forms}.values())
         if len(distinct) == 1:
             return {"pixels": distinct[0]}
         is_ambiguous = len({form.side for form in distinct}) < len(distinct)
@@ -46,5 +47,6 @@ class ComposedModel(Joined):
     def forward(self, *pixels: Tensor) -> Tensor:
         """Scores (n, classes) of `inputs`: the largest one decides. Pixels are (n, side, side, 3) uint8, RGB."""
         given = {(form.side, form.resize): values for form, values in zip(self.forms.values(), pixels, strict=True)}
-        outputs = [member(given[member.form.side, member.form.resize]) for member in self.members]
+        forms = [(form.side, form.resize) for form in self.member_forms]
+        outputs = [member(given[form]) for member, form in zip(self.members, forms, strict=True)]
         return self.rule(torch.cat(outputs, 1).index_select(1, self.order))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from composing.composed_model import ComposedModel
+from composing.composed_model import ComposedClassifier
 from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
 from composing.images import PARTS, datasets_of, load_images
 from composing.one_network import one_network
@@ -237,11 +237,11 @@ class Composition:
         rule = self.rule.to_json()
         return ComposedRecord(self.task, self.classes, members, sources, images, self.methods(), rule, made_with)
 
-    def model(self) -> ComposedModel:
+    def model(self) -> ComposedClassifier:
         """All of it as one network."""
-        return ComposedModel(self.members, self.rule, self.classes)
+        return ComposedClassifier(self.members, self.rule, self.classes)
 
-    def reported(self, model: ComposedModel) -> Reported:
+    def reported(self, model: ComposedClassifier) -> Reported:
         """Test images as a saved model takes them, and the scores that are reported of them."""
         scores, in_forms = self.rule.scores(self.outputs("test")), self.images["test"]
         some = checked_places(len(scores))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from configures.setting import SettingError, Stage, check_value, read_value, wrong_value
+from configures.setting import SettingError, StageName, check_value, read_value, wrong_value
 
 FIRST_FIVE_DIGITS = ("0", "1", "2", "3", "4")
 LAST_FOUR_DIGITS = ("6", "7", "8", "9")
@@ -50,16 +50,16 @@ Thresholds = Annotated[
 ]
 
 # Stages. Each writes the settings that it is made with beside its files, and refuses to mix them with others.
-images = Stage("images")  # which images a stage uses: it writes their checksum in place of the settings
-form = Stage("network")  # which network it is, and how it is given images: stands beside the strong model
-training = Stage("training")
-importance = Stage("importance")
-sensitivity = Stage("sensitivity")
-genetic = Stage("genetic search")
-gradient = Stage("gradient search")
-fine_tuning = Stage("fine-tuning")
-weak = Stage("weak models")
-free = Stage("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
+images = StageName("images")  # which images a stage uses: it writes their checksum in place of the settings
+form = StageName("network")  # which network it is, and how it is given images: stands beside the strong model
+training = StageName("training")
+importance = StageName("importance")
+sensitivity = StageName("sensitivity")
+genetic = StageName("genetic search")
+gradient = StageName("gradient search")
+fine_tuning = StageName("fine-tuning")
+weak = StageName("weak models")
+free = StageName("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ class SettingError(ValueError):
     """A setting that does not exist or cannot have that value; the message names what can be."""
 
 
-class Stage(str):
+class StageName(str):
     """What a setting's value can be part of. Called, it declares such a setting: a dataclass field."""
 
-    def __call__(self, default: Any, sentence: str, also: tuple["Stage", ...] = ()) -> Any:
+    def __call__(self, default: Any, sentence: str, also: tuple["StageName", ...] = ()) -> Any:
         return dataclasses.field(default=default, metadata={"sentence": sentence, "part_of": (self, *also)})
 
 

@@ -59,9 +59,9 @@ def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
             passed_over.add(noise)
         elif len(member) >= len(top) + 2:
             class_name = _class_name(path, member[len(top) + 1])
-            images = found[folders[member[len(top)]]].setdefault(class_name, [])
+            of_class = found[folders[member[len(top)]]].setdefault(class_name, [])
             if not entry.is_folder:
-                images.append(entry.name)
+                of_class.append(entry.name)
                 digest.update(f"{entry.name}\0{entry.stamp}\n".encode(errors="surrogateescape"))
     kinds.update(kind for _, kind in sorted(passed_over))
     classes = _check_classes(path, {folder: found[part] for folder, part in folders.items()}, kinds)

@@ -123,7 +123,7 @@ class Decoded:
 
 
 def _decoded(arrays: Arrays) -> Decoded:
-    classes, *parts = arrays
+    classes, parts = arrays
     return Decoded(classes, dict(zip(PARTS_OF_PUBLISHED, parts, strict=True)))
 
 
@@ -132,7 +132,7 @@ def _decode_tree(name: str, tree: ClassFolders, folder: Path, side: int, resize:
     decoded = decode(tree, side, resize, folder)
     if tree.passed_over:
         print(f"{name}: passed over in {tree.path}: {describe(tree.passed_over)}", flush=True)
-    if decoded.grey_bits > 8:
+    if decoded.grey_bits and decoded.grey_bits > 8:
         used = f"use {decoded.grey_bits}, so they are divided by {2 ** (decoded.grey_bits - 8)}"
         print(f"{name}: the values of its grey images of 16 bits {used}", flush=True)
     return decoded
@@ -168,18 +168,20 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
                     deep.append((place, image))
                 else:
                     place[:] = image.pixels
-                    colour_bits |= {image.bits} - {None}
+                    colour_bits |= set() if image.bits is None else {image.bits}
             parts[part] = pixels, np.array([label for _, label in images], np.int64)
     if broken:
         what, them = ("image", "it") if len(broken) == 1 else (f"{len(broken):,} images:", "them")
-        names, formats = listed(broken, "; "), ", ".join(FORMATS)
-        raise UserError(f"{tree.path}: cannot read {what} {names}; mend or remove {them} (read are {formats})")
+        formats = ", ".join(FORMATS)
+        raise UserError(
+            f"{tree.path}: cannot read {what} {listed(broken, '; ')}; mend or remove {them} (read are {formats})"
+        )
     if colour_bits and max(colour_bits) < LEAST_BITS_OF_COLOUR:
         raise UserError(
             f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
             "expected values up to 65535; scale them, or save them with 8 bits"
         )
-    grey_bits = max([8, *(image.bits for _, image in deep)])
+    grey_bits = max([8, *(image.bits or 0 for _, image in deep)])
     for place, image in deep:
         place[:] = grey_to_rgb(image.pixels, grey_bits)
     return Decoded(tree.classes, parts, grey_bits)

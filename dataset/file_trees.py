@@ -131,7 +131,7 @@ def _list_archive(path: Path) -> Iterator[Entry]:
         if info.flag_bits & 1:
             raise UserError(f"{path} is encrypted: expected a zip file without a password; make it again")
         if info.compress_type not in METHODS:  # what unpacks others ignores a bound of its output
-            method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
+            method = getattr(zipfile, "compressor_names", {}).get(info.compress_type, f"method {info.compress_type}")
             raise UserError(
                 f"{path}: {info.filename[:MAX_SHOWN]!r} is packed by {method}: expected deflate or none; make it again"
             )

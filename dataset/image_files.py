@@ -60,24 +60,25 @@ def decode_image(content: bytes, side: int = SIDE, resize: Resize = "stretch") -
     that is no image, announces too many pixels, or whose values have no stated range.
     """
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        encoded = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
-    tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in TILE]  # decoded whole, whatever the image's own size
-    width, height = max(image.size, tile, key=math.prod)
+    tile = [getattr(encoded, "tag_v2", {}).get(tag, 1) for tag in TILE]  # decoded whole, whatever the image's own size
+    width, height = max(encoded.size, tile, key=math.prod)
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, expected at most {MAX_PIXELS} in all")
-    has_16_bits = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow keeps the upper 8 of colours
-    if has_16_bits and "transparency" in image.info:
+    has_16_bits = any(";16" in str(tile[3]) for tile in encoded.tile)  # Pillow keeps the upper 8 of colours
+    if has_16_bits and "transparency" in encoded.info:
         raise ValueError("a transparent value among 16 bits, expected none")
-    image.load()
+    encoded.load()
+    image: Image.Image = encoded
     with contextlib.suppress(Exception):  # EXIF data in disorder says nothing about the pixels
         image = image.transpose(UPRIGHT[image.getexif()[ORIENTATION]])
     if image.mode.startswith("I"):
         return _deep_grey(image, side, resize)
     if image.mode == "F":
         raise ValueError("floating-point values, expected 8 or 16 bits")
-    bits = 8 + max(high for _, high in _extrema(image)).bit_length() if has_16_bits else None
+    bits = 8 + _largest(image).bit_length() if has_16_bits else None
     image = _on_white(image) if _is_transparent(image) else image.convert("RGB")
     return DecodedImage(np.asarray(_resized(image, side, resize)), bits)
 
@@ -92,9 +93,9 @@ def _deep_grey(image: Image.Image, side: int, resize: Resize) -> DecodedImage:
     return DecodedImage(np.rint(np.asarray(resized)).astype(np.uint16), int(grey.max()).bit_length())
 
 
-def _extrema(image: Image.Image) -> list[tuple[int, int]]:
-    """The smallest and the largest value of each colour; not of the transparency."""
-    return [image.getchannel(band).getextrema() for band in image.getbands() if band not in "Aa"]
+def _largest(image: Image.Image) -> int:
+    """The largest value of all colours; not of the transparency."""
+    return max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands() if band not in "Aa")
 
 
 def _is_transparent(image: Image.Image) -> bool:

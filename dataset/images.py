@@ -55,8 +55,10 @@ class Images:
 
         It is computed once, because images never change.
         """
-        is_on_disk = isinstance(self.pixels, PixelsOnDisk)
-        of_pixels = self.pixels.checksum if is_on_disk else zlib.crc32(np.ascontiguousarray(self.pixels))
+        pixels = self.pixels
+        of_pixels = (
+            pixels.checksum if isinstance(pixels, PixelsOnDisk) else zlib.crc32(np.ascontiguousarray(pixels).data)
+        )
         found = zlib.crc32(self.labels.tobytes(), of_pixels)
         # The usual normalisation leaves the number what it was before there were others.
         return found if self.normalisation == IMAGENET else zlib.crc32(repr(self.normalisation).encode(), found)

@@ -14,7 +14,7 @@ DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 5  # one of so many of scikit-learn's digits is for testing
 
 # The classes, and of the training and of the test part the pixels (n, side, side, 3) uint8 and the labels (n,) int64.
-Arrays = tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Arrays = tuple[tuple[str, ...], list[tuple[np.ndarray, np.ndarray]]]
 
 
 def read_digits(side: int = SIDE) -> Arrays:
@@ -28,13 +28,13 @@ def read_digits(side: int = SIDE) -> Arrays:
     labels = digits.target.astype(np.int64)
     order = np.random.default_rng(global_configure.split_seed).permutation(len(labels))
     test, train = np.split(order, [len(labels) // DIGITS_TEST_SHARE])
-    return DIGITS, (pixels[train], labels[train]), (pixels[test], labels[test])
+    return DIGITS, [(pixels[part], labels[part]) for part in (train, test)]
 
 
 def resized(arrays: Arrays, side: int) -> Arrays:
     """The same images with another number of pixels a side."""
-    classes, *parts = arrays
-    return classes, *((np.stack([resize_array(image, side) for image in pixels]), labels) for pixels, labels in parts)
+    classes, parts = arrays
+    return classes, [(np.stack([resize_array(image, side) for image in pixels]), labels) for pixels, labels in parts]
 
 
 def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Arrays:
@@ -45,15 +45,14 @@ def _read_cifar(kind: str, dataset_dir: Path, download: bool) -> Arrays:
         # torchvision unpacks an archive, whose checksum is right, without the filter that Python 3.12 and 3.13 want.
         warnings.filterwarnings("ignore", "Python 3.14 will, by default, filter extracted tar", DeprecationWarning)
         train, test = (reader(dataset_dir, train=part, download=download) for part in (True, False))
-    return tuple(train.classes), *((part.data, np.array(part.targets, np.int64)) for part in (train, test))
+    return tuple(train.classes), [(part.data, np.array(part.targets, np.int64)) for part in (train, test)]
 
 
 def _read_svhn(dataset_dir: Path, download: bool) -> Arrays:
     import torchvision
 
     parts = (torchvision.datasets.SVHN(dataset_dir, part, download=download) for part in ("train", "test"))
-    arrays = [(part.data.transpose(0, 2, 3, 1), part.labels.astype(np.int64)) for part in parts]
-    return DIGITS, arrays[0], arrays[1]
+    return DIGITS, [(part.data.transpose(0, 2, 3, 1), part.labels.astype(np.int64)) for part in parts]
 
 
 # torchvision unpickles CIFAR's files only after comparing their MD5 with the published one.

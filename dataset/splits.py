@@ -91,13 +91,15 @@ def load_evaluation_parts(
         order: of the split in the first form.
     """
     datasets = [load_dataset(name, *form) for form in forms]
-    if datasets[0].valid is None:
-        _, places, _ = _split_places(datasets[0], order)
-        valid = [dataset.train.take(places) for dataset in datasets]
+    held = [dataset.valid for dataset in datasets if dataset.valid is not None]
+    if held:
+        places = _own_validation(datasets[0], held[0])
     else:
-        places = _own_validation(datasets[0])
-        valid = [dataset.valid.take(places) for dataset in datasets]
-    parts = [{"valid": held, "test": dataset.test} for dataset, held in zip(datasets, valid, strict=True)]
+        held = [dataset.train for dataset in datasets]
+        _, places, _ = _split_places(datasets[0], order)
+    parts = [
+        {"valid": images.take(places), "test": dataset.test} for dataset, images in zip(datasets, held, strict=True)
+    ]
     return datasets[0].classes, parts
 
 
@@ -112,12 +114,12 @@ def own_validation_order(name: str, form: tuple[int, Resize, Normalisation]) -> 
         (n,) int64, for each of the validation images its place among the files; None where the dataset has none.
     """
     dataset = load_dataset(name, *form)
-    return None if dataset.valid is None else _own_validation(dataset)
+    return None if dataset.valid is None else _own_validation(dataset, dataset.valid)
 
 
-def _own_validation(dataset: Dataset) -> np.ndarray:
+def _own_validation(dataset: Dataset, valid: Images) -> np.ndarray:
     is_split = len(dataset.train) and dataset.name not in PUBLISHED
-    return _by_hash(dataset.valid) if is_split else np.arange(len(dataset.valid))
+    return _by_hash(valid) if is_split else np.arange(len(valid))
 
 
 def _by_hash(images: Images) -> np.ndarray:

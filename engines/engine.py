@@ -150,7 +150,7 @@ class Engine(ABC):
         self._stop(list(self.tasks))
         self.tasks.clear()
 
-    def results(self) -> Iterator[tuple[Hashable, Any]]:
+    def results(self) -> Iterator[tuple[Any, Any]]:
         """Key and value of every task that was handed in, in the order in which they end.
 
         Raises UserError where a task fails for good, and WaitedTooLong where for `global_configure.wait_limit` seconds

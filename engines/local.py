@@ -35,7 +35,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Value:
+class SharedValue:
     """How a worker is told a shared value."""
 
     value: Any
@@ -115,13 +115,13 @@ class LocalEngine(Engine):
             worker.is_busy = True
             with contextlib.suppress(OSError):  # it has died: `_wait` finds the pipe closed
                 for value in self.shared[worker.known :]:
-                    worker.pipe.send(Value(value))
+                    worker.pipe.send(SharedValue(value))
                     worker.known += 1
                 worker.pipe.send((task.function, this_node(), task.arguments))
 
     def _wait(self, seconds: float) -> tuple[Hashable, Returned | Lost] | None:
         self._occupy()
-        busy = {worker.pipe: worker for worker in self.staff if worker.is_busy}
+        busy: dict[Any, Worker] = {worker.pipe: worker for worker in self.staff if worker.is_busy}
         for pipe in wait(list(busy), seconds):
             worker = busy[pipe]
             try:
@@ -165,7 +165,7 @@ def _work(pipe: Connection, gpu: int | None) -> None:
     with contextlib.suppress(EOFError, OSError):  # the driver is gone
         while True:
             told = pipe.recv()
-            if isinstance(told, Value):
+            if isinstance(told, SharedValue):
                 values.append(told.value)
                 continue
             function, expected, arguments = told
@@ -174,5 +174,6 @@ def _work(pipe: Connection, gpu: int | None) -> None:
 
 
 def _end_with_driver() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    if driver := multiprocessing.parent_process():
+        wait([driver.sentinel])
     os._exit(1)  # in the middle of a task, too

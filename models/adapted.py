@@ -76,6 +76,8 @@ class Adapted(nn.Module):
         changes: what is changed.
     """
 
+    outputs: Tensor | None
+
     def __init__(self, network: nn.Module, changes: Changes) -> None:
         super().__init__()
         self.module, self.changes = network, changes
@@ -157,7 +159,8 @@ def groups_of(text: str, classes: Sequence[str], num_outputs: int) -> Groups:
 def _entries(text: str, classes: Sequence[str]) -> dict[str, str]:
     """What is said of each class."""
     known = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
-    entry, entries, place = re.compile(rf"(?:(?P<name>{known})=)?(?P<outputs>{REST}|{RUNS})(?:,|$)"), [], 0
+    entry, place = re.compile(rf"(?:(?P<name>{known})=)?(?P<outputs>{REST}|{RUNS})(?:,|$)"), 0
+    entries: list[tuple[str | None, str]] = []
     listed = ", ".join(classes if len(classes) <= LISTED else (*classes[:LISTED], "..."))
     while place < len(text) or not entries:
         found = entry.match(text, place)

@@ -193,7 +193,7 @@ def _misfit(best: Weights, path: Path) -> UserError:
         )
     counts = {_other_count(best.expected[name], best.found.get(name)) for name in best.different}
     if len(counts) == 1 and None not in counts and not best.num_extra:
-        ((ours, theirs),) = counts
+        ours, theirs = next(count for count in counts if count is not None)
         layer = best.different[0].rpartition(".")[0]
         return OtherOutputs(
             f"{path} is of a network with {theirs} classes: its {layer} has {theirs} outputs, and that of the network "
@@ -291,7 +291,7 @@ def _named_tensors(content: Any, depth: int, seen: set[int]) -> Iterator[tuple[t
         tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             yield (), tensors
-        children = content.items()
+        children: Iterable[tuple[Any, Any]] = content.items()
     elif isinstance(content, list | tuple):
         children = enumerate(content)
     else:

@@ -139,7 +139,7 @@ class Trial:
     """A network's answers to images in one form."""
 
     words: str  # of the form
-    normalisation: Normalisation
+    normalisation: Normalisation | None
     logits: Tensor  # (images, classes)
     is_given: bool = False
     is_reversed: bool = False  # blue, green, red
@@ -147,8 +147,10 @@ class Trial:
     @property
     def settings(self) -> tuple[str, ...]:
         """The settings, NAME=VALUE, that give the form."""
+        if self.is_given or self.normalisation is None:
+            return ()
         mean, std = (",".join(map(str, values)) for values in self.normalisation)
-        return () if self.is_given else (f"mean={mean}", f"std={std}")
+        return f"mean={mean}", f"std={std}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,10 +205,11 @@ def _trials(network: nn.Module, images: Images, device: torch.device) -> Iterato
                 yield Trial(words, normalisation, logits)
 
 
-def _reversed(images: Images, normalisation: Normalisation) -> Images:
+def _reversed(images: Images, normalisation: Normalisation | None) -> Images:
     """The images, normalised as red, green and blue, and then given as blue, green and red."""
-    pixels = np.ascontiguousarray(images.pixels[..., ::-1])
-    return replace(images, pixels=pixels, normalisation=Normalisation(*(values[::-1] for values in normalisation)))
+    if normalisation is not None:
+        normalisation = Normalisation(normalisation.mean[::-1], normalisation.std[::-1])
+    return replace(images, pixels=np.ascontiguousarray(images.pixels[..., ::-1]), normalisation=normalisation)
 
 
 def _likeliest(trials: Sequence[Trial], labels: np.ndarray, orders: bool) -> tuple[Explanation, Explanation]:

@@ -71,7 +71,8 @@ class ResCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, 3, side, side)."""
-        x, outputs = images, []
+        x = images
+        outputs: list[Tensor] = []
         for layer, convolution in zip(self.layers, self.convs, strict=True):
             x = F.relu(convolution(x))
             if layer.pool:

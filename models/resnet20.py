@@ -12,7 +12,7 @@ STAGES = (16, 32, 64)  # kernels of the conv layers of each stage
 BLOCKS = 3  # of two conv layers, in a stage
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two conv layers, and what they are given added to what they make of it."""
 
     def __init__(self, before: int, kernels: int, stride: int) -> None:
@@ -49,7 +49,7 @@ class ResNet20(nn.Module):
         blocks, before = [], first
         for stage, kernels in enumerate(stages):
             for block in range(BLOCKS):
-                blocks.append(Block(before, kernels, stride=2 if stage and not block else 1))
+                blocks.append(ResidualBlock(before, kernels, stride=2 if stage and not block else 1))
                 before = kernels
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(before, num_classes)

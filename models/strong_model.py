@@ -179,8 +179,8 @@ def image_order(artifacts: Artifacts) -> ImageOrder | None:
     file, record = model_files.image_order(artifacts), model_files.trained_on(artifacts).load_if_there()
     if record is None or not file.exists():
         return None
-    counts = tuple(record.images.get(part, 0) for part in ("train", "valid", "test"))
-    return ImageOrder(file.load(sum(counts)), counts)
+    train, valid, test = (record.images.get(part, 0) for part in ("train", "valid", "test"))
+    return ImageOrder(file.load(train + valid + test), (train, valid, test))
 
 
 def check_trained_on(split: Split, artifacts: Artifacts) -> None:

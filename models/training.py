@@ -170,7 +170,7 @@ def train(
 def _train_epoch(
     model: nn.Module,
     data: tuple[Tensor | PixelsOnDevice, Tensor],
-    normalisation: Normalisation,
+    normalisation: Normalisation | None,
     settings: TrainingSettings,
     number: int,
     optimizer: torch.optim.Optimizer,

@@ -39,7 +39,7 @@ class EvaluationInputs(StrongInputs):
     """The strong model and the images. Equal ones have equal digests."""
 
     pixels: np.ndarray = field(compare=False)  # (n, side, side, 3) uint8
-    normalisation: Normalisation = field(compare=False)
+    normalisation: Normalisation | None = field(compare=False)
     precision: str = field(compare=False)
     # Whether our own C++ convolves, whose sums have another order than torch's.
     is_compiled: bool = field(compare=False)

@@ -32,7 +32,11 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 
 def kernel_importance(
-    graph: Graph, pixels: Tensor | PixelsOnDevice, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph,
+    pixels: Tensor | PixelsOnDevice,
+    labels: Tensor,
+    confidence: float,
+    normalisation: Normalisation | None,
 ) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
@@ -104,7 +108,7 @@ class BatchSums(NamedTuple):
 
 
 def _batch_sums(
-    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation | None
 ) -> BatchSums:
     exact = float64_device(labels.device)
     with torch.inference_mode():

@@ -85,8 +85,8 @@ def module_of_weights(
     do not fit the mask.
     """
     # An earlier version's modules of networks without a linear layer at the end have two numbers more.
-    no_map = (1.0, 0.0) if any(name.startswith("logit.") for name in weights) else None
-    module = graph.cut(graph.units.gather(kernel_mask), target_class, logit_map=no_map)
+    scales_logits = any(name.startswith("logit.") for name in weights)
+    module = graph.cut(graph.units.gather(kernel_mask), target_class, scales_logits=scales_logits)
     module.load_state_dict(weights)
     return module
 

@@ -153,7 +153,7 @@ class ModuleSet:
             raise file.damaged(f"not the module of {network} that its mask says: {reason(error)}") from None
         if not all(torch.isfinite(value).all() for value in weights.values()):
             raise file.damaged("it holds NaN or infinity")
-        return module.to(device, memory_format=torch.channels_last)
+        return module.to(device).to(memory_format=torch.channels_last)
 
     def modules(self, device: torch.device) -> list[GraphNetwork]:
         """All modules, in the order of `target_classes`."""

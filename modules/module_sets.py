@@ -251,7 +251,8 @@ def evaluate_set(
     search: dict[str, Any],
 ) -> SetRecord:
     """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
-    targets, counts, image = list(target_classes), {}, strong.image_shape
+    targets, image = list(target_classes), strong.image_shape
+    counts: dict[str, Any] = {}
     for part in ("test", "valid"):
         images: Images = getattr(split, part)
         of_strong, of_modules = predict(strong.network, images, device), predict_modules(modules, images, device)

@@ -7,6 +7,7 @@ may be right without that: where all others say no, a module that always says th
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # A module whose AUC is further below the strong model's leaves the work to the others.
 MOST_BELOW = 0.02
@@ -43,9 +44,10 @@ def explained_variance(logits: np.ndarray, strong_logits: np.ndarray) -> np.ndar
     """
     logits, strong_logits = (np.asarray(values, np.float64) for values in (logits, strong_logits))
     variance = strong_logits.var(0)
-    return 1 - np.square(logits - strong_logits).mean(0) / np.where(variance > 0, variance, 1)
+    unexplained: np.ndarray = np.square(logits - strong_logits).mean(0) / np.where(variance > 0, variance, 1)
+    return 1 - unexplained
 
 
-def uninformative(of_modules: np.ndarray, of_strong: np.ndarray) -> list[int]:
+def uninformative(of_modules: ArrayLike, of_strong: ArrayLike) -> list[int]:
     """The classes whose module's AUC is more than MOST_BELOW below the strong model's; both (classes,)."""
     return np.flatnonzero(np.asarray(of_modules) < np.asarray(of_strong) - MOST_BELOW).tolist()

@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,8 +150,8 @@ def _prepared(graph: Graph, dtype: torch.dtype) -> Graph:
 
 def _largest_map(graph: Graph) -> int:
     """How many values an image's largest map has in the whole network."""
-    shapes = [value.shape for value in graph.values if value.target is not None]
-    return max(math.prod(shape[1:]) for shape in shapes if isinstance(shape, tuple) and len(shape) == 4)
+    shapes: list[Any] = [value.shape for value in graph.values if value.target is not None]
+    return max(math.prod(map(int, shape[1:])) for shape in shapes if isinstance(shape, tuple) and len(shape) == 4)
 
 
 def _parts(

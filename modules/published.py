@@ -119,16 +119,19 @@ def save_published(folder: Path, model: PublishedModel) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez, which before NumPy 2.1 can not be kept from pickling
         for name, array in {**arrays, "kernels": model.masks, "images": model.images}.items():
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     write_whole(folder / "arrays.npz", lambda file: file.write(buffer.getvalue()))
-    for file, part in zip(_records(folder), (model.network, model.trained_on, model.report), strict=True):
-        file.save(part)
+    network, trained_on, report = _records(folder)
+    network.save(model.network)
+    trained_on.save(model.trained_on)
+    report.save(model.report)
 
 
 def load_published(folder: Path) -> PublishedModel:
     """A published model. Raises UserError where it is missing or damaged; nothing in it is executed."""
-    (network, trained_on, report), path = (file.load() for file in _records(folder)), folder / "arrays.npz"
+    files, path = _records(folder), folder / "arrays.npz"
+    network, trained_on, report = files[0].load(), files[1].load(), files[2].load()
     try:
         with zipfile.ZipFile(path) as archive:
             check_archive(archive, path.stat().st_size)

@@ -54,10 +54,8 @@ class PatchNetworks:
         weak = build_weak_network(self.config, self.kind)
         weak.load_state_dict(of_weak)
         module = module_of_weights(graph_of(self.config), self.kernels, target_class, of_module)
-        return (
-            weak.to(device, memory_format=torch.channels_last).eval(),
-            module.to(device, memory_format=torch.channels_last),
-        )
+        layout = torch.channels_last
+        return weak.to(device).to(memory_format=layout).eval(), module.to(device).to(memory_format=layout)
 
 
 def answers(

@@ -48,7 +48,8 @@ def differs(found: np.ndarray, reported: np.ndarray, tolerance: float) -> np.nda
     """
     spread = np.ptp(reported, axis=1)
     allowed = tolerance * np.maximum(spread, np.median(spread))
-    return ~(np.abs(found.astype(np.float64) - reported).max(1) <= allowed)
+    is_near: np.ndarray = np.abs(found.astype(np.float64) - reported).max(1) <= allowed
+    return ~is_near
 
 
 def check_as_reported(path: Path, load: Callable[[], Answer], reported: Reported) -> None:

@@ -1,7 +1,7 @@
 """The patches of weak models that were trained here: what each needs, read from the disk and evaluated once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +28,9 @@ from patching.data import PatchData, load_patch_data, of_class
 from patching.from_arrays import Patch
 from patching.members import Form, Logits, Member
 from patching.on_disk import check_weak_model, load_weak_model, set_checksum
-from patching.patched_model import Origin, PatchedModel
+from patching.patched_model import PatchedModel, PatchOrigin
 from patching.report import PatchedWeakModel
+from patching.rules import Rule
 from patching.weak_models import WeakKind, weak_network_name
 from utils.device import machine_facts
 from utils.errors import UserError
@@ -37,8 +38,8 @@ from utils.progress import say
 
 
 @dataclass(frozen=True)
-class PatchCase:
-    """All that patching one weak model needs."""
+class PatchMembers:
+    """The networks of one patch, as they are read, and its images."""
 
     classes: tuple[str, ...]  # the weak model's; the target class last
     epoch: int
@@ -46,13 +47,19 @@ class PatchCase:
     module: GraphNetwork
     kernels: np.ndarray  # (K,) bool: those that the module keeps
     images: PatchImages
-    valid: Answers | None = None  # once the networks are evaluated
-    test: Answers | None = None
 
     @property
     def target_class(self) -> int:
         """Of the strong model."""
         return self.images.target_class
+
+
+@dataclass(frozen=True)
+class PatchCase(PatchMembers):
+    """All that patching one weak model needs: the networks and what they say of validation and test images."""
+
+    valid: Answers
+    test: Answers
 
 
 class PatchCases:
@@ -62,7 +69,14 @@ class PatchCases:
     """
 
     def __init__(self, stage: Stage, kind: WeakKind, modules: ModuleSet | None = None) -> None:
-        self.stage, self.kind, self.modules = stage, kind, modules
+        self.stage, self.kind, self._modules = stage, kind, modules
+
+    @property
+    def modules(self) -> ModuleSet:
+        """The modules that patch the weak models. Raises TypeError where none were given."""
+        if self._modules is None:
+            raise TypeError("expected modules, with which cases are loaded")
+        return self._modules
 
     @cached_property
     def data(self) -> PatchData:
@@ -118,19 +132,19 @@ class PatchCases:
         read = (self._read(number, self.epoch(number, wanted_epoch)) for number in target_classes)
         if engine is None:
             for case in read:
-                networks = case.weak, case.module, self.strong.network
-                yield _answered(case, answers(*networks, self._weak_images, case.images, self.stage.device))
+                own = case.weak, case.module, self.strong.network
+                yield _answered(case, answers(*own, self._weak_images, case.images, self.stage.device))
             return
-        config, read = self.stage.config, list(read)
+        config, cases = self.stage.config, list(read)
         shared = engine.share(strong_inputs(config, self.strong)), engine.share(self._weak_images)
-        for number, case in enumerate(read):
+        for number, case in enumerate(cases):
             networks = PatchNetworks.of(config, self.kind, case.weak, case.module, case.kernels)
             engine.submit(number, answers_on_worker, networks, *shared, case.images, engine.device)
-        for case, found in zip(read, in_order(engine.results()), strict=True):
+        for case, found in zip(cases, in_order(engine.results()), strict=True):
             yield _answered(case, found)
 
-    def _read(self, target_class: int, epoch: int) -> PatchCase:
-        """A case whose networks are not evaluated yet."""
+    def _read(self, target_class: int, epoch: int) -> PatchMembers:
+        """What a case needs before its networks are evaluated."""
         config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
         weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
         module, kernels = self.modules.module(target_class, device), self.modules.mask(target_class)
@@ -141,8 +155,8 @@ class PatchCases:
             images: Images = getattr(split, part)
             own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
         shared_strong = {part: logits[:, target_class] for part, logits in self._strong_logits.items()}
-        images = PatchImages(target_class, own, of_target, shared_strong, collected)
-        return PatchCase(split.classes, epoch, weak, module, kernels, images)
+        of_patch = PatchImages(target_class, own, of_target, shared_strong, collected)
+        return PatchMembers(split.classes, epoch, weak, module, kernels, of_patch)
 
     def report(self, case: PatchCase, methods: dict[str, Any]) -> PatchedWeakModel:
         """What `compare` made of a case, as it is written down."""
@@ -162,14 +176,14 @@ class PatchCases:
             made_with=machine_facts("torch", "numpy"),
         )
 
-    def patched_model(self, case: PatchCase, patch: Patch) -> PatchedModel:
+    def patched_model(self, case: PatchCase, rule: Rule) -> PatchedModel:
         """The case's networks and a rule as one network."""
         config, count = self.stage.config, len(case.classes)
         form = Form.of(config)
         weak = Member(Logits(case.weak, count), form, range(count))
         names = weak_network_name(config, self.kind), config.network_name
-        origin = Origin(*names, config.num_classes, (case.target_class,), case.kernels[None])
-        return PatchedModel(weak, [Member(case.module, form, [count - 1])], patch.rule, case.classes, origin)
+        origin = PatchOrigin(*names, config.num_classes, (case.target_class,), case.kernels[None])
+        return PatchedModel(weak, [Member(case.module, form, [count - 1])], rule, case.classes, origin)
 
     def reported(self, case: PatchCase, patch: Patch) -> Reported:
         """Test images as a saved patched model takes them, and the scores that are reported of them."""
@@ -179,7 +193,7 @@ class PatchCases:
         return Reported({"pixels": images.pixels}, scores, tolerance_on(self.stage.device))
 
 
-def _answered(case: PatchCase, found: dict[str, Answers]) -> PatchCase:
+def _answered(case: PatchMembers, found: dict[str, Answers]) -> PatchCase:
     """The case with what its networks said. Raises UserError where that is NaN or infinite."""
     for said in found.values():
         for name, values in (("weak model", said.weak), ("module", said.modules[len(case.classes) - 1])):
@@ -187,4 +201,4 @@ def _answered(case: PatchCase, found: dict[str, Answers]) -> PatchCase:
                 raise UserError(f"target class {case.target_class}: the {name} gives NaN or infinity; train it again")
     if probability_floor(found["valid"].weak) is not None:
         say(TAKEN_FOR_PROBABILITIES)
-    return replace(case, **found)
+    return PatchCase(**vars(case), valid=found["valid"], test=found["test"])

@@ -55,8 +55,13 @@ def compare(
 
     def fit(calibration: str, outputs: Mapping[int, np.ndarray], of_class: Mapping[int, np.ndarray]) -> Patch:
         given = valid.weak, {target: outputs[target] for target in targets}, valid.labels
-        rule = {"calibration": calibration, "class_outputs": of_class or None, "others_may_lose": others_may_lose}
-        return fit_patch(*given, **rule, seed=seed)
+        return fit_patch(
+            *given,
+            calibration=calibration,
+            class_outputs=of_class or None,
+            others_may_lose=others_may_lose,
+            seed=seed,
+        )
 
     def add(name: str, patch: Patch, outputs: Mapping[int, np.ndarray]) -> None:
         patches[name], answers[name] = patch, patch(test.weak, outputs).argmax(1)

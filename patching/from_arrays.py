@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from patching.calibration import TAKEN_FOR_PROBABILITIES, probability_floor
-from patching.helpful import Judged, helpful_modules
+from patching.helpful import JudgedModule, helpful_modules
 from patching.learned import FORMS, Array
 from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, methods_of
-from patching.rules import RULES, Given, Rule
+from patching.rules import RULES, Given, Learned, Rule
 from utils.errors import UserError
 from utils.progress import say
 
@@ -37,7 +37,7 @@ class Patch:
     num_classes: int  # with those that were added as the last ones
     target_classes: tuple[int, ...]  # in the order of the rule's columns
     rule: Rule | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
-    judged: tuple[Judged, ...] = ()  # every module that was looked at, in the order in which they help
+    judged: tuple[JudgedModule, ...] = ()  # every module that was looked at, in the order in which they help
     no_module: "Patch | None" = None  # the control: the same fit without the modules' outputs
     calibration: str = "learned"  # the rule's name in RULES
 
@@ -51,7 +51,8 @@ class Patch:
         outputs = _stacked(module_logits, self.target_classes, len(weak))
         rule = copy.deepcopy(self.rule).double()  # so that a constant in all logits of an image costs no digits
         with torch.inference_mode():
-            return rule(torch.tensor(weak), torch.tensor(outputs)).float().numpy()
+            scores: Tensor = rule(torch.tensor(weak), torch.tensor(outputs))
+            return scores.float().numpy()
 
     def _check_kind(self, weak: np.ndarray) -> None:
         given, of_probabilities = (
@@ -82,10 +83,11 @@ class Patch:
         """
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         wanted = _checked_labels(labels, len(weak), self.num_classes)
-        answers, rules = {BEFORE: weak.argmax(1)}, {}
+        answers: dict[str, np.ndarray] = {BEFORE: weak.argmax(1)}
+        rules: dict[str, Rule] = {}
         if self.rule is not None:
             answers[self.calibration], rules[self.calibration] = self(weak, module_logits).argmax(1), self.rule
-        if self.no_module is not None:
+        if self.no_module is not None and self.no_module.rule is not None:
             answers[NO_MODULE], rules[NO_MODULE] = self.no_module.without(weak).argmax(1), self.no_module.rule
         names = tuple(classes or map(str, range(self.num_classes)))
         methods = methods_of(wanted, answers, rules, names, self.target_classes, seed)
@@ -189,7 +191,7 @@ def _fitted(given: Given, calibration: str, others_may_lose: float | None) -> Pa
     num_classes = max(weak_classes, targets[-1] + 1)
     rule = RULES[calibration].fit(given)
     fitted = Patch(weak_classes, num_classes, targets, rule, calibration=calibration)
-    if others_may_lose is None:
+    if others_may_lose is None or not isinstance(rule, Learned):
         return fitted
     # The target classes' scores are lowered until the others are right nearly as often as before.
     is_other = ~np.isin(given.labels, targets)

@@ -13,7 +13,7 @@ SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that 
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedModule:
     """What a module adds to those that were taken before it."""
 
     target_class: int
@@ -33,7 +33,7 @@ class Judged:
 @one_blas_thread
 def helpful_modules(
     weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
-) -> list[Judged]:
+) -> list[JudgedModule]:
     """The modules in the order in which they help, each judged in addition to those before it; then those that do not.
 
     What a module takes away is counted against the same weak model with a temperature and a bias of its own for each
@@ -54,7 +54,8 @@ def helpful_modules(
 
     taken: list[int] = []
     left = list(range(len(targets)))
-    without, judged = losses(taken), []
+    judged: list[JudgedModule] = []
+    without = losses(taken)
     while True:
         with_each = {module: losses([*taken, module]) for module in left}
         found = {module: _judged(targets[module], without - with_each[module]) for module in left}
@@ -68,11 +69,11 @@ def helpful_modules(
         without = with_each[best]
 
 
-def _judged(target_class: int, gains: Tensor) -> Judged:
+def _judged(target_class: int, gains: Tensor) -> JudgedModule:
     # At least as if one image had changed by a nat: where the weak model is right about every image, all gains are tiny
     # and alike, and what they depend on is the prior of its temperature.
     error = max(float(gains.std()) / len(gains) ** 0.5, 1 / len(gains))
-    return Judged(target_class, float(gains.mean()), error)
+    return JudgedModule(target_class, float(gains.mean()), error)
 
 
 def _directions(num_classes: int, targets: Sequence[int], modules: Sequence[int]) -> Tensor:

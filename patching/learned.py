@@ -9,7 +9,7 @@ scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, sect
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ BEYOND = "expected differences of float32's size, between 1e-30 and 1e30; give t
 OUTLIERS = 1.0  # times the distance of a module's 1st and 99th percentile: outputs that far beyond them are cut off
 
 Array = np.ndarray | Tensor
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The matrices of a fit are small: BLAS's threads wait for each other for several times as long as they multiply.
-one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+one_blas_thread: Callable[[Function], Function] = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,15 @@ def fit_linear_map(
     bias = bias + weight[:, weak_classes:num_classes] @ data.logits[0, weak_classes:]
     weight = torch.cat([weight[:, :weak_classes], weight[:, num_classes:]], 1)
     before = float(F.cross_entropy(data.logits, data.labels))
-    found_by = {"form": form, "ridge": ridge, "loss_before": before, "loss_cross_validated": losses[form, ridge]}
-    return LinearFit(_checked(weight), _checked(bias), **data.calibration, **found_by)
+    return LinearFit(
+        weight=_checked(weight),
+        bias=_checked(bias),
+        **data.calibration,
+        form=form,
+        ridge=ridge,
+        loss_before=before,
+        loss_cross_validated=losses[form, ridge],
+    )
 
 
 def held_out_losses(data: Prepared, directions: Tensor) -> list[float]:
@@ -322,4 +330,5 @@ def least_loss(
         )
 
     options = {"maxiter": MAX_STEPS, "gtol": 1e-6, "ftol": 0}
-    return minimize(loss, first, jac=True, method="L-BFGS-B", options=options).x
+    found: np.ndarray = minimize(loss, first, jac=True, method="L-BFGS-B", options=options).x
+    return found

@@ -72,7 +72,8 @@ class Logits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of images (batch, 3, side, side). Raises UserError where the answer has none."""
         if self.is_grey:
-            images = sum(share * images[:, n : n + 1] for n, share in enumerate(LUMA))
+            red, green, blue = (share * images[:, n : n + 1] for n, share in enumerate(LUMA))
+            images = red + green + blue
         answer: Any = self.network(images)
         if isinstance(answer, Mapping):
             answer = dict(answer)
@@ -98,7 +99,8 @@ class Columns(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Outputs (n, classes)."""
-        return self.network(images).index_select(1, self.index)
+        outputs: Tensor = self.network(images)
+        return outputs.index_select(1, self.index)
 
 
 class Member(nn.Module):
@@ -109,6 +111,9 @@ class Member(nn.Module):
         form: of its images.
         classes: the number, among the classes of the whole, of the class that each output stands for.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, form: Form, classes: Sequence[int]) -> None:
         super().__init__()
@@ -126,7 +131,8 @@ class Member(nn.Module):
             raise ValueError(
                 f"expected pixels (n, {side}, {side}, 3) of torch.uint8, given {tuple(pixels.shape)} of {pixels.dtype}"
             )
-        return self.network(((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)).float()
+        outputs: Tensor = self.network(((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2))
+        return outputs.float()
 
     @property
     def cost(self) -> tuple[int, int]:

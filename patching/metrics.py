@@ -63,5 +63,10 @@ def scores_of_target_class(
     right, of_class = np.diagonal(confusion), confusion.sum(1)
     others = np.setdiff1d(np.arange(len(confusion)), [target_class, *patched_classes])
     true_positives = int(right[target_class])
-    wrong = (int(counts[target_class]) - true_positives for counts in (confusion.sum(0), of_class))
-    return TargetClassScores(true_positives, *wrong, int(right[others].sum()), int(of_class[others].sum()))
+    return TargetClassScores(
+        true_positives=true_positives,
+        false_positives=int(confusion[:, target_class].sum()) - true_positives,
+        false_negatives=int(of_class[target_class]) - true_positives,
+        others_right=int(right[others].sum()),
+        others=int(of_class[others].sum()),
+    )

@@ -49,7 +49,7 @@ def load_weak_model(
     check_weak_model(artifacts, kind, target_class, epoch)
     model = build_weak_network(config, kind)
     load_weights(model, patch_files.weak_model(artifacts, kind, target_class, epoch))
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def load_patched_weak_models(

@@ -83,11 +83,14 @@ def match_classes(
             raise UserError(_no_match(", ".join(weak_knows), strong_knows))
     else:
         chosen = sorted({class_number(text, all_names) for text in targets})
-    for number in chosen:
-        if number_in_strong(all_names[number]) is None:
-            raise UserError(_no_match(all_names[number], strong_knows))
+    strong_number: dict[str, int] = {}
+    for name in (all_names[number] for number in chosen):
+        found = number_in_strong(name)
+        if found is None:
+            raise UserError(_no_match(name, strong_knows))
+        strong_number[name] = found
     names = (*weak_knows, *(all_names[number] for number in chosen if number >= len(weak_knows)))
-    return Classes(names, len(weak_knows), {names.index(all_names[n]): number_in_strong(all_names[n]) for n in chosen})
+    return Classes(names, len(weak_knows), {names.index(name): found for name, found in strong_number.items()})
 
 
 def _no_match(theirs: str, strong_knows: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ MADE_BY = "python experiments/patch/apply_patch.py --save PATH (with the options
 
 
 @dataclass(frozen=True)
-class Origin:
+class PatchOrigin:
     """Which networks the members of a patched model are made of; empty names where only logits are known."""
 
     weak_network: str  # as `models.names` knows it
@@ -58,19 +58,15 @@ class PatchedModel(Joined):
         modules: Sequence[Member],
         rule: Rule,
         classes: Sequence[str],
-        origin: Origin | None = None,
-        weak_classes: int | None = None,
+        origin: PatchOrigin | None = None,
+        weak_classes: int = 0,
     ) -> None:
         super().__init__()
         self.weak, self.parts, self.rule = weak, nn.ModuleList(modules), rule
-        self.classes, self.origin = tuple(classes), origin
+        self.classes, self.origin, self.form = tuple(classes), origin, modules[0].form
+        self.targets = [target for module in modules for target in module.classes]
         self.weak_classes = weak_classes if weak is None else len(weak.classes)
         self.eval()
-
-    @property
-    def form(self) -> Form:
-        """The side of the modules' images and how others are resized to it; that of the weak model: `weak.form`."""
-        return self.parts[0].form
 
     @property
     def forms(self) -> dict[str, Form]:
@@ -88,7 +84,8 @@ class PatchedModel(Joined):
         """Scores (n, classes) of `inputs`: the largest one decides. Pixels are (n, side, side, 3) uint8, RGB."""
         weak = first if self.weak is None else self.weak(first)
         pixels = first if second is None else second
-        return self.rule(weak, torch.cat([part(pixels) for part in self.parts], 1))
+        scores: Tensor = self.rule(weak, torch.cat([part(pixels) for part in self.parts], 1))
+        return scores
 
     def write(self, path: Path) -> None:
         """Write it as `.pth`. Raises ValueError for a model without an origin."""
@@ -112,7 +109,7 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
         **{name: anchored(given) for name, given in vars(model.origin).items() if name.endswith("network") and given},
         "target_classes": list(model.origin.target_classes),
         "kernels": torch.tensor(model.origin.kernels),
-        "targets": [target for part in model.parts for target in part.classes],
+        "targets": model.targets,
         "weak_classes": model.weak_classes,
         "weak_form": None if model.weak is None else model.weak.form.to_plain(),
         "form": model.form.to_plain(),
@@ -141,7 +138,7 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         raise damaged(path, MADE_BY, f"not a patched model: {what}") from None
     if not all(torch.isfinite(value).all() for value in state["weights"].values()):
         raise UserError(f"{path} holds NaN or infinity; make it again with: {MADE_BY}")
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _model_of(state: Mapping[str, Any]) -> PatchedModel:
@@ -158,12 +155,13 @@ def _model_of(state: Mapping[str, Any]) -> PatchedModel:
         network = network_of(weak_name, weak_classes, weak_form.side)
         weak = Member(Logits(network, weak_classes, is_grey=weak_form.is_grey), weak_form, range(weak_classes))
     graph, kernels = untrained_graph(strong_name, strong_classes, form.side), state["kernels"].numpy()
-    strong_targets, modules = tuple(map(int, state["target_classes"])), []
+    strong_targets = tuple(map(int, state["target_classes"]))
+    modules: list[Member] = []
     for mask, strong_class, target in zip(kernels, strong_targets, state["targets"], strict=True):
         module = module_of_weights(graph, mask, strong_class, part_of(weights, f"parts.{len(modules)}.network"))
         modules.append(Member(module, form, [target]))
     rule = rule_saved_as(state["rule"]).from_buffers(part_of(weights, "rule"))
-    origin = Origin(weak_name, strong_name, strong_classes, strong_targets, kernels)
+    origin = PatchOrigin(weak_name, strong_name, strong_classes, strong_targets, kernels)
     model = PatchedModel(weak, modules, rule, state["classes"], origin, weak_classes)
     model.load_state_dict(weights)
     if rule(torch.zeros(1, weak_classes), torch.zeros(1, len(modules))).shape != (1, len(model.classes)):

@@ -111,14 +111,15 @@ class PatchedWeakModel:
             words = ("precision", "recall", "F1")
             values = zip(words, *(metrics_of(self.scores(each, number)) for each in (BEFORE, method)), strict=False)
             shares = ", ".join(f"{word} {100 * old:.1f} -> {100 * new:.1f}" for word, old, new in values)
-            lines.append(f"{name}: {shares}; F1 changes by {self.change(method, number).in_words('f1')}")
+            change = self.change(method, number)
+            lines.append(f"{name}: {shares}" + (f"; F1 changes by {change.in_words('f1')}" if change else ""))
             if over := self.over_no_module(method, number):
                 lines.append(f"{name}: compared with no module, F1 changes by {over.in_words('f1')}")
                 if over.f1[0] <= 0:
                     lines.append(f"{name}: no better than recalibrating the weak model alone: {advice}")
-        if self.targets and self.scores(BEFORE).others:  # every target has the same other classes
+        change = self.change(method) if self.targets else None
+        if change and self.scores(BEFORE).others:  # every target has the same other classes
             old, new = (100 * self.scores(each).others_accuracy for each in (BEFORE, method))
-            change = self.change(method)
             lines.append(
                 f"accuracy of the other classes {old:.1f} -> {new:.1f}; it changes by "
                 f"{change.in_words('others_accuracy')}, McNemar's p = {change.others_p:.2g}"
@@ -196,4 +197,5 @@ def common_calibrations(models: Sequence[PatchedWeakModel]) -> list[str]:
 def mean_metrics(models: Sequence[PatchedWeakModel], method: str) -> np.ndarray:
     """(METRICS,) float64: the mean of a method over weak models, and over the targets of each."""
     scores = [model.scores(method, number) for model in models for number in range(len(model.targets))]
-    return np.mean([metrics_of(each) for each in scores], axis=0)
+    mean: np.ndarray = np.mean([metrics_of(each) for each in scores], axis=0)
+    return mean

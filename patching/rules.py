@@ -107,7 +107,7 @@ class RangeRule(Rule):
         if not all(map(len, class_outputs)):
             raise UserError("a range of a module's outputs: expected validation images of the target class, given none")
         ranges = np.array([[*cls.range_of(outputs)] for outputs in class_outputs], np.float64)
-        return cls(*ranges.T, given.targets, probability_floor(given.weak))
+        return cls(ranges[:, 0], ranges[:, 1], given.targets, probability_floor(given.weak))
 
     def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
         known = torch.softmax(logits_of(weak_logits, self.probability_floor), 1)
@@ -142,7 +142,8 @@ class Percentile(RangeRule):
 
     @staticmethod
     def range_of(outputs: np.ndarray) -> Iterable[float]:
-        return np.percentile(outputs, (10, 90))
+        low, high = np.percentile(outputs, (10, 90))
+        return low, high
 
 
 class Outlier(RangeRule):
@@ -208,7 +209,7 @@ class Learned(Rule):
         return cls(**vars(fit))
 
     def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
-        if self.scale is not None:
+        if self.scale is not None and self.low is not None and self.high is not None:
             weak_logits = log_probabilities(weak_logits, self.scale, self.probability_floor)
             outputs = limited(outputs, self.low, self.high)
         return nn.functional.linear(torch.cat([weak_logits, outputs], 1), self.weight, self.bias)
@@ -239,4 +240,5 @@ RULES: dict[str, type[Rule]] = {
 def rule_saved_as(name: str) -> type[Rule]:
     """The class of the rule in a saved patched model. Raises KeyError where no rule is saved as `name`."""
     # RangeRule stands last, for all of its kind: a saved model does not say how the range was found.
-    return {rule.saved_as: rule for rule in (*RULES.values(), RangeRule)}[name]
+    rules: list[type[Rule]] = [*RULES.values(), RangeRule]
+    return {rule.saved_as: rule for rule in rules}[name]

@@ -186,6 +186,8 @@ def _loaded(path: Path, model: Joined, device: torch.device | str) -> Answer:
 def _loaded_code(path: Path) -> Answer:
     """The Python file as another program imports it."""
     spec = importlib.util.spec_from_file_location(f"saved_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     weights = module.load()
@@ -198,7 +200,7 @@ def _save_onnx(model: Joined, path: Path, stated: Mapping[str, str]) -> None:
     network = _exported(model, examples).module()  # the same as in the Python file
     with quiet():
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network,
                 examples,
                 input_names=names,
@@ -225,7 +227,8 @@ def _loaded_onnx(path: Path, names: Sequence[str]) -> Answer:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def answer(*inputs: np.ndarray) -> np.ndarray:
-        return session.run(["scores"], dict(zip(names, inputs, strict=True)))[0]
+        scores: np.ndarray = session.run(["scores"], dict(zip(names, inputs, strict=True)))[0]
+        return scores
 
     return answer
 

@@ -44,14 +44,15 @@ def sureness_lines(models: Sequence[PatchedWeakModel]) -> list[str]:
     lines = []
     for method in models[0].calibrations:
         places = [(model, number) for model, number in _targets(models) if method in model.methods]
-        known = [model.change(method, number) for model, number in places]
+        changes = [model.change(method, number) for model, number in places]
+        known = [change for change in changes if change is not None]
         f1, others = (_significant(known, metric) for metric in ("f1", "others_accuracy"))
         lines.append(f"{method}: significant, of {len(known)} changes: F1 {f1}; others' accuracy {others}")
         over = [(model.target_names[number], model.over_no_module(method, number)) for model, number in places]
-        if over := [(name, change) for name, change in over if change is not None]:
-            f1 = _significant([change for _, change in over], "f1")
-            lines.append(f"{method}: significant compared with no module, of {len(over)}: F1 {f1}")
-        if useless := [name for name, change in over if change.f1[0] <= 0]:
+        if compared := [(name, change) for name, change in over if change is not None]:
+            f1 = _significant([change for _, change in compared], "f1")
+            lines.append(f"{method}: significant compared with no module, of {len(compared)}: F1 {f1}")
+        if useless := [name for name, change in compared if change.f1[0] <= 0]:
             lines.append(f"{method}: no better than recalibrating the weak model alone: {', '.join(useless)}")
     return lines
 

@@ -121,4 +121,5 @@ def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]
 def _centred(logits: np.ndarray) -> np.ndarray:
     """Without the constant of each image, which says nothing about its class."""
     values = np.asarray(logits, np.float64)
-    return values - values.mean(1, keepdims=True)
+    centred: np.ndarray = values - values.mean(1, keepdims=True)
+    return centred

@@ -126,7 +126,7 @@ def train_weak_model(
     """Train a weak model; `keep_weights` is given each epoch to keep with its weights, and the best one in the end."""
     torch.manual_seed(torch_seed(job.seed, f"{job.kind} model", job.target_class))
     num_classes = len(job.config.weak_classes) + 1
-    model = build_weak_network(job.config, job.kind).to(device, memory_format=torch.channels_last)
+    model = build_weak_network(job.config, job.kind).to(device).to(memory_format=torch.channels_last)
 
     def after_epoch(epoch: Epoch, trained: nn.Module) -> None:
         if epoch.number in job.keep:

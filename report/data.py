@@ -39,7 +39,7 @@ MAX_OTHER_ANSWERS = 4  # entries of a confusion matrix: another batch size or ma
 
 
 @dataclass(frozen=True)
-class Answers:
+class TestAnswers:
     """What strong and composed model answer to the test images."""
 
     labels: np.ndarray  # (images,) int64
@@ -70,7 +70,7 @@ class ReportData:
         """The same before there was a strong model, whose files say what a configuration file does not."""
         if self.config.name in known_configurations():
             return self.configured
-        form = {field.name: field.default for field in dataclasses.fields(Config) if field.name in IMAGE_FORM}
+        form: dict[str, Any] = {name: getattr(Config, name) for name in IMAGE_FORM}
         return dataclasses.replace(self.configured, network="", **form)
 
     @cached_property
@@ -226,7 +226,7 @@ class ReportData:
         return self.module_set.modules(self.stage.device)
 
     @cached_property
-    def answers(self) -> Answers:
+    def answers(self) -> TestAnswers:
         """The test images, and what strong and composed model answer to them."""
         check_trained_on(self.split, self.artifacts)
         test = self.split.test
@@ -236,7 +236,7 @@ class ReportData:
             if not outputs.isfinite().all():
                 raise UserError(f"the {name} gives NaN or infinity; make it again")
         composed = replaced(strong, own, self.target_classes).numpy()
-        return Answers(test.labels, strong.numpy(), own.numpy(), composed)
+        return TestAnswers(test.labels, strong.numpy(), own.numpy(), composed)
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
@@ -291,7 +291,7 @@ class ReportData:
 
     def _check_settings_of(self, model: PatchedWeakModel, kind: WeakKind) -> None:
         """Raises UserError where a weak model is of another network or of other classes than the settings say."""
-        patched = {"weak_classes": model.classes[:-1]}
+        patched: dict[str, Any] = {"weak_classes": model.classes[:-1]}
         if kind is WeakKind.SIMPLE:
             patched["weak_model"] = model.weak_model
         given = [f"{name}={as_text(value)}" for name, value in patched.items() if getattr(self.config, name) != value]
@@ -329,4 +329,4 @@ class ReportData:
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
                 raise changed
-        return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0])
+        return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0].numpy())

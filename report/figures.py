@@ -132,13 +132,14 @@ def _laid_out(figure: Figure, background: str) -> Iterator[None]:
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # `find_fonts` says it once
         figure.set(dpi=DPI, facecolor=background)
         layout = figure.get_layout_engine()
-        if is_new := bool(figure.axes) and isinstance(layout, ConstrainedLayoutEngine):
+        if figure.axes and isinstance(layout, ConstrainedLayoutEngine):
             FigureCanvasAgg(figure)  # which measures texts
             layout.execute(figure)
-        if find_fonts(figure) and is_new:
-            layout.execute(figure)
-        if is_new:
+            if find_fonts(figure):
+                layout.execute(figure)
             figure.set_layout_engine("none")
+        else:
+            find_fonts(figure)
         yield
 
 
@@ -199,7 +200,7 @@ def end_at_100(axes: Axes, *names: str) -> None:
         artist.set_clip_on(False)
 
 
-def readable_on(background: Sequence[float]) -> str:
+def readable_on(background: Sequence[float] | np.ndarray) -> str:
     """Black or white, whichever contrasts more with a colour (red, green, blue, ... from 0 to 1); source: WCAG 2.2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

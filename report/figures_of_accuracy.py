@@ -1,6 +1,7 @@
 """Figures of what the networks answer: confusions, accuracy per class, the outputs of modules."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def confusion_figure(confusions: dict[str, np.ndarray], classes: Sequence[str], 
         right, images = int(np.trace(confusion)), int(confusion.sum())
         axes.set(xlabel="predicted class", ylabel="true class", title=f"{name}: {right:,} of {images:,} right")
         wrong = confusion - np.diag(np.diagonal(confusion))
-        true, taken = np.unravel_index(wrong.argmax(), wrong.shape)
+        true, taken = map(int, np.unravel_index(wrong.argmax(), wrong.shape))
         mistake = f"; its most frequent mistake takes {classes[true]} for {classes[taken]} ({wrong[true, taken]} times)"
         findings.append(
             f"{name}: {percent(right / max(images, 1))} of {images:,} images right{mistake if wrong.any() else ''}."
@@ -54,7 +55,7 @@ def class_accuracy_figure(confusions: dict[str, np.ndarray], classes: Sequence[s
     axes = figure.subplots()
     places = np.arange(len(classes) + 1)
     values = [np.append(share, every) for share, every in zip(shares, overall, strict=True)]
-    axes.hlines(places, *values, color="#8a9099", linewidth=2)
+    axes.hlines(places, values[0], values[1], color="#8a9099", linewidth=2)
     for name, marker, color, value in zip((before, after), "os", PALETTE[:2], values, strict=True):
         axes.plot(value, places, marker, color=color, markersize=7, label=name)
     for place, (one, other) in enumerate(zip(*values, strict=True)):
@@ -96,7 +97,7 @@ def outputs_figure(
         places = np.arange(len(classes)) + shift
         axes.hlines(places, quantiles[:, 0], quantiles[:, 4], color=color, linewidth=1.2)
         axes.hlines(places, quantiles[:, 1], quantiles[:, 3], color=color, linewidth=6)
-        style = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "markersize": 7}
+        style: dict[str, Any] = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7, "markersize": 7}
         axes.plot(quantiles[:, 2], places, marker, label=label, **style)
         counts = map(len, outputs)
         rows += [(n, label, count, *row) for n, count, row in zip(classes, counts, quantiles.tolist(), strict=True)]
@@ -108,10 +109,9 @@ def outputs_figure(
     axes.grid(axis="x")
     figure.suptitle(title)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    worst, best = int(np.argmin(separations)), int(np.argmax(separations))
+    worst, best, mean = int(np.argmin(separations)), int(np.argmax(separations)), float(np.mean(separations))
     finding = (
-        f"A module's output on an image of its class is above that on another image in {percent(np.mean(separations))} "
-        "of all pairs"
+        f"A module's output on an image of its class is above that on another image in {percent(mean)} of all pairs"
     )
     if len(classes) > 1:
         finding += (

@@ -1,6 +1,7 @@
 """Figures of the strong model: its training, its kernels' importance, its layers' sensitivity."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -100,9 +101,9 @@ def sensitivity_figure(
     figure = new_figure(8, 4.6)
     axes = figure.subplots()
     for number, (name, curve) in enumerate((n, c) for n, c in curves.items() if n in sensitive):
-        style = {"color": PALETTE[number % 6], "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
-        line = "-" if number < 6 else (0, (5, 1))
-        axes.plot(100 * curve[:, 0], 100 * curve[:, 1], label=f"conv {name}", linestyle=line, linewidth=1.6, **style)
+        style: dict[str, Any] = {"color": PALETTE[number % 6], "marker": MARKERS[number % len(MARKERS)]}
+        style |= {"markersize": 5, "linestyle": "-" if number < 6 else (0, (5, 1))}
+        axes.plot(100 * curve[:, 0], 100 * curve[:, 1], label=f"conv {name}", linewidth=1.6, **style)
     others = [name for name in curves if name not in sensitive]
     for number, name in enumerate(others):
         label = f"the others:\nconv {', '.join(others)}" if number == 0 else None

@@ -47,7 +47,7 @@ def course_figure(rows: Sequence[Any], course: Course, chosen: int | None, title
         if panel.words
     ]
     finding = f"From {course.row} 0 to {last}: {'; '.join(changes)}."
-    names = [field.name for field in fields(rows[0]) if not isinstance(getattr(rows[0], field.name), tuple)]
+    names = tuple(field.name for field in fields(rows[0]) if not isinstance(getattr(rows[0], field.name), tuple))
     return Drawing(figure, finding, names, [tuple(getattr(row, name) for name in names) for row in rows])
 
 

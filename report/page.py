@@ -4,7 +4,7 @@ screens, with a keyboard and with a screen reader. How it looks stands in `templ
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Section:
         return [block for block in self.blocks if isinstance(block, Picture)]
 
 
-def section(name: str, heading: str, *builders: Callable[[], Sequence[Block]]) -> Section:
+def section(name: str, heading: str, *builders: Callable[[], Iterable[Block]]) -> Section:
     """A section of what each builder gives; where one raises UserError, its message stands in that place.
 
     Empty where all that it needs was never made: nobody asked for it.

@@ -91,8 +91,11 @@ def models_of(patched: Patched) -> list[PatchedWeakModel]:
 
 def outcome_of(model: PatchedWeakModel, number: int, method: str, name: str) -> Outcome:
     """What one method did to one target class of a weak model."""
-    scores = (model.scores(each, number) for each in (BEFORE, method, NO_MODULE))
-    return Outcome(name, *scores, model.change(method, number), model.over_no_module(method, number))
+    before, after, no_module = (model.scores(each, number) for each in (BEFORE, method, NO_MODULE))
+    change, over_no_module = model.change(method, number), model.over_no_module(method, number)
+    if change is None or over_no_module is None:
+        raise UserError(f"{name}: expected the changes by the method {method}, found none; patch again")
+    return Outcome(name, before, after, no_module, change, over_no_module)
 
 
 def label_of(model: PatchedWeakModel, models: Sequence[PatchedWeakModel]) -> str:

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from report.made_with import IMPORTANCE, SENSITIVITY, TRAINING, MadeWith, dict_i
 from report.page import Block, Note, Table
 from report.words import duration
 from search.methods import METHODS
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, TableFile
 from utils.device import machine_facts
 from utils.errors import MissingFile, UserError
 
@@ -108,9 +109,9 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
 def _search_rows(data: ReportData) -> Iterator[StageRow]:
     """What made each module set, the collected outputs of its modules, and the searches that have written none yet."""
     for each in data.sets:
-        name, target_class, seconds = set_in_words(each), each.target_classes[0], last_step(each).get("seconds")
+        name, target_class = set_in_words(each), each.target_classes[0]
         command = _command(data, name, script_of(each))
-        yield _row(name, command, each.file(target_class).path, lambda seconds=seconds: seconds)
+        yield _row(name, command, each.file(target_class).path, partial(last_step(each).get, "seconds"))
         if (outputs := module_files.module_outputs(data.artifacts, target_class, each.name)).exists():
             command = _command(data, "", "preprocess/module_output_collector.py", "--modules", each.name)
             yield _row(f"outputs of {name}", command, outputs.path)
@@ -118,7 +119,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
         log = method.files(data.artifacts).log
         if log.exists() and all(each.record.method != method.name for each in data.sets):
             command = _command(data, "", method.script)
-            yield _row(f"{method.name} search", command, log.path, lambda log=log: _sum(log.load()))
+            yield _row(f"{method.name} search", command, log.path, partial(_of_logs, [log]))
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
@@ -130,7 +131,7 @@ def weak_rows(data: ReportData) -> Iterator[StageRow]:
         script = f"experiments/patch/patch_for_{kind}_model/train.py"
         for classes in _runs(made_with, data):
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, _target_option(classes))
-            seconds = lambda logs=[logs[c] for c in classes]: sum(_sum(log.load()) for log in logs)  # noqa: E731
+            seconds = partial(_of_logs, [logs[c] for c in classes])
             yield _row(f"{kind.words} models", command, logs[classes[-1]].path, seconds)
         yield from _patch_rows(data, kind)
     yield from _own_patch_rows(data)
@@ -170,10 +171,10 @@ def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
     for file in patch_files.own_reports(data.artifacts):
         try:
             model = load_report(file)
-            seconds, command = model.details.get("seconds"), _own_command(data, file.path.stem, model)
+            command = _own_command(data, file.path.stem, model)
         except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
             continue
-        yield _row("patching your own model", command, file.path, lambda seconds=seconds: seconds)
+        yield _row("patching your own model", command, file.path, partial(model.details.get, "seconds"))
 
 
 def _own_command(data: ReportData, name: str, model: PatchedWeakModel) -> str:
@@ -218,6 +219,10 @@ def _row(name: str, command: str, file: Path, seconds: Callable[[], Any] = lambd
     except UserError:
         took = None
     return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
+
+
+def _of_logs(logs: Sequence[TableFile[Any]]) -> float:
+    return sum(_sum(log.load()) for log in logs)
 
 
 def _sum(rows: Sequence[Any]) -> float:

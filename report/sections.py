@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def report_sections(data: ReportData) -> list[Section]:
         (f"patch-{kind}", f"Patching {kind.words} models", *(partial(part, kind=kind) for part in builders))
         for kind in data.patched_kinds
     ]
-    parts = (
+    parts: tuple[Any, ...] = (
         ("training", "The strong model", training_blocks),
         ("importance", "Kernel importance", importance_blocks),
         ("sensitivity", "Layer sensitivity", sensitivity_blocks),

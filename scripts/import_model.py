@@ -228,7 +228,7 @@ def in_other_form(config: Config, network: nn.Module, other: Explanation) -> tup
         changes = changes.in_order(other.order.tolist())
     if isinstance(network, Adapted):
         network = network.module
-    mean, std = other.trial.normalisation
+    mean, std = other.trial.normalisation or (config.mean, config.std)
     config = dataclasses.replace(config, network=f"{name}{changes}", mean=mean, std=std)
     return config, Adapted(network, changes) if changes else network
 

@@ -49,7 +49,7 @@ from patching.own_weak_model import (
     parse_class_map,
     with_labels_of,
 )
-from patching.patched_model import Origin, PatchedModel
+from patching.patched_model import PatchedModel, PatchOrigin
 from patching.report import PatchedWeakModel
 from patching.saving import check_member_leaves, check_save_paths, save_as_reported
 from patching.tables import f1_table
@@ -133,7 +133,7 @@ def main() -> None:
     check_weak_model(valid.weak, valid.labels, classes, anyway=arguments.anyway)
     test = answers("test")
     others_may_lose = None if arguments.others_may_lose is None else arguments.others_may_lose / 100
-    options = {"others_may_lose": others_may_lose, "seed": stage.seed}
+    options: dict[str, Any] = {"others_may_lose": others_may_lose, "seed": stage.seed}
     with steps("fitting the patch", None):
         patched = patch(valid.weak, valid.modules, valid.labels, auto="auto" in arguments.target_class, **options)
     with steps("fitting the controls", None):
@@ -168,7 +168,7 @@ def main() -> None:
     if patched.rule and arguments.save:
         kernels = np.stack([chosen.mask(number) for number in report.target_classes])
         names = arguments.weak_network or "", config.network_name
-        origin = Origin(*names, config.num_classes, report.target_classes, kernels)
+        origin = PatchOrigin(*names, config.num_classes, report.target_classes, kernels)
         model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
         images, places = images_of("test")
         scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)

@@ -119,7 +119,7 @@ def show_patches(models: Sequence[PatchedWeakModel]) -> None:
     for model in models:
         pairs = zip(*(metrics_of(model.scores(method)) for method in (BEFORE, CALIBRATION)), strict=True)
         change = model.change(CALIBRATION)
-        sure = f"{interval_in_words(change.f1)} ({change.verdict('f1')})"
+        sure = f"{interval_in_words(change.f1)} ({change.verdict('f1')})" if change else ""
         rows.append([model.classes[-1], *(f"{100 * old:.1f} -> {100 * new:.1f}" for old, new in pairs), sure])
     show_table(["digit", "precision", "recall", "F1", "others' accuracy", "95 % CI of the F1 change"], rows)
 
@@ -140,6 +140,8 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
     result, modules = chosen.record, chosen.modules(torch.device("cpu"))
     module = float(np.mean([flops_of(one, graph_of(config).image_shape) for one in modules])) / 1e6
     f1, methods = METRICS.index("f1"), (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
+    changes = [model.change(CALIBRATION) for model in models]
+    over_no_module = [model.over_no_module(CALIBRATION) for model in models]
     values = (
         100 * result.test_right_strong / result.test_images,
         100 * result.kernel_share,
@@ -147,8 +149,8 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
         100 * genetic.kernels_kept,
         100 * genetic.accuracy,
         *(100 * mean_metrics(list(models), method)[f1] for method in methods),
-        sum(model.change(CALIBRATION).f1[0] > 0 for model in models),
-        sum(model.over_no_module(CALIBRATION).f1[0] > 0 for model in models),
+        sum(change is not None and change.f1[0] > 0 for change in changes),
+        sum(change is not None and change.f1[0] > 0 for change in over_no_module),
         module,
     )
     return dict(zip(RANGES, values, strict=True))

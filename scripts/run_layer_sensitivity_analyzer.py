@@ -47,10 +47,11 @@ def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Names
     missing = [layer for layer, file in files.items() if file.load_if_whole(*size) is None]
     inputs.say_expected(missing)
     with chosen_engine(arguments, stage.device) as engine:
-        if engine is None:
-            measured = ((layer, inputs.curve(layer)) for layer in missing)
-        else:
-            measured = inputs.curves(missing, engine, stage)
+        measured = (
+            ((layer, inputs.curve(layer)) for layer in missing)
+            if engine is None
+            else inputs.curves(missing, engine, stage)
+        )
         for layer, curve in progress(measured, "layer sensitivity, layers", len(missing)):
             files[layer].save(curve)
     curves = {layer: file.load(*size) for layer, file in files.items()}

@@ -228,8 +228,8 @@ def run_method(
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
             judged = judge.of(CutModules(strong, found.masks, targets, found.weights), found.masks, targets)
             now = time.perf_counter()
-            known = {"number": number, "words": found.words, "seconds": now - start, "target_classes": targets}
-            known |= vars(judged) | found.asked
+            known: dict[str, Any] = {"number": number, "words": found.words, "seconds": now - start}
+            known |= {"target_classes": targets, **vars(judged), **found.asked}
             rows.append(files.row(**{field.name: known[field.name] for field in fields(files.row)}))
             start, there = now, []
             files.log.save(rows)  # last: a candidate is found when it is there
@@ -265,5 +265,14 @@ def write_modules(
         "configured": method.configured(stage.config),
         "options": method.again(),
     }
-    written = {"name": name, "default_name": files.folder.name, "weights": weights, "target_classes": targets}
-    return save_set(stage, strong, masks, split, record, **written)
+    return save_set(
+        stage,
+        strong,
+        masks,
+        split,
+        record,
+        name=name,
+        default_name=files.folder.name,
+        weights=weights,
+        target_classes=targets,
+    )

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,20 @@ JudgedRow = TypeVar("JudgedRow", bound="Judged")
 
 
 class Judged(ABC):
-    """What a log's rows have in common: `number`, `seconds`, and most fields of `Judgement`."""
+    """What a log's rows, which are dataclasses, have in common: `number`, `seconds`, and most of `Judgement`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    number: int
+    seconds: float
+    kernels_kept: float
+    flops: float
+    distance: float
+    images: int
+    right_strong: int
+    right_composed: int
+    auc_mean: float
+    auc_below: float
+    explained_least: float
 
     def __post_init__(self) -> None:
         if self.images < 1:

@@ -42,14 +42,16 @@ class Method(Protocol):
     Attributes:
         name: of the method, and of its module sets where they are not named by `--as`.
         script: the script that searches to the end.
-        options: of scripts/run_module_search.py, that belong to the method.
         course: how its log is drawn.
     """
 
     name: str
     script: str
-    options: tuple[str, ...]
     course: Course
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those of scripts/run_module_search.py that belong to the method."""
 
     def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
         """Those of the search for modules of some classes; () = all."""

@@ -16,7 +16,7 @@ from models.strong_model import load_strong_model
 from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import write_set
 from patching.members import Form, Logits, Member
-from patching.patched_model import Origin, PatchedModel
+from patching.patched_model import PatchedModel, PatchOrigin
 from patching.rules import Rule
 from utils.artifacts import Artifacts
 from utils.seeds import randomise
@@ -79,7 +79,7 @@ def random_patched_model(
         randomise(network, side, seed=seed)
     graph = trace(strong, form.side)
     kernel_mask = graph.units.spread(graph.units.repair(np.random.default_rng(0).random(graph.num_units) < 0.5))
-    origin = Origin(weak_network, strong_network, count, (0,), kernel_mask[None])
+    origin = PatchOrigin(weak_network, strong_network, count, (0,), kernel_mask[None])
     module = Member(extract_module(graph, kernel_mask, 0), form, [count - 1])
     return PatchedModel(Member(Logits(weak, count), weak_form, range(count)), [module], rule, classes, origin)
 

@@ -21,8 +21,7 @@ from modules.kernel_importance import kernel_importance
 from modules.population_outputs import population_outputs
 from search.genetic.pair_counting import count_greater
 from search.gradient.goal import Goal
-from search.gradient.trainer import Trainer
-from search.gradient.trainer import TrainingSettings as ModuleSettings
+from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import core_threads, make_deterministic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
@@ -76,7 +75,7 @@ def test_populations(name: str) -> None:
 def test_modules_are_trained_there(name: str, dtype: torch.dtype) -> None:
     """Also from the state in the middle of a round; the first losses are those of the CPU."""
     graph, images = graph_of(name).to(dtype=torch.float32), some_images(60, 10)
-    settings = ModuleSettings(steps=6, batch_size=32, step_size=1e-3, mirror=True)
+    settings = ModuleTrainingSettings(steps=6, batch_size=32, step_size=1e-3, mirror=True)
 
     def trained(device: torch.device, in_pieces: bool = False) -> tuple[list[float], np.ndarray, list[Tensor]]:
         with core_threads(device) as workers:

@@ -178,3 +178,10 @@ def test_a_users_own_names_stay_the_users(tmp_path, root_dir):
     )
     done = run_program(tmp_path, code, root_dir)
     assert (done.returncode, done.stdout) == (0, "True True\n"), done
+
+
+def test_no_two_classes_share_a_name():
+    trees = {file: ast.parse(source) for file, source in SOURCES.items() if file.parts[0] != "tests"}
+    classes = [node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert len(classes) > 100
+    assert sorted({name for name in classes if classes.count(name) > 1}) == []

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,8 +28,11 @@ from utils import files
 from utils.errors import DamagedFile, MissingFile, UserError
 from utils.tables import csv_table, read_csv
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 CHECKSUM = "checksum"
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class TableFile(ArtifactFile, Generic[Row]):
 
     def load(self) -> list[Row]:
         """Its rows, one or more. Raises UserError where it is missing, damaged, or holds no finite, numbered rows."""
-        kinds = typing.get_type_hints(self.row)
+        hints = typing.get_type_hints(self.row)
+        kinds = {field.name: hints[field.name] for field in dataclasses.fields(self.row)}
         needed = [field.name for field in dataclasses.fields(self.row) if field.default is dataclasses.MISSING]
         rows = []
         try:

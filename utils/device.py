@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from torch import nn
 
 from utils.errors import UserError, reason
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 KEPT_BYTES = 30 * 2**20  # below 32 MiB, glibc's DEFAULT_MMAP_THRESHOLD_MAX
 TOP = Path(__file__).resolve().parent.parent
 # Settings travel with the tasks; where files live is each machine's own.
@@ -76,7 +77,8 @@ def is_fast_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 def has_tiles() -> bool:
     """Whether the processor multiplies whole tiles of bfloat16 (AMX), as far as this torch can tell."""
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def precision_name(dtype: torch.dtype) -> str:
@@ -96,7 +98,8 @@ def make_deterministic(seed: int) -> None:
     torch.manual_seed(seed)
     # What `use_deterministic_algorithms` does, too, but that imports torch's compiler first: a second of each process.
     torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # else new tensors are written twice, first with NaN
+    # Else new tensors are written twice, first with NaN. torch makes the attribute when it is imported.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before the first product
 
@@ -105,7 +108,7 @@ def through_compiler(network: nn.Module) -> nn.Module:
     """The network through torch's compiler, which is told where torch has to give the same bits every time."""
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=torch.is_deterministic_algorithms_warn_only_enabled())
-    return torch.compile(network)
+    return cast(nn.Module, torch.compile(network))  # of a module torch makes a module, but types a function
 
 
 def keep_freed_memory() -> None:

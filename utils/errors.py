@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> None:
     _prepare_streams()
     stdout = sys.stdout
     # stderr is left alone: progress bars of libraries move their cursor on it.
-    sys.stdout = EscapingStream(stdout)  # type: ignore[assignment]
+    sys.stdout = EscapingStream(stdout)
     try:
         with ended_by_signals():
             main()

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -69,7 +69,7 @@ def steps(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[], 
     try:
         if sys.stderr is not None and sys.stderr.isatty() and total is not None:
             # No rate, and few words: else the bar is one character wide on a narrow terminal.
-            form = {"desc": textwrap.shorten(what, 34, placeholder="..."), "bar_format": BAR_FORMAT}
+            form: dict[str, Any] = {"desc": textwrap.shorten(what, 34, placeholder="..."), "bar_format": BAR_FORMAT}
             with tqdm(total=total, initial=done, leave=False, delay=0.5, dynamic_ncols=True, **form) as bar:
                 yield bar.update
         else:

@@ -16,7 +16,9 @@ import csv
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import timm
@@ -51,7 +53,7 @@ TIMM_NETWORKS = HERE / "timm_networks.txt"  # CNNs of every family
 
 
 @dataclass
-class Row:
+class NetworkRow:
     """What was found out about a network; the columns of the table."""
 
     network: str
@@ -88,9 +90,9 @@ def build(network: str) -> nn.Module:
     raise ValueError(f"{network}: expected torchvision:NAME or timm:NAME")
 
 
-def try_network(network: str, side: int) -> Row:
+def try_network(network: str, side: int) -> NetworkRow:
     """One line of the table; an error becomes its reason."""
-    row = Row(network, side)
+    row = NetworkRow(network, side)
     try:
         torch.manual_seed(0)
         model = build(network)
@@ -107,7 +109,7 @@ def try_network(network: str, side: int) -> Row:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, row: Row) -> None:
+def measure(model: nn.Module, row: NetworkRow) -> None:
     """Enter into a row what becomes of a network."""
     start = time.perf_counter()
     graph = trace(model, row.side)
@@ -136,26 +138,30 @@ def measure(model: nn.Module, row: Row) -> None:
     row.exact, row.logits, row.kept_flops = f"{max(differences):.0e}", f"{largest:.1f}", f"{flops[0]:.2f}"
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[NetworkRow]:
     """The lines of the CSV file; none if there is no file."""
     if not path.exists():
         return []
-    kinds = {field.name: field.type for field in fields(Row)}
+    kinds = get_type_hints(NetworkRow)
     with path.open(newline="") as file:
-        return [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in csv.DictReader(file)]
+        return [NetworkRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in csv.DictReader(file)]
 
 
-def append_row(path: Path, row: Row) -> None:
+def _begins_with(line: str, path: Path) -> bool:
+    return path.read_bytes().startswith(line.encode())
+
+
+def append_row(path: Path, row: NetworkRow) -> None:
     """Write one line behind the others."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(NetworkRow)])
         if is_new:
             writer.writeheader()
         writer.writerow(asdict(row))
 
 
-def markdown(rows: list[Row], note: str = "") -> str:
+def markdown(rows: list[NetworkRow], note: str = "") -> str:
     """The table, and what it was made with; a note stands under it."""
     tried = [row for row in rows if row.works != "not tried"]
     worked = [row for row in rows if row.works == "yes"]
@@ -190,9 +196,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, default=HERE / "NETWORKS.md", help="the table of all its lines")
     parser.add_argument("--note", default="", help="a sentence to stand under the table")
     args = parser.parse_args()
-    columns = ",".join(field.name for field in fields(Row))
+    columns = ",".join(field.name for field in fields(NetworkRow))
     for option, path, first_line in (("--csv", args.csv, columns), ("--markdown", args.markdown, TITLE)):
-        check_place(option, path, lambda there, line=first_line: there.read_bytes().startswith(line.encode()))
+        check_place(option, path, partial(_begins_with, first_line))
     torch.set_num_threads(1)
     done = {(row.network, row.side) for row in read_rows(args.csv)}
     for network in args.only or default_networks():

@@ -1,7 +1,6 @@
 """The tables and figures of the results, made of the files that the commands wrote; what is not there is left out."""
 
 import csv
-import re
 import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -453,8 +452,10 @@ def mark(name: str) -> str:
 def filled(document: str, texts: Mapping[str, str]) -> str:
     """A document with every table in its place; a table that has no place is left out."""
     for name, text in texts.items():
-        place = re.compile(f"({re.escape(mark(name))}\n).*?({re.escape(END)})", re.DOTALL)
-        document = place.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", document)
+        before, found, behind = document.partition(f"{mark(name)}\n")
+        _, end, after = behind.partition(END)
+        if end:
+            document = f"{before}{found}{text}{end}{after}"
     return document
 
 

@@ -142,9 +142,17 @@ class WeakModel:
     def _point(self, method: str, keep: float, kept: float, flops: float, answers: np.ndarray) -> PatchTradeOff:
         labels = self.images[self.part].labels
         scores = scores_of_target_class(confusion_matrix(labels, answers, self.target + 1), self.target)
-        good, images = {"f1": scores.f1, "others_accuracy": scores.others_accuracy}, len(labels)
-        whose = self.target_class, self.classes[self.target]
-        return PatchTradeOff(*whose, method, keep, kernels_kept=kept, flops=flops, **good, images=images)
+        return PatchTradeOff(
+            self.target_class,
+            self.classes[self.target],
+            method,
+            keep,
+            kernels_kept=kept,
+            flops=flops,
+            f1=scores.f1,
+            others_accuracy=scores.others_accuracy,
+            images=len(labels),
+        )
 
 
 def show(points: Sequence[PatchTradeOff]) -> None:

@@ -87,8 +87,7 @@ def check_answers(
         raise NetworkRefused(f"expected logits (n, classes), the network gives numbers of {expected.dtype}")
     found = forward(images)
     for end in ends:
-        behind = end.changed(source=found)
-        found = behind.target(*behind.args, **behind.kwargs)
+        found = end.changed(source=found).run()
     if ends and "log" not in ends[-1].kind:  # probabilities of small logits are all nearly the same
         found, expected = map(_centred_logarithms, (found, expected))
     if not agrees(found, expected, like.dtype):

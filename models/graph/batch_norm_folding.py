@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.graph.graph import Graph, graph_of
 from models.graph.operators.layers import layer_name
-from models.graph.operators.normalisation import STATISTICS, is_evaluated
+from models.graph.operators.normalisation import is_evaluated
 from models.graph.tracing import WEIGHTED, Plain
 from models.graph.values import Constant, Value, images_of, needed
 
@@ -69,11 +69,9 @@ def _can_take(layer: Value, num_readers: Mapping[str, int], constants: Mapping[s
 
 def _scale_and_shift(norm: Value, constants: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What a batch norm does: values * scale + shift, both (channels,) float64."""
-    weight, bias, mean, variance = (
-        None if constant is None else constants[constant.name].double()
-        for constant in (getattr(norm.given, name) for name in STATISTICS)
-    )
-    scale = 1 / torch.sqrt(variance + norm.given.eps)
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale
-    return scale, shift if bias is None else shift + bias
+    given = norm.given
+    scale = 1 / torch.sqrt(constants[given.running_var.name].double() + given.eps)
+    if given.weight is not None:
+        scale = scale * constants[given.weight.name].double()
+    shift = -constants[given.running_mean.name].double() * scale
+    return scale, shift if given.bias is None else shift + constants[given.bias.name].double()

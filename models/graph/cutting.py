@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph.layouts import Layout, resized
+from models.graph.layouts import ChannelRow, Scattered, Several, resized
 from models.graph.network import device_and_dtype
 from models.graph.propagation import Propagation
 from models.graph.units import Units
@@ -31,7 +31,6 @@ class Plan:
     Attributes:
         channels, constants, units: the graph's.
         operators: in order, each with what cuts it and the operands that depend on the images.
-        readers: by their values.
         logits, images: of the graph's values.
         device, dtype: those of the weights.
     """
@@ -44,7 +43,6 @@ class Plan:
         cut_of: Callable[[Value], "CutOperator"],
     ) -> None:
         self.channels, self.constants, self.units = channels, constants, units
-        self.readers = {reader.value: reader for reader in self.channels.readers}
         self.device, self.dtype = device_and_dtype(constants)
         self.operators = [
             (value, cut_of(value) if value in channels.layouts else Cut.copy, channels.operands(value))
@@ -72,9 +70,10 @@ class Cut:
         code: where the smaller network is written, which may have others.
         unit_mask: (units,) bool, True = kept.
         target_class: keep only this class's logit; None keeps all.
-        gains, logit_map: see `Graph.cut`.
+        scales_logits: see `Graph.cut`.
 
     Attributes:
+        row: the layout of a value of the graph that has a row of channels.
         new: of each value of the graph that depends on the images that of the smaller network; none for what lies
             between a row of channels and the row that it is rearranged to.
         constants: the graph's.
@@ -86,22 +85,16 @@ class Cut:
         code: Code,
         unit_mask: np.ndarray,
         target_class: int | None,
-        gains: np.ndarray | None = None,
-        logit_map: tuple[float, float] | None = None,
+        scales_logits: bool = False,
     ) -> None:
-        self.channels, self.constants = plan.channels, plan.constants
+        self.channels, self.constants, self.row = plan.channels, plan.constants, plan.channels.row
         self.device, self.dtype = plan.device, plan.dtype
         self.new: dict[Value, Value] = {}
         self._plan, self._code, self._target_class = plan, code, target_class
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
-        self._gains = None if gains is None else torch.as_tensor(np.append(np.where(unit_mask, gains, 1.0), 1.0))
         self._kept: dict[int, np.ndarray] = {}
         self._whole: dict[Value, bool] = {}
-        self._logit_map = logit_map
-
-    def layout(self, value: Value) -> Layout:
-        """The layout of a value of the graph that is one tensor."""
-        return self.channels.layout(value)
+        self._scales_logits = scales_logits
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
@@ -117,59 +110,27 @@ class Cut:
     def is_empty(self, value: Value) -> bool:
         """Whether a value of the graph is a row of which no channel is kept; there is no `new` of it."""
         found = self.channels.layouts.get(value)
-        return isinstance(found, Layout) and found.is_row and not len(self.kept(found.channels))
+        return isinstance(found, ChannelRow) and not len(self.kept(found.channels))
 
-    def factors(self, value: Value) -> Tensor | None:
-        """The gains of the channels that a reader reads, for a whole row of channels; None where all are 1."""
-        reader = self._plan.readers.get(value)
-        if self._gains is None or reader is None:
-            return None
-        factors = self._gains[torch.as_tensor(self._plan.units_and_classes(reader.channels)[0])]
-        return None if (factors == 1).all() else factors
-
-    def with_factors(self, value: Value) -> Value:
-        """A reader's first operand times the gains, for readers without a weight that could take them in."""
-        read = value.given.source
-        source, factors = self.new[read], self.factors(value)
-        if factors is None:
-            return source
-        reader = self._plan.readers[value]
-        factors = factors[torch.as_tensor(self.kept(reader.channels))]
-        shape = [1] * len(self.layout(read).shape)
-        shape[reader.dim] = len(factors)
-        made = factors.to(self.device, self.dtype).view(shape)
-        key = (factors.numpy().tobytes(),)
-        gains = self._code.constant(f"gains.{value.name}", key, tuple(shape), lambda: made)
-        return self.call(aten.mul.Tensor, source, gains)
-
-    def constant(
-        self, constant: Value | None, kept: Mapping[int, np.ndarray] | None = None, factors: Tensor | None = None
-    ) -> Value | None:
-        """A constant of which along some dimensions only the given places are kept; None stays None.
-
-        `factors` (for all channels) multiply it along dimension 1.
-        """
+    def constant(self, constant: Value | None, kept: Mapping[int, np.ndarray] | None = None) -> Value | None:
+        """A constant of which along some dimensions only the given places are kept; None stays None."""
         if constant is None:
             return None
         shape = constant.shape
         kept = {dim: places for dim, places in (kept or {}).items() if len(places) != shape[dim]}
-        key: list[Any] = [(dim, places.tobytes()) for dim, places in kept.items()]
+        key = tuple((dim, places.tobytes()) for dim, places in kept.items())
         for dim, places in kept.items():
             shape = resized(shape, dim, len(places))
-        if factors is not None:
-            key.append(factors.numpy().tobytes())
 
         def sliced(value: Tensor) -> Tensor:
-            if factors is not None:
-                value = value * factors.to(value).view(-1, *[1] * (value.dim() - 2))
             for dim, places in kept.items():
                 value = value.index_select(dim, torch.from_numpy(places).to(value.device))
             return value
 
-        return self.computed_constant(constant, sliced, shape, tuple(key))
+        return self.computed_constant(constant, sliced, shape, key)
 
     def computed_constant(
-        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple
+        self, constant: Value, compute: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: tuple[Any, ...]
     ) -> Value:
         """A constant made of one of the graph's, under its name; `key` says how."""
         whole = self.constants[constant.name]
@@ -186,7 +147,8 @@ class Cut:
 
     def operand(self, value: Value) -> Value:
         """An operand as it is in the smaller network."""
-        return self.constant(value) if isinstance(value, Constant) else self.new[value]
+        is_constant = isinstance(value, Constant)
+        return self.computed_constant(value, lambda whole: whole, value.shape, ()) if is_constant else self.new[value]
 
     def copy(self, value: Value, **changes: Any) -> Value:
         """The same operator, with some arguments changed, by name, to values of the smaller network or plain things."""
@@ -194,16 +156,16 @@ class Cut:
         call = with_arguments(value, **changes) if changes else (value.args, value.kwargs)
         operand = (lambda given: given if given in new else self.operand(given)) if new else self.operand
         args, kwargs = replaced(call, Value, operand)
-        return self._code.call(value.target, args, kwargs)
+        return self._code.call(value.function, args, kwargs)
 
     def run(self) -> Value:
         """Cut the whole graph; the logits of the smaller network."""
         self.new[self._plan.images] = self._code.images
-        self._code.images.shape = self.layout(self._plan.images).shape
+        self._code.images.shape = self._plan.images.shape
         for value, cut, operands in self._plan.operators:
             if self.is_empty(value):  # of other classes
                 continue
-            is_same = all(map(self._is_whole, (value, *operands))) and self.factors(value) is None
+            is_same = all(map(self._is_whole, (value, *operands)))
             made = self.copy(value) if is_same else cut(self, value)
             if made is not None:
                 self.new[value] = made
@@ -212,13 +174,13 @@ class Cut:
         logits = self.new[self._plan.logits]
         if self._target_class is not None and self._is_whole(self._plan.logits):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
-        return logits if self._logit_map is None else self._mapped(logits, *self._logit_map)
+        return self._scaled(logits) if self._scales_logits else logits
 
     def _shape(self, value: Value) -> tuple[int, ...] | None:
         found = self.channels.layouts.get(value)
-        if not isinstance(found, Layout) or found.is_scattered:
-            return None
-        return resized(found.shape, found.dim, len(self.kept(found.channels))) if found.is_row else found.shape
+        if isinstance(found, ChannelRow):
+            return resized(found.shape, found.dim, len(self.kept(found.channels)))
+        return found.shape if found is not None and found.is_plain else None
 
     def _is_whole(self, value: Value) -> bool:
         found = self._whole.get(value)
@@ -228,34 +190,14 @@ class Cut:
 
     def _find_whole(self, value: Value) -> bool:
         found = self.channels.layouts.get(value)
-        for layout in found if isinstance(found, list) else [found]:
-            if layout is None:  # a number
-                continue
-            row = self.layout(layout.origin.value) if layout.is_scattered else layout
-            if row.is_row and len(self.kept(row.channels)) < len(row.channels):
+        for layout in found.parts if isinstance(found, Several) else [found]:
+            row = self.row(layout.origin) if isinstance(layout, Scattered) else layout
+            if isinstance(row, ChannelRow) and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
 
-    def _mapped(self, logits: Value, scale: float, bias: float) -> Value:
-        """The logits times a scale, plus a bias: by the linear layer that makes them, if there is one with a bias."""
-        if logits.target is aten.linear.default and self._weights_are_its_own(logits):
-            given = logits.given
-            scaled = self._mapped_constant(given.weight, scale)
-            return self.call(logits.target, given.source, scaled, self._mapped_constant(given.bias, scale, bias))
-        for name, value, function in (("logit.scale", scale, aten.mul.Tensor), ("logit.bias", bias, aten.add.Tensor)):
+    def _scaled(self, logits: Value) -> Value:
+        for name, value, function in (("logit.scale", 1.0, aten.mul.Tensor), ("logit.bias", 0.0, aten.add.Tensor)):
             tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
-            logits = self.call(function, logits, self._code.constant(name, (value,), (), lambda made=tensor: made))
+            logits = self.call(function, logits, self._code.constant(name, (), (), tensor.clone))
         return logits
-
-    def _weights_are_its_own(self, made: Value) -> bool:
-        """Whether a linear layer of the smaller network has a weight and a bias that nothing else reads."""
-        given = vars(next(value for value, new in self.new.items() if new is made).given)
-        own = given.get("weight"), given.get("bias")
-        return all(isinstance(value, Constant) and len(self.channels.users[value]) == 1 for value in own)
-
-    def _mapped_constant(self, constant: Constant, scale: float, bias: float | None = None) -> Constant:
-        def compute() -> Tensor:
-            scaled = constant.compute() * scale
-            return scaled if bias is None else scaled + bias
-
-        return self._code.constant(constant.name, ("mapped", constant.number, scale, bias), constant.shape, compute)

@@ -53,10 +53,10 @@ def _left_as_it_is(network: nn.Module, device: torch.device | str | None) -> Ite
             for buffer, before in values:
                 if not (buffer.is_meta or torch.equal(buffer, before)):
                     buffer.copy_(before)
-        for part, before in zip(dicts, entries, strict=True):
-            if part.keys() != before.keys() or any(part[name] is not value for name, value in before.items()):
+        for part, entry in zip(dicts, entries, strict=True):
+            if part.keys() != entry.keys() or any(part[name] is not value for name, value in entry.items()):
                 part.clear()  # the dict itself: others have it
-                part.update(before)
+                part.update(entry)
 
 
 def has_modes_of_its_own(network: nn.Module) -> bool:

@@ -105,16 +105,16 @@ class Graph:
         return GraphNetwork(program, self.constants, self.learned, self.buffers)
 
     @cached_property
-    def folds_gains(self) -> np.ndarray:
-        """(units,) bool: True = all that reads the unit's maps has weights that a factor of them can be moved into.
+    def read_by_weights(self) -> np.ndarray:
+        """(units,) bool: True = all that reads the unit's maps multiplies them by weights.
 
         Layer norm, group norm, and means and maxima over channels have none.
         """
-        folds = np.ones(self.num_units + 1, bool)
+        found = np.ones(self.num_units + 1, bool)
         for reader in self.channels.readers:
-            if not reader.folds:
-                folds[self.units.unit_of_channel[reader.channels]] = False  # unit -1 finds the last one
-        return folds[:-1]
+            if not reader.has_weight:
+                found[self.units.unit_of_channel[reader.channels]] = False  # unit -1 finds the last one
+        return found[:-1]
 
     @cached_property
     def plan(self) -> Plan:
@@ -154,8 +154,8 @@ class Graph:
         self,
         unit_mask: np.ndarray,
         target_class: int | None = None,
-        gains: np.ndarray | None = None,
-        logit_map: tuple[float, float] | None = None,
+        *,
+        scales_logits: bool = False,
     ) -> GraphNetwork:
         """The smaller network that computes what `forward` computes with the dropped units' factors at zero.
 
@@ -164,23 +164,15 @@ class Graph:
         Args:
             unit_mask: (units,) bool, True = kept.
             target_class: keep only this class's logit; None keeps all.
-            gains: (units,) positive: the kept units' factors, which are moved into the weights of what reads them.
-                Readers without such weights get a multiplication where a gain is not 1, see `folds_gains`; its factors
-                are in the state_dict under "gains.", and what loads it must have been cut with such gains as well.
-            logit_map: a scale and a bias of the logits, which go into a linear layer at the end; behind another end
-                they stand as "logit.scale" and "logit.bias", and what loads them must have been cut with a map as well.
+            scales_logits: add "logit.scale", 1, and "logit.bias", 0, which an earlier version's modules have.
 
         Returns a module of its own, in evaluation mode: images (n, channels, side, side) -> logits (n, 1 or classes).
-        Raises ValueError for a mask, class or gains that do not fit.
+        Raises ValueError for a mask or a class that does not fit.
         """
         unit_mask = np.asarray(unit_mask)
         self.check(unit_mask, target_class)
-        if gains is not None:
-            gains = np.asarray(gains, np.float64)
-            if gains.shape != unit_mask.shape or not (gains > 0).all():
-                raise ValueError(f"expected {self.num_units} positive gains, given {gains.shape}, least {gains.min()}")
         with torch.no_grad():
-            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class, gains, logit_map).run()
+            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class, scales_logits).run()
             return network_of(logits, self.constants, self.learned, self.buffers)
 
     def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:

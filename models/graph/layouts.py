@@ -21,49 +21,58 @@ KEPT = 0
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Of a rearranged value: the value, a row, whose elements it has."""
-
-    value: Value
-    index: np.ndarray | None = None  # of a row: at each of its places, the place in the origin's row
-    places: Tensor | None = None  # of a scattered value: at each of its elements, the place in the origin's row
-
-
-@dataclass(frozen=True)
 class Layout:
-    """A value's shape (of two images), and where its channels stand."""
+    """A value's shape (of two images), and where its channels stand; of a plain value, nowhere."""
 
     shape: tuple[int, ...]
-    dim: int | None = None  # of a row
-    channels: np.ndarray | None = None  # (shape[dim],) int64: the channel at each place of the row
     # Behind global pooling channels are no maps any more: layers there make gates or neurons, which have no kernels.
     pooled: bool = False
-    origin: Origin | None = None
-
-    @property
-    def is_row(self) -> bool:
-        """Whether one dimension is a row of channels."""
-        return self.channels is not None
-
-    @property
-    def is_scattered(self) -> bool:
-        """Whether channels are spread over several dimensions."""
-        return self.channels is None and self.origin is not None
 
     @property
     def is_plain(self) -> bool:
         """Whether there is no channel that could be dropped."""
-        return self.channels is None and self.origin is None
+        return type(self) is Layout
 
-    def row(self, shape: tuple[int, ...], dim: int | None = None, pooled: bool | None = None) -> "Layout":
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelRow(Layout):
+    """One dimension is a row of channels."""
+
+    dim: int
+    channels: np.ndarray  # (shape[dim],) int64: the channel at each place of the row
+
+    def row(self, shape: tuple[int, ...], dim: int | None = None, pooled: bool | None = None) -> "ChannelRow":
         """The layout of what an operator makes channel by channel."""
         pooled = self.pooled if pooled is None else pooled
-        return Layout(shape, self.dim if dim is None else dim, self.channels, pooled)
+        return ChannelRow(shape, pooled, dim=self.dim if dim is None else dim, channels=self.channels)
 
 
-def of_results(shape: Any, make: Callable[[tuple[int, ...]], Layout]) -> Layout | list[Layout]:
-    """The layout of an operator's result from its shape; of several results, whose shapes are in a list, a list."""
-    return [make(part) for part in shape] if isinstance(shape, list) else make(shape)
+@dataclass(frozen=True, kw_only=True)
+class RearrangedRow(ChannelRow):
+    """A row whose elements were rearranged."""
+
+    origin: Value  # a row
+    index: np.ndarray  # at each place of the row, the place in the origin's row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scattered(Layout):
+    """The elements of a row on the way to another one, with channels in several dimensions."""
+
+    origin: Value  # a row
+    places: Tensor  # at each element, the place in the origin's row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several(Layout):
+    """The layouts of several results of one operator."""
+
+    parts: tuple[Layout, ...]
+
+
+def of_results(shape: Any, make: Callable[[tuple[int, ...]], Layout]) -> Layout:
+    """The layout of an operator's result from its shape; of several results, whose shapes are in a list, `Several`."""
+    return Several((), parts=tuple(map(make, shape))) if isinstance(shape, list) else make(shape)
 
 
 def places_along(shape: tuple[int, ...], dim: int, labels: np.ndarray) -> Tensor:

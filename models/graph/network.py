@@ -40,7 +40,7 @@ class GraphNetwork(nn.Module):
         for part in path:
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
-            owner = owner._modules[part]
+            owner = owner.get_submodule(part)
         return owner, leaf
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def network_of(
         tensor = tensors[name] = value.compute().detach()
         if value.name in constants and tensor.data_ptr() == constants[value.name].data_ptr():
             tensors[name] = tensor.clone()
-        is_factor = value.name.startswith(("gains.", "logit."))
+        is_factor = value.name.startswith("logit.")
         in_state |= {name} if is_factor or value.name in learned else set()
         not_parameters |= {name} if is_factor or value.name in buffers else set()
     return GraphNetwork(program_of(values, [logits], names=names), tensors, in_state, not_parameters)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.graph.graph import Graph
+from models.graph.layouts import ChannelRow
 from models.graph.operators import MOVES, POOLS
 from models.graph.propagation import Propagation
 from models.graph.values import Value
@@ -107,12 +108,10 @@ def _maps_of(channels: Propagation, source: Value, units: np.ndarray, unit_of_ch
     while source.kind in HANDED_ON:
         maps = source.given.source
         before = channels.layouts.get(maps)
-        if isinstance(before, list) or before is None or not before.is_row:
-            break
-        if not np.isin(units, unit_of_channel[before.channels]).all():
+        if not isinstance(before, ChannelRow) or not np.isin(units, unit_of_channel[before.channels]).all():
             break
         source = maps
-    layout = channels.layout(source)
+    layout = channels.row(source)
     of_place = unit_of_channel[layout.channels]
     places = np.flatnonzero(np.isin(of_place, units))
     return [Observed(source.name, layout.dim, places, of_place[places])]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from models.graph.layouts import KEPT, Layout, Ties, of_results
+from models.graph.layouts import KEPT, ChannelRow, Layout, Scattered, Several, Ties, of_results
 from models.graph.values import Constant, Value, users_of
 
 
@@ -24,7 +24,7 @@ class Reader:
     source: Value
     dim: int  # of the source: its row of channels
     channels: np.ndarray  # at each place of that row
-    folds: bool  # whether a factor of a channel can be moved into the operator's weight
+    has_weight: bool  # whether it multiplies channels by a weight
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Propagation:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     users: Mapping[Value, Sequence[Value]] = field(init=False)  # of each value those that read it
     ties: Ties = field(default_factory=Ties)
-    layouts: dict[Value, Layout | list[Layout]] = field(default_factory=dict)
+    layouts: dict[Value, Layout] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     never_empty: list[np.ndarray] = field(default_factory=list)  # channels of which at least one must be kept
@@ -68,16 +68,19 @@ class Propagation:
         """The operator's operands that depend on the images."""
         return [operand for operand in value.operands if operand in self.layouts]
 
-    def layout(self, value: Value) -> Layout:
-        """The layout of a value that is one tensor."""
-        return self.layouts[value]
+    def row(self, value: Value) -> ChannelRow:
+        """The layout of a value that has a row of channels. Raises TypeError for others."""
+        found = self.layouts[value]
+        if not isinstance(found, ChannelRow):
+            raise TypeError(f"{value} has no row of channels")
+        return found
 
-    def whole(self, value: Value, because: str | None = None) -> Layout | list[Layout]:
+    def whole(self, value: Value, because: str | None = None) -> Layout:
         """An operator that is not known here: it reads all channels, and its result has none."""
-        layouts = []
+        layouts: list[Layout] = []
         for operand in self.operands(value):
             found = self.layouts[operand]
-            layouts.extend(found if isinstance(found, list) else [found])
+            layouts.extend(found.parts if isinstance(found, Several) else [found])
         for layout in layouts:
             self.keep(layout, because or f"{value.kind} reads it whole")
         pooled = bool(layouts) and all(layout.pooled for layout in layouts)
@@ -85,24 +88,20 @@ class Propagation:
 
     def keep(self, layout: Layout, because: str) -> None:
         """Never drop a channel of a value."""
-        if layout.is_scattered:
-            layout = self.layout(layout.origin.value)
-        if layout.is_row:
+        if isinstance(layout, Scattered):
+            layout = self.row(layout.origin)
+        if isinstance(layout, ChannelRow):
             self.ties.keep(layout.channels, because)
 
-    def read(self, value: Value, dim: int, *, folds: bool) -> np.ndarray | None:
-        """Let an operator mix the channels that its first operand has along `dim`.
-
-        Returns them, or None where the operand's row of channels is another dimension.
-        """
+    def read(self, value: Value, dim: int, *, has_weight: bool) -> np.ndarray:
+        """Let an operator mix the channels that its first operand has along `dim`; returns them."""
         source = value.given.source
-        layout = self.layout(source)
+        layout = self.layouts[source]
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)
-        if layout.dim != dim:
-            return None
-        self.readers.append(Reader(value, source, dim, layout.channels, folds))
-        return layout.channels
+        channels = self.row(source).channels
+        self.readers.append(Reader(value, source, dim, channels, has_weight))
+        return channels
 
     def slice_constant(self, constant: Value | None, dim: int, channels: np.ndarray) -> np.ndarray:
         """Note that a constant is cut along `dim` as these channels are; if it is used twice, both go together.
@@ -129,16 +128,16 @@ class Propagation:
             self.layers.append(layer)
 
 
-def of_row(follow: Callable[[Propagation, Value, Layout], Layout]) -> Callable[[Propagation, Value], Layout]:
-    """Make a `Rule.follow` of a function that also takes the layout of the operator's source, a row of channels.
+def of_row(follow: Callable[[Propagation, Value, ChannelRow], Layout]) -> Callable[[Propagation, Value], Layout]:
+    """Make an `OperatorRule.follow` of a function that also takes the layout of the operator's source, a row.
 
     If the source has no channels, neither has the result. If its channels are scattered, the operator is not known.
     """
 
     def followed(channels: Propagation, value: Value) -> Layout:
-        source = channels.layout(value.given.source)
+        source = channels.layouts[value.given.source]
         if source.is_plain:
-            return Layout(value.shape, pooled=source.pooled)
-        return follow(channels, value, source) if source.is_row else channels.whole(value)
+            return Layout(value.shape, source.pooled)
+        return follow(channels, value, source) if isinstance(source, ChannelRow) else channels.whole(value)
 
     return followed

@@ -43,7 +43,7 @@ class Step:
     name: str  # the value's
     place: int  # of its result
     function: Callable[..., Any]
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     done_with: tuple[int, ...] = ()  # places that no later step reads
     factors: Factors | None = None
@@ -92,13 +92,13 @@ class Program:
         for step in self.steps:
             args = replaced(list(step.args), Place, value_at)
             kwargs = replaced(step.kwargs, Place, value_at)
-            in_front = step.factors if masked is not None else None
+            in_front = step.factors
             if step.name in layers:
-                if step.factors is not None:
-                    kwargs["factors"] = masked.of(in_front) if in_front else None
+                if in_front is not None:
+                    kwargs["factors"] = masked.of(in_front) if masked is not None else None
                 value = layers[step.name](*args, **kwargs)
             else:
-                if in_front:
+                if in_front is not None and masked is not None:
                     args[0] = masked.value(in_front, args[0])
                 value = step.function(*args, **kwargs)
             if step.name in observe:
@@ -153,7 +153,7 @@ def program_of(
     values: Sequence[Value],
     outputs: Sequence[Value],
     readers: Iterable[tuple[Value, Value, int, np.ndarray]] = (),
-    names: Mapping[Value, str] | None = None,
+    names: Mapping[Constant, str] | None = None,
 ) -> Program:
     """The program that computes some values; everything else is let go behind its last use.
 
@@ -163,7 +163,7 @@ def program_of(
         readers: (reader, source, dim, units) of those in front of which factors stand.
         names: of the constants, by which a program is given them; None: their own.
     """
-    in_front = {reader: of_reader for reader, *of_reader in readers}
+    in_front = {reader: (source, dim, units) for reader, source, dim, units in readers}
     places: dict[Value, Place] = {}
     constants: list[tuple[int, str]] = []
     steps: list[Step] = []
@@ -183,7 +183,7 @@ def program_of(
                 source, dim, units = in_front[value]
                 factors = Factors(places[source].number, dim, units, len(source.shape))
             done = tuple(places[operand].number for operand in done_with[value] if operand not in stay)
-            steps.append(Step(value.name, place, value.target, args, kwargs, done, factors))
+            steps.append(Step(value.name, place, value.function, args, kwargs, done, factors))
         places[value] = Place(place)
     last = tuple(places[output].number for output in outputs)
     return Program(1 + len(constants) + len(steps), last, tuple(constants), tuple(steps))

@@ -152,14 +152,14 @@ def _writes_too_much(graph: fx.Graph) -> bool:
     names: dict[fx.Node, list[fx.Node]] = {}  # of a value's memory, by each of its names
     for node in graph.nodes:
         operand = _source(node)
-        shares = operand is not None and (_shares_memory(node) or _is_in_place(node))
         if _is_in_place(node):
-            if not shares or operand.op == "placeholder" or _functional(node.target) is None:
+            if operand is None or operand.op == "placeholder" or _functional(node.target) is None:
                 return True
             others = [name for name in names[operand] if name is not operand]
             if any(order[user] > order[node] for name in others for user in name.users if user is not node):
                 return True
-        names[node] = names[operand] if shares else []
+        shares = _shares_memory(node) or _is_in_place(node)
+        names[node] = names[operand] if operand is not None and shares else []
         names[node].append(node)
     return False
 
@@ -225,7 +225,7 @@ def _plain_operator(number: int, node: fx.Node, latest: Callable[[fx.Node], Valu
     """The node's operator in its plain form, or its operand, if the operator does nothing."""
     operator = operator_of(node.target)
     source, given = _source(node), arguments(node)
-    value = node.meta.get("val")
+    value: Any = node.meta.get("val")
     if operator.kind.removesuffix("_") in IDENTITIES and source is not None and not _is_random(node):
         return latest(source)
     if operator.kind in CASTS and source is not None and value.dtype == source.meta["val"].dtype:
@@ -234,17 +234,18 @@ def _plain_operator(number: int, node: fx.Node, latest: Callable[[fx.Node], Valu
         copied = given.src.meta["val"]
         if _shapes(value) == _shapes(copied) and value.dtype == copied.dtype:
             return latest(given.src)
-    of_norm = operator.kind == "getitem" and operator_of(source.target).kind.startswith("_native_batch_norm_legit")
-    if of_norm and given.index == 0:
+    made_by = "" if source is None or operator.kind != "getitem" else operator_of(source.target).kind
+    if source is not None and made_by.startswith("_native_batch_norm_legit") and given.index == 0:
         return latest(source)
-    target, args, kwargs = node.target, *replaced((node.args, node.kwargs), fx.Node, latest)
+    target: Any = node.target
+    args, kwargs = replaced((node.args, node.kwargs), fx.Node, latest)
     meta = _meta(node)
     if operator.kind == "_native_batch_norm_legit_no_training":
         *of_channels, momentum, eps = args
         target, args = aten.batch_norm.default, (*of_channels, False, momentum, eps, False)
         meta["shape"] = _shapes(value[0])
     elif operator.kind in RESHAPES and operator.overload != "aten.view.dtype":
-        target, args, kwargs = aten.reshape.default, (latest(source), _reshape_sizes(value, latest, given)), {}
+        target, args, kwargs = aten.reshape.default, (latest(given.source), _reshape_sizes(value, latest, given)), {}
     elif _is_in_place(node):
         target = _functional(target)
     return Value(number, target, args, kwargs, name=node.name, **meta)
@@ -309,12 +310,13 @@ def _logits(outputs: list[Value], num_classes: int | None) -> tuple[Value, tuple
 
     A logit depends on its own class alone, and is not bounded.
     """
-    shapes_of = [value.shape or () for value in outputs]
+    shapes_of: list[Any] = [value.shape or () for value in outputs]
     found = [value for value, shape in zip(outputs, shapes_of, strict=True) if len(shape) == 2 and shape[0] == 2]
     if not found:
         given = ", ".join(str(("n", *shape[1:]) if shape[:1] == (2,) else shape) for shape in shapes_of)
         raise NetworkRefused(f"expected logits (n, classes), the network gives {given}")
-    value, ends = next((value for value in found if value.shape[1] == num_classes), found[0]), []
+    value = next((value for value in found if value.shape[1] == num_classes), found[0])
+    ends: list[Value] = []
     while value.kind == "sigmoid" or (value.kind in SOFTMAXES and value.given.dim in (1, -1)):
         ends.insert(0, value)
         value = value.given.source
@@ -329,7 +331,8 @@ def _fold_constants(
     Where a layer reads such a constant as its weight, it has the layer's name for that, as if the layer had never been
     parametrised. Returns with them the constants that are still read, and those of them that depend on a learned one.
     """
-    users, tensors = users_of(values), {}  # what depends on constants alone
+    users = users_of(values)
+    tensors: dict[Value, Tensor] = {}  # what depends on constants alone
     from_learned: set[Value] = set()
     for value in values:
         if isinstance(value, Constant):
@@ -338,8 +341,7 @@ def _fold_constants(
         elif value.target is not None and all(operand in tensors for operand in value.operands):
             if torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ()):
                 continue
-            computed = value.on(tensors.__getitem__)
-            tensors[value] = value.target(*computed.args, **computed.kwargs)
+            tensors[value] = value.on(tensors.__getitem__).run()
             from_learned |= {value} if from_learned.intersection(value.operands) else set()
     new: dict[Value, Value] = {}
     still_read: dict[str, Tensor] = {}

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from models.graph.layouts import ChannelRow, Several
 from models.graph.propagation import Propagation
 
 LOGITS = "its kernels are the logits"
@@ -96,11 +95,8 @@ class Units:
                 tied.setdefault(first, []).append(number)
         return {first: tuple(layers) for first, layers in tied.items()}
 
-    def spread(self, of_unit: np.ndarray | Tensor, always: float = 1) -> np.ndarray | Tensor:
+    def spread(self, of_unit: np.ndarray, always: float = 1) -> np.ndarray:
         """Per kernel (..., K) what is given per unit (..., units); kernels that are always kept have `always`."""
-        if isinstance(of_unit, Tensor):
-            index = torch.as_tensor(self.unit_of_kernel, device=of_unit.device) % (self.num_units + 1)
-            return torch.cat([of_unit, of_unit.new_full((*of_unit.shape[:-1], 1), always)], -1)[..., index]
         last = np.full((*of_unit.shape[:-1], 1), always, of_unit.dtype)
         return np.concatenate([of_unit, last], -1)[..., self.unit_of_kernel]  # unit -1 finds the last one
 
@@ -203,8 +199,8 @@ def _class_of_root(channels: Propagation) -> dict[int, int]:
 
     Channels that are left out where the logits are selected, and that nothing reads, are of no class: of one more.
     """
-    layout, ties = channels.layout(channels.values[-1]), channels.ties
-    if layout.is_row and layout.dim == 1:
+    layout, ties = channels.layouts[channels.values[-1]], channels.ties
+    if isinstance(layout, ChannelRow) and layout.dim == 1:
         roots = ties.roots(layout.channels).tolist()
         read = {root for reader in channels.readers for root in ties.roots(np.unique(reader.channels)).tolist()}
         used = read | ties.kept_roots().keys()
@@ -231,7 +227,8 @@ def _never_empty(channels: Propagation, unit_of_channel: np.ndarray) -> tuple[np
     """Whatever is made, handed on or read needs a channel: torch pools and convolves no empty maps."""
     rows = [*channels.never_empty, *(layer.channels for layer in channels.layers)]
     for layout in channels.layouts.values():
-        rows.extend(part.channels for part in (layout if isinstance(layout, list) else [layout]) if part.is_row)
+        parts = layout.parts if isinstance(layout, Several) else [layout]
+        rows.extend(part.channels for part in parts if isinstance(part, ChannelRow))
     found = {}
     for row in rows:
         units = np.unique(unit_of_channel[row])

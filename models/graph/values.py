@@ -59,7 +59,7 @@ def operator_of(function: Callable[..., Any]) -> Operator:
         kind = "getitem" if function is operator.getitem else getattr(function, "__name__", overload)
         return Operator(kind, overload, kind in ALSO_POINTWISE.split(), dict.fromkeys(("source", "index")), frozenset())
     kind = schema.name.removeprefix("aten::").replace("::", ".")
-    tagged = torch.Tag.pointwise in function.tags or overload in ("aten.max.other", "aten.min.other")
+    tagged = torch.Tag.pointwise in getattr(function, "tags", ()) or overload in ("aten.max.other", "aten.min.other")
     names = [NAMES.get(one.name, one.name) for one in schema.arguments]
     if names and isinstance(schema.arguments[0].type, torch.TensorType):
         names[0] = "source"
@@ -137,9 +137,20 @@ class Value:
         return self._given
 
     @property
+    def function(self) -> Callable[..., Any]:
+        """The operator. Raises TypeError for the images and for constants."""
+        if self.target is None:
+            raise TypeError(f"{self} is no operator")
+        return self.target
+
+    @property
     def operator(self) -> Operator:
         """What is known of the operator."""
-        return operator_of(self.target)
+        return operator_of(self.function)
+
+    def run(self) -> Any:
+        """What the operator makes of its arguments, where tensors stand in them instead of values."""
+        return self.function(*self.args, **self.kwargs)
 
     @property
     def kind(self) -> str:
@@ -157,15 +168,20 @@ class Value:
         operands = tuple(dict.fromkeys(found for found in new.values() if isinstance(found, Value)))
         return self._calling(args, kwargs, operands)
 
-    def _calling(self, args: tuple, kwargs: Mapping[str, Any], operands: tuple["Value", ...] = ()) -> "Value":
+    def _calling(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], operands: tuple["Value", ...] = ()) -> "Value":
         return Value(self.number, self.target, args, kwargs, operands, self.shape, self.name, self.size, self.path)
+
+
+def _in_the_graph() -> Tensor:
+    raise TypeError("the constants of a traced graph are in the graph")
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Constant(Value):
-    """A tensor that does not depend on the images; of a traced graph, the graph has it."""
+    """A tensor that does not depend on the images."""
 
-    compute: Callable[[], Tensor] | None = None  # makes it when it is needed
+    shape: Shape = ()
+    compute: Callable[[], Tensor] = _in_the_graph  # makes it when it is needed
 
 
 class Code:
@@ -175,8 +191,9 @@ class Code:
         self.images = Value(0)
         self.values: list[Value] = [self.images]
         self._known: dict[Any, Value] = {}
+        self._constants: dict[tuple[str, tuple[Any, ...]], Constant] = {}
 
-    def call(self, target: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any] | None = None) -> Value:
+    def call(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Value:
         """What an operator makes of its arguments."""
         operands: dict[Value, None] = {}
         key = (target, _key(args, operands), _key(tuple(kwargs.items()), operands) if kwargs else ())
@@ -186,12 +203,11 @@ class Code:
             self.values.append(found)
         return found
 
-    def constant(self, name: str, key: tuple, shape: Shape, compute: Callable[[], Tensor]) -> Constant:
+    def constant(self, name: str, key: tuple[Any, ...], shape: Shape, compute: Callable[[], Tensor]) -> Constant:
         """A constant; `name` and `key` say together how it is made."""
-        found = self._known.get((name, key))
+        found = self._constants.get((name, key))
         if found is None:
-            found = Constant(len(self.values), shape=shape, name=name, compute=compute)
-            self._known[name, key] = found
+            found = self._constants[name, key] = Constant(len(self.values), shape=shape, name=name, compute=compute)
             self.values.append(found)
         return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dataset.images import PreparedImages
 from modules.fast.compiled import compiler
 from modules.fast.layers import CompiledConvolutions
-from modules.fast.lowering import Convolutions, Layer
+from modules.fast.lowering import Convolutions, FusedLayer
 from utils.device import has_tiles
 
 # Up to which side, in pixels, the banded matrix is faster on the CPU, though it counts up to 1.4 times the operations;
@@ -67,7 +67,7 @@ class TorchConvolutions(Convolutions):
         """As many as keep the largest feature map within FEATURE_MAP_VALUES, or FEATURE_MAP_VALUES_ON_DEVICE."""
         return max(1, self._map_values // values)
 
-    def layer(self, layer: Layer) -> Callable[..., Tensor]:
+    def layer(self, layer: FusedLayer) -> Callable[..., Tensor]:
         """See `Convolutions`."""
         weight = layer.weight.compute()
         bias = None if layer.bias is None else layer.bias.compute()
@@ -88,13 +88,13 @@ class TorchConvolutions(Convolutions):
         ending = layer.relu, layer.relu_of_sum, layer.pool
         return lambda maps, added=None: end(convolve(maps), added, *ending)
 
-    def num_weights(self, layer: Layer) -> int:
+    def num_weights(self, layer: FusedLayer) -> int:
         """See `Convolutions`."""
         kernels, channels, *sizes = layer.weight.shape
         per_channel = 3 * layer.maps.shape[2] ** 2 if self._is_banded(layer) else sizes[0] * sizes[1]
         return kernels * channels * per_channel
 
-    def _is_banded(self, layer: Layer) -> bool:
+    def _is_banded(self, layer: FusedLayer) -> bool:
         return layer.is_three_by_three and layer.maps.shape[2] <= self._banded_up_to
 
 
@@ -122,7 +122,7 @@ def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor | None) -> Tenso
 
 
 def end(maps: Tensor, added: Tensor | None, is_rectified: bool, is_sum_rectified: bool, is_pooled: bool) -> Tensor:
-    """What a layer does behind its convolution, on maps that nobody else needs; see `Layer`."""
+    """What a layer does behind its convolution, on maps that nobody else needs; see `FusedLayer`."""
     if added is not None:
         maps = relu(maps, pool=False) if is_rectified else maps
         maps += added

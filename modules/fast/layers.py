@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.fast.compiled import compiled
-from modules.fast.lowering import Convolutions, Layer
+from modules.fast.lowering import Convolutions, FusedLayer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -87,9 +87,10 @@ class CompiledConvolutions(Convolutions):
 
     def unplace(self, values: Tensor, images: Tensor) -> Tensor:
         """Values (blocks, channels * lanes, ...) as (images, channels, ...)."""
-        return values.unflatten(1, (-1, self.lanes)).movedim(2, 1).flatten(0, 1)[: len(images)]
+        by_lane = values.reshape(len(values), -1, self.lanes, *values.shape[2:])
+        return by_lane.movedim(2, 1).flatten(0, 1)[: len(images)]
 
-    def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
+    def layer(self, layer: FusedLayer) -> Callable[..., Tensor] | None:
         """A function of its maps and, if it has one, of the map that is added; None of a grouped convolution."""
         weight = layer.weight.compute()
         kernels, expected, sides = len(weight), layer.maps.shape[1:], layer.values[0].shape[2:]
@@ -122,7 +123,7 @@ class CompiledConvolutions(Convolutions):
 
         return convolve
 
-    def num_weights(self, layer: Layer) -> int:
+    def num_weights(self, layer: FusedLayer) -> int:
         """How many values a layer holds, without its bias."""
         kernels, channels, *sizes = layer.weight.shape
         per_channel = len(_of_tiles(layer.maps.shape[2] > 2)) if is_filtered(layer) else sizes[0] * sizes[1]
@@ -152,7 +153,7 @@ class CompiledConvolutions(Convolutions):
         return maps.permute(0, 2, 3, 1).contiguous()
 
 
-def is_filtered(layer: Layer) -> bool:
+def is_filtered(layer: FusedLayer) -> bool:
     """Whether minimal filtering takes fewer products than going tap by tap: on one pixel only one tap is there."""
     return layer.is_three_by_three and layer.maps.shape[2] > 1
 

@@ -9,6 +9,7 @@ torch's own operator. All else is torch's own operator in torch's own order.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ NUMBERS = frozenset({"sym_size", "getitem"})  # they read no map
 
 
 @dataclass
-class Layer:
+class FusedLayer:
     """A convolution, then in this order, each where it is asked for: ReLU, addition, ReLU of the sum, pooling.
 
     Attributes:
@@ -78,14 +79,14 @@ class Convolutions(ABC):
         """The batch size for images whose largest feature maps have so many values each."""
 
     @abstractmethod
-    def layer(self, layer: Layer) -> Callable[..., Tensor] | None:
+    def layer(self, layer: FusedLayer) -> Callable[..., Tensor] | None:
         """What computes a layer of its maps and, if it has one, of the map that is added: a new tensor each time.
 
         None of a layer that this way has no form for.
         """
 
     @abstractmethod
-    def num_weights(self, layer: Layer) -> int:
+    def num_weights(self, layer: FusedLayer) -> int:
         """How many values a layer holds, without its bias."""
 
     def place(self, values: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class Lowering:
         last = [self._in_torchs_order(value) for value in outputs]
         self.program = program_of(self._written, last)
 
-    def _layer(self, layer: Layer) -> None:
+    def _layer(self, layer: FusedLayer) -> None:
         recipe = layer.recipe  # what modules leave whole they have in common: its weights are laid out once
         if recipe not in self._functions:
             self._functions[recipe] = self._way.layer(layer)
@@ -158,14 +159,14 @@ class Lowering:
         self._written.append(value)
         return value
 
-    def _in_torchs_order(self, value: Value) -> Value | Tensor:
+    def _in_torchs_order(self, value: Value) -> Any:
         if isinstance(value, Constant):
             return value.compute()
         if value not in self._plain:
             self._plain[value] = self._write(Value(0, self._way.unplace, (self._placed[value], self._images)))
         return self._plain[value]
 
-    def _in_the_librarys_order(self, value: Value) -> Value | Tensor:
+    def _in_the_librarys_order(self, value: Value) -> Any:
         if isinstance(value, Constant):
             return value.compute()
         if value not in self._placed:
@@ -173,14 +174,14 @@ class Lowering:
         return self._placed[value]
 
 
-def fused(outputs: Collection[Value]) -> tuple[list[Value], dict[Value, Layer], set[Value]]:
+def fused(outputs: Collection[Value]) -> tuple[list[Value], dict[Value, FusedLayer], set[Value]]:
     """What some values are made of, the layers by their results, and what is not computed by itself: inside a layer.
 
     A value becomes part of a layer if nothing but the layer's next operator reads it.
     """
     values = needed(outputs)
     users, asked = users_of(values), set(outputs)
-    layers: dict[Value, Layer] = {}
+    layers: dict[Value, FusedLayer] = {}
     inside: set[Value] = set()
     for value in values:
         layer = layer_of(value)
@@ -195,7 +196,7 @@ def fused(outputs: Collection[Value]) -> tuple[list[Value], dict[Value, Layer], 
     return values, layers, inside
 
 
-def layer_of(value: Value) -> Layer | None:
+def layer_of(value: Value) -> FusedLayer | None:
     """A convolution alone; None of what is no convolution of known numbers."""
     if value.target not in (aten.conv2d.default, aten.conv2d.padding):
         return None
@@ -205,14 +206,14 @@ def layer_of(value: Value) -> Layer | None:
         return None
     if any(of is None or len(of) != 4 for of in (maps.shape, value.shape)):
         return None
-    padding = padding_of(value)
-    if padding is None:
+    sides = padding_of(value)
+    if sides is None:
         return None
-    stride, padding, dilation = ((*pair, *pair)[:2] for pair in (given.stride, padding, given.dilation))
-    return Layer(maps, weight, bias, stride, padding, dilation, given.groups, [value])
+    stride, padding, dilation = ((sizes[0], sizes[-1]) for sizes in (given.stride, sides, given.dilation))
+    return FusedLayer(maps, weight, bias, stride, padding, dilation, given.groups, [value])
 
 
-def _takes_in(layer: Layer, value: Value) -> bool:
+def _takes_in(layer: FusedLayer, value: Value) -> bool:
     """Let a layer do what comes next, too, if it can."""
     if layer.pool:
         return False

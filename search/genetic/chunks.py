@@ -47,7 +47,8 @@ class ModuleCosts:
 
     def of(self, unit_masks: np.ndarray, target_classes: np.ndarray) -> np.ndarray:
         """Seconds (modules,) that masks (modules, U) of these classes (modules,) are to take."""
-        return self._per_unit[target_classes] * unit_masks.sum(1)
+        seconds: np.ndarray = self._per_unit[target_classes] * unit_masks.sum(1)
+        return seconds
 
     def measured(self, unit_masks: np.ndarray, target_classes: np.ndarray, seconds: float) -> None:
         """Take note of what a chunk took."""

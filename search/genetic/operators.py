@@ -30,7 +30,7 @@ def first_population(
             f"rank_scale {config.rank_scale}: expected at least {least:.2g}, or the last groups' chance is 0"
         )
     rng = generator(seed, "first population", target_class)
-    if config.init_pop_mode == "gradient":
+    if solution is not None:
         copies = np.repeat(solution[None], config.population - 1, axis=0)
         return np.concatenate([solution[None], mutate(copies, config.mutation, rng)])
     if config.init_pop_mode == "random":
@@ -78,7 +78,8 @@ def crossover(parents: np.ndarray, num_offspring: int, rng: np.random.Generator)
     first = np.arange(num_offspring) % num_parents
     second = (first + 1) % num_parents
     point = rng.integers(1, max(2, num_genes), num_offspring)
-    return np.where(np.arange(num_genes) < point[:, None], parents[first], parents[second])
+    offspring: np.ndarray = np.where(np.arange(num_genes) < point[:, None], parents[first], parents[second])
+    return offspring
 
 
 def mutate(offspring: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,8 @@ def count_greater(
     else:
         counted = _count(values[rows], others[other_rows], workers)
     counts[np.ix_(rows, other_rows)] = counted + always
-    return counts[of_value[:, None], of_other[None, :]]
+    all_counts: np.ndarray = counts[np.ix_(of_value, of_other)]
+    return all_counts
 
 
 def _columns(values: np.ndarray, others: np.ndarray) -> tuple[int, np.ndarray]:

@@ -61,7 +61,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Group:
+class PartialEnsembles:
     """Partial ensembles over some of the classes. E ensembles; n images, those of these classes side by side."""
 
     classes: tuple[int, ...]
@@ -137,13 +137,13 @@ def _own_class(outputs: Sequence[np.ndarray], labels: np.ndarray, rules: Scoring
     return [np.nan_to_num(auc, nan=0.5) for auc in found]  # of a class without images nothing is known
 
 
-def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[int]) -> list[Group]:
+def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[int]) -> list[PartialEnsembles]:
     """Every class alone, in the tournament's order, in which the images are laid out too."""
     by_class = np.concatenate([levels[label] for label in order], axis=2)  # (classes, population, n)
     ends = np.cumsum([levels[label].shape[2] for label in order])
     population = by_class.shape[1]
     return [
-        Group(
+        PartialEnsembles(
             classes=(target_class,),
             members=np.arange(population)[:, None],
             own=slice(end - levels[target_class].shape[2], end),
@@ -156,15 +156,15 @@ def _singles(levels: list[np.ndarray], own_class: list[np.ndarray], order: list[
 
 
 def _cross(
-    left: Group,
-    right: Group,
+    left: PartialEnsembles,
+    right: PartialEnsembles,
     masks: Sequence[np.ndarray],
     rules: ScoringRules,
     protected: Sequence[int] | None,
     count: Callable[..., np.ndarray],
     draw: np.random.Generator | None,
     last: bool,
-) -> tuple[Group, np.ndarray, np.ndarray]:
+) -> tuple[PartialEnsembles, np.ndarray, np.ndarray]:
     """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels.
 
     They survive by accuracy; or, where there is a generator to `draw` them by, by chance.
@@ -175,8 +175,8 @@ def _cross(
     num_right = count(ours, theirs, num_best=rules.survivors_max if draw is None else None)
     always = None if protected is None else _find(left, right, protected)
     if always is not None:
-        e, f = divmod(always, len(theirs))
-        num_right[e, f] = (ours[e] > theirs[f]).sum()
+        place = divmod(always, len(theirs))
+        num_right[place] = (ours[place[0]] > theirs[place[1]]).sum()
     chosen = most_accurate(num_right.ravel(), num_own, rules.threshold(len(classes)), rules, always)
     if draw is not None:
         chosen = drawn(num_right.size, len(chosen), always, draw)
@@ -191,7 +191,7 @@ def _cross(
     fitness += rules.own_class_weight * own_class_sum / len(classes)
 
     best_first = np.argsort(-fitness, kind="stable")
-    group = Group(
+    group = PartialEnsembles(
         classes=classes,
         members=members[best_first],
         own=slice(left.own.start, right.own.stop),
@@ -225,7 +225,7 @@ def _between(
     return total
 
 
-def _ascending(group: Group, left: Group, right: Group) -> np.ndarray:
+def _ascending(group: PartialEnsembles, left: PartialEnsembles, right: PartialEnsembles) -> np.ndarray:
     """A group's levels on the images of both, turned round on the right one's: the left one is greater where it counts.
 
     On the left one's images a pair is right where left > right, on the right one's where right > left, that is where
@@ -234,15 +234,15 @@ def _ascending(group: Group, left: Group, right: Group) -> np.ndarray:
     return np.concatenate([group.levels[:, left.own], ~group.levels[:, right.own]], axis=1)
 
 
-def _joined_levels(left: Group, right: Group, e: np.ndarray, f: np.ndarray) -> np.ndarray:
+def _joined_levels(left: PartialEnsembles, right: PartialEnsembles, e: np.ndarray, f: np.ndarray) -> np.ndarray:
     ours, theirs = left.levels[e], right.levels[f]
-    joined = np.maximum(ours, theirs)
+    joined: np.ndarray = np.maximum(ours, theirs)
     joined[:, left.own] *= ours[:, left.own] > theirs[:, left.own]
     joined[:, right.own] *= theirs[:, right.own] > ours[:, right.own]
     return joined
 
 
-def _find(left: Group, right: Group, protected: Sequence[int]) -> int | None:
+def _find(left: PartialEnsembles, right: PartialEnsembles, protected: Sequence[int]) -> int | None:
     """The index of the protected ensemble's part among the crossed ensembles, where both halves hold it."""
     halves = []
     for group in (left, right):

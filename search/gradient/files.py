@@ -64,6 +64,6 @@ def last_round_kernels(artifacts: Artifacts) -> ArrayFile:
     return files.kernels(rounds[-1].number)
 
 
-def _command(artifacts: Artifacts, classes: Sequence[int], *more: str) -> str:
+def _command(artifacts: Artifacts, classes: Sequence[int | str], *more: str) -> str:
     chosen = ["--target_class", *map(str, classes)] if classes else []
     return artifacts.command("module_gradient_search.py", *chosen, *more)

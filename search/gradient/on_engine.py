@@ -14,7 +14,7 @@ from engines.engine import Engine
 from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
-from search.gradient.trainer import Trainer, TrainingSettings
+from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import PRECISIONS, core_threads
 
 
@@ -56,7 +56,7 @@ def steps_on_worker(
     classes: tuple[int, ...],
     state: bytes,
     goal: Goal,
-    settings: TrainingSettings,
+    settings: ModuleTrainingSettings,
     seed: int,
     device: str,
     last: int,
@@ -97,4 +97,5 @@ def _packed(state: dict[str, Any]) -> bytes:
 
 
 def _unpacked(state: bytes) -> dict[str, Any]:
-    return torch.load(io.BytesIO(state), weights_only=True)
+    unpacked: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
+    return unpacked

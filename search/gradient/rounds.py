@@ -15,7 +15,7 @@ from search.files import Found, SearchFiles
 from search.gradient.goal import goal_of
 from search.gradient.log import Round, words
 from search.gradient.on_engine import ModulesOnEngine
-from search.gradient.trainer import Trainer, TrainingSettings
+from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.artifacts import CheckpointFile
 from utils.device import core_threads
 from utils.errors import reason
@@ -42,7 +42,7 @@ class GradientSearch:
     files: SearchFiles[Round]
     classes: tuple[int, ...]
     keeps: tuple[float, ...]
-    settings: TrainingSettings
+    settings: ModuleTrainingSettings
 
     @property
     def target_classes(self) -> tuple[int, ...]:

@@ -99,8 +99,9 @@ class TrainedModule:
         found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
         weights = self._weights
         for name, units in self._units_read.items():
-            if weights[name].grad is not None:
-                products = (weights[name] * weights[name].grad).flatten().cpu()
+            gradient = weights[name].grad
+            if gradient is not None:
+                products = (weights[name] * gradient).flatten().cpu()
                 found.index_add_(0, units.flatten() % len(found), products)
         return found[:-1]
 

@@ -44,7 +44,7 @@ class LossNotFinite(UserError):
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class ModuleTrainingSettings:
     """How modules are trained."""
 
     steps: int  # of a round
@@ -54,14 +54,16 @@ class TrainingSettings:
     budget: str = "kernels"  # what shares to keep are of: "kernels" or "flops"
 
 
-def search_settings(config: Config, budget: str) -> TrainingSettings:
+def search_settings(config: Config, budget: str) -> ModuleTrainingSettings:
     """The settings of a search that the configuration describes."""
-    return TrainingSettings(config.mask_steps, config.mask_batch_size, config.mask_step_size, config.mirror, budget)
+    return ModuleTrainingSettings(
+        config.mask_steps, config.mask_batch_size, config.mask_step_size, config.mirror, budget
+    )
 
 
-def fine_tuning_settings(config: Config) -> TrainingSettings:
+def fine_tuning_settings(config: Config) -> ModuleTrainingSettings:
     """The settings of a fine-tuning, which is one round."""
-    return TrainingSettings(
+    return ModuleTrainingSettings(
         config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
     )
 
@@ -88,7 +90,7 @@ class Trainer:
         goal: Goal,
         pixels: Tensor,
         labels: Tensor,
-        settings: TrainingSettings,
+        settings: ModuleTrainingSettings,
         *,
         normalisation: Normalisation | None,
         dtype: torch.dtype,

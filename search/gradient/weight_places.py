@@ -1,7 +1,7 @@
 """Where the weights of a module stand in the strong model's, and whose maps they read.
 
-Both are found by cutting: what is cut out of weights that are their own numbers says where they came from, and gains
-that are the numbers of units stand in the weights that read these units. So any network that can be cut has them.
+Both are found by cutting: what is cut out of weights that are their own numbers says where they came from, and what is
+cut out of weights that are the numbers of units says which units they read. So any network that can be cut has them.
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,7 @@ class WeightPlaces:
         }
         ones = {name: torch.full(value.shape, NO_UNIT, dtype=torch.float64) for name, value in real.items()}
         self._numbers = graph.with_constants(others | numbers)
-        self._readers = graph.with_constants(others | ones)
-        self._kernels = graph.with_constants(others | ones | _units_of_kernels(graph, ones))
-        self._folds = graph.folds_gains
+        self._units = graph.with_constants(others | ones | _units_of_weights(graph, ones))
 
     def of(self, unit_mask: np.ndarray, target_class: int) -> dict[str, Tensor]:
         """Of each weight of a module its place in the strong model's, counted from 1, by name; 0: it is a filling."""
@@ -46,12 +44,8 @@ class WeightPlaces:
         Of units that nothing with weights reads, such as those in front of a norm over channels, it is the weights of
         their own kernels. Weights that read no unit are left out.
         """
-        gains = np.where(self._folds, np.arange(len(self._folds)) + FIRST_UNIT, NO_UNIT)
-        found = _weights(self._readers.cut(unit_mask, target_class, gains))
-        if not self._folds.all():
-            made = _weights(self._kernels.cut(unit_mask, target_class))
-            found = {name: torch.where(of_weight > NO_UNIT, of_weight, made[name]) for name, of_weight in found.items()}
-        units = {name: (value.round().long() - FIRST_UNIT).clamp(min=-1) for name, value in found.items()}
+        found = _weights(self._units.cut(unit_mask, target_class))
+        units = {name: (value.long() - FIRST_UNIT).clamp(min=-1) for name, value in found.items()}
         return {name: value for name, value in units.items() if (value >= 0).any()}
 
     def moved(
@@ -81,16 +75,25 @@ class WeightPlaces:
         return name
 
 
-def _units_of_kernels(graph: Graph, ones: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of kernels that nothing with weights reads, with their units in place of values."""
+def _units_of_weights(graph: Graph, ones: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the units that they read, or else make, in place of values."""
     found = {}
-    folds = np.append(graph.folds_gains, True)  # unit -1 finds the last one
+    read_by_weights = np.append(graph.read_by_weights, True)  # unit -1 finds the last one
     for layer in graph.units.layers:
         name, units = f"{layer.name}.weight", graph.units.unit_of_kernel[layer.kernels]
-        if name in ones and not folds[units].all():
-            of_kernels = torch.as_tensor(np.where(folds[units], NO_UNIT, units + FIRST_UNIT)).double()
-            found[name] = of_kernels.view(-1, *[1] * (ones[name].dim() - 1)).expand_as(ones[name]).contiguous()
-    return found
+        if name in ones and not read_by_weights[units].all():
+            made = torch.as_tensor(np.where(read_by_weights[units], NO_UNIT, units + FIRST_UNIT)).double()
+            found[name] = made.view(-1, *[1] * (ones[name].dim() - 1)).expand_as(ones[name])
+    for reader in graph.channels.readers:
+        if reader.has_weight:
+            name = reader.value.given.weight.name
+            kernels, per_group, *sizes = ones[name].shape
+            units = graph.units.unit_of_channel[reader.channels]
+            units = np.where(read_by_weights[units], units + FIRST_UNIT, NO_UNIT)
+            of_groups = torch.as_tensor(units).double().view(-1, per_group)
+            read = of_groups.repeat_interleave(kernels // len(of_groups), 0).view(kernels, per_group, *[1] * len(sizes))
+            found[name] = torch.where(read > NO_UNIT, read, found.get(name, ones[name]))
+    return {name: units.contiguous() for name, units in found.items()}
 
 
 def _weights(network: GraphNetwork) -> dict[str, Tensor]:

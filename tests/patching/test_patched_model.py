@@ -116,13 +116,16 @@ def test_images_that_are_normalised_or_of_another_side_are_refused(given):
 
 
 @pytest.mark.slow
-def test_a_module_whose_logit_is_mapped_behind_its_last_layer(tmp_path):
-    """As the gradient search leaves it, of a network that ends in a convolution."""
+def test_a_module_whose_logit_is_scaled_behind_its_last_layer(tmp_path):
+    """As an earlier version left it, of a network that ends in a convolution."""
     strong = "torchvision:squeezenet1_1"
     model, path = patched_model(strong_network=strong), tmp_path / "patched.pth"
     graph = untrained_graph(strong, 5, 32)
     unit_mask = graph.units.gather(model.origin.kernels[0])
-    module = Member(graph.cut(unit_mask, 0, logit_map=(-2.0, 0.5)), FORM, [4])
+    network = graph.cut(unit_mask, 0, scales_logits=True)
+    own = {"logit.scale": torch.tensor(-2.0), "logit.bias": torch.tensor(0.5)}
+    network.load_state_dict(network.state_dict() | own)
+    module = Member(network, FORM, [4])
     with torch.inference_mode():
         assert_near(module(pixels()), -2 * Member(graph.cut(unit_mask, 0), FORM, [4])(pixels()) + 0.5)
     model = PatchedModel(model.weak, [module], model.rule, CLASSES, model.origin)

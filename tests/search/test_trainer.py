@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from models.graph import Graph, flops_of, kernels_share, stream_maps, trace
 from search.gradient.goal import Goal
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import LossNotFinite, Trainer, TrainingSettings
+from search.gradient.trainer import LossNotFinite, ModuleTrainingSettings, Trainer
 from search.gradient.weight_places import WeightPlaces
 from utils.device import core_threads
 
 CPU = torch.device("cpu")
 ALL, ONE, SIDE = (0, 1, 2), (1,), 8
-SETTINGS = TrainingSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
+SETTINGS = ModuleTrainingSettings(steps=6, batch_size=8, step_size=0.01, mirror=False)
 ROUND = (1.0, 0.5)
 GOAL = Goal(0.5, 1.0, 1.0)
 
@@ -66,7 +66,7 @@ def graph_of(dtype: torch.dtype = torch.float32) -> Graph:
 def trainer_of(
     classes: Sequence[int],
     workers: int = 1,
-    settings: TrainingSettings = SETTINGS,
+    settings: ModuleTrainingSettings = SETTINGS,
     dtype: torch.dtype = torch.float32,
     goal: Goal = GOAL,
 ) -> Iterator[Trainer]:

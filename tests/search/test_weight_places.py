@@ -72,7 +72,7 @@ def test_weights_times_gradients_are_the_gradient_of_a_units_factor(network: typ
         if weight.grad is not None and name in units_read:
             units = units_read[name].flatten() % len(found)
             found.index_add_(0, units, (weight * weight.grad).detach().flatten())
-    read = torch.as_tensor(graph.folds_gains & mask)
+    read = torch.as_tensor(graph.read_by_weights & mask)
     assert read.any() and (expected[read] != 0).any()
     torch.testing.assert_close(found[:-1][read], expected[read], rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 

@@ -21,7 +21,7 @@ from models.graph.values import Constant, Shape, Value
 
 
 @dataclass(frozen=True)
-class Rule:
+class OperatorRule:
     """What is known of an operator; the defaults are right for every operator.
 
     Attributes:
@@ -34,18 +34,18 @@ class Rule:
             on them, with numbers of channels multiplied by `lanes`.
     """
 
-    follow: Callable[[Propagation, Value], Layout | list[Layout]] = Propagation.whole
+    follow: Callable[[Propagation, Value], Layout] = Propagation.whole
     cut: CutOperator = Cut.copy
     is_known: Callable[[Value], bool] = lambda value: True
     on_lanes: Callable[[Value, Shape, int], Value | None] = lambda *_: None
 
 
-UNKNOWN = Rule()
-POINTWISE = Rule(pointwise.follow, pointwise.cut, on_lanes=pointwise.on_lanes)
+UNKNOWN = OperatorRule()
+POINTWISE = OperatorRule(pointwise.follow, pointwise.cut, on_lanes=pointwise.on_lanes)
 
 
-def _rules(names: str, *functions: Callable[..., Any], **more: Callable[..., Any]) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), Rule(*functions, **more))
+def _rules(names: str, *functions: Callable[..., Any], **more: Callable[..., Any]) -> dict[str, OperatorRule]:
+    return dict.fromkeys(names.split(), OperatorRule(*functions, **more))
 
 
 def _same(value: Value, shape: Shape, lanes: int) -> Value:
@@ -76,7 +76,7 @@ MOVES = (
     "tensor_split unbind channel_shuffle native_channel_shuffle pixel_unshuffle t movedim swapaxes flip narrow "
     "expand_as repeat roll rot90 getitem"
 )
-RULES: Mapping[str, Rule] = {  # by the operator's name; later lines count
+RULES: Mapping[str, OperatorRule] = {  # by the operator's name; later lines count
     **_rules("conv2d", layers.follow_convolution, layers.cut_convolution, layers.is_plain_convolution),
     **_rules("linear", layers.follow_linear, layers.cut_linear),
     **_rules("batch_norm", norms.follow_by_channel, norms.cut_by_channel, norms.is_evaluated, _per_channel),
@@ -105,7 +105,7 @@ RULES: Mapping[str, Rule] = {  # by the operator's name; later lines count
 }
 
 
-def rule_of(value: Value) -> Rule:
+def rule_of(value: Value) -> OperatorRule:
     """The rule that applies to an operator of a graph."""
     found = RULES.get(value.kind)
     if found is not None and found.is_known(value):

@@ -6,7 +6,7 @@ Shortcuts without weights pad the channels with channels of zeros.
 import numpy as np
 
 from models.graph.cutting import Cut
-from models.graph.layouts import KEPT, Layout
+from models.graph.layouts import KEPT, ChannelRow, Layout, Scattered, Several
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Constant, Value
 
@@ -16,18 +16,22 @@ def follow(channels: Propagation, value: Value) -> Layout:
     given, shape = value.given, value.shape
     dim = given.dim % len(shape)
     layouts = [
-        Layout(operand.shape) if isinstance(operand, Constant) else channels.layout(operand)
+        Layout(operand.shape) if isinstance(operand, Constant) else channels.layouts[operand]
         for operand in given.tensors
     ]
-    rows = [layout for layout in layouts if layout.is_row]
+    rows = [layout for layout in layouts if isinstance(layout, ChannelRow)]
     pooled = all(layout.pooled for layout in rows) if rows else False
-    if not rows and not any(layout.is_scattered for layout in layouts):
-        return Layout(shape, pooled=all(layout.pooled for layout in layouts))
-    if any(layout.is_scattered for layout in layouts) or len({layout.dim for layout in rows}) > 1:
+    is_scattered = any(isinstance(layout, Scattered | Several) for layout in layouts)
+    if not rows and not is_scattered:
+        return Layout(shape, all(layout.pooled for layout in layouts))
+    if is_scattered or len({layout.dim for layout in rows}) > 1:
         return channels.whole(value)
     if rows[0].dim == dim:
-        parts = [layout.channels if layout.is_row else np.full(layout.shape[dim], KEPT) for layout in layouts]
-        return Layout(shape, dim, np.concatenate(parts), pooled)
+        parts = [
+            layout.channels if isinstance(layout, ChannelRow) else np.full(layout.shape[dim], KEPT)
+            for layout in layouts
+        ]
+        return ChannelRow(shape, pooled, dim=dim, channels=np.concatenate(parts))
     if len(rows) < len(layouts):
         return channels.whole(value)
     for other in rows[1:]:
@@ -40,7 +44,7 @@ def cut(part: Cut, value: Value) -> Value:
     """Of the operands those of which channels are kept."""
     given = value.given
     left = [part.operand(operand) for operand in given.tensors if not part.is_empty(operand)]
-    return left[0] if len(left) == 1 else part.call(value.target, left, given.dim)
+    return left[0] if len(left) == 1 else part.call(value.function, left, given.dim)
 
 
 def on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
@@ -57,7 +61,7 @@ def _amounts(value: Value, dim: int) -> tuple[list[int], slice]:
 
 
 @of_row
-def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layout:
+def follow_padding(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
     shape = value.shape
     amounts, along = _amounts(value, source.dim)
@@ -67,12 +71,12 @@ def follow_padding(channels: Propagation, value: Value, source: Layout) -> Layou
     if before == behind == 0:
         return source.row(shape)
     row = np.concatenate([channels.ties.new(before), source.channels, channels.ties.new(behind)])
-    return Layout(shape, source.dim, row, source.pooled)
+    return ChannelRow(shape, source.pooled, dim=source.dim, channels=row)
 
 
 def cut_padding(part: Cut, value: Value) -> Value:
     """As many channels before and behind as are kept of those."""
-    layout = part.layout(value)
+    layout = part.row(value)
     kept = part.kept(layout.channels)
     amounts, along = _amounts(value, layout.dim)
     before, behind = amounts[along]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.graph.cutting import Cut
-from models.graph.layouts import Layout
+from models.graph.layouts import ChannelRow, Layout, Scattered
 from models.graph.propagation import Layer, Propagation
 from models.graph.values import Constant, Value
 
@@ -24,23 +24,23 @@ def layer_name(weight: Value) -> str:
 def follow_convolution(channels: Propagation, value: Value) -> Layout:
     """New channels; those of a layer that is called again are the same ones."""
     given = value.given
-    weight, groups, source, shape = given.weight, given.groups, channels.layout(given.source), value.shape
+    weight, groups, source, shape = given.weight, given.groups, channels.layouts[given.source], value.shape
     if not isinstance(weight, Constant) or len(shape) != 4:
         return channels.whole(value)
-    if source.is_scattered or (source.is_row and source.dim != 1):
+    if isinstance(source, Scattered) or (isinstance(source, ChannelRow) and source.dim != 1):
         return channels.whole(value, "a convolution reads it in another order")
     kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
     if groups == 1:
-        read = channels.read(value, 1, folds=True)
+        read = channels.read(value, 1, has_weight=True)
         channels.slice_constant(weight, 1, read)
         made = channels.made_by(weight, kernels)
     elif name in channels.freed:
-        read = channels.read(value, 1, folds=True)
+        read = channels.read(value, 1, has_weight=True)
         made = channels.made_by(weight, kernels)
         channels.never_empty += [*np.split(read, groups), *np.split(made, groups)]
     else:
-        read = source.channels if source.is_row else np.zeros(groups * per_group, np.int64)
+        read = source.channels if isinstance(source, ChannelRow) else np.zeros(groups * per_group, np.int64)
         made = channels.made_by(weight, kernels)
         first = np.arange(groups) * per_group
         because = "its group is always kept"
@@ -48,7 +48,7 @@ def follow_convolution(channels: Propagation, value: Value) -> Layout:
         channels.ties.join(made, read[np.repeat(first, kernels // groups)], because)
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(name, value, made, not source.pooled, groups))
-    return Layout(shape, 1, made, source.pooled)
+    return ChannelRow(shape, source.pooled, dim=1, channels=made)
 
 
 def cut_convolution(part: Cut, value: Value) -> Value:
@@ -56,12 +56,12 @@ def cut_convolution(part: Cut, value: Value) -> Value:
     given = value.given
     weight, groups = given.weight, given.groups
     kernels, per_group = weight.shape[:2]
-    made = part.kept(part.layout(value).channels)
-    source = part.layout(given.source)
-    read = part.kept(source.channels) if source.is_row else np.arange(groups * per_group)
-    bias, factors = part.constant(given.bias, {0: made}), part.factors(value)
+    made = part.kept(part.row(value).channels)
+    source = part.channels.layouts[given.source]
+    read = part.kept(source.channels) if isinstance(source, ChannelRow) else np.arange(groups * per_group)
+    bias = part.constant(given.bias, {0: made})
     if groups == 1:
-        return part.copy(value, weight=part.constant(weight, {0: made, 1: read}, factors), bias=bias)
+        return part.copy(value, weight=part.constant(weight, {0: made, 1: read}), bias=bias)
     if layer_name(weight) not in part.channels.freed:
         return part.copy(value, weight=part.constant(weight, {0: made}), bias=bias, groups=len(read) // per_group)
     of_group = [
@@ -71,9 +71,9 @@ def cut_convolution(part: Cut, value: Value) -> Value:
     sizes = [(len(rows), len(columns)) for rows, columns in of_group]
     new_weight = part.computed_constant(
         weight,
-        lambda values: pack_groups(values, of_group, factors, per_group),
+        lambda values: pack_groups(values, of_group),
         (len(made), max(columns for _, columns in sizes), *weight.shape[2:]),
-        (made.tobytes(), read.tobytes(), None if factors is None else factors.numpy().tobytes()),
+        (made.tobytes(), read.tobytes()),
     )
     if len(set(sizes)) == 1:
         return part.copy(value, weight=new_weight, bias=bias)
@@ -81,22 +81,14 @@ def cut_convolution(part: Cut, value: Value) -> Value:
     return part.call(uneven_groups, part.new[given.source], new_weight, bias, sizes, *geometry)
 
 
-def pack_groups(
-    weight: Tensor, of_group: list[tuple[np.ndarray, np.ndarray]], factors: Tensor | None, per_group: int
-) -> Tensor:
-    """Each group's kept rows and columns in one weight; groups with fewer columns are filled up with zeros.
-
-    `factors` has one value for each channel of the whole source.
-    """
+def pack_groups(weight: Tensor, of_group: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
+    """Each group's kept rows and columns in one weight; groups with fewer columns are filled up with zeros."""
     most = max(len(columns) for _, columns in of_group)
     packed = weight.new_zeros(sum(len(rows) for rows, _ in of_group), most, *weight.shape[2:])
     start = 0
-    for group, (rows, columns) in enumerate(of_group):
-        index = torch.as_tensor(columns, device=weight.device)
-        values = weight[torch.as_tensor(rows, device=weight.device)][:, index]
-        if factors is not None:
-            values = values * factors[group * per_group + index.cpu()].to(weight)[:, None, None]
-        packed[start : start + len(rows), : len(columns)] = values
+    for rows, columns in of_group:
+        row_index, column_index = (torch.as_tensor(places, device=weight.device) for places in (rows, columns))
+        packed[start : start + len(rows), : len(columns)] = weight[row_index][:, column_index]
         start += len(rows)
     return packed
 
@@ -147,22 +139,22 @@ def padding_of(convolution: Value) -> list[int] | None:
 def follow_linear(channels: Propagation, value: Value) -> Layout:
     """New channels along the last dimension."""
     given, shape = value.given, value.shape
-    weight, source, last = given.weight, channels.layout(given.source), len(shape) - 1
-    if not isinstance(weight, Constant) or source.is_scattered or (source.is_row and source.dim != last):
-        return channels.whole(
-            value, None if not isinstance(weight, Constant) else "a linear layer reads it in another order"
-        )
-    channels.slice_constant(weight, 1, channels.read(value, last, folds=True))
+    weight, source, last = given.weight, channels.layouts[given.source], len(shape) - 1
+    if not isinstance(weight, Constant):
+        return channels.whole(value)
+    if isinstance(source, Scattered) or (isinstance(source, ChannelRow) and source.dim != last):
+        return channels.whole(value, "a linear layer reads it in another order")
+    channels.slice_constant(weight, 1, channels.read(value, last, has_weight=True))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(layer_name(weight), value, made, len(shape) == 4 and not source.pooled))
-    return Layout(shape, last, made, source.pooled)
+    return ChannelRow(shape, source.pooled, dim=last, channels=made)
 
 
 def cut_linear(part: Cut, value: Value) -> Value:
     """The layer with the rows and columns that are kept."""
     given = value.given
-    made, source = part.kept(part.layout(value).channels), part.layout(given.source)
-    index = {0: made, 1: part.kept(source.channels)} if source.is_row else {0: made}
-    weight = part.constant(given.weight, index, part.factors(value))
+    made, source = part.kept(part.row(value).channels), part.channels.layouts[given.source]
+    index = {0: made, 1: part.kept(source.channels)} if isinstance(source, ChannelRow) else {0: made}
+    weight = part.constant(given.weight, index)
     return part.copy(value, weight=weight, bias=part.constant(given.bias, {0: made}))

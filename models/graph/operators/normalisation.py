@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.graph.cutting import Cut
-from models.graph.layouts import Layout
+from models.graph.layouts import ChannelRow, Layout
 from models.graph.propagation import Propagation, of_row
 from models.graph.values import Value
 
@@ -17,7 +17,7 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var")  # of batch norm 
 
 
 @of_row
-def follow_by_channel(channels: Propagation, value: Value, source: Layout) -> Layout:
+def follow_by_channel(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """Batch norm in evaluation mode, instance norm."""
     if source.dim != 1:
         return channels.whole(value)
@@ -28,12 +28,12 @@ def follow_by_channel(channels: Propagation, value: Value, source: Layout) -> La
 
 def cut_by_channel(part: Cut, value: Value) -> Value:
     """The same with the kept channels' statistics."""
-    kept, given = part.kept(part.layout(value).channels), value.given
+    kept, given = part.kept(part.row(value).channels), value.given
     return part.copy(value, **{name: part.constant(getattr(given, name), {0: kept}) for name in STATISTICS})
 
 
 @of_row
-def follow_layer_norm(channels: Propagation, value: Value, source: Layout) -> Layout:
+def follow_layer_norm(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """Over the row of channels alone, which is the last dimension."""
     is_known = source.dim == len(source.shape) - 1 and len(value.given.normalized_shape) == 1
     return _read(channels, value, source) if is_known else channels.whole(value)
@@ -41,10 +41,10 @@ def follow_layer_norm(channels: Propagation, value: Value, source: Layout) -> La
 
 def cut_layer_norm(part: Cut, value: Value) -> Value:
     """See `partial_layer_norm`."""
-    kept, given = part.kept(part.layout(value).channels), value.given
+    kept, given = part.kept(part.row(value).channels), value.given
     weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     (num_channels,) = given.normalized_shape
-    return part.call(partial_layer_norm, part.with_factors(value), num_channels, weight, bias, given.eps)
+    return part.call(partial_layer_norm, part.new[given.source], num_channels, weight, bias, given.eps)
 
 
 def partial_layer_norm(
@@ -68,14 +68,14 @@ def partial_layer_norm(
 
 
 @of_row
-def follow_group_norm(channels: Propagation, value: Value, source: Layout) -> Layout:
+def follow_group_norm(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """Over groups of neighbouring channels."""
     return _read(channels, value, source) if source.dim == 1 else channels.whole(value)
 
 
-def _read(channels: Propagation, value: Value, source: Layout) -> Layout:
+def _read(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """A norm that mixes its channels, and has a weight and a bias of each."""
-    channels.read(value, source.dim, folds=False)
+    channels.read(value, source.dim, has_weight=False)
     for constant in (value.given.weight, value.given.bias):
         channels.slice_constant(constant, 0, source.channels)
     return source.row(value.shape)
@@ -83,14 +83,14 @@ def _read(channels: Propagation, value: Value, source: Layout) -> Layout:
 
 def cut_group_norm(part: Cut, value: Value) -> Value:
     """See `partial_group_norm`."""
-    layout, given = part.layout(value), value.given
+    layout, given = part.row(value), value.given
     kept, groups = part.kept(layout.channels), given.num_groups
     weight, bias = (part.constant(constant, {0: kept}) for constant in (given.weight, given.bias))
     per_group = len(layout.channels) // groups
     member = np.zeros((groups, len(kept)))
     member[kept // per_group, np.arange(len(kept))] = 1
     of_group = part.buffer(torch.as_tensor(member, dtype=part.dtype), f"{value.name}_groups")
-    return part.call(partial_group_norm, part.with_factors(value), of_group, per_group, weight, bias, given.eps)
+    return part.call(partial_group_norm, part.new[given.source], of_group, per_group, weight, bias, given.eps)
 
 
 def partial_group_norm(

@@ -112,7 +112,8 @@ def test_norms_are_those_of_the_networks_maps(name: str) -> None:
     assert torch.equal(found_logits, logits)
     assert of_unit.dtype == torch.float32
     expected = torch.cat([feature_map.double().abs().sum((2, 3)) for feature_map in maps], 1)
-    torch.testing.assert_close(graph.units.spread(of_unit).double(), expected, rtol=1e-4, atol=1e-4)
+    of_kernel = torch.as_tensor(graph.units.spread(of_unit.numpy()))
+    torch.testing.assert_close(of_kernel.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @both

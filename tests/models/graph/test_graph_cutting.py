@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from awkward_networks import TRACEABLE, ChannelsLast, PaddedShortcuts, Parametrised, Shuffled, Standardised
-from exactness import TOLERANCE, random_images, random_mask, random_network, traced
+from awkward_networks import PaddedShortcuts, Parametrised, Shuffled, Standardised
+from exactness import random_images, random_mask, random_network, traced
 from torch import nn
 
 from models.graph import Graph, GraphNetwork, count_flops, trace
@@ -138,25 +138,17 @@ class NoBias(nn.Module):
 
 
 @pytest.mark.parametrize("target_class", [None, 3])
-@pytest.mark.parametrize(
-    ("network", "in_last_layer"),
-    [(PaddedShortcuts, True), (Shuffled, True), (FireAndLogits, False), (SharedLogits, False), (NoBias, False)],
-)
 @torch.no_grad()
-def test_a_map_of_the_logits(network: type[nn.Module], in_last_layer: bool, target_class: int | None) -> None:
-    _, graph = traced(network)
-    mask, images, logit_map = random_mask(graph, 0), random_images(SIDE), (-2.5, 0.75)
-    plain, mapped = graph.cut(mask, target_class), graph.cut(mask, target_class, logit_map=logit_map)
+def test_an_earlier_versions_scale_and_bias_of_the_logits(target_class: int | None) -> None:
+    _, graph = traced(FireAndLogits)
+    mask, images = random_mask(graph, 0), random_images(SIDE)
+    plain, scaled = graph.cut(mask, target_class), graph.cut(mask, target_class, scales_logits=True)
+    assert torch.equal(scaled(images), plain(images))
+    own = {"logit.scale": torch.tensor(-2.5), "logit.bias": torch.tensor(0.75)}
+    scaled.load_state_dict(plain.state_dict() | own)
     expected = -2.5 * plain(images) + 0.75
-    assert (mapped(images) - expected).abs().max() <= 1e-10
+    assert (scaled(images) - expected).abs().max() <= 1e-10
     assert (expected - expected.flip(0)).abs().max() > 1e-3
-    added = [] if in_last_layer else ["logit.scale", "logit.bias"]
-    assert sorted(mapped.state_dict()) == sorted([*plain.state_dict(), *added])
-    again = graph.cut(mask, target_class, logit_map=None if in_last_layer else (1.0, 0.0))
-    again.load_state_dict(mapped.state_dict())
-    assert torch.equal(again(images), mapped(images))
-    # Neither the graph nor a network cut from it earlier has changed.
-    assert torch.equal(graph.cut(mask, target_class)(images), plain(images))
 
 
 def test_fewer_operations() -> None:
@@ -175,8 +167,6 @@ def test_what_is_refused() -> None:
         graph.cut(every, 10)
     with pytest.raises(ValueError, match="expected a mask over"):
         graph.cut(every[1:])
-    with pytest.raises(ValueError, match="positive gains"):
-        graph.cut(every, None, np.zeros(graph.num_units))
 
 
 def test_the_digest_tells_structures_apart() -> None:
@@ -187,30 +177,3 @@ def test_the_digest_tells_structures_apart() -> None:
     wider = Shuffled()
     wider.fc = nn.Linear(48, 11)
     assert trace(wider, SIDE).digest not in digests
-
-
-@pytest.mark.parametrize("network", TRACEABLE)
-@torch.no_grad()
-def test_gains_that_fold_leave_a_plain_network(network: type[nn.Module]) -> None:
-    """It has the names of the one that was cut without them, which loads its weights and answers the same."""
-    _, graph = traced(network)
-    mask, images = random_mask(graph, 0), random_images(SIDE)
-    drawn = np.random.default_rng(1).uniform(0.5, 2, graph.num_units)
-    gains = np.where(graph.folds_gains, drawn, 1)
-    masked = graph.forward(images, torch.as_tensor(mask * gains))
-    cut, plain = graph.cut(mask, gains=gains), graph.cut(mask)
-    assert (cut(images) - masked).abs().max() <= TOLERANCE
-    assert list(cut.state_dict()) == list(plain.state_dict())
-    plain.load_state_dict(cut.state_dict())
-    assert torch.equal(plain(images), cut(images))
-    adds_some = any(name.startswith("gains.") for name in graph.cut(mask, gains=drawn).state_dict())
-    assert adds_some == bool((mask & ~graph.folds_gains).any())
-
-
-@torch.no_grad()
-def test_gains_of_dropped_units_and_of_1_change_nothing() -> None:
-    _, graph = traced(ChannelsLast)
-    mask, images = random_mask(graph, 0), random_images(SIDE)
-    cut = graph.cut(mask, gains=np.where(mask, 1, 3))
-    assert list(cut.state_dict()) == list(graph.cut(mask).state_dict())
-    assert torch.equal(cut(images), graph.cut(mask)(images))

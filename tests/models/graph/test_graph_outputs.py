@@ -70,22 +70,6 @@ def test_a_module_has_the_rows_of_its_outputs_alone(end: str, has_conv_head: boo
 
 
 @torch.no_grad()
-def test_scale_and_bias_of_a_selected_logit_go_into_the_layer() -> None:
-    graph = trace(random_network(Selecting(ENDS["list"][0]), SIDE), SIDE)
-    mask, images = np.ones(graph.num_units, bool), random_images(SIDE)
-    mapped = graph.cut(mask, 2, logit_map=(3.0, -1.0))
-    assert list(mapped.state_dict()) == [
-        "stem.weight",
-        "stem.bias",
-        "conv.weight",
-        "conv.bias",
-        "head.weight",
-        "head.bias",
-    ]
-    assert (mapped(images) - (3 * graph.forward(images)[:, 2:] - 1)).abs().max() <= TOLERANCE
-
-
-@torch.no_grad()
 @pytest.mark.parametrize(
     "end",
     [

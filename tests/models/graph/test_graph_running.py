@@ -85,7 +85,7 @@ def test_norms_are_those_of_the_last_sum_before_pooling() -> None:
     inner, last = (maps.abs().float().sum((2, 3)) for maps in seen)
     graph = trace(network, SIDE)
     _, norms = unit_norms(graph, images)
-    of_kernel = graph.units.spread(norms, 0)
+    of_kernel = torch.as_tensor(graph.units.spread(norms.numpy(), 0))
     layers = {layer.name: layer.kernels for layer in graph.units.layers}
     torch.testing.assert_close(of_kernel[:, layers["blocks.1.conv1"]], inner, rtol=1e-4, atol=1e-4)
     for tied in ("blocks.1.conv2", "blocks.2.conv2"):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.graph.values import Constant, Value
-from modules.fast.lowering import Layer
+from modules.fast.lowering import FusedLayer
 
 
 def made_layer(
@@ -21,11 +21,11 @@ def made_layer(
     adds: bool = False,
     relu_of_sum: bool = False,
     pool: bool = False,
-) -> Layer:
+) -> FusedLayer:
     """A layer of maps (n, channels, height, width)."""
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     convolved = Value(3, shape=tuple(F.conv2d(torch.zeros(maps_shape), weight.float(), **geometry).shape))
-    return Layer(
+    return FusedLayer(
         Value(0, shape=tuple(maps_shape)),
         Constant(1, shape=tuple(weight.shape), name="weight", compute=lambda: weight),
         None if bias is None else Constant(2, shape=tuple(bias.shape), name="bias", compute=lambda: bias),
@@ -38,7 +38,7 @@ def made_layer(
     )
 
 
-def expected(layer: Layer, maps: Tensor, added: Tensor | None = None) -> Tensor:
+def expected(layer: FusedLayer, maps: Tensor, added: Tensor | None = None) -> Tensor:
     """What the layer is to compute, in float64."""
     bias = None if layer.bias is None else layer.bias.compute().double()
     found = F.conv2d(
@@ -50,7 +50,7 @@ def expected(layer: Layer, maps: Tensor, added: Tensor | None = None) -> Tensor:
     return F.max_pool2d(found, 2) if layer.pool else found
 
 
-def tolerance(layer: Layer, maps: Tensor, added: Tensor | None = None) -> float:
+def tolerance(layer: FusedLayer, maps: Tensor, added: Tensor | None = None) -> float:
     """How far a float32 result may be from `expected`: 64 roundings of the largest sum of absolute values.
 
     A 3x3 layer works on transformed tiles, whose values are larger than the result: errors of 13 roundings occur.

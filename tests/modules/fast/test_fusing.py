@@ -3,7 +3,7 @@
 import torch
 
 from models.graph.values import Code, Value
-from modules.fast.lowering import Layer, fused
+from modules.fast.lowering import FusedLayer, fused
 
 aten = torch.ops.aten
 
@@ -34,7 +34,7 @@ class Written:
         return self.shaped(self.code.call(aten.max_pool2d.default, (maps, [2, 2], *more)), self.side // 2)
 
 
-def layers_of(*outputs: Value) -> dict[Value, Layer]:
+def layers_of(*outputs: Value) -> dict[Value, FusedLayer]:
     _, layers, inside = fused(outputs)
     assert not inside & layers.keys()
     return layers
