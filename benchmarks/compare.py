@@ -43,7 +43,7 @@ from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules, score_population
 from search.gradient.goal import goal_of
-from search.gradient.trainer import Trainer, TrainingSettings
+from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import PRECISIONS, core_threads, device_name, is_fast_in, machine_facts, num_cores
 from utils.errors import UserError, run
 from utils.files import save_text
@@ -101,7 +101,7 @@ class Bench:
             name = self.stage.config.network_name
             raise UserError(f"network {name}: expected SimCNN or ResCNN, which the naive side knows; use simcnn_x0_25")
         network.load_state_dict(self.graph.network.state_dict())
-        return network.to(self.stage.device, memory_format=torch.channels_last).eval()
+        return network.to(self.stage.device).to(memory_format=torch.channels_last).eval()
 
     @cached_property
     def split(self) -> Split:
@@ -115,7 +115,7 @@ class Bench:
 
     def resident(self, images: Images, dtype: torch.dtype) -> Tensor:
         """Normalised images (n, 3, side, side) on the device, as the search holds them."""
-        return normalise(to_device(images, self.stage.device)[0], images.normalisation, dtype)
+        return normalise(to_device(images, self.stage.device)[0][:], images.normalisation, dtype)
 
     def importance(self, images: Images) -> np.ndarray:
         """Kernel importance (classes, K)."""
@@ -223,7 +223,7 @@ def gradient(bench: Bench) -> Iterator[Comparison]:
     random = np.random.default_rng(stage.seed).random((graph.num_classes, graph.num_units))
     masks, goal = graph.units.repair(random < KEPT), goal_of(stage.config)
     # No round is that long: so the step size stays, and nothing is dropped.
-    settings = TrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
+    settings = ModuleTrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
     plain = [
         naive.MaskedModule(graph, torch.as_tensor(mask).float().to(stage.device), target_class, settings.step_size)
         for target_class, mask in enumerate(masks)
@@ -241,9 +241,9 @@ def gradient(bench: Bench) -> Iterator[Comparison]:
     with core_threads(stage.device) as workers:
 
         def fast(dtype: torch.dtype) -> Work:
-            normalised = normalise(pixels, images.normalisation).permute(0, 2, 3, 1)
+            normalised = normalise(pixels[:], images.normalisation).permute(0, 2, 3, 1)
             classes = [(target_class,) for target_class in range(graph.num_classes)]
-            options = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
+            options: dict[str, Any] = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
             trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
             kernel_masks = graph.units.spread(masks)
             trainer.begin_with(kernel_masks, extract_modules(graph, kernel_masks))
@@ -258,16 +258,17 @@ def training(bench: Bench) -> Iterator[Comparison]:
     """An epoch of training, compared with a DataLoader with Pillow transforms and a plain loop."""
     stage, config, images = bench.stage, bench.stage.config, bench.split.train.first(bench.sizes["images"])
     rate = config.learning_rate / 10  # that of the first steps of a schedule that rises
-    few = {"epochs": 1, "schedule": "step", "batch_size": min(config.batch_size, len(images)), "learning_rate": rate}
-    settings, steps = dataclasses.replace(strong_model_training(config), **few), -(-len(images) // few["batch_size"])
+    batch_size = min(config.batch_size, len(images))
+    few: dict[str, Any] = {"epochs": 1, "schedule": "step", "batch_size": batch_size, "learning_rate": rate}
+    settings, steps = dataclasses.replace(strong_model_training(config), **few), -(-len(images) // batch_size)
 
     def slow() -> float:
         network = bench.untrained().to(stage.device)
         return naive.train(network, images, settings, stage.device, stage.seed)[0][0]
 
     def fast(dtype: torch.dtype) -> float:
-        network = bench.untrained().to(stage.device, memory_format=torch.channels_last)
-        options = {"device": stage.device, "dtype": dtype, "seed": stage.seed}
+        network = bench.untrained().to(stage.device).to(memory_format=torch.channels_last)
+        options: dict[str, Any] = {"device": stage.device, "dtype": dtype, "seed": stage.seed}
         return train(network, images, bench.split.valid.first(10), settings, **options).history[0].train_loss
 
     works = {name: Work(partial(fast, dtype), steps) for name, dtype in bench.precisions.items()}

@@ -22,10 +22,12 @@ class ComposedClassifier(Joined):
 
     kind = "composed"
     order: Tensor
+    member_forms: list[Form]
 
     def __init__(self, members: Sequence[Member], rule: LinearRule, classes: Sequence[str]) -> None:
         super().__init__()
         self.members, self.rule, self.classes = nn.ModuleList(members), rule, tuple(classes)
+        self.member_forms = [member.form for member in members]
         of_outputs = [target for member in members for target in member.classes]
         if sorted(of_outputs) != list(range(len(self.classes))) or len(rule.bias) != len(of_outputs):
             raise ValueError(f"expected one output of each of {len(self.classes)} classes, given {of_outputs}")

@@ -274,6 +274,8 @@ def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) 
     with contextlib.suppress(UserError):
         known = load_json(stamp_file, made_by) == stamp
     pixels = load_array(path, dtype=np.uint8, shape=shape, made_by=made_by, memory_map=True, is_compared=known)
+    if not isinstance(pixels, np.memmap):
+        return pixels
     on_disk, digests = is_large(pixels.nbytes), None
     digests_file = folder / f"{part}_digests.npy"
     with contextlib.suppress(UserError):

@@ -65,9 +65,8 @@ def hashes_of(images: Images, *, with_labels: bool) -> np.ndarray:
     if isinstance(images.pixels, PixelsOnDisk) and not with_labels:
         return images.pixels.hashes[images.pixels.places]
     labels = (label.tobytes() if with_labels else b"" for label in images.labels)
-    pairs = zip(images.pixels, labels, strict=True)
-    seed = global_configure.split_seed
-    return np.array([hash_of(image.tobytes() + label, seed) for image, label in pairs], np.uint64)
+    seed, pixels = global_configure.split_seed, images.pixels
+    return np.array([hash_of(pixels[at].tobytes() + label, seed) for at, label in enumerate(labels)], np.uint64)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def read_images(source: np.memmap, places: np.ndarray) -> np.ndarray:
     """
     pixels = np.empty((len(places), *source.shape[1:]), np.uint8)
     length = int(np.prod(source.shape[1:]))
-    with Path(source.filename).open("rb", buffering=0) as file:
+    with Path(str(source.filename)).open("rb", buffering=0) as file:
         for image, place in zip(pixels, places.tolist(), strict=True):
             file.seek(source.offset + place * length)
             if file.readinto(image) != length:

@@ -46,4 +46,4 @@ def mean_pairwise_distance(masks: np.ndarray) -> float:
     for start in range(0, modules, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         total += int(np.triu(distance_units(masks[rows], masks[start:]), 1).sum())
-    return float(mean_of_units(np.int64(total), modules))
+    return float(mean_of_units(np.array(total), modules))

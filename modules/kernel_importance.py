@@ -94,9 +94,13 @@ def block_sums(
     """A task: of each batch of a block of images, the arrays of its `BatchSums`."""
     graph = strong_on_worker(strong, device)
     pixels, labels = to_device(images, torch.device(device))
-    batches = zip(pixels.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-    measured = (_batch_sums(graph, *batch, confidence, images.normalisation) for batch in batches)
-    return [tuple(each.cpu().numpy() for each in batch) for batch in measured]
+    found = []
+    for start in range(0, len(labels), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        of_batch = _batch_sums(graph, pixels[batch], labels[batch], confidence, images.normalisation)
+        classes, sums, counts = (each.cpu().numpy() for each in of_batch)
+        found.append((classes, sums, counts))
+    return found
 
 
 class BatchSums(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor, get_num_threads
@@ -53,7 +54,7 @@ class SensitivityInputs:
         for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}):
             modules = modules_of_layer(self.strong.units, few, layer, self.ratios)
             seconds.append(
-                seconds_of(lambda m=modules: population_outputs(self.strong, *m, self.images, batches=batches[:1]))
+                seconds_of(partial(population_outputs, self.strong, *modules, self.images, batches=batches[:1]))
             )
         a_layer = sum(seconds) / len(seconds) * classes / len(few) * len(batches)
         say_estimate(what, a_layer * len(layers) / get_num_threads(), more_bytes=more_bytes, instead=instead)

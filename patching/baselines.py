@@ -93,7 +93,7 @@ def fine_tuned(
         for layer in others:
             for weight in layer.parameters(recurse=False):
                 weight.requires_grad_(False)
-    of_training = {"device": device, "dtype": dtype, "seed": seed, "num_classes": len(split.classes)}
+    of_training: dict[str, Any] = {"device": device, "dtype": dtype, "seed": seed, "num_classes": len(split.classes)}
     name = "fine-tuning of the last layer" if last_layer else "fine-tuning"
     trained = train(model, split.train, split.valid, settings, name=name, **of_training)
     model.load_state_dict(trained.best_weights)
@@ -118,7 +118,7 @@ def label_shift(valid: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.n
 
     first = np.append(spread, np.zeros(classes))
     found = least_loss(lambda values: values[0] * features + values[1:], gradient, labels, RIDGE, first)
-    return (found[0] * test / spread + found[1:]).argmax(1)
+    return np.argmax(found[0] * test / spread + found[1:], axis=1)
 
 
 def linear(
@@ -137,7 +137,7 @@ def linear(
     classes = outputs["train"].shape[1]
     torch.manual_seed(seed)
     layer = nn.Sequential(nn.Flatten(), nn.Linear(classes, classes)).to(device)
-    of_training = {"device": device, "dtype": torch.float32, "seed": seed, "num_classes": classes}
+    of_training: dict[str, Any] = {"device": device, "dtype": torch.float32, "seed": seed, "num_classes": classes}
     train(layer, parts["train"], parts["valid"], LINEAR, name="linear calibration", **of_training)
     return predict(layer, parts["test"], device).argmax(1).numpy()
 

@@ -190,7 +190,7 @@ class PatchCases:
         places = checked_places(len(case.test.labels))
         images = self.data.split_for(case.target_class).test.take(places)
         scores = patch(case.test.weak, case.test.modules)[places]
-        return Reported({"pixels": images.pixels}, scores, tolerance_on(self.stage.device))
+        return Reported({"pixels": np.asarray(images.pixels)}, scores, tolerance_on(self.stage.device))
 
 
 def _answered(case: PatchMembers, found: dict[str, Answers]) -> PatchCase:

@@ -13,7 +13,7 @@ from patching.members import Form
 from utils.errors import UserError
 from utils.files import load_checkpoint
 
-# What a `.pth` file of each kind of model has, among other entries.
+# What a `.pth` file has, among other entries: of a patched model, and of a composed one of an earlier version.
 ENTRIES = ({"weak_network", "strong_network", "kernels", "rule"}, {"members", "rule", "weights"})
 
 
@@ -40,14 +40,14 @@ class Joined(nn.Module):
             for name, shape in self.inputs.items()
         )
 
-    @abstractmethod
     def write(self, path: Path) -> None:
-        """Write it as `.pth`, which `read` reads."""
+        """Write it as `.pth`, which `read` reads. Raises UserError for kinds that have no such file."""
+        raise UserError(f"{path}: expected a name that ends with .py or .onnx for a {self.kind} model")
 
     @staticmethod
-    @abstractmethod
     def read(path: Path, device: torch.device | str) -> "Joined":
         """The model that `write` wrote. Raises UserError where the file is none."""
+        raise UserError(f"{path}: expected a patched model")
 
 
 def is_saved_model(path: Path) -> bool:

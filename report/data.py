@@ -329,4 +329,6 @@ class ReportData:
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
                 raise changed
-        return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0].numpy())
+        return PatchAnswers(
+            model.classes, np.asarray(test.pixels), test.labels, before, after, module_outputs[:, 0].numpy()
+        )

@@ -171,7 +171,10 @@ def main() -> None:
         origin = PatchOrigin(*names, config.num_classes, report.target_classes, kernels)
         model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
         images, places = images_of("test")
-        scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)
+        scores, pixels = (
+            patched(test.weak, test.modules),
+            (weak_images["test"].pixels[places], np.asarray(images.pixels)),
+        )
         reported = reported_of(model, scores, test.weak, pixels, stage.device)
         made_of = {
             "modules": f"{config.name}, set {chosen.name}",

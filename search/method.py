@@ -40,14 +40,16 @@ class Method(Protocol):
     """A way to find modules.
 
     Attributes:
-        name: of the method, and of its module sets where they are not named by `--as`.
         script: the script that searches to the end.
         course: how its log is drawn.
     """
 
-    name: str
     script: str
     course: Course
+
+    @property
+    def name(self) -> str:
+        """Of the method, and of its module sets where they are not named by `--as`."""
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -5,6 +5,5 @@ from search.gradient.method import Gradient
 from search.method import Method
 from search.one_shot import SCORES, OneShot
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (Genetic(), Gradient(), *(OneShot(name, score) for name, score in SCORES.items()))
-}
+OF_ALL: list[Method] = [Genetic(), Gradient(), *(OneShot(name, score) for name, score in SCORES.items())]
+METHODS = {method.name: method for method in OF_ALL}

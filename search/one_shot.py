@@ -7,7 +7,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -284,7 +284,7 @@ class OneShot(DrivenMethod):
     def chosen(self, rows: Sequence[Row]) -> Row:
         """The candidate of the share that was asked for; of several shares the smallest that loses little."""
         if len(self.keeps) > 1:
-            return super().chosen(rows)
+            return cast(Row, super().chosen(rows))
         return next(row for row in rows if row.words == self._words(self.keeps[0]))
 
     def again(self) -> list[str]:

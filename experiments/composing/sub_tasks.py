@@ -17,6 +17,7 @@ import torch
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from composing.rule import fitted
+from dataset.images import Images
 from models.evaluation import outputs_of
 from models.graph import flops_of
 from models.opening import open_stage, stage_parser
@@ -45,17 +46,19 @@ def main() -> None:
     strong = load_strong_model(config, stage.artifacts, device)
     chosen = open_set(config, stage.artifacts, arguments.modules)
     modules, split = chosen.modules(device), load_strong_split(config, stage.artifacts)
-    parts: list[Outputs] = []
-    for images in (split.valid, split.test):
+
+    def outputs(images: Images) -> Outputs:
         of_strong, *of_modules = outputs_of([strong.network, *modules], images, device)
-        parts.append((images.labels, of_strong.numpy(), torch.cat(of_modules, 1).numpy()))
+        return images.labels, of_strong.numpy(), torch.cat(of_modules, 1).numpy()
+
+    valid, test = outputs(split.valid), outputs(split.test)
     costs = np.array([flops_of(module, strong.image_shape) / strong.flops for module in modules])
     print(f"module set {chosen.name}; test images; means over choices in percent; losses in percentage points")
     rows = []
     for size in arguments.sizes:
         every = list(itertools.combinations(range(config.num_classes), size))
         some = generator(stage.seed, "choices", size).permutation(len(every))[: arguments.subsets]
-        rows.append(row_of(*parts, costs, [every[place] for place in sorted(some)]))
+        rows.append(row_of(valid, test, costs, [every[place] for place in sorted(some)]))
     show_table([*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"], rows)
 
 

@@ -78,15 +78,15 @@ def main() -> None:
             if len(target_classes) == 1:
                 show_model(model)
                 print(f"module set {modules.name}: saved {report.path}")
-            if arguments.save:
-                patched, reported = patches[calibration], cases.reported(case, patches[calibration])
+            if arguments.save and (rule := patches[calibration].rule):
+                reported = cases.reported(case, patches[calibration])
                 made_of = {
                     "modules": f"{stage.config.name}, set {modules.name}",
                     "target_classes": [case.classes[-1]],
                     "weak_model": f"{kind.words}, epoch {case.epoch}",
                     "calibration": calibration,
                 }
-                joined = cases.patched_model(case, patched)
+                joined = cases.patched_model(case, rule)
                 files = save_as_reported(joined, arguments.save, reported, stage.device, made_of)
                 names = ", ".join(map(str, files))
                 print(f"saved {names}; run on {len(reported.scores)} test images, it answers as reported")

@@ -5,6 +5,7 @@ import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,16 +96,17 @@ def trade_offs(results: Results) -> Iterator[tuple[str, int, list[TradeOff]]]:
             yield model, seed, read_rows(path, TradeOff, results.made_by)
 
 
+def _distance(point: TradeOff, share: float) -> float:
+    return round(abs(point.kernels_kept - share), 3)
+
+
 def nearest_rounds(points: Sequence[TradeOff]) -> list[tuple[str, TradeOff]]:
     """What is shown of a trade-off, with its name: per share of SHARES the round that keeps nearest to it; the others.
 
     Of rounds that keep as much the last one counts, in which the masks settled.
     """
     rounds = [point for point in points if point.method == "gradient"]
-    nearest = [
-        min(reversed(rounds), key=lambda point, share=share: round(abs(point.kernels_kept - share), 3))
-        for share in (SHARES if rounds else ())
-    ]
+    nearest = [min(reversed(rounds), key=partial(_distance, share=share)) for share in (SHARES if rounds else ())]
     found = [(f"gradient, {point.target}", point) for point in dict.fromkeys(nearest)]
     for point in points:
         if point.method == "genetic":
@@ -311,8 +313,9 @@ def modules_figure(searched: Sequence[tuple[str, int, Sequence[TradeOff]]], data
                 f"({least.method})."
             )
     if dataset in of_sizes.PAPER_DATASETS:
-        of_paper = {"marker": "X", "markersize": 10, "color": INK, "linestyle": "none", "label": "paper, genetic, mean"}
-        axes.plot(100 * of_sizes.PAPER.kernels_kept, of_sizes.PAPER.points_lost, **of_paper)
+        style = {"marker": "X", "markersize": 10, "color": INK, "linestyle": "none"}
+        place = 100 * of_sizes.PAPER.kernels_kept, of_sizes.PAPER.points_lost
+        axes.plot(*place, label="paper, genetic, mean", **style)
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yscale("symlog", linthresh=1)  # networks that lose a little and a lot in one picture
     axes.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50], list(map(str, ticks)))

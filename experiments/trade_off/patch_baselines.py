@@ -94,7 +94,7 @@ def ways_of(cases: PatchCases, case: PatchCase, epochs: int) -> dict[str, Way]:
         return timed(answers, flops, fitted_on * flops)
 
     def tuned(last_layer: bool) -> Way:
-        more = {"device": stage.device, "dtype": stage.dtype, "seed": stage.seed}
+        more: dict[str, Any] = {"device": stage.device, "dtype": stage.dtype, "seed": stage.seed}
         settings = fine_tuning(weak_settings(stage.config, cases.kind), epochs)
         passes = (1 if last_layer else 3) * epochs
         return timed(

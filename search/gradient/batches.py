@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dataset.images import Normalisation, augment, normalise
+from dataset.pixels import PixelsOnDevice
 from utils.seeds import torch_seed
 
 
@@ -22,7 +23,7 @@ class StepBatches:
         normalisation: of the images; None = they are normalised, and not augmented, because padding is black pixels.
     """
 
-    pixels: Tensor
+    pixels: Tensor | PixelsOnDevice
     labels: Tensor
     batch_size: int
     mirror: bool

@@ -34,11 +34,11 @@ class WeightPlaces:
         self._numbers = graph.with_constants(others | numbers)
         self._units = graph.with_constants(others | ones | _units_of_weights(graph, ones))
 
-    def of(self, unit_mask: np.ndarray, target_class: int) -> dict[str, Tensor]:
+    def of(self, unit_mask: np.ndarray, target_class: int | None) -> dict[str, Tensor]:
         """Of each weight of a module its place in the strong model's, counted from 1, by name; 0: it is a filling."""
         return {name: value.long() for name, value in _weights(self._numbers.cut(unit_mask, target_class)).items()}
 
-    def units_read(self, unit_mask: np.ndarray, target_class: int) -> dict[str, Tensor]:
+    def units_read(self, unit_mask: np.ndarray, target_class: int | None) -> dict[str, Tensor]:
         """Of each weight of a module the unit whose maps it multiplies, by name; -1: none that can be dropped.
 
         Of units that nothing with weights reads, such as those in front of a norm over channels, it is the weights of
