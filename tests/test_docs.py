@@ -95,6 +95,17 @@ def test_the_picture_of_the_idea_is_what_its_script_draws(theme):
     assert f"docs/idea_{theme}.svg" in (TOP / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_version_is_the_same_everywhere():
+    places = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## (\d\S*)",
+    }
+    texts = {name: (TOP / name).read_text(encoding="utf-8") for name in places}
+    versions = {name: re.search(pattern, texts[name], re.MULTILINE)[1] for name, pattern in places.items()}
+    assert len(set(versions.values())) == 1, versions
+
+
 def test_paths_in_the_design_exist():
     before_section_4 = (TOP / "DESIGN.md").read_text(encoding="utf-8").split("## 4.")[0]
     rows = re.findall(r"^\|.+\| (.+) \|$", before_section_4, re.MULTILINE)
