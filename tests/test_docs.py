@@ -21,7 +21,7 @@ from utils.artifacts import ArrayFile, ArtifactFile, Artifacts
 from utils.errors import UserError
 
 GUIDES = [TOP / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")] + sorted((TOP / "docs").glob("*.md"))
-DOCUMENTS = [*GUIDES, *sorted((TOP / "experiments" / "results").glob("*.md"))]
+DOCUMENTS = [*GUIDES, TOP / "published" / "README.md", *sorted((TOP / "experiments" / "results").glob("*.md"))]
 MAKEFILE = (TOP / "Makefile").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:cd (?P<folder>\S+) && )?\bpython (?P<script>[\w/]+\.py)(?P<words>[^;&|`\n]*)")
 CODE = re.compile(r"```(?P<language>\w*)\n(?P<block>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
