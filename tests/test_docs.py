@@ -21,7 +21,7 @@ from utils.artifacts import ArrayFile, ArtifactFile, Artifacts
 from utils.errors import UserError
 
 GUIDES = [TOP / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md")] + sorted((TOP / "docs").glob("*.md"))
-DOCUMENTS = [*GUIDES, *sorted((TOP / "experiments" / "results").glob("*.md"))]
+DOCUMENTS = [*GUIDES, TOP / "published" / "README.md", *sorted((TOP / "experiments" / "results").glob("*.md"))]
 MAKEFILE = (TOP / "Makefile").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:cd (?P<folder>\S+) && )?\bpython (?P<script>[\w/]+\.py)(?P<words>[^;&|`\n]*)")
 CODE = re.compile(r"```(?P<language>\w*)\n(?P<block>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
@@ -93,6 +93,17 @@ def test_links_lead_somewhere(document):
 def test_the_picture_of_the_idea_is_what_its_script_draws(theme):
     assert (TOP / "docs" / f"idea_{theme}.svg").read_text(encoding="utf-8") == idea(COLOURS[theme])
     assert f"docs/idea_{theme}.svg" in (TOP / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_everywhere():
+    places = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## (\d\S*)",
+    }
+    texts = {name: (TOP / name).read_text(encoding="utf-8") for name in places}
+    versions = {name: re.search(pattern, texts[name], re.MULTILINE)[1] for name, pattern in places.items()}
+    assert len(set(versions.values())) == 1, versions
 
 
 def test_paths_in_the_design_exist():

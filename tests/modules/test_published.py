@@ -181,7 +181,7 @@ def test_what_is_not_a_published_model_is_refused(published, tmp_path):
         load_published(tmp_path)
 
 
-@pytest.mark.parametrize("folder", sorted(TOP.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted(filter(Path.is_dir, TOP.iterdir())), ids=lambda folder: folder.name)
 def test_what_the_project_publishes_can_be_taken(folder, tmp_path, run_main):
     model, dataset = folder.name.rsplit("_", 1)
     run = run_main(TAKE, "--model", model, "--dataset", dataset, root=tmp_path)
