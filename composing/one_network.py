@@ -37,7 +37,7 @@ def one_network(stage: Stage, strong: Graph, classes: Sequence[int], keep: float
     with core_threads(stage.device) as workers:
         trainer = Trainer(
             restricted,
-            [None],
+            [tuple(range(len(classes)))],
             goal_of(stage.config),
             *to_device(images, stage.device),
             search_settings(stage.config, "flops"),
