@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="training images of each of the N")
     arguments = parser.parse_args()
     top = Path(global_configure.dataset_dir) / arguments.dataset
-    parts = {part: {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*/"))} for part in PARTS}
+    parts = {
+        part: {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
+        for part in PARTS
+    }
     if not parts["test"] or min((len(images) for images in parts["train"].values()), default=0) <= HELD_OUT:
         raise UserError(
             f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} training images of each class"

@@ -31,7 +31,7 @@ def found(folder):
 
 
 def test_halves_share_no_class_and_nothing_is_trained_on_that_validates(top, run_main):
-    assert run_main(SCRIPT, "--dataset", "small", "--halves").exit_code == 0
+    assert run_main(SCRIPT, "--dataset", "small", "--halves", root=top).exit_code == 0
     even, odd, merge = (found(top / f"small_{name}") for name in ("even", "odd", "merge_10"))
     assert [list(half["train"]) for half in (even, odd)] == [["a", "c"], ["b", "d"]]
     assert list(merge["valid"]) == list(merge["test"]) == list("abcd") and "train" not in merge
@@ -42,12 +42,12 @@ def test_halves_share_no_class_and_nothing_is_trained_on_that_validates(top, run
     assert (
         top / "small_even" / "train" / "a" / "train000.png"
     ).resolve() == top / "small" / "train" / "a" / "train000.png"
-    run_main(SCRIPT, "--dataset", "small", "--halves").refused("small_even is there", "move it away")
-    run_main(SCRIPT, "--dataset", "nothing", "--halves").refused("expected {train,test}/CLASS/IMAGE")
+    run_main(SCRIPT, "--dataset", "small", "--halves", root=top).refused("small_even is there", "move it away")
+    run_main(SCRIPT, "--dataset", "nothing", "--halves", root=top).refused("expected {train,test}/CLASS/IMAGE")
 
 
 def test_weak_models_get_unequal_shares(top, run_main):
-    assert run_main(SCRIPT, "--dataset", "small", "--dirichlet", "2", "--images", "40").exit_code == 0
+    assert run_main(SCRIPT, "--dataset", "small", "--dirichlet", "2", "--images", "40", root=top).exit_code == 0
     counts = np.array([[len(images) for images in found(top / f"small_weak_{n}")["train"].values()] for n in range(2)])
     assert counts.min() >= 1 and counts.max() <= 20 and (counts[0] != counts[1]).any()
     assert {part: list(of_part) for part, of_part in found(top / "small_judge").items()}.keys() == {"valid", "test"}
