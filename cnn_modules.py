@@ -315,8 +315,8 @@ def compose(
         sources: of each network, the number of the strong model that it is of; None = all of the same one.
 
     Returns:
-        A network in evaluation mode: images -> scores (n, classes). `rule` is what was fitted: a scale and a bias of
-        each output.
+        A network in evaluation mode: images -> scores (n, classes). `rule` is what was fitted: a linear map of the
+        outputs.
 
     Raises:
         UserError: something does not fit, a class has no images, or an output is not finite.

@@ -91,6 +91,8 @@ class Composition:
         if best_of and len(self.datasets) > 1:
             named = " and ".join(self.datasets)
             raise UserError(f"--best_of: the models are of {named}: give --images NAME to compare them on")
+        if keep_flops is not None and min(len(source.names) for source in sources) < 2:
+            raise UserError("--one_network: expected two or more classes of each model")
 
     @cached_property
     def images(self) -> Any:

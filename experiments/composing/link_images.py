@@ -19,6 +19,7 @@ from utils.seeds import generator
 
 HELD_OUT = 500  # training images of each class
 LABELLED = (10, 50, 500)
+PARTS = ("train", "test")
 
 Parts = Mapping[str, Mapping[str, Sequence[Path]]]  # part -> class -> images
 
@@ -31,8 +32,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="training images of each of the N")
     arguments = parser.parse_args()
     top = Path(global_configure.dataset_dir) / arguments.dataset
-    parts = {part: {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*/"))} for part in PARTS}
-    if not all(len(images) > HELD_OUT for images in parts["train"].values()) or not parts["test"]:
+    parts = {
+        part: {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
+        for part in PARTS
+    }
+    if not parts["test"] or min((len(images) for images in parts["train"].values()), default=0) <= HELD_OUT:
         raise UserError(
             f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} training images of each class"
         )
@@ -49,7 +53,7 @@ def main() -> None:
             made[f"merge_{count}"] = {"valid": {name: valid[name][:count] for name in classes}, "test": test}
     for number in range(arguments.dirichlet):
         shares = generator(global_configure.seed, "dirichlet", number).dirichlet([1.0] * len(classes))
-        counts = [max(20, round(share * arguments.images)) for share in shares]
+        counts = [max(2, round(share * arguments.images)) for share in shares]
         some = {name: train[name][:count] for name, count in zip(classes, counts, strict=True)}
         made[f"weak_{number}"] = {"train": some, "valid": valid, "test": test}
         made["judge"] = {"valid": valid, "test": test}
@@ -69,8 +73,6 @@ def link(parts: Parts, folder: Path) -> None:
                 (target / image.name).symlink_to(image.resolve())
     print(f"made {folder}")
 
-
-PARTS = ("train", "test")
 
 if __name__ == "__main__":
     run(main)

@@ -123,6 +123,16 @@ def test_without_common_images_outputs_are_standardised(compose):
     assert STANDARDISED not in fitted.methods
 
 
+def test_one_network_has_the_classes_of_a_sub_task(compose, tmp_path):
+    path = tmp_path / "one.py"
+    words = ("--one_network", "0.5", "--set", "mask_steps=30", "--save", path)
+    done, record = compose("one", "--take", "small:digits:8,3,5", *words)
+    composed, control = (record.methods[each] for each in (COMPOSED, RESTRICTED.format("small_digits")))
+    assert 0.3 < composed["flops"] <= 0.51 and control["flops"] == 1
+    assert composed["accuracy"] > 0.6 and record.classes == ("8", "3", "5")
+    assert record.made_with["keep_flops"] == 0.5 and "it answers as reported" in done.stdout
+
+
 def test_the_best_of_several_sets(compose, root, run_main):
     done, record = compose("best", "--best_of", "small:digits@few,small:digits@all", "--class_map", "three=3")
     assert record.classes == (*"012", "three", *"456789")
@@ -177,6 +187,10 @@ def test_the_best_of_two_models_has_the_mean_of_their_softmax_and_the_page_shows
         (["--take", "simcnn_x0_25:digits:3,4", "--save", "a.pth"], ("--save a.pth", ".onnx")),
         (["--take", "simcnn_x0_25:digits:3,4", "--one_network", "1.5"], ("--one_network", "up to 1")),
         (["--take", "simcnn_x0_25:digits:3,4@whole", "--one_network", "0.5"], ("leave out @whole",)),
+        (
+            ["--take", "simcnn_x0_25:digits:3,4", "--take", "small:digits:5", "--one_network", "0.5"],
+            ("two or more classes of each",),
+        ),
     ],
 )
 def test_what_cannot_be_composed(root, run_main, words, expected):
