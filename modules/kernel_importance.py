@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import Images, Normalisation, PixelsOnDevice, normalise, to_device
+from dataset.images import Images, Normalisation, normalise, to_device
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.evaluation import EVALUATION_BATCH
@@ -32,7 +32,7 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 
 def kernel_importance(
-    graph: Graph, pixels: Tensor | PixelsOnDevice, labels: Tensor, confidence: float, normalisation: Normalisation
+    graph: Graph, pixels: Tensor, labels: Tensor, confidence: float, normalisation: Normalisation
 ) -> tuple[np.ndarray, list[int]]:
     """Importance of every kernel for every class, in one pass over the images.
 
