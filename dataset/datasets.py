@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -237,9 +238,7 @@ def _described_fingerprint(description: Path) -> str | None:
     return str(content["fingerprint"]) if known else ""
 
 
-def _open_decoded(
-    folder: Path, side: int
-) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray | PixelsOnDisk, np.ndarray]]]:
+def _open_decoded(folder: Path, side: int) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """The classes, and per part the pixels, memory-mapped, and the labels."""
     again = f"any stage, after removing {folder}"
     description = folder / "description.json"
@@ -260,7 +259,7 @@ def _open_decoded(
     return classes, parts
 
 
-def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) -> np.ndarray | PixelsOnDisk:
+def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) -> np.ndarray:
     """The pixels of a part, memory-mapped; where they are too many for memory, with what tells each image.
 
     What reads all of them is done once, and again where the file's size or time of change is another one.
@@ -289,7 +288,8 @@ def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) 
             save_json(stamp_file, stamp)
     if digests is None:
         return pixels
-    return PixelsOnDisk(pixels, np.arange(len(pixels)), digests[:, 0].astype(np.uint32), digests[:, 1].copy())
+    of_each = digests[:, 0].astype(np.uint32), digests[:, 1].copy()
+    return cast(np.ndarray, PixelsOnDisk(pixels, np.arange(len(pixels)), *of_each))
 
 
 def _digests_of(pixels: np.memmap) -> np.ndarray:

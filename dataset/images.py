@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.pixels import PixelsOnDevice, PixelsOnDisk, is_large, on_device, taken
+from dataset.pixels import PixelsOnDisk, is_large, on_device, taken
 from utils.errors import UserError
 
 CROP_PADDING = 4  # pixels
@@ -33,8 +33,9 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Images:
     """Images and labels of one part of a dataset, and how a network is given them."""
 
-    # (n, side, side, 3) uint8, RGB; float32 with any channels where they are normalised. Too many stay on the disk.
-    pixels: np.ndarray | PixelsOnDisk
+    # (n, side, side, 3) uint8, RGB; float32 with any channels where they are normalised. Too many for memory are
+    # PixelsOnDisk, which are indexed alike.
+    pixels: np.ndarray
     labels: np.ndarray  # (n,) int64
     normalisation: Normalisation | None  # None: they are normalised
 
@@ -140,10 +141,10 @@ def differences(expected: SplitRecord, given: SplitRecord) -> str:
     return "; ".join(found)
 
 
-def to_device(images: Images, device: torch.device) -> tuple[Tensor | PixelsOnDevice, Tensor]:
+def to_device(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pixels (n, side, side, 3) uint8 and labels (n,) int64 as tensors on the device.
 
-    Pixels that are too many for memory stay on the disk: a batch of them is read when they are indexed.
+    Pixels that are too many for memory are PixelsOnDevice, which are indexed alike: a batch is read when it is needed.
     """
     return on_device(images.pixels, device), torch.tensor(images.labels, device=device)
 
@@ -152,7 +153,7 @@ def to_device(images: Images, device: torch.device) -> tuple[Tensor | PixelsOnDe
 class PreparedImages:
     """Images as a network is given them, by the batch: (n, channels, side, side), of which a slice is a tensor."""
 
-    pixels: Tensor | PixelsOnDevice
+    pixels: Tensor
     normalisation: Normalisation | None
     dtype: torch.dtype
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,12 +90,12 @@ def read_images(source: np.memmap, places: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def taken(pixels: "np.ndarray | PixelsOnDisk", index: Any) -> "np.ndarray | PixelsOnDisk":
+def taken(pixels: np.ndarray, index: Any) -> np.ndarray:
     """Some of the images, in the order of the index: in memory, where they are few enough."""
     if not isinstance(pixels, PixelsOnDisk):
         return pixels[index]
     chosen = pixels.take(index)
-    return chosen if is_large(chosen.nbytes) else np.asarray(chosen)
+    return cast(np.ndarray, chosen) if is_large(chosen.nbytes) else np.asarray(chosen)
 
 
 def joined_checksum(checksums: Sequence[int], length: int) -> int:
@@ -122,7 +122,7 @@ def joined_checksum(checksums: Sequence[int], length: int) -> int:
 
 
 class PixelsOnDevice:
-    """Pixels on the disk as tensors on a device; what is indexed is read and brought there.
+    """Pixels on the disk, like a tensor on a device: what is indexed is read and brought there.
 
     Args:
         pixels: (n, side, side, 3) uint8.
@@ -141,7 +141,7 @@ class PixelsOnDevice:
         )
 
 
-def on_device(pixels: "np.ndarray | PixelsOnDisk", device: torch.device) -> "Tensor | PixelsOnDevice":
+def on_device(pixels: np.ndarray, device: torch.device) -> Tensor:
     """Pixels as a tensor on the device, or, where they are too many for memory, as what gives one by an index.
 
     On a CUDA device they are many where they would take more than a quarter of what is free.
@@ -153,4 +153,4 @@ def on_device(pixels: "np.ndarray | PixelsOnDisk", device: torch.device) -> "Ten
         for start in range(0, len(pixels), step):
             there[start : start + step] = torch.from_numpy(pixels[start : start + step])
         return there
-    return PixelsOnDevice(pixels, device)
+    return cast(Tensor, PixelsOnDevice(pixels, device))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.images import Crop, Images, Normalisation, PixelsOnDevice, augment, normalise, to_device
+from dataset.images import Crop, Images, Normalisation, augment, normalise, to_device
 from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
@@ -169,7 +169,7 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
-    data: tuple[Tensor | PixelsOnDevice, Tensor],
+    data: tuple[Tensor, Tensor],
     normalisation: Normalisation | None,
     settings: TrainingSettings,
     number: int,

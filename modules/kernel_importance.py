@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import Images, Normalisation, PixelsOnDevice, normalise, to_device
+from dataset.images import Images, Normalisation, normalise, to_device
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.evaluation import EVALUATION_BATCH
@@ -33,7 +33,7 @@ def confident_images(logits: Tensor, labels: Tensor, confidence: float) -> Tenso
 
 def kernel_importance(
     graph: Graph,
-    pixels: Tensor | PixelsOnDevice,
+    pixels: Tensor,
     labels: Tensor,
     confidence: float,
     normalisation: Normalisation | None,

@@ -16,7 +16,8 @@ from utils.given_places import readable
 
 Item = TypeVar("Item")
 
-ENOUGH = 1.0  # seconds of steps that an estimate rests on
+ENOUGH = 1.0  # seconds of steps, without the first one, that an estimate rests on
+AT_ONCE = 20.0  # seconds of a first step after which nobody waits for a second one
 LONG = 7  # times the seconds before a loop says how far it is: of what takes less nothing is said
 FAST = 2e11  # floating-point operations a second, which few machines reach here
 DAY = 86400.0  # seconds; of what takes more it is said what to do instead
@@ -46,7 +47,7 @@ class Estimate:
         seconds = time.perf_counter() - self._start
         self._first = seconds if self._done == 1 else self._first
         later = seconds - self._first
-        if (seconds if self._done == 1 else later) < ENOUGH:
+        if seconds < AT_ONCE if self._done == 1 else later < ENOUGH:
             return
         a_step = later / (self._done - 1) if self._done > 1 else seconds
         self._is_said = True

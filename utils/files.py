@@ -338,7 +338,8 @@ def damaged(path: Path, made_by: str, reason: str) -> DamagedFile:
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return _digest_of(file, path.stat().st_size).hex()
 
 
 def set_aside(path: Path) -> Path:

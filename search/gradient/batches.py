@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from dataset.images import Normalisation, augment, normalise
-from dataset.pixels import PixelsOnDevice
 from utils.seeds import torch_seed
 
 
@@ -23,7 +22,7 @@ class StepBatches:
         normalisation: of the images; None = they are normalised, and not augmented, because padding is black pixels.
     """
 
-    pixels: Tensor | PixelsOnDevice
+    pixels: Tensor
     labels: Tensor
     batch_size: int
     mirror: bool

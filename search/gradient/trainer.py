@@ -18,7 +18,6 @@ from torch import Tensor
 
 from configures.base import Config
 from dataset.images import Normalisation, normalise
-from dataset.pixels import PixelsOnDevice
 from models.evaluation import cpu_state
 from models.graph import (
     STATISTICS_BATCH,
@@ -89,7 +88,7 @@ class Trainer:
         graph: Graph,
         classes: Sequence[tuple[int, ...]],
         goal: Goal,
-        pixels: Tensor | PixelsOnDevice,
+        pixels: Tensor,
         labels: Tensor,
         settings: ModuleTrainingSettings,
         *,
