@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from configures.base import Config, known_configurations, load
+from dataset.datasets import load_dataset
 from dataset.images import Split
 from dataset.splits import load_split
 from models import files as model_files
@@ -25,12 +26,13 @@ from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import open_set
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
+from patching.members import Form
 from patching.metrics import confusion_matrix
 from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report import made_with
-from report.figures_of_patching import PatchAnswers
+from report.figures_of_patching import ChangedImages
 from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
 from search.method import Method
 from utils.errors import UserError
@@ -46,6 +48,19 @@ class Answers:
     strong: np.ndarray  # (images, classes) float32 logits
     modules: np.ndarray  # (images, modules) float32: the modules' own logits
     composed: np.ndarray  # (images, classes) float32: the strong model's logits, those of modules replaced
+
+
+@dataclass(frozen=True)
+class PatchAnswers:
+    """What a weak model, the patched model and the module say about the weak model's test images."""
+
+    changed: ChangedImages  # of all test images: those that did not change are neither gained nor lost
+    module_outputs: np.ndarray  # (images,) float32
+
+    @property
+    def of_target_class(self) -> np.ndarray:
+        """(images,) bool: the images of the target class, which is the weak model's last one."""
+        return self.changed.labels == len(self.changed.classes) - 1
 
 
 class ReportData:
@@ -264,6 +279,28 @@ class ReportData:
         """The patches of weak models that were not made here, by name; none where there are none."""
         return load_own_patches(self.artifacts)
 
+    def own_changed_images(self, name: str) -> ChangedImages:
+        """The test images that a patch of the user's own weak model gained and lost.
+
+        Raises UserError where they are not recorded, or the dataset no longer has them.
+        """
+        model = self.own_patches[name]
+        again = f"patch again with: {self.artifacts.command('scripts/patch_weak_model.py')}"
+        try:
+            changed = model.details["changed"]
+            labels, before, after, places = (
+                np.array(changed[each], np.int64) for each in ("labels", "before", "after", "places")
+            )
+            form = Form.of_plain(changed["form"])
+            dataset = load_dataset(changed["images"], form.side, form.resize, form.normalisation)
+            are_same = [dataset.classes[n] for n in dataset.test.labels[places]] == [model.classes[n] for n in labels]
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise UserError(f"they are not recorded; {again}") from None
+        if not are_same:
+            raise UserError(f"the images have changed since; {again}")
+        pixels = dataset.test.pixels[places]
+        return ChangedImages(name, model.test_images, model.classes, pixels, labels, before, after)
+
     @property
     def patched_kinds(self) -> list[WeakKind]:
         """The kinds of weak models that the configuration has, or that were patched with settings given to a stage."""
@@ -329,4 +366,5 @@ class ReportData:
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
                 raise changed
-        return PatchAnswers(model.classes, test.pixels, test.labels, before, after, module_outputs[:, 0])
+        changed = ChangedImages(model.classes[-1], len(test), model.classes, test.pixels, test.labels, before, after)
+        return PatchAnswers(changed, module_outputs[:, 0].numpy())

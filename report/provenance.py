@@ -1,5 +1,6 @@
 """Where a report's numbers come from: commands and times, seeds, versions, machine, settings."""
 
+import contextlib
 import dataclasses
 import re
 import shlex
@@ -14,7 +15,6 @@ from models.training import best_epoch
 from modules import files as module_files
 from patching import files as patch_files
 from patching.on_disk import load_report
-from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.made_with import IMPORTANCE, SENSITIVITY, TRAINING, MadeWith, dict_in, last_step, script_of, set_in_words
@@ -25,7 +25,7 @@ from utils.artifacts import Artifacts
 from utils.device import machine_facts
 from utils.errors import MissingFile, UserError
 
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
 SEARCH_SETTINGS = {
     "seed of the search": "seed",
     "precision of the search": "precision",
@@ -41,10 +41,9 @@ StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long i
 def provenance_blocks(data: ReportData) -> Iterator[Block]:
     """Settings, seeds, versions, machine, commands and times."""
     yield Table(
-        "The command of each stage, with the settings that the stage recorded where they are not those of the "
-        "configuration file, and with the seed and precision where they are not 0 and float32. In this order and with "
-        "the same images, in an empty root_dir, they make the same again. When each ended, and how long it took, as "
-        "far as its log says.",
+        "The commands that made these files, with every setting that differs from the configuration file, and with the "
+        "seed and precision where they are not 0 and float32. Run in this order, on the same images and in an empty "
+        "root_dir, they reproduce the results.",
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )
@@ -60,15 +59,15 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
         rows += [(f"{name} of the module set", str(value)) for name, value in made_with.items()]
         if mixed := search.get("mixed_processors"):
-            rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
+            rows.append(("processors of the search differ, so the last bits of its outputs may differ", str(mixed)))
     caption = "Seeds, and the versions and machine that made the modules and this report."
     yield Table(caption, ("what", "value"), [*rows, *machine_facts(*PACKAGES).items()])
     yield from damage
     of_kinds = {f"{kind.words} models": list(found.values()) for kind, found in data.weak_made_with.items()}
     first_weak_models = {name: found[0] for name, found in of_kinds.items() if found}
     yield Table(
-        "All settings with the values that the stages recorded. Where none recorded a setting, the value is that of "
-        f"the configuration {data.config.name}, with `--set` as given to this report.",
+        "All settings, as the stages recorded them. A setting that none recorded has its value in the configuration "
+        f"{data.config.name}, with `--set` as given to this report.",
         ("setting", "value used", "recorded by", "configured now, if different", "default, if different", "meaning"),
         setting_rows(data.config, {**data.made_with, **first_weak_models}),
         folded=True,
@@ -168,21 +167,12 @@ def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: in
 def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
     """What patched each weak model of the user's own, as far as its report says it."""
     for file in patch_files.own_reports(data.artifacts):
-        try:
-            model = load_report(file)
-            seconds, command = model.details.get("seconds"), _own_command(data, file.path.stem, model)
-        except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
-            continue
-        yield _row("patching your own model", command, file.path, lambda seconds=seconds: seconds)
-
-
-def _own_command(data: ReportData, name: str, model: PatchedWeakModel) -> str:
-    is_network = bool(model.details.get("cost", {}).get("weak"))
-    given = ["--weak_network", "NETWORK", "--weak_checkpoint"] if is_network else ["--weak_logits"]
-    targets, lose = [one["name"] for one in model.details["judged"]], model.details.get("others_may_lose")
-    words = [*given, model.weak_model, "--target_class", *targets, "--name", name, "--modules", model.modules]
-    words += ["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []
-    return _command(data, "", "scripts/patch_weak_model.py", *(shlex.quote(word) for word in words))
+        with contextlib.suppress(UserError):  # its own section says so
+            details = load_report(file).details
+            command, seed = details.get("command", "not recorded"), details.get("seed", 0)
+            seconds = details.get("seconds")
+            given = f"CNNMOD_SEED={seed} {command}" if seed else str(command)
+            yield _row("patching your own model", given, file.path, lambda seconds=seconds: seconds)
 
 
 def _command(data: ReportData, stage: str, script: str, *more: str) -> str:

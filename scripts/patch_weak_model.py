@@ -14,6 +14,8 @@ data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -158,6 +160,15 @@ def main() -> None:
         report.details["cost"] = cost_of(weak, taken, report)
         show_table(*f1_table(report))
         show_cost(report.details["cost"])
+        images, places = images_of("test")
+        report.details["changed"] = changed_images(
+            *(test.weak.argmax(1), patched(test.weak, test.modules).argmax(1)),
+            *(images.labels, places),
+            *(images_name, weak_form),
+        )
+    given = [*sys.argv[1:], *([] if arguments.modules else ["--modules", chosen.name])]
+    report.details["command"] = shlex.join(["python", "scripts/patch_weak_model.py", *given])
+    report.details["seed"] = stage.seed
     report.details["seconds"] = round(time.perf_counter() - start, 1)
     file.save(report)
     print(f"module set {chosen.name}: saved {file.path}")
@@ -168,7 +179,6 @@ def main() -> None:
         names = arguments.weak_network or "", config.network_name
         origin = Origin(*names, config.num_classes, report.target_classes, kernels)
         model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
-        images, places = images_of("test")
         scores, pixels = patched(test.weak, test.modules), (weak_images["test"].pixels[places], images.pixels)
         reported = reported_of(model, scores, test.weak, pixels, stage.device)
         for path in arguments.save:
@@ -280,6 +290,18 @@ def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
         return
     print(f"before -> after on {report.test_images} test images, in percent; changes in points with 95 % confidence:")
     print(report)
+
+
+def changed_images(
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, places: np.ndarray, name: str, form: Form
+) -> dict[str, Any]:
+    """The test images that the patch gained and lost, for the report: their labels, answers and places.
+
+    The arrays are (images,) int64; `places` are those among the test images of the dataset `name`, in a form.
+    """
+    changed = np.flatnonzero((before == labels) != (after == labels))
+    values = {"labels": labels, "before": before, "after": after, "places": places}
+    return {"images": name, "form": form.to_plain(), **{each: of[changed].tolist() for each, of in values.items()}}
 
 
 def cost_of(weak: Member | None, modules: list[Member], report: PatchedWeakModel) -> dict[str, Any]:
