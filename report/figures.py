@@ -228,10 +228,9 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def end_at_100(axes: Axes, *names: str) -> None:
-    """End the axes `x`, `y` of percentages at 100, where a margin would lead beyond; marks there are drawn whole."""
+    """End the axes `x`, `y` of percentages at 0 and 100, where a margin would lead beyond; marks are drawn whole."""
     for name in names:
-        first, last = getattr(axes, f"get_{name}lim")()
-        getattr(axes, f"set_{name}lim")(min(first, 100), min(last, 100))  # either may be the upper one
+        getattr(axes, f"set_{name}lim")(np.clip(getattr(axes, f"get_{name}lim")(), 0, 100))
     for artist in (*axes.lines, *axes.collections):
         artist.set_clip_on(False)
 

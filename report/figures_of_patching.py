@@ -163,9 +163,9 @@ class ChangedImages:
 def changed_images_figure(cases: Sequence[ChangedImages], title: str) -> Drawing:
     """Draw some images that each patch gained and lost, with the answers before and after, and how many there are."""
     shown = [cases[n] for n in extremes(np.array([len(c.gained) - len(c.lost) for c in cases]), CASES_SHOWN // 2)]
-    height = 2 * ROW_INCHES * len(shown) + 0.6
+    height = 2 * ROW_INCHES * len(shown) + 0.75
     figure = Figure(figsize=(WIDTH, height))  # its own layout: the rows are all alike
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.05 / height, top=1 - 1.1 / height, wspace=0.15, hspace=0.9)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.05 / height, top=1 - 1.25 / height, wspace=0.15, hspace=0.9)
     grid = figure.subplots(2 * len(shown), IMAGES_PER_ROW, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -346,10 +346,11 @@ def own_weak_model_blocks(data: ReportData) -> Iterator[Block]:
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     """The images that the patch gained and lost, and what the modules say about the weak models' images."""
     method, answers = data.patch_answers(kind)
-    name = f"{data.config.name}, {kind.words} models, {method}"
     yield Picture(
         f"patch_{kind}_images",
-        changed_images_figure([answer.changed for answer in answers], f"{name}: test images gained and lost"),
+        changed_images_figure(
+            [answer.changed for answer in answers], f"{kind.words} models: test images gained and lost ({method})"
+        ),
         "Above each image: the answer before and after the patch. Shown are up to six of each for the calibration "
         f"{method}, whose mean F1 is the highest of those tried.",
         folded=True,
