@@ -21,7 +21,7 @@ Tile = tuple[str, str, str]
 
 def answer_section(data: ReportData) -> Section:
     """Return what was modularized, what patching did, how sure; how well and how small the modules are."""
-    builders = (summary, patching_answer, modularization_answer)
+    builders = (summary, patching_answer)
     found = section("answer", "Results", *(partial(build, data) for build in builders))
     if found.absent:
         return replace(found, blocks=[Paragraph(f"There are no modules here yet: {found.absent[0]}")])
@@ -37,36 +37,12 @@ def summary(data: ReportData) -> Iterator[Block]:
         f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
     yield Tiles([*patching_tiles(data), _accuracy_tile(data), _size_tile(data)])
-
-
-def modularization_answer(data: ReportData) -> Iterator[Block]:
-    """Uninformative modules, and the accuracy of the strong and the composed model."""
-    result = data.record
     aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
     if unsure := [f"{data.classes[number]} (AUC {aucs[number]:.2f})" for number in result.uninformative]:
         yield Note(
             f"Uninformative modules, which barely discriminate their class: {_some(unsure)}. Do not patch with them: "
             "fine-tune the modules, or keep more kernels."
         )
-    rows = []
-    for part, name in (("valid", "validation"), ("test", "test")):
-        images, strong, composed = (
-            getattr(result, f"{part}_{key}") for key in ("images", "right_strong", "right_composed")
-        )
-        if not images:  # an earlier version's set of one class
-            continue
-        shares = percent(strong / images), percent(composed / images)
-        difference: Any = f"{100 * (composed - strong) / images:+.2f}"
-        if part == "test":
-            difference = _composed_effect(data) or difference
-        rows.append((name, images, shares[0], shares[1], difference))
-    yield Table(
-        "Accuracy of the strong model, and of its modules composed. The search chose on validation images, so only "
-        "the test images are a fair comparison. Difference in percentage points, on test images with its 95 % "
-        "interval.",
-        ("images", "count", "strong model", "composed model", "difference"),
-        rows,
-    )
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:
@@ -80,7 +56,7 @@ def _accuracy_tile(data: ReportData) -> Tile:
     images, strong, composed = result.test_images, result.test_right_strong, result.test_right_composed
     words = (
         f"{composed:,} of {images:,} test images; strong model {percent(strong / images)}. "
-        f"Difference: {_composed_effect(data) or f'{100 * (composed - strong) / images:+.2f}'} percentage points"
+        f"Percentage points gained: {_composed_effect(data) or f'{100 * (composed - strong) / images:+.2f}'}"
     )
     return label, percent(composed / images), words
 
@@ -111,8 +87,7 @@ def _size_tile(data: ReportData) -> Tile:
 
 def patching_tiles(data: ReportData) -> list[Tile]:
     """What the modules add, and what the patches did to the target classes and to the others; none without patches."""
-    outcomes = [outcome for each in all_patches(data) for outcome in each.outcomes]
-    if not outcomes:
+    if not (outcomes := all_patches(data)):
         return []
     added = [outcome.added["f1"] for outcome in outcomes]
     others = [outcome.changes["others_accuracy"] for outcome in outcomes]
@@ -152,9 +127,7 @@ def _search_in_words(search: dict[str, Any]) -> str:
 
 def patching_answer(data: ReportData) -> Iterator[Block]:
     """Every patch before, without and with its module, and what it cost the other classes."""
-    found = all_patches(data)
-    outcomes = [outcome for each in found for outcome in each.outcomes]
-    if outcomes:
+    if outcomes := all_patches(data):
         yield Picture(
             "patch_effects",
             effects_figure(
@@ -167,7 +140,7 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
         yield Table(
             "Test images; differences in percentage points with 95 % intervals. Without a module: the weak model "
             "fitted again on the same images. An effect is significant where its interval excludes 0 and, of the "
-            f"other classes' accuracy, McNemar's test agrees. Patched: {'; '.join(each.models for each in found)}.",
+            "other classes' accuracy, McNemar's test agrees.",
             (
                 *("weak model: target class", "F1 before", "F1 without module", "F1 with module"),
                 *("module adds to F1", "module adds to others' accuracy", "others' accuracy, before"),

@@ -50,19 +50,6 @@ class Answers:
     composed: np.ndarray  # (images, classes) float32: the strong model's logits, those of modules replaced
 
 
-@dataclass(frozen=True)
-class PatchAnswers:
-    """What a weak model, the patched model and the module say about the weak model's test images."""
-
-    changed: ChangedImages  # of all test images: those that did not change are neither gained nor lost
-    module_outputs: np.ndarray  # (images,) float32
-
-    @property
-    def of_target_class(self) -> np.ndarray:
-        """(images,) bool: the images of the target class, which is the weak model's last one."""
-        return self.changed.labels == len(self.changed.classes) - 1
-
-
 class ReportData:
     """The artifacts of one configuration, with one module set, the most recent one where none is named.
 
@@ -85,7 +72,9 @@ class ReportData:
         """The same before there was a strong model, whose files say what a configuration file does not."""
         if self.config.name in known_configurations():
             return self.configured
-        form = {field.name: field.default for field in dataclasses.fields(Config) if field.name in IMAGE_FORM}
+        form: dict[str, Any] = {
+            each.name: each.default for each in dataclasses.fields(Config) if each.name in IMAGE_FORM
+        }
         return dataclasses.replace(self.configured, network="", **form)
 
     @cached_property
@@ -287,19 +276,15 @@ class ReportData:
         model = self.own_patches[name]
         again = f"patch again with: {self.artifacts.command('scripts/patch_weak_model.py')}"
         try:
-            changed = model.details["changed"]
-            labels, before, after, places = (
-                np.array(changed[each], np.int64) for each in ("labels", "before", "after", "places")
-            )
-            form = Form.of_plain(changed["form"])
+            changed, form = model.details["changed"], Form.of_plain(model.details["changed"]["form"])
+            places, *answers = (np.array(changed[each], np.int64) for each in ("places", "labels", "before", "after"))
             dataset = load_dataset(changed["images"], form.side, form.resize, form.normalisation)
-            are_same = [dataset.classes[n] for n in dataset.test.labels[places]] == [model.classes[n] for n in labels]
+            names = [dataset.classes[label] for label in dataset.test.labels[places]]
+            if names != [model.classes[label] for label in answers[0]]:
+                raise UserError(f"the images have changed since; {again}")
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"they are not recorded; {again}") from None
-        if not are_same:
-            raise UserError(f"the images have changed since; {again}")
-        pixels = dataset.test.pixels[places]
-        return ChangedImages(name, model.test_images, model.classes, pixels, labels, before, after)
+        return ChangedImages(name, model.test_images, model.classes, dataset.test.pixels[places], *answers)
 
     @property
     def patched_kinds(self) -> list[WeakKind]:
@@ -317,7 +302,7 @@ class ReportData:
             )
         return models
 
-    def patch_answers(self, kind: WeakKind) -> tuple[str, list[PatchAnswers]]:
+    def patch_answers(self, kind: WeakKind) -> tuple[str, list[ChangedImages]]:
         """The best calibration tried, and what the last reported epoch of each weak model of a kind says by it.
 
         Raises UserError where the networks on the disk do not answer as the reports say.
@@ -328,7 +313,7 @@ class ReportData:
 
     def _check_settings_of(self, model: PatchedWeakModel, kind: WeakKind) -> None:
         """Raises UserError where a weak model is of another network or of other classes than the settings say."""
-        patched = {"weak_classes": model.classes[:-1]}
+        patched: dict[str, Any] = {"weak_classes": model.classes[:-1]}
         if kind is WeakKind.SIMPLE:
             patched["weak_model"] = model.weak_model
         given = [f"{name}={as_text(value)}" for name, value in patched.items() if getattr(self.config, name) != value]
@@ -343,7 +328,7 @@ class ReportData:
         artifacts = dataclasses.replace(self.artifacts, assignments=(*self.artifacts.assignments, *assignments))
         return artifacts.command("scripts/make_report.py")
 
-    def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> PatchAnswers:
+    def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> ChangedImages:
         self._check_settings_of(model, kind)
         test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
         if len(test) != model.test_images:
@@ -366,5 +351,5 @@ class ReportData:
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
                 raise changed
-        changed = ChangedImages(model.classes[-1], len(test), model.classes, test.pixels, test.labels, before, after)
-        return PatchAnswers(changed, module_outputs[:, 0].numpy())
+        shown = len(test), model.classes, test.pixels, test.labels, before, after
+        return ChangedImages(model.classes[-1], *shown, outputs=module_outputs[:, 0].numpy())

@@ -97,10 +97,9 @@ def drawing_of(figure: Figure, finding: str, kind: type, rows: Sequence[Any]) ->
     return Drawing(figure, finding, tuple(field.name for field in fields(kind)), [astuple(row) for row in rows])
 
 
-def curve_style(number: int, colours: int = 4) -> dict[str, Any]:
-    """The colour and the mark of a figure's n-th curve, from 0; by default one of the four colours told apart best."""
-    color = (0, 1, 2, 4)[number % 4] if colours == 4 else number % colours
-    return {"color": PALETTE[color], "marker": MARKERS[number % len(MARKERS)]}
+def curve_style(number: int) -> dict[str, Any]:
+    """The colour, one of the four told apart best, and the mark of a figure's n-th curve, from 0."""
+    return {"color": PALETTE[(0, 1, 2, 4)[number % 4]], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -177,15 +176,9 @@ def heat_map(
     high: float | None = None,
     **more: Any,
 ) -> None:
-    """Draw a labelled heat map with seaborn.
+    """Draw a labelled heat map of values (rows, columns), from 0 to `high`, with seaborn; NaN leaves a cell empty.
 
-    Args:
-        axes: where it is drawn; `more` is for `seaborn.heatmap`.
-        values: (rows, columns), from 0 up; NaN leaves a cell empty.
-        rows, columns: their names, of which some are left out where they are many.
-        label: of the colour bar.
-        texts: (rows, columns), for each cell; not shown where there are many cells.
-        high: the value of the brightest colour; the largest one by default.
+    Each cell shows its text in `texts`, unless there are many; of many names some are left out.
     """
     import seaborn  # takes a second
 

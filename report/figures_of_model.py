@@ -50,12 +50,7 @@ def training_figure(history: Sequence[Epoch], best: int, title: str) -> Drawing:
 def importance_figure(layers: dict[str, np.ndarray], classes: Sequence[str], title: str) -> Drawing:
     """Draw one heat map per layer: how important each kernel is for each class, as a share of the layer's largest.
 
-    In each map the kernels are sorted by their mean over the classes.
-
-    Args:
-        layers: layer's name -> (classes, kernels).
-        classes: their names.
-        title: of the figure.
+    `layers` is by name, (classes, kernels) each. In a map the kernels are sorted by their mean over the classes.
     """
     lines = -(-len(layers) // MAPS_PER_ROW)
     figure = new_figure(WIDTH, (inches_of(len(classes), 0.2) + 0.6) * lines + 0.7)
@@ -98,14 +93,9 @@ def sensitivity_figure(
     title: str,
     marked_as: str = "recommended as sensitive",
 ) -> Drawing:
-    """Draw a heat map of accuracy: a row per layer, a column per kept share of its kernels.
+    """Draw a heat map of accuracy: a row per layer, a column per kept share; `sensitive` layers are marked.
 
-    Args:
-        curves: layer's name -> (ratios, 2): ratio, accuracy.
-        sensitive: the layers that are marked.
-        tolerance: the loss of accuracy, as a share, from which a layer counts as having fallen.
-        title: of the figure.
-        marked_as: what the marked layers are.
+    `curves` is by layer's name, (ratios, 2): ratio, accuracy. From the loss `tolerance` a layer counts as fallen.
     """
     ratios = sorted({float(ratio) for curve in curves.values() for ratio in curve[:, 0]})
     values = np.full((len(curves), len(ratios)), np.nan)

@@ -1,7 +1,7 @@
 """Figures of patching: what modules add, every target class before and after, images gained and lost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,9 +38,7 @@ MARKS |= {"": (UNSURE, "o", "not significant")}
 def effects_figure(effects: Mapping[str, Mapping[str, Effect]], title: str) -> Drawing:
     """Draw differences with their 95 % intervals; of many patches those with extreme differences.
 
-    Args:
-        effects: label -> metric of PANELS -> patched minus not patched.
-        title: of the figure.
+    `effects` is label -> metric of PANELS -> patched minus the control.
     """
     labels = list(effects)
     chosen = [labels[n] for n in extremes(np.array([each["f1"].difference for each in effects.values()]))]
@@ -85,13 +83,9 @@ def effects_figure(effects: Mapping[str, Mapping[str, Effect]], title: str) -> D
 def patch_figure(
     weak_models: dict[str, dict[str, TargetClassScores]], title: str, control: str | None = None
 ) -> Drawing:
-    """Draw F1 of the target class and the accuracy of the others, before and after patching.
+    """Draw F1 of the target class and the accuracy of the others, by each method; of many weak models the extreme ones.
 
-    Args:
-        weak_models: label -> method -> scores; all have the same methods, the first of which is the weak model as it
-            was. Of many the ones with the smallest and the largest F1 by the second method are shown.
-        title: of the figure.
-        control: the method without a module, which the others are compared with.
+    `weak_models` is label -> method -> scores, the weak model as it was first; `control` is the method without module.
     """
     labels, methods = list(weak_models), list(next(iter(weak_models.values())))
     values = 100 * np.array([[metrics_of(scores[method]) for method in methods] for scores in weak_models.values()])
@@ -119,18 +113,13 @@ def patch_figure(
     figure.suptitle(title)
     sentences = []
     for number, method in enumerate(methods):
-        if number == 0 or method == control:
-            continue
-        sentences.append(
-            f"With {method}, F1 is {span(f1[:, number])} % instead of {span(f1[:, 0])} %, higher for "
-            f"{int((f1[:, number] > f1[:, 0]).sum())} of {counted(len(labels), 'weak model')}; the accuracy of the "
-            f"other classes changes by {span(others[:, number] - others[:, 0], '+.1f')} percentage points."
-        )
-        if control:
-            alone = f1[:, methods.index(control)]
+        if number and method != control:
+            alone = methods.index(control) if control else 0
+            added = f1[:, number] - f1[:, alone]
             sentences.append(
-                f"Without a module F1 is {span(alone)} %: the module adds {span(f1[:, number] - alone, '+.1f')} "
-                f"percentage points, and F1 is higher for {int((f1[:, number] > alone).sum())}."
+                f"With {method}, F1 is {span(f1[:, number])} %, before {span(f1[:, 0])} %; compared with "
+                f"{methods[alone]} it changes by {span(added, '+.1f')} percentage points, and is higher for "
+                f"{int((added > 0).sum())} of {counted(len(labels), 'weak model')}."
             )
     rows = [(label, method, *metrics_of(scores[method])) for label, scores in weak_models.items() for method in methods]
     return Drawing(figure, " ".join(sentences), ("weak_model", "method", *METRICS), rows)
@@ -138,7 +127,7 @@ def patch_figure(
 
 @dataclass(frozen=True)
 class ChangedImages:
-    """The test images that a weak model or its patch classifies correctly, but not both."""
+    """Test images before and after a patch: all of them, or those alone that it gained and lost."""
 
     name: str  # of the weak model
     test_images: int  # all of them
@@ -147,6 +136,12 @@ class ChangedImages:
     labels: np.ndarray  # (images,) int64
     before: np.ndarray  # (images,) int64: the weak model's answers
     after: np.ndarray  # (images,) int64: the patched model's
+    outputs: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (images,): the module's, of all test images
+
+    @property
+    def of_target_class(self) -> np.ndarray:
+        """(images,) bool: the images of the target class, which is the last one."""
+        return self.labels == len(self.classes) - 1
 
     @property
     def gained(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures of the module search: its course, what modules keep and cost, how alike they are."""
+"""Figures of the module search: its course, and what modules keep and cost."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from modules.jaccard import jaccard_distances
+from modules.jaccard import mean_pairwise_distance
 from report.figures import MARKERS, PALETTE, WIDTH, Drawing, end_at_100, heat_map, inches_of, new_figure, styled
 from report.words import percent
 from search.method import Course, Panel
@@ -66,15 +66,10 @@ def kept_figure(
     title: str,
     costs: tuple[Sequence[int], np.ndarray] | None = None,
 ) -> Drawing:
-    """Draw a heat map of the share of each layer's kernels that each module keeps.
+    """Draw a heat map of the share of each layer's kernels that each module keeps; masks (classes, K), True = kept.
 
-    Args:
-        masks: (classes, K) bool, True = kept. The column `all` counts all K kernels, as the searches do.
-        slices: where the kernels of each shown layer stand; of layers that are cut alike the first is enough.
-        layers: their names.
-        classes: of the modules.
-        title: of the figure.
-        costs: kernels, FLOPs of one image and parameters of the strong model, and (classes, 3) of the modules.
+    `slices` are the kernels of each shown layer, one of those that are cut alike; the column `all` counts all K.
+    `costs` are kernels, FLOPs of one image and parameters: of the strong model, and (classes, 3) of the modules.
     """
     counts = np.stack([*(masks[:, layer].sum(1) for layer in slices), masks.sum(1)], 1)
     whole = [*(layer.stop - layer.start for layer in slices), masks.shape[1]]
@@ -106,28 +101,7 @@ def kept_figure(
             f" A module has on average {mean[-2]:.1f} % of the strong model's FLOPs and {mean[-1]:.1f} % of its "
             f"parameters; all {len(classes)} side by side have {shares[:, -2].sum() / 100:.1f} times its FLOPs."
         )
+    if len(masks) > 1:
+        finding += f" The mean Jaccard distance of two modules' kernels is {mean_pairwise_distance(masks):.3f}."
     rows = [(classes[c], columns[n], int(kept), int(whole[n])) for (c, n), kept in np.ndenumerate(counts)]
     return Drawing(figure, finding, ("class", "what", "module", "strong_model"), rows)
-
-
-@styled
-def pairs_figure(masks: np.ndarray, classes: Sequence[str], title: str) -> Drawing:
-    """Draw how different any two modules are; masks (classes, K) bool, True = kept."""
-    distances = jaccard_distances(masks, masks)
-    shared = masks.astype(np.int64) @ masks.T.astype(np.int64)
-    figure = new_figure(WIDTH, inches_of(len(classes), 0.3) + 1.6)
-    axes = figure.subplots()
-    texts = np.vectorize(lambda distance: f"{distance:.2f}".removeprefix("0"))(distances)
-    heat_map(axes, distances, classes, classes, label="Jaccard distance of the kept kernels", texts=texts)
-    axes.set(xlabel="module of class", ylabel="module of class")
-    figure.suptitle(title)
-    first, second = np.triu_indices(len(classes), 1)
-    of_pairs = distances[first, second]
-    near, far = int(of_pairs.argmin()), int(of_pairs.argmax())
-    finding = (
-        f"The mean distance of two modules is {of_pairs.mean():.3f}. Most alike: {classes[first[near]]} and "
-        f"{classes[second[near]]} ({of_pairs[near]:.3f}); most different: {classes[first[far]]} and "
-        f"{classes[second[far]]} ({of_pairs[far]:.3f})."
-    )
-    rows = [(classes[i], classes[j], distance, int(shared[i, j])) for (i, j), distance in np.ndenumerate(distances)]
-    return Drawing(figure, finding, ("class", "other_class", "jaccard_distance", "shared_kernels"), rows)

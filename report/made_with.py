@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from configures.base import Config
@@ -122,7 +123,7 @@ def records(
     if module_files.sensitivity_settings(artifacts).exists():
         yield SENSITIVITY, lambda: of_sensitivity(config, artifacts)
     for each in sets:
-        yield set_in_words(each), lambda each=each: of_set(each)
+        yield set_in_words(each), partial(of_set, each)
 
 
 def of_training(config: Config, artifacts: Artifacts) -> MadeWith:

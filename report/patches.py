@@ -8,7 +8,7 @@ from patching.metrics import METRICS, TargetClassScores, metrics_of
 from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.data import ReportData
-from report.words import Effect, counted
+from report.words import Effect
 from utils.errors import UserError
 
 Patched = dict[str, tuple[PatchedWeakModel, int]]  # label -> weak model, and which of its target classes
@@ -27,28 +27,16 @@ class Outcome:
     others_p: float  # McNemar's, of the others' accuracy from before to after
 
 
-@dataclass(frozen=True)
-class Patches:
-    """The patches of one kind of weak models."""
-
-    models: str  # how many, and which
-    outcomes: Sequence[Outcome]
-
-
-def all_patches(data: ReportData) -> list[Patches]:
-    """Return the patches by kind of weak models; a kind without patches, or with damaged reports, is left out."""
+def all_patches(data: ReportData) -> list[Outcome]:
+    """Return all patches, of each by the learned rule if it was tried; without kinds that have damaged reports."""
     found = []
     for kind in (*data.patched_kinds, None):
         with contextlib.suppress(UserError):  # its own section says so
             if patched := patches_of(data, kind):
-                models = models_of(patched)
-                tried = common_calibrations(models)
+                tried = common_calibrations(models_of(patched))
                 method = "learned" if "learned" in tried else tried[0]  # not the best on test images
-                which = f"{counted(len(models), 'model')} of your own"
-                if kind is not None:
-                    which = f"{counted(len(models), f'{kind.words} model')} ({method})"
-                prefix = f"{kind.words}: " if kind else ""
-                found.append(Patches(which, [outcome_of(*of, method, prefix + name) for name, of in patched.items()]))
+                prefix, suffix = f"{kind.words}: " if kind else "", "" if method == "learned" else f", {method}"
+                found += [outcome_of(*of, method, f"{prefix}{name}{suffix}") for name, of in patched.items()]
     return found
 
 
@@ -82,7 +70,7 @@ def outcome_of(model: PatchedWeakModel, number: int, method: str, name: str) -> 
     for first, sure in ((before, change), (no_module, over_no_module)):
         differences = zip(METRICS, metrics_of(first), metrics_of(after), strict=True)
         effects.append({metric: Effect.of(sure, metric, new - old) for metric, old, new in differences})
-    return Outcome(name, before, after, no_module, *effects, others_p=change.others_p)
+    return Outcome(name, before, after, no_module, effects[0], effects[1], change.others_p)
 
 
 def label_of(model: PatchedWeakModel, models: Sequence[PatchedWeakModel]) -> str:

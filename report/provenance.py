@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def stage_rows(data: ReportData) -> list[StageRow]:
     rows, importance = _strong_model_row(data), module_files.kernel_importance(artifacts)
     if importance.exists():
         command = _command(data, IMPORTANCE, "preprocess/kernel_importance_analyzer.py")
-        seconds = lambda: module_files.importance_settings(artifacts).load().get("seconds")  # noqa: E731
-        rows.append(_row(IMPORTANCE, command, importance.path, seconds))
+        settings = module_files.importance_settings(artifacts)
+        rows.append(_row(IMPORTANCE, command, importance.path, lambda: settings.load().get("seconds")))
     sensitivity = module_files.layer_sensitivity(artifacts, list(data.layer_names)[-1])
     if sensitivity.exists():
         command = _command(data, SENSITIVITY, "scripts/run_layer_sensitivity_analyzer.py")
@@ -95,7 +96,14 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
     if not file.exists():
         return []
     if model_files.training_log(artifacts).exists():
-        return [_row(TRAINING, _command(data, TRAINING, "train.py"), file.path, lambda: _sum(data.history))]
+        return [
+            _row(
+                TRAINING,
+                _command(data, TRAINING, "train.py"),
+                file.path,
+                partial(_seconds_in, [model_files.training_log(artifacts)]),
+            )
+        ]
     if model_files.image_order(artifacts).exists():
         command = _command(data, "", "scripts/take_published_model.py")
         return [_row("pretrained model", command, file.path)]
@@ -109,7 +117,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
     for each in data.sets:
         name, target_class, seconds = set_in_words(each), each.target_classes[0], last_step(each).get("seconds")
         command = _command(data, name, script_of(each))
-        yield _row(name, command, each.file(target_class).path, lambda seconds=seconds: seconds)
+        yield _row(name, command, each.file(target_class).path, seconds)
         if (outputs := module_files.module_outputs(data.artifacts, target_class, each.name)).exists():
             command = _command(data, "", "preprocess/module_output_collector.py", "--modules", each.name)
             yield _row(f"outputs of {name}", command, outputs.path)
@@ -117,7 +125,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
         log = method.files(data.artifacts).log
         if log.exists() and all(each.record.method != method.name for each in data.sets):
             command = _command(data, "", method.script)
-            yield _row(f"{method.name} search", command, log.path, lambda log=log: _sum(log.load()))
+            yield _row(f"{method.name} search", command, log.path, partial(_seconds_in, [log]))
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
@@ -129,7 +137,7 @@ def weak_rows(data: ReportData) -> Iterator[StageRow]:
         script = f"experiments/patch/patch_for_{kind}_model/train.py"
         for classes in _runs(made_with, data):
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, _target_option(classes))
-            seconds = lambda logs=[logs[c] for c in classes]: sum(_sum(log.load()) for log in logs)  # noqa: E731
+            seconds = partial(_seconds_in, [logs[c] for c in classes])
             yield _row(f"{kind.words} models", command, logs[classes[-1]].path, seconds)
         yield from _patch_rows(data, kind)
     yield from _own_patch_rows(data)
@@ -170,9 +178,8 @@ def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
         with contextlib.suppress(UserError):  # its own section says so
             details = load_report(file).details
             command, seed = details.get("command", "not recorded"), details.get("seed", 0)
-            seconds = details.get("seconds")
             given = f"CNNMOD_SEED={seed} {command}" if seed else str(command)
-            yield _row("patching your own model", given, file.path, lambda seconds=seconds: seconds)
+            yield _row("patching your own model", given, file.path, details.get("seconds"))
 
 
 def _command(data: ReportData, stage: str, script: str, *more: str) -> str:
@@ -201,17 +208,17 @@ def _target_option(classes: Sequence[int]) -> list[str]:
     return ["--target_class", str(classes[0])] if len(classes) == 1 else []
 
 
-def _row(name: str, command: str, file: Path, seconds: Callable[[], Any] = lambda: None) -> StageRow:
-    """A stage that has run; `seconds` gives None, or raises UserError, where they are not recorded."""
+def _row(name: str, command: str, file: Path, seconds: Any = None) -> StageRow:
+    """A stage that has run; `seconds` are a number, or a function that raises UserError where they are not recorded."""
     try:
-        took = seconds()
+        took = seconds() if callable(seconds) else seconds
     except UserError:
         took = None
     return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
 
 
-def _sum(rows: Sequence[Any]) -> float:
-    return sum(row.seconds for row in rows)
+def _seconds_in(logs: Sequence[Any]) -> float:
+    return sum(row.seconds for log in logs for row in log.load())
 
 
 def _time(file: Path) -> float:

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from composing import files as composing_files
+from composing.report import HEADINGS
 from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
-from modules.jaccard import mean_pairwise_distance
 from modules.layer_sensitivity import recommend_sensitive
 from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
 from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
-from report.composed import composed_blocks
 from report.data import ReportData
-from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
+from report.figures_of_accuracy import confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
-from report.figures_of_search import course_figure, kept_figure, pairs_figure
+from report.figures_of_search import course_figure, kept_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
 from report.patches import Patched, models_of, outcome_of, patches_of
 from report.provenance import provenance_blocks
@@ -49,7 +49,7 @@ def report_sections(data: ReportData) -> list[Section]:
         (f"patch-{kind}", f"Patching {kind.words} models", [partial(part, kind=kind) for part in builders])
         for kind in data.patched_kinds
     ]
-    own = [partial(patch_blocks, kind=None), own_weak_model_blocks]
+    own: list[Callable[..., Iterator[Block]]] = [partial(patch_blocks, kind=None), own_weak_model_blocks]
     asked_for: Sequence[Part] = (
         *patching,
         ("patch-own", "Patching your own weak models", own),
@@ -204,42 +204,58 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
         "strong model's kernels. `all` counts every kernel of every conv layer. FLOPs are of one image, a "
         "multiply-accumulate counts 2, convolutions and matrix products only.",
     )
-    if len(masks) > 1:
-        yield Picture(
-            "module_pairs",
-            pairs_figure(masks, classes, f"{name}: how alike modules are, mean {mean_pairwise_distance(masks):.3f}"),
-            "Jaccard distance: 0 = the same kernels, 1 = none in common.",
-            folded=True,
-        )
 
 
 def class_blocks(data: ReportData) -> Iterator[Block]:
-    """Size and quality of each module as a table."""
+    """Size, quality and accuracy of each module's class as a table."""
     record = data.record
     unknown = (math.nan,) * len(data.targets)
     columns = [record.flops, record.valid_auc_modules, record.valid_auc_strong, record.explained]
-    values = zip(data.targets, record.kernels_kept, *(column or unknown for column in columns), strict=True)
+    try:
+        of_models = [100 * np.diagonal(each) / np.maximum(each.sum(1), 1) for each in data.confusions.values()]
+        accuracies = [[f"{share[number]:.1f}" for share in of_models] for number in data.target_classes]
+    except UserError:  # the composed model's section says so
+        accuracies = [["", ""]] * len(data.targets)
+    sizes = [percent(kept / record.kernels) for kept in record.kernels_kept]
+    quality = [map(known, values, FORMS) for values in zip(*(column or unknown for column in columns), strict=True)]
     yield Table(
-        "The modules. AUC: the probability that a validation image of the class has a larger logit of the class than "
-        f"another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative module. "
-        "Logit explained: the share of the variance of the strong model's logit that the module explains.",
-        ("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
-        [(name, percent(kept / record.kernels), *map(known, more, FORMS)) for name, kept, *more in values],
+        "The modules, by class. AUC: the probability that a validation image of the class has a larger logit of the "
+        f"class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "
+        "module. Logit explained: the share of the variance of the strong model's logit that the module explains. "
+        "Accuracy: of the class's test images, in percent.",
+        (
+            *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
+            *("accuracy, strong model", "accuracy, composed"),
+        ),
+        [
+            (name, size, *values, *shares)
+            for name, size, values, shares in zip(data.targets, sizes, quality, accuracies, strict=True)
+        ],
     )
 
 
+def composed_blocks(data: ReportData) -> Iterator[Block]:
+    """A table of each one: its methods, with intervals and costs. Raises UserError where a record is damaged."""
+    for file in composing_files.records(data.artifacts):
+        record = file.load()
+        if all(source.get("configuration") != data.config.name for source in record.sources.values()):
+            continue
+        yield Table(
+            f"{file.path.stem}: {record.task}, {len(record.classes)} classes ({', '.join(record.classes)}) of "
+            f"{', '.join(record.sources)}; {record.images.get('test')} test images. Differences are in percentage "
+            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together.",
+            ("method", *HEADINGS[1:]),
+            record.rows,
+        )
+
+
 def accuracy_blocks(data: ReportData) -> Iterator[Block]:
-    """Confusions and accuracy per class."""
+    """The confusion matrices of the strong and the composed model."""
     name = f"{data.config.name}, test images"
     yield Picture(
         "confusions",
         confusion_figure(data.confusions, data.classes, name),
         "Rows are true classes, columns are predicted classes. Numbers are images.",
-    )
-    yield Picture(
-        "class_accuracy",
-        class_accuracy_figure(data.confusions, data.classes, f"{name}: accuracy of each class"),
-        "Circle: the strong model; square: the composed model.",
     )
 
 
@@ -348,9 +364,7 @@ def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     method, answers = data.patch_answers(kind)
     yield Picture(
         f"patch_{kind}_images",
-        changed_images_figure(
-            [answer.changed for answer in answers], f"{kind.words} models: test images gained and lost ({method})"
-        ),
+        changed_images_figure(answers, f"{kind.words} models: test images gained and lost ({method})"),
         "Above each image: the answer before and after the patch. Shown are up to six of each for the calibration "
         f"{method}, whose mean F1 is the highest of those tried.",
         folded=True,
@@ -358,9 +372,9 @@ def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
     yield Picture(
         f"patch_{kind}_outputs",
         outputs_figure(
-            [answer.module_outputs[answer.of_target_class] for answer in answers],
-            [answer.module_outputs[~answer.of_target_class] for answer in answers],
-            [answer.changed.name for answer in answers],
+            [answer.outputs[answer.of_target_class] for answer in answers],
+            [answer.outputs[~answer.of_target_class] for answer in answers],
+            [answer.name for answer in answers],
             "images of the weak model's other classes",
             f"{data.config.name}: modules' outputs on test images of the {kind.words} models",
         ),

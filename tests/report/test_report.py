@@ -182,9 +182,9 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     assert done.exit_code == 0, done.stderr
     folder = report_files.folder(copied.artifacts)
     page = check_page((folder / "index.html").read_text(encoding="utf-8"))
-    assert len(page.all("img")) == 13
+    assert len(page.all("img")) == 11
     files = sorted(path.name for path in figures.iterdir())
-    assert len(files) == 3 * 13 + 1 and "a_users_own.png" in files
+    assert len(files) == 3 * 11 + 1 and "a_users_own.png" in files
     assert "patch_weak_images.svg" in files and "training.csv" in files
     result = load_json(copied.artifacts.folder / "modules" / "genetic" / "set.json", "")
     share = 100 * result["test_right_composed"] / result["test_images"]
@@ -192,14 +192,14 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     right = f"{result['test_right_composed']} of {result['test_images']}"
     assert f"Accuracy of the modules, composed {share:.1f} % {right} test images; strong model" in text
     assert re.search(r"Size of a module \d+\.\d % of the kernels on average", text)
-    assert re.search(r"Difference: [+-]\S+ \[\S+, \S+\], (not )?significant", text)
+    assert re.search(r"Percentage points gained: [+-]\S+ \[\S+, \S+\], (not )?significant", text)
     assert re.search(r"The module helps \d of 2 patches: F1 of the target class is significantly higher than", text)
     assert re.search(r"F1 of the target class, patched \S+.* % before \S+.* %; without a module \S+", text)
     assert re.search(r"Accuracy of the other classes [+-]\S+.* percentage points, after minus before", text)
     assert "overly simple: 3" in text and "Dashed: the modules of this page." in text
     assert "decomposed into 5 modules, one for each of the classes 0, 1, 2, 3, 4" in text
     assert "genetic search (generation 1 of 1, 6 s)" in text
-    assert "Patched: 2 overly simple models (min_max)." in text
+    assert "overly simple: 3, min_max" in text
     # Nobody asked for poorly fitted models: they stand in no box, but in the fold at the end.
     assert "first run" not in done.stdout and page.text.count("first run: ") == 1
     poor = f"python experiments/patch/apply_patch.py --model {MODEL} --dataset {DATASET} --exp_type poor_fit"
@@ -375,7 +375,7 @@ def test_modules_of_another_search_are_not_said_to_be_of_this_one(copied: Report
 
 def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> None:
     assert not list(set_blocks(copied))
-    (picture, *_), masks = kernel_blocks(copied), copied.masks
+    (picture,), masks = kernel_blocks(copied), copied.masks
     assert isinstance(picture, Picture) and len(picture.drawing.rows) == NUM_CLASSES * 16
     strong, split = load_strong_model(CONFIG, copied.artifacts, copied.stage.device), load_split(CONFIG)
     search = {"method": "gradient", "seconds": 2.0, "fine_tuned": {"seconds": 3.0, "configured": {"mirror": True}}}
@@ -460,7 +460,7 @@ def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
     assert isinstance(confusions, Picture)
     assert "Before: 88.0 % of 100" in confusions.drawing.finding.replace("\N{NO-BREAK SPACE}", " ")
     assert isinstance(note, Note) and "they are not recorded; patch again with" in note.text
-    assert [each.models for each in all_patches(copied)][1:] == ["1 model of your own"]
+    assert [each.name for each in all_patches(copied)][2:] == ["mine: star"]
     (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
     assert row[3] == "4 s"
     assert row[1] == "`CNNMOD_SEED=7 python x.py --weak_logits y`"
@@ -494,7 +494,7 @@ def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> N
     save_json(file.path, {"test": {"images": 3}})
     (note,) = notes(lambda: patch_blocks(copied, None))
     assert str(file.path) in note
-    assert [each.models for each in all_patches(copied)] == ["2 overly simple models (min_max)"]
+    assert len(all_patches(copied)) == 2
 
 
 def test_a_section_of_what_was_never_made_is_empty_and_a_damaged_one_is_not() -> None:
