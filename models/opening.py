@@ -65,13 +65,13 @@ def open_stage(arguments: argparse.Namespace) -> Stage:
     dtype = resolve_precision(global_configure.precision, device)
     make_deterministic(global_configure.seed)
     say(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}")
-    if config.name not in known_configurations():
+    artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
+    if config.name not in known_configurations() and not model_files.network_settings(artifacts).exists():
         say(f"no file configures/{config.name}.py, so: {_in_words(config)}")
     if not is_fast_in(dtype, device):
         say(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster")
     if arguments.set:
         say(f"for this run: {' '.join(arguments.set)}")
-    artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
     return Stage(config, artifacts, device, dtype, global_configure.seed)
 
 

@@ -6,7 +6,6 @@ kernel mask.
 
 import functools
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.module import is_float32, module_of_weights
-from modules.own_class import MOST_BELOW, uninformative
+from modules.own_class import uninformative
 from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts, CheckpointFile
 from utils.errors import UserError, reason
 from utils.files import sha256_of
-from utils.tables import WIDTH, known, show_table
+from utils.tables import known, show_table
 
 
 @dataclass(frozen=True)
@@ -225,13 +224,8 @@ def show_module_set(record: SetRecord) -> None:
     print(f"\nkernels kept, mean over modules: {record.kernel_share:.1%}", end="")
     print(f"; mean Jaccard distance: {record.jaccard_distance:.4f}" if len(rows) and len(unknown) > 1 else "")
     if record.uninformative:
-        names = ", ".join(f"{number} ({record.classes[number]})" for number in record.uninformative)
-        advice = (
-            f"uninformative modules, whose AUC is more than {MOST_BELOW:g} below the strong model's: class {names}. "
-            "Before you patch with them, fine-tune the modules (module_fine_tuner.py), or keep more kernels (a larger "
-            "--keep of the gradient search)."
-        )
-        print(textwrap.fill(advice, WIDTH))
+        names = _enumerated([record.classes[number] for number in record.uninformative], 3)
+        print(f"uninformative modules: {names}; before patching, fine-tune them")
 
 
 def class_names(record: SetRecord, most: int = 5) -> str:

@@ -118,8 +118,8 @@ def label_shift(valid: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.n
 
     first = np.append(spread, np.zeros(classes))
     found = least_loss(lambda values: values[0] * features + values[1:], gradient, labels, RIDGE, first)
-    scores: np.ndarray = found[0] * test / spread + found[1:]
-    return scores.argmax(1)
+    answers: np.ndarray = (found[0] * test / spread + found[1:]).argmax(1)
+    return answers
 
 
 def linear(

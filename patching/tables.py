@@ -8,22 +8,19 @@ from patching.confidence import Change
 from patching.metrics import METRICS, TargetClassScores, metrics_of
 from patching.report import BEFORE, PatchedWeakModel, mean_metrics
 
-CELL = "precision / recall / F1 of the target class | accuracy of the others, in percent"
+CELL = "F1 of the target class | accuracy of the others, in percent"
 
 Table = tuple[list[str], list[list[Any]]]  # headings and rows
 
 
 def single_table(model: PatchedWeakModel) -> Table:
-    """A row per method and target of one weak model, with the counts behind the shares."""
-    headings = ["", "precision", "recall", "F1", "others' accuracy", "TP", "FP", "FN", "others right"]
+    """A row per method and target of one weak model, in percent."""
+    headings = ["", "precision", "recall", "F1", "others' accuracy"]
     table = []
     for number, name in enumerate(model.target_names):
         for method in model.methods:
-            scores = model.scores(method, number)
-            counts = [scores.true_positives, scores.false_positives, scores.false_negatives]
-            right = f"{scores.others_right} of {scores.others}"
             label = method if len(model.targets) == 1 else f"{name}: {method}"
-            table.append([label, *(f"{100 * value:.2f}" for value in metrics_of(scores)), *counts, right])
+            table.append([label, *(f"{100 * value:.2f}" for value in metrics_of(model.scores(method, number)))])
     return headings, table
 
 
@@ -84,7 +81,7 @@ def overview_table(models: Sequence[PatchedWeakModel]) -> Table:
 
 def _cell(values: Any, *, signed: bool = False) -> str:
     texts = [f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}" for value in values]
-    return f"{' / '.join(texts[:3])} | {texts[3]}"
+    return f"{texts[2]} | {texts[3]}"
 
 
 def exact_table(models: Sequence[PatchedWeakModel]) -> Table:

@@ -190,7 +190,7 @@ def train_weak_models(
     needed = bytes_to_write(parameters, len(keep), to_train) if to_train else 0
     say(
         f"{to_train} of {len(target_classes)} weak models to train, {settings.epochs} epochs, {parameters:,} "
-        f"parameters each; kept of each: {len(keep)} epochs and the best one; at most {readable(needed)} below "
+        f"parameters each\nkept of each: {len(keep)} epochs and the best one; at most {readable(needed)} below\n"
         f"{patch_files.weak_models_folder(stage.artifacts, kind)}"
     )
     advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
@@ -269,9 +269,9 @@ def _record(stage: Stage, job: WeakJob, split: Split, trained: Trained) -> None:
     right, count = trained.test_right, len(split.test)
     print(
         f"{job.name}: best epoch {best.number} (train {best.train_accuracy:.2%}, valid {best.valid_accuracy:.2%}), "
-        f"last epoch {last.number} (train {last.train_accuracy:.2%}, valid {last.valid_accuracy:.2%}, "
-        f"test {right / count:.2%}: {right} of {count}); "
-        f"{sum(epoch.seconds for epoch in trained.history):.0f} s",
+        f"{sum(epoch.seconds for epoch in trained.history):.0f} s\n"
+        f"    last epoch {last.number} (train {last.train_accuracy:.2%}, valid {last.valid_accuracy:.2%}, "
+        f"test {right / count:.2%}: {right} of {count})",
         flush=True,
     )
     if not has_learned(trained.history, len(split.classes)):

@@ -1,4 +1,4 @@
-"""The first screen of a report: how well, how small, what the patches did, how sure; below it the tables behind it."""
+"""The first screen of a report: what the patches did, how sure; how well and how small the modules are."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,120 +7,112 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change, interval_in_words
+from patching.confidence import accuracy_change
 from patching.report import common_calibrations
 from report.data import ReportData
-from report.page import Block, Note, Paragraph, Section, Table, Tiles, section
-from report.patches import Outcome, all_patches, in_words
-from report.words import counted, duration, percent, span
+from report.figures_of_patching import effects_figure
+from report.page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
+from report.patches import Outcome, all_patches
+from report.words import Effect, counted, duration, percent, span
 from utils.errors import MissingFile, UserError
 
 Tile = tuple[str, str, str]
 
 
 def answer_section(data: ReportData) -> Section:
-    """What was modularized, how well, how small, what patching did, how sure."""
-    builders = (modularization_answer, patching_answer)
-    found = section("answer", "The answer", *(partial(build, data) for build in builders))
+    """Return what was modularized, what patching did, how sure; how well and how small the modules are."""
+    builders = (summary, patching_answer)
+    found = section("answer", "Results", *(partial(build, data) for build in builders))
     if found.absent:
         return replace(found, blocks=[Paragraph(f"There are no modules here yet: {found.absent[0]}")])
     return found
 
 
-def modularization_answer(data: ReportData) -> Iterator[Block]:
-    """The numbers that the search gave its modules, and what patching made of them."""
+def summary(data: ReportData) -> Iterator[Block]:
+    """The few numbers that decide, patching first, and where the modules come from."""
     result = data.record
-    yield Tiles([_accuracy_tile(data), _size_tile(data), *patching_tiles(data)])
     yield Paragraph(
         f"{data.config.model}, trained on {data.config.dataset}, was decomposed into "
-        f"{counted(len(data.targets), 'module')}, one for each of the classes {', '.join(data.targets)}, by a "
+        f"{counted(len(data.targets), 'module')}, one for each of the classes {_some(data.targets)}, by a "
         f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
+    yield Tiles([*patching_tiles(data), _accuracy_tile(data), _size_tile(data)])
     aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
-    if unsure := [f"{data.classes[number]} ({aucs[number]:.2f})" for number in result.uninformative]:
+    if unsure := [f"{data.classes[number]} (AUC {aucs[number]:.2f})" for number in result.uninformative]:
         yield Note(
-            f"Modules that say little of their own class, with their AUC for it: {', '.join(unsure)}. They leave the "
-            "answer to the other modules, and are no patch; fine-tune them, or let modules keep more kernels."
+            f"Uninformative modules, which barely discriminate their class: {_some(unsure)}. Do not patch with them: "
+            "fine-tune the modules, or keep more kernels."
         )
-    rows = []
-    for part, name in (("valid", "validation"), ("test", "test")):
-        images, strong, composed = (
-            getattr(result, f"{part}_{key}") for key in ("images", "right_strong", "right_composed")
-        )
-        if not images:  # an earlier version's set of one class
-            continue
-        shares = percent(strong / images), percent(composed / images)
-        points = f"{100 * (composed - strong) / images:+.2f}"
-        rows.append((name, images, shares[0], strong, shares[1], composed, points))
-    yield Table(
-        "Accuracy of the strong and the composed model. The search chose on validation images.",
-        ("images", "count", "strong model", "right", "composed model", "right", "difference in points"),
-        rows,
-    )
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def _accuracy_tile(data: ReportData) -> Tile:
-    result = data.record
+    result, label = data.record, "Accuracy of the modules, composed"
     if not result.test_images:
-        return "How well", "unknown", "an earlier version did not compose modules of one class"
+        return label, "unknown", "an earlier version did not compose modules of one class"
     images, strong, composed = result.test_images, result.test_right_strong, result.test_right_composed
     words = (
-        f"of the test images right by the composed model ({composed:,} of {images:,}); by the strong model "
-        f"{percent(strong / images)} ({strong:,}). {_composed_in_words(data)}"
+        f"{composed:,} of {images:,} test images; strong model {percent(strong / images)}. "
+        f"Percentage points gained: {_composed_effect(data) or f'{100 * (composed - strong) / images:+.2f}'}"
     )
-    return "How well", percent(composed / images), words
+    return label, percent(composed / images), words
+
+
+def _composed_effect(data: ReportData) -> Effect | None:
+    """Composed minus strong model on test images, with its interval; None where the networks cannot be run."""
+    try:
+        answers = data.answers
+    except UserError:  # its own section says so
+        return None
+    strong, composed = answers.strong.argmax(1), answers.composed.argmax(1)
+    low, high = accuracy_change(answers.labels, strong, composed)
+    difference = (composed == answers.labels).mean() - (strong == answers.labels).mean()
+    return Effect(100 * float(difference), 100 * low, 100 * high, low > 0 or high < 0)
 
 
 def _size_tile(data: ReportData) -> Tile:
     result = data.record
     kept = np.array(result.kernels_kept) / result.kernels
-    words = f"of the kernels in a module on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
+    words = f"of the kernels on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
     try:
         strong, modules = data.costs
         words += f"; {percent(modules[:, 1].mean() / strong[1])} of the FLOPs"
     except UserError:  # its own section says so
         pass
-    return "How small", percent(float(kept.mean())), words
+    return "Size of a module", percent(float(kept.mean())), words
 
 
 def patching_tiles(data: ReportData) -> list[Tile]:
-    """What the patches did, and what of it is owed to the modules; none where nothing was patched."""
-    outcomes = [outcome for each in all_patches(data) for outcome in each.outcomes]
-    return [_patch_tile(outcomes), _module_tile(outcomes)] if outcomes else []
-
-
-def _patch_tile(outcomes: Sequence[Outcome]) -> Tile:
-    """F1 of the target classes before, after and by the control, and what the other classes lost."""
-    before, after, control = (
-        [100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "after", "no_module")
+    """What the modules add, and what the patches did to the target classes and to the others; none without patches."""
+    if not (outcomes := all_patches(data)):
+        return []
+    added = [outcome.added["f1"] for outcome in outcomes]
+    others = [outcome.changes["others_accuracy"] for outcome in outcomes]
+    gains, losses, lost = (
+        sum(effect.kind == kind for effect in effects)
+        for effects, kind in ((added, "gain"), (added, "loss"), (others, "loss"))
     )
-    words = (
-        f"F1 of the target class with its module, over {counted(len(outcomes), 'patch', 'patches')}; before "
-        f"{span(before)} %; without any module {span(control)} %. The other classes' accuracy changes by "
-        f"{span((outcome.others_changed for outcome in outcomes), '+.1f')} points"
+    before, control, after = (
+        [100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "no_module", "after")
     )
-    return "What patching did", f"{span(after, '.0f')}\N{NO-BREAK SPACE}%", words
-
-
-def _module_tile(outcomes: Sequence[Outcome]) -> Tile:
-    """What is owed to the modules: how far F1 is above that of the same fit without a module."""
-    intervals = [outcome.over_no_module.f1 for outcome in outcomes]
-    better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    words = (
-        "points of F1 above the same fit without a module; "
-        f"significantly more for {better} of {len(intervals)}, less for {worse} (95 % intervals)"
+    count = counted(len(outcomes), "patch", "patches")
+    of_f1 = (
+        "patches: F1 of the target class is significantly higher than without a module; lower for "
+        f"{losses}. The module adds {span((effect.difference for effect in added), '+.1f')} percentage points"
     )
-    return "What the modules add", span((outcome.added for outcome in outcomes), "+.1f"), words
-
-
-def _composed_in_words(data: ReportData) -> str:
-    """The difference of the two with its interval, where the networks can be run."""
-    try:
-        answers = data.answers
-    except UserError:  # its own section says so
-        return ""
-    interval = accuracy_change(answers.labels, answers.strong.argmax(1), answers.composed.argmax(1))
-    return f"Difference: {interval_in_words(interval)} points (95 % interval)"
+    of_others = f"percentage points, after minus before the patch; a significant loss for {lost} of {count}"
+    return [
+        ("The module helps", f"{gains} of {len(outcomes)}", of_f1),
+        (
+            "F1 of the target class, patched",
+            f"{span(after, '.0f')}\N{NO-BREAK SPACE}%",
+            f"before {span(before)} %; without a module {span(control)} %",
+        ),
+        ("Accuracy of the other classes", span((effect.difference for effect in others), "+.1f"), of_others),
+    ]
 
 
 def _search_in_words(search: dict[str, Any]) -> str:
@@ -134,24 +126,31 @@ def _search_in_words(search: dict[str, Any]) -> str:
 
 
 def patching_answer(data: ReportData) -> Iterator[Block]:
-    """Every patch before, after and without module, and what it cost the other classes."""
-    found = all_patches(data)
-    outcomes = [outcome for each in found for outcome in each.outcomes]
-    if outcomes:
+    """Every patch before, without and with its module, and what it cost the other classes."""
+    if outcomes := all_patches(data):
+        yield Picture(
+            "patch_effects",
+            effects_figure(
+                {outcome.name: outcome.added for outcome in outcomes},
+                f"{data.config.name}: patched minus control without a module, test images",
+            ),
+            "Each mark is the weak model with the module, minus the weak model fitted again on the same images without "
+            "one; the line is the 95 % interval of a paired bootstrap. What lies right of 0 is owed to the module.",
+        )
         yield Table(
-            "What each patch did on test images. The control is the weak model fitted again on the same images without "
-            "a module: only what lies above it is owed to the module. In brackets: whether the 95 % interval excludes "
-            "0 and, of the others' accuracy, McNemar's test agrees. Patched: "
-            f"{'; '.join(each.models for each in found)}.",
+            "Test images; differences in percentage points with 95 % intervals. Without a module: the weak model "
+            "fitted again on the same images. An effect is significant where its interval excludes 0 and, of the "
+            "other classes' accuracy, McNemar's test agrees.",
             (
-                *("weak model: target class", "F1 before", "F1 with module", "F1 without module"),
-                *("module adds, points", "others' accuracy before", "its change, points"),
+                *("weak model: target class", "F1 before", "F1 without module", "F1 with module"),
+                *("module adds to F1", "module adds to others' accuracy", "others' accuracy, before"),
+                "with module minus before",
             ),
             [_row(outcome) for outcome in outcomes],
         )
-    if useless := [outcome.name for outcome in outcomes if not outcome.helps]:
+    if useless := [outcome.name for outcome in outcomes if outcome.added["f1"].kind != "gain"]:
         yield Note(
-            f"Not significantly better than the control without a module: {'; '.join(useless)}. Leave these modules "
+            f"Not significantly better than the control without a module: {_some(useless)}. Leave these modules "
             "out, since the control costs no FLOPs, or judge them by more test images."
         )
     for kind in data.patched_kinds:
@@ -163,11 +162,12 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
             yield Note(f"Patches of {kind.words} models: {error}")
 
 
-def _row(outcome: Outcome) -> Sequence[str]:
+def _row(outcome: Outcome) -> Sequence[Any]:
     return (
         outcome.name,
-        *(percent(scores.f1) for scores in (outcome.before, outcome.after, outcome.no_module)),
-        outcome.added_in_words,
+        *(percent(scores.f1) for scores in (outcome.before, outcome.no_module, outcome.after)),
+        outcome.added["f1"],
+        outcome.added["others_accuracy"],
         percent(outcome.before.others_accuracy),
-        f"{outcome.others_changed:+.1f}, {in_words(outcome.change, 'others_accuracy')}",
+        outcome.changes["others_accuracy"],
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from configures.base import Config, known_configurations, load
+from dataset.datasets import load_dataset
 from dataset.images import Split
 from dataset.splits import load_split
 from models import files as model_files
@@ -25,12 +26,13 @@ from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import open_set
 from patching import files as patch_files
 from patching.data import PatchData, load_patch_data
+from patching.members import Form
 from patching.metrics import confusion_matrix
 from patching.on_disk import load_own_patches, load_patched_weak_models, load_weak_model
 from patching.report import BEFORE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report import made_with
-from report.figures_of_patching import PatchAnswers
+from report.figures_of_patching import ChangedImages
 from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
 from search.method import Method
 from utils.errors import UserError
@@ -70,7 +72,9 @@ class ReportData:
         """The same before there was a strong model, whose files say what a configuration file does not."""
         if self.config.name in known_configurations():
             return self.configured
-        form: dict[str, Any] = {name: getattr(Config, name) for name in IMAGE_FORM}
+        form: dict[str, Any] = {
+            each.name: each.default for each in dataclasses.fields(Config) if each.name in IMAGE_FORM
+        }
         return dataclasses.replace(self.configured, network="", **form)
 
     @cached_property
@@ -264,6 +268,24 @@ class ReportData:
         """The patches of weak models that were not made here, by name; none where there are none."""
         return load_own_patches(self.artifacts)
 
+    def own_changed_images(self, name: str) -> ChangedImages:
+        """The test images that a patch of the user's own weak model gained and lost.
+
+        Raises UserError where they are not recorded, or the dataset no longer has them.
+        """
+        model = self.own_patches[name]
+        again = f"patch again with: {self.artifacts.command('scripts/patch_weak_model.py')}"
+        try:
+            changed, form = model.details["changed"], Form.of_plain(model.details["changed"]["form"])
+            places, *answers = (np.array(changed[each], np.int64) for each in ("places", "labels", "before", "after"))
+            dataset = load_dataset(changed["images"], form.side, form.resize, form.normalisation)
+            names = [dataset.classes[label] for label in dataset.test.labels[places]]
+            if names != [model.classes[label] for label in answers[0]]:
+                raise UserError(f"the images have changed since; {again}")
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise UserError(f"they are not recorded; {again}") from None
+        return ChangedImages(name, model.test_images, model.classes, dataset.test.pixels[places], *answers)
+
     @property
     def patched_kinds(self) -> list[WeakKind]:
         """The kinds of weak models that the configuration has, or that were patched with settings given to a stage."""
@@ -280,7 +302,7 @@ class ReportData:
             )
         return models
 
-    def patch_answers(self, kind: WeakKind) -> tuple[str, list[PatchAnswers]]:
+    def patch_answers(self, kind: WeakKind) -> tuple[str, list[ChangedImages]]:
         """The best calibration tried, and what the last reported epoch of each weak model of a kind says by it.
 
         Raises UserError where the networks on the disk do not answer as the reports say.
@@ -306,7 +328,7 @@ class ReportData:
         artifacts = dataclasses.replace(self.artifacts, assignments=(*self.artifacts.assignments, *assignments))
         return artifacts.command("scripts/make_report.py")
 
-    def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> PatchAnswers:
+    def _answers_of(self, model: PatchedWeakModel, kind: WeakKind, method: str) -> ChangedImages:
         self._check_settings_of(model, kind)
         test, target_class = self.patch_data.split_for(model.target_class).test, model.target_class
         if len(test) != model.test_images:
@@ -329,6 +351,5 @@ class ReportData:
             found = confusion_matrix(test.labels, predictions, len(model.classes))
             if np.abs(found - model.confusion(reported)).sum() > MAX_OTHER_ANSWERS:
                 raise changed
-        return PatchAnswers(
-            model.classes, np.asarray(test.pixels), test.labels, before, after, module_outputs[:, 0].numpy()
-        )
+        shown = len(test), model.classes, np.asarray(test.pixels), test.labels, before, after
+        return ChangedImages(model.classes[-1], *shown, outputs=module_outputs[:, 0].numpy())

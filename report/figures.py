@@ -6,6 +6,7 @@ readers and its marks by their shapes in print; saved as SVG it turns its ink li
 
 import contextlib
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -34,6 +35,10 @@ MARKERS = "os^Dv<>pP*hX"
 HEAT = "cividis"  # the colour map of every heat map: even in brightness, and the same to colour-blind eyes
 DPI = 150
 MOST_CELLS_WITH_TEXT = 20  # along either side of a heat map
+MOST_NAMES = 25  # along either side of a heat map
+WIDTH = 5.8  # inches: a figure that is no wider can be read on a phone
+LETTERS = 13  # of a title, in an inch
+GAIN, LOSS, UNSURE = "#0173b2", "#d55e00", "#8a9099"  # significant changes for the better, the worse; others
 
 # One colour for all lines and letters, so that the SVG can change it in one place.
 INK, INK_ON_DARK = "#1d2125", "#e8eaed"
@@ -45,7 +50,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": "medium",
     "figure.facecolor": "none",
-    "figure.titlesize": "large",
+    "figure.titlesize": "medium",
     "font.size": 10,
     "grid.alpha": 0.35,
     "grid.color": "#8a9099",
@@ -92,10 +97,9 @@ def drawing_of(figure: Figure, finding: str, kind: type, rows: Sequence[Any]) ->
     return Drawing(figure, finding, tuple(field.name for field in fields(kind)), [astuple(row) for row in rows])
 
 
-def curve_style(number: int, colours: int = 4) -> dict[str, Any]:
-    """The colour and the mark of a figure's n-th curve, from 0; by default one of the four colours told apart best."""
-    color = (0, 1, 2, 4)[number % 4] if colours == 4 else number % colours
-    return {"color": PALETTE[color], "marker": MARKERS[number % len(MARKERS)]}
+def curve_style(number: int) -> dict[str, Any]:
+    """The colour, one of the four told apart best, and the mark of a figure's n-th curve, from 0."""
+    return {"color": PALETTE[(0, 1, 2, 4)[number % 4]], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -131,6 +135,8 @@ def _laid_out(figure: Figure, background: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # `find_fonts` says it once
         figure.set(dpi=DPI, facecolor=background)
+        if title := figure.get_suptitle():
+            figure.suptitle(textwrap.fill(title, round(LETTERS * figure.get_figwidth())))
         layout = figure.get_layout_engine()
         if figure.axes and isinstance(layout, ConstrainedLayoutEngine):
             FigureCanvasAgg(figure)  # which measures texts
@@ -169,33 +175,56 @@ def heat_map(
     label: str,
     texts: np.ndarray | None = None,
     high: float | None = None,
+    **more: Any,
 ) -> None:
-    """A labelled heat map of values (rows, columns) from 0 up; each cell says its text, where there is room for one."""
-    image = axes.imshow(values, aspect="auto", cmap=HEAT, vmin=0, vmax=high, interpolation="nearest")
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0)
-    axes.set_yticks(range(len(rows)), rows)
+    """Draw a labelled heat map of values (rows, columns), from 0 to `high`, with seaborn; NaN leaves a cell empty.
+
+    Each cell shows its text in `texts`, unless there are many; of many names some are left out.
+    """
+    import seaborn  # takes a second
+
+    few = max(values.shape) <= MOST_CELLS_WITH_TEXT
+    shown = {"annot": texts, "fmt": "", "annot_kws": {"size": 8 if max(values.shape) <= 14 else 6}} if few else {}
+    options = {"cmap": HEAT, "vmin": 0, "vmax": high, "cbar_kws": {"label": label}, **shown, **more}
+    seaborn.heatmap(values, ax=axes, xticklabels=False, yticklabels=False, rasterized=not few, **options)
+    for text, color in zip(axes.texts, np.asarray(axes.collections[0].get_facecolor()), strict=False):
+        text.set_color(readable_on(color))
+    for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
+        step = -(-len(names) // MOST_NAMES)
+        set_ticks(np.arange(0, len(names), step) + 0.5, [short(name) for name in names[::step]], rotation=0)
+    if max(map(len, columns)) > 4:
+        axes.tick_params(axis="x", rotation=90)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.figure.colorbar(image, ax=axes, label=label)
-    if texts is None or max(values.shape) > MOST_CELLS_WITH_TEXT:
-        return
-    size = 8 if max(values.shape) <= 14 else 6
-    for (row, column), text in np.ndenumerate(texts):
-        color = readable_on(image.to_rgba(values[row, column]))
-        axes.text(column, row, text, color=color, fontsize=size, ha="center", va="center")
+
+
+def inches_of(rows: int, each: float) -> float:
+    """The height of rows: `each` for up to 20, less for each of more; the label of a colour bar needs some."""
+    return max(1.9, each * rows if rows <= 20 else each * max(20, rows / 4))
+
+
+def extremes(values: np.ndarray, most: int = 10) -> np.ndarray:
+    """The places (n,) of the `most` least and the `most` largest of many values, in that order; all of up to twice."""
+    if len(values) <= 2 * most:
+        return np.arange(len(values))
+    order = np.argsort(values, kind="stable")
+    return np.concatenate([order[:most], order[-most:]])
+
+
+def short(name: str, most: int = 20) -> str:
+    """A name of at most so many letters, the end cut off where it is longer."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, 2 ... of a figure, the first on top, each with its whole height inside the axes."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [short(name, 30) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def end_at_100(axes: Axes, *names: str) -> None:
-    """End the axes `x`, `y` of percentages at 100, where a margin would lead beyond; marks there are drawn whole."""
+    """End the axes `x`, `y` of percentages at 0 and 100, where a margin would lead beyond; marks are drawn whole."""
     for name in names:
-        first, last = getattr(axes, f"get_{name}lim")()
-        getattr(axes, f"set_{name}lim")(min(first, 100), min(last, 100))  # either may be the upper one
+        getattr(axes, f"set_{name}lim")(np.clip(getattr(axes, f"get_{name}lim")(), 0, 100))
     for artist in (*axes.lines, *axes.collections):
         artist.set_clip_on(False)
 

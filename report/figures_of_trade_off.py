@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from configures.base import Config
-from report.figures import INK, PALETTE, Drawing, curve_style, drawing_of, end_at_100, new_figure, styled
+from report.figures import INK, PALETTE, WIDTH, Drawing, curve_style, drawing_of, end_at_100, new_figure, styled
 
 BEFORE, NO_MODULE, WHOLE_MODEL = "before", "learned, no module", "learned, whole strong model"
-LABEL_HEIGHT = 1.4  # of a class's name in the figure of patches, in points of F1
 MODULE_SET, FINE_TUNED = "module set", "fine-tuned"
 
 
@@ -46,10 +45,10 @@ def is_of_the_paper(config: Config) -> bool:
 @styled
 def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
     """Points lost against kernels kept and FLOPs; each method has its colour and its mark, lines join its targets."""
-    figure = new_figure(10, 4.2)
+    figure = new_figure(WIDTH, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
     methods = list(dict.fromkeys(point.method for point in points))
-    labels = {"kernels_kept": "kernels kept in %", "flops": "FLOPs of a module in % of the strong model's"}
+    labels = {"kernels_kept": "kernels kept in %", "flops": "FLOPs of a module\nin % of the strong model's"}
     for axes, (name, label) in zip(panels, labels.items(), strict=True):
         for number, method in enumerate(methods):
             own = sorted((p for p in points if p.method == method), key=lambda p: getattr(p, name))
@@ -71,7 +70,7 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
 
 
 def smallest_modules(points: Sequence[TradeOff]) -> str:
-    """The smallest modules of each method within 1 and within 2 points, in words."""
+    """Return the smallest modules of each method within 1 and within 2 percentage points, in words."""
     sentences = []
     for method in dict.fromkeys(point.method for point in points):
         for limit in (1, 2):
@@ -79,10 +78,10 @@ def smallest_modules(points: Sequence[TradeOff]) -> str:
             if within:
                 best = min(within, key=lambda point: point.kernels_kept)
                 sentences.append(
-                    f"With at most {limit} point{'s' if limit > 1 else ''} lost, {method} keeps "
+                    f"With at most {limit} percentage point{'s' if limit > 1 else ''} lost, {method} keeps "
                     f"{best.kernels_kept:.1%} of the kernels ({best.points_lost:+.2f} lost)."
                 )
-    return " ".join(sentences) or "No method stays within 2 points."
+    return " ".join(sentences) or "No method stays within 2 percentage points."
 
 
 @dataclass(frozen=True)
@@ -110,42 +109,33 @@ def mean_f1(points: Sequence[PatchTradeOff], method: str, keep: float | None = N
     return float(np.mean([point.f1 for point in points if point.method == method and keep in (None, point.keep)]))
 
 
-def apart(heights: Sequence[float], least: float) -> list[float]:
-    """Heights in the same order, each moved up as far as it takes to be so far above the next lower one."""
-    moved, last = list(heights), -np.inf
-    for number in np.argsort(heights, kind="stable"):
-        moved[number] = last = max(heights[number], last + least)
-    return moved
-
-
 @styled
 def patch_trade_off_figure(points: Sequence[PatchTradeOff], title: str) -> Drawing:
-    """F1 against FLOPs: a thick line per method, means over classes; thin ones, a class each, of the first method."""
-    figure = new_figure(7, 4.6)
+    """Draw F1 against FLOPs, a line per method: means over classes with 95 % bands; the controls as lines across."""
+    import seaborn  # takes a second
+
+    figure = new_figure(WIDTH, 4.6)
     axes = figure.subplots()
-    ways, classes = whole_ways(points), {point.target_class for point in points}
-    methods = list(dict.fromkeys(method for method, _ in ways))
-    first = [point for point in points if methods and point.method == methods[0]]
-    lines = [[point for point in first if point.target_class == target_class] for target_class in classes]
-    for line in filter(None, lines):
-        axes.plot([100 * p.flops for p in line], [100 * p.f1 for p in line], color=PALETTE[7], linewidth=0.8)
-    right = max((100 * line[0].flops for line in lines if line), default=0)
-    heights = apart([100 * line[0].f1 for line in lines if line], LABEL_HEIGHT)
-    for line, height in zip(filter(None, lines), heights, strict=True):
-        axes.annotate(line[0].name, (right + 1, height), fontsize=7, color=PALETTE[7], va="center")
-    for number, method in enumerate(methods):
-        keeps = [keep for each, keep in ways if each == method]
-        flops = [100 * np.mean([p.flops for p in points if (p.method, p.keep) == (method, keep)]) for keep in keeps]
-        f1 = [100 * mean_f1(points, method, keep) for keep in keeps]
-        axes.plot(flops, f1, linewidth=2, label=f"{method}, mean", **curve_style(number, len(PALETTE)))
+    ways = whole_ways(points)
+    mean_flops = {way: 100 * np.mean([p.flops for p in points if (p.method, p.keep) == way]) for way in ways}
+    shown = [point for point in points if (point.method, point.keep) in mean_flops]
+    methods = [point.method for point in shown]
+    seaborn.lineplot(
+        x=[mean_flops[point.method, point.keep] for point in shown],
+        y=[100 * point.f1 for point in shown],
+        hue=methods,
+        style=methods,
+        palette=list(PALETTE[: len(set(methods))]),
+        **{"markers": True, "dashes": False, "seed": 0, "ax": axes},
+    )
     for method, style in ((WHOLE_MODEL, "--"), (NO_MODULE, "-."), (BEFORE, ":")):
-        axes.axhline(100 * mean_f1(points, method), color=INK, linewidth=0.8, linestyle=style, label=f"{method}, mean")
-    axes.set(xlabel="FLOPs of the module in % of the strong model's", ylabel="F1 of the target class in %")
+        axes.axhline(100 * mean_f1(points, method), color=INK, linewidth=0.8, linestyle=style, label=method)
+    axes.set(xlabel="FLOPs of the module in % of the strong model's", ylabel="F1 of the target class in %, mean")
     axes.set_xlim(left=0)
     end_at_100(axes, "y")
     axes.grid()
     axes.legend(fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(f"{title}; bands: 95 % intervals over the classes")
     return drawing_of(figure, smallest_patches(points), PatchTradeOff, points)
 
 

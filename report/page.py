@@ -1,8 +1,9 @@
-"""The report as one HTML page: everything inside it, nothing fetched, no script; readable in light and dark, on narrow
-screens, with a keyboard and with a screen reader. How it looks stands in `templates`.
+"""The report as one HTML page: everything is inside it and nothing is fetched; readable in light and dark, on narrow
+screens, with a keyboard, with a screen reader, and without its script, which filters tables. `templates` has its form.
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from report.figures import Drawing
 from utils.errors import MissingFile, UserError
@@ -18,8 +20,10 @@ TABLE_ROWS_SHOWN = 130  # of the numbers behind a figure; longer ones are only i
 CSV_BYTES_INSIDE = 300_000  # larger ones are only beside the page
 NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?\s*%?")
 
+FOLDER = Path(__file__).parent / "templates"
+SCRIPT = (FOLDER / "page.js").read_text(encoding="utf-8")
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=jinja2.FileSystemLoader(FOLDER),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -50,7 +54,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column names the rows. Code stands in `backticks`."""
+    """A table; its first column names the rows. Code stands in `backticks`, an `Effect` has the colour of its kind."""
 
     caption: str
     headings: Sequence[str]
@@ -70,6 +74,7 @@ class Picture:
     name: str  # of its files
     drawing: Drawing
     reading: str
+    folded: bool = False
 
     @property
     def width(self) -> int:
@@ -111,6 +116,12 @@ class Section:
     heading: str
     blocks: Sequence[Block]
     absent: Sequence[str] = ()  # the stages that have not run, where so nothing stands below it
+    folded: bool = False
+
+    @property
+    def finding(self) -> str:
+        """What its first figure shows, in words."""
+        return next((picture.drawing.finding for picture in self.pictures), "")
 
     @property
     def pictures(self) -> list[Picture]:
@@ -118,7 +129,7 @@ class Section:
         return [block for block in self.blocks if isinstance(block, Picture)]
 
 
-def section(name: str, heading: str, *builders: Callable[[], Iterable[Block]]) -> Section:
+def section(name: str, heading: str, *builders: Callable[[], Iterable[Block]], folded: bool = False) -> Section:
     """A section of what each builder gives; where one raises UserError, its message stands in that place.
 
     Empty where all that it needs was never made: nobody asked for it.
@@ -135,13 +146,15 @@ def section(name: str, heading: str, *builders: Callable[[], Iterable[Block]]) -
             blocks += [] if note in blocks else [note]
     if absent and all(isinstance(block, Note) and block.text.removeprefix("Not here: ") in absent for block in blocks):
         return Section(name, heading, (), tuple(dict.fromkeys(absent)))
-    return Section(name, heading, blocks)
+    return Section(name, heading, blocks, folded=folded)
 
 
 def html_page(title: str, subtitle: str, answer: Section, sections: Sequence[Section], footer: str) -> str:
     """The whole page; a section without blocks is left out."""
     page, filled = TEMPLATES.get_template("page.html"), [part for part in sections if part.blocks]
-    return page.render(title=title, subtitle=subtitle, answer=answer, sections=filled, footer=footer)
+    checksum = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    parts = {"title": title, "subtitle": subtitle, "answer": answer, "sections": filled, "footer": footer}
+    return page.render(**parts, script=Markup(SCRIPT), checksum=checksum)  # noqa: S704 - our own
 
 
 def _data_uri(kind: str, text: str) -> str:

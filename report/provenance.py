@@ -1,9 +1,10 @@
 """Where a report's numbers come from: commands and times, seeds, versions, machine, settings."""
 
+import contextlib
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,17 @@ from models.training import best_epoch
 from modules import files as module_files
 from patching import files as patch_files
 from patching.on_disk import load_report
-from patching.report import PatchedWeakModel
 from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.made_with import IMPORTANCE, SENSITIVITY, TRAINING, MadeWith, dict_in, last_step, script_of, set_in_words
 from report.page import Block, Note, Table
 from report.words import duration
 from search.methods import METHODS
-from utils.artifacts import Artifacts, TableFile
+from utils.artifacts import Artifacts
 from utils.device import machine_facts
 from utils.errors import MissingFile, UserError
 
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "scikit-learn")
 SEARCH_SETTINGS = {
     "seed of the search": "seed",
     "precision of the search": "precision",
@@ -42,10 +42,9 @@ StageRow = tuple[str, str, str, str]  # name, command, when it ended, how long i
 def provenance_blocks(data: ReportData) -> Iterator[Block]:
     """Settings, seeds, versions, machine, commands and times."""
     yield Table(
-        "The command of each stage, with the settings that the stage recorded where they are not those of the "
-        "configuration file, and with the seed and precision where they are not 0 and float32. In this order and with "
-        "the same images, in an empty root_dir, they make the same again. When each ended, and how long it took, as "
-        "far as its log says.",
+        "The commands that made these files, with every setting that differs from the configuration file, and with the "
+        "seed and precision where they are not 0 and float32. Run in this order, on the same images and in an empty "
+        "root_dir, they reproduce the results.",
         ("stage", "command", "ended", "took"),
         [*stage_rows(data), *weak_rows(data)],
     )
@@ -61,15 +60,15 @@ def provenance_blocks(data: ReportData) -> Iterator[Block]:
         rows += [(name, str(settings.get(key, "not recorded"))) for name, key in SEARCH_SETTINGS.items()]
         rows += [(f"{name} of the module set", str(value)) for name, value in made_with.items()]
         if mixed := search.get("mixed_processors"):
-            rows.append(("processors of the search: mixed, so the last bits of its outputs may differ", str(mixed)))
+            rows.append(("processors of the search differ, so the last bits of its outputs may differ", str(mixed)))
     caption = "Seeds, and the versions and machine that made the modules and this report."
     yield Table(caption, ("what", "value"), [*rows, *machine_facts(*PACKAGES).items()])
     yield from damage
     of_kinds = {f"{kind.words} models": list(found.values()) for kind, found in data.weak_made_with.items()}
     first_weak_models = {name: found[0] for name, found in of_kinds.items() if found}
     yield Table(
-        "All settings with the values that the stages recorded. Where none recorded a setting, the value is that of "
-        f"the configuration {data.config.name}, with `--set` as given to this report.",
+        "All settings, as the stages recorded them. A setting that none recorded has its value in the configuration "
+        f"{data.config.name}, with `--set` as given to this report.",
         ("setting", "value used", "recorded by", "configured now, if different", "default, if different", "meaning"),
         setting_rows(data.config, {**data.made_with, **first_weak_models}),
         folded=True,
@@ -82,8 +81,8 @@ def stage_rows(data: ReportData) -> list[StageRow]:
     rows, importance = _strong_model_row(data), module_files.kernel_importance(artifacts)
     if importance.exists():
         command = _command(data, IMPORTANCE, "preprocess/kernel_importance_analyzer.py")
-        seconds = lambda: module_files.importance_settings(artifacts).load().get("seconds")  # noqa: E731
-        rows.append(_row(IMPORTANCE, command, importance.path, seconds))
+        settings = module_files.importance_settings(artifacts)
+        rows.append(_row(IMPORTANCE, command, importance.path, lambda: settings.load().get("seconds")))
     sensitivity = module_files.layer_sensitivity(artifacts, list(data.layer_names)[-1])
     if sensitivity.exists():
         command = _command(data, SENSITIVITY, "scripts/run_layer_sensitivity_analyzer.py")
@@ -97,7 +96,14 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
     if not file.exists():
         return []
     if model_files.training_log(artifacts).exists():
-        return [_row(TRAINING, _command(data, TRAINING, "train.py"), file.path, lambda: _sum(data.history))]
+        return [
+            _row(
+                TRAINING,
+                _command(data, TRAINING, "train.py"),
+                file.path,
+                partial(_seconds_in, [model_files.training_log(artifacts)]),
+            )
+        ]
     if model_files.image_order(artifacts).exists():
         command = _command(data, "", "scripts/take_published_model.py")
         return [_row("pretrained model", command, file.path)]
@@ -119,7 +125,7 @@ def _search_rows(data: ReportData) -> Iterator[StageRow]:
         log = method.files(data.artifacts).log
         if log.exists() and all(each.record.method != method.name for each in data.sets):
             command = _command(data, "", method.script)
-            yield _row(f"{method.name} search", command, log.path, partial(_of_logs, [log]))
+            yield _row(f"{method.name} search", command, log.path, partial(_seconds_in, [log]))
 
 
 def weak_rows(data: ReportData) -> Iterator[StageRow]:
@@ -131,7 +137,7 @@ def weak_rows(data: ReportData) -> Iterator[StageRow]:
         script = f"experiments/patch/patch_for_{kind}_model/train.py"
         for classes in _runs(made_with, data):
             command = made_with[classes[0]].command(_unrecorded(data), script, data.configured, _target_option(classes))
-            seconds = partial(_of_logs, [logs[c] for c in classes])
+            seconds = partial(_seconds_in, [logs[c] for c in classes])
             yield _row(f"{kind.words} models", command, logs[classes[-1]].path, seconds)
         yield from _patch_rows(data, kind)
     yield from _own_patch_rows(data)
@@ -169,21 +175,11 @@ def _epoch_option(data: ReportData, kind: WeakKind, target_class: int, epoch: in
 def _own_patch_rows(data: ReportData) -> Iterator[StageRow]:
     """What patched each weak model of the user's own, as far as its report says it."""
     for file in patch_files.own_reports(data.artifacts):
-        try:
-            model = load_report(file)
-            command = _own_command(data, file.path.stem, model)
-        except (UserError, KeyError, TypeError, AttributeError):  # its own section says so
-            continue
-        yield _row("patching your own model", command, file.path, partial(model.details.get, "seconds"))
-
-
-def _own_command(data: ReportData, name: str, model: PatchedWeakModel) -> str:
-    is_network = bool(model.details.get("cost", {}).get("weak"))
-    given = ["--weak_network", "NETWORK", "--weak_checkpoint"] if is_network else ["--weak_logits"]
-    targets, lose = [one["name"] for one in model.details["judged"]], model.details.get("others_may_lose")
-    words = [*given, model.weak_model, "--target_class", *targets, "--name", name, "--modules", model.modules]
-    words += ["--others_may_lose", f"{lose:g}"] if isinstance(lose, int | float) else []
-    return _command(data, "", "scripts/patch_weak_model.py", *(shlex.quote(word) for word in words))
+        with contextlib.suppress(UserError):  # its own section says so
+            details = load_report(file).details
+            command, seed = details.get("command", "not recorded"), details.get("seed", 0)
+            given = f"CNNMOD_SEED={seed} {command}" if seed else str(command)
+            yield _row("patching your own model", given, file.path, details.get("seconds"))
 
 
 def _command(data: ReportData, stage: str, script: str, *more: str) -> str:
@@ -212,21 +208,17 @@ def _target_option(classes: Sequence[int]) -> list[str]:
     return ["--target_class", str(classes[0])] if len(classes) == 1 else []
 
 
-def _row(name: str, command: str, file: Path, seconds: Callable[[], Any] = lambda: None) -> StageRow:
-    """A stage that has run; `seconds` gives None, or raises UserError, where they are not recorded."""
+def _row(name: str, command: str, file: Path, seconds: Any = None) -> StageRow:
+    """A stage that has run; `seconds` are a number, or a function that raises UserError where they are not recorded."""
     try:
-        took = seconds()
+        took = seconds() if callable(seconds) else seconds
     except UserError:
         took = None
     return name, f"`{command}`", _ended(file), duration(took if isinstance(took, int | float) else None)
 
 
-def _of_logs(logs: Sequence[TableFile[Any]]) -> float:
-    return sum(_sum(log.load()) for log in logs)
-
-
-def _sum(rows: Sequence[Any]) -> float:
-    return sum(row.seconds for row in rows)
+def _seconds_in(logs: Sequence[Any]) -> float:
+    return sum(row.seconds for log in logs for row in log.load())
 
 
 def _time(file: Path) -> float:

@@ -1,86 +1,93 @@
 """What a report says, part by part. A part whose artifacts are missing or damaged says so, with the command to run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from composing import files as composing_files
+from composing.report import HEADINGS
 from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
-from modules.jaccard import mean_pairwise_distance
 from modules.layer_sensitivity import recommend_sensitive
 from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
-from patching.metrics import METRICS
 from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
-from report.composed import composed_blocks
 from report.data import ReportData
-from report.figures_of_accuracy import class_accuracy_figure, confusion_figure, outputs_figure
+from report.figures_of_accuracy import confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
-from report.figures_of_search import cost_figure, course_figure, kept_figure, pairs_figure
+from report.figures_of_search import course_figure, kept_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
-from report.patches import Patched, in_words, models_of, outcome_of, patches_of
+from report.patches import Patched, models_of, outcome_of, patches_of
 from report.provenance import provenance_blocks
 from report.words import METRIC_NAMES, counted, percent
 from search.method import Method, check_strong_model
 from search.methods import METHODS
 from utils.errors import UserError
 from utils.progress import progress
+from utils.tables import known
 
 CHANGES = tuple(f"change of {metric}" for metric in METRIC_NAMES)
+FORMS = (".1%", ".4f", ".4f", ".1%")
+Part = tuple[str, str, Sequence[Callable[..., Iterator[Block]]]]  # name, heading, what gives its blocks
 
 
 def report_sections(data: ReportData) -> list[Section]:
-    """All sections after the answer, the last one with the stages that have not run in a fold of their own."""
+    """Return all sections after the results, the last one with the stages that have not run, folded.
+
+    Sections on patches and composed classifiers are open: somebody asked for them.
+    """
     builders = patch_blocks, patch_answer_blocks
     patching = [
-        (f"patch-{kind}", f"Patching {kind.words} models", *(partial(part, kind=kind) for part in builders))
+        (f"patch-{kind}", f"Patching {kind.words} models", [partial(part, kind=kind) for part in builders])
         for kind in data.patched_kinds
     ]
-    parts: tuple[Any, ...] = (
-        ("training", "The strong model", training_blocks),
-        ("importance", "Kernel importance", importance_blocks),
-        ("sensitivity", "Layer sensitivity", sensitivity_blocks),
-        ("search", "The search", search_blocks),
-        ("modules", "The modules", set_blocks, kernel_blocks, own_class_blocks, cost_blocks),
-        ("composed", "The composed model", accuracy_blocks, output_blocks),
+    own: list[Callable[..., Iterator[Block]]] = [partial(patch_blocks, kind=None), own_weak_model_blocks]
+    asked_for: Sequence[Part] = (
         *patching,
-        ("patch-own", "Patching your own weak models", partial(patch_blocks, kind=None)),
-        ("composed-models", "Composed classifiers", composed_blocks),
-        ("provenance", "How it was made", provenance_blocks),
+        ("patch-own", "Patching your own weak models", own),
+        ("composed-models", "Composed classifiers", [composed_blocks]),
+    )
+    others: Sequence[Part] = (
+        ("modules", "The modules", [set_blocks, kernel_blocks, class_blocks]),
+        ("composed", "The composed model", [accuracy_blocks, output_blocks]),
+        ("search", "The search", [search_blocks]),
+        ("training", "The strong model", [training_blocks]),
+        ("importance", "Kernel importance", [importance_blocks]),
+        ("sensitivity", "Layer sensitivity", [sensitivity_blocks]),
+        ("provenance", "Commands, settings, versions", [provenance_blocks]),
     )
     found = [
-        section(name, heading, *(partial(build, data) for build in builders))
-        for name, heading, *builders in progress(parts, "drawing the report, sections")
+        section(name, heading, *(partial(build, data) for build in builders), folded=number >= len(asked_for))
+        for number, (name, heading, builders) in enumerate(
+            progress((*asked_for, *others), "drawing the report, sections")
+        )
     ]
-    absent = [(part.heading, message) for part in found for message in part.absent]
-    if absent:
-        caption = "What more this page shows once it was made"
-        more = Table(caption, ("section", "what it needs"), absent, folded=True)
+    if absent := [(part.heading, message) for part in found for message in part.absent]:
+        more = Table("Stages that have not run", ("section", "what it needs"), absent, folded=True)
         found[-1] = replace(found[-1], blocks=[*found[-1].blocks, more])
     return found
 
 
 def training_blocks(data: ReportData) -> Iterator[Block]:
-    """The training curves; a sentence where there are none, since the model was imported."""
+    """The training curves; a sentence where there are none, because the model was imported."""
     trained = model_files.training_log(data.artifacts).exists() or not model_files.entire_model(data.artifacts).exists()
     if not trained:
-        yield Paragraph("This model was trained elsewhere, and taken over by scripts/import_model.py.")
+        yield Paragraph("This model was trained elsewhere and imported.")
         return
     title = f"{data.config.name}: training of the strong model"
     yield Picture(
         "training",
         training_figure(data.history, best_epoch(data.history), title),
-        "Left: training loss; right: accuracy on the training images as they are augmented, with dropout, and on "
-        "validation images as they are, so that the second may be above the first. The weights of the dotted epoch "
-        "were kept.",
+        "Training images are augmented and pass through dropout, validation images do not: accuracy on them may be "
+        "higher. The weights of the dotted epoch were kept.",
     )
 
 
@@ -89,11 +96,11 @@ def importance_blocks(data: ReportData) -> Iterator[Block]:
     yield Picture(
         "importance",
         importance_figure(data.importance, data.classes, f"{data.config.name}: kernel importance"),
-        "One map a conv layer, one row a class, one column a kernel; bright = important. Columns that are bright from "
-        "top to bottom are kernels that all classes need, streaks in one row are a class's own.",
+        "One map per conv layer, one row per class, one column per kernel; bright = important. Columns that are bright "
+        "from top to bottom are kernels that all classes need.",
     )
     if data.config.importance_mode == "random":
-        yield Note("importance_mode is random: kernels in index order, the control experiment; nothing measured.")
+        yield Note("importance_mode is random: kernels are ranked by their index, as a control; nothing was measured.")
 
 
 def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
@@ -113,10 +120,11 @@ def sensitivity_blocks(data: ReportData) -> Iterator[Block]:
     yield Picture(
         "sensitivity",
         sensitivity_figure(named, marked, tolerance, title, whose),
-        "One line a layer: every module keeps the given share of that layer's kernels, most important first, and all "
-        "of the others. A line that falls far to the right is a sensitive layer. Marked are the layers of the setting "
-        f"sensitive_layers, which is chosen by hand. This measurement recommends {advice}: the layers whose accuracy "
-        f"is more than {100 * tolerance:g} points down at {100 * early:g} % of their kernels or more.",
+        "Every module keeps the given share of one layer's kernels, the most important ones, and all kernels of the "
+        "other layers. A row that turns dark far to the right is a sensitive layer. Marked (*) are the layers of the "
+        f"setting sensitive_layers, which is chosen by hand. This measurement recommends {advice}: the layers whose "
+        f"accuracy is more than {100 * tolerance:g} percentage points down at {100 * early:g} % of their kernels or "
+        "more.",
     )
     if absent := [name for layer, name in names.items() if layer not in curves]:
         command = module_files.layer_sensitivity(data.artifacts, 0).made_by
@@ -163,8 +171,8 @@ def set_blocks(data: ReportData) -> Iterator[Block]:
     if len(data.sets) > 1:
         yield Table(
             f"The module sets of this strong model. This page shows {data.module_set.name}; another one's is made with "
-            "`--modules SET`. Percentage points lost are of validation images.",
-            ("set", "classes", "method", "made from", "kernels kept", "points lost", "mean AUC"),
+            "`--modules SET`. Percentage points of accuracy lost are of validation images.",
+            ("set", "classes", "method", "made from", "kernels kept", "accuracy lost", "mean AUC"),
             [
                 (
                     each.name,
@@ -181,66 +189,73 @@ def set_blocks(data: ReportData) -> Iterator[Block]:
 
 
 def kernel_blocks(data: ReportData) -> Iterator[Block]:
-    """The kernels that modules keep and share."""
+    """The kernels that modules keep and share, and what modules cost."""
     masks, name, classes = data.masks, data.config.name, data.targets
     slices = [data.units.layers[layer].kernels for layer in data.layer_names]
+    try:
+        costs = data.costs
+    except UserError as error:
+        costs = None
+        yield Note(str(error))
     yield Picture(
         "kernels_kept",
-        kept_figure(masks, slices, list(data.layer_names.values()), classes, f"{name}: kernels kept"),
-        "One row a module, one column a conv layer (1=3: layers 1 and 3, which are cut alike); the number is the share "
-        "of the layer's kernels that the module keeps. The last column counts every kernel of every conv layer.",
+        kept_figure(masks, slices, list(data.layer_names.values()), classes, f"{name}: size of the modules", costs),
+        "One row per module, one column per conv layer (1=3: layers 1 and 3, which are cut alike), in percent of the "
+        "strong model's kernels. `all` counts every kernel of every conv layer. FLOPs are of one image, a "
+        "multiply-accumulate counts 2, convolutions and matrix products only.",
     )
-    if len(masks) > 1:
-        yield Picture(
-            "module_pairs",
-            pairs_figure(masks, classes, f"{name}: how alike modules are, mean {mean_pairwise_distance(masks):.3f}"),
-            "Left: 0 = the same kernels, 1 = none in common. Right: how many kernels two modules have in common; on "
-            "the diagonal, how many a module keeps.",
-        )
 
 
-def own_class_blocks(data: ReportData) -> Iterator[Block]:
-    """How well each module knows its own class; nothing where an earlier version wrote the modules."""
+def class_blocks(data: ReportData) -> Iterator[Block]:
+    """Size, quality and accuracy of each module's class as a table."""
     record = data.record
-    columns = record.valid_auc_modules, record.valid_auc_strong, record.explained
-    if record.valid_auc_modules:
-        unknown = (math.nan,) * len(data.targets)
-        aucs = zip(data.targets, *(column or unknown for column in columns), strict=True)
-        yield Table(
-            "The chance that a validation image of the class has a larger logit of it than one of another class (AUC): "
-            f"1 = always, 0.5 = it knows nothing of its class. A module that is more than {MOST_BELOW:g} below the "
-            "strong model leaves its class to the others. Last: the share of the variance of the strong model's logit "
-            "that the module explains.",
-            ("class", "module's AUC", "strong model's AUC", "logit explained"),
-            [
-                (name, f"{module:.4f}", f"{strong:.4f}", "" if math.isnan(explained) else percent(explained))
-                for name, module, strong, explained in aucs
-            ],
-        )
-
-
-def cost_blocks(data: ReportData) -> Iterator[Block]:
-    """FLOPs and parameters."""
-    yield Picture(
-        "module_costs",
-        cost_figure(*data.costs, data.targets, f"{data.config.name}: what a module costs"),
-        "One bar a module, in percent of the strong model. FLOPs are of one image, a multiply-accumulate counting 2, "
-        "convolutions and matrix products only.",
+    unknown = (math.nan,) * len(data.targets)
+    columns = [record.flops, record.valid_auc_modules, record.valid_auc_strong, record.explained]
+    try:
+        of_models = [100 * np.diagonal(each) / np.maximum(each.sum(1), 1) for each in data.confusions.values()]
+        accuracies = [[f"{share[number]:.1f}" for share in of_models] for number in data.target_classes]
+    except UserError:  # the composed model's section says so
+        accuracies = [["", ""]] * len(data.targets)
+    sizes = [percent(kept / record.kernels) for kept in record.kernels_kept]
+    quality = [map(known, values, FORMS) for values in zip(*(column or unknown for column in columns), strict=True)]
+    yield Table(
+        "The modules, by class. AUC: the probability that a validation image of the class has a larger logit of the "
+        f"class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "
+        "module. Logit explained: the share of the variance of the strong model's logit that the module explains. "
+        "Accuracy: of the class's test images, in percent.",
+        (
+            *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
+            *("accuracy, strong model", "accuracy, composed"),
+        ),
+        [
+            (name, size, *values, *shares)
+            for name, size, values, shares in zip(data.targets, sizes, quality, accuracies, strict=True)
+        ],
     )
+
+
+def composed_blocks(data: ReportData) -> Iterator[Block]:
+    """A table of each one: its methods, with intervals and costs. Raises UserError where a record is damaged."""
+    for file in composing_files.records(data.artifacts):
+        record = file.load()
+        if all(source.get("configuration") != data.config.name for source in record.sources.values()):
+            continue
+        yield Table(
+            f"{file.path.stem}: {record.task}, {len(record.classes)} classes ({', '.join(record.classes)}) of "
+            f"{', '.join(record.sources)}; {record.images.get('test')} test images. Differences are in percentage "
+            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together.",
+            ("method", *HEADINGS[1:]),
+            record.rows,
+        )
 
 
 def accuracy_blocks(data: ReportData) -> Iterator[Block]:
-    """Confusions and accuracy per class."""
+    """The confusion matrices of the strong and the composed model."""
     name = f"{data.config.name}, test images"
     yield Picture(
         "confusions",
         confusion_figure(data.confusions, data.classes, name),
-        "Rows are true classes, columns what the model says; the diagonal is right. Numbers are images.",
-    )
-    yield Picture(
-        "class_accuracy",
-        class_accuracy_figure(data.confusions, data.classes, f"{name}: accuracy of each class"),
-        "From the circle, the strong model, to the square, the composed one; the number is the difference in points.",
+        "Rows are true classes, columns are predicted classes. Numbers are images.",
     )
 
 
@@ -257,8 +272,8 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
             "images of all other classes",
             f"{data.config.name}, test images: each module's output",
         ),
-        "A patch trusts this one number: where the two bars of a module overlap, it cannot tell its class from "
-        "others. In brackets the share of pairs of images, one of each kind, that the output puts in the right order.",
+        "A patch trusts this one number: where the two distributions of a module overlap, it cannot tell its class "
+        "from others. In brackets: AUC.",
     )
 
 
@@ -289,57 +304,81 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
     yield Picture(
         f"patch_{kind or 'own'}",
         patch_figure(scores, f"{data.config.name}: {which}, test images", NO_MODULE),
-        "One row a target class of a weak model. The hollow circle is the weak model as it was, the filled marks are "
-        "what each calibration of the module's output makes of it, and what the learned one makes of the weak model "
-        f"alone, without any module; to the right is better. Module sets: {sets}.",
+        "One row per target class of a weak model. Hollow circle: the weak model as it was; filled marks: patched, and "
+        f"the control, fitted again without a module. Module sets: {sets}.",
     )
     before = mean_metrics(models, BEFORE)
-    rows = []
+    rows: list[Sequence[Any]] = []
     for method in models[0].methods:
         if all(method in model.methods for model in models):
             mean = mean_metrics(models, method)
             changes = ["0" if method == BEFORE else f"{100 * change:+.1f}" for change in mean - before]
             rows.append((method, *map(percent, mean), *changes))
     yield Table(
-        f"Means over {count}, and changes in points. Controls: the learned rule without any module, and with the whole "
-        "strong model instead of the module.",
+        f"Means over {count}, and changes in percentage points. Controls: the learned rule without a module, and with "
+        "the whole strong model instead of the module.",
         ("method", *METRIC_NAMES, *CHANGES),
         rows,
+        folded=True,
     )
     rows = []
     for label, (model, number) in patched.items():
         for method in methods:
             outcome = outcome_of(model, number, method, label)
-            change = outcome.change
-            changes = [in_words(change, metric) for metric in METRICS]
-            rows.append((label, method, outcome.added_in_words, *changes, f"{change.others_p:.2g}"))
+            rows.append((label, method, outcome.added["f1"], *outcome.changes.values(), f"{outcome.others_p:.2g}"))
     yield Table(
-        "Which changes are significant: 95 % intervals in points by a paired bootstrap over the test images, and the "
-        "p-value of McNemar's exact test for the others' accuracy.",
-        ("target class", "method", "F1 above no module", *CHANGES, "McNemar's p"),
+        "All changes from the weak model as it was, in percentage points, with 95 % intervals by a paired bootstrap "
+        "over the test images, and the p-value of McNemar's exact test for the others' accuracy.",
+        ("target class", "method", "module adds to F1", *CHANGES, "McNemar's p"),
         rows,
+        folded=True,
     )
 
 
+def own_weak_model_blocks(data: ReportData) -> Iterator[Block]:
+    """Of each weak model of the user's own: confusion matrices, and the images that the patch gained and lost."""
+    for name, model in data.own_patches.items():
+        if not model.targets:
+            continue
+        confusions = {method: model.confusion(method) for method in (BEFORE, *model.calibrations)}
+        yield Picture(
+            f"own_{name}_confusions",
+            confusion_figure(confusions, model.classes, f"{name}: test images before and after the patch"),
+            "Rows are true classes, columns are predicted classes. Numbers are images.",
+            folded=True,
+        )
+        try:
+            changed = data.own_changed_images(name)
+        except UserError as error:
+            yield Note(f"{name}: no images are shown: {error}")
+            continue
+        yield Picture(
+            f"own_{name}_images",
+            changed_images_figure([changed], f"{name}: test images gained and lost"),
+            "Above each image: the answer before and after the patch.",
+        )
+
+
 def patch_answer_blocks(data: ReportData, kind: WeakKind) -> Iterator[Block]:
-    """The images that the patch won and lost, and what the modules say about the weak models' images."""
+    """The images that the patch gained and lost, and what the modules say about the weak models' images."""
     method, answers = data.patch_answers(kind)
-    name = f"{data.config.name}, {kind.words} models, {method}"
     yield Picture(
         f"patch_{kind}_images",
-        changed_images_figure(answers, method, f"{name}: test images won (left) and lost (right)"),
-        "Above each image its true class, then the answer before and after the patch. Shown are up to six of each for "
-        f"the calibration {method}, whose mean F1 is the highest of those tried.",
+        changed_images_figure(answers, f"{kind.words} models: test images gained and lost ({method})"),
+        "Above each image: the answer before and after the patch. Shown are up to six of each for the calibration "
+        f"{method}, whose mean F1 is the highest of those tried.",
+        folded=True,
     )
     yield Picture(
         f"patch_{kind}_outputs",
         outputs_figure(
-            [answer.module_outputs[answer.of_target_class] for answer in answers],
-            [answer.module_outputs[~answer.of_target_class] for answer in answers],
-            [answer.target_name for answer in answers],
+            [answer.outputs[answer.of_target_class] for answer in answers],
+            [answer.outputs[~answer.of_target_class] for answer in answers],
+            [answer.name for answer in answers],
             "images of the weak model's other classes",
             f"{data.config.name}: modules' outputs on test images of the {kind.words} models",
         ),
-        "The same on the images that the weak model meets, whose other classes the module may never have seen: where "
-        "the bars overlap, a patch must lose images.",
+        "The module may never have seen the weak model's other classes: where the distributions overlap, a patch must "
+        "lose images. In brackets: AUC.",
+        folded=True,
     )

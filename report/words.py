@@ -1,7 +1,9 @@
 """How a report says things: shares, times, lists, and the names of metrics."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from patching.confidence import Change
 from utils.progress import time_in_words
 
 METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")
@@ -36,3 +38,30 @@ def span(values: Iterable[float], form: str = ".1f") -> str:
     known = list(values)
     texts = [format(value, form) for value in (min(known), max(known))]
     return texts[0] if texts[0] == texts[1] else " to ".join(texts)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference in percentage points with its 95 % interval, and whether it is significant."""
+
+    difference: float
+    low: float
+    high: float
+    is_significant: bool
+
+    @classmethod
+    def of(cls, change: Change, metric: str, difference: float) -> "Effect":
+        """The effect on a metric of METRICS; `difference` is a share."""
+        low, high = getattr(change, metric)
+        return cls(100 * difference, 100 * low, 100 * high, change.is_significant(metric))
+
+    @property
+    def kind(self) -> str:
+        """`gain` or `loss` where it is significant, else nothing."""
+        return ("gain" if self.low > 0 else "loss") if self.is_significant else ""
+
+    def __str__(self) -> str:
+        if self.low == self.high == self.difference == 0:
+            return "unchanged"
+        verdict = f"significant {self.kind}" if self.kind else "not significant"
+        return f"{self.difference:+.1f} [{self.low:+.1f}, {self.high:+.1f}], {verdict}"

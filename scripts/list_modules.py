@@ -18,7 +18,7 @@ from modules.module_sets import latest_name, module_sets
 from utils.errors import run
 from utils.tables import show_table
 
-HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost", "AUC", "parent", "date"]
+HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost", "AUC", "parent"]
 
 
 def main() -> None:
@@ -40,7 +40,6 @@ def row_of(modules: ModuleSet, latest: str) -> list[str]:
         f"{record.points_lost:.2f}" if record.valid_right_strong else "",
         _mean(record.valid_auc_modules, ".4f"),
         record.parent,
-        str(record.made_with.get("date", ""))[:16].replace("T", " "),
     ]
 
 

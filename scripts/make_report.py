@@ -48,7 +48,7 @@ def main() -> None:
     )
     folder = report_files.folder(stage.artifacts)
     remove_drawings(folder / "figures")  # a figure of an earlier report must not be taken for one of this report
-    pictures = [picture for part in sections for picture in part.pictures]
+    pictures = [picture for part in (answer, *sections) for picture in part.pictures]
     for picture in progress(pictures, "saving figures"):
         save_drawing(picture.drawing, folder / "figures" / picture.name)
     save_text(folder / "index.html", page)

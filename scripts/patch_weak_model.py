@@ -14,6 +14,8 @@ data/patch/own/MODEL_DATASET/NAME.json.
 """
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -160,6 +162,15 @@ def main() -> None:
         report.details["cost"] = cost_of(weak, taken, report)
         show_table(*f1_table(report))
         show_cost(report.details["cost"])
+        images, places = images_of("test")
+        report.details["changed"] = changed_images(
+            *(test.weak.argmax(1), patched(test.weak, test.modules).argmax(1)),
+            *(images.labels, places),
+            *(images_name, weak_form),
+        )
+    typed = [*sys.argv[1:], *([] if arguments.modules else ["--modules", chosen.name])]
+    report.details["command"] = shlex.join(["python", "scripts/patch_weak_model.py", *typed])
+    report.details["seed"] = stage.seed
     report.details["seconds"] = round(time.perf_counter() - start, 1)
     file.save(report)
     print(f"module set {chosen.name}: saved {file.path}")
@@ -170,11 +181,8 @@ def main() -> None:
         names = arguments.weak_network or "", config.network_name
         origin = PatchOrigin(*names, config.num_classes, report.target_classes, kernels)
         model = PatchedModel(weak, taken, patched.rule, classes.names, origin, classes.weak_classes)
-        images, places = images_of("test")
-        scores, pixels = (
-            patched(test.weak, test.modules),
-            (weak_images["test"].pixels[places], np.asarray(images.pixels)),
-        )
+        scores = patched(test.weak, test.modules)
+        pixels = weak_images["test"].pixels[places], np.asarray(images.pixels)
         reported = reported_of(model, scores, test.weak, pixels, stage.device)
         made_of = {
             "modules": f"{config.name}, set {chosen.name}",
@@ -291,6 +299,18 @@ def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
         return
     print(f"before -> after on {report.test_images} test images, in percent; changes in points with 95 % confidence:")
     print(report)
+
+
+def changed_images(
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, places: np.ndarray, name: str, form: Form
+) -> dict[str, Any]:
+    """The test images that the patch gained and lost, for the report: their labels, answers and places.
+
+    The arrays are (images,) int64; `places` are those among the test images of the dataset `name`, in a form.
+    """
+    changed = np.flatnonzero((before == labels) != (after == labels))
+    values = {"labels": labels, "before": before, "after": after, "places": places}
+    return {"images": name, "form": form.to_plain(), **{each: of[changed].tolist() for each, of in values.items()}}
 
 
 def cost_of(weak: Member | None, modules: list[Member], report: PatchedWeakModel) -> dict[str, Any]:

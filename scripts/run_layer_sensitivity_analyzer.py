@@ -58,14 +58,14 @@ def measure(stage: Stage, configured: tuple[int, ...], arguments: argparse.Names
 
     names = {layer: "=".join(map(str, tied_layers[layer])) for layer in curves}
     rows = [
-        [names[layer], *(f"{accuracy:.1%}" for accuracy in curve[:, 1]), f"{fall:.1f}" if fall else "never"]
+        [names[layer], *(f"{100 * accuracy:.3g}" for accuracy in curve[:, 1]), f"{fall:.1f}" if fall else "never"]
         for layer, curve in curves.items()
         for fall in [falls_at(curve[:, 0], curve[:, 1], config.sensitivity_tolerance)]
     ]
     show_table(["conv", *(f"{ratio:.1f}" for ratio in config.sensitivity_ratios), "falls at"], rows)
     recommended = recommend_sensitive(curves, config.sensitivity_tolerance, config.sensitive_from)
     images = f"{len(inputs.labels)} validation images"
-    print(f"\naccuracy of the composed model on {images}, by the kept share of one layer's kernels")
+    print(f"\naccuracy of the composed model in percent on {images},\nby the kept share of one layer's kernels")
     print(f"recommended sensitive_layers: {', '.join(names[layer] for layer in recommended) or 'none'}")
     print(f"the configuration's:          {', '.join(names[layer] for layer in configured) or 'none'}")
 

@@ -13,7 +13,7 @@ TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", TOUR, re.MULTILINE | re.DOTALL)
 # Lines that are printed or not as the machine is fast (utils/progress.py), or as it rounds.
 BY_CHANCE = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far)$|: no better than recal")
-UNINFORMATIVE = re.compile(r"^uninformative modules,[\s\S]*?search\)\.\n", re.MULTILINE)  # also as it rounds
+UNINFORMATIVE = re.compile(r"^uninformative modules: .*\n", re.MULTILINE)  # also as it rounds
 CONTINUED = re.compile(r"(?<!^\.\.\.)\n {4}(?=\S)", re.MULTILINE)  # lines end where their numbers have more digits
 
 

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -19,9 +20,20 @@ _CONTROL_OR_BLANK = re.compile(f"{_CONTROL.pattern}|[\t\n]")
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table, its columns as wide as they must be."""
-    lines = _texts(headings, rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    """Print a table, its columns as wide as they must be; where that is too wide, headings take several lines."""
+    heading, *lines = _texts(headings, rows)
+    cells = [max(map(len, column), default=0) for column in zip(*lines, strict=True)] or [0] * len(heading)
+    wrapped = [[text] for text in heading]
+    widths = [max(len(text), width) for text, width in zip(heading, cells, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+        widths = [max([width, *map(len, text.split())]) for text, width in zip(heading, cells, strict=True)]
+        for _ in range(WIDTH - sum(widths) - 2 * (len(widths) - 1)):  # the column with the most lines gets wider
+            lengths = [len(textwrap.wrap(text, max(1, width))) for text, width in zip(heading, widths, strict=True)]
+            widths[lengths.index(max(lengths))] += 1
+        wrapped = [textwrap.wrap(text, max(1, width)) for text, width in zip(heading, widths, strict=True)]
+        widths = [max([width, *map(len, texts)]) for texts, width in zip(wrapped, cells, strict=True)]
+    height = max(map(len, wrapped))
+    lines[:0] = [list(line) for line in zip(*([""] * (height - len(texts)) + texts for texts in wrapped), strict=True)]
     for line in lines:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 

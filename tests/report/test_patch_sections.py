@@ -53,16 +53,16 @@ def test_the_section_says_which_changes_are_significant():
     picture, means, changes = patch_blocks(data, WeakKind.SIMPLE)
     assert isinstance(picture, Picture) and "Module sets: SET." in picture.reading and isinstance(means, Table)
     (row,) = changes.rows
-    assert row == (
+    assert [str(cell) for cell in row] == [
         "b",
         "min_max",
-        "+17.5, +2.0 to +10.0 (significant)",
-        "+10.0 to +30.0 (significant)",
-        "-20.0 to +10.0 (not significant)",
-        "+2.0 to +10.0 (significant)",
-        "unchanged",
+        "+17.5 [+2.0, +10.0], significant gain",
+        "+17.5 [+10.0, +30.0], significant gain",
+        "+30.0 [-20.0, +10.0], not significant",
+        "+25.4 [+2.0, +10.0], significant gain",
+        "+10.0 [+0.0, +0.0], not significant",
         "1",
-    )
+    ]
 
 
 def test_what_a_module_adds_is_counted_from_the_control_without_one():
@@ -74,17 +74,20 @@ def test_what_a_module_adds_is_counted_from_the_control_without_one():
         model_of("dog", "learned", [[10, 0], [0, 10]], CHANGE, before),
     ]
     data = data_of(models)
-    table, note = patching_answer(data)
-    assert isinstance(table, Table) and isinstance(note, Note)
-    assert [[text.replace("\N{NO-BREAK SPACE}", " ") for text in row[:5]] for row in table.rows] == [
-        ["overly simple: mouse", "0.0 %", "66.7 %", "66.7 %", "+0.0, -5.0 to +5.0 (not significant)"],
-        ["overly simple: dog", "0.0 %", "100.0 %", "66.7 %", "+33.3, +2.0 to +10.0 (significant)"],
+    picture, table, note = patching_answer(data)
+    assert isinstance(picture, Picture) and isinstance(table, Table) and isinstance(note, Note)
+    assert "F1 of the target class: significant gain in 1 of 2, significant loss in 0." in picture.drawing.finding
+    assert [[str(cell).replace("\N{NO-BREAK SPACE}", " ") for cell in row[:5]] for row in table.rows] == [
+        ["overly simple: mouse", "0.0 %", "66.7 %", "66.7 %", "+0.0 [-5.0, +5.0], not significant"],
+        ["overly simple: dog", "0.0 %", "66.7 %", "100.0 %", "+33.3 [+2.0, +10.0], significant gain"],
     ]
+    assert [getattr(row[4], "kind", None) for row in table.rows] == ["", "gain"]
     assert "overly simple: mouse. Leave these modules out" in note.text and "dog" not in note.text
-    (_, patched, words), (_, added, sure) = patching_tiles(data)
-    assert patched.replace("\N{NO-BREAK SPACE}", " ") == "67 to 100 %" and added == "+0.0 to +33.3"
-    assert "before 0.0 %; without any module 66.7 %. The other classes' accuracy changes by -10.0 to +10.0" in words
-    assert "significantly more for 1 of 2, less for 0" in sure
+    (_, helps, sure), (_, patched, words), (_, changed, others) = patching_tiles(data)
+    assert helps == "1 of 2" and "lower for 0. The module adds +0.0 to +33.3 percentage points" in sure
+    assert patched.replace("\N{NO-BREAK SPACE}", " ") == "67 to 100 %"
+    assert words == "before 0.0 %; without a module 66.7 %"
+    assert changed == "-10.0 to +10.0" and "a significant loss for 0 of 2 patches" in others
 
 
 @pytest.mark.parametrize("targets", [(2,), (1, 2)])
@@ -94,9 +97,9 @@ def test_the_users_own_models_have_the_same_blocks(targets: tuple[int, ...]) -> 
     labels = [f"mine: {'abc'[target]}" for target in targets]
     assert isinstance(picture, Picture) and [row[0] for row in changes.rows] == labels
     assert isinstance(sentence, Paragraph) and sentence.text == "No module helped, so nothing was changed: other."
-    (patches,) = all_patches(data)
-    assert patches.models == "1 model of your own" and [each.name for each in patches.outcomes] == labels
-    assert all(each.after.f1 == 1 and each.helps for each in patches.outcomes)
+    outcomes = all_patches(data)
+    assert [each.name for each in outcomes] == labels
+    assert all(each.after.f1 == 1 and each.added["f1"].kind == "gain" for each in outcomes)
 
 
 def test_patches_by_several_sets_and_of_several_epochs_are_told_apart():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tables import csv_table, fitted, markdown_table, read_csv, show_table
+from utils.tables import WIDTH, csv_table, fitted, markdown_table, read_csv, show_table
 
 
 def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +64,11 @@ def test_parts_fit_the_width_and_are_never_broken() -> None:
     assert [part for line in lines for part in line.strip().split("  ")] == parts
     assert fitted(["one", "two"]) == "one  two"
     assert fitted(["x" * 90, "two"]) == "x" * 90 + "\n    two"
+
+
+def test_the_headings_of_a_wide_table_take_several_lines(capsys):
+    headings = ["", "control: learned, whole strong model", "F1", "a heading of many words"]
+    show_table(headings, [["x" * 40, 1.5, 98.25, 3]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= WIDTH and len(lines) > 2 and lines[-1].split() == ["x" * 40, "1.5", "98.25", "3"]
+    assert sorted(" ".join(lines[:-1]).split()) == sorted(" ".join(headings).split())
