@@ -96,12 +96,11 @@ def patching_tiles(data: ReportData) -> list[Tile]:
     before, control, after = (
         [100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "no_module", "after")
     )
-    count = counted(len(outcomes), "patch", "patches")
     of_f1 = (
         "patches: F1 of the target class is significantly higher than without a module; lower for "
         f"{losses}. The module adds {span((effect.difference for effect in added), '+.1f')} percentage points"
     )
-    of_others = f"percentage points, after minus before the patch; a significant loss for {lost} of {count}"
+    of_others = f"percentage points, after minus before the patch; a significant loss for {lost} of {len(outcomes)}"
     return [
         ("The module helps", f"{gains} of {len(outcomes)}", of_f1),
         (
