@@ -1,5 +1,6 @@
 """The first screen of a report: what the patches did, how sure; how well and how small the modules are."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,8 +22,7 @@ Tile = tuple[str, str, str]
 
 def answer_section(data: ReportData) -> Section:
     """Return what was modularized, what patching did, how sure; how well and how small the modules are."""
-    builders = (summary, patching_answer)
-    found = section("answer", "Results", *(partial(build, data) for build in builders))
+    found = section("answer", "Results", partial(summary, data), partial(patching_answer, data))
     if found.absent:
         return replace(found, blocks=[Paragraph(f"There are no modules here yet: {found.absent[0]}")])
     return found
@@ -77,11 +77,9 @@ def _size_tile(data: ReportData) -> Tile:
     result = data.record
     kept = np.array(result.kernels_kept) / result.kernels
     words = f"of the kernels on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
-    try:
+    with contextlib.suppress(UserError):  # its own section says so
         strong, modules = data.costs
         words += f"; {percent(modules[:, 1].mean() / strong[1])} of the FLOPs"
-    except UserError:  # its own section says so
-        pass
     return "Size of a module", percent(float(kept.mean())), words
 
 
@@ -98,12 +96,11 @@ def patching_tiles(data: ReportData) -> list[Tile]:
     before, control, after = (
         [100 * getattr(outcome, when).f1 for outcome in outcomes] for when in ("before", "no_module", "after")
     )
-    count = counted(len(outcomes), "patch", "patches")
     of_f1 = (
         "patches: F1 of the target class is significantly higher than without a module; lower for "
         f"{losses}. The module adds {span((effect.difference for effect in added), '+.1f')} percentage points"
     )
-    of_others = f"percentage points, after minus before the patch; a significant loss for {lost} of {count}"
+    of_others = f"percentage points, after minus before the patch; a significant loss for {lost} of {len(outcomes)}"
     return [
         ("The module helps", f"{gains} of {len(outcomes)}", of_f1),
         (

@@ -38,7 +38,9 @@ MOST_CELLS_WITH_TEXT = 20  # along either side of a heat map
 MOST_NAMES = 25  # along either side of a heat map
 WIDTH = 5.8  # inches: a figure that is no wider can be read on a phone
 LETTERS = 13  # of a title, in an inch
-GAIN, LOSS, UNSURE = "#0173b2", "#d55e00", "#8a9099"  # significant changes for the better, the worse; others
+# Of an effect's kind: colour, mark, words.
+MARKS = {"gain": (PALETTE[0], "^", "significant gain"), "loss": (PALETTE[3], "v", "significant loss")}
+MARKS |= {"": ("#8a9099", "o", "not significant")}
 
 # One colour for all lines and letters, so that the SVG can change it in one place.
 INK, INK_ON_DARK = "#1d2125", "#e8eaed"

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from models.training import Epoch
 from modules.layer_sensitivity import falls_at
 from report.figures import HEAT, PALETTE, WIDTH, Drawing, end_at_100, heat_map, inches_of, new_figure, styled
-from report.words import listed, percent
+from report.words import percent
 
 MAPS_PER_ROW = 7  # layers next to each other
 
@@ -112,13 +112,13 @@ def sensitivity_figure(
     falls = {name: falls_at(curve[:, 0], curve[:, 1], tolerance) for name, curve in curves.items()}
     first = max(falls, key=falls.__getitem__)
     never = [f"conv {name}" for name, fall in falls.items() if fall == 0]
-    finding = f"{marked_as.capitalize()}: {listed([f'conv {name}' for name in sensitive]) if sensitive else 'none'}. "
+    finding = f"{marked_as.capitalize()}: {', '.join(f'conv {name}' for name in sensitive) or 'none'}. "
     if falls[first]:
         finding += (
             f"Conv {first} falls first: at {percent(falls[first])} of its kernels accuracy is more than "
             f"{100 * tolerance:.0f} percentage points down. "
         )
     if never:
-        finding += f"Never that far down: {listed(never)}."
+        finding += f"Never that far down: {', '.join(never)}."
     rows = [(name, name in sensitive, *point) for name, curve in curves.items() for point in curve.tolist()]
     return Drawing(figure, finding.strip(), ("layer", marked_as.replace(" ", "_"), "ratio", "accuracy"), rows)

@@ -8,21 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from patching.metrics import METRICS, TargetClassScores, metrics_of
-from report.figures import (
-    GAIN,
-    INK,
-    LOSS,
-    MARKERS,
-    PALETTE,
-    UNSURE,
-    WIDTH,
-    Drawing,
-    end_at_100,
-    extremes,
-    name_rows,
-    new_figure,
-    styled,
-)
+from report.figures import INK, MARKS, PALETTE, WIDTH, Drawing, end_at_100, extremes, name_rows, new_figure, styled
 from report.words import Effect, counted, span
 
 PANELS = {"f1": "F1 of the target class", "others_accuracy": "accuracy of the other classes"}
@@ -30,8 +16,6 @@ COLORS = (*(PALETTE[number] for number in (0, 1, 2, 4, 3)), INK, PALETTE[5])  # 
 IMAGES_PER_ROW = 6
 CASES_SHOWN = 10
 ROW_INCHES = 1.45  # an image and the words around it
-MARKS = {"gain": (GAIN, "^", "significant gain"), "loss": (LOSS, "v", "significant loss")}
-MARKS |= {"": (UNSURE, "o", "not significant")}
 
 
 @styled
@@ -93,21 +77,22 @@ def patch_figure(
     chosen = extremes(f1[:, min(1, len(methods) - 1)])
     figure = new_figure(WIDTH, 0.34 * len(chosen) + 2.1)
     all_axes = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(chosen) + 1)
+    means = 1 if len(chosen) > 1 else 0  # rows of them
+    places = np.arange(len(chosen) + means)
     for axes, values_of, panel in zip(all_axes, (f1, others), PANELS.values(), strict=True):
-        shown = np.concatenate([values_of[chosen], values_of.mean(0, keepdims=True)])  # (weak models + 1, methods)
+        shown = np.concatenate([values_of[chosen], values_of.mean(0, keepdims=True)[:means]])  # (rows, methods)
         axes.hlines(places, shown.min(1), shown.max(1), color="#8a9099", linewidth=1.2)
         for number, method in enumerate(methods):
-            style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 6.5}
+            style = {"color": COLORS[number % len(COLORS)], "marker": "os^Dv<>"[number % 7], "markersize": 6.5}
             if number == 0:  # a ring that a mark in the same place does not hide
                 style |= {"markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 10, "zorder": 3}
             axes.plot(shown[:, number], places, linestyle="none", label=method, **style)
-        axes.axhline(len(chosen) - 0.5, color="#8a9099", linewidth=0.8)
+        axes.axhline(len(chosen) - 0.5, color="#8a9099", linewidth=0.8 * means)
         axes.set_title(f"{panel} in %", fontsize="small")
         axes.margins(x=0.08)
         end_at_100(axes, "x")
         axes.grid(axis="x")
-    name_rows(all_axes[0], [*(labels[n] for n in chosen), "mean"])
+    name_rows(all_axes[0], [*(labels[n] for n in chosen), "mean"][: len(places)])
     all_axes[0].set_ylabel("target class")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(2, len(methods)))
     figure.suptitle(title)
@@ -167,7 +152,7 @@ def changed_images_figure(cases: Sequence[ChangedImages], title: str) -> Drawing
     for number, case in enumerate(shown):
         for row, places, word in zip(grid[2 * number :], (case.gained, case.lost), ("gained", "lost"), strict=False):
             count = f"{case.name}: {len(places)} of {case.test_images:,} images {word}"
-            color = GAIN if word == "gained" else LOSS
+            color = MARKS["gain" if word == "gained" else "loss"][0]
             row[0].text(0, 1.5, count, transform=row[0].transAxes, fontweight="bold", color=color)
             for axes, place in zip(row, spread(places, IMAGES_PER_ROW), strict=False):
                 axes.imshow(case.pixels[place], interpolation="nearest")

@@ -77,14 +77,9 @@ class Picture:
     folded: bool = False
 
     @property
-    def width(self) -> int:
-        """In CSS pixels, 96 an inch."""
-        return round(96 * self.drawing.figure.get_figwidth())
-
-    @property
-    def height(self) -> int:
-        """In CSS pixels, 96 an inch."""
-        return round(96 * self.drawing.figure.get_figheight())
+    def size(self) -> list[int]:
+        """Width and height in CSS pixels, 96 an inch."""
+        return [round(96 * inches) for inches in self.drawing.figure.get_size_inches()]
 
     @property
     def svg_uri(self) -> str:
@@ -117,11 +112,6 @@ class Section:
     blocks: Sequence[Block]
     absent: Sequence[str] = ()  # the stages that have not run, where so nothing stands below it
     folded: bool = False
-
-    @property
-    def finding(self) -> str:
-        """What its first figure shows, in words."""
-        return next((picture.drawing.finding for picture in self.pictures), "")
 
     @property
     def pictures(self) -> list[Picture]:

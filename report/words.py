@@ -1,6 +1,6 @@
 """How a report says things: shares, times, lists, and the names of metrics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from patching.confidence import Change
@@ -12,11 +12,6 @@ METRIC_NAMES = ("precision", "recall", "F1", "others' accuracy")
 def percent(share: float) -> str:
     """A share as people read it; number and sign stay on one line."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def counted(number: int, thing: str, things: str = "") -> str:

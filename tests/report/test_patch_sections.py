@@ -87,7 +87,7 @@ def test_what_a_module_adds_is_counted_from_the_control_without_one():
     assert helps == "1 of 2" and "lower for 0. The module adds +0.0 to +33.3 percentage points" in sure
     assert patched.replace("\N{NO-BREAK SPACE}", " ") == "67 to 100 %"
     assert words == "before 0.0 %; without a module 66.7 %"
-    assert changed == "-10.0 to +10.0" and "a significant loss for 0 of 2 patches" in others
+    assert changed == "-10.0 to +10.0" and "a significant loss for 0 of 2" in others
 
 
 @pytest.mark.parametrize("targets", [(2,), (1, 2)])

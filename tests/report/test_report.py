@@ -349,7 +349,7 @@ def test_the_sensitive_layers_are_the_searchs_and_the_advice_stands_next_to_them
     change_search(copied, configured={"sensitive_layers": [0, 2], "population": 7, "keep_outputs": "many"})
     (picture,) = sensitivity_blocks(copied)
     assert isinstance(picture, Picture)
-    assert picture.drawing.finding.startswith("Sensitive for the genetic search: conv 0 and conv 2.")
+    assert picture.drawing.finding.startswith("Sensitive for the genetic search: conv 0, conv 2.")
     assert "the setting sensitive_layers, which is chosen by hand. This measurement recommends " in picture.reading
     commands = {row[0]: row[1] for row in stage_rows(copied)}
     assert "--set population=7" in commands["module set genetic"]
