@@ -38,7 +38,7 @@ from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Part:
+class NamedNetwork:
     """A network, and the classes of its outputs."""
 
     network: nn.Module
@@ -108,17 +108,17 @@ class Composition:
         }
 
     @cached_property
-    def parts(self) -> list[list[Part]]:
+    def parts(self) -> list[list[NamedNetwork]]:
         """Of each source its networks: a module of each class, or one network of all of them."""
         return [self._parts_of(source, self.graphs[source.config.name]) for source in self.sources]
 
-    def _parts_of(self, source: Source, graph: Graph) -> list[Part]:
+    def _parts_of(self, source: Source, graph: Graph) -> list[NamedNetwork]:
         if source.modules:
             modules = [source.modules.module(number, self.device) for number in source.numbers]
-            return [Part(module, (name,)) for module, name in zip(modules, source.names, strict=True)]
+            return [NamedNetwork(module, (name,)) for module, name in zip(modules, source.names, strict=True)]
         if self.keep_flops is not None:
-            return [Part(one_network(source.stage, graph, source.numbers, self.keep_flops), source.names)]
-        return [Part(Columns(graph.network, source.numbers), source.names)]
+            return [NamedNetwork(one_network(source.stage, graph, source.numbers, self.keep_flops), source.names)]
+        return [NamedNetwork(Columns(graph.network, source.numbers), source.names)]
 
     @cached_property
     def said(self) -> dict[str, Said]:

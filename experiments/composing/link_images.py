@@ -1,12 +1,10 @@
-"""Data sets for composing, as folders of links to the images of a data set `{train,test}/CLASS/IMAGE`.
+"""Data sets for a merge, as folders of links to the images of a data set `{train,test}/CLASS/IMAGE`.
 
-    python experiments/composing/link_images.py --dataset cifar10 --halves
-    python experiments/composing/link_images.py --dataset cifar10 --dirichlet 5
+    python experiments/composing/link_images.py --dataset cifar10
 
---halves makes NAME_even and NAME_odd, of every other class each, and NAME_merge_10, _50 and _500, which have all
-classes, so many validation images of each, and no training images. --dirichlet N makes NAME_weak_0 to N-1: of every
-class a share of --images training images that is drawn from a Dirichlet distribution (alpha 1); and NAME_judge, which
-has what none of them is trained on. The last 500 training images of each class validate; test images are the same.
+NAME_even and NAME_odd have every other class each; the last 500 training images of each class validate. NAME_merge_10,
+_50 and _500 have all classes and no training images: so many of the test images of each class, drawn at random,
+validate, and those behind the first 500 test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,51 +15,44 @@ from models.opening import OneLineParser
 from utils.errors import UserError, run
 from utils.seeds import generator
 
-HELD_OUT = 500  # training images of each class
+HELD_OUT = 500  # images of each class
 LABELLED = (10, 50, 500)
-PARTS = ("train", "test")
 
-Parts = Mapping[str, Mapping[str, Sequence[Path]]]  # part -> class -> images
+OfClasses = Mapping[str, Sequence[Path]]
 
 
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("--dataset", required=True, help="a folder in dataset_dir")
-    parser.add_argument("--halves", action="store_true", help="see above")
-    parser.add_argument("--dirichlet", type=int, default=0, metavar="N", help="see above")
-    parser.add_argument("--images", type=int, default=5000, help="training images of each of the N")
-    arguments = parser.parse_args()
-    top = Path(global_configure.dataset_dir) / arguments.dataset
-    parts = {
-        part: {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
-        for part in PARTS
-    }
-    if not parts["test"] or min((len(images) for images in parts["train"].values()), default=0) <= HELD_OUT:
+    top = Path(global_configure.dataset_dir) / parser.parse_args().dataset
+    train, test = (
+        {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
+        for part in ("train", "test")
+    )
+    counts = [len(images) for part in (train, test) for images in part.values()]
+    if train.keys() != test.keys() or min(counts, default=0) <= HELD_OUT:
         raise UserError(
-            f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} training images of each class"
+            f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} images of each class in both"
         )
-    train = {name: images[:-HELD_OUT] for name, images in parts["train"].items()}
-    valid = {name: images[-HELD_OUT:] for name, images in parts["train"].items()}
-    classes, test = list(train), parts["test"]
-    made: dict[str, Parts] = {}
-    if arguments.halves:
-        for start, half in enumerate(("even", "odd")):
-            of_half = classes[start::2]
-            whole = {"train": train, "valid": valid, "test": test}
-            made[half] = {part: {name: images[name] for name in of_half} for part, images in whole.items()}
-        for count in LABELLED:
-            made[f"merge_{count}"] = {"valid": {name: valid[name][:count] for name in classes}, "test": test}
-    for number in range(arguments.dirichlet):
-        shares = generator(global_configure.seed, "dirichlet", number).dirichlet([1.0] * len(classes))
-        counts = [max(2, round(share * arguments.images)) for share in shares]
-        some = {name: train[name][:count] for name, count in zip(classes, counts, strict=True)}
-        made[f"weak_{number}"] = {"train": some, "valid": valid, "test": test}
-        made["judge"] = {"valid": valid, "test": test}
-    for name, of_name in made.items():
-        link(of_name, top.with_name(f"{top.name}_{name}"))
+    for start, half in enumerate(("even", "odd")):
+        names = list(train)[start::2]
+        parts = {
+            "train": {name: train[name][:-HELD_OUT] for name in names},
+            "valid": {name: train[name][-HELD_OUT:] for name in names},
+            "test": {name: test[name] for name in names},
+        }
+        link(parts, top.with_name(f"{top.name}_{half}"))
+    drawn = {
+        name: [images[place] for place in generator(global_configure.seed, "labelled", number).permutation(len(images))]
+        for number, (name, images) in enumerate(test.items())
+    }
+    judge = {name: images[HELD_OUT:] for name, images in drawn.items()}
+    for count in LABELLED:
+        valid = {name: images[:count] for name, images in drawn.items()}
+        link({"valid": valid, "test": judge}, top.with_name(f"{top.name}_merge_{count}"))
 
 
-def link(parts: Parts, folder: Path) -> None:
+def link(parts: Mapping[str, OfClasses], folder: Path) -> None:
     """Make a data set of links. Raises UserError where its folder is there."""
     if folder.exists():
         raise UserError(f"{folder} is there: remove it, or move it away")

@@ -364,7 +364,7 @@ def finish(axes: Axes, **where: Any) -> None:
 
 # The tables
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """What one table is made of."""
 
     title: str
@@ -376,7 +376,7 @@ class Table:
 
 METRIC_COLUMNS = ("precision", "recall", "F1", "others' accuracy")
 TABLES = {
-    "modules": Table(
+    "modules": ResultTable(
         "How good modules are, on test images (FLOPs and kernels: mean over modules, % of the strong model's). Other "
         "seeds than 0: modules.csv.",
         ("modules",),
@@ -387,13 +387,13 @@ TABLES = {
         module_rows,
         is_shown=lambda cells: cells[-2] == 0,
     ),
-    "seeds": Table(
+    "seeds": ResultTable(
         "The same over seeds: mean (lowest to highest).",
         ("modules",),
         ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
         seed_rows,
     ),
-    "patching": Table(
+    "patching": ResultTable(
         "What patching does, on test images: means over the target classes in %, changes in percentage points; in how "
         "many F1 rose and fell, all / significantly (95 %). The other rules: patching.csv.",
         ("patching",),
@@ -404,7 +404,7 @@ TABLES = {
         patching_rows,
         is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
     ),
-    "patch_sizes": Table(
+    "patch_sizes": ResultTable(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "
         "rule, means over the target classes in %; in how many F1 is below that before, and that without a module.",
         ("patch_sizes",),
@@ -414,7 +414,7 @@ TABLES = {
         ),
         patch_size_rows,
     ),
-    "heuristics": Table(
+    "heuristics": ResultTable(
         "What the heuristics of the genetic search are worth: best fitness after the first generation, a quarter, half "
         "and all of them, on the search's validation images.",
         ("heuristics",),
@@ -462,7 +462,7 @@ def filled(document: str, texts: Mapping[str, str]) -> str:
     return document
 
 
-def markdown(results: Results, table: Table, rows: list[Cells]) -> str:
+def markdown(results: Results, table: ResultTable, rows: list[Cells]) -> str:
     """A table, with the command, commits and machines that made it above, and what it lacks below."""
     lines = [line for line, name in results.lines.items() if name in table.of]
     runs = [results.ran[line] for line in lines if line in results.ran]

@@ -638,7 +638,8 @@ def test_a_published_dataset_is_described_as_ever(root_dir: Path) -> None:
     folder = root_dir / "data" / "decoded_dataset" / "digits"
     assert load_json(folder / "description.json", "") == {"fingerprint": "scikit-learn", "classes": list("0123456789")}
     parts = {f"{part}_{what}.npy" for part in ("train", "test") for what in ("images", "labels")}
-    assert {path.name for path in folder.iterdir()} == {"description.json", *parts}
+    compared = {f"{part}_compared.json" for part in ("train", "test")}
+    assert {path.name for path in folder.iterdir()} == {"description.json", *parts, *compared}
 
 
 def test_a_dataset_decoded_by_an_earlier_version_opens(dataset_dir: Path, description: Path) -> None:

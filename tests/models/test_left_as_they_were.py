@@ -117,7 +117,7 @@ def observe(network: nn.Module) -> None:
     images = torch.randn(4, 3, SIDE, SIDE).to(like)
     unit_norms(graph, images, torch.ones(graph.num_units).to(like))
     mask = np.arange(graph.num_units) % 2 == 0
-    cut = graph.cut(mask, 0, np.full(graph.num_units, 2.0))
+    cut = graph.cut(mask, 0)
     for each in (cut, graph.network, fold_batch_norm(graph).network):
         each.train()
         each(images).sum().backward()
