@@ -152,8 +152,7 @@ def changed_images_figure(cases: Sequence[ChangedImages], title: str) -> Drawing
     for number, case in enumerate(shown):
         for row, places, word in zip(grid[2 * number :], (case.gained, case.lost), ("gained", "lost"), strict=False):
             count = f"{case.name}: {len(places)} of {case.test_images:,} images {word}"
-            color = MARKS["gain" if word == "gained" else "loss"][0]
-            row[0].text(0, 1.5, count, transform=row[0].transAxes, fontweight="bold", color=color)
+            row[0].text(0, 1.5, count, transform=row[0].transAxes, fontweight="bold")
             for axes, place in zip(row, spread(places, IMAGES_PER_ROW), strict=False):
                 axes.imshow(case.pixels[place], interpolation="nearest")
                 before, after = (case.classes[answers[place]] for answers in (case.before, case.after))

@@ -125,7 +125,7 @@ def patch_trade_off_figure(points: Sequence[PatchTradeOff], title: str) -> Drawi
         y=[100 * point.f1 for point in shown],
         hue=methods,
         style=methods,
-        palette=list(PALETTE[: len(set(methods))]),
+        palette=list(PALETTE[: len(set(methods))]) or None,
         **{"markers": True, "dashes": False, "seed": 0, "ax": axes},
     )
     for method, style in ((WHOLE_MODEL, "--"), (NO_MODULE, "-."), (BEFORE, ":")):

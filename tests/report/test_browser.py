@@ -89,8 +89,8 @@ def test_the_page_in_a_browser(width: int, tmp_path: Path, monkeypatch: pytest.M
     seen, logged = seen_by_chromium(text, width, tmp_path)
     assert not logged and seen["faults"] == [], (logged, seen)
     assert seen["width"] == width and seen["filters"] == 3 and set(seen["named"]) == {"class 7"}
-    broken = text.replace("A paragraph.", f'<span style="display: inline-block; width: {width + 9}px">wide</span>')
-    broken = broken.replace('document.querySelectorAll("table")', 'document.no_such("table")')
+    fault = f'<span style="display: inline-block; width: {width + 9}px">wide</span><script>not_ours()</script>'
+    broken = text.replace("A paragraph.", fault)
     if width == 500:  # what the test would see of a fault
         seen, logged = seen_by_chromium(broken, width, tmp_path)
         assert any("too wide: SPAN" in fault for fault in seen["faults"]) and logged

@@ -275,7 +275,8 @@ def test_figures_need_no_backend(backend: str, tmp_path: Path) -> None:
     code = (
         "import report.figures_of_model, report.figures as f, os, sys\n"
         "figure = f.new_figure(2, 2); f.styled(figure.suptitle)('$5 to $10'); print(len(f.as_png(figure)))\n"
-        "assert 'matplotlib.pyplot' not in sys.modules; print(os.environ['MPLBACKEND'])"
+        "assert 'matplotlib.pyplot' not in sys.modules; print(os.environ['MPLBACKEND'])\n"
+        "f.styled(lambda: f.heat_map(figure.subplots(), f.np.eye(2), 'ab', 'ab', label='seaborn'))(); f.as_png(figure)"
     )
     env = {"MPLBACKEND": backend, "PYTHONPATH": str(TOP)}
     done = run_program([sys.executable, "-c", code], root=tmp_path, cwd=tmp_path, env=env)

@@ -310,7 +310,7 @@ def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
     assert "poorly fitted models" not in found
     assert found["torch"][0].startswith(torch.__version__[:4])
     assert found["seed of the search"] == ["not recorded"]
-    assert [row[1] for row in rows if row[0].startswith("processors of the search: mixed")] == ["['old', 'new']"]
+    assert [row[1] for row in rows if row[0].startswith("processors of the search differ")] == ["['old', 'new']"]
     assert len(setting_rows(CONFIG, {})) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
 
 
