@@ -4,6 +4,7 @@ A dropped kernel's feature map is zero wherever the masked strong model reads it
 it leaves every output as it was.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,6 @@ class CutModules(Sequence[GraphNetwork]):
 
     Args:
         graph, masks, target_classes, weights: as of `extract_modules`.
-        statistics: of each module some of its state_dict, which it has instead of the strong model's; None = nothing.
 
     Raises ValueError where masks, classes and weights are not as many.
     """
@@ -53,11 +53,10 @@ class CutModules(Sequence[GraphNetwork]):
         masks: np.ndarray,
         target_classes: Sequence[int] | None = None,
         weights: Sequence[Mapping[str, Tensor]] | None = None,
-        statistics: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self._graph, self._masks, self._weights, self._statistics = graph, masks, weights, statistics
+        self._graph, self._masks, self._weights = graph, masks, weights
         self._targets = range(len(masks)) if target_classes is None else target_classes
-        for name, values in (("target_classes", self._targets), ("weights", weights), ("statistics", statistics)):
+        for name, values in (("target_classes", self._targets), ("weights", weights)):
             if values is not None and len(values) != len(masks):
                 raise ValueError(f"{name}: expected one for each of {len(masks)} modules, given {len(values)}")
 
@@ -70,9 +69,28 @@ class CutModules(Sequence[GraphNetwork]):
         mask, target_class = self._masks[number], self._targets[number]
         if self._weights is not None:
             return module_of_weights(self._graph, mask, target_class, self._weights[number])
-        module = self._graph.cut(self._graph.units.gather(mask), target_class)
-        if self._statistics is not None:
-            module.load_state_dict(self._statistics[number], strict=False)
+        return self._graph.cut(self._graph.units.gather(mask), target_class)
+
+
+class WithStatistics(Sequence[GraphNetwork]):
+    """Copies of modules, each made when it is asked for, with other statistics of batch norms.
+
+    Args:
+        modules: they stay as they are.
+        statistics: of each module the part of its state_dict that is another one.
+    """
+
+    def __init__(self, modules: Sequence[GraphNetwork], statistics: Sequence[Mapping[str, Tensor]]) -> None:
+        self._modules, self._statistics = modules, statistics
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        module = copy.deepcopy(self._modules[number])
+        module.load_state_dict(self._statistics[number], strict=False)
         return module
 
 

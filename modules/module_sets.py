@@ -1,6 +1,7 @@
 """The module sets of a strong model: written under a name of their own, listed, and opened by name."""
 
 import contextlib
+import copy
 import itertools
 import re
 import secrets
@@ -32,7 +33,7 @@ from models.strong_model import graph_of
 from modules import files as module_files
 from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
-from modules.module import CutModules, predict_modules, replaced
+from modules.module import CutModules, WithStatistics, predict_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
@@ -206,17 +207,17 @@ def save_set(
         parent: the name of the set that they were trained from.
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
-    modules = CutModules(strong, masks, targets, weights)
+    modules: Sequence[GraphNetwork] = CutModules(strong, masks, targets, weights)
     if weights is None and has_batch_norm(modules[0].program):
-        modules = _with_the_better_statistics(strong, masks, targets, split, stage.device)
+        modules = _with_the_better_statistics(strong, modules, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
 
 
 def _with_the_better_statistics(
-    strong: Graph, masks: np.ndarray, target_classes: Sequence[int], split: Split, device: torch.device
-) -> CutModules:
+    strong: Graph, modules: Sequence[GraphNetwork], target_classes: Sequence[int], split: Split, device: torch.device
+) -> Sequence[GraphNetwork]:
     """Modules whose batch norms have the strong model's statistics, or their own: which classify better on `valid`.
 
     Without the kernels that were dropped, feature maps have other means and variances.
@@ -225,11 +226,11 @@ def _with_the_better_statistics(
     images, size = split.train.first(STATISTICS_IMAGES), statistics_batch(strong.image_shape[-1])
     pixels = to_device(images, device)[0]
     starts = range(0, len(images), size)
-    modules, statistics = CutModules(strong, masks, target_classes), []
-    for module in modules:
+    statistics = []
+    for module in map(copy.deepcopy, modules):
         estimate_statistics(module, (normalise(pixels[start : start + size], images.normalisation) for start in starts))
         statistics.append({name: value.clone() for name, value in module.named_buffers()})
-    estimated = CutModules(strong, masks, target_classes, statistics=statistics)
+    estimated = WithStatistics(modules, statistics)
     right, right_estimated = (
         count_right(replaced(of_strong, predict_modules(each, split.valid, device), target_classes), labels)
         for each in (modules, estimated)

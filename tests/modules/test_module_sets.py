@@ -368,5 +368,5 @@ def test_batch_norms_have_the_statistics_that_classify_better(capsys, modules_ar
     split = Split(NAMES[:3], usual if modules_are_wrong else others, valid, valid)
     chosen = module_sets._with_the_better_statistics(strong, modules, range(3), split, CPU)
     assert (chosen is modules) != modules_are_wrong
-    right = int((predict(ComposedModel(chosen), usual, CPU).argmax(1).numpy() == labels).sum())
+    right = int((predict(ComposedModel(list(chosen)), usual, CPU).argmax(1).numpy() == labels).sum())
     assert right >= 299 and f"{right} " in capsys.readouterr().out
