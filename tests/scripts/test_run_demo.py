@@ -51,7 +51,7 @@ def test_a_patch_is_shown_with_its_interval(demo: dict[str, Any], capsys: pytest
     change = Change((0.0, 0.2), (0.1, 0.5), (0.125, 0.5), (-0.1, 0.2), 1.0)
     methods = {"before": method_entry(before, None), "learned": method_entry(after, None, [change])}
     demo["show_patches"]([PatchedWeakModel(("a", "3"), (1,), 20, methods)])
-    _, line = capsys.readouterr().out.splitlines()
+    *_, line = capsys.readouterr().out.splitlines()  # headings may be wrapped
     expected = ["3", "71.4 -> 88.9", "50.0 -> 80.0", "58.8 -> 84.2", "80.0 -> 90.0", "+12.5 to +50.0 (significant)"]
     assert re.split(r"\s{2,}", line.strip()) == expected
 
