@@ -225,7 +225,7 @@ def show_module_set(record: SetRecord) -> None:
     print(f"; mean Jaccard distance: {record.jaccard_distance:.4f}" if len(rows) and len(unknown) > 1 else "")
     if record.uninformative:
         names = _enumerated([record.classes[number] for number in record.uninformative], 3)
-        print(f"uninformative modules: {names}; before patching, fine-tune them")
+        print(f"uninformative modules: {names}; before patching, run module_fine_tuner.py")
 
 
 def class_names(record: SetRecord, most: int = 5) -> str:

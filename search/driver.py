@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -173,7 +173,8 @@ def search_modules(
     Raises UserError where a class has no images, or an earlier search had other settings.
     """
     check_new_name(name)
-    files = method.files(stage.artifacts, method.classes)
+    again = stage.artifacts.command(method.script, *method.again(), "--fresh")
+    files = replace(method.files(stage.artifacts, method.classes), made_by=again)
     with held(files.role):
         check_has_images(split, method.classes)
         if fresh and files.folder.exists():

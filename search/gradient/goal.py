@@ -45,13 +45,6 @@ class Goal:
         answer = (1 - self.distillation) * F.cross_entropy(whole, labels) + self.distillation * divergence
         return answer + self.own_class * unexplained(logits, strong_logits[:, own], dim=1)
 
-    def total(
-        self, logits: Sequence[Tensor], classes: Sequence[Sequence[int]], labels: Tensor, strong_logits: Tensor
-    ) -> Tensor:
-        """The sum of the losses of modules, whose logits are (images, own classes) each."""
-        of_modules = zip(logits, classes, strict=True)
-        return torch.stack([self.loss(own, of_module, labels, strong_logits) for own, of_module in of_modules]).sum()
-
 
 def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
     """The mean squared difference of logits or maps as a share of the strong ones' variance within channels: a scalar.

@@ -19,6 +19,7 @@ from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.artifacts import CheckpointFile
 from utils.device import core_threads
 from utils.errors import reason
+from utils.estimate import estimated
 from utils.progress import progress, say
 
 STEPS_PER_STATE = 50  # between two states on the disk
@@ -96,7 +97,8 @@ class GradientSearch:
             learned = on_engine.learn(trainer, last, (before, keep))
             for _ in progress(learned, f"round {number}, modules", len(trainer.modules)):
                 state.save(state_of(trainer, keeps))
-        for step in progress(range(trainer.steps_done, last), f"round {number}, steps"):
+        steps = range(trainer.steps_done, last)
+        for step in progress(estimated(steps, f"round {number}"), f"round {number}, steps", len(steps)):
             trainer.step(before, keep)
             if (step + 1) % STEPS_PER_STATE == 0:
                 state.save(state_of(trainer, keeps))

@@ -20,7 +20,6 @@ from configures.base import Config
 from dataset.images import Normalisation, normalise
 from models.evaluation import cpu_state
 from models.graph import (
-    STATISTICS_BATCH,
     STATISTICS_IMAGES,
     Graph,
     GraphNetwork,
@@ -28,6 +27,7 @@ from models.graph import (
     flops_share,
     fold_batch_norm,
     kernels_share,
+    statistics_batch,
     stream_maps,
 )
 from search.gradient.batches import StepBatches
@@ -146,35 +146,28 @@ class Trainer:
         of_round = number % steps
         images, labels = self.batches.of_step(number)
         of_strong = self.workers.submit(self._strong_answer, images)
-        answer = partial(TrainedModule.answer, images=images, dtype=self.dtype, observed=self._observed)
-        answers = list(self.workers.map(answer, modules))
-        strong_logits, strong_maps = of_strong.result()
-        logits = [own_logits.detach().requires_grad_() for own_logits, _ in answers]
-        loss = self.goal.total(logits, [module.classes for module in modules], labels, strong_logits)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
-        loss.backward()
         will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
 
-        def update(module: TrainedModule, answer: tuple[Tensor, dict[str, Tensor]], gradient: Tensor) -> None:
-            own_logits, maps = answer
-            # The gradients at the maps are found by themselves: in one graph with what another thread has computed,
-            # the order in which autograd adds would depend on the threads.
-            ends = {name: value.detach().requires_grad_() for name, value in maps.items()}
-            if ends:
-                of_maps = module.unexplained_maps(self._observed, ends, strong_maps)
-                (self.goal.maps * (1 - of_round / steps) * of_maps).backward()
-            gradients = [gradient, *(end.grad for end in ends.values())]
-            torch.autograd.backward([own_logits, *maps.values()], gradients)
+        def train(module: TrainedModule) -> float:
+            logits, maps = module.answer(images, self.dtype, self._observed)
+            strong_logits, strong_maps = of_strong.result()
+            loss = self.goal.loss(logits, module.classes, labels, strong_logits)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
+            if maps:
+                of_maps = module.unexplained_maps(self._observed, maps, strong_maps)
+                loss = loss + self.goal.maps * (1 - of_round / steps) * of_maps
+            loss.backward()
             module.update(self._step_size(of_round), will_drop=will_drop)
+            return value
 
-        list(self.workers.map(update, modules, answers, [logit.grad for logit in logits]))
+        losses = list(self.workers.map(train, modules))  # as many at a time as there are workers
         if will_drop and drops_after(of_round, steps):
             target = keep_target(before, keep, of_round + 1, steps)
             for module in modules:
                 module.drop(self._sizes[module.target_class], target)
-        return value / len(modules)
+        return sum(losses) / len(losses)
 
     def _step_size(self, of_round: int) -> float:
         """A cosine down to 0, so that weights come to rest."""
@@ -188,7 +181,7 @@ class Trainer:
         pixels, normalisation = self.batches.pixels, self.batches.normalisation
         generator = torch.Generator().manual_seed(self.batches.seed)
         chosen = torch.randperm(len(pixels), generator=generator)[:STATISTICS_IMAGES].to(pixels.device)
-        for batch in chosen.split(STATISTICS_BATCH):
+        for batch in chosen.split(statistics_batch(self.batches.pixels.shape[1])):
             yield normalise(pixels[batch], normalisation)
 
     def masks(self) -> np.ndarray:

@@ -288,7 +288,7 @@ def test_an_uninformative_module_is_named(capsys):
     show_module_set(SetRecord(NAMES[:3], 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs))
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if "uninformative" in line]
-    assert lines == ["uninformative modules: dog; before patching, fine-tune them"]
+    assert lines == ["uninformative modules: dog; before patching, run module_fine_tuner.py"]
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,3 @@ def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None
     assert float(Goal(0.5, 0.0).loss(constant, [TARGET], labels, strong)) < 1e-6
     held = Goal(0.5, 2.0).loss(constant, [TARGET], labels, strong)
     torch.testing.assert_close(held, 2 * strong[:, TARGET].square().mean() / strong[:, TARGET].var(correction=0))
-
-
-def test_no_module_hears_of_the_others() -> None:
-    logits = [drawn(IMAGES, 1, seed=seed).requires_grad_() for seed in range(3)]
-    strong, labels, classes = drawn(IMAGES, CLASSES, seed=5), torch.arange(IMAGES) % CLASSES, [[0], [3], [1]]
-    together = torch.autograd.grad(Goal(0.5, 1.0).total(logits, classes, labels, strong), logits)
-    for logit, of_module, gradient in zip(logits, classes, together, strict=True):
-        (alone,) = torch.autograd.grad(Goal(0.5, 1.0).loss(logit, of_module, labels, strong), logit)
-        assert torch.equal(gradient, alone)
