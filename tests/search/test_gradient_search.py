@@ -385,7 +385,7 @@ def test_another_search_is_not_mixed_with(root: Path, reference: Path, run_main:
 
 
 def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.gradient.goal.Goal.total", lambda *_: torch.tensor(torch.nan))
+    monkeypatch.setattr("search.gradient.goal.Goal.loss", lambda *_: torch.tensor(torch.nan))
     run_main(SCRIPT, *SMALL, root=root).refused("step 0: the loss is nan")
 
 
