@@ -46,7 +46,7 @@ def _watch(event: str, values: tuple[Any, ...]) -> None:
         path = values[0]
         if isinstance(path, int) or os.fsdecode(path) == os.devnull:
             return
-        if not os.path.realpath(os.fsdecode(path)).startswith(f"{folder}{os.sep}"):
+        if not f"{os.path.realpath(os.fsdecode(path))}{os.sep}".startswith(f"{folder}{os.sep}"):
             elsewhere.append(f"{event} {path!r}")
 
 
