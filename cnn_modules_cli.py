@@ -3,7 +3,7 @@
     cnn-modules
     cnn-modules train --model simcnn_x0_25 --dataset digits
 
-The second line is the same as `python train.py --model simcnn_x0_25 --dataset digits`, from any folder.
+The second line runs `python train.py --model simcnn_x0_25 --dataset digits`, from any folder.
 """
 
 import ast

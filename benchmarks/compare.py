@@ -95,7 +95,7 @@ class Bench:
 
     @cached_property
     def network(self) -> SimCNN | ResCNN:
-        """The same for naive.py. Raises UserError for other networks."""
+        """The strong network as naive.py runs it. Raises UserError for networks that naive.py does not know."""
         network = build_strong_network(self.stage.config)
         if not isinstance(network, SimCNN | ResCNN):
             name = self.stage.config.network_name

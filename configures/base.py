@@ -50,7 +50,7 @@ Thresholds = Annotated[
 ]
 
 # Stages. Each writes the settings that it is made with beside its files, and refuses to mix them with others.
-images = StageName("images")  # which images a stage uses: it writes their checksum in place of the settings
+images = StageName("images")  # which images a stage uses: it records their checksum instead of the settings
 form = StageName("network")  # which network it is, and how it is given images: stands beside the strong model
 training = StageName("training")
 importance = StageName("importance")
@@ -201,8 +201,8 @@ class Config:
     )
     mask_map_distillation: Weight = gradient(
         1.0,
-        "The same of the strong model's feature maps, behind its residual additions or in front of its layers; it "
-        "falls to 0 in the course of a round.",
+        "The weight in the loss of the share of the strong model's feature maps that the module's do not explain, "
+        "after residual additions or, without them, at the inputs of layers; it falls to 0 during a round.",
         also=(fine_tuning,),
     )
 

@@ -175,7 +175,7 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
         what, them = ("image", "it") if len(broken) == 1 else (f"{len(broken):,} images:", "them")
         formats = ", ".join(FORMATS)
         raise UserError(
-            f"{tree.path}: cannot read {what} {listed(broken, '; ')}; mend or remove {them} (read are {formats})"
+            f"{tree.path}: cannot read {what} {listed(broken, '; ')}; repair or remove {them} (read are {formats})"
         )
     if colour_bits and max(colour_bits) < LEAST_BITS_OF_COLOUR:
         raise UserError(

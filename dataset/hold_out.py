@@ -42,7 +42,7 @@ def split_images(source: Path, target: Path, *, with_valid: bool = False) -> dic
             try:
                 return read(name)
             except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-                raise UserError(f"{source}: cannot read {name}: {reason(error)}; mend or remove it") from None
+                raise UserError(f"{source}: cannot read {name}: {reason(error)}; repair or remove it") from None
 
         seed = global_configure.split_seed
         hashes = [hash_of(content(name), seed) for _, name, _ in progress(images, f"hashing {source.name}, images")]

@@ -71,7 +71,7 @@ class PixelsOnDisk:
 
 
 def is_large(num_bytes: int) -> bool:
-    """Whether images that take so many bytes are not held in memory."""
+    """Whether images of this size, in bytes, stay on the disk."""
     return num_bytes > IN_MEMORY
 
 

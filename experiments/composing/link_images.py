@@ -3,7 +3,7 @@
     python experiments/composing/link_images.py --dataset cifar10
 
 NAME_even and NAME_odd have every other class each; the last 500 training images of each class validate. NAME_merge_10,
-_50 and _500 have all classes and no training images: so many of the test images of each class, drawn at random,
+_50 and _500 have all classes and no training images: n of the test images of each class, drawn at random,
 validate, and those behind the first 500 test.
 """
 

@@ -38,7 +38,7 @@ def with_batch_statistics(program: Program, momentum: float | None = None) -> Pr
 
 
 def statistics_batch(image_side: int) -> int:
-    """How many images of so many pixels a side statistics are estimated on at a time."""
+    """The batch size for estimating statistics on images of this side, in pixels."""
     return STATISTICS_BATCH if image_side <= LARGE_SIDE else LARGE_BATCH
 
 

@@ -122,7 +122,7 @@ def convolve_by_rows(maps: Tensor, matrix: Tensor, bias: Tensor | None) -> Tenso
 
 
 def end(maps: Tensor, added: Tensor | None, is_rectified: bool, is_sum_rectified: bool, is_pooled: bool) -> Tensor:
-    """What a layer does behind its convolution, on maps that nobody else needs; see `FusedLayer`."""
+    """What a layer does behind its convolution, on maps that no other operator reads; see `FusedLayer`."""
     if added is not None:
         maps = relu(maps, pool=False) if is_rectified else maps
         maps += added

@@ -301,7 +301,7 @@ def test_a_broken_image_is_named(tmp_path: Path, pack: Pack, content: bytes) -> 
     write_tree(own)
     (own / "train" / "b" / "1.png").write_bytes(content)
     pack(own)
-    with pytest.raises(UserError, match=r"own.*cannot read image train/b/1\.png: .*; mend or remove it"):
+    with pytest.raises(UserError, match=r"own.*cannot read image train/b/1\.png: .*; repair or remove it"):
         decode(find_class_folders(tmp_path, "own"))
 
 
@@ -457,7 +457,7 @@ def test_a_damaged_zip_file_gives_the_same_images_or_a_user_error(tmp_path: Path
 def test_what_is_no_image_file_is_named(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
     write_tree(tmp_path / "own")
     make(tmp_path / "own" / "train" / "a" / "x.png")
-    with pytest.raises(UserError, match=rf"own: cannot read image train/a/x\.png: {reason}; mend or remove it"):
+    with pytest.raises(UserError, match=rf"own: cannot read image train/a/x\.png: {reason}; repair or remove it"):
         decode(find_class_folders(tmp_path, "own"))
 
 
@@ -471,7 +471,7 @@ def test_all_broken_images_are_named_at_once(tmp_path: Path) -> None:
     message = str(error.value)
     assert "cannot read 14 images: train/a/0.png: not an image of a known format; train/a/1.png:" in message
     assert "test/a/2.png" in message and "test/a/3.png" not in message
-    assert "and 4 more; mend or remove them (read are " in message and "0x" not in message
+    assert "and 4 more; repair or remove them (read are " in message and "0x" not in message
 
 
 def test_links_are_followed(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_bad_input_is_one_line(tmp_path: Path, images: Path, split: Any) -> None
         path.write_bytes(b"all alike")
     split(images, target).refused("expected at least 2 different images of a class", "add some to tulip")
     (images / "tulip" / "0.png").write_bytes(b"")
-    split(images, target).refused("cannot read tulip/0.png: an empty file; mend or remove it")
+    split(images, target).refused("cannot read tulip/0.png: an empty file; repair or remove it")
     assert not target.exists()
     target.touch()
     split(images, target).refused("own.zip: expected the name of a zip file that is not there yet")

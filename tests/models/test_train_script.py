@@ -216,7 +216,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], expected: str, train:
 def test_bad_input_is_one_line_to_a_user_too(tiny_root: Path, train: Any) -> None:
     (tiny_root / "data" / "dataset" / "tiny" / "train" / "b" / "1.png").write_text("broken")
     run = run_script("train.py", *TINY, root=tiny_root)
-    run.refused("dataset/tiny: cannot read image train/b/1.png: ", "mend or remove it")
+    run.refused("dataset/tiny: cannot read image train/b/1.png: ", "repair or remove it")
     (tiny_root / "data" / "dataset" / "tiny" / "test" / "a").rename(tiny_root / "elsewhere")
     train(*TINY).refused("class test/a is missing")
 
