@@ -216,12 +216,15 @@ def sensitivity(bench: Bench) -> Iterator[Comparison]:
 
 
 def gradient(bench: Bench) -> Iterator[Comparison]:
-    """A training step of half-cut modules, compared with whole strong models whose maps are multiplied by masks."""
+    """A training step of half-cut modules, compared with whole strong models whose maps are multiplied by masks.
+
+    Towards logits alone: the plain side has no maps to distil.
+    """
     stage, steps, graph = bench.stage, bench.sizes["steps"], bench.graph
     images = bench.split.train.first(bench.sizes["images"])
     pixels, labels = to_device(images, stage.device)
     random = np.random.default_rng(stage.seed).random((graph.num_classes, graph.num_units))
-    masks, goal = graph.units.repair(random < KEPT), goal_of(stage.config)
+    masks, goal = graph.units.repair(random < KEPT), dataclasses.replace(goal_of(stage.config), maps=0)
     # No round is that long: so the step size stays, and nothing is dropped.
     settings = ModuleTrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
     plain = [

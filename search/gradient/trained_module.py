@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from models.graph import Graph, GraphNetwork, Observed, Size, estimate_statistics, with_batch_statistics
+from models.graph.running import Program
 from search.gradient.goal import unexplained
 from search.gradient.pruning import MEMORY, mask_within
 from search.gradient.weight_places import WeightPlaces
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+MAP_IMAGES = 16  # of a step, whose maps are compared: those of all 64 take as long as the rest of the step
 
 
 class TrainedModule:
@@ -58,12 +60,9 @@ class TrainedModule:
         Args:
             images: (batch, channels, side, side) of `dtype`, normalised.
             dtype: bfloat16 runs the network in autocast; weights stay float32.
-            observed: the strong model's maps whose counterparts are returned, by name.
+            observed: the strong model's maps whose counterparts are returned, by name, of the first images.
         """
-        maps: dict[str, Tensor] = {}
-        observe = {each.name: partial(maps.__setitem__, each.name) for each in observed}
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = self.network.run(self._program, images, observe=observe).float()
+        logits, maps = answer_and_maps(self.network, self._program, images, dtype, observed)
         return (logits if self.target_class is not None else logits[:, list(self.classes)]), maps
 
     def unexplained_maps(
@@ -176,3 +175,23 @@ class TrainedModule:
         self.saliency = saliency.clone()
         self.steps_done, self._began_at = int(state["steps_done"]), int(state["began_at"])
         self._set_moments(state["moments"])
+
+
+def answer_and_maps(
+    network: GraphNetwork, program: Program, images: Tensor, dtype: torch.dtype, observed: Iterable[Observed]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """All logits float32 of images (batch, channels, side, side), and maps of the first images, by name.
+
+    Args:
+        program: that the network runs.
+        dtype: bfloat16 runs it in autocast.
+        observed: which maps.
+    """
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str, value: Tensor) -> None:
+        maps[name] = value[:MAP_IMAGES]
+
+    observe = {each.name: partial(keep, each.name) for each in observed}
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return network.run(program, images, observe=observe).float(), maps

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from models.graph import (
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal
 from search.gradient.pruning import drops_after, keep_target
-from search.gradient.trained_module import TrainedModule
+from search.gradient.trained_module import TrainedModule, answer_and_maps
 from search.gradient.weight_places import WeightPlaces
 from utils.device import keep_freed_memory
 from utils.errors import UserError
@@ -194,7 +193,4 @@ class Trainer:
 
     @torch.no_grad()
     def _strong_answer(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        maps: dict[str, Tensor] = {}
-        observe = {each.name: partial(maps.__setitem__, each.name) for each in self._observed}
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return self._strong.run(self._strong.program, images, observe=observe).float(), maps
+        return answer_and_maps(self._strong, self._strong.program, images, self.dtype, self._observed)
