@@ -25,7 +25,7 @@ TINY = ("--set", "sensitivity_ratios=0.5,1")
 )
 def test_both_sides_compute_the_same(run_main, strong_root, name, units):
     rows = rows_of(run_main(COMMAND, name, *CHOSEN, *TINY, root=strong_root), strong_root, name)
-    assert units is None or [(row["naive units"], row["fast units"]) for row in rows] == units
+    assert units is None or {(row["naive units"], row["fast units"]) for row in rows} == set(units)  # bfloat16: twice
 
 
 def test_untrained_with_other_colours(run_main, root_dir):

@@ -269,12 +269,14 @@ def processes_of(root: Path) -> list[int]:
 
 def result_of(root: Path) -> dict[str, bytes]:
     """Every array, checkpoint, log and JSON file of a root_dir, but for what must differ: seconds, the date of a module
-    set, and checksums over them, and the state that lets a training go on."""
+    set, and checksums over them, the state that lets a training go on, and when checksums were compared."""
     data = root / "data"
     found = {}
     for path in sorted(data.rglob("*")):
-        name = str(path.relative_to(data))
-        if name.startswith("dataset/") or path.name.startswith(".") or path.stem == "training_state":
+        name, parts = str(path.relative_to(data)), path.relative_to(data).parts
+        if parts[0] == "dataset" or any(part.startswith(".") for part in parts):
+            continue
+        if path.stem == "training_state" or path.stem.endswith("_compared"):
             continue
         if path.suffix in (".npy", ".pth"):
             found[name] = path.read_bytes()
