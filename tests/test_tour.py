@@ -12,7 +12,9 @@ TOUR = (TOP / "docs" / "tour.md").read_text(encoding="utf-8")
 # A command, and the block behind it where there is one: what it prints.
 STEPS = re.findall(r"^```sh\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", TOUR, re.MULTILINE | re.DOTALL)
 # Lines that are printed or not as the machine is fast (utils/progress.py), or as it rounds.
-BY_CHANCE = re.compile(r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far)$|: no better than recal")
+BY_CHANCE = re.compile(
+    r"(: [\d,]+ of [\d,]+(, about .* left)?|, [\d.]+ (s|min) so far)$|: no better than recal|: expected to take "
+)
 UNINFORMATIVE = re.compile(r"^uninformative modules: .*\n", re.MULTILINE)  # also as it rounds
 CONTINUED = re.compile(r"(?<!^\.\.\.)\n {4}(?=\S)", re.MULTILINE)  # lines end where their numbers have more digits
 
