@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.images import Images, normalise
+from models.autocast import autocast
 from models.graph import Graph, Units
 from models.graph.evaluating import evaluating
 from utils.errors import UserError
@@ -38,7 +39,7 @@ def outputs_of(
         for start in progress(starts, f"{len(images):,} images, batches"):
             pixels = torch.tensor(images.pixels[start : start + batch_size], device=device)
             batch = normalise(pixels, images.normalisation)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with autocast(device, dtype):
                 for network, found in zip(networks, outputs, strict=True):
                     found.append(network(batch).float().cpu())
     return [torch.cat(found) for found in outputs]

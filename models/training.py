@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.images import Crop, Images, Normalisation, augment, normalise, to_device
+from models.autocast import autocast
 from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
@@ -193,7 +194,7 @@ def _train_epoch(
         images = pixels[batch]
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator, crop=settings.crop)
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(labels.device, dtype):
             logits = _logits(model, normalise(images, normalisation), num_classes)
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimizer.zero_grad(set_to_none=True)

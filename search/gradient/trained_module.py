@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.autocast import autocast
 from models.graph import Graph, GraphNetwork, Observed, Size, estimate_statistics, with_batch_statistics
 from models.graph.running import Program
 from search.gradient.goal import unexplained
@@ -193,5 +194,5 @@ def answer_and_maps(
         maps[name] = value[:MAP_IMAGES]
 
     observe = {each.name: partial(keep, each.name) for each in observed}
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with autocast(images.device, dtype):
         return network.run(program, images, observe=observe).float(), maps
