@@ -24,7 +24,7 @@ demo: setup  ## the whole pipeline on scikit-learn's digits: a few minutes, no G
 test: setup  ## all tests except the long ones: four to six minutes on two cores
 	$(BIN)/python -m pytest -m "not long"
 
-test-all: setup  ## all tests, as CI does: a quarter of an hour
+test-all: setup  ## all tests, before a release: a quarter of an hour, on slow machines twice as long
 	$(BIN)/python -m pytest
 
 test-portable: setup  ## tests that train, search or compile, as with AVX2 and without vector instructions
