@@ -29,6 +29,7 @@ from utils.device import is_fast_in, make_deterministic, precision_name, resolve
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.progress import say, show_progress
 from utils.tables import printable
+from utils.tensorboard import check_tensorboard
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FEW_IMAGES = 5_000  # training images; below, batches are smaller and populations, too
@@ -54,6 +55,8 @@ class Stage:
 def open_stage(arguments: argparse.Namespace) -> Stage:
     """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
     show_progress(not arguments.quiet)
+    if getattr(arguments, "tensorboard", False):
+        check_tensorboard()
     root_dir = Path(global_configure.root_dir).resolve()
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
     is_named = config.name in known_configurations() or any(each.startswith("network=") for each in arguments.set)
