@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import global_configure
-from configures.base import Config, known_configurations, load
+from configures.base import Config, current_name, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
@@ -58,6 +58,8 @@ def open_stage(arguments: argparse.Namespace) -> Stage:
     if getattr(arguments, "tensorboard", False):
         check_tensorboard()
     root_dir = Path(global_configure.root_dir).resolve()
+    given = (each.partition("=") for each in arguments.set)
+    arguments.set = [f"{current_name(name)}{equals}{value}" for name, equals, value in given]
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
     is_named = config.name in known_configurations() or any(each.startswith("network=") for each in arguments.set)
     if is_named:
