@@ -28,7 +28,7 @@ from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.progress import say, show_progress
-from utils.tables import printable
+from utils.tables import for_stream, printable
 from utils.tensorboard import check_tensorboard
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -152,7 +152,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = printable(" ".join(message.split()))
-        print(f"error: {line}; {self.prog} --help lists the options", file=sys.stderr)
+        text = f"error: {line}; {self.prog} --help lists the options"
+        print(for_stream(text, sys.stderr), file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 
 
