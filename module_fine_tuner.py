@@ -15,14 +15,17 @@ Without --modules, a most recent set that is fine-tuned itself stands for the se
 from models.opening import open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split, show_if_few
 from modules.module_sets import add_as_option, add_modules_option, check_new_name, open_set
+from search.gradient.files import fine_tuning_state
 from search.gradient.fine_tuning import fine_tune
 from utils.errors import run
+from utils.tensorboard import add_tensorboard, tensorboard
 
 
 def main() -> None:
     parser = stage_parser(__doc__)
     add_modules_option(parser)
     add_as_option(parser, "that of the set that is fine-tuned, with _tuned")
+    add_tensorboard(parser)
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
     stage = open_stage(arguments)
@@ -32,7 +35,8 @@ def main() -> None:
     parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
     if arguments.modules is None and parent.record.parent:
         parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
-    fine_tune(stage, strong, split, parent, arguments.as_name)
+    with tensorboard(fine_tuning_state(stage.artifacts, parent.name).path.with_suffix(""), arguments.tensorboard):
+        fine_tune(stage, strong, split, parent, arguments.as_name)
 
 
 if __name__ == "__main__":

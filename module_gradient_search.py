@@ -32,6 +32,7 @@ from search.driver import MAX_LOSS, search_modules
 from search.gradient.fine_tuning import fine_tune
 from search.gradient.method import Gradient
 from utils.errors import UserError, run
+from utils.tensorboard import add_tensorboard, tensorboard
 
 
 def main() -> None:
@@ -42,7 +43,8 @@ def main() -> None:
     method = Gradient(chosen, for_patch=arguments.for_patch).as_asked(arguments)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
     split = load_strong_split(stage.config, stage.artifacts)
-    found = search_modules(stage, strong, split, method, fresh=arguments.fresh, name=arguments.as_name)
+    with tensorboard(method.files(stage.artifacts, chosen).folder, arguments.tensorboard):
+        found = search_modules(stage, strong, split, method, fresh=arguments.fresh, name=arguments.as_name)
     if arguments.fine_tune:
         fine_tune(stage, strong, split, found, None)
 
@@ -62,6 +64,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--fine_tune", action="store_true", help="then train the modules on: module_fine_tuner.py")
     parser.add_argument("--target_class", nargs="+", default=["all"], help=f"{HELP}; default: all")
     parser.add_argument("--fresh", action="store_true", help="set an earlier search of these classes aside first")
+    add_tensorboard(parser)
     add_as_option(parser, "gradient, or for example gradient_class_3_8")
     add_engine_options(parser, "modules are learned in threads of this process")
     arguments = parser.parse_args()

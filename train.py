@@ -36,6 +36,7 @@ from utils.files import check_writable
 from utils.locks import held
 from utils.progress import say, time_in_words
 from utils.seeds import torch_seed
+from utils.tensorboard import add_tensorboard, scalar, tensorboard
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--early_stop", action="store_true", help="end when `patience` epochs bring nothing better")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--evaluation", action="store_true", help="do not train: report the model that is there")
+    add_tensorboard(parser)
     parser.add_argument("--fresh", action="store_true", help="set the folder's trained model aside and start anew")
     arguments = parser.parse_args()
     for name in ("epochs", "learning_rate", "batch_size", "schedule"):
@@ -62,7 +64,7 @@ def main() -> None:
     if arguments.evaluation:
         report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
         return
-    with held(model_files.training_role(stage.artifacts)):
+    with held(model_files.training_role(stage.artifacts)), tensorboard(stage.artifacts.folder, arguments.tensorboard):
         train_strong_model(stage, split, arguments)
 
 
@@ -87,6 +89,9 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
 
     def log(epoch: Epoch, _: torch.nn.Module) -> None:
         epochs.append(epoch)
+        scalar("loss/train", epoch.train_loss, epoch.number)
+        scalar("accuracy/train", epoch.train_accuracy, epoch.number)
+        scalar("accuracy/valid", epoch.valid_accuracy, epoch.number)
         left = (stage.config.epochs - epoch.number - 1) * epoch.seconds
         say(
             f"epoch {epoch.number:3d}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2%}  "

@@ -9,10 +9,12 @@ import dataclasses
 import importlib
 import itertools
 import math
+import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -231,7 +233,7 @@ class Config:
     poor_epochs: Count = weak(200, "Epochs of the poorly fitted weak model.")
     poor_batch_size: Count = weak(128, "Its images per training step.")
     poor_learning_rate: Positive = weak(0.01, "Its SGD step size.")
-    keep_every: Count = weak(10, "Of either kind of weak model, every so-manyth epoch's checkpoint is kept.")
+    checkpoint_every: Count = weak(10, "Of either kind of weak model, every so-manyth epoch's checkpoint is kept.")
     keep_epochs: Epochs = weak(
         (84, 169), "Epochs, counted from 0, that are kept besides; the last and the best one always are."
     )
@@ -285,8 +287,33 @@ class Config:
         return f"{self.model}_{self.dataset}"
 
 
+RENAMED = {"keep_every": "checkpoint_every"}  # what earlier versions called settings, and their names now
 KINDS = typing.get_type_hints(Config, include_extras=True)
 SETTABLE = sorted(set(KINDS) - {"model", "dataset"})
+
+
+@cache
+def current_name(name: str) -> str:
+    """A setting's name now. Of one that an earlier version called otherwise it says so, once."""
+    if name in RENAMED:
+        print(f"setting {name} is now called {RENAMED[name]}", file=sys.stderr, flush=True)
+    return RENAMED.get(name, name)
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by the settings' names now; a value by an old name counts."""
+    now = {name: value for name, value in values.items() if name not in RENAMED}
+    return now | {current_name(name): value for name, value in values.items() if name in RENAMED}
+
+
+def _accepting_old_names(config: type[Config]) -> None:
+    """Let users' configuration files call settings as earlier versions did."""
+    made = config.__init__
+    init: Any = wraps(made)(lambda self, *args, **given: made(self, *args, **renamed(given)))
+    config.__init__ = init  # type: ignore[method-assign]  # the dataclass's own knows one name of each
+
+
+_accepting_old_names(Config)
 
 
 def known_configurations() -> list[str]:
@@ -351,6 +378,7 @@ def override(config: Config, assignments: list[str]) -> Config:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise SettingError(f"--set {assignment}: expected name=value")
+        name = current_name(name)
         if name not in SETTABLE:
             raise SettingError(f"unknown setting {name}: expected one of {', '.join(SETTABLE)}")
         changes[name] = read_value(name, text, KINDS[name])

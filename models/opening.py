@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import global_configure
-from configures.base import Config, known_configurations, load
+from configures.base import Config, current_name, known_configurations, load
 from configures.setting import SettingError
 from dataset.datasets import outline
 from models import files as model_files
@@ -28,7 +28,8 @@ from utils.artifacts import Artifacts
 from utils.device import is_fast_in, make_deterministic, precision_name, resolve_device, resolve_precision
 from utils.errors import EXIT_BAD_INPUT, UserError
 from utils.progress import say, show_progress
-from utils.tables import printable
+from utils.tables import for_stream, printable
+from utils.tensorboard import check_tensorboard
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FEW_IMAGES = 5_000  # training images; below, batches are smaller and populations, too
@@ -54,7 +55,11 @@ class Stage:
 def open_stage(arguments: argparse.Namespace) -> Stage:
     """Everything that a script needs; prints where its files are. Raises UserError or SettingError."""
     show_progress(not arguments.quiet)
+    if getattr(arguments, "tensorboard", False):
+        check_tensorboard()
     root_dir = Path(global_configure.root_dir).resolve()
+    given = (each.partition("=") for each in arguments.set)
+    arguments.set = [f"{current_name(name)}{equals}{value}" for name, equals, value in given]
     config = load(arguments.model, arguments.dataset, arguments.set, default_config)
     is_named = config.name in known_configurations() or any(each.startswith("network=") for each in arguments.set)
     if is_named:
@@ -147,7 +152,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = printable(" ".join(message.split()))
-        print(f"error: {line}; {self.prog} --help lists the options", file=sys.stderr)
+        text = f"error: {line}; {self.prog} --help lists the options"
+        print(for_stream(text, sys.stderr), file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from utils.errors import UserError
 from utils.files import is_foreign_checkpoint, set_aside
 from utils.locks import check_nobody_holds
 from utils.progress import steps
+from utils.tables import for_stream
 
 # Validation images that decisions can rest on: the standard error of an accuracy is then at most 5 percentage points,
 # and one image of a class is at most a tenth of it.
@@ -198,7 +200,7 @@ def show_if_few(valid: Images, classes: Sequence[str]) -> None:
     """Print one line where decisions rest on too few validation images: which epoch, kernels and modules are best."""
     line = few_valid_images(np.bincount(valid.labels, minlength=len(classes)), classes)
     if line:
-        print(line, flush=True)
+        print(for_stream(line, sys.stdout), flush=True)
 
 
 def few_valid_images(counts: np.ndarray, classes: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """A patched or composed model is saved: as `.pth`, which this project loads, as ONNX, or as a Python file and weights.
 
 All of them take RGB pixels as they are in an image file, so that normalisation cannot differ. The Python file has
-what is run, operator after operator, next to weights (safetensors); like ONNX it needs nothing of this project. Both
+the network's layers and its `forward`, next to weights (safetensors); like ONNX it needs nothing of this project. Both
 state their classes, the form of their images, and what they were made of and with.
 """
 
@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from models.graph.evaluating import evaluating
 from models.graph.tracing import exported
+from patching.as_code import DIGEST, RESIZED, as_code
 from patching.as_reported import Answer, Reported, check_as_reported
 from patching.joined import Joined, is_saved_model
-from patching.members import Form, Member
+from patching.members import Member
 from utils.errors import UserError, reason
 from utils.files import save_text, write_whole
 from utils.given_places import check_place, check_places_differ, written_aside
@@ -36,7 +37,6 @@ OPTION = "--save"
 # What tells this project's files from others': only they are replaced.
 MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}  # as earlier versions wrote it
 FIRST_LINE = re.compile(rb'"""A (patched|composed) image classifier\.')
-HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
 
 
 def check_save_paths(paths: Sequence[Path], inputs: Iterable[Path] = ()) -> None:
@@ -167,10 +167,18 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _save_code(model: Joined, path: Path, stated: Mapping[str, str]) -> None:
-    code, weights = _as_code(model, stated)
-    content = _package("safetensors.torch").save(weights, metadata=dict(stated))
+    code, weights = as_code(model, _exported(model, model.examples()), stated)
+    content = _in_order(_package("safetensors.torch").save(weights, metadata=dict(stated)))
     write_whole(path.with_suffix(".safetensors"), lambda file: file.write(content))
     save_text(path, code.replace(DIGEST, hashlib.sha256(content).hexdigest()))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same `.safetensors` file with its header in one order: safetensors writes metadata in a random one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # as the format aligns the weights
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _loaded(path: Path, model: Joined, device: torch.device | str) -> Answer:
@@ -190,8 +198,8 @@ def _loaded_code(path: Path) -> Answer:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    weights = module.load()
-    return lambda *inputs: module.scores(weights, *map(torch.from_numpy, inputs)).numpy()
+    loaded = module.load()
+    return lambda *inputs: module.scores(loaded, *map(torch.from_numpy, inputs)).numpy()
 
 
 def _save_onnx(model: Joined, path: Path, stated: Mapping[str, str]) -> None:
@@ -242,124 +250,9 @@ def _exported(model: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:
             raise UserError(f"{OPTION}: the network cannot be exported: {reason(error)}") from error
 
 
-def _as_code(model: Joined, stated: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
-    """The Python file's text, and the weights by the names that it uses."""
-    program = _exported(model, model.examples())
-    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
-    name_of = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    graph = _without_checks(program.graph)
-    weights, lines, inputs = {}, [], list(model.inputs)
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            if node.target in name_of:
-                name = name_of[node.target]
-                if node.users:
-                    weights[name] = tensors[name].detach().clone().contiguous()
-                    lines.append(f"    {node.name} = weights[{name!r}]")
-            else:
-                lines.append(f"    {node.name} = {inputs.pop(0)}")
-    python = graph.python_code("self")
-    body = python.src[python.src.index("def forward") :].partition("\n")[2].rstrip()
-    answer = next(node for node in graph.nodes if node.op == "output").args[0][0]
-    body = f"{body[: body.rindex('return ')]}return {answer}"
-    used = {name for name in python.globals if re.search(rf"(?<![\w.]){name}\b", body)} - {"torch"}
-    if unknown := used - HELPERS.keys():
-        raise UserError(f"the {model.kind} model cannot be written as code: it uses {', '.join(sorted(unknown))}")
-    helpers = [line for name, line in HELPERS.items() if name in used]
-    parameters = ", ".join(f"{name}: torch.Tensor" for name in model.inputs)
-    what = "\n".join(f"{name}: {_in_words(shape, model.forms.get(name))}" for name, shape in model.inputs.items())
-    code = TEMPLATE.format(
-        kind=model.kind,
-        helpers="".join(f"{line}\n" for line in helpers),
-        classes=repr(list(model.classes)),
-        stated="\n".join(f"{name.upper()} = {json.loads(stated[name])!r}" for name in ("versions", "made_of")),
-        parameters=parameters,
-        names=", ".join(model.inputs),
-        use="\n".join(f"    {name} = {_from_image(model, name)}" for name in model.inputs),
-        what=what,
-        lines="\n".join(lines),
-        body=body,
-    )
-    return code, weights
-
-
-def _in_words(shape: tuple[int, ...], form: Form | None) -> str:
-    if form is None:
-        return f"(n, {shape[0]}) float32, the weak model's logits"
-    size = ", ".join(map(str, shape))
-    return f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n  an image of another size: {RESIZED[form.resize]}"
-
-
-def _from_image(model: Joined, name: str) -> str:
-    """An expression that makes an input of `image`, in the way in which the dataset's images were made."""
-    form = model.forms.get(name)
-    if form is None:
-        return f"torch.zeros(1, {model.inputs[name][0]})  # instead of zeros, what the weak model says of the image"
-    size = f"({form.side}, {form.side}), {'method=' if form.resize == 'crop' else ''}Image.Resampling.BILINEAR)"
-    resized = f"image.resize({size}" if form.resize == "stretch" else f"ImageOps.fit(image, {size}"
-    return f"torch.from_numpy(numpy.array({resized}))[None]"
-
-
-def _without_checks(graph: fx.Graph) -> fx.Graph:
-    """The graph without the exporter's assertions."""
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and "assert" in str(node.target):
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    return graph
-
-
 def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         extra = "safetensors" if name.startswith("safetensors") else "onnx"
         raise UserError(f"--save needs {name} ({reason(error)}); first run: pip install -e .[{extra}]") from None
-
-
-DIGEST = "DIGEST_OF_THE_WEIGHTS"
-RESIZED = {
-    "stretch": "both sides resized to it, PIL.Image.Resampling.BILINEAR",
-    "crop": "the square in its middle resized to it, PIL.Image.Resampling.BILINEAR",
-}
-TEMPLATE = '''"""A {kind} image classifier. It needs torch and safetensors; its weights are next to it, in .safetensors.
-
-How to use it (after `import numpy, torch` and `from PIL import Image, ImageOps`):
-
-    image = Image.open("photo.png").convert("RGB")
-{use}
-    print(CLASSES[int(scores(load(), {names}).argmax())])
-
-{what}
-"""
-
-from hashlib import sha256
-from pathlib import Path
-
-import safetensors.torch
-import torch
-{helpers}
-CLASSES = {classes}
-{stated}
-WEIGHTS_SHA256 = "DIGEST_OF_THE_WEIGHTS"
-
-
-def load(device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The weights by name. Raises ValueError for weights that were not saved together with this file."""
-    path = Path(__file__).with_suffix(".safetensors")
-    content = path.read_bytes()
-    if sha256(content).hexdigest() != WEIGHTS_SHA256:
-        raise ValueError(f"{{path}}: expected the weights that were saved together with {{Path(__file__).name}}")
-    return {{name: value.to(device) for name, value in safetensors.torch.load(content).items()}}
-
-
-@torch.inference_mode()
-def scores(weights: dict[str, torch.Tensor], {parameters}) -> torch.Tensor:
-    """(n, classes) float32, in the order of CLASSES: the largest one decides."""
-{lines}
-{body}
-'''

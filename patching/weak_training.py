@@ -64,13 +64,15 @@ def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     parser.add_argument("--target_class", default="all", help=f"one class of the strong model, {HELP}; all by default")
     parser.add_argument("--epochs", help="passes over the training images")
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
-    parser.add_argument("--keep_every", help="keep every n-th epoch")
+    parser.add_argument("--checkpoint_every", help="keep every n-th epoch")
+    parser.add_argument("--keep_every", help=argparse.SUPPRESS)  # as an earlier version called it
     parser.add_argument("--fresh", action="store_true", help="set what is there aside and train again")
     add_engine_options(parser, "weak models are trained one after the other, by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
-    for option, name in (("epochs", f"{kind}_epochs"), ("keep_epochs", "keep_epochs"), ("keep_every", "keep_every")):
+    for option in ("epochs", "keep_epochs", "checkpoint_every", "keep_every"):
         if getattr(arguments, option) is not None:
+            name = f"{kind}_epochs" if option == "epochs" else option
             arguments.set.append(f"{name}={getattr(arguments, option)}")
     return arguments
 
@@ -183,7 +185,7 @@ def train_weak_models(
     those of the strong model whose modules are to patch them.
     """
     check_trained_on(data.strong, stage.artifacts)
-    keep = epochs_to_keep(settings.epochs, stage.config.keep_every, stage.config.keep_epochs)
+    keep = epochs_to_keep(settings.epochs, stage.config.checkpoint_every, stage.config.keep_epochs)
     parameters = count_parameters(build_weak_network(stage.config, kind))
     logs = [patch_files.weak_model_log(stage.artifacts, kind, target_class) for target_class in target_classes]
     to_train = len(logs) if fresh else sum(not log.exists() for log in logs)
@@ -193,7 +195,7 @@ def train_weak_models(
         f"parameters each\nkept of each: {len(keep)} epochs and the best one; at most {readable(needed)} below\n"
         f"{patch_files.weak_models_folder(stage.artifacts, kind)}"
     )
-    advice = "keep fewer epochs (--keep_every, --keep_epochs), train one --target_class"
+    advice = "keep fewer epochs (--checkpoint_every, --keep_epochs), train one --target_class"
     check_room(patch_files.weak_models_folder(stage.artifacts, kind), needed, advice)
     jobs = [
         WeakJob(

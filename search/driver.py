@@ -31,6 +31,7 @@ from utils.files import set_aside, sha256_of
 from utils.locks import held
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
+from utils.tensorboard import scalar
 
 MAX_LOSS = 1.0  # percentage points, where no other number is asked for
 
@@ -234,6 +235,8 @@ def run_method(
             rows.append(files.row(**{field.name: known[field.name] for field in fields(files.row)}))
             start, there = now, []
             files.log.save(rows)  # last: a candidate is found when it is there
+            for name in ("kernels_kept", "points_lost", "auc_mean"):
+                scalar(f"{row_name}/{name}", getattr(rows[-1], name), number)
             say(rows[-1].describe(f"{row_name} {number:2d}", found.words))
     if not rows:
         raise UserError(f"--method {method.name}: it found no modules; expected at least one candidate")

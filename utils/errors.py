@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from configures.setting import SettingError
-from utils.tables import EscapingStream, printable
+from utils.tables import EscapingStream, for_stream, printable
 
 EXIT_BAD_INPUT = 2
 EXIT_WAITED_TOO_LONG = 3
@@ -105,7 +105,8 @@ def _prepare_streams() -> None:
 
 def _end(line: str, exit_code: int | str | None) -> NoReturn:
     with contextlib.suppress(OSError):
-        print(printable(" ".join(line.split())), end="\n" if line else "", file=sys.stderr)
+        text = for_stream(printable(" ".join(line.split())), sys.stderr)
+        print(text, end="\n" if line else "", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -13,6 +13,7 @@ import torch
 
 from utils import progress
 from utils.given_places import readable
+from utils.tables import for_stream
 
 Item = TypeVar("Item")
 
@@ -89,10 +90,8 @@ def say_estimate(what: str, seconds: float, *, more_bytes: int = 0, instead: str
         )
     free = free_memory()
     if free is not None and more_bytes > free:
-        print(
-            f"warning: {what}: {readable(more_bytes)} of memory are needed, {readable(free)} are free{advice}",
-            flush=True,
-        )
+        line = f"warning: {what}: {readable(more_bytes)} of memory are needed, {readable(free)} are free{advice}"
+        print(for_stream(line, sys.stdout), flush=True)
 
 
 def is_worth_measuring(flops: float) -> bool:

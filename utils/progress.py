@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from utils.tables import printable
+from utils.tables import for_stream, printable
 
 Item = TypeVar("Item")
 
@@ -45,7 +45,7 @@ def is_shown() -> bool:
 def say(line: str) -> None:
     """Print a line on the way to the results."""
     if _is_shown:
-        print(f"{line}\n", end="", flush=True)  # in one piece, whichever thread says it
+        print(f"{for_stream(line, sys.stdout)}\n", end="", flush=True)  # in one piece, whichever thread says it
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

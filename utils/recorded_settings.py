@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from configures.base import KINDS
+from configures.base import KINDS, renamed
 from configures.setting import SettingError, check_value
 from utils.artifacts import JsonFile, json_text
 from utils.errors import UserError
@@ -43,6 +43,7 @@ def record_or_compare(file: JsonFile, settings: dict[str, Any], configured: dict
 
 def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs, setting by setting, for an error message; empty where nothing does."""
+    there = renamed(there)
     names = [*now, *(name for name in there if name not in now)]
     absent = "none"
     return "; ".join(
@@ -58,6 +59,7 @@ def configured_of(content: Mapping[str, Any]) -> dict[str, Any]:
     Values that a setting cannot have are left out.
     """
     found = {}
+    content = renamed(content)
     for name in filter(KINDS.__contains__, content):
         with contextlib.suppress(SettingError):
             value = _as_setting(content[name])

@@ -16,6 +16,8 @@ WIDTH = 80  # characters of a line on the screen
 _FORMULA = re.compile("'*[=+\\-@\t\r\n]")
 # Control characters but for tab and end of line; what starts a line elsewhere; what turns the direction of writing.
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_COMMAND = re.compile(r"\b(?:python|pip|cnn-modules) [^;,()]+")
+_WRAPPING: dict[str, Any] = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
 _CONTROL_OR_BLANK = re.compile(f"{_CONTROL.pattern}|[\t\n]")
 
 
@@ -52,6 +54,18 @@ def fitted(parts: Iterable[str], width: int = WIDTH, indent: str = "    ") -> st
         else:
             lines.append(f"{indent}{part}" if lines else part)
     return "\n".join(lines)
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """A text with its long lines wrapped where it goes to a terminal; as it is where it goes to a file or a pipe.
+
+    Commands are not broken, so that they can be copied.
+    """
+    if not stream.isatty():
+        return text
+    kept = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = (textwrap.wrap(line, WIDTH, **_WRAPPING) if len(line) > WIDTH else [line] for line in kept.split("\n"))
+    return "\n".join(line for part in lines for line in part).replace("\0", " ")
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -36,6 +36,7 @@ from search.gradient.trained_module import TrainedModule, answer_and_maps
 from search.gradient.weight_places import WeightPlaces
 from utils.device import keep_freed_memory
 from utils.errors import UserError
+from utils.tensorboard import scalar
 
 
 class LossNotFinite(UserError):
@@ -166,7 +167,7 @@ class Trainer:
             target = keep_target(before, keep, of_round + 1, steps)
             for module in modules:
                 module.drop(self._sizes[module.target_class], target)
-        return sum(losses) / len(losses)
+        return scalar("step/loss", sum(losses) / len(losses), number)
 
     def _step_size(self, of_round: int) -> float:
         """A cosine down to 0, so that weights come to rest."""

@@ -18,6 +18,7 @@ from configures.base import Config, known_configurations, load, override
 from configures.setting import SettingError
 from models.files import NetworkSettings
 from models.names import is_own_network
+from models.opening import open_stage, stage_parser
 from models.strong_model import graph_of, strong_model_training
 from search.gradient.goal import goal_of
 from search.gradient.trainer import fine_tuning_settings, search_settings
@@ -237,6 +238,47 @@ def test_a_configuration_of_the_users_own(own_configuration: Any) -> None:
         'from configures.base import Config\nconfig = Config(model="simcnn", dataset="own", num_classes=3)\n',
     )
     assert load("simcnn", "own", ["epochs=2"]) == Config("simcnn", "own", 3, epochs=2)
+
+
+@pytest.fixture
+def notice() -> str:
+    """What is said once of the old name `keep_every`."""
+    base.current_name.cache_clear()
+    return "setting keep_every is now called checkpoint_every\n"
+
+
+def test_old_names_are_no_settings_and_stand_for_settings() -> None:
+    assert set(base.RENAMED.values()) <= set(base.SETTABLE) and not base.RENAMED.keys() & set(base.SETTABLE)
+
+
+def test_an_old_name_on_the_command_line(notice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert override(PLAIN, ["keep_every=3"]) == dataclasses.replace(PLAIN, checkpoint_every=3)
+    assert capsys.readouterr().err == notice
+    with pytest.raises(SettingError, match="setting checkpoint_every: expected at least 1, given 0"):
+        override(PLAIN, ["keep_every=0"])
+
+
+@pytest.mark.parametrize("given", ["keep_every=3)", "checkpoint_every=7)\nconfig = replace(config, keep_every=3)"])
+def test_an_old_name_in_a_configuration_of_the_users_own(
+    own_configuration: Any, notice: str, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    own_configuration(
+        "simcnn_own",
+        "from dataclasses import replace\nfrom configures.base import Config\n"
+        f'config = Config(model="simcnn", dataset="own", num_classes=3, {given}\n',
+    )
+    assert load("simcnn", "own") == Config("simcnn", "own", 3, checkpoint_every=3)
+    assert capsys.readouterr().err == notice
+
+
+def test_a_stage_repeats_an_old_name_by_the_new_one(notice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the commands that it prints and starts."""
+    given = ["--model", "simcnn_x0_25", "--dataset", "digits", "--set", "keep_every=3"]
+    stage = open_stage(stage_parser("").parse_args(given))
+    assert stage.artifacts.assignments == ("checkpoint_every=3",) and stage.config.checkpoint_every == 3
+    printed = capsys.readouterr()
+    assert printed.err == notice and "for this run: checkpoint_every=3" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ SETTINGS = (
     "weak_train_images=15",
     "weak_test_images=4",
     "weak_epochs=3",
-    "keep_every=1",
+    "checkpoint_every=1",
     "mask_steps=60",
     "mask_batch_size=8",
 )

@@ -226,7 +226,7 @@ def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root,
 
 def test_interrupted_training_goes_on_to_the_same_weights(own_root, run_main, monkeypatch):
     artifacts = artifacts_of(own_root)
-    options = ("--target_class", 2, "--epochs", 3, "--keep_every", 1, "--fresh")
+    options = ("--target_class", 2, "--epochs", 3, "--checkpoint_every", 1, "--fresh")
     assert run_main(TRAIN_WEAK, *COMMON, *options, root=own_root).exit_code == 0
     whole = patch_files.weak_model(artifacts, SIMPLE, 2, 2).load()
     save = type(patch_files.weak_model(artifacts, SIMPLE, 2, 2)).save
@@ -286,7 +286,7 @@ def test_workers_of_an_engine_patch_the_same(applied, own_root, patch, run_main,
 
 @pytest.mark.long
 def test_poorly_fitted_models_early_and_late(own_root, run_main):
-    options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)
+    options = ("--target_class", 0, "--epochs", 3, "--keep_epochs", 0, "--keep_every", 3)  # its old name
     done = run_main(TRAIN_POOR, *COMMON, *options, root=own_root)
     assert done.exit_code == 0, done
     assert "kept of each: 2 epochs and the best one; at most" in done.stdout
@@ -350,7 +350,7 @@ def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
     usage = shutil.disk_usage(own_root)
     monkeypatch.setattr("utils.given_places.shutil.disk_usage", lambda path: usage._replace(free=2**20))
     done = run_main(TRAIN_POOR, *COMMON, root=own_root)
-    done.refused("are needed", "1.0 MiB are free", "--keep_every")
+    done.refused("are needed", "1.0 MiB are free", "--checkpoint_every")
     assert not patch_files.weak_models_folder(artifacts_of(own_root), WeakKind.POOR).exists()
 
 

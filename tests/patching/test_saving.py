@@ -23,7 +23,7 @@ from torch import nn
 
 from dataset.image_files import decode_image
 from dataset.images import IMAGENET, Normalisation, normalise
-from patching import saving
+from patching import as_code, saving
 from patching.as_reported import TOLERANCE, Reported
 from patching.members import LUMA, Form, Logits, Member, takes_grey
 from patching.patched_model import PatchedModel
@@ -137,6 +137,65 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
     assert "weak_logits: (n, 3) float32" in path.read_text() and "both sides resized to it" in path.read_text()
 
 
+LAYERS = """
+        self.weak = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(4, 3),
+        )
+"""
+FORWARD = """
+        permute = torch.permute((pixels.to(torch.float32) - self.weak_mean) / self.weak_std, [0, 3, 1, 2])
+        weak = self.weak(permute)
+"""
+
+
+@pytest.mark.slow
+def test_the_python_file_has_layers_and_a_short_forward_the_same_each_time(tmp_path: Path) -> None:
+    model, texts = saved_with(network()), set()
+    for name in ("a.py", "b.py"):
+        code, weights = save_as_reported(model, tmp_path / name, reported_of(model))
+        texts.add((code.read_text(), weights.read_bytes()))
+    ((text, _),) = texts
+    assert LAYERS in text and FORWARD in text and "aten" not in text
+    classifier = runpy.run_path(str(tmp_path / "a.py"))["load"]()
+    assert not classifier.training and classifier(torch.from_numpy(PIXELS)).shape == (60, 3)
+
+
+class Awkward(nn.Module):
+    """A convolution that is used twice, layers with rare arguments, and what is written in place while others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(4, 4, 3, padding="same", dilation=2, groups=2)
+        self.norm, self.seven = nn.BatchNorm2d(4, eps=0.1, affine=False), nn.Conv2d(3, 4, (3, 1), (1, 2), (0, 1))
+        self.pool = nn.AvgPool2d(3, 2, ceil_mode=True, count_include_pad=False)
+        self.fc, self.of_rows = nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3)
+        self.act = nn.LeakyReLU(0.3, inplace=True)
+        self.where = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+        self.norm.running_mean.fill_(0.2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self.seven(images))
+        view = maps.flatten(2)
+        before = view.sum(2) + 1
+        self.act(maps)  # changes `view` too
+        maps = nn.functional.relu6(self.shared(self.shared(maps)), inplace=True)
+        maps += view.view_as(maps)
+        rows = self.fc(self.pool(maps).mean((2, 3)) + view.amax(2) * before)
+        return self.of_rows(nn.functional.dropout(rows, 0.5, self.training))[:, self.where]
+
+
+@pytest.mark.slow
+def test_what_is_no_chain_of_layers_is_computed_in_its_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = saved_with(Awkward().eval())
+    code, _ = save_as_reported(model, tmp_path / "patched.py", reported_of(model))
+    text = code.read_text()
+    assert "nn.Conv2d(3, 4, (3, 1), stride=(1, 2), padding=(0, 1)), nn.BatchNorm2d(4, eps=0.1, affine=False)" in text
+    assert "self.weak_shared_weight = nn.Buffer(torch.empty([4, 2, 3, 3]))" in text and "nn.BatchNorm1d(3)" in text
+    assert text.count("torch.conv2d(") == 2 and "leaky_relu_" in text and "dropout" not in text
+
+
 @pytest.mark.slow
 def test_onnx_of_a_network_with_batch_norm_a_dict_and_len_of_its_images(tmp_path: Path) -> None:
     answering = Answering(lambda features, logits: as_dict(features, logits.view(len(logits), 3)))
@@ -224,8 +283,8 @@ def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
 
 @pytest.mark.slow
 def test_a_file_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, as_code = saved_with(network()), saving._as_code
-    monkeypatch.setattr(saving, "_as_code", lambda *given: (as_code(*given)[0] + "\nload = None", as_code(*given)[1]))
+    model, broken = saved_with(network()), as_code.TEMPLATE + "\nload = None\n"
+    monkeypatch.setattr(as_code, "TEMPLATE", broken)
     with pytest.raises(UserError, match="does not run"):
         save_as_reported(model, tmp_path / "patched.py", reported_of(model))
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from configures.base import current_name
 from models import files as model_files
 from modules import files as module_files
 from modules.kernel_importance import check_importance_fits
@@ -36,6 +37,20 @@ def test_differences_list_what_only_one_has() -> None:
         "b: 2 there, 3 now; c: none there, None now; a: 1 there, none now"
     )
     assert differences({"a": [1]}, {"a": [1]}) == ""
+
+
+def test_recorded_settings_of_an_earlier_version_have_the_names_of_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    current_name.cache_clear()
+    file = JsonFile(tmp_path / "settings.json", "anew")
+    file.save({"seed": 0, "keep_every": 3})
+    record_or_compare(file, {"seed": 0, "checkpoint_every": 3})
+    file.save({"seed": 0, "keep_every": 3})
+    with pytest.raises(UserError, match=r"\(checkpoint_every: 3 there, 4 now\)"):
+        record_or_compare(file, {"seed": 0, "checkpoint_every": 4})
+    assert configured_of({"keep_every": 3, "epochs": 4}) == {"checkpoint_every": 3, "epochs": 4}
+    assert capsys.readouterr().err == "setting keep_every is now called checkpoint_every\n"
 
 
 def test_of_many_that_start_together_with_other_settings_one_goes_on(tmp_path: Path) -> None:

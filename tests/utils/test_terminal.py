@@ -19,7 +19,7 @@ from dataset.images import IMAGENET
 from models.checkpoints import load_foreign_checkpoint
 from utils.errors import UserError, run
 from utils.progress import say
-from utils.tables import EscapingStream, printable, show_table, unescaped
+from utils.tables import EscapingStream, for_stream, printable, show_table, unescaped
 
 HOSTILE = "a\x1b[2J\rb\x9b1m\u202ec\u2028d\x07"
 SHOWN = r"a\x1b[2J\rb\x9b1m\u202ec\u2028d\x07"
@@ -44,6 +44,30 @@ def test_ordinary_names_stay_as_they_are() -> None:
         "\U0001f469\u200d\U0001f52c",
     ):
         assert printable(name) == name
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_long_lines_are_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "python train.py --model simcnn_x0_25 --dataset digits --set epochs=3 --set batch_size=8 --fresh"
+    text = f"short\n{'word ' * 40}with: {command}; {'x' * 100}"
+    assert for_stream(text, io.StringIO()) == text
+    lines = for_stream(text, Terminal()).split("\n")
+    assert lines[0] == "short" and f"    {command};" in lines and f"    {'x' * 100}" in lines
+    assert all(len(line) <= 80 for line in lines if "word" in line) and " ".join(map(str.strip, lines)) == " ".join(
+        text.split()
+    )
+    monkeypatch.setattr(sys, "stderr", Terminal())
+
+    def refuse() -> None:
+        raise UserError("expected " + "this or that, " * 20)
+
+    with pytest.raises(SystemExit):
+        run(refuse)
+    assert max(map(len, sys.stderr.getvalue().splitlines())) <= 80
 
 
 def test_a_stream_escapes_and_stays_a_stream(tmp_path: Path) -> None:

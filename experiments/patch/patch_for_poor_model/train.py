@@ -4,9 +4,10 @@
     python experiments/patch/patch_for_poor_model/train.py --model simcnn --dataset cifar10 --keep_epochs 84,169
 
 A late epoch is overfitted, an early one underfitted. The checkpoints are
-data/patch/poor/MODEL_DATASET/target_class_C/epoch_E.pth: the best and the last epoch, every tenth (`keep_every`) and
-those that --keep_epochs names; what they take on the disk is said, and refused where it does not fit, before the start.
-An interrupted training goes on when the same command is typed again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
+data/patch/poor/MODEL_DATASET/target_class_C/epoch_E.pth: the best and the last epoch, every tenth
+(`checkpoint_every`) and those that --keep_epochs names; what they take on the disk is said, and refused where it does
+not fit, before the start. An interrupted training goes on when the same command is typed again. Method: Qi et al., ASE
+2022 (arXiv 2209.06116).
 """
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)

@@ -4,7 +4,7 @@
     python experiments/patch/patch_for_weak_model/train.py --model simcnn --dataset cifar10 --target_class 3
 
 The checkpoints are data/patch/weak/MODEL_DATASET/target_class_C/epoch_E.pth: the best and the last epoch, every tenth
-(`keep_every`) and those that --keep_epochs names. An interrupted training goes on when the same command is typed
+(`checkpoint_every`) and those that --keep_epochs names. An interrupted training goes on when the same command is typed
 again. Method: Qi et al., ASE 2022 (arXiv 2209.06116).
 """
 
