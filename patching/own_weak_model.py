@@ -67,10 +67,10 @@ def match_classes(
     if len(set(weak_knows)) < len(weak_knows):
         raise UserError(f"--weak_classes {','.join(weak_knows)}: expected every class once")
     all_names = (*weak_knows, *(name for name in images_have if name not in weak_knows))
-    for theirs, ours in renamed.items():
-        for name, known, whose in ((theirs, all_names, "images have"), (ours, strong_knows, "strong model has")):
+    for new, old in renamed.items():
+        for name, known, whose in ((new, all_names, "images have"), (old, strong_knows, "strong model has")):
             if name not in known:
-                raise UserError(f"--class_map {theirs}={ours}: the {whose} no class {name}, but {', '.join(known)}")
+                raise UserError(f"--class_map {new}={old}: the {whose} no class {name}, but {', '.join(known)}")
 
     def number_in_strong(name: str) -> int | None:
         called = renamed.get(name, name)
@@ -93,19 +93,19 @@ def match_classes(
     return Classes(names, len(weak_knows), {names.index(name): found for name, found in strong_number.items()})
 
 
-def _no_match(theirs: str, strong_knows: Sequence[str]) -> str:
+def _no_match(name: str, strong_knows: Sequence[str]) -> str:
     return (
-        f"the strong model has no class {theirs}: expected names of {', '.join(strong_knows)}; where it calls them "
-        "otherwise, say so with --class_map THEIRS=OURS"
+        f"the strong model has no class {name}: expected names of {', '.join(strong_knows)}; if it has other "
+        "names for them, give --class_map NEW=OLD"
     )
 
 
 def parse_class_map(text: str) -> dict[str, str]:
-    """`cat=kitten,dog=puppy` -> theirs to ours. Raises UserError for another form."""
+    """`hound=dog,kitten=cat` -> new name to the strong model's. Raises UserError for other texts."""
     pairs = [pair.split("=") for pair in text.split(",") if pair]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
-        raise UserError(f"--class_map {text}: expected THEIRS=OURS,THEIRS=OURS")
-    return {unicodedata.normalize("NFC", theirs): unicodedata.normalize("NFC", ours) for theirs, ours in pairs}
+        raise UserError(f"--class_map {text}: expected NEW=OLD,NEW=OLD")
+    return {unicodedata.normalize("NFC", new): unicodedata.normalize("NFC", old) for new, old in pairs}
 
 
 def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[str]) -> tuple[Images, np.ndarray]:
