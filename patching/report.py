@@ -1,4 +1,4 @@
-"""What is known of a patched weak model: what each method makes of it, on test images; a JSON file holds it.
+"""The record of a patched weak model: the results of each method on test images; a JSON file holds it.
 
 A method is the weak model as it is, a rule of `patching.rules`, or a control.
 """
@@ -23,22 +23,40 @@ ADVICE = "leave the module out"
 
 @dataclass(frozen=True)
 class PatchedWeakModel:
-    """One weak model, and every method that was tried on it."""
+    """One weak model, and every method that was tried on it; `print` shows the changes, in percent.
 
-    classes: tuple[str, ...]  # the weak model's, then those that are added
-    targets: tuple[int, ...]  # those of them that are patched; none where no module helped
+    A method is "before" (the weak model as it is), a rule such as "learned", or a control.
+
+    Attributes:
+        classes: the names of the weak model's classes, then of the added ones.
+        targets: the numbers of those that are patched; none if no module helped.
+        test_images: how many.
+        methods: method -> its confusion matrix, rule and scores of each target, as `method_entry` describes.
+        configuration: of the strong model.
+        target_classes: the strong model's numbers of the targets.
+        modules, modules_sha256: the module set's name; the checksum of its record.
+        weak_model: its network, or the checkpoint or folder of a weak model that was not made here.
+        kind: `weak`, `poor`, or `own` (not made here).
+        epoch: of a weak model that was trained here.
+        validation_images: how many.
+        details: of a weak model that was not made here: added classes, evaluated modules, cost.
+        made_with: commit, versions and machine; by earlier versions nothing.
+    """
+
+    classes: tuple[str, ...]
+    targets: tuple[int, ...]
     test_images: int
-    methods: dict[str, Any]  # method -> `method_entry`
-    configuration: str = ""  # of the strong model
-    target_classes: tuple[int, ...] = ()  # the strong model's numbers of the targets
-    modules: str = ""  # the module set's name
-    modules_sha256: str = ""  # of its record
-    weak_model: str = ""  # its network, or the checkpoint or folder of a weak model that was not made here
-    kind: str = ""  # `weak`, `poor`, or `own`: not made here
-    epoch: int = 0  # of a weak model that was trained here
+    methods: dict[str, Any]
+    configuration: str = ""
+    target_classes: tuple[int, ...] = ()
+    modules: str = ""
+    modules_sha256: str = ""
+    weak_model: str = ""
+    kind: str = ""
+    epoch: int = 0
     validation_images: int = 0
-    details: dict[str, Any] = field(default_factory=dict)  # of one that was not: added classes, judged modules, cost
-    made_with: dict[str, str] = field(default_factory=dict)  # commit, versions and machine; by earlier versions nothing
+    details: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def target_class(self) -> int:

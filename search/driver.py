@@ -90,6 +90,13 @@ class DrivenMethod(ABC):
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Any]) -> Generator[Found, None, None]:
         """Yield the candidates after those of `rows`.
 
+        Example (`rows` are those of an earlier run, if it was interrupted):
+
+            for keep in (0.6, 0.4)[len(rows) :]:
+                scores = my_scores(strong, split)  # (classes, units) float
+                masks = masks_within(scores, strong, keep)  # of search.one_shot
+                yield Found(f"{keep:.0%} of the kernels", masks)
+
         Args:
             stage: its settings, seed and device; files of the method's own go to the folder of `files`.
             strong: the strong model, on the device.

@@ -49,19 +49,19 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the method, and of its module sets where they are not named by `--as`."""
+        """The name of the method, which its module sets have, too, if `--as` gives them no other."""
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Those of scripts/run_module_search.py that belong to the method."""
+        """The options of scripts/run_module_search.py that belong to the method, without `--`."""
 
     def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
-        """Those of the search for modules of some classes; () = all."""
+        """The files of the search for modules of some classes; () = all."""
 
     def candidates(self, stage: Stage) -> Iterator[Found]:
-        """What the searches have found so far, each loaded as it is asked for; nothing where there was none.
+        """Yield what the searches have found so far, each loaded as it is asked for; nothing if there was no search.
 
-        Raises UserError where its files are damaged, or of another strong model than the one that is there.
+        Raises UserError if its files are damaged, or come from another strong model than the one that is there.
         """
 
 

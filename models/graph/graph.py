@@ -27,7 +27,10 @@ FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A CNN classifier as a graph of operators, with the units of its kernels.
+    """A traced CNN: a graph of operators, with the units of its kernels. Use `trace` to make one.
+
+    Attributes for users: `num_classes`; `image_shape` (channels, height, width); `flops` of one image;
+    `units.num_kernels`, K; `units.layers`, the conv layers; `num_units`; `network`, the CNN as a module of torch.
 
     Its constants share memory with the network's weights, except those that were computed from weights, and all of
     those of a network that does more than to set a flag when its mode changes.

@@ -11,7 +11,9 @@ from models.graph.values import Constant, Value, needed
 
 
 class GraphNetwork(nn.Module):
-    """What a program computes: images (n, channels, side, side) -> logits (n, classes), in evaluation mode.
+    """A network made by this toolkit: a module, or the traced network. A plain nn.Module; users never construct it.
+
+    images (n, channels, side, side) -> logits (n, classes), in evaluation mode; a module of one class has (n, 1).
 
     Args:
         program: its constants are the tensors, by name.
