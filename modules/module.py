@@ -29,7 +29,7 @@ def extract_modules(
     Args:
         graph: the strong model.
         masks: True = kept.
-        target_classes: of these modules; None = module c is of class c.
+        target_classes: of these modules; None = module c belongs to class c.
         weights: their state_dicts; None = they have the strong model's.
 
     Raises ValueError for a mask that does not fit the graph, RuntimeError for weights that do not fit a mask.
@@ -44,7 +44,7 @@ class CutModules(Sequence[GraphNetwork]):
         graph, masks, target_classes, weights: as of `extract_modules`.
         statistics: of each module some of its state_dict, which it has instead of the strong model's; None = nothing.
 
-    Raises ValueError where masks, classes and weights are not as many.
+    Raises ValueError if masks, classes and weights are not as many.
     """
 
     def __init__(

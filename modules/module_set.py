@@ -143,7 +143,7 @@ class ModuleSet:
         return module_files.module_kernels(self.folder, target_class, self.made_by)
 
     def mask(self, target_class: int) -> np.ndarray:
-        """(K,) bool, True = kept, of one module. Raises UserError where it is missing or fits no module."""
+        """(K,) bool, True = kept, of one module. Raises UserError if it is missing or fits no module."""
         file, units = self.kernels_file(target_class), graph_of(self.config).units
         kernel_mask = file.load(units.num_kernels)
         self._check_checksum(file)
@@ -160,7 +160,7 @@ class ModuleSet:
     def module(self, target_class: int, device: torch.device) -> GraphNetwork:
         """The module of one class, in evaluation mode, channels-last, on the device.
 
-        Its forward: normalised images (n, 3, side, side) -> the class's logit (n, 1). Raises UserError where its files
+        Its forward: normalised images (n, 3, side, side) -> the class's logit (n, 1). Raises UserError if its files
         are missing or damaged, or of another network than the configuration's.
         """
         file, network = self.file(target_class), self.config.network_name
@@ -181,7 +181,7 @@ class ModuleSet:
         return [self.module(target_class, device) for target_class in self.target_classes]
 
     def check_source(self, artifacts: Artifacts) -> None:
-        """Raises UserError where the modules are known to be cut from another strong model than the one there is."""
+        """Raises UserError if the modules are known to be cut from another strong model than the one there is."""
         if self.record.source is None:  # written by an earlier version
             return
         now = source_of(graph_of(self.config), self.config, artifacts)

@@ -54,9 +54,9 @@ def match_classes(
         strong_knows: the strong model's.
         targets: names or numbers, which count first the weak model's classes, then the images' others; `auto` is each
             of the weak model's classes that the strong model knows, too.
-        renamed: the strong model's name of a class, where it is another one.
+        renamed: the strong model's name of a class, if it is another one.
 
-    Raises UserError where they do not match.
+    Raises UserError if they do not match.
     """
     weak_knows = tuple(unicodedata.normalize("NFC", name) for name in weak_knows)
     if absent := [name for name in weak_knows if name not in images_have]:
@@ -125,7 +125,7 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
         classes: how many logits it gives.
         device: where it is run.
 
-    Raises UserError where it has another number of logits, does not run, gives NaN, or answers an image differently
+    Raises UserError if it has another number of logits, does not run, gives NaN, or answers an image differently
     from run to run or by the images next to it.
     """
     some = images.first(COMPARED)
@@ -164,9 +164,9 @@ def load_weak_logits(
         images: the same images, in the same order, or in that of their files.
         images_have: the names of their labels.
         classes: that the weak model knows.
-        file_order: (images,) the place of each image among the files; None where the files have no other order.
+        file_order: (images,) the place of each image among the files; None if the files have no other order.
 
-    Raises UserError where they are not of these images, or of another number of classes.
+    Raises UserError if they are not of these images, or of another number of classes.
     """
     logits_file, labels_file = (folder / f"{part}_{what}.npy" for what in ("logits", "labels"))
     logits, labels = _load(logits_file), _load(labels_file)

@@ -97,7 +97,7 @@ class PatchedModel(Joined):
 
     @staticmethod
     def read(path: Path, device: torch.device | str) -> "PatchedModel":
-        """The patched model in a `.pth` file. Raises UserError where the file is none."""
+        """The patched model in a `.pth` file. Raises UserError if the file is none."""
         return load_patched_model(path, device)
 
 

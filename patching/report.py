@@ -70,7 +70,7 @@ class PatchedWeakModel:
         return [self.classes[target] for target in self.targets]
 
     def confusion(self, method: str) -> np.ndarray:
-        """(classes, classes) int64 on the test images, rows = labels. Raises ValueError where it is none."""
+        """(classes, classes) int64 on the test images, rows = labels. Raises ValueError if it is none."""
         confusion = np.array(self.methods[method]["confusion_matrix"])
         if confusion.shape != (len(self.classes), len(self.classes)) or confusion.dtype.kind != "i":
             raise ValueError(f"the confusion matrix of {method} is not one of {len(self.classes)} classes")
@@ -83,14 +83,14 @@ class PatchedWeakModel:
     def change(self, method: str, number: int = 0) -> Change | None:
         """How sure the changes of a target's scores by a method are; None of the weak model as it is.
 
-        Raises KeyError, TypeError or ValueError where the file has none.
+        Raises KeyError, TypeError or ValueError if the file has none.
         """
         return self._change(method, "change", number)
 
     def over_no_module(self, method: str, number: int = 0) -> Change | None:
-        """How sure the changes from the control without a module are; None where that is what they would be of.
+        """How sure the changes from the control without a module are; None if that is what they would be of.
 
-        Raises KeyError, TypeError or ValueError where the file has none.
+        Raises KeyError, TypeError or ValueError if the file has none.
         """
         return self._change(method, "over_no_module", number)
 
@@ -104,7 +104,7 @@ class PatchedWeakModel:
         return [method for method in self.methods if method in RULES]
 
     def rule(self, calibration: str) -> Rule:
-        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none for the classes."""
+        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError if it is none for the classes."""
         rule = RULES[calibration].from_json(self.methods[calibration]["rule"])
         weak_classes = len(self.classes) - len(self.details.get("added", ()))
         scores = rule(torch.zeros(1, weak_classes), torch.zeros(1, len(self.targets)))
@@ -182,7 +182,7 @@ def method_entry(
     over_no_module: Sequence[Change] | None = None,
     targets: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """What the file says of one method: confusion matrix, rule and, of each target, metrics, counts and sureness.
+    """What the file records of one method: confusion matrix, rule and, of each target, metrics, counts and sureness.
 
     Args:
         confusion: (classes, classes) int64 on the test images, rows = labels.
@@ -205,7 +205,7 @@ def method_entry(
 
 
 def common_calibrations(models: Sequence[PatchedWeakModel]) -> list[str]:
-    """The calibrations that were tried on every one of the weak models. Raises UserError where there is none."""
+    """The calibrations that were tried on every one of the weak models. Raises UserError if there is none."""
     common = [name for name in models[0].calibrations if all(name in model.methods for model in models)]
     if not common or not all(BEFORE in model.methods for model in models):
         raise UserError("the weak models were patched with different calibrations; patch all with the same one")

@@ -30,7 +30,7 @@ class Found:
         weights: of each module its state_dict, on the CPU; None = the modules have the strong model's weights.
         target_classes: whose modules they are; None = of all classes.
         asked: fields of the log's row that the method fills.
-        seconds: of the search until it found them, where its files tell.
+        seconds: of the search until it found them, if its files record that.
     """
 
     words: str
@@ -79,7 +79,7 @@ class SearchFiles(Generic[Row]):
         return ArrayFile(self.folder / f"{self.stem.format(number)}_kernels.npy", self.made_by, "bool")
 
     def weights(self, number: int) -> CheckpointFile:
-        """Of a candidate's modules their state_dicts, where they have others than the strong model's."""
+        """Of a candidate's modules their state_dicts, if they have others than the strong model's."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}_weights.pth", self.made_by)
 
     def load(

@@ -1,4 +1,4 @@
-"""The contract of a search method: what its files say that it has found, and how that is drawn and made again.
+"""The contract of a search method: what its files record as found, and how that is drawn and made again.
 
 A method that finds masks one after the other in one process subclasses `DrivenMethod` of `search/driver.py`, which
 implements all of this. `search/methods.py` is the table of all methods.
@@ -66,7 +66,7 @@ class Method(Protocol):
 
 
 def check_strong_model(settings: JsonFile, artifacts: Artifacts) -> None:
-    """Raises UserError where a search's settings name another strong model than the one that is there."""
+    """Raises UserError if a search's settings name another strong model than the one that is there."""
     if settings.load().get("strong_model_sha256") != sha256_of(model_files.entire_model(artifacts).path):
         raise UserError(
             f"the search in {settings.path.parent} is of another strong model than the one that is there; "

@@ -232,10 +232,10 @@ def trace(
         image_side: in pixels.
         channels: of an image.
         fewest_units: a grouped convolution with fewer units has its kernels dropped one by one, not group by group.
-        num_classes: the logits are the first output (n, num_classes); where none is that wide, or the number is not
+        num_classes: the logits are the first output (n, num_classes); if none is that wide, or the number is not
             given, the first (n, any number).
 
-    Raises NetworkRefused, a ValueError of one line, where that does not work.
+    Raises NetworkRefused, a ValueError of one line, if that does not work.
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)

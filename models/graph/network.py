@@ -68,7 +68,7 @@ def network_of(
         constants, learned, buffers: those of the graph that the code was cut from.
     """
     values, order = needed([logits]), {name: number for number, name in enumerate(constants)}
-    names: dict[Constant, str] = {}  # where one is made in several ways, it has another name each time
+    names: dict[Constant, str] = {}  # if one is made in several ways, it has another name each time
     taken: set[str] = set()
     for value in values:
         if isinstance(value, Constant):
