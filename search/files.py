@@ -79,7 +79,7 @@ class SearchFiles(Generic[Row]):
         return ArrayFile(self.folder / f"{self.stem.format(number)}_kernels.npy", self.made_by, "bool")
 
     def weights(self, number: int) -> CheckpointFile:
-        """Of a candidate's modules their state_dicts, if they have others than the strong model's."""
+        """Of a candidate's modules their state_dicts, where they have others than the strong model's."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}_weights.pth", self.made_by)
 
     def load(
