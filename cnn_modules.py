@@ -6,7 +6,10 @@ masks, modules = cm.gradient_search(strong, images, labels, keep=0.4)
 
 `network` is any CNN classifier of torch; `images` are float tensors (n, channels, side, side), normalised as the
 network takes them; `labels` (n,) are whole numbers. Everything runs on the device of the network's parameters, and the
-network is left as it is. Only `show` prints; `show_progress(True)` makes long computations say how far they are.
+network is left as it is. Only `show` prints; `show_progress(True)` enables progress lines of long computations.
+
+Errors have a message of one line. A `UserError` is no ValueError and a `SettingError` (a ValueError) is no UserError;
+`NetworkRefused` is both. So catch `(cm.UserError, ValueError)`.
 """
 
 import copy
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from composing.rule import LinearRule, fitted
 from configures.base import Config
 from configures.base import gradient as gradient_settings
+from configures.setting import SettingError
 from dataset.images import Images, Split, to_device
 from models.evaluation import predict as outputs_of_images
 from models.graph import Graph, GraphNetwork, NetworkRefused
@@ -33,6 +37,7 @@ from modules.module_set import SetRecord
 from modules.module_set import show_module_set as show
 from modules.module_sets import evaluate_set
 from patching.from_arrays import Patch, patch
+from patching.report import PatchedWeakModel
 from patching.rules import Rule
 from search.gradient.goal import goal_of
 from search.gradient.trainer import Trainer, search_settings
@@ -42,12 +47,15 @@ from utils.progress import progress, show_progress
 
 __all__ = [
     "ComposedModel",
+    "ComposedNetwork",
     "Graph",
     "GraphNetwork",
     "NetworkRefused",
     "Patch",
     "PatchedNetwork",
+    "PatchedWeakModel",
     "SetRecord",
+    "SettingError",
     "UserError",
     "compose",
     "evaluate",
@@ -78,7 +86,7 @@ def trace(network: nn.Module, example_images: Any) -> Graph:
 
     Raises:
         NetworkRefused: a ValueError, one line; the network cannot be traced, or has no kernel that can be dropped.
-        UserError: the images or the network's weights are of another form.
+        UserError: the images are not square or not float, or the weights are not float32.
     """
     _, channels, side, width = _checked_images(example_images).shape
     if side != width:
@@ -96,17 +104,17 @@ def trace(network: nn.Module, example_images: Any) -> Graph:
 def predict(network: nn.Module, images: Any) -> np.ndarray:
     """Run a network on images, batch by batch, in evaluation mode.
 
-    Example: `predict(modules[3], images)[:, 0]` is what the module of class 3 says of each image.
+    Example: `predict(modules[3], images)[:, 0]` are the logits of module 3, (n,).
 
     Args:
         network: a classifier, a module, or any other network.
         images: (n, channels, side, side) float, as the network takes them.
 
     Returns:
-        The outputs (n, outputs) float32; of several outputs the first one of this form.
+        The outputs (n, outputs) float32; if the network returns several tensors, the first one of this shape.
 
     Raises:
-        UserError: the images have another form, or the network does not run on them.
+        UserError: the images are not (n, channels, side, side) float, or the network does not run on them.
     """
     values = _checked_images(images)
     given = _as_images(values, np.zeros(len(values), np.int64))
@@ -119,7 +127,7 @@ def predict(network: nn.Module, images: Any) -> np.ndarray:
 
 
 def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float = 0.9) -> np.ndarray:
-    """How strongly each kernel responds to the images of each class that the network classifies confidently.
+    """How strongly each kernel responds to the images of each class that are classified correctly and confidently.
 
     Example: `importance = kernel_importance(strong, images, labels)`; `importance[3].argmax()` is class 3's kernel.
 
@@ -127,14 +135,17 @@ def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float
         strong: as `trace` returns it.
         images: (n, channels, side, side) float, validation images.
         labels: (n,) int.
-        confidence: the least softmax, from 0 to 1, of an image that counts; of a class without such an image all count.
+        confidence: from 0 to 1. An image counts if it is classified correctly with a softmax of at least this; if a
+            class has no such image, all its images count.
 
     Returns:
         (classes, K) float32: the mean L1 norm of each kernel's feature map; 0 of kernels that are always kept.
 
     Raises:
-        UserError: images or labels do not fit.
+        UserError: images or labels do not fit, or `confidence` is not from 0 to 1.
     """
+    if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+        raise UserError(f"confidence: expected a softmax from 0 to 1, given {confidence!r}")
     given = _labelled(strong, images, labels)
     device, _ = strong.device_and_dtype
     return importance_of_images(strong, *to_device(given, device), confidence, None)[0]
@@ -151,7 +162,8 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
         keep: the share of each layer's kernels, above 0 and at most 1; at least one kernel of each layer is kept.
 
     Returns:
-        Kernel masks (classes, K) bool, True = kept.
+        Kernel masks (classes, K) bool, True = kept. A kernel of tied layers is kept only if every layer's ranking
+        keeps it.
 
     Raises:
         UserError: the importance has another shape, or `keep` is no such share.
@@ -171,6 +183,8 @@ def gradient_search(
 ) -> tuple[np.ndarray, list[GraphNetwork]]:
     """Search the modules of all classes by gradient: they are trained while kernels are dropped.
 
+    Their weights are trained, so keep each module's `state_dict()` with the masks.
+
     Example: `masks, modules = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
 
     Args:
@@ -180,7 +194,7 @@ def gradient_search(
         keep: the share of the kernels that each module may keep, above 0 and at most 1.
         seed: of the batches.
         settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
-            the search.
+            the search (default: 500).
 
     Returns:
         Kernel masks (classes, K) bool, True = kept, and the modules, in evaluation mode, on the strong model's device:
@@ -188,7 +202,7 @@ def gradient_search(
 
     Raises:
         UserError: something does not fit, a setting is unknown, or the loss is not finite.
-        SettingError: a ValueError, one line; a setting has a value that cannot work.
+        SettingError: a ValueError; a setting has a value that cannot work.
     """
     given = _labelled(strong, images, labels)
     _check_share(keep)
@@ -224,7 +238,7 @@ def extract_modules(strong: Graph, masks: Any, target_classes: Sequence[int] | N
     Args:
         strong: as `trace` returns it.
         masks: (modules, K) bool, True = kept: of a search, or loaded.
-        target_classes: of these modules; None = module c is of class c.
+        target_classes: of these modules; None = module c belongs to class c.
 
     Returns:
         Modules in evaluation mode, on the strong model's device: images (n, channels, side, side) -> logits (n, 1).
@@ -232,7 +246,7 @@ def extract_modules(strong: Graph, masks: Any, target_classes: Sequence[int] | N
 
     Raises:
         UserError: the masks have another shape or dtype, or there is not one for each class.
-        ValueError: one line; a mask leaves a layer without kernels, or drops one of several that belong together.
+        ValueError: a mask leaves a layer without kernels, or drops one of several that belong together.
     """
     targets = _checked_targets(strong, masks, target_classes)
     return extract_modules_of_masks(strong, _array(masks), targets)
@@ -256,14 +270,10 @@ def evaluate(
         modules: as `extract_modules` returns them, also after further training.
         images: (n, channels, side, side) float, which neither the network nor the search has seen.
         labels: (n,) int.
-        target_classes: of the modules; None = module c is of class c.
+        target_classes: of the modules; None = module c belongs to class c.
 
     Returns:
-        What a module set's `set.json` has, where these are the validation images. Of `valid_images` the strong model
-        classifies `valid_right_strong` correctly, and the composed model, which answers with the strong model's logits,
-        those of the target classes replaced by the modules', `valid_right_composed`. With one entry per module:
-        `kernels_kept` of `kernels`, `parameters`, `flops` (share of the strong model's), `explained`,
-        `valid_auc_modules` and `valid_auc_strong` (how well the class's logit tells its images from all others).
+        A `SetRecord`; its fields `valid_*` are measured on the images given here; `test_*` are 0.
 
     Raises:
         UserError: something does not fit, or a network's outputs are not finite.
@@ -278,11 +288,18 @@ def evaluate(
 
 
 class ComposedNetwork(nn.Module):
-    """Networks side by side, with a rule that makes their outputs comparable, as one classifier: see `compose`.
+    """Networks side by side, with a rule that makes their outputs comparable, as one classifier.
+
+    `compose` fits and returns it; its attribute `rule` is a linear map of the outputs.
+
+    Example: `compose([modules[3], modules[5]], images, labels)(images)` are scores (n, 2).
 
     Args:
         networks: images -> outputs; all outputs, one after the other, are those of the classes. They are copied.
-        rule: of all outputs.
+        rule: outputs (n, classes) -> scores (n, classes).
+
+    Raises:
+        RuntimeError: torch's, in a call, if the images do not fit the networks.
     """
 
     def __init__(self, networks: Sequence[nn.Module], rule: LinearRule) -> None:
@@ -312,17 +329,18 @@ def compose(
             those of the classes 0, 1, 2 ... of the composed classifier.
         images: (n, channels, side, side) float, validation images, as all networks take them.
         labels: (n,) int, of the composed classifier's classes.
-        sources: of each network, the number of the strong model that it is of; None = all of the same one.
+        sources: the number of the strong model that each network comes from, e.g. [0, 0, 1]; None = all from the same
+            one. The fit gives each model a common scale and bias.
 
     Returns:
-        A network in evaluation mode: images -> scores (n, classes). `rule` is what was fitted: a linear map of the
-        outputs.
+        A network in evaluation mode: images (n, channels, side, side) -> scores (n, classes). Its `rule` is what was
+        fitted: a linear map of the outputs.
 
     Raises:
         UserError: something does not fit, a class has no images, or an output is not finite.
     """
     if not networks or (sources is not None and len(sources) != len(networks)):
-        raise UserError("networks: expected one or more, and a source of each where sources are given")
+        raise UserError("networks: expected one or more, and a source of each if sources are given")
     outputs = [predict(network, images) for network in networks]
     count = sum(each.shape[1] for each in outputs)
     wanted = _checked_labels(labels, len(outputs[0]), count)
@@ -334,7 +352,10 @@ def compose(
 class PatchedNetwork(nn.Module):
     """A weak network, modules of a strong one, and the patch that was fitted on their outputs, as one network.
 
-    Example: `PatchedNetwork(weak, {3: modules[3]}, patch(predict(weak, images), {3: outputs}, labels))`.
+    Example, with validation images of the weak network:
+
+        fitted = patch(predict(weak, images), {3: predict(modules[3], images)[:, 0]}, labels)
+        scores = predict(PatchedNetwork(weak, {3: modules[3]}, fitted), new_images)  # (n, classes)
 
     Args:
         weak: images (n, channels, side, side) -> logits (n, classes). It is copied, and so are the modules.
@@ -415,7 +436,7 @@ def _check_share(keep: float) -> None:
 
 
 def _checked_targets(strong: Graph, masks: Any, target_classes: Sequence[int] | None) -> tuple[int, ...]:
-    """The class of each mask. Raises UserError where the masks are of another form, or not one for each class."""
+    """The class of each mask. Raises UserError unless they are (modules, K) bool, one for each class."""
     masks, num_kernels = _array(masks), strong.units.num_kernels
     if masks.ndim != 2 or masks.shape[1] != num_kernels or masks.dtype != bool:
         raise UserError(

@@ -14,9 +14,11 @@ from patching.members import Form, Member
 class ComposedClassifier(Joined):
     """Modules, or whole models, of strong models as one classifier.
 
+    Example: `ComposedClassifier(members, rule, ("cat", "dog"))(pixels).argmax(1)`, pixels (n, side, side, 3) uint8.
+
     Args:
-        members: their outputs, one after the other, are of the classes that they name.
-        rule: takes an output of each class, in the order of the classes.
+        members: their outputs, one after the other, belong to the classes that they name.
+        rule: outputs (n, classes), in the order of the classes -> scores (n, classes).
         classes: their names.
     """
 

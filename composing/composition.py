@@ -1,4 +1,4 @@
-"""A classifier composed of sources: what all networks say of the images, the rule, the controls, and the network."""
+"""A classifier composed of sources: the outputs of all networks, the rule, the controls, and the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class NamedNetwork:
 
 @dataclass(frozen=True)
 class Said:
-    """What the networks say about the images of one part."""
+    """The networks' outputs for the images of one part."""
 
     labels: np.ndarray  # (images,) int64
     members: list[np.ndarray]  # of each source, (images, its classes) float32
@@ -68,9 +68,9 @@ class Composition:
         images: the dataset that it is fitted and judged on; None = those of the strong models.
         keep_flops: of a network for the classes of a source, as a share of the strong model's; None = sources without
             modules are whole strong models.
-        calibration: `fitted` or `own`; None = `fitted` where images of all classes are there.
+        calibration: `fitted` or `own`; None = `fitted` if images of all classes are there.
 
-    Raises UserError where the classes or the images do not fit together.
+    Raises UserError if the classes or the images do not fit together.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Composition:
 
     @cached_property
     def said(self) -> dict[str, Said]:
-        """Part of the images -> what all networks say."""
+        """Part of the images -> the outputs of all networks."""
         return {part: self._said_of(part) for part in PARTS}
 
     def _said_of(self, part: str) -> Said:

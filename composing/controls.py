@@ -19,7 +19,7 @@ MOST_STACKED = 5000  # images that stacking is fitted on: it has a weight for ev
 
 @dataclass(frozen=True)
 class Whole:
-    """What a whole strong model says."""
+    """The outputs of a whole strong model."""
 
     logits: np.ndarray  # (images, its classes) float
     places: tuple[int, ...]  # the composed classes that it knows
@@ -62,7 +62,7 @@ def mean_softmax(models: Sequence[Whole]) -> np.ndarray:
 def stacked(logits: np.ndarray, labels: np.ndarray, test_logits: np.ndarray, seed: int = 0) -> np.ndarray:
     """The answers (images,) of a multinomial logistic regression on all logits (images, logits), standardised.
 
-    Its ridge is chosen by cross-validation, the middle one where a class has too few images for that; of many images it
+    Its ridge is chosen by cross-validation, the middle one if a class has too few images for that; of many images it
     is fitted on MOST_STACKED.
     """
     some = np.linspace(0, len(labels) - 1, min(len(labels), MOST_STACKED)).astype(np.int64)

@@ -78,7 +78,7 @@ def _check_have(names: Sequence[str], images_have: Sequence[str], dataset: str) 
             alike = [each for each in images_have if spelled_alike(each, name)]
             raise UserError(
                 f"the images of {dataset} have no class {name}, but {', '.join(images_have)}: --class_map "
-                f"{(alike or ['THEIRS'])[0]}={name} says what the images call it; or give --images NAME of a dataset "
+                f"{(alike or ['NEW'])[0]}={name} says what the images call it; or give --images NAME of a dataset "
                 "with images of all classes"
             )
 

@@ -46,7 +46,7 @@ class ComposedRecord:
         return [self.rows_of(name) for name in self.methods]
 
     def rows_of(self, name: str) -> tuple[str, ...]:
-        """The row of a method. Raises KeyError, TypeError or ValueError where it has none."""
+        """The row of a method. Raises KeyError, TypeError or ValueError if it has none."""
         entry = self.methods[name]
         accuracy, right, flops = entry["accuracy"], int(entry["right"]), float(entry["flops"])
         if name == COMPOSED:

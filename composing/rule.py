@@ -2,8 +2,10 @@
 
 Two networks' logits have different units and offsets, so that the largest of them decides nothing. The outputs are
 standardised first; then a scale and a bias of each, and how much it tells of the other classes, are fitted on
-validation images, by the cross-entropy of all of them together. Normal priors hold all of it near the standardised
+validation images, by the cross-entropy of all of them together. Gaussian priors keep the map close to the standardised
 outputs, so that a few images a class are enough.
+
+A *source* is the strong model that an output comes from.
 """
 
 from collections.abc import Sequence
@@ -28,6 +30,8 @@ PRIORS = ((0.3, 0.0), (1.0, 0.0), (0.3, 0.1), (0.3, 0.3), (1.0, 1.0))
 
 class LinearRule(nn.Module):
     """weight (output - centre) + bias; the softmax of these scores is calibrated where it was fitted.
+
+    Outputs of one source, the strong model that they come from, share a scale and a bias in the fit.
 
     Args:
         centre, bias: (classes,) float.
@@ -83,7 +87,7 @@ def standardised(outputs: np.ndarray, sources: Sequence[int], labels: np.ndarray
 
 @one_blas_thread
 def fitted(outputs: np.ndarray, labels: np.ndarray, sources: Sequence[int], seed: int = 0) -> LinearRule:
-    """The rule with the largest posterior probability, from the standardised outputs on.
+    """Maximum a posteriori linear map, initialised at the standardised outputs.
 
     What all outputs of a source share, a relative change of their scale and a bias, has the wide prior; what each
     output has of its own has one of PRIORS: the first one whose loss in cross-validation is within one standard error
@@ -93,10 +97,14 @@ def fitted(outputs: np.ndarray, labels: np.ndarray, sources: Sequence[int], seed
     Args:
         outputs: (images, classes) float: one output of each class, on validation images.
         labels: (images,) int64.
-        sources: of each class, the number of the source that its output is of.
+        sources: of each class, the number of the source, the strong model that its output comes from.
         seed: of the assignment of images to folds.
 
-    Raises UserError where a class has no images, or outputs are not finite.
+    Returns:
+        The fitted rule: outputs (n, classes) -> scores (n, classes).
+
+    Raises:
+        UserError: a class has no images, or outputs are not finite.
     """
     values, num_classes = np.asarray(outputs, np.float64), outputs.shape[1]
     if not np.isfinite(values).all():

@@ -73,15 +73,15 @@ def open_source(
     given = argparse.Namespace(model=found["model"], dataset=found["dataset"], set=arguments.set, quiet=arguments.quiet)
     stage = open_stage(given)
     known = stage.config.classes or load_source(stage.config, stage.config.image_source).classes
-    theirs = {ours: name for name, ours in renamed.items() if ours in known}
-    named = {theirs.get(name, name): name for name in known}
+    new_names = {old: new for new, old in renamed.items() if old in known}
+    named = {new_names.get(name, name): name for name in known}
     texts = found["classes"].split(",") if found["classes"] else ["all"]
     as_known = [named.get(unicodedata.normalize("NFC", each), each) for each in texts]
     numbers = [class_number(each, known, f"{option} {text}: class") for each in as_known if each != "all"]
     numbers = list(range(len(known))) if "all" in texts else list(dict.fromkeys(numbers))
     modules = open_set(stage.config, stage.artifacts, found["modules"], numbers) if of_modules else None
-    names = tuple(theirs.get(known[number], known[number]) for number in numbers)
-    return Source(stage, modules, tuple(numbers), names, theirs)
+    names = tuple(new_names.get(known[number], known[number]) for number in numbers)
+    return Source(stage, modules, tuple(numbers), names, new_names)
 
 
 def check_classes(sources: Sequence[Source], *, best_of: bool) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ def check_classes(sources: Sequence[Source], *, best_of: bool) -> tuple[str, ...
             has, lacks = (first, source) if lacking[0] in first.names else (source, first)
             raise UserError(
                 f"--best_of: {has.label} has a class {lacking[0]}, which {lacks.label} lacks: name the classes that "
-                f"both have (MODEL:DATASET:CLASSES), or rename the class with --class_map THEIRS={lacking[0]}"
+                f"both have (MODEL:DATASET:CLASSES), or rename the class with --class_map NEW={lacking[0]}"
             )
         for name in () if best_of else source.names:
             if name in found:
@@ -107,7 +107,7 @@ def check_classes(sources: Sequence[Source], *, best_of: bool) -> tuple[str, ...
             if alike := [each for each in found if spelled_alike(each, name)]:
                 raise UserError(
                     f"{found[alike[0]].label} has a class {alike[0]}, and {source.label} a class {name}: if they are "
-                    f"the same, take it from one of them; --class_map NAME={name} gives this one another name"
+                    f"the same, take it from one of them; --class_map NEW={name} gives this one another name"
                 )
             found[name] = source
     if best_of and len({source.label for source in sources}) < max(2, len(sources)):

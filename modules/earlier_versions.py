@@ -16,7 +16,7 @@ ONE_CLASS = "for_patch_"  # and the class's number
 
 @dataclass(frozen=True)
 class EarlierSource(SourceNetwork):
-    """What stood next to the modules: which network they are of, and their checksums."""
+    """What stood next to the modules: which network they come from, and their checksums."""
 
     is_whole: bool = True  # False while the modules were being written
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name
@@ -32,14 +32,14 @@ def earlier_folders(artifacts: Artifacts) -> Iterator[tuple[str, Path]]:
 
 
 def earlier_record(folder: Path, classes: tuple[str, ...], made_by: str) -> SetRecord:
-    """What an earlier version's files say.
+    """What an earlier version's files record.
 
     Args:
         folder: of the modules.
         classes: the strong model's, by name.
         made_by: the command that makes modules, for messages.
 
-    Raises UserError where they are missing, damaged, or half written.
+    Raises UserError if they are missing, damaged, or half written.
     """
     source = RecordFile(folder / "network.json", made_by, EarlierSource).load_if_there()
     if source is not None and not source.is_whole:

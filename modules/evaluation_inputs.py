@@ -117,7 +117,7 @@ def strong_on_worker(inputs: StrongInputs, device_name: str) -> Graph:
 
 
 def graph_on_worker(inputs: StrongInputs, device: torch.device) -> Graph:
-    """The strong model's graph, on the worker's device. Raises UserError where its code is another one there."""
+    """The strong model's graph, on the worker's device. Raises UserError if its code is another one there."""
     graph = untrained_graph(*inputs.network)
     if graph.digest != inputs.graph_digest:
         raise UserError(f"network {inputs.network[0]} has another graph there than here: bring the same code to it")

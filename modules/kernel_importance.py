@@ -1,4 +1,7 @@
-"""How important each kernel is for each class: the mean L1 norm of its feature map on the class's confident images."""
+"""How important each kernel is for each class: the mean L1 norm of its feature map on the class's confident images.
+
+Confident images are those classified correctly with a softmax of at least `confidence`.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -140,7 +143,7 @@ def _importance_of_sums(
 
 
 def check_importance_fits(artifacts: Artifacts) -> str:
-    """The strong model's SHA-256. Raises UserError where the kernels' importance is known to be another one's."""
+    """The strong model's SHA-256. Raises UserError if the kernels' importance is known to be another one's."""
     file = module_files.importance_settings(artifacts)
     now = sha256_of(model_files.entire_model(artifacts).path)
     if file.exists() and (there := file.load().get("strong_model_sha256")) != now:

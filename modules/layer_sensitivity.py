@@ -70,9 +70,9 @@ class SensitivityInputs:
 
 
 def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
-    """The strong model, importance and images; says beside the curves what they are measured with.
+    """The strong model, importance and images; records beside the curves what they are measured with.
 
-    Raises UserError where curves are there that were measured with others; `fresh` sets those aside.
+    Raises UserError if curves are there that were measured with others; `fresh` sets those aside.
     """
     say_if_without_compiler(stage.dtype, stage.device)
     config, artifacts = stage.config, stage.artifacts
@@ -118,7 +118,7 @@ def layer_sensitivity(
         images: (n, 3, side, side) normalised, on the model's device.
         labels: (n,).
 
-    Returns (ratios, 2) float32: ratio, accuracy. Raises UserError where a module's output is NaN or infinite.
+    Returns (ratios, 2) float32: ratio, accuracy. Raises UserError if a module's output is NaN or infinite.
     """
     outputs = population_outputs(strong, *modules_of_layer(strong.units, importance, layer, ratios), images)
     return accuracies(outputs, layer, ratios, labels)
@@ -155,7 +155,7 @@ def modules_of_layer(
 def accuracies(outputs: np.ndarray, layer: int, ratios: tuple[float, ...], labels: np.ndarray) -> np.ndarray:
     """(ratios, 2) float32: ratio, and the accuracy of the modules' outputs (ratios * classes, n).
 
-    Raises UserError where one is NaN or infinite.
+    Raises UserError if one is NaN or infinite.
     """
     if not np.isfinite(outputs).all():
         raise UserError(f"conv {layer}: a module's outputs are NaN or infinite; retrain the strong model")

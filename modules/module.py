@@ -29,7 +29,7 @@ def extract_modules(
     Args:
         graph: the strong model.
         masks: True = kept.
-        target_classes: of these modules; None = module c is of class c.
+        target_classes: of these modules; None = module c belongs to class c.
         weights: their state_dicts; None = they have the strong model's.
 
     Raises ValueError for a mask that does not fit the graph, RuntimeError for weights that do not fit a mask.
@@ -44,7 +44,7 @@ class CutModules(Sequence[GraphNetwork]):
         graph, masks, target_classes, weights: as of `extract_modules`.
         statistics: of each module some of its state_dict, which it has instead of the strong model's; None = nothing.
 
-    Raises ValueError where masks, classes and weights are not as many.
+    Raises ValueError if masks, classes and weights are not as many.
     """
 
     def __init__(
@@ -77,29 +77,47 @@ class CutModules(Sequence[GraphNetwork]):
 
 
 def module_of_weights(
-    graph: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
+    strong: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
 ) -> GraphNetwork:
-    """The module whose state_dict and mask (K,) are known, on the graph's device.
+    """A module made of its mask and its state_dict.
 
-    Raises ValueError for a mask that does not fit the graph, RuntimeError (torch's, naming the shapes) for weights that
-    do not fit the mask.
+    Example: `module_of_weights(strong, masks[3], 3, torch.load("class_3.pth", weights_only=True))`.
+
+    Args:
+        strong: the strong model.
+        kernel_mask: (K,) bool, True = kept.
+        target_class: whose logit the module has.
+        weights: the module's state_dict.
+
+    Returns:
+        The module in evaluation mode, on the strong model's device: images (n, channels, side, side) -> logits (n, 1).
+
+    Raises:
+        ValueError: the mask does not fit the strong model.
+        RuntimeError: torch's, naming the shapes; the weights do not fit the mask.
     """
     # An earlier version's modules of networks without a linear layer at the end have two numbers more.
     scales_logits = any(name.startswith("logit.") for name in weights)
-    module = graph.cut(graph.units.gather(kernel_mask), target_class, scales_logits=scales_logits)
+    module = strong.cut(strong.units.gather(kernel_mask), target_class, scales_logits=scales_logits)
     module.load_state_dict(weights)
     return module
 
 
 class ComposedModel(nn.Module):
-    """All modules side by side: one logit of each, in their order."""
+    """Modules, or other networks, side by side: all their outputs, in their order.
+
+    Example: `ComposedModel(modules)(images).argmax(1)`, if there is a module of each class.
+
+    Args:
+        modules: images (n, channels, side, side) -> outputs (n, k); a module has k = 1.
+    """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.class_modules = nn.ModuleList(modules)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (n, 3, side, side) -> logits (n, modules)."""
+        """Normalised images (n, channels, side, side) -> outputs (n, sum of k)."""
         return torch.cat([module(images) for module in self.class_modules], dim=1)
 
 

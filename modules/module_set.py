@@ -32,38 +32,60 @@ from utils.tables import known, show_table
 class SetRecord:
     """Everything that is known of a set's modules; tuples have one entry per module, accuracies are counts of images.
 
-    The composed model answers with the strong model's logits, those of the set's classes replaced by the modules'. Of
+    The composed model's logits are the strong model's, with those of the set's classes replaced by the modules'. For
     all classes these are the modules' logits alone. A field with a default may be unknown in an earlier version's set.
+
+    Attributes:
+        classes: the names of the strong model's classes.
+        kernels: K, of the strong model.
+        kernels_kept: how many kernels each module keeps.
+        jaccard_distance: of the masks, the mean over the pairs of modules.
+        valid_images, test_images: how many images there are.
+        valid_right_strong, test_right_strong: how many of them the strong model classifies correctly.
+        valid_right_composed, test_right_composed: how many the composed model does.
+        search: the method, its settings, and how the modules were found.
+        valid_auc_strong, valid_auc_modules: the area under the ROC curve (AUC) of the class's own logit: how well it
+            separates the class's validation images from all others; of the strong model, and of the module.
+        target_classes: of the modules.
+        parameters: of each module.
+        flops: of one image, as a share of the strong model's.
+        explained: R^2 of the module's logit against the strong model's, on the validation images.
+        output_low, output_high: the range of the logit on validation images of the class.
+        parent: the set whose modules were fine-tuned.
+        made_with: date, versions, machine.
+        source: the strong model.
+        image_side, resize: the side in pixels of the images that the modules take, and how they come to it.
+        mean, std: what is subtracted from red, green and blue between 0 and 1, and what they are then divided by.
+        files: SHA-256 by name.
     """
 
-    classes: tuple[str, ...]  # the strong model's
-    kernels: int  # K
+    classes: tuple[str, ...]
+    kernels: int
     kernels_kept: tuple[int, ...]
-    jaccard_distance: float  # mean over the pairs of modules
+    jaccard_distance: float
     valid_images: int
     valid_right_strong: int
     valid_right_composed: int
     test_images: int
     test_right_strong: int
     test_right_composed: int
-    search: dict[str, Any]  # the method, its settings, and how the modules were found
-    # The area under the ROC curve (AUC) of the class's own logit, on the validation images.
+    search: dict[str, Any]
     valid_auc_strong: tuple[float, ...] = ()
     valid_auc_modules: tuple[float, ...] = ()
     target_classes: tuple[int, ...] = ()
     parameters: tuple[int, ...] = ()
-    flops: tuple[float, ...] = ()  # of one image, as a share of the strong model's
-    explained: tuple[float, ...] = ()  # the share of the strong logit's variance, on the validation images
-    output_low: tuple[float, ...] = ()  # the range of the logit on validation images of the class
+    flops: tuple[float, ...] = ()
+    explained: tuple[float, ...] = ()
+    output_low: tuple[float, ...] = ()
     output_high: tuple[float, ...] = ()
-    parent: str = ""  # the set whose modules were fine-tuned
-    made_with: dict[str, Any] = field(default_factory=dict)  # date, versions, machine
+    parent: str = ""
+    made_with: dict[str, Any] = field(default_factory=dict)
     source: SourceNetwork | None = None
-    image_side: int = 0  # in pixels, of the images that the modules take
+    image_side: int = 0
     resize: str = ""
-    mean: tuple[float, ...] = ()  # subtracted from red, green and blue between 0 and 1
-    std: tuple[float, ...] = ()  # they are divided by it then
-    files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.target_classes:
@@ -121,7 +143,7 @@ class ModuleSet:
         return module_files.module_kernels(self.folder, target_class, self.made_by)
 
     def mask(self, target_class: int) -> np.ndarray:
-        """(K,) bool, True = kept, of one module. Raises UserError where it is missing or fits no module."""
+        """(K,) bool, True = kept, of one module. Raises UserError if it is missing or fits no module."""
         file, units = self.kernels_file(target_class), graph_of(self.config).units
         kernel_mask = file.load(units.num_kernels)
         self._check_checksum(file)
@@ -138,7 +160,7 @@ class ModuleSet:
     def module(self, target_class: int, device: torch.device) -> GraphNetwork:
         """The module of one class, in evaluation mode, channels-last, on the device.
 
-        Its forward: normalised images (n, 3, side, side) -> the class's logit (n, 1). Raises UserError where its files
+        Its forward: normalised images (n, 3, side, side) -> the class's logit (n, 1). Raises UserError if its files
         are missing or damaged, or of another network than the configuration's.
         """
         file, network = self.file(target_class), self.config.network_name
@@ -159,7 +181,7 @@ class ModuleSet:
         return [self.module(target_class, device) for target_class in self.target_classes]
 
     def check_source(self, artifacts: Artifacts) -> None:
-        """Raises UserError where the modules are known to be cut from another strong model than the one there is."""
+        """Raises UserError if the modules are known to be cut from another strong model than the one there is."""
         if self.record.source is None:  # written by an earlier version
             return
         now = source_of(graph_of(self.config), self.config, artifacts)
@@ -194,7 +216,14 @@ def _sha256_of(path: Path, _time: int, _size: int) -> str:
 
 
 def show_module_set(record: SetRecord) -> None:
-    """Print the modules, and the composed model next to the strong one."""
+    """Print the modules, and the composed model next to the strong one.
+
+    Example: `show(evaluate(strong, masks, modules, test_images, test_labels))`. The images given to `evaluate` are
+    labelled `valid` in the table, whichever they are.
+
+    Args:
+        record: as `evaluate` of `cnn_modules` returns it, or of a module set.
+    """
     unknown = (math.nan,) * len(record.target_classes)
     columns = record.flops, record.valid_auc_modules, record.valid_auc_strong, record.explained
     rows = [

@@ -69,7 +69,7 @@ def open_set(
         name: of the set; None = the most recent one.
         target_classes: whose modules are needed; None = those of all classes.
 
-    Raises UserError where there is no such set, it lacks classes, or it is of another strong model.
+    Raises UserError if there is no such set, it lacks classes, or it comes from another strong model.
     """
     name = name or latest_name(artifacts)
     found = read_set(config, artifacts, name)
@@ -87,7 +87,7 @@ def open_set(
 
 
 def latest_name(artifacts: Artifacts) -> str:
-    """The most recent set's name. Raises UserError where there is none."""
+    """The most recent set's name. Raises UserError if there is none."""
     file, folders = module_files.latest_set(artifacts), _folders(artifacts)
     if file.exists():
         name = str(file.load().get("set"))
@@ -100,7 +100,7 @@ def latest_name(artifacts: Artifacts) -> str:
 
 
 def read_set(config: Config, artifacts: Artifacts, name: str) -> ModuleSet:
-    """A set by its name, whatever strong model it is of. Raises UserError where it is missing or damaged."""
+    """A set by its name, whatever strong model it comes from. Raises UserError if it is missing or damaged."""
     folders, made_by = _folders(artifacts), module_files.search_command(artifacts)
     if name not in folders:
         known = ", ".join(folders) or "none"
@@ -137,7 +137,7 @@ def _folders(artifacts: Artifacts) -> dict[str, Path]:
 def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, images: Images) -> np.ndarray:
     """A module's logit (images,) float32 on all validation images of its class: read, or computed and written.
 
-    Raises UserError where there is no such image, or the module gives NaN or infinity.
+    Raises UserError if there is no such image, or the module gives NaN or infinity.
     """
     name = modules.record.classes[target_class]
     if not len(images):
@@ -159,7 +159,7 @@ def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, image
 
 
 def _is_range(outputs: np.ndarray, record: SetRecord, target_class: int) -> bool:
-    """Whether outputs have the recorded range: others are of another set that had the same name, and was removed."""
+    """Whether outputs have the recorded range: others come from another set that had the same name, and was removed."""
     if not record.output_low:  # an earlier version did not record it
         return True
     number = record.target_classes.index(target_class)
@@ -199,7 +199,7 @@ def save_set(
         masks: (modules, K) bool, True = kept.
         split: the images to evaluate on.
         search: how the modules were found; plain values, `method` among them.
-        name: of the set, as the user gave it; None = `default_name`, with a number where that is taken.
+        name: of the set, as the user gave it; None = `default_name`, with a number if that is taken.
         default_name: see `name`.
         target_classes: of the modules, in rising order; None = all classes.
         weights: the modules' state_dicts; None = they have the strong model's.

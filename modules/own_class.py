@@ -1,7 +1,7 @@
 """How well modules know their own class: the area under the ROC curve (AUC) of each module's logit.
 
-It asks whether a module tells images of its class from all others, whatever the other modules say. A composed model
-may be right without that: where all others say no, a module that always says the same wins.
+It measures whether a module tells images of its class from all others, whatever the other modules' outputs. A composed
+model may be right without that: if all other outputs are low, a module with a constant output wins.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def auc_by_class(logits: np.ndarray, labels: np.ndarray, target_classes: Sequenc
     Args:
         logits: (images, n).
         labels: (images,) int.
-        target_classes: of the n columns; None = column c is of class c.
+        target_classes: of the n columns; None = column c belongs to class c.
 
     Returns (n,) float64; NaN for a class of which there are all images or none.
     """

@@ -122,7 +122,7 @@ def known_and_new(
 
 
 def say_what_torch_runs(graph: Graph, dtype: torch.dtype, device: torch.device) -> None:
-    """Print, once, which operators of the network have no compiled form, where the others have one."""
+    """Print, once, which operators of the network have no compiled form, if the others have one."""
     way = convolutions_for(torch.empty(0, dtype=dtype, device=device))
     if way.lanes:
         folded = _prepared(graph.to(device), dtype)

@@ -47,7 +47,7 @@ class PublishedModel:
     def modules(self, graph: Graph) -> list[GraphNetwork]:
         """The modules, in the order of their classes, on the graph's device.
 
-        Raises ValueError where masks or weights fit no modules of the graph.
+        Raises ValueError if masks or weights fit no modules of the graph.
         """
         # An earlier version's modules of networks without a linear layer at the end have two numbers more.
         more = {name: torch.zeros(()) for name in self.module_weights if name.startswith("logit.")}
@@ -72,7 +72,7 @@ def joined(modules: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def in_half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state_dict, float32, as it comes back from a published model: float16, but for running statistics.
 
-    Raises UserError where a weight is too large for that.
+    Raises UserError if a weight is too large for that.
     """
     halved = {name: torch.from_numpy(_float32(_stored(name, value))) for name, value in weights.items()}
     lost = [name for name, value in halved.items() if not value.isfinite().all()]
@@ -129,7 +129,7 @@ def save_published(folder: Path, model: PublishedModel) -> None:
 
 
 def load_published(folder: Path) -> PublishedModel:
-    """A published model. Raises UserError where it is missing or damaged; nothing in it is executed."""
+    """A published model. Raises UserError if it is missing or damaged; nothing in it is executed."""
     files, path = _records(folder), folder / "arrays.npz"
     network, trained_on, report = files[0].load(), files[1].load(), files[2].load()
     try:

@@ -17,16 +17,16 @@ class SourceNetwork:
     image_side: int  # in pixels
     digest: str  # of the graph
     torch: str  # the version that traced it
-    strong_model_sha256: str = ""  # of its checkpoint; unknown where an earlier version wrote this
+    strong_model_sha256: str = ""  # of its checkpoint; unknown if an earlier version wrote this
 
     @classmethod
     def of(cls, graph: Graph, config: Config, strong_model_sha256: str = "") -> "SourceNetwork":
-        """What is written of a graph now, and of the checkpoint that its weights are from, where there is one."""
+        """What is written of a graph now, and of the checkpoint that its weights are from, if there is one."""
         form = graph.num_classes, graph.image_shape[1], graph.digest, torch_version()
         return cls(anchored(config.network_name), *form, strong_model_sha256)
 
     def difference_from(self, now: "SourceNetwork") -> str:
-        """What differs, as there and now; nothing where modules of the one are modules of the other.
+        """What differs, as there and now; nothing if modules of the one are modules of the other.
 
         Another version of torch may trace the same network to another graph: then masks and weights decide.
         """

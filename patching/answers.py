@@ -1,4 +1,4 @@
-"""What the networks of one patch say about its images: the same in this process and on an engine's worker."""
+"""The outputs of the networks of one patch for its images: the same in this process and on an engine's worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class PatchImages:
     own: dict[str, Images]  # by part: the target class's, labelled as the weak model's last class
     of_class: Images  # all validation images that the strong model has of the class
     shared_strong: dict[str, np.ndarray]  # by part: the strong model's logit of the class on the weak classes' images
-    collected: np.ndarray  # (images of the class,) float32: what the module says about `of_class`
+    collected: np.ndarray  # (images of the class,) float32: the module's outputs for `of_class`
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def answers(
     images: PatchImages,
     device: torch.device,
 ) -> dict[str, Answers]:
-    """By part what networks on the device say: of the weak classes' images, `shared`, then of the patch's own."""
+    """By part the outputs of networks on the device: for the weak classes' images, `shared`, then the patch's own."""
 
     def strong_logit(of: Images) -> np.ndarray:
         return predict(strong, of, device)[:, images.target_class].numpy()

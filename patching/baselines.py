@@ -82,7 +82,7 @@ def fine_tuned(
 
     Args:
         weak: stays as it is.
-        split: its images; the training images have the target class as often as the others, where there are enough.
+        split: its images; the training images have the target class as often as the others, if there are enough.
         settings: of the training.
         last_layer: whether only the last layer with weights learns.
         device, dtype, seed: of the training.

@@ -20,9 +20,9 @@ TAKEN_FOR_PROBABILITIES = "the weak model gives probabilities: the patch is fitt
 
 
 def probability_floor(scores: np.ndarray) -> float | None:
-    """What replaces probabilities of 0 before the logarithm; None where the scores are no probabilities.
+    """What replaces probabilities of 0 before the logarithm; None if the scores are no probabilities.
 
-    Scores (images, classes) are probabilities where they are between 0 and 1 and each row's sum is 1, except for
+    Scores (images, classes) are probabilities if they are between 0 and 1 and each row's sum is 1, except for
     rounding; or between 0 and 100, and each sum is 100. The floor is half of the smallest positive one.
     """
     values = np.asarray(scores, np.float64)
@@ -35,7 +35,7 @@ def probability_floor(scores: np.ndarray) -> float | None:
 
 
 def logits_of(scores: Tensor, floor: Tensor | float | None) -> Tensor:
-    """Logits as they are, where `floor` is None; else the logarithms of probabilities, none of them below the floor."""
+    """Logits as they are, if `floor` is None; else the logarithms of probabilities, none of them below the floor."""
     return scores if floor is None else torch.log(torch.clamp(scores, min=floor))
 
 
@@ -45,7 +45,7 @@ def log_probabilities(scores: Tensor, scale: Tensor | float, floor: Tensor | flo
     Args:
         scores: (images, classes), logits or probabilities.
         scale: of the logits.
-        floor: of probabilities; None where the scores are logits.
+        floor: of probabilities; None if the scores are logits.
     """
     logits = logits_of(scores, floor)
     below = logits - logits.amax(1, keepdim=True)
@@ -56,8 +56,8 @@ def log_probabilities(scores: Tensor, scale: Tensor | float, floor: Tensor | flo
 def fitted_scale(logits: np.ndarray, labels: np.ndarray) -> float:
     """The factor of the logits with the least cross-entropy; rounded to float32, which a rule stores.
 
-    Where all images are right, the best factor is infinite: a weak prior keeps it finite, a log-normal one around
-    1 / (the median margin between the two highest logits). Where they are no better than chance, it would be 0, and is
+    If all images are right, the best factor is infinite: a weak prior keeps it finite, a log-normal one around
+    1 / (the median margin between the two highest logits). If they are no better than chance, it would be 0, and is
     about a tenth of that.
 
     Args:

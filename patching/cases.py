@@ -56,7 +56,7 @@ class PatchMembers:
 
 @dataclass(frozen=True)
 class PatchCase(PatchMembers):
-    """All that patching one weak model needs: the networks and what they say of validation and test images."""
+    """All that patching one weak model needs: the networks and their outputs for validation and test images."""
 
     valid: Answers
     test: Answers
@@ -65,7 +65,7 @@ class PatchCase(PatchMembers):
 class PatchCases:
     """The cases of one configuration and one kind of weak model; what they share is loaded and evaluated once.
 
-    `modules` patch them; None where no case is loaded.
+    `modules` patch them; None if no case is loaded.
     """
 
     def __init__(self, stage: Stage, kind: WeakKind, modules: ModuleSet | None = None) -> None:
@@ -73,7 +73,7 @@ class PatchCases:
 
     @property
     def modules(self) -> ModuleSet:
-        """The modules that patch the weak models. Raises TypeError where none were given."""
+        """The modules that patch the weak models. Raises TypeError if none were given."""
         if self._modules is None:
             raise TypeError("expected modules, with which cases are loaded")
         return self._modules
@@ -104,7 +104,7 @@ class PatchCases:
         }
 
     def epoch(self, target_class: int, wanted: str) -> int:
-        """The epoch that `best`, `last` or a number means. Raises UserError where there is no such training."""
+        """The epoch that `best`, `last` or a number means. Raises UserError if there is no such training."""
         if wanted.isdecimal():
             return int(wanted)
         if wanted not in ("best", "last"):
@@ -122,7 +122,7 @@ class PatchCases:
             check_weak_model(artifacts, self.kind, target_class, self.epoch(target_class, wanted_epoch))
 
     def load(self, target_class: int, wanted_epoch: str) -> PatchCase:
-        """One case. Raises UserError where a file is missing or damaged."""
+        """One case. Raises UserError if a file is missing or damaged."""
         return next(self.load_all([target_class], wanted_epoch))
 
     def load_all(
@@ -194,7 +194,7 @@ class PatchCases:
 
 
 def _answered(case: PatchMembers, found: dict[str, Answers]) -> PatchCase:
-    """The case with what its networks said. Raises UserError where that is NaN or infinite."""
+    """The case with its networks' outputs. Raises UserError if one is NaN or infinite."""
     for said in found.values():
         for name, values in (("weak model", said.weak), ("module", said.modules[len(case.classes) - 1])):
             if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""A patch and its controls: what the members say about images, and what each rule makes of it."""
+"""A patch and its controls: the members' outputs for images, and the results of each rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Outputs = dict[int, np.ndarray]  # target class, by its number among the patch's
 
 @dataclass(frozen=True)
 class Answers:
-    """What the members say about the images of one part."""
+    """The members' outputs for the images of one part."""
 
     labels: np.ndarray  # (images,) int64, of the patch's classes
     weak: np.ndarray  # (images, weak classes) float
@@ -41,7 +41,7 @@ def compare(
     alone gives).
 
     Args:
-        valid, test: what the members say.
+        valid, test: the members' outputs.
         classes: the names of the patch's classes.
         calibrations: rules, by their names in RULES.
         patched: the learned rule as `patch` fitted it, with the modules that it took; None = with all modules.

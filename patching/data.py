@@ -31,7 +31,7 @@ class PatchData:
         In every part the weak classes' images come first, so that these rows are the same for all target classes.
         The target class keeps the strong model's split: its training images are among those that the strong model was
         trained on, its validation images are not. A calibration that is fitted on the validation part so sees what
-        the module says about images that are new to it.
+        the module outputs for images that are new to it.
         """
         label = len(self.weak.classes)
         name = self.strong.classes[target_class]
@@ -53,7 +53,7 @@ class PatchData:
 def load_patch_data(config: Config, order: ImageOrder | None = None) -> PatchData:
     """The images of all weak models of a configuration; the strong model's in an order that it came with.
 
-    Raises UserError where the configuration has no patching experiment, or its images are not there.
+    Raises UserError if the configuration has no patching experiment, or its images are not there.
     """
     if not config.weak_classes or not config.weak_model:
         raise UserError(
@@ -92,7 +92,7 @@ def draw(places: np.ndarray, count: int, name: str, label: int) -> np.ndarray:
     """`count` of the places (0 = all) without replacement, sorted.
 
     The draw depends on the split's seed and the class alone, so every run and machine draws the same images. Raises
-    UserError where there are fewer.
+    UserError if there are fewer.
     """
     if count == 0:
         return places

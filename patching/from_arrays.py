@@ -1,4 +1,4 @@
-"""Patch a weak model by what it and the modules say about some images: no network is needed, only its logits.
+"""Patch a weak model by its logits and the modules' outputs for some images: no network is needed.
 
 from patching.from_arrays import patch
 patched = patch(weak_logits, {3: module_of_class_3, 5: module_of_class_5}, labels)   # of validation images
@@ -31,18 +31,40 @@ ModuleLogits = Mapping[int, Array]  # target class -> (images,) float
 
 @dataclass(frozen=True)
 class Patch:
-    """A fitted patch: give it logits, get scores."""
+    """A fitted patch: a call takes logits and returns scores; `report` evaluates it. `patch` fits one.
 
-    weak_classes: int  # that the weak model knows
-    num_classes: int  # with those that were added as the last ones
-    target_classes: tuple[int, ...]  # in the order of the rule's columns
-    rule: Rule | None  # (batch, weak classes) and (batch, modules) -> (batch, classes); None: no module helps
-    judged: tuple[JudgedModule, ...] = ()  # every module that was looked at, in the order in which they help
-    no_module: "Patch | None" = None  # the control: the same fit without the modules' outputs
-    calibration: str = "learned"  # the rule's name in RULES
+    Attributes:
+        weak_classes: how many classes the weak model knows.
+        num_classes: how many there are with the added classes, which are the last ones.
+        target_classes: the patched classes, in the order of the rule's columns.
+        rule: weak logits (n, weak classes) and module outputs (n, modules) -> scores (n, classes); None if `auto` was
+            asked for and no module helps.
+        judged: every module that was considered, in the order in which they help: its class, gain and standard error.
+        no_module: the control, which is the same fit without the modules' outputs.
+        calibration: the rule's name in `patching.rules.RULES`.
+    """
+
+    weak_classes: int
+    num_classes: int
+    target_classes: tuple[int, ...]
+    rule: Rule | None
+    judged: tuple[JudgedModule, ...] = ()
+    no_module: "Patch | None" = None
+    calibration: str = "learned"
 
     def __call__(self, weak_logits: Array, module_logits: ModuleLogits) -> np.ndarray:
-        """Scores (images, classes) float32: the largest decides. Raises UserError for arrays that do not fit."""
+        """Patch the weak model's logits of some images.
+
+        Args:
+            weak_logits: (n, weak classes) float.
+            module_logits: target class -> (n,) float, its module's outputs for the same images.
+
+        Returns:
+            Scores (n, classes) float32: the largest one decides.
+
+        Raises:
+            UserError: the arrays do not fit.
+        """
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         if self.rule is None:
             added = ((0, 0), (0, self.num_classes - weak.shape[1]))
@@ -76,10 +98,20 @@ class Patch:
         classes: Sequence[str] | None = None,
         seed: int = 0,
     ) -> PatchedWeakModel:
-        """Before and after on test images, with intervals. Raises UserError for arrays that do not fit.
+        """Before and after on test images, with confidence intervals; `print` it.
 
-        Takes weak_logits (images, weak classes) float, per target class module_logits (images,) float, labels (images,)
-        int, the classes' names (their numbers by default), and the seed of the bootstrap.
+        Args:
+            weak_logits: (n, weak classes) float.
+            module_logits: target class -> (n,) float, its module's outputs for the same images.
+            labels: (n,) int.
+            classes: their names; by default their numbers.
+            seed: of the bootstrap.
+
+        Returns:
+            A `PatchedWeakModel`; `str` of it has one line for each figure.
+
+        Raises:
+            UserError: the arrays do not fit.
         """
         weak = _checked_logits(weak_logits, "weak_logits", self.weak_classes)
         wanted = _checked_labels(labels, len(weak), self.num_classes)
@@ -103,22 +135,34 @@ def patch(
     others_may_lose: float | None = None,
     seed: int = 0,
 ) -> Patch:
-    """Fit a patch of one or several target classes at once, on validation images.
+    """Fit a patch of one or several target classes at once, on validation images of the weak model.
+
+    The weak model must not have been trained on these images.
+
+    Example:
+
+        fitted = patch(weak_logits, {3: outputs_of_module_3}, labels)  # of validation images
+        print(fitted.report(test_weak_logits, {3: test_outputs_3}, test_labels))
+        scores = fitted(new_weak_logits, {3: new_outputs_3})  # the largest one decides
 
     Args:
         weak_logits: (images, weak classes) float, the weak model's logits of any scale, or its probabilities: the
             logits times a positive factor, and plus a constant for each image, give the same patch, and so do
             log-probabilities. Rows between 0 and 1 whose sums are 1 are taken for probabilities.
-        module_logits: target class -> (images,) float, what its module says. A class from `weak classes` on is one
-            that the weak model does not know: it is added.
+        module_logits: target class -> (images,) float, its module's outputs for the same images. A class from
+            `weak classes` on is unknown to the weak model: it is added.
         labels: (images,) int, from 0 to the number of classes with the added ones.
-        auto: take only the modules that help, and those of added classes, and change nothing where none does.
-        others_may_lose: at most so much of their accuracy, from 0 to 1, may the other classes lose on these images; by
-            default whatever is best for all images together.
+        auto: take only the modules that help, and those of added classes, and change nothing if none does.
+        others_may_lose: at most this share of their accuracy, from 0 to 1, may the other classes lose on these images
+            (0.01 = one percentage point); by default whatever is best for all images together.
         seed: of the cross-validation's folds.
 
-    Raises UserError, one line, for arrays of shapes that do not fit, NaN, labels out of range, or a target class
-    without validation images.
+    Returns:
+        A `Patch`; call it on new logits for scores (n, classes); `.report(...)` evaluates it; `rule` is None if `auto`
+        and no module helps.
+
+    Raises:
+        UserError: shapes do not fit, there is NaN, a label is out of range, or a target class has no validation images.
     """
     given = _checked(weak_logits, module_logits, labels, others_may_lose, seed)
     if probability_floor(given.weak) is not None:
@@ -143,15 +187,23 @@ def fit_patch(
     others_may_lose: float | None = None,
     seed: int = 0,
 ) -> Patch:
-    """As `patch` with all modules, none of which is judged or compared with a control, and by any rule.
+    """As `patch` with all modules, without evaluating each and without the control, and by any rule.
+
+    Example: `scores = fit_patch(weak_logits, {3: outputs_3}, labels, calibration="min_max")(new_logits, {3: new_3})`.
 
     Args:
         weak_logits, module_logits, labels: as for `patch`.
         calibration: the rule, one of RULES.
-        class_outputs: target class -> (n,) float, what its module says about all validation images of the class, where
+        class_outputs: target class -> (n,) float, its module's outputs for all validation images of the class, if
             there are more of them than these; for ranges.
         others_may_lose: as for `patch`; of the learned rule.
         seed: of the cross-validation's folds.
+
+    Returns:
+        A `Patch` without `judged` and `no_module`.
+
+    Raises:
+        UserError: as `patch`.
     """
     given = _checked(weak_logits, module_logits, labels, others_may_lose, seed)
     if class_outputs is not None:
@@ -204,7 +256,7 @@ def _fitted(given: Given, calibration: str, others_may_lose: float | None) -> Pa
 def least_lowering(scores: np.ndarray, labels: np.ndarray, targets: Sequence[int], right: int) -> float:
     """What to take from all target classes' scores, 0 or more, for `right` images of other classes to be right.
 
-    Where fewer can be, the least that makes all of them right which can be. The fewer images of other classes are
+    If fewer can be, the least that makes all of them right which can be. The fewer images of other classes are
     lost, the fewer of the target classes are won.
 
     Args:

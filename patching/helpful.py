@@ -1,4 +1,4 @@
-"""Which modules help a weak model: judged by the loss that they take away on images that no fit has seen."""
+"""Which modules help a weak model: by how much they reduce the cross-entropy on images that no fit has seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,17 @@ SURE = 1.645  # standard errors by which a gain must exceed 0: chance does that 
 
 @dataclass(frozen=True)
 class JudgedModule:
-    """What a module adds to those that were taken before it."""
+    """What a module adds to those that were taken before it.
+
+    Attributes:
+        target_class: the number of its class.
+        gain: the reduction of cross-entropy in cross-validation, nats per image.
+        error: the gain's standard error over the images.
+    """
 
     target_class: int
-    gain: float  # cross-entropy that it takes away, nats per image, in cross-validation
-    error: float  # the gain's standard error over the images
+    gain: float
+    error: float
 
     @property
     def helps(self) -> bool:
@@ -27,7 +33,9 @@ class JudgedModule:
 
     def __str__(self) -> str:
         verdict = "helps" if self.helps else "no more than chance"
-        return f"takes {self.gain:+.4f} nats per image away, standard error {self.error:.4f}: {verdict}"
+        verb = "increases" if self.gain < 0 else "reduces"
+        change = f"{verb} the cross-entropy by {abs(self.gain):.4f} nats per image"
+        return f"{change} (standard error {self.error:.4f}): {verdict}"
 
 
 @one_blas_thread
@@ -36,7 +44,7 @@ def helpful_modules(
 ) -> list[JudgedModule]:
     """The modules in the order in which they help, each judged in addition to those before it; then those that do not.
 
-    What a module takes away is counted against the same weak model with a temperature and a bias of its own for each
+    A module's gain is counted against the same weak model with a temperature and a bias of its own for each
     class, so that recalibrating is not the module's merit. Greedy: the most helpful one is taken first, then the most
     helpful in addition to it, until none helps in addition to those taken.
 
@@ -70,7 +78,7 @@ def helpful_modules(
 
 
 def _judged(target_class: int, gains: Tensor) -> JudgedModule:
-    # At least as if one image had changed by a nat: where the weak model is right about every image, all gains are tiny
+    # At least as if one image had changed by a nat: if the weak model is right about every image, all gains are tiny
     # and alike, and what they depend on is the prior of its temperature.
     error = max(float(gains.std()) / len(gains) ** 0.5, 1 / len(gains))
     return JudgedModule(target_class, float(gains.mean()), error)

@@ -46,7 +46,7 @@ class Joined(nn.Module):
 
     @staticmethod
     def read(path: Path, device: torch.device | str) -> "Joined":
-        """The model that `write` wrote. Raises UserError where the file is none."""
+        """The model that `write` wrote. Raises UserError if the file is none."""
         raise UserError(f"{path}: expected a patched model")
 
 

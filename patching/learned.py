@@ -45,7 +45,7 @@ class LinearFit:
     scale: float  # of the weak model's logits: 1 / temperature
     low: Tensor  # (modules,) float32: outputs below it count as this one, and are counted from it
     high: Tensor  # (modules,) float32: outputs above it count as this one
-    probability_floor: float | None  # of the weak model's probabilities; None where it gives logits
+    probability_floor: float | None  # of the weak model's probabilities; None if it gives logits
     form: str  # which parameters are free, and
     ridge: float  # how strongly they are held: both as cross-validation chose
     loss_before: float  # cross-entropy of the weak model with its temperature on the validation images, nats per image
@@ -161,7 +161,7 @@ def fit_linear_map(
 
     Args:
         weak_logits: (images, weak classes) float: logits of any scale, or probabilities.
-        module_outputs: (images, modules) float. The weight of one that does not vary is 0: where all are 0, the fit
+        module_outputs: (images, modules) float. The weight of one that does not vary is 0: if all are 0, the fit
             only recalibrates the weak model.
         labels: (images,) int64.
         targets: the target class of each module: a column of the weak logits, or one of the next numbers, which is a
@@ -222,8 +222,8 @@ def held_out_answers(
 ) -> np.ndarray:
     """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
 
-    Form and ridge are those that `fit_linear_map` chooses on all images, and the weak model's temperature is of all
-    images; the arguments are the same.
+    Form and ridge are those that `fit_linear_map` chooses on all images, and the weak model's temperature is fitted on
+    all images; the arguments are the same.
     """
     found = fit_linear_map(weak_logits, module_outputs, labels, targets, seed)
     data = prepared(weak_logits, module_outputs, labels, targets, seed)

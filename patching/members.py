@@ -70,7 +70,7 @@ class Logits(nn.Module):
         self.network, self.classes, self.is_grey = network, classes, is_grey
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of images (batch, 3, side, side). Raises UserError where the answer has none."""
+        """Logits (batch, classes) of images (batch, 3, side, side). Raises UserError if the answer has none."""
         if self.is_grey:
             red, green, blue = (share * images[:, n : n + 1] for n, share in enumerate(LUMA))
             images = red + green + blue

@@ -25,7 +25,7 @@ class TargetClassScores:
 
     @property
     def precision(self) -> float:
-        """The share of the images taken for the target class that are of it."""
+        """The share of the images predicted as the target class that belong to it."""
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property

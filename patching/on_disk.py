@@ -26,7 +26,7 @@ def kept_epochs(artifacts: Artifacts, kind: WeakKind, target_class: int) -> list
 
 
 def check_weak_model(artifacts: Artifacts, kind: WeakKind, target_class: int, epoch: int) -> None:
-    """Raises UserError where a weak model's epoch is not there, naming the epochs that are, or the command."""
+    """Raises UserError if a weak model's epoch is not there, naming the epochs that are, or the command."""
     file = patch_files.weak_model(artifacts, kind, target_class, epoch)
     if file.exists():
         return
@@ -44,7 +44,7 @@ def load_weak_model(
 ) -> nn.Module:
     """A weak model after an epoch, in evaluation mode, on the device.
 
-    Raises UserError where it is missing (naming the epochs that are there), damaged, or of another class count.
+    Raises UserError if it is missing (naming the epochs that are there), damaged, or of another class count.
     """
     check_weak_model(artifacts, kind, target_class, epoch)
     model = build_weak_network(config, kind)
@@ -57,7 +57,7 @@ def load_patched_weak_models(
 ) -> list[PatchedWeakModel]:
     """All weak models of a kind that were patched, by class, epoch and module set, with all calibrations of each.
 
-    Reports on modules of which another set has the name now are left out. Raises UserError where there is none, or a
+    Reports on modules of which another set has the name now are left out. Raises UserError if there is none, or a
     report is damaged.
 
     Args:
@@ -86,12 +86,12 @@ def load_patched_weak_models(
 
 
 def load_own_patches(artifacts: Artifacts) -> dict[str, PatchedWeakModel]:
-    """All patches of weak models that were not made here, by name. Raises UserError where one is damaged."""
+    """All patches of weak models that were not made here, by name. Raises UserError if one is damaged."""
     return {file.path.stem: load_report(file) for file in patch_files.own_reports(artifacts)}
 
 
 def load_report(file: RecordFile[PatchedWeakModel]) -> PatchedWeakModel:
-    """A report that is whole. Raises UserError where it is missing or damaged."""
+    """A report that is whole. Raises UserError if it is missing or damaged."""
     model = file.load()
     try:
         if len(model.target_classes) != len(model.targets) or not set(model.targets) <= {*range(len(model.classes))}:
@@ -110,7 +110,7 @@ def load_report(file: RecordFile[PatchedWeakModel]) -> PatchedWeakModel:
 
 
 def set_checksum(artifacts: Artifacts, modules: str) -> str:
-    """Of the record of a module set; empty where there is none, as of sets of earlier versions."""
+    """Of the record of a module set; empty if there is none, as of sets of earlier versions."""
     path = module_files.sets_folder(artifacts) / modules / RECORD
     return sha256_of(path) if path.exists() else ""
 

@@ -54,9 +54,9 @@ def match_classes(
         strong_knows: the strong model's.
         targets: names or numbers, which count first the weak model's classes, then the images' others; `auto` is each
             of the weak model's classes that the strong model knows, too.
-        renamed: the strong model's name of a class, where it is another one.
+        renamed: the strong model's name of a class, if it is another one.
 
-    Raises UserError where they do not match.
+    Raises UserError if they do not match.
     """
     weak_knows = tuple(unicodedata.normalize("NFC", name) for name in weak_knows)
     if absent := [name for name in weak_knows if name not in images_have]:
@@ -67,10 +67,10 @@ def match_classes(
     if len(set(weak_knows)) < len(weak_knows):
         raise UserError(f"--weak_classes {','.join(weak_knows)}: expected every class once")
     all_names = (*weak_knows, *(name for name in images_have if name not in weak_knows))
-    for theirs, ours in renamed.items():
-        for name, known, whose in ((theirs, all_names, "images have"), (ours, strong_knows, "strong model has")):
+    for new, old in renamed.items():
+        for name, known, whose in ((new, all_names, "images have"), (old, strong_knows, "strong model has")):
             if name not in known:
-                raise UserError(f"--class_map {theirs}={ours}: the {whose} no class {name}, but {', '.join(known)}")
+                raise UserError(f"--class_map {new}={old}: the {whose} no class {name}, but {', '.join(known)}")
 
     def number_in_strong(name: str) -> int | None:
         called = renamed.get(name, name)
@@ -93,19 +93,19 @@ def match_classes(
     return Classes(names, len(weak_knows), {names.index(name): found for name, found in strong_number.items()})
 
 
-def _no_match(theirs: str, strong_knows: Sequence[str]) -> str:
+def _no_match(name: str, strong_knows: Sequence[str]) -> str:
     return (
-        f"the strong model has no class {theirs}: expected names of {', '.join(strong_knows)}; where it calls them "
-        "otherwise, say so with --class_map THEIRS=OURS"
+        f"the strong model has no class {name}: expected names of {', '.join(strong_knows)}; if it has other "
+        "names for them, give --class_map NEW=OLD"
     )
 
 
 def parse_class_map(text: str) -> dict[str, str]:
-    """`cat=kitten,dog=puppy` -> theirs to ours. Raises UserError for another form."""
+    """`hound=dog,kitten=cat` -> new name to the strong model's. Raises UserError for other texts."""
     pairs = [pair.split("=") for pair in text.split(",") if pair]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
-        raise UserError(f"--class_map {text}: expected THEIRS=OURS,THEIRS=OURS")
-    return {unicodedata.normalize("NFC", theirs): unicodedata.normalize("NFC", ours) for theirs, ours in pairs}
+        raise UserError(f"--class_map {text}: expected NEW=OLD,NEW=OLD")
+    return {unicodedata.normalize("NFC", new): unicodedata.normalize("NFC", old) for new, old in pairs}
 
 
 def with_labels_of(images: Images, images_have: Sequence[str], names: Sequence[str]) -> tuple[Images, np.ndarray]:
@@ -125,7 +125,7 @@ def logits_of_network(network: nn.Module, images: Images, classes: int, device: 
         classes: how many logits it gives.
         device: where it is run.
 
-    Raises UserError where it has another number of logits, does not run, gives NaN, or answers an image differently
+    Raises UserError if it has another number of logits, does not run, gives NaN, or answers an image differently
     from run to run or by the images next to it.
     """
     some = images.first(COMPARED)
@@ -164,9 +164,9 @@ def load_weak_logits(
         images: the same images, in the same order, or in that of their files.
         images_have: the names of their labels.
         classes: that the weak model knows.
-        file_order: (images,) the place of each image among the files; None where the files have no other order.
+        file_order: (images,) the place of each image among the files; None if the files have no other order.
 
-    Raises UserError where they are not of these images, or of another number of classes.
+    Raises UserError if they are not of these images, or of another number of classes.
     """
     logits_file, labels_file = (folder / f"{part}_{what}.npy" for what in ("logits", "labels"))
     logits, labels = _load(logits_file), _load(labels_file)

@@ -41,13 +41,17 @@ class PatchOrigin:
 
 
 class PatchedModel(Joined):
-    """A weak model whose target classes are judged by modules of a strong model.
+    """A weak model whose target classes are decided with modules of a strong model.
+
+    Example: `predictions = load_patched_model("patched.pth")(pixels).argmax(1)`, with pixels (n, side, side, 3) uint8.
 
     Args:
-        weak: the weak model; None where only its logits are known, and `weak_classes`, how many classes it knows.
-        modules: in the order of the columns of the rule, which joins them.
+        weak: the weak model; None if only its logits are known.
+        modules: in the order of the columns of the rule.
+        rule: weak logits (n, weak classes) and module outputs (n, modules) -> scores (n, classes).
         classes: the names of the classes that are scored.
-        origin: says which networks they are of; None for a model that is not saved as `.pth`.
+        origin: which networks they were made of; None for a model that is not saved as `.pth`.
+        weak_classes: how many classes the weak model knows, if `weak` is None.
     """
 
     kind = "patched"
@@ -93,7 +97,7 @@ class PatchedModel(Joined):
 
     @staticmethod
     def read(path: Path, device: torch.device | str) -> "PatchedModel":
-        """The patched model in a `.pth` file. Raises UserError where the file is none."""
+        """The patched model in a `.pth` file. Raises UserError if the file is none."""
         return load_patched_model(path, device)
 
 
@@ -121,7 +125,24 @@ def save_patched_model(model: PatchedModel, path: Path) -> None:
 
 
 def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> PatchedModel:
-    """A patched model that `save_patched_model` wrote, in evaluation mode. Raises UserError where it is none."""
+    """Load a patched model that was saved as `.pth`.
+
+    Example:
+
+        model = load_patched_model("patched.pth")
+        scores = model(torch.from_numpy(pixels))  # (n, classes): the largest one decides
+
+    Args:
+        path: the file.
+        device: where the model shall run.
+
+    Returns:
+        The model in evaluation mode. A call takes RGB pixels (n, side, side, 3) uint8, with `side` and resizing as in
+        `model.form`; `model.inputs` has the names and shapes of its inputs, if there are several.
+
+    Raises:
+        UserError: the file is missing, damaged, no patched model, or one of an earlier version.
+    """
     path = Path(path)
     state = load_checkpoint(path, MADE_BY)
     if "weak_network" in state and "form" not in state:

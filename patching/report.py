@@ -1,4 +1,4 @@
-"""What is known of a patched weak model: what each method makes of it, on test images; a JSON file holds it.
+"""The record of a patched weak model: the results of each method on test images; a JSON file holds it.
 
 A method is the weak model as it is, a rule of `patching.rules`, or a control.
 """
@@ -23,22 +23,40 @@ ADVICE = "leave the module out"
 
 @dataclass(frozen=True)
 class PatchedWeakModel:
-    """One weak model, and every method that was tried on it."""
+    """One weak model, and every method that was tried on it; `print` shows the changes, in percent.
 
-    classes: tuple[str, ...]  # the weak model's, then those that are added
-    targets: tuple[int, ...]  # those of them that are patched; none where no module helped
+    A method is "before" (the weak model as it is), a rule such as "learned", or a control.
+
+    Attributes:
+        classes: the names of the weak model's classes, then of the added ones.
+        targets: the numbers of those that are patched; none if no module helped.
+        test_images: how many.
+        methods: method -> its confusion matrix, rule and scores of each target, as `method_entry` describes.
+        configuration: of the strong model.
+        target_classes: the strong model's numbers of the targets.
+        modules, modules_sha256: the module set's name; the checksum of its record.
+        weak_model: its network, or the checkpoint or folder of a weak model that was not made here.
+        kind: `weak`, `poor`, or `own` (not made here).
+        epoch: of a weak model that was trained here.
+        validation_images: how many.
+        details: of a weak model that was not made here: added classes, evaluated modules, cost.
+        made_with: commit, versions and machine; by earlier versions nothing.
+    """
+
+    classes: tuple[str, ...]
+    targets: tuple[int, ...]
     test_images: int
-    methods: dict[str, Any]  # method -> `method_entry`
-    configuration: str = ""  # of the strong model
-    target_classes: tuple[int, ...] = ()  # the strong model's numbers of the targets
-    modules: str = ""  # the module set's name
-    modules_sha256: str = ""  # of its record
-    weak_model: str = ""  # its network, or the checkpoint or folder of a weak model that was not made here
-    kind: str = ""  # `weak`, `poor`, or `own`: not made here
-    epoch: int = 0  # of a weak model that was trained here
+    methods: dict[str, Any]
+    configuration: str = ""
+    target_classes: tuple[int, ...] = ()
+    modules: str = ""
+    modules_sha256: str = ""
+    weak_model: str = ""
+    kind: str = ""
+    epoch: int = 0
     validation_images: int = 0
-    details: dict[str, Any] = field(default_factory=dict)  # of one that was not: added classes, judged modules, cost
-    made_with: dict[str, str] = field(default_factory=dict)  # commit, versions and machine; by earlier versions nothing
+    details: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def target_class(self) -> int:
@@ -52,7 +70,7 @@ class PatchedWeakModel:
         return [self.classes[target] for target in self.targets]
 
     def confusion(self, method: str) -> np.ndarray:
-        """(classes, classes) int64 on the test images, rows = labels. Raises ValueError where it is none."""
+        """(classes, classes) int64 on the test images, rows = labels. Raises ValueError if it is none."""
         confusion = np.array(self.methods[method]["confusion_matrix"])
         if confusion.shape != (len(self.classes), len(self.classes)) or confusion.dtype.kind != "i":
             raise ValueError(f"the confusion matrix of {method} is not one of {len(self.classes)} classes")
@@ -65,14 +83,14 @@ class PatchedWeakModel:
     def change(self, method: str, number: int = 0) -> Change | None:
         """How sure the changes of a target's scores by a method are; None of the weak model as it is.
 
-        Raises KeyError, TypeError or ValueError where the file has none.
+        Raises KeyError, TypeError or ValueError if the file has none.
         """
         return self._change(method, "change", number)
 
     def over_no_module(self, method: str, number: int = 0) -> Change | None:
-        """How sure the changes from the control without a module are; None where that is what they would be of.
+        """How sure the changes from the control without a module are; None if that is what they would be of.
 
-        Raises KeyError, TypeError or ValueError where the file has none.
+        Raises KeyError, TypeError or ValueError if the file has none.
         """
         return self._change(method, "over_no_module", number)
 
@@ -86,7 +104,7 @@ class PatchedWeakModel:
         return [method for method in self.methods if method in RULES]
 
     def rule(self, calibration: str) -> Rule:
-        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError where it is none for the classes."""
+        """The rule as it was fitted. Raises TypeError, ValueError or RuntimeError if it is none for the classes."""
         rule = RULES[calibration].from_json(self.methods[calibration]["rule"])
         weak_classes = len(self.classes) - len(self.details.get("added", ()))
         scores = rule(torch.zeros(1, weak_classes), torch.zeros(1, len(self.targets)))
@@ -164,7 +182,7 @@ def method_entry(
     over_no_module: Sequence[Change] | None = None,
     targets: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """What the file says of one method: confusion matrix, rule and, of each target, metrics, counts and sureness.
+    """What the file records of one method: confusion matrix, rule and, of each target, metrics, counts and sureness.
 
     Args:
         confusion: (classes, classes) int64 on the test images, rows = labels.
@@ -187,7 +205,7 @@ def method_entry(
 
 
 def common_calibrations(models: Sequence[PatchedWeakModel]) -> list[str]:
-    """The calibrations that were tried on every one of the weak models. Raises UserError where there is none."""
+    """The calibrations that were tried on every one of the weak models. Raises UserError if there is none."""
     common = [name for name in models[0].calibrations if all(name in model.methods for model in models)]
     if not common or not all(BEFORE in model.methods for model in models):
         raise UserError("the weak models were patched with different calibrations; patch all with the same one")

@@ -19,7 +19,7 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class Given:
-    """What the members of a patch say about validation images."""
+    """The outputs of the members of a patch for validation images."""
 
     weak: np.ndarray  # (images, weak classes) float: logits or probabilities
     outputs: np.ndarray  # (images, modules) float
@@ -37,7 +37,7 @@ class Rule(nn.Module):
 
     @classmethod
     def fit(cls, given: Given) -> "Rule":
-        """The rule for a weak model and modules by what they say about validation images."""
+        """The rule for a weak model and modules, fitted on their outputs for validation images."""
         raise NotImplementedError
 
     def forward(self, weak_logits: Tensor, outputs: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Rule(nn.Module):
 
     @classmethod
     def from_buffers(cls, buffers: dict[str, Tensor]) -> "Rule":
-        """The rule of a saved patched model, of its buffers; as here, where those are what it is constructed of."""
+        """The rule of a saved patched model, of its buffers; as here, if those are what it is constructed of."""
         return cls(**buffers)
 
 
@@ -70,7 +70,7 @@ class RangeRule(Rule):
     Args:
         low, high: of each module's outputs, in the order of `targets`.
         targets: the target classes; None = the last class.
-        probability_floor: of the weak model's probabilities; None where it gives logits.
+        probability_floor: of the weak model's probabilities; None if it gives logits.
     """
 
     saved_as = "range"
@@ -99,7 +99,7 @@ class RangeRule(Rule):
 
     @classmethod
     def fit(cls, given: Given) -> "RangeRule":
-        """Raises UserError where no image is of a target class."""
+        """Raises UserError if there is no image of a target class."""
         class_outputs = given.class_outputs
         if class_outputs is None:
             columns = zip(given.targets, given.outputs.T, strict=True)
@@ -123,7 +123,7 @@ class RangeRule(Rule):
 
 
 def scale_to_range(output: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """(output - low) / (high - low). Where the range is a single value: 0 below it, 0.5 at it, 1 above it."""
+    """(output - low) / (high - low). If the range is a single value: 0 below it, 0.5 at it, 1 above it."""
     width = high - low
     scaled = (output - low) / torch.where(width > 0, width, 1)
     return torch.where(width > 0, scaled, (1 + torch.sign(output - low)) / 2)
@@ -238,7 +238,7 @@ RULES: dict[str, type[Rule]] = {
 
 
 def rule_saved_as(name: str) -> type[Rule]:
-    """The class of the rule in a saved patched model. Raises KeyError where no rule is saved as `name`."""
+    """The class of the rule in a saved patched model. Raises KeyError if no rule is saved as `name`."""
     # RangeRule stands last, for all of its kind: a saved model does not say how the range was found.
     rules: list[type[Rule]] = [*RULES.values(), RangeRule]
     return {rule.saved_as: rule for rule in rules}[name]

@@ -23,10 +23,10 @@ AS_GOOD = 0.05  # probability below which a count excludes an accuracy of twice 
 
 
 def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *, anyway: bool) -> None:
-    """Raises UserError for logits in another order of classes, or hardly better than chance; `anyway` says it instead.
+    """Raises UserError for logits in another order of classes, or hardly better than chance; `anyway` prints instead.
 
-    `logits` (images, weak classes) float and `labels` (images,) int64 are of validation images; those of added classes
-    are left out.
+    `logits` (images, weak classes) float and `labels` (images,) int64 belong to validation images; those of added
+    classes are left out.
     """
     known = labels < classes.weak_classes
     logits, labels = logits[known], labels[known]
@@ -36,7 +36,7 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
     found = f"the weak model is right on {right} of {len(labels)} validation images"
     order = fitting_order(logits, labels)
     if order is not None:
-        # Class k is what output order[k] says, so that output order[k] is to be named as class k.
+        # Output order[k] is the logit of class k, so that output order[k] is to be named as class k.
         names = [""] * len(order)
         for number, output in enumerate(order):
             names[output] = classes.names[number]
@@ -59,7 +59,7 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
 
 
 def other_form(network: nn.Module, images: Images, device: torch.device) -> str:
-    """In which form of images a weak model is right on clearly more of them, in one line; empty where in none.
+    """In which form of images a weak model is right on clearly more of them, in one line; empty if in none.
 
     The images are in the form that was given, labelled by the network's own classes.
     """
@@ -78,7 +78,7 @@ def other_form(network: nn.Module, images: Images, device: torch.device) -> str:
 
 
 def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """The order of a weak model's outputs that fits clearly better than the given one; None where the given one fits.
+    """The order of a weak model's outputs that fits clearly better than the given one; None if the given one fits.
 
     Outputs are in units of their own spread, which tells apart those that are hardly ever the largest, of classes that
     a weak model is bad at.
@@ -100,7 +100,7 @@ def fitting_order(logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
 def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> bool:
     """Whether a weak model is hardly better than chance at the classes other than `targets`, which may be patched.
 
-    It may know nothing of these. Where fewer than two others are left, it is asked to tell them from the targets. The
+    It may know nothing of these. If fewer than two others are left, it is asked to tell them from the targets. The
     logits are (images, classes) float, the labels (images,) int64.
     """
     others = np.setdiff1d(np.unique(labels), list(targets))
@@ -119,7 +119,7 @@ def knows_nothing(logits: np.ndarray, labels: np.ndarray, targets: Sequence[int]
 
 
 def _centred(logits: np.ndarray) -> np.ndarray:
-    """Without the constant of each image, which says nothing about its class."""
+    """Without the constant of each image, which carries no information about its class."""
     values = np.asarray(logits, np.float64)
     centred: np.ndarray = values - values.mean(1, keepdims=True)
     return centred

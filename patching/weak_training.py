@@ -181,7 +181,7 @@ def train_weak_models(
         fresh: set what is there aside, instead of going on or refusing.
         engine: where to train them at the same time; None = here, one after the other.
 
-    Raises UserError where the disk is too small, what is there was trained with other settings, or the images are not
+    Raises UserError if the disk is too small, what is there was trained with other settings, or the images are not
     those of the strong model whose modules are to patch them.
     """
     check_trained_on(data.strong, stage.artifacts)

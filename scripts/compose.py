@@ -10,8 +10,8 @@ another one with @SET behind it; --whole takes the logits of the whole models in
 one network for the classes of each model, which costs this share of the model's FLOPs. Several --take merge classes of
 several strong models. --best_of takes each class from the model whose output is best at it, by its AUC on validation
 images. The rule that makes the outputs comparable is fitted on the validation images of --images, and everything is
-judged on its test images; without --images they are the strong models' own, and outputs of different datasets are only
-standardised. docs/composing.md has examples. Writes data/composed/NAME.json.
+evaluated on its test images; without --images they are the strong models' own, and outputs of different datasets are
+only standardised. docs/composing.md has examples. Writes data/composed/NAME.json.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     file = record_file(arguments.name, composition)
     if len(composition.datasets) > 1:
         say(
-            f"no images of all classes: judged on the test images of {' and '.join(composition.datasets)} together, "
+            f"no images of all classes: evaluated on the test images of {' and '.join(composition.datasets)} together, "
             "which may differ by more than their classes; --images NAME gives others"
         )
     record = composition.record()
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--one_network", type=float, metavar="SHARE", help="train a network of this share of each model's FLOPs")
     add("--images", metavar="NAME", help="a dataset in dataset_dir; the strong models' own by default")
     add("--calibration", choices=("fitted", "own"), help="how outputs become comparable")
-    add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong models' names where they are others")
+    add("--class_map", default="", metavar="NEW=OLD,...", help="call the strong models' class OLD NEW")
     add("--name", help="of the JSON file; made of the models and classes by default")
     add("--save", action="append", default=[], type=Path, help="the classifier: .py (and .safetensors), or .onnx")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of all configurations")

@@ -8,7 +8,7 @@
 
 The weak model is a network and its checkpoint, or a folder with valid_logits.npy, valid_labels.npy, test_logits.npy and
 test_labels.npy. Its images are the strong model's, or --weak_images: a dataset {valid,test}/CLASS/IMAGE in dataset_dir.
-The patch is fitted on valid and judged on test. Classes are matched by name. --others_may_lose 0 answers the target
+The patch is fitted on valid and evaluated on test. Classes are matched by name. --others_may_lose 0 predicts the target
 classes less often, so that the other classes lose nothing on valid. docs/patching.md has examples. Writes
 data/patch/own/MODEL_DATASET/NAME.json.
 """
@@ -209,7 +209,7 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     add("--weak_side", help="the weak model's images: their side in pixels; the strong model's by default")
     add("--weak_mean", metavar="R,G,B", help="what is subtracted, one value or three; default: the strong model's")
     add("--weak_std", metavar="R,G,B", help="what they are divided by then, one value or three; the same default")
-    add("--class_map", default="", metavar="THEIRS=OURS,...", help="the strong model's names where they are others")
+    add("--class_map", default="", metavar="NEW=OLD,...", help="the images' class NEW is the strong model's OLD")
     add("--target_class", nargs="+", required=True, help="names or numbers, or auto: those whose modules help")
     add(
         "--others_may_lose",

@@ -33,7 +33,7 @@ from utils.progress import say
 from utils.recorded_settings import record_or_compare
 from utils.tensorboard import scalar
 
-MAX_LOSS = 1.0  # percentage points, where no other number is asked for
+MAX_LOSS = 1.0  # percentage points, if no other number is asked for
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Numbered:
 
     number: int
     words: str  # what was asked for
-    seconds: float  # since the candidate before, or the start; of the last run, where it was interrupted
+    seconds: float  # since the candidate before, or the start; of the last run, if it was interrupted
     target_classes: tuple[int, ...]
 
 
@@ -60,12 +60,12 @@ class Row(Judged, Judgement, Numbered):
 
 
 class DrivenMethod(ABC):
-    """A method that the driver runs: a subclass says its `name`, its settings, and how it finds candidates.
+    """A method that the driver runs: a subclass defines its `name`, its settings, and how it finds candidates.
 
     Its files lie in `data/MODEL_DATASET/NAME`. A method overrides a default that does not fit it.
 
     Attributes:
-        classes: whose modules are searched, in rising order; () = all, or as each candidate says.
+        classes: whose modules are searched, in rising order; () = all, or as each candidate states.
         max_loss: the percentage points of validation accuracy that may be lost.
     """
 
@@ -86,15 +86,22 @@ class DrivenMethod(ABC):
         "with the strong model's, on the validation images that the choice is made by.",
     )
 
-    # To be said by the method
+    # To be defined by the method
     @abstractmethod
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Any]) -> Generator[Found, None, None]:
         """Yield the candidates after those of `rows`.
 
+        Example (`rows` are those of an earlier run, if it was interrupted):
+
+            for keep in (0.6, 0.4)[len(rows) :]:
+                scores = my_scores(strong, split)  # (classes, units) float
+                masks = masks_within(scores, strong, keep)  # of search.one_shot
+                yield Found(f"{keep:.0%} of the kernels", masks)
+
         Args:
             stage: its settings, seed and device; files of the method's own go to the folder of `files`.
             strong: the strong model, on the device.
-            split: the images; what a method decides by is of `train` or `valid`.
+            split: the images; a method decides by `train` or `valid` only.
             rows: of all candidates found so far; the driver adds each one's before it asks for the next.
         """
 
@@ -118,7 +125,7 @@ class DrivenMethod(ABC):
         return ["--method", self.name, *self.max_loss_option()]
 
     def max_loss_option(self) -> list[str]:
-        """`--max_loss`, where it has another value than without it."""
+        """`--max_loss`, if it has another value than without it."""
         return [] if self.max_loss == MAX_LOSS else ["--max_loss", f"{self.max_loss:g}"]
 
     # Its rows
@@ -129,7 +136,7 @@ class DrivenMethod(ABC):
     def chosen(self, rows: Sequence[Any]) -> Any:
         """The candidate whose modules are written: the smallest that loses at most `max_loss` percentage points.
 
-        Raises UserError where none does.
+        Raises UserError if none does.
         """
         return smallest_within(rows, self.max_loss, self.course.row)
 
@@ -171,7 +178,7 @@ def search_modules(
         fresh: set an earlier search's files aside.
         name: of the module set; None = that of the search's folder.
 
-    Raises UserError where a class has no images, or an earlier search had other settings.
+    Raises UserError if a class has no images, or an earlier search had other settings.
     """
     check_new_name(name)
     again = stage.artifacts.command(method.script, *method.again(), "--fresh")
@@ -190,7 +197,7 @@ def search_modules(
 
 
 def check_has_images(split: Split, classes: Sequence[int]) -> None:
-    """Raises UserError where a class, of all where `classes` are none, has no images, or has all of them."""
+    """Raises UserError if a class, of all if `classes` are none, has no images, or has all of them."""
     for target_class, part in product(classes or range(len(split.classes)), ("train", "valid")):
         is_own = getattr(split, part).labels == target_class
         if is_own.all() or not is_own.any():
@@ -204,7 +211,7 @@ def run_method(
 ) -> list[JudgedRow]:
     """Let a method find what it has not found yet, and log each candidate: the log's rows that were asked for.
 
-    Raises UserError where an earlier run had other settings, or nothing is found.
+    Raises UserError if an earlier run had other settings, or nothing is found.
     """
     made_with = {
         **method.settings(stage.config),
@@ -254,7 +261,7 @@ def write_modules(
 ) -> ModuleSet:
     """Cut the modules of the candidate that the method chooses out, and write them as a set.
 
-    Raises UserError where the method chooses none, or the files of the chosen one are damaged.
+    Raises UserError if the method chooses none, or the files of the chosen one are damaged.
     """
     chosen = method.chosen(rows)
     words, targets = chosen.asked_for(rows), chosen.targets(method.classes) or tuple(range(strong.num_classes))

@@ -30,7 +30,7 @@ class Found:
         weights: of each module its state_dict, on the CPU; None = the modules have the strong model's weights.
         target_classes: whose modules they are; None = of all classes.
         asked: fields of the log's row that the method fills.
-        seconds: of the search until it found them, where its files tell.
+        seconds: of the search until it found them, if its files record that.
     """
 
     words: str

@@ -51,7 +51,7 @@ class Judged(ABC):
         """What was asked for of this row of `rows`, for people: "keep 40%"."""
 
     def targets(self, searched: tuple[int, ...]) -> tuple[int, ...]:
-        """Whose modules the row is of, in the log of the search for `searched`; () = of all classes."""
+        """The classes of the row's modules, in the log of the search for `searched`; () = all classes."""
         return searched
 
     def describe(self, *names: str) -> str:

@@ -1,4 +1,4 @@
-"""The contract of a search method: what its files say that it has found, and how that is drawn and made again.
+"""The contract of a search method: what its files record as found, and how that is drawn and made again.
 
 A method that finds masks one after the other in one process subclasses `DrivenMethod` of `search/driver.py`, which
 implements all of this. `search/methods.py` is the table of all methods.
@@ -49,24 +49,24 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the method, and of its module sets where they are not named by `--as`."""
+        """The name of the method, which its module sets have, too, if `--as` gives them no other."""
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Those of scripts/run_module_search.py that belong to the method."""
+        """The options of scripts/run_module_search.py that belong to the method, without `--`."""
 
     def files(self, artifacts: Artifacts, classes: tuple[int, ...] = ()) -> SearchFiles[Any]:
-        """Those of the search for modules of some classes; () = all."""
+        """The files of the search for modules of some classes; () = all."""
 
     def candidates(self, stage: Stage) -> Iterator[Found]:
-        """What the searches have found so far, each loaded as it is asked for; nothing where there was none.
+        """Yield what the searches have found so far, each loaded as it is asked for; nothing if there was no search.
 
-        Raises UserError where its files are damaged, or of another strong model than the one that is there.
+        Raises UserError if its files are damaged, or come from another strong model than the one that is there.
         """
 
 
 def check_strong_model(settings: JsonFile, artifacts: Artifacts) -> None:
-    """Raises UserError where a search's settings name another strong model than the one that is there."""
+    """Raises UserError if a search's settings name another strong model than the one that is there."""
     if settings.load().get("strong_model_sha256") != sha256_of(model_files.entire_model(artifacts).path):
         raise UserError(
             f"the search in {settings.path.parent} is of another strong model than the one that is there; "

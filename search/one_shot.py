@@ -163,10 +163,12 @@ def masks_within(
 ) -> np.ndarray:
     """The masks (classes, K) bool, True = kept, of the units with the highest scores.
 
+    Example: `masks_within(torch.rand(strong.num_classes, strong.num_units), strong, keep=0.4)`.
+
     Args:
         scores: (classes, units) float, not negative.
         graph: the strong model.
-        keep: the largest share to keep of its kernels, above 0.
+        keep: the largest share to keep of its kernels, above 0 and at most 1.
         of_flops: whether it is a share of the FLOPs.
         of_layer: see `Score`.
 

@@ -169,6 +169,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "few labels": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS[1:]), "labels: expected a whole number for"),
     "real labels": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS / 2), "given float32"),
     "labels from 1": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS + 1), "from 0 to 3, given 1 to 4"),
+    "confidence": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS, 5), "from 0 to 1, given 5"),
     "importance": (lambda: cm.importance_masks(strong(), np.ones(18), 0.5), r"expected \(classes, 18\)"),
     "keep nothing": (lambda: cm.importance_masks(strong(), np.ones((4, 18)), 0.0), "keep: expected a share above 0"),
     "keep words": (lambda: cm.gradient_search(strong(), IMAGES, LABELS, "half"), "given 'half'"),
@@ -221,4 +222,4 @@ def test_all_that_is_public_is_documented():
     assert len(exported) > 6
     for name in exported:
         text = " ".join(getattr(cm, name).__doc__.split())
-        assert "Args:" in text and "Raises:" in text and "Example:" in text, name
+        assert "Args:" in text and "Raises:" in text and "Example" in text, name

@@ -66,9 +66,8 @@ def test_make_knows_the_targets(document):
     assert named <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 
 
-def test_the_readme_is_short_and_calls_every_stage():
+def test_the_readme_calls_every_stage():
     readme = (TOP / "README.md").read_text(encoding="utf-8")
-    assert len(readme.split()) <= 2200  # words: ten minutes
     stages = [*TOP.glob("*.py"), *(TOP / "preprocess").glob("*.py"), *TOP.glob("experiments/patch/**/*.py")]
     assert not [stage for stage in stages if str(stage.relative_to(TOP)) not in readme]
 

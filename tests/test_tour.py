@@ -21,7 +21,8 @@ CONTINUED = re.compile(r"(?<!^\.\.\.)\n {4}(?=\S)", re.MULTILINE)  # lines end w
 
 def shape(line: str) -> str:
     """A line without what differs by machine: numbers, units of time, a model's answers, and what was chance."""
-    line = re.sub(r"(not )?significant|unchanged|no more than chance|helps|(?<=\.png )\w+$", "~", line)
+    words = r"(not )?significant|unchanged|no more than chance|helps|reduces|increases|(?<=\.png )\w+$"
+    line = re.sub(words, "~", line)
     return re.sub(r"# (s|min|h)\b", "# s", " ".join(re.sub(r"[-+]?\d[\d,.]*", "#", line).split()))
 
 

@@ -35,7 +35,7 @@ MEMORY_ADVICE = "end other programs, raise the limit (ulimit -v), or use fewer p
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says what was expected, what was given and what to do next."""
+    """Invalid input. The message is one line: expected, given, what to do next."""
 
 
 class DamagedFile(UserError):

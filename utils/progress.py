@@ -32,7 +32,13 @@ _is_shown = False  # until a stage's command line decides
 
 
 def show_progress(shown: bool) -> None:
-    """Whether this run says what it does; each stage's command line decides."""
+    """Enable or disable progress lines of long computations (default: off).
+
+    Example: `show_progress(True)`.
+
+    Args:
+        shown: whether they are printed. Scripts enable them, except with `--quiet`.
+    """
     global _is_shown
     _is_shown = shown
 

@@ -23,8 +23,8 @@ def check_repeats(network: nn.Module, images: Tensor, classes: int | None = None
         images: (n, channels, side, side), as the network takes them, on its device.
         classes: how many logits it gives; None: any number.
 
-    Raises NetworkRefused where an image's logits depend on random numbers, on earlier runs or on the images next to it.
-    Returns None where the network does not run on these images, or gives no logits: that is not judged here.
+    Raises NetworkRefused if an image's logits depend on random numbers, on earlier runs or on the images next to it.
+    Returns None if the network does not run on these images, or gives no logits: that is not judged here.
     """
 
     def answer(batch: Tensor) -> Tensor | None:
@@ -72,7 +72,7 @@ def check_answers(
         image_shape: (channels, side, side).
         classes: how many logits the graph has; None: any number.
 
-    Raises NetworkRefused where they differ by more than rounding, where the network gives no floating-point numbers,
+    Raises NetworkRefused if they differ by more than rounding, if the network gives no floating-point numbers,
     and as `check_repeats`. What cannot be compared is let through: networks without values (`meta`), and networks that
     refuse random images.
     """

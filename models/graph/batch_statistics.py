@@ -46,7 +46,8 @@ def statistics_batch(image_side: int) -> int:
 def estimate_statistics(network: GraphNetwork, batches: Iterable[Tensor]) -> None:
     """Replace a network's running statistics by the mean of batches' (batch, channels, side, side), in place.
 
-    A network whose kernels were dropped or trained has other feature maps than the one that the statistics are of.
+    A network whose kernels were dropped or trained has other feature maps than the one that the statistics were
+    measured on.
     """
     if not has_batch_norm(network.program):
         return

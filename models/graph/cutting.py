@@ -53,7 +53,7 @@ class Plan:
         self._units_of: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def units_and_classes(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each channel its unit and, of the logits' channels, its class; -1 where it has none."""
+        """Of each channel its unit and, of the logits' channels, its class; -1 if it has none."""
         found = self._units_of.get(id(channels))
         if found is None:
             units = self.units

@@ -22,7 +22,7 @@ RANDOM = (
 
 
 class NetworkRefused(UserError, ValueError):
-    """A network that cannot be traced; the message is one line that says what, and where if it is known."""
+    """A network that cannot be traced: a UserError and a ValueError. The message, one line, names what, and where."""
 
 
 def where(error: BaseException) -> str:

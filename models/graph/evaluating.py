@@ -93,12 +93,12 @@ class OneAnswer(nn.Module):
         self.network, self.classes = network, classes
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises UserError where none is."""
+        """Raises UserError if none is."""
         return one_answer(self.network(images), images, self.classes)
 
 
 def one_answer(answer: Any, images: Tensor, classes: int | None) -> Tensor:
-    """A network's answer to images if it is a tensor, else the logits in it. Raises UserError where none is."""
+    """A network's answer to images if it is a tensor, else the logits in it. Raises UserError if none is."""
     if isinstance(answer, Tensor):
         return answer
     # `len` of the images would fix the batch size of an exported network
@@ -111,7 +111,7 @@ def one_answer(answer: Any, images: Tensor, classes: int | None) -> Tensor:
 
 
 def floating_parameter(network: nn.Module) -> Tensor:
-    """One that tells the network's dtype and device; a zero where it has none."""
+    """One that tells the network's dtype and device; a zero if it has none."""
     return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
 

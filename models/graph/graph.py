@@ -27,7 +27,10 @@ FEWEST_UNITS = 8  # a grouped convolution that would have fewer has its kernels 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A CNN classifier as a graph of operators, with the units of its kernels.
+    """A traced CNN: a graph of operators, with the units of its kernels. Use `trace` to make one.
+
+    Attributes for users: `num_classes`; `image_shape` (channels, height, width); `flops` of one image;
+    `units.num_kernels`, K; `units.layers`, the conv layers; `num_units`; `network`, the CNN as a module of torch.
 
     Its constants share memory with the network's weights, except those that were computed from weights, and all of
     those of a network that does more than to set a flag when its mode changes.
@@ -229,10 +232,10 @@ def trace(
         image_side: in pixels.
         channels: of an image.
         fewest_units: a grouped convolution with fewer units has its kernels dropped one by one, not group by group.
-        num_classes: the logits are the first output (n, num_classes); where none is that wide, or the number is not
+        num_classes: the logits are the first output (n, num_classes); if none is that wide, or the number is not
             given, the first (n, any number).
 
-    Raises NetworkRefused, a ValueError of one line, where that does not work.
+    Raises NetworkRefused, a ValueError of one line, if that does not work.
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)

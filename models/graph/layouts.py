@@ -116,7 +116,7 @@ class Ties:
         return np.fromiter(map(self.root, channels.tolist()), np.int64, len(channels))
 
     def join(self, some: np.ndarray, others: np.ndarray, because: str) -> None:
-        """Tie two channels, place by place; `because` says why, where one of them is always kept."""
+        """Tie two channels, place by place; `because` is the reason, if one of them is always kept."""
         for one, other in dict.fromkeys(zip(some.tolist(), others.tolist(), strict=True)):
             if KEPT in (one, other):
                 self._kept_because.setdefault(max(one, other), because)

@@ -11,7 +11,9 @@ from models.graph.values import Constant, Value, needed
 
 
 class GraphNetwork(nn.Module):
-    """What a program computes: images (n, channels, side, side) -> logits (n, classes), in evaluation mode.
+    """A network made by this toolkit: a module, or the traced network. A plain nn.Module; users never construct it.
+
+    images (n, channels, side, side) -> logits (n, classes), in evaluation mode; a module of one class has (n, 1).
 
     Args:
         program: its constants are the tensors, by name.
@@ -66,7 +68,7 @@ def network_of(
         constants, learned, buffers: those of the graph that the code was cut from.
     """
     values, order = needed([logits]), {name: number for number, name in enumerate(constants)}
-    names: dict[Constant, str] = {}  # where one is made in several ways, it has another name each time
+    names: dict[Constant, str] = {}  # if one is made in several ways, it has another name each time
     taken: set[str] = set()
     for value in values:
         if isinstance(value, Constant):

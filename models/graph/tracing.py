@@ -59,7 +59,7 @@ class Plain:
 def trace_plain(network: nn.Module, image_side: int, channels: int, num_classes: int | None = None) -> Plain:
     """The plain graph of a network that is given images (n, channels, image_side, image_side).
 
-    Raises NetworkRefused where the network does not take such images, cannot be traced, or gives no (n, classes).
+    Raises NetworkRefused if the network does not take such images, cannot be traced, or gives no (n, classes).
     """
     like = floating_parameter(network)
     images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
@@ -206,7 +206,7 @@ def _plain(program: ExportedProgram, num_classes: int | None) -> Plain:
 
 
 def _check_is_certain(values: Sequence[Value], exported: dict[str, fx.Node]) -> None:
-    """Raises NetworkRefused, with the line of the network's code, where its logits depend on random numbers."""
+    """Raises NetworkRefused, with the line of the network's code, if its logits depend on random numbers."""
     for value in values:
         if value.target is not None and _is_random(value):
             frames = FRAME.findall(exported[value.name].meta.get("stack_trace") or "")

@@ -162,7 +162,7 @@ class Units:
 
 
 def units_of(channels: Propagation) -> Units:
-    """Number the units; keeps the logits' channels, and says which class each is, where a class can be cut alone."""
+    """Number the units; keeps the logits' channels, and states which class each is, if a class can be cut alone."""
     ties, class_of_root = channels.ties, _class_of_root(channels)
     kept_roots = ties.kept_roots()
     conv_layers = [layer for layer in channels.layers if layer.has_kernels]
@@ -195,7 +195,7 @@ def units_of(channels: Propagation) -> Units:
 
 
 def _class_of_root(channels: Propagation) -> dict[int, int]:
-    """The class of each channel of the logits; nothing where a class's logit cannot be cut alone.
+    """The class of each channel of the logits; nothing if a class's logit cannot be cut alone.
 
     Channels that are left out where the logits are selected, and that nothing reads, are of no class: of one more.
     """

@@ -114,7 +114,7 @@ class Value:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     operands: tuple["Value", ...] = ()  # the values among the arguments, in order, each once
-    shape: Any = None  # a tuple, of two images; a list of them for several tensors; None where it is not known
+    shape: Any = None  # a tuple, of two images; a list of them for several tensors; None if it is not known
     name: str = ""  # in a traced graph; of a constant that of what it is made of
     size: int | None = None  # of a number that is a size: it, for two images
     path: str = ""  # the network's module that it is computed in

@@ -32,7 +32,7 @@ VECTOR_FLAGS = {
 def compiler() -> tuple[str, ...] | None:
     """The command of a C++ compiler that works: it makes libraries, that load, of the C++ files beside this one.
 
-    None where there is none or CXX is empty, and where none works, for which the reason is printed once.
+    None if there is none or CXX is empty, and if none works, for which the reason is printed once.
     """
     asked = os.environ.get(VARIABLE)
     commands = ((name,) for name in COMPILERS if shutil.which(name)) if asked is None else _named_by(asked)
@@ -47,7 +47,7 @@ def compiler() -> tuple[str, ...] | None:
 
 
 def _named_by(asked: str) -> list[tuple[str, ...]]:
-    """The command that CXX holds, or none; one that is no command is said."""
+    """The command that CXX holds, or none; one that is no command is reported."""
     try:
         command = tuple(shlex.split(asked))
         if not command or shutil.which(command[0]):
@@ -61,7 +61,7 @@ def _named_by(asked: str) -> list[tuple[str, ...]]:
 
 @functools.cache
 def _problem_of(command: tuple[str, ...]) -> str | None:
-    """Why a compiler does not do for the C++ files beside this one; None where it does."""
+    """Why a compiler does not do for the C++ files beside this one; None if it does."""
     try:
         for source in sorted(Path(__file__).parent.glob("*.cpp")):
             compiled(source, command)
@@ -79,7 +79,7 @@ def _say_once(line: str) -> None:
 def compiled(source: Path, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """The library of a C++ file: from `__pycache__` beside it, where it was compiled before, else compiled now.
 
-    Raises UserError where that fails.
+    Raises UserError if that fails.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     command = [*compiler, *FLAGS, *VECTOR_FLAGS.get(capability, ()), str(source)]

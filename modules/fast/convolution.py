@@ -36,7 +36,7 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
-    """What populations are evaluated in where a precision is asked for: float32 in place of bfloat16 if it is compiled.
+    """What populations are evaluated in if a precision is asked for: float32 in place of bfloat16 if it is compiled.
 
     That is faster than torch in bfloat16, also on processors that multiply vectors of it, and more precise. Only those
     that multiply tiles of it are faster still, 1.3 times (`benchmarks/compare.py evaluation`).
@@ -46,7 +46,7 @@ def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def say_if_without_compiler(dtype: torch.dtype, device: torch.device) -> None:
-    """Print that modules take longer, where only a compiler that works is missing."""
+    """Print that modules take longer, if only a compiler that works is missing."""
     if can_be_compiled(dtype, device) and not compiler():
         print("no C++ compiler (see docs/speed.md): modules take twice as long", flush=True)
 

@@ -58,7 +58,7 @@ class GeneticSearch:
         """What modules are evaluated in: what is fast here, but of a search that began in float32 or bfloat16, that.
 
         Which of the two is fast depends on the processor, and a search may be taken from one to another; only where
-        float32 is asked for, nothing else will do. Raises UserError where the recorded settings are damaged.
+        float32 is asked for, nothing else will do. Raises UserError if the recorded settings are damaged.
         """
         if self.stage.dtype != torch.bfloat16:
             return self.stage.dtype
@@ -70,7 +70,7 @@ class GeneticSearch:
     def masks(self, generation: int, target_class: int) -> np.ndarray:
         """The unit masks (population, U) bool of one class's population, True = kept, as they are on the disk.
 
-        Raises UserError where the population is missing or damaged; changes nothing.
+        Raises UserError if the population is missing or damaged; changes nothing.
         """
         file = files.population(self.stage.artifacts, generation, target_class)
         return self.groups[target_class].decode(file.load(self.config.population, self.layout.num_genes))
@@ -79,7 +79,7 @@ class GeneticSearch:
         """The masks of one class's population, which is in its file afterwards, for the processes that search.
 
         It follows from the population and the fitness of the generation before, so a damaged file is simply made again.
-        Raises UserError where that fitness is missing or damaged.
+        Raises UserError if that fitness is missing or damaged.
         """
         return self.groups[target_class].decode(self._population(generation, target_class))
 
@@ -100,7 +100,7 @@ class GeneticSearch:
         return population
 
     def _gradient_solution(self, target_class: int) -> np.ndarray:
-        """The genome (genes,) nearest to what the gradient search found. Raises UserError where it found nothing."""
+        """The genome (genes,) nearest to what the gradient search found. Raises UserError if it found nothing."""
         units = self.layout.units
         kernels = last_round_kernels(self.stage.artifacts).load(self.config.num_classes, units.num_kernels)
         return self.groups[target_class].encode(kernels[target_class][units.first_kernels])
@@ -134,7 +134,7 @@ class GeneticSearch:
             checkpoint: forget what came after this generation.
             patience: see `is_over`.
 
-        Raises UserError where there is no room, or what is there was made with other settings.
+        Raises UserError if there is no room, or what is there was made with other settings.
         """
         if fresh:
             self.set_old_aside()
@@ -175,7 +175,7 @@ class GeneticSearch:
     def record_settings(self) -> None:
         """Write the settings beside the files, or compare them with those that are there.
 
-        Raises UserError listing the differences where the files were made with others.
+        Raises UserError listing the differences if the files were made with others.
         """
         artifacts = self.stage.artifacts
         made_with = {
@@ -199,9 +199,9 @@ class GeneticSearch:
             print(f"the old search is now {set_aside(folder)}", flush=True)
 
     def check_room(self) -> None:
-        """Say what a search and its modules take on the disk, and warn where the modules may not fit.
+        """Say what a search and its modules take on the disk, and warn if the modules may not fit.
 
-        Raises UserError where there is no room for the search's own files, which are all needed.
+        Raises UserError if there is no room for the search's own files, which are all needed.
         """
         artifacts = self.stage.artifacts
         folder, modules = files.folder(artifacts), module_files.sets_folder(artifacts)
@@ -221,7 +221,7 @@ class GeneticSearch:
     def resume(self, *, checkpoint: int | None, patience: int | None) -> list[Generation]:
         """The log's rows of the generations that are scored, and so where the search goes on.
 
-        Forgets what came after `checkpoint`, where one is given, and an earlier end where there is more to do now: the
+        Forgets what came after `checkpoint`, if one is given, and an earlier end if there is more to do now: the
         explorers, which look at the files alone, follow. Raises UserError for a log that lacks a generation.
         """
         if checkpoint is not None:
@@ -261,7 +261,7 @@ class GeneticSearch:
         artifacts = self.stage.artifacts
         files.end(artifacts).remove()
         log = files.log(artifacts)
-        there = max(self.num_scored(), len(log.load_if_there()))  # more rows where a generation's fitness was lost
+        there = max(self.num_scored(), len(log.load_if_there()))  # more rows if a generation's fitness was lost
         later = range(there, checkpoint, -1)  # the last one is bred, not scored
         for generation in later:
             files.fitness(artifacts, generation).remove()
@@ -296,7 +296,7 @@ def started(stage: Stage, arguments: Namespace) -> tuple[GeneticSearch, list[Gen
 def open_search(stage: Stage) -> GeneticSearch:
     """The search of a stage's model and dataset.
 
-    Raises UserError where importance, dataset or a layer is not there, or the images are not the strong model's.
+    Raises UserError if importance, dataset or a layer is not there, or the images are not the strong model's.
     """
     say_if_without_compiler(stage.dtype, stage.device)
     model_files.entire_model(stage.artifacts).check_is_there()
@@ -326,7 +326,7 @@ def known_outputs(
 
 
 def save_outputs(search: GeneticSearch, generation: int, target_class: int, outputs: np.ndarray) -> None:
-    """Write a population's outputs (population, images). Raises UserError where they are NaN or infinite."""
+    """Write a population's outputs (population, images). Raises UserError if they are NaN or infinite."""
     if not np.isfinite(outputs).all():
         raise UserError(
             f"class {target_class}, generation {generation}: a module's outputs are NaN or infinite; "

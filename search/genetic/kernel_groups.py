@@ -46,7 +46,7 @@ class GenomeLayout:
 def genome_layout(units: Units, config: Config) -> GenomeLayout:
     """`groups` genes for fewer than `wide_layer` units in the same layers, else `groups_wide`; never more than units.
 
-    Raises UserError where `sensitive_layers` names a layer that the network does not have.
+    Raises UserError if `sensitive_layers` names a layer that the network does not have.
     """
     for layer in config.sensitive_layers:
         if layer >= len(units.layers):
@@ -72,7 +72,7 @@ class KernelGroups:
     def decode(self, population: np.ndarray) -> np.ndarray:
         """Genomes (population, genes) of 0 and 1 -> unit masks (population, U) bool, True = kept.
 
-        Where nothing would be left of a layer, its most important unit is kept, so that no module is cut through.
+        If nothing would be left of a layer, its most important unit is kept, so that no module is cut through.
         """
         return self.layout.units.repair(population.astype(bool)[:, self.gene_of_unit], self.importance)
 

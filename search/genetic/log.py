@@ -23,7 +23,7 @@ class Generation:
     ensembles_scored: int
     ensemble: tuple[int, ...]  # one chromosome index per class
     seconds: float  # since the last generation, or the recorder's start
-    auc_mean: float = math.nan  # of its modules for their own classes; NaN where an earlier version wrote the row
+    auc_mean: float = math.nan  # of its modules for their own classes; NaN if an earlier version wrote the row
     auc_least: float = math.nan  # of the module that knows its class least
 
 

@@ -1,4 +1,4 @@
-"""The genetic search as a search method: what its files say that it has found."""
+"""The genetic search as a search method: what its files record as found."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ def search_on_engine(
 ) -> None:
     """Go on after the generations of `rows` until the search is over, and write the modules as the set `name`.
 
-    Raises UserError where outputs are NaN or infinite, or a task fails for good.
+    Raises UserError if outputs are NaN or infinite, or a task fails for good.
     """
     last_look, last = time.monotonic(), search.config.generations
     driver = Driver(search, engine)

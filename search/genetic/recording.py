@@ -40,7 +40,7 @@ def record_generation(
     now = time.monotonic()
     rows.append(row_of(search, generation, outputs, scores, now - since))
     log, fitness = files.log(artifacts), files.fitness(artifacts, generation)
-    # Where a generation's fitness was lost, later ones may be scored already, by the same populations.
+    # If a generation's fitness was lost, later ones may be scored already, by the same populations.
     later = log.load_if_there()[len(rows) :]
     # The row first: a generation counts as scored when its fitness is there.
     log.save([*rows, *later])
@@ -63,7 +63,7 @@ def record_end(search: GeneticSearch, rows: list[Generation]) -> None:
 def write_modules(
     search: GeneticSearch, rows: list[Generation], name: str | None = None, noticed: Mapping[str, Any] | None = None
 ) -> ModuleSet:
-    """Cut the modules of the chosen ensemble out, write them as a set and say how good they are.
+    """Cut the modules of the chosen ensemble out, write them as a set and print how good they are.
 
     What was `noticed` during the search stands in the set's record. `name` is the set's; None = `genetic`.
     """
@@ -93,7 +93,7 @@ def write_modules(
 
 
 def chosen_ensemble(config: Config, rows: list[Generation]) -> tuple[int, tuple[int, ...]]:
-    """The generation and ensemble that give the modules: the configuration's, where it names them, else the best.
+    """The generation and ensemble that give the modules: the configuration's, if it names them, else the best.
 
     Raises UserError for a generation that was not scored or a chromosome that does not exist.
     """

@@ -1,4 +1,4 @@
-"""How a generation is scored: all classes' populations together, by their outputs; and what the log says of it."""
+"""How a generation is scored: all classes' populations together, by their outputs; and what the log records."""
 
 from collections.abc import Sequence
 

@@ -42,7 +42,7 @@ class ScoringRules:
     def threshold(self, classes: int) -> float:
         """The accuracy that lets an ensemble of so many classes survive.
 
-        Where none is named, it is 0; of more classes than are named, that of the most.
+        If none is named, it is 0; of more classes than are named, that of the most.
         """
         most = max(self.thresholds, default=classes)
         return self.thresholds.get(min(classes, most), 0.0)
@@ -56,7 +56,7 @@ class Scores:
     ensembles: np.ndarray  # (final ensembles, classes) int64 chromosome indices, best fitness first
     ensemble_accuracy: np.ndarray  # (final ensembles,) float64
     ensemble_distance: np.ndarray  # (final ensembles,) float64: mean pairwise Jaccard distance
-    ensemble_own_class: np.ndarray  # (final ensembles,) float64: the modules' mean AUC; 0 where nothing weighs it
+    ensemble_own_class: np.ndarray  # (final ensembles,) float64: the modules' mean AUC; 0 if nothing weighs it
     num_scored: int  # ensembles whose accuracy was counted
 
 
@@ -130,7 +130,7 @@ def score_population(
 
 
 def _own_class(outputs: Sequence[np.ndarray], labels: np.ndarray, rules: ScoringRules) -> list[np.ndarray]:
-    """Per class (population,) float64: its modules' AUC for the class, where the rules weigh it; else 0."""
+    """Per class (population,) float64: its modules' AUC for the class, if the rules weigh it; else 0."""
     if rules.own_class_weight == 0:
         return [np.zeros(len(of_class)) for of_class in outputs]
     found = [auc_by_class(of_class.T, labels, [number] * len(of_class)) for number, of_class in enumerate(outputs)]
@@ -167,7 +167,7 @@ def _cross(
 ) -> tuple[PartialEnsembles, np.ndarray, np.ndarray]:
     """The surviving ensembles of two groups, by falling fitness, with accuracy and fitness; the last need no levels.
 
-    They survive by accuracy; or, where there is a generator to `draw` them by, by chance.
+    They survive by accuracy; or, if there is a generator to `draw` them by, by chance.
     """
     classes = left.classes + right.classes
     num_own = right.own.stop - left.own.start
@@ -243,7 +243,7 @@ def _joined_levels(left: PartialEnsembles, right: PartialEnsembles, e: np.ndarra
 
 
 def _find(left: PartialEnsembles, right: PartialEnsembles, protected: Sequence[int]) -> int | None:
-    """The index of the protected ensemble's part among the crossed ensembles, where both halves hold it."""
+    """The index of the protected ensemble's part among the crossed ensembles, if both halves hold it."""
     halves = []
     for group in (left, right):
         wanted = [protected[target_class] for target_class in group.classes]

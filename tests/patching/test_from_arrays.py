@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patching.from_arrays import SLACK, fit_patch, least_lowering, patch
+from patching.helpful import JudgedModule
 from patching.report import BEFORE, NO_MODULE
 from patching.rules import Given, Learned
 from utils.errors import UserError
@@ -89,6 +90,15 @@ def test_a_class_that_the_weak_model_does_not_know_is_added():
     report = added.report(*test, np.array([0, 1, 2, 4, 3])[test_labels])
     assert report.scores(BEFORE).f1 == 0 and report.scores("learned").f1 > 0.6
     assert report.change("learned").is_significant("f1")
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(0.1394, "reduces the cross-entropy by 0.1394"), (-0.002, "increases the cross-entropy by 0.0020")],
+)
+def test_a_modules_gain_is_printed_as_a_change_of_cross_entropy(gain, words):
+    verdict = "helps" if gain > 0 else "no more than chance"
+    assert str(JudgedModule(3, gain, 0.0053)) == f"{words} nats per image (standard error 0.0053): {verdict}"
 
 
 @pytest.mark.slow

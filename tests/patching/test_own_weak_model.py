@@ -63,7 +63,7 @@ def test_classes_that_do_not_match(weak, targets, renamed, message):
 def test_class_map():
     assert parse_class_map("a=b,c=d") == {"a": "b", "c": "d"} and parse_class_map("") == {}
     for wrong in ("a", "a=b=c", "=b", "a=,c=d"):
-        with pytest.raises(UserError, match=r"--class_map .*: expected THEIRS=OURS"):
+        with pytest.raises(UserError, match=r"--class_map .*: expected NEW=OLD"):
             parse_class_map(wrong)
 
 

@@ -29,7 +29,7 @@ class OperatorRule:
         cut: makes the operator on the channels that are kept.
         is_known: whether the rule applies to a value.
         on_lanes: from a value of it, the shape of its first operand and the number of lanes, the operator that
-            computes it in the compiled library's order of memory; None where there is none. Read for torch, values (n,
+            computes it in the compiled library's order of memory; None if there is none. Read for torch, values (n,
             channels, ...) are (blocks, channels * lanes, ...) there: what works channel by channel is the same operator
             on them, with numbers of channels multiplied by `lanes`.
     """

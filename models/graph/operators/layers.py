@@ -2,7 +2,7 @@
 
 Depthwise convolutions hand channels on. On maps (n, height, width, channels) linear layers are 1x1 convolutions, and
 their rows kernels. The groups of a grouped convolution are dropped whole ("tied"), with the kernels before and behind,
-or kernel by kernel ("freed"), where tying would leave too little to choose from. Either is exact.
+or kernel by kernel ("freed"), if tying would leave too little to choose from. Either is exact.
 """
 
 import numpy as np
@@ -126,7 +126,7 @@ def is_plain_convolution(value: Value) -> bool:
 
 
 def padding_of(convolution: Value) -> list[int] | None:
-    """How many pixels a convolution puts at each side of its maps; None where that is not the same at both ends."""
+    """How many pixels a convolution puts at each side of its maps; None if that is not the same at both ends."""
     given = convolution.given
     if not isinstance(given.padding, str):
         return list(given.padding)

@@ -86,7 +86,7 @@ def on_lanes(value: Value, of_source: tuple[int, ...], lanes: int) -> Value | No
 
 
 def _place_in_constant(constant_shape: tuple[int, ...], shape: tuple[int, ...], dim: int) -> int | None:
-    """The dimension of a constant that lies along the row of channels; None where it has one value for all."""
+    """The dimension of a constant that lies along the row of channels; None if it has one value for all."""
     place = dim - (len(shape) - len(constant_shape))
     return place if place >= 0 and constant_shape[place] == shape[dim] > 1 else None
 
@@ -124,5 +124,5 @@ def follow_glu(channels: Propagation, value: Value, source: ChannelRow) -> Layou
 
 
 def glu_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
-    """The same operator; None where images gate images."""
+    """The same operator; None if images gate images."""
     return value if value.given.dim % len(shape) else None

@@ -213,7 +213,7 @@ def _by_element(part: Cut, value: Value) -> Value:
 
 
 def reshape_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
-    """A reshape of the pixels of each channel; None where it changes images or channels."""
+    """A reshape of the pixels of each channel; None if it changes images or channels."""
     if value.shape[:2] != shape[:2]:
         return None
     return Value(value.number, aten.reshape.default, (value.given.source, [-1, shape[1] * lanes, *value.shape[2:]]))

@@ -41,7 +41,7 @@ def follow_softmax(channels: Propagation, value: Value, source: ChannelRow) -> L
 
 
 def dims_of(value: Value, num_dims: int) -> list[int]:
-    """The dimensions over which the operator goes; none if that is not said."""
+    """The dimensions over which the operator goes; none if that is not given."""
     given = getattr(value.given, "dim", None)
     if isinstance(given, int) and not isinstance(given, bool):
         given = [given]
