@@ -77,7 +77,7 @@ class CutModules(Sequence[GraphNetwork]):
 
 
 def module_of_weights(
-    graph: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
+    graph: Graph, kernel_mask: np.ndarray, target_class: int | None, weights: Mapping[str, Tensor]
 ) -> GraphNetwork:
     """The module whose state_dict and mask (K,) are known, on the graph's device.
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.graph import Graph, GraphNetwork, Observed, Size, estimate_statistics, with_batch_statistics
+from models.graph import Graph, GraphNetwork, Observed, Size, with_batch_statistics
 from models.graph.running import Program
 from search.gradient.goal import unexplained
 from search.gradient.pruning import MEMORY, mask_within
@@ -135,14 +135,6 @@ class TrainedModule:
         """Begin a round as a module of a mask (units,), with no memory of steps in rounds before."""
         self._become(unit_mask, network)
         self.saliency, self.steps_done, self._began_at = torch.zeros_like(self.saliency), steps_done, steps_done
-
-    def finish_round(self, batches: Iterable[Tensor]) -> None:
-        """Estimate the statistics of its batch norms on normalised images, and forget everything but mask and weights.
-
-        So a round depends on the modules before it alone, which lie on the disk as candidates.
-        """
-        estimate_statistics(self.network, batches)
-        self.begin_round(self.unit_mask, self.network, self.steps_done)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a checkpoint holds it."""
