@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.images import to_device
 from engines.engine import Engine
 from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
@@ -110,7 +111,8 @@ def module_on_worker(
 @functools.lru_cache(maxsize=1)
 def _prepared(inputs: EvaluationInputs, device: str) -> tuple[Graph, Tensor]:
     """The strong model and the pixels of the training images, on the worker's device."""
-    return graph_on_worker(inputs, torch.device(device)), torch.tensor(inputs.pixels, device=device)
+    where = torch.device(device)
+    return graph_on_worker(inputs, where), to_device(inputs.images, where)[0]
 
 
 def _packed(mask: np.ndarray, weights: Mapping[str, Tensor]) -> bytes:

@@ -60,9 +60,10 @@ class GradientSearch:
 
     def on_engine(self, engine: Engine) -> ModulesOnEngine:
         """The engine, given what its workers need."""
-        inputs = evaluation_inputs(self.stage.config, self.strong, self.images, self.stage.dtype)
+        stage, local = self.stage, engine.is_on_this_machine
+        inputs = evaluation_inputs(stage.config, self.strong, self.images, stage.dtype, is_on_this_machine=local)
         shared = engine.share(inputs), engine.share(self.images.labels)
-        return ModulesOnEngine(engine, *shared, goal_of(self.stage.config), self.settings, self.stage.seed)
+        return ModulesOnEngine(engine, *shared, goal_of(stage.config), self.settings, stage.seed)
 
     def learned(self, number: int, on_engine: ModulesOnEngine | None) -> Found:
         """The modules after a round; those are trained that no earlier run has finished.
