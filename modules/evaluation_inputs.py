@@ -71,13 +71,12 @@ def evaluation_inputs(
     Workers on this machine read pixels that stay on the disk there themselves.
     """
     model, pixels = strong_inputs(config, strong), images.pixels
-    is_read_there = is_on_this_machine and isinstance(pixels, PixelsOnDisk)
     return EvaluationInputs(
         f"{model.digest} {images.fingerprint} {precision_name(dtype)}",
         model.network,
         model.graph_digest,
         model.weights,
-        pixels.in_file() if is_read_there else np.ascontiguousarray(pixels),
+        pixels.in_file() if is_on_this_machine and isinstance(pixels, PixelsOnDisk) else np.ascontiguousarray(pixels),
         images.normalisation,
         precision_name(dtype),
         _is_compiled(dtype, torch.device("cpu")),

@@ -113,7 +113,9 @@ class SearchFiles(Generic[Row]):
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
         files = [self.weights(number, target_class) for target_class in target_classes]
         weights: Sequence[Mapping[str, Tensor]] = WeightsOnDisk(files)
-        whole = CheckpointFile(self.folder / f"{stem}_weights.pth", self.made_by)  # version 1.0.0's, of all modules
+        whole = CheckpointFile(
+            self.folder / f"{stem}_weights.pth", self.made_by
+        )  # an earlier version's, of all modules
         if whole.exists():
             files, weights = [whole] * len(files), whole.load().get("modules", ())
         elif not any(file.exists() for file in files):

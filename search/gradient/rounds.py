@@ -123,7 +123,7 @@ class GradientSearch:
     def _finished(self, number: int) -> dict[int, np.ndarray]:
         """The masks (K,) of the modules that an earlier run has finished in this round, by class."""
         if (earlier := self.files.folder / "state.pth").exists():
-            say(f"{earlier} is of version 1.0.0, which trained all modules at once: round {number} begins anew")
+            say(f"{earlier} is of an earlier version, which trained all modules at once: round {number} begins anew")
             earlier.unlink()
         masks = {}
         for target_class in self.target_classes:

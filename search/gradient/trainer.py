@@ -55,7 +55,7 @@ class ModuleTrainingSettings:
     crop: Crop = "shifted"
 
     def recorded(self) -> dict[str, Any]:
-        """As plain values, for a record that version 1.0.0 may have written, which did not name the crops."""
+        """As plain values; `shifted` crops are left out, because records of an earlier version do not name them."""
         return {name: value for name, value in asdict(self).items() if (name, value) != ("crop", "shifted")}
 
 
