@@ -29,8 +29,8 @@ from utils.estimate import Estimate, free_memory
 from utils.progress import progress, say, steps
 
 STEPS_PER_STATE = 50  # between two states on the disk
-MOST_AT_ONCE = 16  # modules of a group: of so many modules' step the strong model's share is small
-COPIES = 4  # of a module's weights in training: they, their gradients, and two moments
+MOST_AT_ONCE = 12  # modules of a group: of so many modules' step the strong model's share is small
+COPIES = 5  # of a module's weights in training: they, gradients, two moments, and of each the unit that it reads
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,17 @@ class TrainedModule:
 
         By the chain rule it is the sum of weight times gradient over all weights that read the unit.
         """
-        self._units_read = self._units_read or self.places.units_read(self.unit_mask, self.target_class)
         found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
+        self._units_read = self._units_read or {
+            name: (units.flatten() % len(found)).int()  # half as large, one for each weight
+            for name, units in self.places.units_read(self.unit_mask, self.target_class).items()
+        }
         weights = self._weights
         for name, units in self._units_read.items():
             gradient = weights[name].grad
             if gradient is not None:
                 products = (weights[name] * gradient).flatten().cpu()
-                found.index_add_(0, units.flatten() % len(found), products)
+                found.index_add_(0, units, products)
         return found[:-1]
 
     @torch.no_grad()

@@ -36,21 +36,21 @@ def test_a_hundred_modules_take_as_much_memory_as_ten(tmp_path: Path) -> None:
 
 
 def search(classes: int) -> None:
-    """Search modules of a random network of some classes, in two rounds of two steps, and print the peak memory."""
+    """Search modules of a random network of some classes, in one round of a step, and print the peak memory in MiB."""
     random = np.random.default_rng(0)
 
     def images(count: int) -> Images:
         pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         return Images(pixels, np.arange(count) % classes, IMAGENET)
 
-    settings = {"num_classes": classes, "classes": (), "mask_keeps": (0.5, 0.4), "mask_steps": 1, "mask_batch_size": 4}
+    settings = {"num_classes": classes, "classes": (), "mask_keeps": (0.3,), "mask_steps": 1, "mask_batch_size": 4}
     config = dataclasses.replace(load("simcnn_x0_25", "cifar10"), **settings)
     artifacts, device = Artifacts(Path(global_configure.root_dir), config.model, config.dataset), torch.device("cpu")
     torch.manual_seed(0)
     model_files.entire_model(artifacts).save(build_strong_network(config).state_dict())
     stage = Stage(config, artifacts, device, torch.float32, 0)
     strong = load_strong_model(config, artifacts, device)
-    split = Split(tuple(map(str, range(classes))), images(40), images(20), images(20))
+    split = Split(tuple(map(str, range(classes))), images(40), images(10), images(10))
     method = Gradient(max_loss=100)
     files = method.files(artifacts)
     write_modules(stage, strong, split, method, files, run_method(stage, strong, split, method, files), None)
