@@ -207,7 +207,7 @@ def gradient_search(
     given = _labelled(strong, images, labels)
     _check_share(keep)
     config = Config("network", "images", strong.num_classes)
-    known = config.part_of(gradient_settings).keys() - {"mirror"}
+    known = config.part_of(gradient_settings).keys() - {"mirror", "crop"}
     if unknown := sorted(settings.keys() - known):
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)

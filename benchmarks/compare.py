@@ -249,7 +249,8 @@ def gradient(bench: Bench) -> Iterator[Comparison]:
             options: dict[str, Any] = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
             trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
             kernel_masks = graph.units.spread(masks)
-            trainer.begin_with(kernel_masks, extract_modules(graph, kernel_masks))
+            states = (module.state_dict() for module in extract_modules(graph, kernel_masks))
+            trainer.begin_with(zip(kernel_masks, states, strict=True))
             return Work(lambda: [trainer.step(1.0, 1.0) for _ in range(steps)], steps)
 
         works = {name: fast(dtype) for name, dtype in bench.precisions.items()}

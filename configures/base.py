@@ -99,6 +99,7 @@ class Config:
         "shifted",
         "Random crops of training images: `shifted` by up to 4 pixels; or `resized`: a quarter of the image or more, "
         "enlarged to the whole, for images of many pixels.",
+        also=(gradient, fine_tuning),
     )
     epochs: Count = training(200, "Passes over the training images.")
     batch_size: Count = training(128, "Images per training step.")

@@ -59,6 +59,10 @@ class PixelsOnDisk:
         pixels = read_images(self.source, self.places)
         return pixels if dtype is None else pixels.astype(dtype)
 
+    def in_file(self) -> "PixelsInFile":
+        """Where they are, for another process of this machine."""
+        return PixelsInFile(str(self.source.filename), self.source.offset, self.source.shape, self.places)
+
     def take(self, index: Any) -> "PixelsOnDisk":
         """The images at the given places among these, in that order; they stay on the disk."""
         return PixelsOnDisk(self.source, self.places[index], self.checksums, self.hashes)
@@ -68,6 +72,21 @@ class PixelsOnDisk:
         """The CRC-32 of all pixels, one image after the other."""
         length = int(np.prod(self.source.shape[1:]))
         return joined_checksum(self.checksums[self.places].tolist(), length)
+
+
+@dataclass(frozen=True)
+class PixelsInFile:
+    """Says where pixels lie on the disk of this machine, in place of the pixels."""
+
+    file: str
+    offset: int  # in bytes
+    shape: tuple[int, ...]  # of the file's array
+    places: np.ndarray  # (n,) int64, which of its images
+
+    def opened(self) -> PixelsOnDisk:
+        """The pixels; their checksums stay with the process that knows them."""
+        none = np.zeros(0, np.uint64)
+        return PixelsOnDisk(np.memmap(self.file, np.uint8, "r", self.offset, self.shape), self.places, none, none)
 
 
 def is_large(num_bytes: int) -> bool:

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import global_configure
 from utils.device import Node, difference, this_node
@@ -91,6 +91,7 @@ class Engine(ABC):
     _stopped: Stopped = field(default_factory=Stopped)
 
     on_gpus: bool = False  # whether tasks have a GPU, or a share of one: torch's current one
+    is_on_this_machine: ClassVar[bool] = False  # whether workers can read what lies on the driver's disk
 
     @property
     def device(self) -> str:

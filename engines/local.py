@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -61,6 +61,7 @@ class LocalEngine(Engine):
     staff: list[Worker] = field(default_factory=list)
     shared: list[Any] = field(default_factory=list)
     queue: deque[tuple[Hashable, Task]] = field(default_factory=deque)
+    is_on_this_machine: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.on_gpus = self.gpus > 0

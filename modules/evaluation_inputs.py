@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from configures.base import Config
 from dataset.images import Images, Normalisation, PreparedImages, prepared
+from dataset.pixels import PixelsInFile, PixelsOnDisk
 from models.graph import Graph
 from models.strong_model import untrained_graph
 from modules.fast.compiled import compiler
@@ -38,11 +40,17 @@ class StrongInputs:
 class EvaluationInputs(StrongInputs):
     """The strong model and the images. Equal ones have equal digests."""
 
-    pixels: np.ndarray = field(compare=False)  # (n, side, side, 3) uint8
+    pixels: np.ndarray | PixelsInFile = field(compare=False)  # (n, side, side, 3) uint8
     normalisation: Normalisation | None = field(compare=False)
     precision: str = field(compare=False)
     # Whether our own C++ convolves, whose sums have another order than torch's.
     is_compiled: bool = field(compare=False)
+
+    @property
+    def images(self) -> Images:
+        """The images, without their labels."""
+        pixels = self.pixels.opened() if isinstance(self.pixels, PixelsInFile) else self.pixels
+        return Images(cast(np.ndarray, pixels), np.zeros(len(pixels), np.int64), self.normalisation)
 
 
 def strong_inputs(config: Config, strong: Graph) -> StrongInputs:
@@ -55,15 +63,20 @@ def strong_inputs(config: Config, strong: Graph) -> StrongInputs:
     return StrongInputs(digest.hexdigest(), network, strong.digest, weights)
 
 
-def evaluation_inputs(config: Config, strong: Graph, images: Images, dtype: torch.dtype) -> EvaluationInputs:
-    """What workers evaluate modules of the strong model on these images with."""
-    model = strong_inputs(config, strong)
+def evaluation_inputs(
+    config: Config, strong: Graph, images: Images, dtype: torch.dtype, *, is_on_this_machine: bool = False
+) -> EvaluationInputs:
+    """What workers evaluate modules of the strong model on these images with.
+
+    Workers on this machine read pixels that stay on the disk there themselves.
+    """
+    model, pixels = strong_inputs(config, strong), images.pixels
     return EvaluationInputs(
         f"{model.digest} {images.fingerprint} {precision_name(dtype)}",
         model.network,
         model.graph_digest,
         model.weights,
-        np.ascontiguousarray(images.pixels),
+        pixels.in_file() if is_on_this_machine and isinstance(pixels, PixelsOnDisk) else np.ascontiguousarray(pixels),
         images.normalisation,
         precision_name(dtype),
         _is_compiled(dtype, torch.device("cpu")),
@@ -106,8 +119,7 @@ def _prepared(inputs: EvaluationInputs, device_name: str) -> tuple[Graph, Tensor
             f"a C++ compiler is {with_compiler} and not {without}, so that sums would differ: install one, "
             "or set CXX= to nothing on both sides"
         )
-    images = Images(inputs.pixels, np.zeros(len(inputs.pixels), np.int64), inputs.normalisation)
-    return graph_on_worker(inputs, device), prepared(images, device, dtype)
+    return graph_on_worker(inputs, device), prepared(inputs.images, device, dtype)
 
 
 @functools.lru_cache(maxsize=1)

@@ -77,7 +77,7 @@ class CutModules(Sequence[GraphNetwork]):
 
 
 def module_of_weights(
-    strong: Graph, kernel_mask: np.ndarray, target_class: int, weights: Mapping[str, Tensor]
+    strong: Graph, kernel_mask: np.ndarray, target_class: int | None, weights: Mapping[str, Tensor]
 ) -> GraphNetwork:
     """A module made of its mask and its state_dict.
 
@@ -86,7 +86,7 @@ def module_of_weights(
     Args:
         strong: the strong model.
         kernel_mask: (K,) bool, True = kept.
-        target_class: whose logit the module has.
+        target_class: whose logit the module has; None = all logits.
         weights: the module's state_dict.
 
     Returns:

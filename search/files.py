@@ -42,6 +42,21 @@ class Found:
 
 
 @dataclass(frozen=True)
+class WeightsOnDisk(Sequence[Mapping[str, Tensor]]):
+    """Modules' state_dicts, each read from its file when it is asked for, so that any number of them fits in memory."""
+
+    files: Sequence[CheckpointFile]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return WeightsOnDisk(self.files[number])
+        return self.files[number].load()["weights"]
+
+
+@dataclass(frozen=True)
 class SearchFiles(Generic[Row]):
     """The files of one search, which lie in a folder of its own.
 
@@ -69,45 +84,55 @@ class SearchFiles(Generic[Row]):
         """One row for each step of the search, whose first field is its number."""
         return TableFile(self.folder / "search_log.csv", self.made_by, self.row)
 
-    @property
-    def within(self) -> CheckpointFile:
-        """What the method goes on from where it was interrupted before a candidate was found."""
-        return CheckpointFile(self.folder / "state.pth", self.made_by)
+    def within(self, target_class: int) -> CheckpointFile:
+        """What the method goes on from with a class's module where it was interrupted before a candidate was found."""
+        return CheckpointFile(self.folder / f"state_class_{target_class}.pth", self.made_by)
 
     def kernels(self, number: int) -> ArrayFile:
         """Of a candidate's modules (modules, K) bool, True = kept."""
         return ArrayFile(self.folder / f"{self.stem.format(number)}_kernels.npy", self.made_by, "bool")
 
-    def weights(self, number: int) -> CheckpointFile:
-        """Of a candidate's modules their state_dicts, where they have others than the strong model's."""
-        return CheckpointFile(self.folder / f"{self.stem.format(number)}_weights.pth", self.made_by)
+    def weights(self, number: int, target_class: int) -> CheckpointFile:
+        """Of a candidate's module its state_dict, where it has others than the strong model's."""
+        return CheckpointFile(self.folder / f"{self.stem.format(number)}_class_{target_class}.pth", self.made_by)
 
     def load(
         self, number: int, graph: Graph, target_classes: Sequence[int]
-    ) -> tuple[np.ndarray, list[dict[str, Tensor]] | None]:
-        """A candidate's masks (modules, K), and weights. Raises UserError for a damaged or missing file.
+    ) -> tuple[np.ndarray, Sequence[Mapping[str, Tensor]] | None]:
+        """A candidate's masks (modules, K), and weights, each to be read when it is asked for.
+
+        Raises UserError for a damaged or missing file.
 
         Args:
             number: of the candidate.
             graph: the strong model.
             target_classes: of the modules.
         """
-        masks, file = self.kernels(number).load(len(target_classes), graph.units.num_kernels), self.weights(number)
-        if Path(f"{self.folder / self.stem.format(number)}_gains.npy").exists():
+        masks, stem = self.kernels(number).load(len(target_classes), graph.units.num_kernels), self.stem.format(number)
+        if Path(f"{self.folder / stem}_gains.npy").exists():
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
-        if not file.exists():
+        files = [self.weights(number, target_class) for target_class in target_classes]
+        weights: Sequence[Mapping[str, Tensor]] = WeightsOnDisk(files)
+        whole = CheckpointFile(
+            self.folder / f"{stem}_weights.pth", self.made_by
+        )  # an earlier version's, of all modules
+        if whole.exists():
+            files, weights = [whole] * len(files), whole.load().get("modules", ())
+        elif not any(file.exists() for file in files):
             return masks, None
-        weights = file.load().get("modules")
-        try:
-            for _ in CutModules(graph, masks, target_classes, weights):
-                pass  # it was cut, and took its weights
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise file.damaged(f"not the weights of modules with these masks: {reason(error)}") from None
+        for place, file in enumerate(files):
+            try:
+                CutModules(graph, masks, target_classes, weights)[place]  # it is cut, and takes its weights
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise file.damaged(f"not the weights of modules with these masks: {reason(error)}") from None
         return masks, weights
 
     def save(self, number: int, found: Found) -> None:
         """Write the modules of a candidate."""
-        self.weights(number).remove()  # of a candidate that an interrupted run did not log
+        for path in self.folder.glob(f"{self.stem.format(number)}_*.pth"):
+            path.unlink()  # of a candidate that an interrupted run did not log
         self.kernels(number).save(found.masks)
         if found.weights is not None:
-            self.weights(number).save({"modules": list(found.weights)})
+            targets = found.target_classes or range(len(found.masks))
+            for target_class, weights in zip(targets, found.weights, strict=True):
+                self.weights(number, target_class).save({"weights": dict(weights)})

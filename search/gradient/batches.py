@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dataset.images import Normalisation, augment, normalise
+from dataset.images import Crop, Normalisation, augment, normalise
 from utils.seeds import torch_seed
 
 
@@ -17,6 +17,7 @@ class StepBatches:
         pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
         batch_size: images of a step, if that many exist.
         mirror: whether the augmentation includes flips.
+        crop: the kind of its crops.
         seed: of the search.
         dtype: the precision of the search.
         normalisation: of the images; None = they are normalised, and not augmented, because padding is black pixels.
@@ -26,6 +27,7 @@ class StepBatches:
     labels: Tensor
     batch_size: int
     mirror: bool
+    crop: Crop
     seed: int
     dtype: torch.dtype
     normalisation: Normalisation | None
@@ -36,5 +38,5 @@ class StepBatches:
         chosen = torch.randperm(len(self.labels), generator=generator)[: self.batch_size].to(self.pixels.device)
         images = self.pixels[chosen]
         if self.normalisation is not None:
-            images = augment(images, mirror=self.mirror, generator=generator)
+            images = augment(images, mirror=self.mirror, generator=generator, crop=self.crop)
         return normalise(images, self.normalisation, self.dtype), self.labels[chosen]

@@ -95,7 +95,7 @@ def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, na
 
 def _made_with(stage: Stage, parent: ModuleSet) -> dict[str, Any]:
     """What the result depends on in addition to the strong model and the images, as plain values."""
-    settings = asdict(fine_tuning_settings(stage.config)) | asdict(goal_of(stage.config))
+    settings = fine_tuning_settings(stage.config).recorded() | asdict(goal_of(stage.config))
     return {**settings, "seed": stage.seed, "precision": stage.precision, "of_modules": _digest(parent)}
 
 
@@ -132,7 +132,8 @@ def _trained(
             seed=stage.seed,
             workers=workers,
         )
-        trainer.begin_with(parent.masks(), parent.modules(stage.device))
+        states = (module.state_dict() for module in parent.modules(stage.device))
+        trainer.begin_with(zip(parent.masks(), states, strict=True))
         if file.exists():
             state = file.load()
             if different := differences(state.get("made_with", {}), now):

@@ -86,11 +86,11 @@ class Gradient(DrivenMethod):
         keeps, files = self._keeps(stage.config), self.files(stage.artifacts, self.classes)
         settings = search_settings(stage.config, self._budget)
         search = GradientSearch(stage, strong, split.train, files, self.classes, keeps, settings)
-        with self.engine(stage.device) as engine, search.trainer(len(rows)) as trainer:
+        with self.engine(stage.device) as engine:
             on_engine = None if engine is None else search.on_engine(engine)
             while len(rows) < len(keeps) and not (rows and self._is_over(rows)):
-                yield search.learned(trainer, len(rows), on_engine)
-                files.within.remove()
+                yield search.learned(len(rows), on_engine)
+                search.forget_state()
 
     def going_on(self, config: Config, rows: Sequence[Round]) -> list[Round]:
         """See `DrivenMethod`: as far as rounds are those that are asked for now."""
@@ -126,7 +126,7 @@ class Gradient(DrivenMethod):
     def settings(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
         unnamed = {} if files.is_short(self.classes) else {files.CLASSES: self.classes}
-        of_steps = asdict(search_settings(config, self._budget))
+        of_steps = search_settings(config, self._budget).recorded()
         del of_steps["budget"]  # each round has its own
         return {**of_steps, **asdict(goal_of(config)), **unnamed}
 

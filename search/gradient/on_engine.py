@@ -1,21 +1,28 @@
-"""The steps of a round on an engine: each module is one task, which needs nothing of the other modules."""
+"""A round on an engine: each module is one task, which needs nothing of the other modules."""
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.images import to_device
 from engines.engine import Engine
 from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
 from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import PRECISIONS, core_threads
+
+AHEAD = 2  # tasks for each worker that are handed in, so that none waits for the driver
+
+Module = tuple[np.ndarray, Mapping[str, Tensor]]  # its mask (K,) bool, True = kept, and its state_dict
+Begins = Callable[[int], Module]  # of a class
+Learned = tuple[int, np.ndarray, Mapping[str, Tensor]]  # a class, and its module
 
 
 @dataclass(frozen=True)
@@ -26,48 +33,64 @@ class ModulesOnEngine:
         engine: where they are learned.
         inputs: the strong model and the training images, as `engine.share` returned them.
         labels: (n,) int64 of the training images, likewise.
+        goal, settings, seed: as of `Trainer`.
     """
 
     engine: Engine
     inputs: EvaluationInputs
     labels: np.ndarray
+    goal: Goal
+    settings: ModuleTrainingSettings
+    seed: int
 
-    def learn(self, trainer: Trainer, last: int, keeps: tuple[float, float]) -> Iterator[None]:
-        """Let the trainer's modules take their steps up to `last`, and yield whenever one of them has.
+    def learn(
+        self, classes: Sequence[int], begins: Begins | None, steps_done: int, shares: tuple[float, float]
+    ) -> Iterator[Learned]:
+        """Let modules take their steps of a round, and yield each as soon as it has.
+
+        They are handed in one after the other, so that few are in memory.
 
         Args:
-            trainer: has the modules, and gets their new states.
-            last: the number of steps since the start of the search.
-            keeps: the share of the kernels that the round begins with, and the one that it goes down to.
+            classes: of the modules.
+            begins: gives the module of a class before the round; None: it is the strong model.
+            steps_done: in the rounds before.
+            shares: of the kernels, that the round begins with, and that it goes down to.
         """
-        settings = trainer.goal, trainer.settings, trainer.batches.seed, self.engine.device, last, keeps
-        for number, module in enumerate(trainer.modules):
-            if module.steps_done < last:
-                own = module.classes, _packed(module.state())
-                self.engine.submit(number, steps_on_worker, self.inputs, self.labels, *own, *settings)
-        for number, state in self.engine.results():
-            trainer.modules[number].load_state(_unpacked(state))
-            yield
+        given = self.goal, self.settings, self.seed, self.engine.device, steps_done, shares
+        waiting = iter(classes)
+
+        def hand_in() -> None:
+            room = max(1, AHEAD * self.engine.workers) - len(self.engine.tasks)
+            for target_class in islice(waiting, max(0, room)):
+                begun = None if begins is None else _packed(*begins(target_class))
+                self.engine.submit(
+                    target_class, module_on_worker, self.inputs, self.labels, target_class, begun, *given
+                )
+
+        hand_in()
+        for target_class, module in self.engine.results():
+            yield target_class, *_unpacked(module)
+            hand_in()
 
 
-def steps_on_worker(
+def module_on_worker(
     inputs: EvaluationInputs,
     labels: np.ndarray,
-    classes: tuple[int, ...],
-    state: bytes,
+    target_class: int,
+    begun: bytes | None,
     goal: Goal,
     settings: ModuleTrainingSettings,
     seed: int,
     device: str,
-    last: int,
-    keeps: tuple[float, float],
+    steps_done: int,
+    shares: tuple[float, float],
 ) -> bytes:
-    """A task: the state of one module after its steps up to `last`."""
+    """A task: the module of a class after its steps of a round."""
     graph, pixels = _prepared(inputs, device)
     with core_threads(pixels.device) as workers:
         trainer = Trainer(
             graph,
-            [classes],
+            [(target_class,)],
             goal,
             pixels,
             torch.tensor(labels, device=pixels.device),
@@ -77,25 +100,27 @@ def steps_on_worker(
             seed=seed,
             workers=workers,
         )
-        (module,) = trainer.modules
-        module.load_state(_unpacked(state))
-        while module.steps_done < last:
-            trainer.step(*keeps)
-    return _packed(module.state())
+        if begun is not None:
+            trainer.begin_with([_unpacked(begun)], steps_done)
+        for _ in range(settings.steps):
+            trainer.step(*shares)
+        trainer.finish_round()
+    return _packed(trainer.masks()[0], trainer.weights()[0])
 
 
 @functools.lru_cache(maxsize=1)
 def _prepared(inputs: EvaluationInputs, device: str) -> tuple[Graph, Tensor]:
     """The strong model and the pixels of the training images, on the worker's device."""
-    return graph_on_worker(inputs, torch.device(device)), torch.tensor(inputs.pixels, device=device)
+    where = torch.device(device)
+    return graph_on_worker(inputs, where), to_device(inputs.images, where)[0]
 
 
-def _packed(state: dict[str, Any]) -> bytes:
+def _packed(mask: np.ndarray, weights: Mapping[str, Tensor]) -> bytes:
     file = io.BytesIO()
-    torch.save(state, file)
+    torch.save({"mask": torch.as_tensor(mask), "weights": dict(weights)}, file)
     return file.getvalue()
 
 
-def _unpacked(state: bytes) -> dict[str, Any]:
-    unpacked: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
-    return unpacked
+def _unpacked(module: bytes) -> Module:
+    unpacked = torch.load(io.BytesIO(module), weights_only=True)
+    return unpacked["mask"].numpy(), unpacked["weights"]

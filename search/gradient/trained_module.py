@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.autocast import autocast
-from models.graph import Graph, GraphNetwork, Observed, Size, estimate_statistics, with_batch_statistics
+from models.graph import Graph, GraphNetwork, Observed, Size, with_batch_statistics
 from models.graph.running import Program
 from search.gradient.goal import unexplained
 from search.gradient.pruning import MEMORY, mask_within
@@ -95,14 +95,17 @@ class TrainedModule:
 
         By the chain rule it is the sum of weight times gradient over all weights that read the unit.
         """
-        self._units_read = self._units_read or self.places.units_read(self.unit_mask, self.target_class)
         found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
+        self._units_read = self._units_read or {
+            name: (units.flatten() % len(found)).int()  # half as large, one for each weight
+            for name, units in self.places.units_read(self.unit_mask, self.target_class).items()
+        }
         weights = self._weights
         for name, units in self._units_read.items():
             gradient = weights[name].grad
             if gradient is not None:
                 products = (weights[name] * gradient).flatten().cpu()
-                found.index_add_(0, units.flatten() % len(found), products)
+                found.index_add_(0, units, products)
         return found[:-1]
 
     @torch.no_grad()
@@ -136,14 +139,6 @@ class TrainedModule:
         """Begin a round as a module of a mask (units,), with no memory of steps in rounds before."""
         self._become(unit_mask, network)
         self.saliency, self.steps_done, self._began_at = torch.zeros_like(self.saliency), steps_done, steps_done
-
-    def finish_round(self, batches: Iterable[Tensor]) -> None:
-        """Estimate the statistics of its batch norms on normalised images, and forget everything but mask and weights.
-
-        So a round depends on the modules before it alone, which lie on the disk as candidates.
-        """
-        estimate_statistics(self.network, batches)
-        self.begin_round(self.unit_mask, self.network, self.steps_done)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a checkpoint holds it."""

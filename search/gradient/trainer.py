@@ -1,14 +1,14 @@
 """Modules are trained towards their goal, by themselves, while units are dropped or all stay.
 
-Modules that are trained in one process take their steps together, because they share a step's images and the strong
-model's logits of them. A step is a function of the state before it and its number alone, so that an interrupted search
-goes on as if it had not been, and each module is the same wherever it is trained.
+A group of modules takes its steps together, because they share a step's images and the strong model's logits of them.
+A step is a function of the state before it and its number alone, so that an interrupted search goes on as if it had not
+been, and each module is the same wherever and with whichever others it is trained.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,20 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.images import Normalisation, normalise
+from dataset.images import Crop, Normalisation, normalise
 from models.evaluation import cpu_state
 from models.graph import (
     STATISTICS_IMAGES,
     Graph,
-    GraphNetwork,
     Size,
+    estimate_statistics,
     flops_share,
     fold_batch_norm,
     kernels_share,
     statistics_batch,
     stream_maps,
 )
+from modules.module import module_of_weights
 from search.gradient.batches import StepBatches
 from search.gradient.goal import Goal
 from search.gradient.pruning import drops_after, keep_target
@@ -52,20 +53,23 @@ class ModuleTrainingSettings:
     step_size: float  # Adam's, at the beginning of a round
     mirror: bool
     budget: str = "kernels"  # what shares to keep are of: "kernels" or "flops"
+    crop: Crop = "shifted"
+
+    def recorded(self) -> dict[str, Any]:
+        """As plain values; `shifted` crops are left out, because records of an earlier version do not name them."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("crop", "shifted")}
 
 
 def search_settings(config: Config, budget: str) -> ModuleTrainingSettings:
     """The settings of a search that the configuration describes."""
-    return ModuleTrainingSettings(
-        config.mask_steps, config.mask_batch_size, config.mask_step_size, config.mirror, budget
-    )
+    steps, step_size = config.mask_steps, config.mask_step_size
+    return ModuleTrainingSettings(steps, config.mask_batch_size, step_size, config.mirror, budget, config.crop)
 
 
 def fine_tuning_settings(config: Config) -> ModuleTrainingSettings:
     """The settings of a fine-tuning, which is one round."""
-    return ModuleTrainingSettings(
-        config.fine_tuning_steps, config.mask_batch_size, config.fine_tuning_step_size, config.mirror
-    )
+    steps, step_size = config.fine_tuning_steps, config.fine_tuning_step_size
+    return ModuleTrainingSettings(steps, config.mask_batch_size, step_size, config.mirror, crop=config.crop)
 
 
 class Trainer:
@@ -100,9 +104,9 @@ class Trainer:
         keep_freed_memory()
         self.goal, self.settings, self.workers, self.dtype = goal, settings, workers, dtype
         self.batches = StepBatches(
-            pixels, labels, settings.batch_size, settings.mirror, seed, torch.float32, normalisation
+            pixels, labels, settings.batch_size, settings.mirror, settings.crop, seed, torch.float32, normalisation
         )
-        graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
+        self.graph = graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
         self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)
         computed = {step.name for step in self._strong.program.steps}
         self._observed = [each for each in stream_maps(graph) if goal.maps and each.name in computed]
@@ -114,13 +118,14 @@ class Trainer:
             for module in self.modules
         }
 
-    def begin_with(self, masks: np.ndarray, networks: Sequence[GraphNetwork], steps_done: int = 0) -> None:
-        """Begin a round with modules that were cut out by masks (modules, K) bool; the networks become the trainer's.
+    def begin_with(self, modules: Iterable[tuple[np.ndarray, Mapping[str, Tensor]]], steps_done: int = 0) -> None:
+        """Begin a round with modules of these masks (K,) bool and state_dicts.
 
         `steps_done` is the number of steps in the rounds before.
         """
-        for module, mask, network in zip(self.modules, masks, networks, strict=True):
-            module.begin_round(module.graph.units.gather(mask), network, steps_done)
+        for module, (mask, weights) in zip(self.modules, modules, strict=True):
+            network = module_of_weights(self.graph, mask, module.target_class, weights)
+            module.begin_round(self.graph.units.gather(mask), network, steps_done)
 
     @property
     def steps_done(self) -> int:
@@ -175,7 +180,11 @@ class Trainer:
 
     def finish_round(self) -> None:
         """Make the modules what they are in use: with statistics of batch norms that do not depend on the batch."""
-        list(self.workers.map(lambda module: module.finish_round(self._statistics_batches()), self.modules))
+        list(
+            self.workers.map(
+                lambda module: estimate_statistics(module.network, self._statistics_batches()), self.modules
+            )
+        )
 
     def _statistics_batches(self) -> Iterator[Tensor]:
         pixels, normalisation = self.batches.pixels, self.batches.normalisation
@@ -186,7 +195,7 @@ class Trainer:
 
     def masks(self) -> np.ndarray:
         """The masks (modules, K) bool."""
-        return self.modules[0].graph.units.spread(np.stack([module.unit_mask for module in self.modules]))
+        return self.graph.units.spread(np.stack([module.unit_mask for module in self.modules]))
 
     def weights(self) -> list[dict[str, Tensor]]:
         """The modules' state_dicts, on the CPU."""

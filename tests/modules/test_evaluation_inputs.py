@@ -2,15 +2,19 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_images
+from shuffled_engine import ShuffledEngine
 
 import modules.evaluation_inputs
 from configures.base import load
 from dataset.images import normalise
+from dataset.pixels import PixelsInFile, PixelsOnDisk
+from engines.local import LocalEngine
 from models.graph import Graph
 from models.names import network_of
 from models.strong_model import graph_of, trace_classifier
@@ -18,6 +22,7 @@ from modules.evaluation_inputs import EvaluationInputs, evaluation_inputs, outpu
 from modules.fast.convolution import convolutions_for
 from modules.population_outputs import population_outputs
 from utils.errors import UserError
+from utils.files import save_array
 
 CONFIG = load("simcnn_x0_25", "digits_5")
 IMAGES = random_images(20, 5)
@@ -94,3 +99,19 @@ def test_a_worker_that_would_compute_something_else_refuses(strong: Graph) -> No
     ):
         with pytest.raises(UserError, match=message):
             outputs_on_worker(other, "cpu", masks_of(strong, 1), [0])
+
+
+def test_workers_of_this_machine_read_pixels_that_stay_on_the_disk(strong: Graph, tmp_path: Path) -> None:
+    save_array(tmp_path / "pixels.npy", IMAGES.pixels)
+    source = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    places, none = np.random.default_rng(0).permutation(20), np.zeros(0, np.uint64)
+    images = replace(IMAGES, pixels=PixelsOnDisk(source, places, np.zeros(20, np.uint32), none))
+    inputs, there = (
+        evaluation_inputs(CONFIG, strong, images, torch.float32, is_on_this_machine=local) for local in (False, True)
+    )
+    assert np.array_equal(inputs.images.pixels, IMAGES.pixels[places])
+    assert isinstance(there.pixels, PixelsInFile) and isinstance(there.images.pixels, PixelsOnDisk)
+    given = "cpu", masks_of(strong, 2), [0, 1]
+    found = [outputs_on_worker(each, *given)[0] for each in (inputs, replace(there, digest="another"))]
+    assert np.array_equal(*found)
+    assert [engine.is_on_this_machine for engine in (LocalEngine, ShuffledEngine)] == [True, False]

@@ -36,7 +36,7 @@ from search.gradient.method import Gradient
 from search.gradient.trainer import Trainer, search_settings
 from search.gradient.weight_places import WeightPlaces
 from search.judging import Judge
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, CheckpointFile
 from utils.errors import UserError
 from utils.files import save_array
 
@@ -81,7 +81,7 @@ def found(root: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files.items()
-        if name.endswith(("_kernels.npy", "_weights.pth")) or name.startswith("modules/gradient/class")
+        if "/round_" in name or name.startswith("modules/gradient/class")
     }
 
 
@@ -90,10 +90,11 @@ def test_modules_on_an_engine_learn_the_same(
     root: Path, reference: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Each by itself, also where nodes die, and where the search is interrupted and goes on in one process."""
-    engine = ShuffledEngine(count=3, seed=seed)
+    engine = ShuffledEngine(count=1, seed=seed)
     ran = []
 
     def interrupt() -> None:
+        assert len(engine.tasks) <= 2  # whose modules are in memory
         ran.append(len(ran))
         if len(ran) == NUM_CLASSES + 3:  # within the second round
             raise KeyboardInterrupt
@@ -103,7 +104,7 @@ def test_modules_on_an_engine_learn_the_same(
     assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--engine", "local", root=root).exit_code == 130
     alone = [] if seed else ["--engine", "local"]
     done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, *alone, root=root)
-    assert done.exit_code == 0 and "going on after step 3" in done.stdout, done
+    assert done.exit_code == 0 and "going on after 2 of 5 modules of round 1" in done.stdout, done
     assert found(root) == found(reference)
     assert engine.log.count("died")
 
@@ -153,7 +154,7 @@ def test_it_fills_the_same_contract_as_the_genetic_search(reference: Path, monke
     modules = open_set(config, artifacts, "gradient")
     masks, record = modules.masks(), modules.record
     assert rounds[-1].kernels_kept == masks.mean() <= 0.5
-    places, weights = WeightPlaces(model), gradient_files.of_search(artifacts).weights(2).load()["modules"]
+    places, (_, weights) = WeightPlaces(model), gradient_files.of_search(artifacts).load(2, model, range(NUM_CLASSES))
     valid = load_split(config).valid
     images = normalise(torch.tensor(valid.pixels), valid.normalisation)
     right = np.zeros((NUM_CLASSES, len(valid)))
@@ -198,7 +199,12 @@ def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) ->
     settings = gradient_files.of_search(Artifacts(reference, MODEL, DATASET)).settings.load()
     config = load(MODEL, DATASET, SETTINGS)
     made_with = asdict(search_settings(config, "kernels")) | asdict(goal_of(config))
-    del made_with["budget"]  # that of each round is in its row
+    del (
+        made_with["budget"],
+        made_with["crop"],
+    )  # that of each round is in its row; an earlier version did not name crops
+    resized = load(MODEL, DATASET, ["crop=resized"])
+    assert Gradient().settings(resized) == {**Gradient().settings(load(MODEL, DATASET)), "crop": "resized"}
     assert settings == {**settings, **made_with}
 
 
@@ -221,15 +227,18 @@ def test_another_seed_gives_others(
 
 @pytest.fixture
 def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """Lets a search end behind a step, by its number."""
+    """Lets a search end behind a step, by its number among those of all groups."""
     whole_step = Trainer.step
 
     @contextmanager
     def patched(last_step: int) -> Iterator[None]:
+        done: list[float] = []
+
         def step(trainer: Trainer, before: float, keep: float) -> float:
-            if trainer.steps_done > last_step:
+            if len(done) > last_step:
                 raise KeyboardInterrupt
-            return whole_step(trainer, before, keep)
+            done.append(whole_step(trainer, before, keep))
+            return done[-1]
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "step", step)
@@ -254,6 +263,55 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     assert done.exit_code == 0, done
     assert ("going on after" in done.stdout) == (last_step > 0)
     assert found(root) == found(reference)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), pytest.param((1, 16), marks=pytest.mark.long)])
+def test_groups_of_any_size_find_the_same(
+    root: Path,
+    reference: Path,
+    run_main: Main,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted_after: Callable[[int], AbstractContextManager[None]],
+    sizes: tuple[int, int],
+) -> None:
+    """Also where the search is interrupted within the second group of the second round, and goes on with others."""
+    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.rounds.group_size", lambda *_: sizes[0])
+    files, groups = gradient_files.of_search(Artifacts(root, MODEL, DATASET)), -(-NUM_CLASSES // sizes[0])
+    with interrupted_after(3 * groups + 3):
+        assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
+    states = [files.within(target_class).load() for target_class in range(2 * sizes[0])]
+    assert ["moments" in state for state in states] == [False] * sizes[0] + [True] * sizes[0]
+    assert len(list(files.folder.glob("state*"))) == 2 * sizes[0]
+    monkeypatch.setattr("search.gradient.rounds.group_size", lambda *_: sizes[1])
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
+    assert done.exit_code == 0 and f"going on after {sizes[0]} of 5 modules of round 1" in done.stdout, done
+    assert "going on after step 4" in done.stdout and found(root) == found(reference)
+    assert not list(files.folder.glob("state*"))
+
+
+def test_rounds_of_an_earlier_version_are_gone_on_from_and_its_states_are_not(
+    root: Path, reference: Path, run_main: Main
+) -> None:
+    """It wrote the weights of all modules of a round, and their states, into one file."""
+    assert run_main(SCRIPT, *SMALL, "--set", "mask_keeps=0.8", *ALL_ROUNDS, "--as", "first", root=root).exit_code == 0
+    files = gradient_files.of_search(Artifacts(root, MODEL, DATASET))
+    CheckpointFile(files.folder / "state.pth", files.made_by).save({"modules": []})
+    each = [files.weights(0, target_class) for target_class in range(NUM_CLASSES)]
+    whole = CheckpointFile(files.folder / "round_00_weights.pth", files.made_by)
+    whole.save({"modules": [file.load()["weights"] for file in each]})
+    for file in each:
+        file.remove()
+    done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
+    assert done.exit_code == 0 and "state.pth is of an earlier version" in done.stdout, done
+    ours, theirs = found(root), found(reference)
+    assert ours.keys() ^ theirs.keys() == {
+        "gradient/round_00_weights.pth",
+        *(f"gradient/{file.path.name}" for file in each),
+    }
+    assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
+    whole.save({"modules": whole.load()["modules"][1:]})
+    run_main("experiments/trade_off/trade_off.py", *NAMES, root=root).refused(whole.path.name, "not the weights of")
 
 
 @pytest.mark.long
@@ -393,7 +451,7 @@ def test_a_loss_that_is_not_finite_stops_it(root: Path, run_main: Main, monkeypa
     "name",
     [
         "round_02_kernels.npy",
-        "round_02_weights.pth",
+        "round_02_class_3.pth",
         "search_log.csv",
         "settings.json",
     ],
@@ -406,7 +464,6 @@ def test_damaged_files_are_named(root: Path, reference: Path, run_main: Main, na
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    (path.parent / "state.pth").unlink(missing_ok=True)
     run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).refused(name, SCRIPT)
 
 
@@ -438,11 +495,11 @@ def test_a_state_of_another_form_is_refused(
     monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
     with interrupted_after(1):
         assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
-    file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).within
+    file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).within(1)
     state = file.load()
-    change(state["modules"][1])
+    change(state)
     file.save(state)
-    run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).refused("state.pth", "not the state of", SCRIPT)
+    run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).refused("state_class_1.pth", "not the state of", SCRIPT)
 
 
 def test_a_share_that_is_asked_for_is_reached_in_one_round(reference: Path, tmp_path: Path, run_main: Main) -> None:

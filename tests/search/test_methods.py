@@ -128,7 +128,7 @@ def test_an_interrupted_search_finds_the_same(root, strong_roots, tmp_path, run_
     folders = [Artifacts(each, MODEL, DATASET).folder for each in (root, other)]
     found = [{n: c for n, c in files_below(f / "random").items() if n.startswith("candidate")} for f in folders]
     modules = [{n: c for n, c in files_below(f / "modules" / "random").items() if n != "set.json"} for f in folders]
-    assert found[0] == found[1] and modules[0] == modules[1] and len(found[0]) == 4
+    assert found[0] == found[1] and modules[0] == modules[1] and len(found[0]) == 3 + 5
 
 
 def test_what_does_not_fit_is_refused(root, run_main, monkeypatch):

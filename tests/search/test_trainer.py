@@ -13,12 +13,21 @@ import torch
 from conftest import random_images
 from torch import Tensor, nn
 
+from configures.base import Config
+from dataset.images import augment, normalise
 from models.graph import Graph, flops_of, kernels_share, stream_maps, trace
 from search.gradient.goal import Goal
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import LossNotFinite, ModuleTrainingSettings, Trainer
+from search.gradient.trainer import (
+    LossNotFinite,
+    ModuleTrainingSettings,
+    Trainer,
+    fine_tuning_settings,
+    search_settings,
+)
 from search.gradient.weight_places import WeightPlaces
 from utils.device import core_threads
+from utils.seeds import torch_seed
 
 CPU = torch.device("cpu")
 ALL, ONE, SIDE = (0, 1, 2), (1,), 8
@@ -139,13 +148,25 @@ def test_a_module_is_trained_the_same_whichever_others_are() -> None:
 
 
 def test_modules_that_are_behind_take_their_steps_first() -> None:
-    """As after an engine's tasks, of which some had ended when the search was interrupted."""
+    """As where a search was interrupted while the states of a group were written."""
     with trainer_of(ALL) as together, trainer_of(ALL) as apart, trainer_of(ONE) as alone:
         expected = after_steps(together, 5)
-        apart.load_state({"modules": [*apart.state()["modules"]]})
         apart.modules[1].load_state(after_steps(alone, 3)["modules"][0])
         assert apart.steps_done == 0
         assert same(after_steps(apart, 5), expected)
+
+
+def test_the_images_of_a_step_are_cropped_as_those_of_training_are() -> None:
+    """As the setting says that the strong model's training, the search and the fine-tuning have in common."""
+    config = Config("network", "images", 3, crop="resized", mirror=True)
+    for settings in (search_settings(config, "kernels"), fine_tuning_settings(config)):
+        with trainer_of(ONE, settings=settings) as trainer:
+            images, labels = trainer.batches.of_step(3)
+            generator = torch.Generator().manual_seed(torch_seed(0, "mask batch", 3))
+            chosen = torch.randperm(40, generator=generator)[:64]
+            cropped = augment(trainer.batches.pixels[chosen], mirror=True, generator=generator, crop="resized")
+            assert torch.equal(labels, trainer.batches.labels[chosen])
+            assert torch.equal(images, normalise(cropped, trainer.batches.normalisation))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
