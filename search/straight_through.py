@@ -6,6 +6,7 @@ What the published methods differ in (what a mask is of, the loss, the schedule)
 
 import math
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -235,6 +236,13 @@ class MaskLearning(DrivenMethod):
         DrivenMethod.course,
         panels=(*DrivenMethod.course.panels, Panel("weights_kept", "weights kept in %", "the weights kept", 100)),
     )
+
+    def as_asked(self, arguments: Namespace) -> DrivenMethod:
+        """See `DrivenMethod`. Raises UserError for no percentage points."""
+        asked = super().as_asked(arguments)
+        if not -100 <= asked.max_loss <= 100:
+            raise UserError(f"--max_loss {asked.max_loss:g}: expected percentage points, from -100 to 100")
+        return asked
 
     @abstractmethod
     def learner(self, stage: Stage, strong: Graph, images: Images, workers: Executor) -> MaskLearner:
