@@ -152,7 +152,7 @@ class MaskedModule(ABC):
 def head_rows(graph: Graph, target_class: int) -> dict[str, Tensor]:
     """Of the last layer's weight and bias the rows of a class, by name. Raises UserError where it has none."""
     device, _ = graph.device_and_dtype
-    found = {}
+    found: dict[str, Tensor] = {}
     for layer in graph.channels.layers:
         rows = np.flatnonzero(graph.units.class_of_channel[layer.channels] == target_class)
         if len(rows):
