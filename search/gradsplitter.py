@@ -30,7 +30,7 @@ from models.opening import Stage
 from modules.module import MODULES_AT_ONCE
 from search.straight_through import (
     CANDIDATES,
-    MaskedModule,
+    LearningModule,
     MaskLearner,
     MaskLearning,
     Phase,
@@ -53,7 +53,7 @@ def phase_of(step: int, steps: int, step_size: float) -> Phase:
     return Phase(2 * cycle + 2, HEAD_STEP_SIZE, 0)
 
 
-class KernelMasks(MaskedModule):
+class KernelMasks(LearningModule):
     """A module with one number per unit: kernels whose maps are added share one, as published."""
 
     def __init__(self, graph: Graph, target_class: int) -> None:
@@ -61,7 +61,7 @@ class KernelMasks(MaskedModule):
         self._share = kernels_share(graph.units)
 
     def masked(self, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """See `MaskedModule`: masks are the factors."""
+        """See `LearningModule`: masks are the factors."""
         factors = masks["units"] + never_empty(self.graph, masks["units"], self.numbers["units"])
         return {}, factors, self._share(factors)
 
@@ -76,10 +76,10 @@ class ScoresTogether(MaskLearner):
         places = self.drawn(torch.arange(len(self.labels), device=self.labels.device), self.batch_size, number)
         images, labels = self.images(places), self.labels[places]
 
-        def answer(module: MaskedModule) -> tuple[Tensor, Tensor]:
+        def answer(module: LearningModule) -> tuple[Tensor, Tensor]:
             return module.answer(images, self.stage.dtype, learns_masks=phase.mask_step_size > 0)
 
-        def answer_alone(module: MaskedModule) -> Tensor:
+        def answer_alone(module: LearningModule) -> Tensor:
             with torch.no_grad():
                 return answer(module)[0]
 

@@ -29,7 +29,7 @@ from models.graph import Graph
 from models.opening import Stage
 from search.straight_through import (
     CANDIDATES,
-    MaskedModule,
+    LearningModule,
     MaskLearner,
     MaskLearning,
     Phase,
@@ -50,7 +50,7 @@ def phase_of(step: int, steps: int, step_size: float) -> Phase:
     return Phase(CANDIDATES * step // steps, HEAD_STEP_SIZE, 0 if is_of_head else step_size)
 
 
-class WeightMasks(MaskedModule):
+class WeightMasks(LearningModule):
     """A module with one number per weight and bias of convolutions and linear layers, all but the last one."""
 
     def __init__(self, graph: Graph, target_class: int) -> None:
@@ -67,7 +67,7 @@ class WeightMasks(MaskedModule):
         ]
 
     def masked(self, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """See `MaskedModule`: masks multiply weights, and units without weights are dropped."""
+        """See `LearningModule`: masks multiply weights, and units without weights are dropped."""
         weights = {name: self.graph.constants[name] * mask for name, mask in masks.items()}
         share = torch.stack([mask.sum() for mask in masks.values()]).sum() / self._count
         return weights, self._factors(masks), share
@@ -91,7 +91,7 @@ class OneAgainstOthers(MaskLearner):
         config = self.stage.config
         phase = phase_of(number, config.seam_steps, config.seam_step_size)
 
-        def train(module: MaskedModule) -> float:
+        def train(module: LearningModule) -> float:
             is_own = self.labels == module.target_class
             own, others = is_own.nonzero()[:, 0], (~is_own).nonzero()[:, 0]
             numbers = number, module.target_class

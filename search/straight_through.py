@@ -57,7 +57,7 @@ class Phase(NamedTuple):
     mask_step_size: float  # 0: masks stay
 
 
-class MaskedModule(ABC):
+class LearningModule(ABC):
     """A module while it learns: the whole strong model, frozen, with masks, and the class's rows of its last layer.
 
     Args:
@@ -194,7 +194,7 @@ class MaskLearner(ABC):
         workers: run modules, one core each; the result does not depend on how many they are.
     """
 
-    def __init__(self, stage: Stage, images: Images, modules: Sequence[MaskedModule], workers: Executor) -> None:
+    def __init__(self, stage: Stage, images: Images, modules: Sequence[LearningModule], workers: Executor) -> None:
         self.stage, self.modules, self.workers, self._normalisation = stage, modules, workers, images.normalisation
         self.pixels, self.labels = to_device(images, stage.device)
         self.batch_size = stage.config.mask_batch_size

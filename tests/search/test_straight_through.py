@@ -29,7 +29,7 @@ from search.files import Found
 from search.gradsplitter import GradSplitter, KernelMasks
 from search.methods import METHODS
 from search.seam import SeaM, WeightMasks
-from search.straight_through import AboveZero, MaskedModule, MaskLearning
+from search.straight_through import AboveZero, LearningModule, MaskLearning
 from utils.artifacts import Artifacts
 from utils.device import core_threads
 
@@ -58,7 +58,7 @@ def frozen(graph: Graph) -> Graph:
     return graph.with_constants({name: value.detach() for name, value in graph.constants.items()})
 
 
-def with_random_numbers(module: MaskedModule, seed: int = 0) -> MaskedModule:
+def with_random_numbers(module: LearningModule, seed: int = 0) -> LearningModule:
     """The module with masks that keep about half, and a head of its own."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_scores_have_one_loss_however_many_modules_there_are(
             assert_near(one, other)
 
 
-def grads(module: MaskedModule) -> list[Tensor]:
+def grads(module: LearningModule) -> list[Tensor]:
     return [value.grad for values in (module.numbers, module.head) for value in values.values()]
 
 
