@@ -27,6 +27,7 @@ LAST_FOUR_DIGITS = ("6", "7", "8", "9")
 Whole = Annotated[int, lambda n: n >= 0, "0 or more"]
 Count = Annotated[int, lambda n: n >= 1, "at least 1"]
 Side = Annotated[int, lambda n: 4 <= n <= 1024, "from 4 to 1024 pixels"]
+MaskSteps = Annotated[int, lambda n: n >= 20, "at least 20, so that each candidate has some"]
 Several = Annotated[int, lambda n: n >= 2, "at least 2"]
 Generations = Annotated[int, lambda n: n >= 2, "at least 2: a generation is bred from the one before"]
 Fraction = Annotated[float, lambda x: 0 <= x <= 1, "between 0 and 1"]
@@ -60,6 +61,8 @@ sensitivity = StageName("sensitivity")
 genetic = StageName("genetic search")
 gradient = StageName("gradient search")
 fine_tuning = StageName("fine-tuning")
+gradsplitter = StageName("GradSplitter")
+seam = StageName("SeaM")
 weak = StageName("weak models")
 free = StageName("none")  # how long a stage runs, and what is made of its files: these settings may change on the way
 
@@ -91,7 +94,7 @@ class Config:
     mirror: bool = training(
         False,
         "Whether training may flip images: right where a mirror image keeps its class.",
-        also=(gradient, fine_tuning, weak),
+        also=(gradient, fine_tuning, seam, weak),
     )
 
     # Training of the strong model
@@ -188,7 +191,7 @@ class Config:
         "where two are equal, the second round only trains the weights.",
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
-    mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning,))
+    mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning, gradsplitter, seam))
     mask_step_size: Positive = gradient(
         0.0005, "Adam's step size on the modules' weights, at the beginning of a round."
     )
@@ -217,6 +220,20 @@ class Config:
         0.001,
         "Adam's step size then, at the beginning.",
     )
+
+    # Published methods that learn masks
+    gradsplitter_steps: MaskSteps = gradsplitter(
+        1000, "Steps of GradSplitter; as published 145 epochs, which the phases keep their shares of."
+    )
+    gradsplitter_step_size: Positive = gradsplitter(
+        0.01, "Adam's step size on the masks, which begin at 1 and drop a kernel at 0; as published 0.001."
+    )
+    gradsplitter_alpha: Weight = gradsplitter(0.1, "The weight in its loss of the share of the kernels that are kept.")
+    seam_steps: MaskSteps = seam(1000, "Steps of SeaM; as published 300 epochs, which the phases keep their shares of.")
+    seam_step_size: Positive = seam(
+        0.01, "Adam's step size on the masks, which begin at 1 and drop a weight at 0; as published 0.01 to 0.12."
+    )
+    seam_alpha: Weight = seam(1.0, "The weight in its loss of the share of the weights that are kept.")
 
     # Patching
     weak_model: str = weak("", "The network of the overly simple weak model.")

@@ -76,6 +76,11 @@ def cpu_state(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def count_nonzero(network: nn.Module) -> int:
+    """The number of trainable values other than 0."""
+    return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
+
+
 def show_cost(network: nn.Module, graph: Graph) -> None:
     """Print what an image costs."""
     print(f"parameters: {count_parameters(network):,}")

@@ -28,6 +28,7 @@ class TradeOff:
     seconds: float  # of the search; NaN where it is not known
     auc_mean: float = math.nan  # of the modules for their own classes, on the same images
     auc_least: float = math.nan  # of the module that knows its class least
+    weights: float = math.nan  # of a module that are not 0, as a share of the strong model's; mean over modules
 
 
 # The mean over the networks of Qi et al., ASE 2022, at full width, on test images; the share of kernels is derived from

@@ -10,7 +10,7 @@
 The same as module_recorder.py and one module_explorer.py per class in terminals of their own, and the same modules. The
 classes are shared among --jobs explorers (default: one per core), each of which loads the images once. One that fails
 ends all; the same command typed again goes on from the last whole generation. With --method gradient it is
-module_gradient_search.py. The other methods score kernels and drop those with the lowest scores at once.
+module_gradient_search.py. docs/methods.md says what the other methods do.
 
 With --engine the recorder is a driver, and --jobs workers (on a running Ray cluster: all of its cores) take chunks of
 all classes' populations, so that there can be more of them than classes; the files and the modules are the same.
@@ -49,8 +49,8 @@ def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--method", choices=METHODS, default="genetic", help="docs/methods.md says which one to take")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--keep", type=float, help="not with --method genetic: the share of the kernels to keep at most")
-    size.add_argument("--keep_flops", type=float, help="not with --method genetic: the largest share of the FLOPs")
+    size.add_argument("--keep", type=float, help="of some methods: the share of the kernels to keep at most")
+    size.add_argument("--keep_flops", type=float, help="of some methods: the largest share of the FLOPs")
     size.add_argument("--max_loss", type=float, help="not with --method genetic: the percentage points to lose at most")
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")

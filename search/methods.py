@@ -2,8 +2,11 @@
 
 from search.genetic.method import Genetic
 from search.gradient.method import Gradient
+from search.gradsplitter import GradSplitter
 from search.method import Method
 from search.one_shot import SCORES, OneShot
+from search.seam import SeaM
 
-OF_ALL: list[Method] = [Genetic(), Gradient(), *(OneShot(name, score) for name, score in SCORES.items())]
+ONE_SHOT = [OneShot(name, score) for name, score in SCORES.items()]
+OF_ALL: list[Method] = [Genetic(), Gradient(), GradSplitter(), SeaM(), *ONE_SHOT]
 METHODS = {method.name: method for method in OF_ALL}

@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from models.evaluation import count_nonzero, count_parameters
 from models.graph import Graph
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split
@@ -36,7 +37,7 @@ from utils.tables import known, show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
 ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
-HEADINGS = ("kernels kept", "FLOPs", "accuracy", "points lost", "distance", "AUC", "least", "seconds")
+HEADINGS = ("kernels kept", "FLOPs", "weights", "accuracy", "points lost", "distance", "AUC", "least", "seconds")
 
 
 def main() -> None:
@@ -66,6 +67,7 @@ def main() -> None:
 
 def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Namespace) -> Iterator[TradeOff]:
     """All candidates of all methods, then all sets; or of what the command line asks for alone."""
+    parameters = count_parameters(strong.network)
     methods = [] if arguments.modules else [METHODS[arguments.method]] if arguments.method else METHODS.values()
     for method in methods:
         for found in method.candidates(stage):
@@ -73,7 +75,7 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
             modules = CutModules(strong, found.masks, targets, found.weights)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
-            yield measured(judge, name, found.words, modules, found.masks, targets, found.seconds)
+            yield measured(judge, parameters, name, found.words, modules, found.masks, targets, found.seconds)
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:
@@ -82,11 +84,12 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
         search, of_set = each.record.search, (each.modules(stage.device), each.masks(), each.target_classes)
         tuned = search.get("fine_tuned", {})
         seconds = search.get("seconds", math.nan) + tuned.get("seconds", 0.0)
-        yield measured(judge, FINE_TUNED if tuned else MODULE_SET, each.name, *of_set, seconds)
+        yield measured(judge, parameters, FINE_TUNED if tuned else MODULE_SET, each.name, *of_set, seconds)
 
 
 def measured(
     judge: Judge,
+    parameters: int,
     method: str,
     target: str,
     modules: Sequence[nn.Module],
@@ -94,7 +97,7 @@ def measured(
     target_classes: Sequence[int],
     seconds: float,
 ) -> TradeOff:
-    """How good modules of masks (modules, K) are on the images."""
+    """How good modules of masks (modules, K), of a strong model of so many parameters, are on the images."""
     found = judge.of(modules, masks, target_classes)
     return TradeOff(
         method=method,
@@ -102,6 +105,7 @@ def measured(
         points_lost=100 * (found.right_strong - found.right_composed) / found.images,
         right=found.right_composed,
         seconds=seconds,
+        weights=float(np.mean([count_nonzero(module) for module in modules])) / parameters,
         **{name: getattr(found, name) for name in ALIKE},
     )
 
@@ -113,6 +117,7 @@ def row_of(point: TradeOff) -> list[str]:
         point.target,
         f"{point.kernels_kept:.1%}",
         known(point.flops, ".1%"),
+        known(point.weights, ".1%"),
         f"{point.right / point.images:.2%} ({point.right})" if point.images else "",
         f"{point.points_lost:.2f}",
         *(known(value, ".4f") for value in (point.distance, point.auc_mean, point.auc_least)),
