@@ -11,5 +11,6 @@ config = replace(
     learning_rate=0.15,
     sensitive_layers=(),
     active_ratios=(0.7, 0.8, 0.9),  # every layer is sensitive
+    mask_step_size=0.002,
     poor_learning_rate=0.05,
 )

@@ -25,7 +25,7 @@ from models.opening import Stage
 from search.driver import DrivenMethod, Row
 from search.files import Found, SearchFiles
 from search.method import Panel
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, CheckpointFile
 from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.estimate import estimated
@@ -256,7 +256,8 @@ class MaskLearning(DrivenMethod):
         """See `DrivenMethod`. What an interrupted run had done of a candidate is done again."""
         if len(rows) == CANDIDATES:
             return
-        file = self.files(stage.artifacts, self.classes).within
+        files = self.files(stage.artifacts, self.classes)
+        file = CheckpointFile(files.folder / "state.pth", files.made_by)
         frozen = {name: value.detach() for name, value in strong.constants.items()}
         parameters = count_parameters(strong.network)
         with core_threads(stage.device) as workers:
