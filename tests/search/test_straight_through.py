@@ -30,7 +30,7 @@ from search.gradsplitter import GradSplitter, KernelMasks
 from search.methods import METHODS
 from search.seam import SeaM, WeightMasks
 from search.straight_through import AboveZero, LearningModule, MaskLearning
-from utils.artifacts import Artifacts
+from utils.artifacts import Artifacts, CheckpointFile
 from utils.device import core_threads
 
 CLASSES, CPU = 3, torch.device("cpu")
@@ -215,7 +215,7 @@ def test_an_interrupted_search_finds_the_same(method: MaskLearning, graph: Graph
     parts, stage = [], stage_at(tmp_path / "parts", **settings)
     for rows, last in ((0, 2), (2, 3), (3, 5), (5, 5)):
         parts += find(stage, rows, last)
-    state = method.files(stage.artifacts).within
+    state = CheckpointFile(method.files(stage.artifacts).folder / "state.pth", "the search")
     assert not state.exists() and [each.words for each in whole] == [each.words for each in parts]
     without_state = find(stage_at(tmp_path / "lost", **settings), 4, 5)
     for one, other in zip([*whole, whole[-1]], [*parts, *without_state], strict=True):
