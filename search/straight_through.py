@@ -19,6 +19,7 @@ from torch import Tensor
 
 from configures.base import Config
 from dataset.images import Images, Split, augment, normalise, to_device
+from models.autocast import autocast
 from models.evaluation import count_nonzero, count_parameters, cpu_state
 from models.graph import Graph
 from models.opening import Stage
@@ -107,7 +108,7 @@ class LearningModule(ABC):
         weights, factors, share = self._masked_by(learns_masks)
         program = self.graph.program
         constants = [weights.get(name, self.graph.constants[name]) for _, name in program.constants]
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(images.device, dtype):
             (logits,) = program.run(images, constants, factors=factors)
         return logits[:, self.target_class].float(), share
 
