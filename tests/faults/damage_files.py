@@ -139,7 +139,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
     of_gradient = gradient_files.of_search(artifacts)
     log, settings = of_gradient.log, of_gradient.settings
     num_rounds, made_with = len(log.load()), settings.load()
-    masks, weights = (kind(num_rounds - 1) for kind in (of_gradient.kernels, of_gradient.weights))
+    masks, weights = of_gradient.kernels(num_rounds - 1), of_gradient.weights(num_rounds - 1, 0)
     num_kernels = search.layout.units.num_kernels
 
     def gradient_modules() -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def kinds_of_searches(stage: Stage) -> dict[str, Kind]:
 
     return {
         "gradient search's masks": Kind(masks.path, lambda: masks.load(classes, num_kernels), [GRADIENT]),
-        "gradient search's weights": Kind(weights.path, gradient_modules, [GRADIENT]),
+        "gradient search's weights of a module": Kind(weights.path, gradient_modules, [GRADIENT]),
         "gradient search's log": Kind(log.path, log.load, [GRADIENT]),
         "gradient search's settings": Kind(settings.path, lambda: record_or_compare(settings, made_with), [GRADIENT]),
         "population": Kind(
