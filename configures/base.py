@@ -251,7 +251,7 @@ class Config:
     poor_epochs: Count = weak(200, "Epochs of the poorly fitted weak model.")
     poor_batch_size: Count = weak(128, "Its images per training step.")
     poor_learning_rate: Positive = weak(0.01, "Its SGD step size.")
-    checkpoint_every: Count = weak(10, "Of either kind of weak model, every so-manyth epoch's checkpoint is kept.")
+    checkpoint_every: Count = weak(10, "For both kinds of weak models: every how many epochs a checkpoint is kept.")
     keep_epochs: Epochs = weak(
         (84, 169), "Epochs, counted from 0, that are kept besides; the last and the best one always are."
     )

@@ -76,7 +76,7 @@ class PixelsOnDisk:
 
 @dataclass(frozen=True)
 class PixelsInFile:
-    """Says where pixels lie on the disk of this machine, in place of the pixels."""
+    """The location of pixels on this machine's disk, sent instead of the pixels."""
 
     file: str
     offset: int  # in bytes

@@ -70,7 +70,7 @@ class SensitivityInputs:
 
 
 def open_sensitivity(stage: Stage, *, fresh: bool = False) -> SensitivityInputs:
-    """The strong model, importance and images; records beside the curves what they are measured with.
+    """The strong model, importance and images; writes next to the curves what they were measured with.
 
     Raises UserError if curves are there that were measured with others; `fresh` sets those aside.
     """

@@ -1,4 +1,4 @@
-"""The outputs of the networks of one patch for its images: the same in this process and on an engine's worker."""
+"""The outputs of one patch's networks on its images; the same code runs in this process and on an engine's worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

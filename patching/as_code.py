@@ -151,7 +151,7 @@ def _chains(graph: fx.Graph, tensors: Mapping[fx.Node, Tensor]) -> list[dict[fx.
 
 
 def _layer(node: fx.Node, tensors: Mapping[fx.Node, Tensor]) -> Layer | None:
-    """What computes the same as an operator; None where torch has no such layer, or others read a weight of it too."""
+    """The layer that computes the same as an operator; None if torch has none, or others read one of its weights."""
     kind, given = operator_of(node.target).kind, arguments(node)
     name = LAYERS.get(kind.removesuffix("_"), "")
     own = {role: value for role in WEIGHTS if isinstance(value := getattr(given, role, None), fx.Node)}

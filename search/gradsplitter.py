@@ -61,7 +61,7 @@ class KernelMasks(LearningModule):
         self._share = kernels_share(graph.units)
 
     def masked(self, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """See `LearningModule`: masks are the factors."""
+        """See `LearningModule`; the masks are the units' factors."""
         factors = masks["units"] + never_empty(self.graph, masks["units"], self.numbers["units"])
         return {}, factors, self._share(factors)
 

@@ -97,7 +97,7 @@ def measured(
     target_classes: Sequence[int],
     seconds: float,
 ) -> TradeOff:
-    """How good modules of masks (modules, K), of a strong model of so many parameters, are on the images."""
+    """Evaluate modules on the images, given their masks (modules, K) and the strong model's number of parameters."""
     found = judge.of(modules, masks, target_classes)
     return TradeOff(
         method=method,

@@ -61,7 +61,7 @@ def _named_by(asked: str) -> list[tuple[str, ...]]:
 
 @functools.cache
 def _problem_of(command: tuple[str, ...]) -> str | None:
-    """Why a compiler does not do for the C++ files beside this one; None if it does."""
+    """Why a compiler cannot build the C++ files of this folder; None if it can."""
     try:
         for source in sorted(Path(__file__).parent.glob("*.cpp")):
             compiled(source, command)

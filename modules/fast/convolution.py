@@ -36,7 +36,7 @@ def can_be_compiled(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def population_dtype(asked: torch.dtype, device: torch.device) -> torch.dtype:
-    """What populations are evaluated in if a precision is asked for: float32 in place of bfloat16 if it is compiled.
+    """The precision in which populations are evaluated: float32, not bfloat16, if the compiled kernels are available.
 
     That is faster than torch in bfloat16, also on processors that multiply vectors of it, and more precise. Only those
     that multiply tiles of it are faster still, 1.3 times (`benchmarks/compare.py evaluation`).

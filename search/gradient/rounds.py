@@ -29,7 +29,7 @@ from utils.estimate import Estimate, free_memory
 from utils.progress import progress, say, steps
 
 STEPS_PER_STATE = 50  # between two states on the disk
-MOST_AT_ONCE = 12  # modules of a group: of so many modules' step the strong model's share is small
+MOST_AT_ONCE = 12  # modules of a group: then the strong model's forward pass is a small share of a step
 COPIES = 5  # of a module's weights in training: they, gradients, two moments, and of each the unit that it reads
 
 
@@ -123,7 +123,7 @@ class GradientSearch:
     def _finished(self, number: int) -> dict[int, np.ndarray]:
         """The masks (K,) of the modules that an earlier run has finished in this round, by class."""
         if (earlier := self.files.folder / "state.pth").exists():
-            say(f"{earlier} is of an earlier version, which trained all modules at once: round {number} begins anew")
+            say(f"{earlier} was written by an earlier version; round {number} starts again")
             earlier.unlink()
         masks = {}
         for target_class in self.target_classes:
