@@ -11,8 +11,8 @@ one of the head alone; images are cropped at random (and flipped, with `mirror`)
 - The phases keep their shares of `seam_steps`, which may be far fewer than 300 epochs have.
 - A kernel without weights is dropped, with its bias, and does not come back. Its maps are 0 while masks are learned,
   too, so that cutting it out changes nothing.
-- The other classes' images are drawn anew for each step. The module is chosen by validation images, not by test images,
-  of all classes together.
+- Each step draws new images of the other classes. The candidate is chosen on validation images of all classes, not on
+  test images.
 """
 
 from collections.abc import Mapping
