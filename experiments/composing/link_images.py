@@ -1,14 +1,21 @@
-"""Data sets for a merge, as folders of links to the images of a data set `{train,test}/CLASS/IMAGE`.
+"""Data sets for a merge or a choice, as folders of links to the images of a data set `{train,test}/CLASS/IMAGE`.
 
     python experiments/composing/link_images.py --dataset cifar10
+    python experiments/composing/link_images.py --dataset cifar10 --imbalanced 10
 
 NAME_even and NAME_odd have every other class each; the last 500 training images of each class validate. NAME_merge_10,
 _50 and _500 have all classes and no training images: n of the test images of each class, drawn at random,
 validate, and those behind the first 500 test.
+
+--imbalanced N makes NAME_imbalanced_0 to N-1 instead, to train weak models on: of each class as many training images as
+a share of all of them, drawn from a Dirichlet distribution of concentration 1, at least 20 and at most all. The last
+500 training images of each class validate, and all test images test.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 import global_configure  # also finds our packages before others of their names
 from models.opening import OneLineParser
@@ -17,6 +24,7 @@ from utils.seeds import generator
 
 HELD_OUT = 500  # images of each class
 LABELLED = (10, 50, 500)
+FEWEST = 20  # training images of a class of an imbalanced data set
 
 OfClasses = Mapping[str, Sequence[Path]]
 
@@ -24,7 +32,9 @@ OfClasses = Mapping[str, Sequence[Path]]
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("--dataset", required=True, help="a folder in dataset_dir")
-    top = Path(global_configure.dataset_dir) / parser.parse_args().dataset
+    parser.add_argument("--imbalanced", type=int, default=0, metavar="N", help="make N imbalanced data sets instead")
+    arguments = parser.parse_args()
+    top = Path(global_configure.dataset_dir) / arguments.dataset
     train, test = (
         {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
         for part in ("train", "test")
@@ -34,22 +44,44 @@ def main() -> None:
         raise UserError(
             f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} images of each class in both"
         )
+    if arguments.imbalanced:
+        for number in range(arguments.imbalanced):
+            link(imbalanced(train, test, number), top.with_name(f"{top.name}_imbalanced_{number}"))
+        return
     for start, half in enumerate(("even", "odd")):
         names = list(train)[start::2]
-        parts = {
-            "train": {name: train[name][:-HELD_OUT] for name in names},
-            "valid": {name: train[name][-HELD_OUT:] for name in names},
-            "test": {name: test[name] for name in names},
-        }
+        parts = held_out({name: train[name] for name in names}) | {"test": {name: test[name] for name in names}}
         link(parts, top.with_name(f"{top.name}_{half}"))
-    drawn = {
-        name: [images[place] for place in generator(global_configure.seed, "labelled", number).permutation(len(images))]
-        for number, (name, images) in enumerate(test.items())
-    }
+    drawn = {name: shuffled(images, "labelled", number) for number, (name, images) in enumerate(test.items())}
     judge = {name: images[HELD_OUT:] for name, images in drawn.items()}
     for count in LABELLED:
         valid = {name: images[:count] for name, images in drawn.items()}
         link({"valid": valid, "test": judge}, top.with_name(f"{top.name}_merge_{count}"))
+
+
+def held_out(train: OfClasses) -> dict[str, OfClasses]:
+    """Training images without the last ones of each class, which validate."""
+    return {
+        "train": {name: images[:-HELD_OUT] for name, images in train.items()},
+        "valid": {name: images[-HELD_OUT:] for name, images in train.items()},
+    }
+
+
+def imbalanced(train: OfClasses, test: OfClasses, number: int) -> dict[str, OfClasses]:
+    """The parts of an imbalanced data set."""
+    parts = held_out(train)
+    total = sum(map(len, parts["train"].values()))
+    shares = generator(global_configure.seed, "imbalanced", number).dirichlet(np.ones(len(train)))
+    some = {
+        name: shuffled(images, "imbalanced images", number, place)[: max(FEWEST, round(share * total))]
+        for place, ((name, images), share) in enumerate(zip(parts["train"].items(), shares, strict=True))
+    }
+    return {**parts, "train": some, "test": test}
+
+
+def shuffled(images: Sequence[Path], purpose: str, *numbers: int) -> list[Path]:
+    """Images in a random order, which depends on the seed and on what they are for."""
+    return [images[place] for place in generator(global_configure.seed, purpose, *numbers).permutation(len(images))]
 
 
 def link(parts: Mapping[str, OfClasses], folder: Path) -> None:

@@ -9,12 +9,12 @@ SCRIPT = "experiments/composing/link_images.py"
 
 @pytest.fixture
 def top(tmp_path, monkeypatch):
-    """A data set of four classes, 520 images each in both parts, which nobody decodes."""
+    """A data set of four classes, 600 images each in both parts, which nobody decodes."""
     for part in ("train", "test"):
         for name in "abcd":
             folder = tmp_path / "small" / part / name
             folder.mkdir(parents=True)
-            for number in range(520):
+            for number in range(600):
                 (folder / f"{part}{number:03}.png").touch()
     monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
     return tmp_path
@@ -34,7 +34,7 @@ def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
     even, odd, few, many = (found(top / f"small_{name}") for name in ("even", "odd", "merge_10", "merge_500"))
     assert [list(half["train"]) for half in (even, odd)] == [["a", "c"], ["b", "d"]]
     for half in (even, odd):
-        assert {len(images) for images in half["train"].values()} == {20}
+        assert {len(images) for images in half["train"].values()} == {100}
         assert not any(images & half["valid"][name] for name, images in half["train"].items())
     for merge in (few, many):
         assert list(merge["valid"]) == list(merge["test"]) == list("abcd") and "train" not in merge
@@ -45,3 +45,14 @@ def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
     assert (top / "small_even" / image).resolve() == top / "small" / image
     run_main(SCRIPT, "--dataset", "small", root=top).refused("small_even is there", "move it away")
     run_main(SCRIPT, "--dataset", "nothing", root=top).refused("expected {train,test}/CLASS/IMAGE")
+
+
+def test_imbalanced_data_sets_differ_in_their_training_images_alone(top, run_main):
+    assert run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).exit_code == 0
+    one, other = (found(top / f"small_imbalanced_{number}") for number in range(2))
+    assert one["valid"] == other["valid"] and one["test"] == other["test"]
+    assert {len(images) for images in one["valid"].values()} == {500}
+    assert not any(images & one["valid"][name] for name, images in one["train"].items())
+    counts = [[len(images) for images in each["train"].values()] for each in (one, other)]
+    assert counts[0] != counts[1] and all(20 <= count <= 100 for of_one in counts for count in of_one)
+    assert min(counts[0]) < 100
