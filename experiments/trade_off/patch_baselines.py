@@ -9,6 +9,8 @@ joins a weak model and a module. Compared with it, on the test images, are the w
 
 - as it is; with a temperature and a bias per class (label shift); recalibrated by the learned rule without a module;
 - fine-tuned (--epochs), all layers or the last one, on its own training images and as many of the target class;
+- with a network as small as the module that begins with random weights and is trained on the same images
+  (`fine_tuning_steps`), to tell the target class from the others or to give the strong model's logit;
 - with all logits of the strong model, by multinomial logistic regression (stacking), or by the learned rule with the
   strong logit of the target class;
 - with the module, by MODA's linear layer on training images.
@@ -21,12 +23,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from composing.controls import stacked
+from dataset.images import Images, to_device
 from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
-from models.graph import flops_of
+from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
@@ -36,7 +42,11 @@ from patching.confidence import Change
 from patching.from_arrays import fit_patch
 from patching.weak_models import WeakKind
 from patching.weak_training import weak_settings
+from search.gradient.goal import Goal, unexplained
+from search.gradient.trainer import Trainer, fine_tuning_settings
+from utils.device import core_threads
 from utils.errors import UserError, run
+from utils.progress import progress
 from utils.tables import show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}
@@ -118,6 +128,21 @@ def ways_of(cases: PatchCases, case: PatchCase, epochs: int) -> dict[str, Way]:
         labels = {"train": split.train.labels, "valid": valid.labels, "test": test.labels}
         return linear(outputs, labels, stage.device, stage.seed)
 
+    def trained_alone(distillation: float) -> Way:
+        """The learned rule on the outputs of a network as small as the module, with random weights at first."""
+        goal = OneClass(distillation, 0, label=target)
+        settings = fine_tuning_settings(stage.config)
+
+        def answers() -> np.ndarray:
+            network = one_class_network(cases, case, goal, split.train)
+            of_valid, of_test = (
+                predict(network, images, stage.device).numpy()[:, 0] for images in (split.valid, split.test)
+            )
+            return by_rule(of_valid, of_test, both).answers
+
+        of_image = 3 * of_module + bool(distillation) * strong.flops
+        return timed(answers, both, settings.steps * settings.batch_size * of_image + fitted_on * both)
+
     both, all_logits = of_weak + of_module, of_weak + strong.flops
     nothing = np.zeros(fitted_on), np.zeros(len(test.labels))
     return {
@@ -127,10 +152,56 @@ def ways_of(cases: PatchCases, case: PatchCase, epochs: int) -> dict[str, Way]:
         "no module (learned rule)": by_rule(*nothing, of_weak),
         "fine-tuned": tuned(last_layer=False),
         "fine-tuned, last layer": tuned(last_layer=True),
+        "one-class network, from scratch": trained_alone(0),
+        "one-class network, distilled": trained_alone(1),
         "linear layer (MODA)": timed(linear_layer, both, learned_on * both),
         "whole strong model (learned rule)": by_rule(valid.strong[target], test.strong[target], all_logits),
         "stacking, all logits": timed(stack, all_logits, fitted_on * all_logits),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class OneClass(Goal):
+    """The goal of a network that knows one class: its `label`, or the strong model's logit, by `distillation`."""
+
+    label: int = 0
+
+    def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
+        """Binary cross-entropy, and the unexplained share of the strong logit; arguments are those of `Goal.loss`."""
+        against_all = F.binary_cross_entropy_with_logits(logits[:, 0], (labels == self.label).float())
+        of_logit = unexplained(logits, strong_logits[:, list(classes)], dim=1)
+        return (1 - self.distillation) * against_all + self.distillation * of_logit
+
+
+def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images: Images) -> GraphNetwork:
+    """A network of the case's module's kernels, trained on images from random weights on.
+
+    The weights are those of He et al., arXiv 1502.01852; batch norms change nothing at first.
+    """
+    stage, random = cases.stage, torch.Generator().manual_seed(cases.stage.seed)
+    weights = {}
+    for name, value in case.module.state_dict().items():
+        if value.dim() > 1:
+            weights[name] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
+        else:
+            weights[name] = torch.full_like(value, name.endswith(("weight", "running_var")))
+    with core_threads(stage.device) as workers:
+        trainer = Trainer(
+            cases.strong,
+            [(case.target_class,)],
+            goal,
+            *to_device(images, stage.device),
+            fine_tuning_settings(stage.config),
+            normalisation=images.normalisation,
+            dtype=stage.dtype,
+            seed=stage.seed,
+            workers=workers,
+        )
+        trainer.begin_with([(case.kernels, weights)])
+        for _ in progress(range(stage.config.fine_tuning_steps), "one-class network, steps"):
+            trainer.step(1.0, 1.0)
+        trainer.finish_round()
+    return trainer.modules[0].network.eval()
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:

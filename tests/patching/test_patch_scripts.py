@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import files_below, run_here
+from conftest import TOP, files_below, run_here
 from random_modules import write_modules
 from shuffled_engine import ShuffledEngine
 
@@ -355,7 +355,8 @@ def test_a_disk_that_is_too_small(own_root, run_main, monkeypatch):
 
 
 def test_baselines_have_the_patchs_own_figures_and_a_cost(own_root, run_main, applied):
-    command = ("experiments/trade_off/patch_baselines.py", *COMMON, "--target_class", 2, 4, "--epochs")
+    few = ("--set", "fine_tuning_steps=3", "--set", "mask_batch_size=8")
+    command = ("experiments/trade_off/patch_baselines.py", *COMMON, *few, "--target_class", 2, 4, "--epochs")
     run_main(*command, 0, root=own_root).refused("--epochs 0: expected at least 1")
     done = run_main(*command, 1, root=own_root)
     assert done.exit_code == 0 and "mean over 2 target classes" in done.stdout, done
@@ -373,3 +374,15 @@ def test_baselines_have_the_patchs_own_figures_and_a_cost(own_root, run_main, ap
     flops = [ways[name]["flops_per_image"] for name in ("fine-tuned", "patch (learned rule)", "stacking, all logits")]
     assert flops == sorted(flops) and flops[0] == ways["label shift"]["flops_per_image"]
     assert ways["fine-tuned"]["fit_flops"] > ways["fine-tuned, last layer"]["fit_flops"] > 0 == flops[0] % 1
+    scratch, distilled = (ways[f"one-class network, {how}"] for how in ("from scratch", "distilled"))
+    assert scratch["flops_per_image"] == distilled["flops_per_image"] == flops[1]
+    assert distilled["fit_flops"] > scratch["fit_flops"] and scratch["right"] > 0
+
+
+def test_the_goal_of_a_one_class_network_is_its_label_or_the_strong_logit():
+    goal = runpy.run_path(str(TOP / "experiments/trade_off/patch_baselines.py"))["OneClass"]
+    labels, strong = torch.tensor([3, 0, 3, 1]), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    knows, says_strong = torch.tensor([[9.0], [-9], [9], [-9]]), strong[:, [2]]
+    by_label, by_logit = goal(0, 0, label=3), goal(1, 0, label=3)
+    assert by_label.loss(knows, (2,), labels, strong) < 1e-3 < 1 < by_label.loss(-knows, (2,), labels, strong)
+    assert by_logit.loss(says_strong, (2,), labels, strong) < 1e-6 < 0.1 < by_logit.loss(knows, (2,), labels, strong)
