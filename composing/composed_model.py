@@ -53,4 +53,4 @@ class ComposedClassifier(Joined):
         given = {(form.side, form.resize): values for form, values in zip(self.forms.values(), pixels, strict=True)}
         forms = [(form.side, form.resize) for form in self.member_forms]
         outputs = [member(given[form]) for member, form in zip(self.members, forms, strict=True)]
-        return self.rule(torch.cat(outputs, 1).index_select(1, self.order))
+        return self.rule.forward(torch.cat(outputs, 1).index_select(1, self.order))

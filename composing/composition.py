@@ -160,7 +160,8 @@ class Composition:
     @cached_property
     def chosen(self) -> list[int]:
         """Of each class the number of the source that it is taken from: the one that is best at it."""
-        return np.nanargmax(self.auc, 0).tolist()
+        best: list[int] = np.nanargmax(self.auc, 0).tolist()
+        return best
 
     def outputs(self, part: str) -> np.ndarray:
         """(images, classes) float32: the output of each class that is taken."""

@@ -33,12 +33,14 @@ class Whole:
     @property
     def log_probabilities(self) -> np.ndarray:
         """(images, places) of its softmax over all its classes."""
-        return log_softmax(self.logits.astype(np.float64), 1)[:, list(self.numbers)]
+        found: np.ndarray = log_softmax(self.logits.astype(np.float64), 1)[:, list(self.numbers)]
+        return found
 
 
 def restricted(strong: Whole) -> np.ndarray:
     """The answers (images,) of a strong model that may answer with the composed classes alone."""
-    return np.array(strong.places)[strong.of_classes.argmax(1)]
+    answers: np.ndarray = np.array(strong.places)[strong.of_classes.argmax(1)]
+    return answers
 
 
 def largest_softmax(models: Sequence[Whole], num_classes: int) -> np.ndarray:
@@ -47,7 +49,8 @@ def largest_softmax(models: Sequence[Whole], num_classes: int) -> np.ndarray:
     for model in models:
         places = list(model.places)
         best[:, places] = np.maximum(best[:, places], model.log_probabilities)
-    return best.argmax(1)
+    answers: np.ndarray = best.argmax(1)
+    return answers
 
 
 def mean_softmax(models: Sequence[Whole]) -> np.ndarray:
@@ -55,7 +58,8 @@ def mean_softmax(models: Sequence[Whole]) -> np.ndarray:
     total = np.zeros((len(models[0].logits), len(models[0].places)))
     for model in models:
         total[:, list(model.places)] += np.exp(model.log_probabilities)
-    return total.argmax(1)
+    answers: np.ndarray = total.argmax(1)
+    return answers
 
 
 @one_blas_thread
@@ -73,4 +77,7 @@ def stacked(logits: np.ndarray, labels: np.ndarray, test_logits: np.ndarray, see
         model = LogisticRegression(C=inverses[len(inverses) // 2])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly there is good enough; and of defaults only today's count
-        return make_pipeline(StandardScaler(), model).fit(logits[some], labels[some]).predict(test_logits)
+        answers: np.ndarray = (
+            make_pipeline(StandardScaler(), model).fit(logits[some], labels[some]).predict(test_logits)
+        )
+    return answers

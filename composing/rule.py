@@ -58,7 +58,7 @@ class LinearRule(nn.Module):
     def scores(self, outputs: np.ndarray) -> np.ndarray:
         """Scores (images, classes) float32 of an array of outputs; see `forward`."""
         with torch.inference_mode():
-            return self(torch.as_tensor(outputs, dtype=torch.float32)).numpy()
+            return self.forward(torch.as_tensor(outputs, dtype=torch.float32)).numpy()
 
     def to_json(self) -> dict[str, Any]:
         """What was fitted, as plain values."""
@@ -146,7 +146,8 @@ def _fit(
 
     def scores(parameters: np.ndarray) -> np.ndarray:
         weight, bias = parts(parameters)
-        return standard @ weight.T + bias
+        found: np.ndarray = standard @ weight.T + bias
+        return found
 
     def gradient(of_scores: np.ndarray) -> np.ndarray:
         of_weight, of_bias = of_scores.T @ standard, of_scores.sum(0)
@@ -159,4 +160,5 @@ def _fit(
 def _losses(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(images,) the cross-entropy, nats."""
     below = scores - scores.max(1, keepdims=True)
-    return np.log(np.exp(below).sum(1)) - below[np.arange(len(labels)), labels]
+    losses: np.ndarray = np.log(np.exp(below).sum(1)) - below[np.arange(len(labels)), labels]
+    return losses
