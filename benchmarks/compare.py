@@ -37,22 +37,18 @@ from models.training import train
 from modules.fast.compiled import compiler
 from modules.kernel_importance import kernel_importance
 from modules.layer_sensitivity import layer_sensitivity, top_ratio_masks
-from modules.module import extract_modules
 from modules.population_outputs import population_outputs
 from search.genetic.kernel_groups import genome_layout, kernel_groups
 from search.genetic.operators import first_population
 from search.genetic.tournament import ScoringRules, score_population
-from search.gradient.goal import goal_of
-from search.gradient.trainer import ModuleTrainingSettings, Trainer
-from utils.device import PRECISIONS, core_threads, device_name, is_fast_in, machine_facts, num_cores
+from utils.device import PRECISIONS, device_name, is_fast_in, machine_facts, num_cores
 from utils.errors import UserError, run
 from utils.files import save_text
 from utils.seeds import generator, torch_seed
 from utils.tables import show_table
 
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # relative; on CUDA float32 convolutions take TF32
-LOSS_TOLERANCE = 1e-2  # relative, after steps of Adam, which go the same way however small a gradient is
-KEPT = 0.5  # of the units, at random, where the training of modules is timed
+KEPT = 0.5  # of the kernels of made-up modules, at random
 HEADINGS = ("what", "unit", "ratio", "lowest", "highest", "naive ms", "fast ms", "naive units", "fast units")
 
 
@@ -215,49 +211,6 @@ def sensitivity(bench: Bench) -> Iterator[Comparison]:
     yield Comparison("sensitivity of all layers", "point", Work(slow, count), works, check)
 
 
-def gradient(bench: Bench) -> Iterator[Comparison]:
-    """A training step of half-cut modules, compared with whole strong models whose maps are multiplied by masks.
-
-    Towards logits alone: the plain side has no maps to distil.
-    """
-    stage, steps, graph = bench.stage, bench.sizes["steps"], bench.graph
-    images = bench.split.train.first(bench.sizes["images"])
-    pixels, labels = to_device(images, stage.device)
-    random = np.random.default_rng(stage.seed).random((graph.num_classes, graph.num_units))
-    masks, goal = graph.units.repair(random < KEPT), dataclasses.replace(goal_of(stage.config), maps=0)
-    # No round is that long: so the step size stays, and nothing is dropped.
-    settings = ModuleTrainingSettings(10**9, len(images), stage.config.mask_step_size, mirror=False)
-    plain = [
-        naive.MaskedModule(graph, torch.as_tensor(mask).float().to(stage.device), target_class, settings.step_size)
-        for target_class, mask in enumerate(masks)
-    ]
-
-    def slow() -> list[float]:
-        losses = []
-        for _ in range(steps):
-            (batch,) = naive.batches(images, bench.stage.device, len(images))
-            with torch.no_grad():
-                loss = partial(goal.loss, labels=labels, strong_logits=graph.forward(batch))
-            losses.append(statistics.mean(module.step(batch, loss) for module in plain))
-        return losses
-
-    with core_threads(stage.device) as workers:
-
-        def fast(dtype: torch.dtype) -> Work:
-            normalised = normalise(pixels[:], images.normalisation).permute(0, 2, 3, 1)
-            classes = [(target_class,) for target_class in range(graph.num_classes)]
-            options: dict[str, Any] = {"normalisation": None, "dtype": dtype, "seed": stage.seed, "workers": workers}
-            trainer = Trainer(graph, classes, goal, normalised, labels, settings, **options)
-            kernel_masks = graph.units.spread(masks)
-            states = (module.state_dict() for module in extract_modules(graph, kernel_masks))
-            trainer.begin_with(zip(kernel_masks, states, strict=True))
-            return Work(lambda: [trainer.step(1.0, 1.0) for _ in range(steps)], steps)
-
-        works = {name: fast(dtype) for name, dtype in bench.precisions.items()}
-        check = lambda expected, found: np.allclose(found["float32"], expected, rtol=LOSS_TOLERANCE)  # noqa: E731
-        yield Comparison("training step of all modules", "step", Work(slow, steps), works, check)
-
-
 def training(bench: Bench) -> Iterator[Comparison]:
     """An epoch of training, compared with a DataLoader with Pillow transforms and a plain loop."""
     stage, config, images = bench.stage, bench.stage.config, bench.split.train.first(bench.sizes["images"])
@@ -289,7 +242,6 @@ ROWS: dict[str, tuple[Callable[[Bench], Iterator[Comparison]], dict[str, tuple[i
     ),
     "importance": (importance, {"images": (10_000, 60), "naive_images": (500, 30)}),
     "sensitivity": (sensitivity, {"images": (2_000, 30), "naive_points": (3, 1)}),
-    "gradient": (gradient, {"images": (64, 8), "steps": (4, 1)}),
     "training": (training, {"images": (6_400, 64)}),
 }
 

@@ -7,7 +7,7 @@ Each works in the precision of the network that it is given.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dataset.images import CROP_PADDING, IMAGENET, Images
-from models.graph import Graph, with_batch_statistics
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
 from models.training import TrainingSettings, learning_rate_at
@@ -256,30 +255,3 @@ def ensemble_accuracies(
 def same_scores(scores: Scores, others: Scores) -> bool:
     """Whether two tournaments found the same ensembles, accuracies and fitness, to the last bit."""
     return all(np.array_equal(value, getattr(others, name)) for name, value in vars(scores).items())
-
-
-class MaskedModule:
-    """A module while it is trained, as the whole strong model whose maps are multiplied by a mask.
-
-    Args:
-        graph: the strong model.
-        mask: (units,) float, 1 = kept.
-        target_class: of the module.
-        step_size: Adam's.
-    """
-
-    def __init__(self, graph: Graph, mask: Tensor, target_class: int, step_size: float) -> None:
-        self.mask, self.target_class, self.program = mask, target_class, with_batch_statistics(graph.program)
-        values = {name: value.detach().clone() for name, value in graph.constants.items()}
-        weights = [values[name] for name in graph.learned - graph.buffers if values[name].is_floating_point()]
-        self.constants = [values[name] for _, name in self.program.constants]
-        self.optimizer = torch.optim.Adam([weight.requires_grad_() for weight in weights], step_size, (0.9, 0.99))
-
-    def step(self, images: Tensor, loss: Callable[[Tensor, list[int]], Tensor]) -> float:
-        """A step on normalised images towards a small loss of the logit (images, 1), given [class]: the loss before."""
-        (logits,) = self.program.run(images, self.constants, factors=self.mask)
-        value = loss(logits[:, [self.target_class]], [self.target_class])
-        self.optimizer.zero_grad()
-        value.backward()
-        self.optimizer.step()
-        return float(value.detach())

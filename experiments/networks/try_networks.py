@@ -29,6 +29,7 @@ from torch import nn
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from models.graph import count_flops, trace
 from models.graph.errors import where
+from models.names import network_of
 from models.opening import OneLineParser
 from utils.device import processor
 from utils.errors import reason, run
@@ -79,23 +80,12 @@ def default_networks() -> list[str]:
     return [*(f"torchvision:{name}" for name in cnns), *(f"timm:{name}" for name in TIMM_NETWORKS.read_text().split())]
 
 
-def build(network: str) -> nn.Module:
-    """The network LIBRARY:NAME, untrained. Raises ValueError for a library that is not known."""
-    library, _, name = network.partition(":")
-    if library == "timm":
-        return timm.create_model(name, num_classes=NUM_CLASSES, pretrained=False)
-    if library == "torchvision":
-        given = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        return torchvision.models.get_model(name, num_classes=NUM_CLASSES, **given)
-    raise ValueError(f"{network}: expected torchvision:NAME or timm:NAME")
-
-
 def try_network(network: str, side: int) -> NetworkRow:
     """One line of the table; an error becomes its reason."""
     row = NetworkRow(network, side)
     try:
         torch.manual_seed(0)
-        model = build(network)
+        model = network_of(network, NUM_CLASSES)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         if num_parameters > MOST_PARAMETERS:
             row.works, row.reason = "not tried", f"{num_parameters / 1e6:.0f} M parameters"

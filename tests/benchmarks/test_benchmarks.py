@@ -19,7 +19,6 @@ TINY = ("--set", "sensitivity_ratios=0.5,1")
         ("scoring", None),
         ("importance", [(30, 60)]),
         ("sensitivity", [(1, 26)]),
-        pytest.param("gradient", [(1, 1)], marks=pytest.mark.long),
         pytest.param("training", [(2, 2)], marks=pytest.mark.long),
     ],
 )
