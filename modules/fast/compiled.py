@@ -77,7 +77,7 @@ def _say_once(line: str) -> None:
 
 @functools.cache
 def compiled(source: Path, compiler: tuple[str, ...]) -> ctypes.CDLL:
-    """The library of a C++ file: from `__pycache__` beside it, where it was compiled before, else compiled now.
+    """The library of a C++ file: from the `__pycache__` next to it if it was compiled before, else compiled now.
 
     Raises UserError if that fails.
     """

@@ -17,8 +17,8 @@ from utils.device import has_tiles
 # measured layer by layer, see experiments/results/BENCHMARKS.md.
 BANDED_UP_TO = {torch.float32: 2, torch.bfloat16: 4}
 # Of one batch's largest feature map. On the CPU small enough that maps stay in the cache and that their memory is used
-# again instead of asked for anew, which costs more than the convolutions; large enough for the small maps of the deep
-# layers: 16 MiB in float32. Elsewhere enough that convolutions take longer than starting them: 128 MiB.
+# again instead of requested each time, which costs more than the convolutions; large enough for the small maps of the
+# deep layers: 16 MiB in float32. Elsewhere enough that convolutions take longer than starting them: 128 MiB.
 FEATURE_MAP_VALUES = 4 * 2**20
 FEATURE_MAP_VALUES_ON_DEVICE = 32 * 2**20
 
@@ -137,7 +137,7 @@ def relu(maps: Tensor, *, pool: bool) -> Tensor:
 
     The maximum of ReLUs is the ReLU of the maximum, on a quarter of the values; by slices it is on the CPU five times
     as fast as max_pool2d in float32. In bfloat16 the bits are compared as integers, two to six times as fast:
-    where they are not negative their order is the same, and negative ones are negative as integers too.
+    numbers that are not negative have the same order as integers, and negative ones are negative as integers too.
     """
     bits = maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps
     if pool:

@@ -214,8 +214,8 @@ struct Convolution {
     bool run() const {
         int64_t of_tile = ALL_POINTS * stride, of_panel = ALL_POINTS * PANEL * LANES;
         int64_t all = layer.blocks * tiles * tiles;
-        // So many tiles meet a panel one after the other: as many as stay in the cache, but more where the weights,
-        // which are read anew for them, are too many for it.
+        // So many tiles meet a panel one after the other: as many as stay in the cache, but more if the weights,
+        // which are read again for them, are too many for it.
         int64_t fitting = POINTS_BYTES / (of_tile * int64_t(sizeof(float))), wanted = layer.kernels / (2 * LANES);
         int64_t at_once = std::min(all, std::max({fitting, wanted, int64_t(1)}));
         int64_t bytes = (of_panel + at_once * of_tile) * sizeof(float);

@@ -73,7 +73,7 @@ class CompiledConvolutions(Convolutions):
         self.lanes = library.lanes()
 
     def batch_size(self, values: int) -> int:
-        """Few, for the cache; but enough for the FC layers, whose weights are read anew for every batch."""
+        """Few, for the cache; but enough for the FC layers, whose weights are read again for every batch."""
         return max(1, min(BATCH, FEATURE_MAP_VALUES // values))
 
     def place(self, values: Tensor) -> Tensor:

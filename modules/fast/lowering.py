@@ -1,9 +1,9 @@
 """From values to the program that computes them, in the way that is fastest on the device and for the dtype.
 
 A convolution becomes a layer together with what can be done to its maps at once: ReLU, the addition of another map, 2x2
-max-pooling. A value stands in memory as torch has it, or in the compiled library's order, or in both where somebody
-reads it so. A compiled layer wants the library's order. What works channel by channel takes it where it finds it, by
-torch's own operator. All else is torch's own operator in torch's own order.
+max-pooling. A value stands in memory as torch has it, in the compiled library's order, or, if it is read in both
+orders, in both. A compiled layer needs the library's order. An operator that works channel by channel keeps the order
+of its operands, and runs as torch's own operator. All others are torch's own operators in torch's order.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ NUMBERS = frozenset({"sym_size", "getitem"})  # they read no map
 
 @dataclass
 class FusedLayer:
-    """A convolution, then in this order, each where it is asked for: ReLU, addition, ReLU of the sum, pooling.
+    """A convolution, then in this order, each if it is asked for: ReLU, addition, ReLU of the sum, pooling.
 
     Attributes:
         maps: (n, channels, height, width).

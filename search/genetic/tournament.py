@@ -5,9 +5,10 @@ two groups are scored on the validation images of the groups' own classes; the b
 neighbours' survivors, until ensembles span all classes (Qi et al., ASE 2022, section 4.2).
 
 How it is fast, and exact. Per image all outputs are replaced by small integers, their levels (see ranks.py):
-an ensemble is right if the level of the label's module is above all others. One array per partial ensemble, on its own
-classes' images the level of the label's module where it is right (else 0) and elsewhere its largest level, gives the
-accuracy of every pair of partial ensembles by comparing and counting. Only of the survivors more is computed.
+an ensemble is right if the level of the label's module is above all others. One array per partial ensemble gives the
+accuracy of every pair of partial ensembles by comparing and counting. On images of the ensemble's own classes it has
+the level of the label's module if the ensemble is right, else 0; on other images the ensemble's largest level. All else
+is computed of the survivors alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class PartialEnsembles:
     classes: tuple[int, ...]
     members: np.ndarray  # (E, len(classes)) chromosome indices
     own: slice  # where the images of these classes stand among the n
-    levels: np.ndarray  # (E, n): on own images the label's module's where it is right, else 0; elsewhere the largest
+    levels: np.ndarray  # (E, n): on own images the label's module's if it is right, else 0; on others the largest
     distance_sum: np.ndarray  # (E,) int64: summed Jaccard distance over the pairs of members, in units of 2^-40
     own_class_sum: np.ndarray  # (E,) float64: summed AUC of the members
 
@@ -226,9 +227,9 @@ def _between(
 
 
 def _ascending(group: PartialEnsembles, left: PartialEnsembles, right: PartialEnsembles) -> np.ndarray:
-    """A group's levels on the images of both, turned round on the right one's: the left one is greater where it counts.
+    """A group's levels on the images of both, inverted on the right one's: a pair is right if the left one is greater.
 
-    On the left one's images a pair is right where left > right, on the right one's where right > left, that is where
+    On the left one's images a pair is right if left > right, on the right one's if right > left, that is if
     not left > not right, bit by bit.
     """
     return np.concatenate([group.levels[:, left.own], ~group.levels[:, right.own]], axis=1)
@@ -259,7 +260,7 @@ def most_accurate(
 ) -> np.ndarray:
     """Indices of the ensembles that survive, by falling accuracy; equal ones in their order.
 
-    As many as reach the threshold, but at least `survivors_min` and at most `survivors_max`; `always` is added where it
+    As many as reach the threshold, but at least `survivors_min` and at most `survivors_max`; `always` is added if it
     is not among them.
 
     Args:

@@ -100,7 +100,7 @@ def partial_group_norm(
 
     Args:
         values: (n, kept channels, ...).
-        member: (groups, kept channels) of the values' dtype: 1 where a channel is in a group.
+        member: (groups, kept channels) of the values' dtype: 1 if a channel is in a group.
         per_group: channels of a group, with those that were cut.
         weight, bias: (kept channels,).
         epsilon: added to the variance.
