@@ -5,7 +5,6 @@ the names or into them. A state_dict is recognised by the network's own names at
 """
 
 import re
-from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -49,11 +48,6 @@ class Weights:
         return self.endings.own
 
     @cached_property
-    def num_extra(self) -> int:
-        """How many names at this place are not the network's."""
-        return self.names.count_extra(self.before, self.theirs)
-
-    @cached_property
     def extra(self) -> list[str]:
         """Names at this place that are not the network's."""
         here = (name for name in self.names.at_no_place(self.theirs) if name.startswith(self.before))
@@ -79,7 +73,7 @@ class Weights:
     @property
     def fits(self) -> bool:
         """Whether the network has all that it needs from here, and knows all that is here."""
-        return self.endings.needed <= set(self.fitting) and not self.num_extra
+        return self.endings.needed <= set(self.fitting) and not self.extra
 
     def is_same_as(self, other: "Weights") -> bool:
         """Whether a network is the same with either."""
@@ -174,9 +168,7 @@ def _chosen(places: Sequence[Weights], path: Path, key: str | None) -> Weights:
         places = there
     fitting = [weights for weights in places if weights.fits]
     if not fitting:
-        raise _misfit(
-            max(places, key=lambda weights: (len(weights.fitting), len(weights.found), -weights.num_extra)), path
-        )
+        raise _misfit(max(places, key=lambda weights: (len(weights.fitting), len(weights.found))), path)
     first, *others = fitting
     if not all(first.is_same_as(other) for other in others):
         raise UserError(f"{path} has several that fit: choose one with --checkpoint_key: {_listed(fitting)}")
@@ -192,7 +184,7 @@ def _misfit(best: Weights, path: Path) -> UserError:
             f"expected names like {next(iter(best.expected))}, found {best.names.all[0]}"
         )
     counts = {_other_count(best.expected[name], best.found.get(name)) for name in best.different}
-    if len(counts) == 1 and None not in counts and not best.num_extra:
+    if len(counts) == 1 and None not in counts and not best.extra:
         ours, theirs = next(count for count in counts if count is not None)
         layer = best.different[0].rpartition(".")[0]
         return OtherOutputs(
@@ -248,31 +240,16 @@ class _Endings:
         return found[::-1]
 
 
+@dataclass(frozen=True)
 class _Names:
-    """The names of a dict's tensors. Sorted, those with one beginning are next to each other, and counted at once.
+    """The names of a dict's tensors, which all places in it share."""
 
-    Args:
-        names: all of them, in their order.
-        placed: those of places at which all that the network needs was found.
-    """
-
-    def __init__(self, names: Iterable[str], placed: Set[str]) -> None:
-        self.all, self._placed = list(names), placed
-        self._rest = sorted(n for n in self.all if n not in placed and n.rpartition(".")[2] not in COUNTERS)
+    all: Sequence[str]  # in their order
+    placed: Set[str]  # those of places at which all that the network needs was found
 
     def at_no_place(self, theirs: Set[str]) -> list[str]:
         """The names that are neither among `theirs` nor placed."""
-        return [name for name in self.all if name not in theirs and name not in self._placed]
-
-    def count_extra(self, before: str, theirs: Set[str]) -> int:
-        """How many names begin so, are needed, and are neither among `theirs` nor placed."""
-        own = sum(n not in self._placed and not NOT_NEEDED.fullmatch(n[len(before) :]) for n in theirs)
-        return self._count(before) - sum(self._count(f"{before}{word}.") for word in AUXILIARY) - own
-
-    def _count(self, before: str) -> int:
-        if not before:
-            return len(self._rest)
-        return bisect_left(self._rest, f"{before[:-1]}/") - bisect_left(self._rest, before)  # / comes after .
+        return [name for name in self.all if name not in theirs and name not in self.placed]
 
 
 def _places(content: Any, own: Mapping[str, Tensor]) -> Iterator[Weights]:
@@ -309,7 +286,7 @@ def _places_in(keys: str, tensors: Mapping[str, Tensor], endings: _Endings) -> I
         for prefix, own_name in endings.of(name):
             by_prefix[prefix][own_name] = name
     placed = {n for name_of in by_prefix.values() if name_of.keys() >= endings.needed for n in name_of.values()}
-    names = _Names(tensors, placed)
+    names = _Names(list(tensors), placed)
     for prefix, name_of in by_prefix.items() or [("", {})]:
         yield Weights(
             place=".".join(part for part in (keys, prefix) if part) or TOP,

@@ -28,7 +28,7 @@ class NetworkSettings:
     resize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    digest: str = ""  # of the graph; unknown where an earlier version wrote this, or the model is a published one
+    digest: str = ""  # of the graph; unknown if the model is a published one
     torch: str = ""  # the version that traced the graph
     code_values: tuple[float, ...] = ()  # of the graph
 

@@ -131,7 +131,7 @@ def check_network_settings(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the strong model is known to be of another network, or of images of another form."""
     file = model_files.network_settings(artifacts)
     recorded = file.load_if_there()
-    if recorded is None:  # written by an earlier version
+    if recorded is None:  # a checkpoint that was put there by hand
         return
     if different := recorded.difference_from(NetworkSettings.of(config)):
         raise UserError(

@@ -11,16 +11,11 @@ MOST_MODULES = 4096
 ROWS_AT_ONCE = 256  # masks of one side that are compared at a time
 
 
-def jaccard_distances(masks: np.ndarray, other_masks: np.ndarray) -> np.ndarray:
-    """1 - |A and B| / |A or B| for each pair of rows of (a, K) and (b, K) bool masks, as (a, b) float64.
-
-    Rounded to a multiple of 2^-40. Two empty sets are equal: distance 0.
-    """
-    return distance_units(masks, other_masks) / RESOLUTION
-
-
 def distance_units(masks: np.ndarray, other_masks: np.ndarray) -> np.ndarray:
-    """The same distances in units of 2^-40, as (a, b) int64: to be summed exactly."""
+    """1 - |A and B| / |A or B| for each pair of rows of (a, K) and (b, K) bool masks: (a, b) int64 multiples of 2^-40.
+
+    They are summed exactly. Two empty sets are equal: distance 0.
+    """
     # Counts up to 2^24 are exact in float32, and torch's matrix product in it is the fastest way to get them.
     rows, columns = (torch.from_numpy(np.ascontiguousarray(some)).float() for some in (masks, other_masks))
     shared = (rows @ columns.T).double().numpy()

@@ -96,9 +96,7 @@ def module_of_weights(
         ValueError: the mask does not fit the strong model.
         RuntimeError: torch's, naming the shapes; the weights do not fit the mask.
     """
-    # An earlier version's modules of networks without a linear layer at the end have two numbers more.
-    scales_logits = any(name.startswith("logit.") for name in weights)
-    module = strong.cut(strong.units.gather(kernel_mask), target_class, scales_logits=scales_logits)
+    module = strong.cut(strong.units.gather(kernel_mask), target_class)
     module.load_state_dict(weights)
     return module
 

@@ -33,7 +33,7 @@ class SetRecord:
     """Everything that is known of a set's modules; tuples have one entry per module, accuracies are counts of images.
 
     The composed model's logits are the strong model's, with those of the set's classes replaced by the modules'. For
-    all classes these are the modules' logits alone. A field with a default may be unknown in an earlier version's set.
+    all classes these are the modules' logits alone.
 
     Attributes:
         classes: the names of the strong model's classes.
@@ -182,10 +182,8 @@ class ModuleSet:
 
     def check_source(self, artifacts: Artifacts) -> None:
         """Raises UserError if the modules are known to be cut from another strong model than the one there is."""
-        if self.record.source is None:  # written by an earlier version
-            return
         now = source_of(graph_of(self.config), self.config, artifacts)
-        if difference := self.record.source.difference_from(now):
+        if self.record.source and (difference := self.record.source.difference_from(now)):
             raise UserError(
                 f"the modules in {self.folder} are of another network: {difference}; "
                 f"make a new set with: {self.made_by}"
@@ -257,10 +255,10 @@ def show_module_set(record: SetRecord) -> None:
         print(f"uninformative modules: {names}; before patching, run module_fine_tuner.py")
 
 
-def class_names(record: SetRecord, most: int = 5) -> str:
+def class_names(record: SetRecord) -> str:
     """The classes of a set's modules in words."""
     names = [record.classes[number] for number in record.target_classes]
-    return f"all {len(names)}" if len(names) == len(record.classes) else _enumerated(names, most)
+    return f"all {len(names)}" if len(names) == len(record.classes) else _enumerated(names, 5)
 
 
 def _enumerated(names: Sequence[str], most: int) -> str:

@@ -30,7 +30,6 @@ from models.graph import (
 from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
-from modules.earlier_versions import ONE_CLASS, SLOT, earlier_folders, earlier_record
 from modules.jaccard import mean_pairwise_distance
 from modules.module import CutModules, predict_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
@@ -107,11 +106,7 @@ def read_set(config: Config, artifacts: Artifacts, name: str) -> ModuleSet:
         raise UserError(f"--modules {name}: no such module set, expected one of: {known}; to make it: {made_by}")
     folder = folders[name]
     file = RecordFile(folder / RECORD, made_by, SetRecord)
-    if file.exists():
-        record = file.load()
-    else:
-        classes = config.classes or tuple(map(str, range(config.num_classes)))
-        record = earlier_record(folder, classes, made_by)
+    record = file.load()
     if len(record.classes) != config.num_classes:
         raise file.damaged(f"expected {config.num_classes} classes, found {len(record.classes)}")
     return ModuleSet(name, folder, record, config, made_by)
@@ -131,7 +126,7 @@ def _folders(artifacts: Artifacts) -> dict[str, Path]:
     records = module_files.sets_folder(artifacts).glob(f"*/{RECORD}")
     whole = [path for path in records if NAME.fullmatch(path.parent.name)]
     whole.sort(key=lambda path: path.stat().st_mtime_ns)
-    return {**dict(earlier_folders(artifacts)), **{path.parent.name: path.parent for path in whole}}
+    return {path.parent.name: path.parent for path in whole}
 
 
 def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, images: Images) -> np.ndarray:
@@ -160,8 +155,6 @@ def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, image
 
 def _is_range(outputs: np.ndarray, record: SetRecord, target_class: int) -> bool:
     """Whether outputs have the recorded range: others come from another set that had the same name, and was removed."""
-    if not record.output_low:  # an earlier version did not record it
-        return True
     number = record.target_classes.index(target_class)
     expected = np.array([record.output_low[number], record.output_high[number]])
     return bool(np.abs([outputs.min(), outputs.max()] - expected).max() <= 1e-3 * max(np.abs(expected).max(), 1e-3))
@@ -170,12 +163,8 @@ def _is_range(outputs: np.ndarray, record: SetRecord, target_class: int) -> bool
 # Writing
 def check_new_name(name: str | None) -> None:
     """Raises UserError, before any work, for a `--as NAME` that no set can have."""
-    is_free = name is None or (NAME.fullmatch(name) and len(name) <= LONGEST)
-    if not is_free or name == SLOT or (name or "").startswith(ONE_CLASS):
-        raise UserError(
-            f"--as {name}: expected at most {LONGEST} letters, digits, _ and -, and not {SLOT} or {ONE_CLASS}..., "
-            "which are sets of earlier versions"
-        )
+    if name is not None and not (NAME.fullmatch(name) and len(name) <= LONGEST):
+        raise UserError(f"--as {name}: expected at most {LONGEST} letters, digits, _ and -, the first one no _ or -")
 
 
 def save_set(

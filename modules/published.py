@@ -49,9 +49,7 @@ class PublishedModel:
 
         Raises ValueError if masks or weights fit no modules of the graph.
         """
-        # An earlier version's modules of networks without a linear layer at the end have two numbers more.
-        more = {name: torch.zeros(()) for name in self.module_weights if name.startswith("logit.")}
-        states = [module.state_dict() | more for module in extract_modules(graph, self.masks)]
+        states = [module.state_dict() for module in extract_modules(graph, self.masks)]
         try:
             pieces = {
                 name: iter(values.split([state[name].numel() for state in states if name in state]))
@@ -139,8 +137,6 @@ def load_published(folder: Path) -> PublishedModel:
                 info.filename.removesuffix(".npy"): _float32(read_array(archive.open(info), info.file_size))
                 for info in archive.infolist()
             }
-        if "gains" in arrays:
-            raise ValueError("an earlier version wrote it, with gains of kernels instead of the modules' weights")
         masks, images = arrays["kernels"], arrays["images"]
         _check_masks(masks, report)
         _check_images(images, trained_on)

@@ -17,7 +17,7 @@ class SourceNetwork:
     image_side: int  # in pixels
     digest: str  # of the graph
     torch: str  # the version that traced it
-    strong_model_sha256: str = ""  # of its checkpoint; unknown if an earlier version wrote this
+    strong_model_sha256: str = ""  # of its checkpoint, if there is one
 
     @classmethod
     def of(cls, graph: Graph, config: Config, strong_model_sha256: str = "") -> "SourceNetwork":

@@ -13,8 +13,7 @@ from patching.members import Form
 from utils.errors import UserError
 from utils.files import load_checkpoint
 
-# What a `.pth` file has, among other entries: of a patched model, and of a composed one of an earlier version.
-ENTRIES = ({"weak_network", "strong_network", "kernels", "rule"}, {"members", "rule", "weights"})
+ENTRIES = {"weak_network", "strong_network", "kernels", "rule"}  # that a `.pth` file has, among others
 
 
 class Joined(nn.Module):
@@ -33,10 +32,10 @@ class Joined(nn.Module):
         """The inputs by their names, in the order of a call, and the shape of one image's."""
         return {name: (form.side, form.side, 3) for name, form in self.forms.items()}
 
-    def examples(self, count: int = 2) -> tuple[Tensor, ...]:
-        """Inputs of the right form: pixels are uint8, everything else is float32."""
+    def examples(self) -> tuple[Tensor, ...]:
+        """Inputs of the right form for two images: pixels are uint8, everything else is float32."""
         return tuple(
-            torch.zeros(count, *shape, dtype=torch.uint8 if name in self.forms else torch.float32)
+            torch.zeros(2, *shape, dtype=torch.uint8 if name in self.forms else torch.float32)
             for name, shape in self.inputs.items()
         )
 
@@ -58,7 +57,7 @@ def is_saved_model(path: Path) -> bool:
         entries = load_checkpoint(path, "").keys()
     except (UserError, OSError):
         return False
-    return any(named <= entries for named in ENTRIES)
+    return entries >= ENTRIES
 
 
 def part_of(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:

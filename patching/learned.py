@@ -217,16 +217,14 @@ def held_out_scores(data: Prepared, directions: Tensor) -> Iterator[tuple[int, T
 
 
 @one_blas_thread
-def held_out_answers(
-    weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int], seed: int = 0
-) -> np.ndarray:
+def held_out_answers(weak_logits: Array, module_outputs: Array, labels: Array, targets: Sequence[int]) -> np.ndarray:
     """The classes (images,) int64 that the map gives images of folds that it was not fitted on.
 
     Form and ridge are those that `fit_linear_map` chooses on all images, and the weak model's temperature is fitted on
     all images; the arguments are the same.
     """
-    found = fit_linear_map(weak_logits, module_outputs, labels, targets, seed)
-    data = prepared(weak_logits, module_outputs, labels, targets, seed)
+    found = fit_linear_map(weak_logits, module_outputs, labels, targets)
+    data = prepared(weak_logits, module_outputs, labels, targets, seed=0)
     directions = free_directions(data.logits.shape[1], found.form, targets, data.varying)
     answers = np.empty(len(data.labels), np.int64)
     for number, outside, scores in held_out_scores(data, directions):

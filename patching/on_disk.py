@@ -52,24 +52,15 @@ def load_weak_model(
     return model.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def load_patched_weak_models(
-    artifacts: Artifacts, kind: WeakKind, modules: str | None = None
-) -> list[PatchedWeakModel]:
+def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:
     """All weak models of a kind that were patched, by class, epoch and module set, with all calibrations of each.
 
     Reports on modules of which another set has the name now are left out. Raises UserError if there is none, or a
     report is damaged.
-
-    Args:
-        artifacts: of the strong model.
-        kind: of weak models.
-        modules: the set that they were patched by; None = any.
     """
     found: dict[tuple[int, int, str], PatchedWeakModel] = {}
     for file in patch_files.reports(artifacts, kind):
         model = load_report(file)
-        if modules not in (None, model.modules):
-            continue
         if is_outdated(artifacts, model):
             say(f"left out: {file.path} is of another module set {model.modules} than the one that is there")
             continue
@@ -80,7 +71,7 @@ def load_patched_weak_models(
         found[key] = replace(model, methods={**known.methods, **model.methods})
     if not found:
         folder = patch_files.weak_models_folder(artifacts, kind)
-        absent = folder / "target_class_C" / f"patch_{modules or 'SET'}_epoch_E_CALIBRATION.json"
+        absent = folder / "target_class_C" / "patch_SET_epoch_E_CALIBRATION.json"
         raise missing(absent, patch_files.patch_command(artifacts, kind))
     return [found[key] for key in sorted(found)]
 
@@ -110,7 +101,7 @@ def load_report(file: RecordFile[PatchedWeakModel]) -> PatchedWeakModel:
 
 
 def set_checksum(artifacts: Artifacts, modules: str) -> str:
-    """Of the record of a module set; empty if there is none, as of sets of earlier versions."""
+    """Of the record of a module set; empty if there is none."""
     path = module_files.sets_folder(artifacts) / modules / RECORD
     return sha256_of(path) if path.exists() else ""
 

@@ -141,15 +141,10 @@ def load_patched_model(path: str | Path, device: str | torch.device = "cpu") -> 
         `model.form`; `model.inputs` has the names and shapes of its inputs, if there are several.
 
     Raises:
-        UserError: the file is missing, damaged, no patched model, or one of an earlier version.
+        UserError: the file is missing, damaged, or no patched model.
     """
     path = Path(path)
     state = load_checkpoint(path, MADE_BY)
-    if "weak_network" in state and "form" not in state:
-        raise UserError(
-            f"{path} is of an earlier version, whose patched models did not normalise images themselves; make it again "
-            f"with: {MADE_BY}"
-        )
     try:
         model = _model_of(state)
     except NotTrusted:

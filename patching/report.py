@@ -40,7 +40,7 @@ class PatchedWeakModel:
         epoch: of a weak model that was trained here.
         validation_images: how many.
         details: of a weak model that was not made here: added classes, evaluated modules, cost.
-        made_with: commit, versions and machine; by earlier versions nothing.
+        made_with: commit, versions and machine.
     """
 
     classes: tuple[str, ...]

@@ -35,7 +35,7 @@ from utils.progress import quiet
 SUFFIXES = (".onnx", ".pth", ".py")
 OPTION = "--save"
 # What tells this project's files from others': only they are replaced.
-MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}  # as earlier versions wrote it
+MARK = {"written_by": "cnn-module-toolkit, scripts/patch_weak_model.py --save"}
 FIRST_LINE = re.compile(rb'"""A (patched|composed) image classifier\.')
 
 

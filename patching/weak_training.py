@@ -65,12 +65,11 @@ def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     parser.add_argument("--epochs", help="passes over the training images")
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
     parser.add_argument("--checkpoint_every", help="keep every n-th epoch")
-    parser.add_argument("--keep_every", help=argparse.SUPPRESS)  # as an earlier version called it
     parser.add_argument("--fresh", action="store_true", help="set what is there aside and train again")
     add_engine_options(parser, "weak models are trained one after the other, by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
-    for option in ("epochs", "keep_epochs", "checkpoint_every", "keep_every"):
+    for option in ("epochs", "keep_epochs", "checkpoint_every"):
         if getattr(arguments, option) is not None:
             name = f"{kind}_epochs" if option == "epochs" else option
             arguments.set.append(f"{name}={getattr(arguments, option)}")

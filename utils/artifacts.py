@@ -103,7 +103,7 @@ class CheckpointFile(ArtifactFile):
 class TableFile(ArtifactFile, Generic[Row]):
     """A `.csv` log: one row per dataclass instance, numbered 0, 1, 2 ... by the dataclass's first field.
 
-    Fields with a default, the last ones, may be lacking in it, and may be NaN: an earlier version did not know them.
+    Fields with a default, the last ones, may be NaN.
     """
 
     row: type[Row]
@@ -120,7 +120,7 @@ class TableFile(ArtifactFile, Generic[Row]):
         needed = [field.name for field in dataclasses.fields(self.row) if field.default is dataclasses.MISSING]
         rows = []
         try:
-            for number, texts in enumerate(load_table(self.path, list(kinds), self.made_by, len(kinds) - len(needed))):
+            for number, texts in enumerate(load_table(self.path, list(kinds), self.made_by)):
                 row = self.row(**{name: _value(text, kinds[name]) for name, text in texts.items()})
                 values = vars(row)
                 is_wrong = values[needed[0]] != number or any(
@@ -293,8 +293,8 @@ def save_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     files.save_text(path, csv_table([*columns, CHECKSUM], checked))
 
 
-def load_table(path: Path, columns: Sequence[str], made_by: str, may_lack: int = 0) -> list[dict[str, str]]:
-    """The rows of a CSV table, which may lack so many of the last columns: all of them, or none.
+def load_table(path: Path, columns: Sequence[str], made_by: str) -> list[dict[str, str]]:
+    """The rows of a CSV table.
 
     Raises UserError where it is missing or not text; ValueError where it has other columns, no row (as a table that
     was cut off after its heading), or was changed.
@@ -303,8 +303,6 @@ def load_table(path: Path, columns: Sequence[str], made_by: str, may_lack: int =
         heading, *rows = read_csv(files.read_text(path, made_by)) or [[]]
     except csv.Error as error:
         raise ValueError(error) from None
-    if may_lack and CHECKSUM in heading and len(heading) == len(columns) - may_lack + 1:  # of an earlier version
-        columns = columns[:-may_lack]
     if heading not in ([*columns], [*columns, CHECKSUM]):
         raise ValueError(f"expected the columns {', '.join(columns)}")
     if not rows:

@@ -30,12 +30,10 @@ class Estimate:
     Args:
         what: the stage, for people.
         total: how many steps it has.
-        more_bytes: of memory that it comes to hold after the first steps.
-        instead: what to do where the memory does not suffice, for people.
     """
 
-    def __init__(self, what: str, total: int, *, more_bytes: int = 0, instead: str = "") -> None:
-        self._what, self._total, self._more_bytes, self._instead = what, total, more_bytes, instead
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
         self._start, self._done, self._first, self._is_said = time.perf_counter(), 0, 0.0, False
 
     def advance(self) -> None:
@@ -52,20 +50,15 @@ class Estimate:
             return
         a_step = later / (self._done - 1) if self._done > 1 else seconds
         self._is_said = True
-        say_estimate(
-            self._what, self._first + a_step * (self._total - 1), more_bytes=self._more_bytes, instead=self._instead
-        )
+        say_estimate(self._what, self._first + a_step * (self._total - 1))
 
 
-def estimated(
-    items: Iterable[Item], what: str, total: int | None = None, *, more_bytes: int = 0, instead: str = ""
-) -> Iterator[Item]:
+def estimated(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """The items of a loop, whose first steps are measured: see `Estimate`; `total` is len(items) unless it is given.
 
     Example: `for step in estimated(range(1000), "training"): ...`
     """
-    count = len(items) if total is None else total  # type: ignore[arg-type]
-    estimate = Estimate(what, count, more_bytes=more_bytes, instead=instead)
+    estimate = Estimate(what, len(items) if total is None else total)  # type: ignore[arg-type]
     for item in items:
         yield item
         estimate.advance()

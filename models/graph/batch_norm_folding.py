@@ -46,7 +46,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     used = {value.name for value in values if isinstance(value, Constant)}
     constants = {name: value for name, value in constants.items() if name in used}
     plain = Plain(tuple(values), constants, frozenset(learned & used), graph.buffers & used)
-    return graph_of(plain, graph.fewest_units)
+    return graph_of(plain)
 
 
 def _bias_name(weight: Value, bias: Value | None) -> str:

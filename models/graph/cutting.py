@@ -70,7 +70,6 @@ class Cut:
         code: where the smaller network is written, which may have others.
         unit_mask: (units,) bool, True = kept.
         target_class: keep only this class's logit; None keeps all.
-        scales_logits: see `Graph.cut`.
 
     Attributes:
         row: the layout of a value of the graph that has a row of channels.
@@ -79,14 +78,7 @@ class Cut:
         constants: the graph's.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        code: Code,
-        unit_mask: np.ndarray,
-        target_class: int | None,
-        scales_logits: bool = False,
-    ) -> None:
+    def __init__(self, plan: Plan, code: Code, unit_mask: np.ndarray, target_class: int | None) -> None:
         self.channels, self.constants, self.row = plan.channels, plan.constants, plan.channels.row
         self.device, self.dtype = plan.device, plan.dtype
         self.new: dict[Value, Value] = {}
@@ -94,7 +86,6 @@ class Cut:
         self._mask = np.append(unit_mask, True)  # unit -1 finds the last one
         self._kept: dict[int, np.ndarray] = {}
         self._whole: dict[Value, bool] = {}
-        self._scales_logits = scales_logits
 
     def kept(self, channels: np.ndarray) -> np.ndarray:
         """The places of a row at which a channel is kept, (kept,) int64."""
@@ -174,7 +165,7 @@ class Cut:
         logits = self.new[self._plan.logits]
         if self._target_class is not None and self._is_whole(self._plan.logits):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
-        return self._scaled(logits) if self._scales_logits else logits
+        return logits
 
     def _shape(self, value: Value) -> tuple[int, ...] | None:
         found = self.channels.layouts.get(value)
@@ -195,9 +186,3 @@ class Cut:
             if isinstance(row, ChannelRow) and len(self.kept(row.channels)) < len(row.channels):
                 return False
         return True
-
-    def _scaled(self, logits: Value) -> Value:
-        for name, value, function in (("logit.scale", 1.0, aten.mul.Tensor), ("logit.bias", 0.0, aten.add.Tensor)):
-            tensor = torch.tensor(value, device=self.device, dtype=self.dtype)
-            logits = self.call(function, logits, self._code.constant(name, (), (), tensor.clone))
-        return logits

@@ -43,7 +43,6 @@ class Graph:
         buffers: names of the constants that are buffers of the network.
         channels: what was found out about channels.
         units: the units.
-        fewest_units: see `trace`.
     """
 
     values: tuple[Value, ...]
@@ -52,7 +51,6 @@ class Graph:
     buffers: frozenset[str]
     channels: Propagation
     units: Units
-    fewest_units: int = FEWEST_UNITS
 
     @property
     def num_units(self) -> int:
@@ -139,7 +137,6 @@ class Graph:
         images: Tensor,
         factors: Tensor | None = None,
         *,
-        layers: Mapping[str, Callable[..., Any]] | None = None,
         observe: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> Tensor:
         """Logits (n, classes) of images (n, channels, side, side), with units' maps times factors where they are read.
@@ -147,19 +144,13 @@ class Graph:
         Args:
             images: normalised, of the constants' dtype and device.
             factors: (units,) or one row for each image (n, units), of the images' dtype; 0 = dropped. Differentiable.
-            layers, observe: see `Program.run`.
+            observe: by operators' names, what is called with their values.
         """
         constants = [self.constants[name] for _, name in self.program.constants]
-        (logits,) = self.program.run(images, constants, factors=factors, layers=layers, observe=observe)
+        (logits,) = self.program.run(images, constants, factors=factors, observe=observe)
         return logits
 
-    def cut(
-        self,
-        unit_mask: np.ndarray,
-        target_class: int | None = None,
-        *,
-        scales_logits: bool = False,
-    ) -> GraphNetwork:
+    def cut(self, unit_mask: np.ndarray, target_class: int | None = None) -> GraphNetwork:
         """The smaller network that computes what `forward` computes with the dropped units' factors at zero.
 
         Its state_dict has the network's own names. A network that was cut alike loads it.
@@ -167,7 +158,6 @@ class Graph:
         Args:
             unit_mask: (units,) bool, True = kept.
             target_class: keep only this class's logit; None keeps all.
-            scales_logits: add "logit.scale", 1, and "logit.bias", 0, which an earlier version's modules have.
 
         Returns a module of its own, in evaluation mode: images (n, channels, side, side) -> logits (n, 1 or classes).
         Raises ValueError for a mask or a class that does not fit.
@@ -175,7 +165,7 @@ class Graph:
         unit_mask = np.asarray(unit_mask)
         self.check(unit_mask, target_class)
         with torch.no_grad():
-            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class, scales_logits).run()
+            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class).run()
             return network_of(logits, self.constants, self.learned, self.buffers)
 
     def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:
@@ -221,7 +211,6 @@ def trace(
     network: nn.Module,
     image_side: int,
     channels: int = 3,
-    fewest_units: int = FEWEST_UNITS,
     num_classes: int | None = None,
 ) -> Graph:
     """Follow a CNN classifier's code once and return its graph.
@@ -231,7 +220,6 @@ def trace(
             is read in evaluation mode and left as it was.
         image_side: in pixels.
         channels: of an image.
-        fewest_units: a grouped convolution with fewer units has its kernels dropped one by one, not group by group.
         num_classes: the logits are the first output (n, num_classes); if none is that wide, or the number is not
             given, the first (n, any number).
 
@@ -239,7 +227,7 @@ def trace(
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)
-        graph = graph_of(plain, fewest_units)
+        graph = graph_of(plain)
         check_answers(network, graph.forward, plain.ends, graph.image_shape, graph.num_classes)
     except NetworkRefused:
         raise
@@ -248,7 +236,7 @@ def trace(
     return graph
 
 
-def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
+def graph_of(plain: Plain) -> Graph:
     """The graph of a plain one. Raises NetworkRefused if it has no convolution."""
     freed: frozenset[str] = frozenset()
     of_code = {name: value for name, value in plain.constants.items() if name not in plain.learned}
@@ -262,10 +250,10 @@ def graph_of(plain: Plain, fewest_units: int = FEWEST_UNITS) -> Graph:
             for layer in channels.layers
             if layer.groups > 1
             and layer.value.given.weight.shape[1] > 1
-            and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < fewest_units
+            and len(set(units.unit_of_channel[layer.channels].tolist()) - {-1}) < FEWEST_UNITS
         )
         if too_few <= freed:
-            return Graph(plain.values, plain.constants, plain.learned, plain.buffers, channels, units, fewest_units)
+            return Graph(plain.values, plain.constants, plain.learned, plain.buffers, channels, units)
         freed |= too_few
 
 

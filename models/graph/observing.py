@@ -30,9 +30,7 @@ class Observed:
     units: np.ndarray  # (m,) at these places
 
 
-def unit_norms(
-    graph: Graph, images: Tensor, factors: Tensor | None = None, of_value: Callable[[Tensor], Tensor] = torch.abs
-) -> tuple[Tensor, Tensor]:
+def unit_norms(graph: Graph, images: Tensor, of_value: Callable[[Tensor], Tensor] = torch.abs) -> tuple[Tensor, Tensor]:
     """Logits (n, classes), and each unit's L1 norm on each image (n, units) float32.
 
     A unit of several channels has the sum of their norms.
@@ -40,7 +38,6 @@ def unit_norms(
     Args:
         graph: whose units.
         images: (n, channels, side, side), as of `Graph.forward`.
-        factors: likewise.
         of_value: what is summed over a map, of its values; by default their absolute values.
     """
     norms = torch.zeros(len(images), graph.num_units, device=images.device)
@@ -59,7 +56,7 @@ def unit_norms(
     by_name: dict[str, list[Observed]] = {}
     for part in observed_values(graph):
         by_name.setdefault(part.name, []).append(part)
-    logits = graph.forward(images, factors, observe={name: observe(parts) for name, parts in by_name.items()})
+    logits = graph.forward(images, observe={name: observe(parts) for name, parts in by_name.items()})
     return logits, norms
 
 

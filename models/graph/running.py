@@ -1,4 +1,4 @@
-"""The one interpreter: programs, with masks in front of readers, other layers, values observed.
+"""The one interpreter: programs, with masks in front of readers, and values observed.
 
 A graph, a network that was cut out of one, and the modules of a population become programs. A program is a list of
 steps without values, so that it can be copied; a step's operands are places in a list, which are let go behind their
@@ -64,7 +64,6 @@ class Program:
         constants: Sequence[Tensor] = (),
         *,
         factors: Tensor | None = None,
-        layers: Mapping[str, Callable[..., Any]] | None = None,
         observe: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> list[Any]:
         """The outputs for images (n, channels, side, side); of a graph they are one, the logits (n, classes).
@@ -74,12 +73,9 @@ class Program:
             constants: the values of `self.constants`, in that order.
             factors: (units,) or (n, units), of the images' dtype: what each unit's maps are multiplied by where they
                 are read, 0 = dropped.
-            layers: by operators' names, what is called instead of them, with their arguments. A reader's is given
-                its source as it is and, as `factors`, those that belong in front of it (1 or n, channels), or None.
-                Operators that read no units (the first layer) are given no `factors`.
             observe: by operators' names, what is called with their values.
         """
-        layers, observe = layers or {}, observe or {}
+        observe = observe or {}
         masked = None if factors is None else MaskedValues(factors)
         values: list[Any] = [None] * self.num_places
         values[IMAGES.number] = images
@@ -92,15 +88,9 @@ class Program:
         for step in self.steps:
             args = replaced(list(step.args), Place, value_at)
             kwargs = replaced(step.kwargs, Place, value_at)
-            in_front = step.factors
-            if step.name in layers:
-                if in_front is not None:
-                    kwargs["factors"] = masked.of(in_front) if masked is not None else None
-                value = layers[step.name](*args, **kwargs)
-            else:
-                if in_front is not None and masked is not None:
-                    args[0] = masked.value(in_front, args[0])
-                value = step.function(*args, **kwargs)
+            if step.factors is not None and masked is not None:
+                args[0] = masked.value(step.factors, args[0])
+            value = step.function(*args, **kwargs)
             if step.name in observe:
                 observe[step.name](value)
             values[step.place] = value
@@ -120,15 +110,11 @@ class MaskedValues:
         self._factors = torch.cat([factors, ones], -1)  # unit -1, always kept, finds the last one
         self._made: dict[int, Tensor] = {}
 
-    def of(self, in_front: Factors) -> Tensor:
-        """The factors (1 or n, channels) of a reader's source."""
-        index = torch.as_tensor(in_front.units % self._factors.shape[-1], device=self._factors.device)
-        return self._factors.index_select(-1, index).view(-1, len(index))
-
     def value(self, in_front: Factors, source: Tensor) -> Tensor:
         """The source times its factors."""
         if in_front.source not in self._made:
-            factors = self.of(in_front)
+            index = torch.as_tensor(in_front.units % self._factors.shape[-1], device=self._factors.device)
+            factors = self._factors.index_select(-1, index).view(-1, len(index))
             shape = [len(factors), *[1] * (in_front.num_dims - 1)]
             shape[in_front.dim] = factors.shape[1]
             self._made[in_front.source] = source * factors.view(shape)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.checkpoints import Weights, _places, load_foreign_checkpoint
+from models.checkpoints import Weights, load_foreign_checkpoint
 from utils.errors import UserError
 
 State = dict[str, Any]
@@ -257,15 +257,3 @@ def test_an_object_that_is_there_many_times_is_one_place(monkeypatch: pytest.Mon
     content = [[[state] * 1000] * 1000] * 1000
     monkeypatch.setattr("models.checkpoints.read_foreign_file", lambda path: content)
     assert load_foreign_checkpoint(Small(), Path("a.pth")).place == "0.0.0"
-
-
-PARTS = ["module", "net", "0", "1", "weight", "aux1", "total_ops", "a.", "a/", "a"]
-
-
-@given(names=st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(".".join), max_size=12, unique=True))
-def test_what_is_left_over_is_counted_as_it_is_listed(names: list[str]) -> None:
-    network = nn.ModuleDict({"0": nn.Linear(1, 1, bias=False), "aux1": nn.Linear(1, 1, bias=False)})
-    for weights in _places(dict.fromkeys(names, torch.zeros(1, 1)), network.state_dict()):
-        assert weights.num_extra == len(weights.extra)
-        assert not set(weights.extra) & weights.theirs
-        assert all(name.startswith(weights.before) for name in weights.extra)

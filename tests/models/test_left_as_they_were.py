@@ -115,7 +115,7 @@ def observe(network: nn.Module) -> None:
     graph = trace(network, SIDE)
     like = next(iter(graph.constants.values()))
     images = torch.randn(4, 3, SIDE, SIDE).to(like)
-    unit_norms(graph, images, torch.ones(graph.num_units).to(like))
+    unit_norms(graph, images)
     mask = np.arange(graph.num_units) % 2 == 0
     cut = graph.cut(mask, 0)
     for each in (cut, graph.network, fold_batch_norm(graph).network):

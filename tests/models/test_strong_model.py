@@ -167,7 +167,10 @@ def test_code_that_has_changed_since_is_refused(
         return
     with pytest.raises(UserError, match=message):
         load_strong_model(config, artifacts, torch.device("cpu"))
-    for unknown in ({"digest": "", "torch": "", "code_values": ()}, {"torch": "2.6"}):  # of an earlier version
+    for unknown in (
+        {"digest": "", "torch": "", "code_values": ()},
+        {"torch": "2.6"},
+    ):  # published; another torch
         model_files.network_settings(artifacts).save(dataclasses.replace(recorded, **unknown))
         load_strong_model(config, artifacts, torch.device("cpu"))
 

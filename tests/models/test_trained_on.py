@@ -79,7 +79,7 @@ def test_the_images_are_those_or_are_refused(stage: Stage) -> None:
     path = model_files.trained_on(stage.artifacts).path
     assert f"(test: expected the same 196 images, given others; they are recorded in {path})" in str(error.value)
     assert str(error.value).endswith(f"or train on these with: python train.py {' '.join(NAMES)} --fresh")
-    path.unlink()  # of an earlier version, or from elsewhere
+    path.unlink()  # from elsewhere
     assert len(load_strong_split(CONFIG, stage.artifacts).valid) == 141
 
 

@@ -89,7 +89,7 @@ def test_a_set_is_never_changed(config, artifacts):
     assert [each.name for each in module_sets.module_sets(config, artifacts)] == ["found", "found-2", "found-3", "mine"]
 
 
-WRONG_NAMES = ["", "../up", "a/b", "-x", "modules", "for_patch_3", ".hidden", "latest.json", "é", "x" * 101]
+WRONG_NAMES = ["", "../up", "a/b", "-x", ".hidden", "latest.json", "é", "x" * 101]
 
 
 @pytest.mark.parametrize("name", WRONG_NAMES)
@@ -242,45 +242,6 @@ def test_damaged_checkpoints(config, artifacts, damage):
     found.kernels_file(2).save(np.zeros_like(found.record.kernels, shape=graph_of(config).units.num_kernels))
     with pytest.raises(UserError, match="at least one kept kernel"):
         unknown.mask(2)
-
-
-def earlier_slot(config, artifacts):
-    """Modules as an earlier version wrote them, of all classes and of class 2 alone."""
-    found, _, masks = written(config, artifacts)
-    report = {name: getattr(KNOWN, name) for name in list(SetRecord.__dataclass_fields__)[:13]}
-    slot, alone = artifacts.folder / "modules", artifacts.folder / "for_patch" / "class_2" / "modules"
-    for folder in (slot, alone):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in found.folder.glob("class_2*" if folder == alone else "class_*"):
-            shutil.copy(path, folder)
-        source = vars(found.record.source) | {"is_whole": True, "files": found.record.files}
-        save_json(folder / "network.json", source)
-    save_json(slot / "report.json", report)
-    counts = {"kernels": 9, "kernels_kept": 7, "flops": 0.5, "valid_images": 12, "explained": 0.8}
-    aucs = {"valid_auc_strong": 0.9, "valid_auc_module": 0.8}
-    of_class = {"target_class": 2, "name": "owl", "search": {"method": "gradient"}}
-    save_json(alone / "report.json", counts | aucs | of_class)
-    shutil.rmtree(found.folder)
-    (slot / "latest.json").unlink()
-    return masks
-
-
-def test_modules_of_an_earlier_version_are_sets(config, artifacts):
-    masks = earlier_slot(config, artifacts)
-    assert latest_name(artifacts) == "modules"
-    found, alone = open_set(config, artifacts), open_set(config, artifacts, "for_patch_2", (2,))
-    assert found.record.target_classes == (0, 1, 2, 3, 4) and alone.record.target_classes == (2,)
-    assert found.record.uninformative == [] and (alone.record.flops, alone.record.kernels_kept) == ((0.5,), (7,))
-    for each in (found, alone):
-        np.testing.assert_array_equal(each.mask(2), masks[2])
-        assert each.module(2, CPU)
-        show_module_set(each.record)
-    slot = artifacts.folder / "modules"
-    save_json(slot / "network.json", load_json(slot / "network.json", "") | {"is_whole": False})
-    with pytest.raises(UserError, match=r"modules are half written|are half written: .*; make them again with"):
-        open_set(config, artifacts)
-    (slot / "network.json").unlink()  # the first versions wrote none
-    assert open_set(config, artifacts).module(1, CPU)
 
 
 def test_an_uninformative_module_is_named(capsys):

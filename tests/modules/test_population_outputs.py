@@ -20,7 +20,7 @@ from conftest import assert_near
 from hypothesis import given, settings
 from torch import nn
 
-from models.graph import Graph, fold_batch_norm, trace
+from models.graph import Graph, trace
 from models.graph.cutting import Cut
 from models.graph.values import Code, Constant, needed
 from models.names import network_of
@@ -248,13 +248,6 @@ def test_what_does_not_fit_is_refused():
         population_outputs(graph, masks[:, 1:], [0], batch)
     with pytest.raises(ValueError, match="at least one kept channel"):
         population_outputs(graph, ~masks, [0], batch)
-
-
-def test_folding_first_changes_nothing():
-    graph = strong_model("PaddedShortcuts")
-    masks, batch = np.ones((1, graph.num_units), bool), images(graph, 3)
-    folded = population_outputs(fold_batch_norm(graph), masks, [0], batch)
-    assert np.array_equal(folded, population_outputs(graph, masks, [0], batch))
 
 
 @pytest.mark.slow

@@ -89,9 +89,8 @@ def test_each_module_has_its_own_weights_again(tmp_path):
         torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 2, 3), torch.nn.AdaptiveAvgPool2d(1)
     )
     pooled = trace(torch.nn.Sequential(no_linear_end, torch.nn.Flatten()), 8, num_classes=2)
-    for graph, count, more in ((graph_of(RESNET), 10, ()), (pooled, 2, ()), (pooled, 2, ("logit.scale", "logit.bias"))):
+    for graph, count in ((graph_of(RESNET), 10), (pooled, 2)):
         masks, states = random_modules(graph, count)
-        states = [each | {name: torch.rand(()) for name in more} for each in states]
         save_published(tmp_path, published_of(masks, states))
         back = load_published(tmp_path).modules(graph)
         for module, state in zip(back, states, strict=True):
@@ -171,7 +170,6 @@ def test_what_is_not_a_published_model_is_refused(published, tmp_path):
     for write, arrays, expected in (
         (np.savez, {"kernels": np.array([{}], object)}, "Object arrays cannot be loaded"),
         (np.savez_compressed, zeros, "announces more bytes than it holds"),
-        (np.savez, {"gains": np.ones(3)}, "an earlier version wrote it, with gains"),
     ):
         write(path, **arrays)
         with pytest.raises(UserError, match=rf"cannot use .*arrays.npz: .*{expected}"):

@@ -264,16 +264,6 @@ def nan_at_5(array):
     return array + np.where(np.arange(len(array)) == 5, np.nan, 0)[:, None]
 
 
-@pytest.mark.parametrize("descr", ["<f4", "|V1000000000", "|O"])
-@pytest.mark.parametrize("shape", [f"{2**50},", f"{2**70},", "-3,", "[" * 9000])
-def test_absurd_headers_of_logits(tmp_path, descr, shape):
-    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
-    for name in ("valid_logits.npy", "valid_labels.npy"):
-        (tmp_path / name).write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(UserError, match=r"valid_logits\.npy is no plain array: .{10,160}; save it with numpy\.save$"):
-        load_weak_logits(tmp_path, "valid", IMAGES, ("a",), 1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -460,11 +450,3 @@ def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
         assert form["test"].labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(UserError, match=r"dataset own: .*found valid, test; add train"):
         split(load_dataset("own", 32, "stretch", IMAGENET))
-
-
-def test_without_a_validation_part_it_is_that_of_the_split(strong_roots, monkeypatch):
-    monkeypatch.setattr(global_configure, "root_dir", strong_roots("simcnn_x0_25", "digits"))
-    _, (parts,) = load_evaluation_parts("digits", [(32, "stretch", IMAGENET)])
-    expected = load_split(load("simcnn_x0_25", "digits"))
-    np.testing.assert_array_equal(parts["valid"].pixels, expected.valid.pixels)
-    np.testing.assert_array_equal(parts["test"].labels, expected.test.labels)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from random_modules import random_patched_model
 
 from dataset.images import IMAGENET, Normalisation, normalise
-from models.strong_model import untrained_graph
 from patching.members import Form, Member
 from patching.patched_model import PatchedModel, load_patched_model, save_patched_model
 from patching.rules import Learned, RangeRule
@@ -115,24 +114,6 @@ def test_images_that_are_normalised_or_of_another_side_are_refused(given):
         patched_model()(given)
 
 
-@pytest.mark.slow
-def test_a_module_whose_logit_is_scaled_behind_its_last_layer(tmp_path):
-    """As an earlier version left it, of a network that ends in a convolution."""
-    strong = "torchvision:squeezenet1_1"
-    model, path = patched_model(strong_network=strong), tmp_path / "patched.pth"
-    graph = untrained_graph(strong, 5, 32)
-    unit_mask = graph.units.gather(model.origin.kernels[0])
-    network = graph.cut(unit_mask, 0, scales_logits=True)
-    own = {"logit.scale": torch.tensor(-2.0), "logit.bias": torch.tensor(0.5)}
-    network.load_state_dict(network.state_dict() | own)
-    module = Member(network, FORM, [4])
-    with torch.inference_mode():
-        assert_near(module(pixels()), -2 * Member(graph.cut(unit_mask, 0), FORM, [4])(pixels()) + 0.5)
-    model = PatchedModel(model.weak, [module], model.rule, CLASSES, model.origin)
-    save_patched_model(model, path)
-    assert_near(answer(load_patched_model(path)), answer(model))
-
-
 def test_a_network_of_the_users_own_is_found_from_any_folder(tmp_path, monkeypatch):
     """The file names it by its whole path, as a program elsewhere loads it."""
     (tmp_path / "weak.py").write_text(
@@ -169,7 +150,7 @@ def changed_form(**values):
     return lambda state: state.update(form={**state["form"], **values})
 
 
-def of_an_earlier_version(state):
+def without_a_form(state):
     del state["form"]
 
 
@@ -200,7 +181,7 @@ def not_finite(state):
         changed_form(normalisation=[[0.5, 0.5], [0.5, 0.5, 0.5]]),
         changed_form(normalisation=[[0.5, 0.5, 0.5], [0.5, 0.0, 0.5]]),
         changed_form(resize="tile"),
-        of_an_earlier_version,
+        without_a_form,
         without_weights,
         without_a_kernel,
         not_finite,
@@ -214,7 +195,6 @@ def test_a_file_that_is_no_patched_model_is_refused(tmp_path, saved, damage):
     with pytest.raises(UserError, match=r"patched\.pth.*apply_patch\.py --save") as refused:
         load_patched_model(path)
     assert "\n" not in str(refused.value)
-    assert ("is of an earlier version" in str(refused.value)) is (damage is of_an_earlier_version)
 
 
 def test_a_missing_file_names_the_command(tmp_path):

@@ -5,7 +5,6 @@ from functools import cache
 import naive
 import pytest
 import torch
-from conftest import assert_near
 from exactness import random_mask
 from random_modules import with_random_biases
 
@@ -87,18 +86,6 @@ def test_logits_are_equal(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(graph.forward(images), network(images))
         assert torch.equal(graph.network(images), network(images))
-
-
-@both
-def test_masked_is_as_with_hooks_on_the_network(name: str) -> None:
-    network, graph = traced(name)
-    mask = random_mask(graph, 2, 0.5)
-    images = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        _, expected = naive.run_masked(network, images, torch.tensor(graph.units.spread(mask), dtype=torch.float32))
-        found = graph.forward(images, torch.tensor(mask, dtype=torch.float32))
-        assert_near(found, expected)
-        assert not torch.allclose(found, network(images), rtol=1e-2)
 
 
 @both

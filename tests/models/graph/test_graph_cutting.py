@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from awkward_networks import PaddedShortcuts, Parametrised, Shuffled, Standardised
-from exactness import random_images, random_mask, random_network, traced
+from exactness import random_images, random_mask, traced
 from torch import nn
 
-from models.graph import Graph, GraphNetwork, count_flops, trace
+from models.graph import Graph, GraphNetwork, trace
 
 SIDE = 16
 
@@ -39,17 +39,6 @@ def test_constants_of_the_code_are_not_in_the_state() -> None:
     assert "blur" not in cut.state_dict()
     assert {"mean", "conv2.weight", "fc.bias"} <= set(cut.state_dict())
     assert not whole.conv2.weight.equal(cut.state_dict()["conv2.weight"])
-
-
-def test_weights_come_back() -> None:
-    """From the network's code, the mask and the weights alone."""
-    _, graph, cut = cut_network(Shuffled)
-    again = trace(random_network(Shuffled(), SIDE), SIDE)
-    assert again.digest == graph.digest
-    module = again.cut(random_mask(graph, 0), 2)
-    module.load_state_dict(cut.state_dict())
-    images = random_images(SIDE)
-    assert torch.equal(module(images), cut(images))
 
 
 def test_a_cut_network_shares_nothing() -> None:
@@ -98,66 +87,6 @@ def test_a_graph_in_another_precision() -> None:
     images = random_images(SIDE)
     torch.testing.assert_close(found(images.float()), cut(images).float(), rtol=1e-3, atol=1e-4)
     assert graph.device_and_dtype == (torch.device("cpu"), torch.float64)
-
-
-class FireAndLogits(nn.Module):
-    """As SqueezeNet ends: the last convolution's kernels are the logits, and its maps are averaged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 12, 3, stride=2)
-        self.squeeze, self.left, self.right = nn.Conv2d(12, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 3, padding=1)
-        self.last = nn.Conv2d(16, 10, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.squeeze(self.conv(x).relu()).relu()
-        x = torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
-        return self.last(x).relu().mean((2, 3))
-
-
-class SharedLogits(nn.Module):
-    """The weights of the last linear layer are used twice: they cannot take a map in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 10, 3), nn.Linear(10, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.fc(self.conv(x).relu().mean((2, 3))).relu())
-
-
-class NoBias(nn.Module):
-    """The last linear layer has nothing that a bias could be added to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 10, 3), nn.Linear(10, 10, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.conv(x).relu().mean((2, 3)))
-
-
-@pytest.mark.parametrize("target_class", [None, 3])
-@torch.no_grad()
-def test_an_earlier_versions_scale_and_bias_of_the_logits(target_class: int | None) -> None:
-    _, graph = traced(FireAndLogits)
-    mask, images = random_mask(graph, 0), random_images(SIDE)
-    plain, scaled = graph.cut(mask, target_class), graph.cut(mask, target_class, scales_logits=True)
-    assert torch.equal(scaled(images), plain(images))
-    own = {"logit.scale": torch.tensor(-2.5), "logit.bias": torch.tensor(0.75)}
-    scaled.load_state_dict(plain.state_dict() | own)
-    expected = -2.5 * plain(images) + 0.75
-    assert (scaled(images) - expected).abs().max() <= 1e-10
-    assert (expected - expected.flip(0)).abs().max() > 1e-3
-
-
-def test_fewer_operations() -> None:
-    whole, graph, cut = cut_network(PaddedShortcuts)
-    images = random_images(SIDE, 1)
-    assert count_flops(graph.forward, images) == count_flops(whole, images)
-    assert 0 < count_flops(cut, images) < count_flops(whole, images)
-    first = 2 * 3 * 9 * 8 * SIDE**2  # operations of the first layer
-    assert count_flops(nn.Sequential(whole.conv), images) == first
 
 
 def test_what_is_refused() -> None:

@@ -2,16 +2,8 @@
 
 import torch
 
-from models.graph import flops_of, trace
-from models.names import network_of
+from models.graph import flops_of
 from models.resnet20 import ResNet20
-
-
-def test_count_by_hand() -> None:
-    macs = 32 * 32 * 8 * 27 + 16 * 16 * 16 * 8 * 9 + (16 * 8 * 8) * 32 + 32 * 5
-    network = network_of("simcnn_tiny", 5)
-    assert flops_of(network, (3, 32, 32)) == 2 * macs
-    assert trace(network.eval(), 32).flops == 2 * macs
 
 
 def test_images_count_by_their_size_and_precision_does_not() -> None:

@@ -35,37 +35,6 @@ def test_the_gradient_of_masks() -> None:
         torch.testing.assert_close(gradient[unit], (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
-@torch.no_grad()
-def test_layers_in_place_of_nodes() -> None:
-    """A layer is given its operands, and the factors that belong in front of it."""
-    (_, graph), images = traced(PaddedShortcuts), random_images(SIDE)
-    factors = torch.as_tensor(random_mask(graph, 0)).double()
-    calls: list[bool] = []
-
-    def convolution(source: Tensor, weight: Tensor, *rest: object, factors: Tensor | None = None) -> Tensor:
-        calls.append(factors is not None)
-        if factors is None:
-            return torch.ops.aten.conv2d.default(source, weight, *rest)
-        kept = factors[0].nonzero()[:, 0]
-        return torch.ops.aten.conv2d.default(source[:, kept], weight[:, kept], *rest)
-
-    layers = {value.name: convolution for value in graph.values if value.kind == "conv2d"}
-    found = graph.forward(images, factors, layers=layers)
-    torch.testing.assert_close(found, graph.forward(images, factors), rtol=1e-10, atol=1e-10)
-    assert calls == [False, *[True] * 6]  # the first one reads images
-    assert torch.equal(graph.forward(images, layers=layers), graph.forward(images))
-
-
-@torch.no_grad()
-def test_nodes_are_observed() -> None:
-    (_, graph), images = traced(PaddedShortcuts), random_images(SIDE)
-    seen: dict[str, Tensor] = {}
-    observe = {name: lambda value, name=name: seen.setdefault(name, value) for name in ("conv2d", "relu")}
-    assert torch.equal(graph.forward(images, observe=observe), graph.forward(images))
-    assert seen["conv2d"].shape == (2, 8, SIDE, SIDE)
-    assert seen["relu"].min() == 0
-
-
 def test_every_unit_is_observed_once() -> None:
     for network in TRACEABLE:
         _, graph = traced(network)

@@ -44,14 +44,6 @@ def test_every_unit_is_in_one_group() -> None:
                 assert set(group.units) <= set(units.unit_of_kernel[units.layers[number].kernels])
 
 
-def test_units_are_numbered_by_their_first_kernels() -> None:
-    units = units_of(PaddedShortcuts)
-    of_kernel = units.unit_of_kernel[units.unit_of_kernel >= 0]
-    assert np.array_equal(np.unique(of_kernel), np.arange(units.num_units))
-    first = [int(np.argmax(of_kernel == unit)) for unit in range(units.num_units)]
-    assert first == sorted(first)
-
-
 @pytest.mark.parametrize("network", [PaddedShortcuts, Shuffled, UpAndDown, SelectedKernels])
 def test_what_is_known_of_units_and_layers(network: type[nn.Module]) -> None:
     """Kernel by kernel."""
@@ -60,7 +52,8 @@ def test_what_is_known_of_units_and_layers(network: type[nn.Module]) -> None:
     for kernel, unit in enumerate(units.unit_of_kernel.tolist()):
         if unit >= 0:
             kernels_of_unit[unit].append(kernel)
-    assert units.first_kernels.tolist() == [kernels[0] for kernels in kernels_of_unit.values()]
+    first = units.first_kernels.tolist()
+    assert first == sorted(first) == [kernels[0] for kernels in kernels_of_unit.values()]
     assert units.sizes.tolist() == [len(kernels) for kernels in kernels_of_unit.values()]
     tied: dict[int, list[int]] = {}
     for number, layer in enumerate(units.layers):
@@ -68,18 +61,10 @@ def test_what_is_known_of_units_and_layers(network: type[nn.Module]) -> None:
         expected = [unit for unit, kernels in kernels_of_unit.items() if inside & set(kernels)]
         assert units.of_layer(number).tolist() == expected
         assert layer.is_cuttable == bool(expected)
-        first = next((other for other in tied if units.of_layer(other).tolist() == expected), number)
+        before = next((other for other in tied if units.of_layer(other).tolist() == expected), number)
         if expected:
-            tied.setdefault(first, []).append(number)
+            tied.setdefault(before, []).append(number)
     assert units.tied_layers == {first: tuple(layers) for first, layers in tied.items()}
-
-
-def test_layers_that_are_tied() -> None:
-    """In whole: layers of another stage have but a part of the same units."""
-    names = [layer.name for layer in units_of(PaddedShortcuts).layers]
-    tied = [{names[layer] for layer in layers} for layers in units_of(PaddedShortcuts).tied_layers.values()]
-    assert {"conv", "blocks.0.conv2"} in tied
-    assert {"blocks.1.conv2", "blocks.2.conv2"} in tied
 
 
 def test_spread_and_gather_are_inverse() -> None:
