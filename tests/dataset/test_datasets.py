@@ -632,23 +632,6 @@ def test_colour_images_of_16_bits_that_use_few_are_refused(dataset_dir: Path, mo
             assert load_dataset("own").train.pixels[0].max() > 150
 
 
-def test_a_published_dataset_is_described_as_ever(root_dir: Path) -> None:
-    """So that nothing that was decoded by an earlier version is decoded again."""
-    load_dataset("digits")
-    folder = root_dir / "data" / "decoded_dataset" / "digits"
-    assert load_json(folder / "description.json", "") == {"fingerprint": "scikit-learn", "classes": list("0123456789")}
-    parts = {f"{part}_{what}.npy" for part in ("train", "test") for what in ("images", "labels")}
-    compared = {f"{part}_compared.json" for part in ("train", "test")}
-    assert {path.name for path in folder.iterdir()} == {"description.json", *parts, *compared}
-
-
-def test_a_dataset_decoded_by_an_earlier_version_opens(dataset_dir: Path, description: Path) -> None:
-    first = load_dataset("own")
-    shutil.rmtree(dataset_dir / "own")
-    save_json(description, {"fingerprint": "earlier", "classes": ["a", "b"]})
-    assert_same(load_dataset("own"), first)
-
-
 def pack_cifar(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_cifar(dataset_dir, CIFAR10, "labels", list(CIFAR10_CLASSES), monkeypatch)
     archive = dataset_dir / CIFAR10.filename

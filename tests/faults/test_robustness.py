@@ -1,14 +1,10 @@
 """Faults for real, a few of each kind; the commands beside this file try more of them."""
 
 import json
-import runpy
-import signal
 from pathlib import Path
 from typing import Any
 
-import faults
 import full_disk
-import kill
 import pytest
 from conftest import TOP, run_script
 
@@ -84,49 +80,3 @@ def test_failed_launches_leave_no_process_behind(root_dir: Path) -> None:
 )
 def test_wrong_options_are_refused(run_main, root_dir: Path, script: str, words: tuple[str, str]) -> None:
     run_main(f"tests/faults/{script}.py", *words, root=root_dir).refused(words[0])
-
-
-def test_run_all_names_every_command_and_makes_one_table() -> None:
-    defined = {path.name for path in FOLDER.glob("*.py") if path.read_text().endswith("    run(main)\n")}
-    module = runpy.run_path(str(FOLDER / "run_all.py"), run_name="run_all")
-    commands = module["COMMANDS"]
-    assert {full.split()[0] for full, _ in commands} == defined - {"run_all.py"}
-    text = module["table"]([["kills", 20, 20, "none lost", "kill.py"]], "cores: 2")
-    assert "| kills | 20 | 20 | none lost | kill.py |" in text
-
-
-def test_what_was_lost_ends_with_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(faults, "RESULTS", tmp_path)
-    with pytest.raises(SystemExit) as end:
-        faults.conclude("x", [faults.Finding("a", 3, 3, ""), faults.Finding("b", 3, 2, "")], {"more": 1})
-    assert end.value.code == 1
-    assert "error: not everything held: b" in capsys.readouterr().err
-    assert json.loads((tmp_path / "x.json").read_text())["more"] == 1
-
-
-def test_what_a_kill_has_changed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kill, "PATIENCE", 60.0)
-    (tmp_path / "start" / "data" / "model").mkdir(parents=True)
-    starts: list[str] = []
-
-    class Forgetful:
-        """Its second start lasts until it is killed; each start writes something else."""
-
-        def __init__(self, script: Any, root: Path) -> None:
-            starts.append(root.name)
-            self.script, self.exit_code = script, None if len(starts) == 2 else 0
-            (root / "data" / "model" / "found.npy").write_bytes(bytes([len(starts)]))
-
-        def send(self, number: signal.Signals) -> bool:
-            self.exit_code = -number
-            return True
-
-        def wait(self) -> int:
-            return self.exit_code
-
-    finding, details = kill.kill_until("test", [faults.TRAIN], Forgetful, tmp_path / "start", 1, 0)
-    assert starts == ["undisturbed", "disturbed", "disturbed"]
-    assert details["runs"] == [{"kills": 1, "ended with one line": 0, "different": ["model/found.npy"]}]
-    assert (finding.tried, finding.held) == (1, 0)

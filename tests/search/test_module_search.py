@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
 import torch
@@ -29,7 +28,6 @@ from dataset.images import normalise
 from dataset.splits import load_split
 from models import files as model_files
 from models.graph import Graph
-from models.names import network_of
 from models.opening import Stage
 from models.strong_model import graph_of, load_strong_model
 from modules import files as module_files
@@ -224,15 +222,6 @@ def test_the_files_of_a_search(reference):
     assert processes_of(reference) == []
 
 
-@pytest.mark.long
-def test_four_explorers_find_the_same(root, reference):
-    done = run_script(LAUNCHER, *WHOLE, "--jobs", "4", root=root, timeout=PATIENCE)
-    assert done.exit_code == 0, done
-    assert "4 explorers for 5 classes" in done.stdout
-    assert len(list((genetic_files.folder(artifacts_of(root)) / "logs").glob("explorer_*.log"))) == 4
-    assert found(root) == found(reference)
-
-
 @pytest.mark.parametrize("until", [0, pytest.param(GENERATIONS - 1, marks=pytest.mark.long)])
 def test_an_explorer_per_class_finds_the_same_in_any_order(root, reference, run_main, until):
     explore_and_record(run_main, root, until, explorers=[[3], [0], [4], [1], [2]])
@@ -311,24 +300,6 @@ def test_another_seed_finds_another(root, reference, run_main, monkeypatch):
 
 
 @pytest.mark.long
-def test_terminals_in_any_order_and_after_a_kill(root, reference):
-    artifacts = artifacts_of(root)
-    explorer = start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")
-    wait_for(genetic_files.population(artifacts, 0, 3).exists)
-    others = start(root, EXPLORER, *WHOLE, "--target_class", "4", "0", "2")
-    recorder = start(root, RECORDER, *WHOLE)
-    wait_for(genetic_files.fitness(artifacts, 0).exists)
-    for process in (recorder, explorer):
-        process.kill()
-        process.communicate()
-    running = [start(root, RECORDER, *WHOLE), others, start(root, EXPLORER, *WHOLE, "--target_class", "1", "3")]
-    for process in running:
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, output
-    assert found(root) == found(reference)
-
-
-@pytest.mark.long
 def test_the_launcher_goes_back(searched, reference):
     """Also where the old search has ended: no explorer may take that for the end of this one."""
     artifacts = artifacts_of(searched)
@@ -393,23 +364,6 @@ def test_known_modules_are_not_run_again(root, run_main, monkeypatch):
     explore_and_record(run_main, root, 1)
     assert 0 < len(run) <= 5 * 6 + 5 * 4
     assert len({mask.tobytes() for mask in run[:6]}) == 6
-
-
-@pytest.mark.long
-def test_the_naive_evaluator_finds_the_same(root, reference, run_main, monkeypatch):
-    """Weights cut by hand per chromosome: other roundings, the same populations."""
-    network = network_of(MODEL, 5).eval()
-    network.load_state_dict(model_files.entire_model(artifacts_of(root)).load())
-
-    def one_by_one(graph: Graph, masks: np.ndarray, target_classes: Sequence[int], images: torch.Tensor) -> np.ndarray:
-        pairs = zip(graph.units.spread(masks), target_classes, strict=True)
-        return np.stack([naive.module_outputs(network, mask, c, [images.contiguous()]) for mask, c in pairs])
-
-    monkeypatch.setattr(modules.population_outputs, "population_outputs", one_by_one)
-    explore_and_record(run_main, root, 1)
-    same = [name for name in found(root) if name.startswith("ga/gen") and not name.endswith("_outputs.npy")]
-    assert len(same) == 2 * 6
-    assert {name: found(root)[name] for name in same} == {name: found(reference)[name] for name in same}
 
 
 @pytest.mark.long
@@ -838,11 +792,6 @@ def test_a_stage_before_the_one_it_needs_names_the_command(strong_roots, tmp_pat
             run_main(script, *more, root=root).refused("missing", f"first run: {command} {' '.join(NAMES)}")
         assert files_below(root) == before
     run_main("preprocess/kernel_importance_analyzer.py", *NAMES, root=tmp_path).refused("python train.py")
-
-
-def test_the_wait_limit_is_an_exit_code_of_its_own(root, run_main):
-    done = run_main(RECORDER, *WHOLE, root=root)
-    done.refused("waited 1 s for generation 0 of class 0, 1, 2, 3, 4", "module_explorer.py", exit_code=3)
 
 
 @pytest.mark.long

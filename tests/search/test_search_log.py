@@ -1,16 +1,14 @@
 """The search's log: exact numbers, the best generation, when a search is over."""
 
-import math
 import re
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.genetic.log import Generation, best_generation, describe, is_over
-from search.gradient import files as gradient_files
 from search.gradient.log import Round, knows, smallest_that_knows
-from utils.artifacts import Artifacts, TableFile, save_table
+from utils.artifacts import TableFile
 from utils.errors import UserError
 
 
@@ -71,23 +69,6 @@ def test_when_a_search_is_over() -> None:
     assert is_over(rows_of(0.5, 0.5, 0.4), 9, 2)
     assert not is_over(rows_of(0.5, 0.4, 0.6), 9, 2)
     assert not is_over(rows_of(0.5, 0.5, 0.4), 9, None)
-
-
-def test_a_gradient_search_goes_on_from_a_log_that_does_not_know_of_auc(tmp_path: Path) -> None:
-    """Fields with a default may be lacking, all of them, and only the last ones."""
-    artifacts = Artifacts(tmp_path, "simcnn", "cifar10")
-    file = gradient_files.of_search(artifacts).log
-    rows = [Round(n, 0.5, 0.25, 0.5, 12, 10, 9, 20, 0.125, 0.75, 0.125) for n in range(2)]
-    names = [field.name for field in fields(Round)][:-5]
-    save_table(file.path, names, [{name: str(getattr(row, name)) for name in names} for row in rows])
-    old = file.load()
-    assert [astuple(row)[:-5] for row in old] == [astuple(row)[:-5] for row in rows]
-    assert all(math.isnan(row.auc_mean) and math.isnan(row.auc_below) for row in old)
-    file.save([*old, replace(rows[1], number=2)])
-    assert file.load()[2].auc_below == 0.125
-    save_table(file.path, names[:-1], [{name: str(getattr(row, name)) for name in names[:-1]} for row in rows])
-    with pytest.raises(UserError, match="expected the columns number"):
-        file.load()
 
 
 def test_the_modules_to_patch_with_are_small_and_know_their_classes() -> None:

@@ -10,15 +10,6 @@ from utils.artifacts import Artifacts
 from utils.errors import UserError
 
 
-def test_an_array_is_saved_in_the_contracts_type(tmp_path: Path) -> None:
-    file = module_files.module_kernels(tmp_path, 0, "train.py")
-    file.save(np.array([1, 0, 1]))
-    file.check_is_there()
-    assert file.load(3).tolist() == [True, False, True]
-    with pytest.raises(UserError, match=r"expected bool of shape \(4,\), found bool of shape \(3,\)"):
-        file.load(4)
-
-
 def test_hints_repeat_this_runs_settings() -> None:
     artifacts = Artifacts(Path("/root_dir"), "simcnn", "cifar10", ("epochs=3", "weak_classes=a b,c"))
     assert artifacts.command("train.py", "--fresh") == (

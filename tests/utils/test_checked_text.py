@@ -37,13 +37,6 @@ def test_a_table_comes_back_and_is_plain(tmp_path: Path) -> None:
     assert load_table(path, COLUMNS, "its maker") == [{"number": "1", "share": "0.5", "words": "by hand"}]
 
 
-def test_a_table_with_formulas_comes_back(tmp_path: Path) -> None:
-    rows = [{"number": "0", "share": "-0.5", "words": text} for text in ("=cmd|x", "'=1", "-a", "@", "'s")]
-    save_table(tmp_path / "a.csv", COLUMNS, rows)
-    assert load_table(tmp_path / "a.csv", COLUMNS, "its maker") == rows
-    assert "\n0,-0.5,'=cmd|x," in (tmp_path / "a.csv").read_text()
-
-
 @pytest.mark.long
 def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
     for path, save, read in (

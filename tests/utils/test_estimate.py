@@ -28,9 +28,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_time_is_that_of_the_first_steps(
     clock: list[float], capsys: pytest.CaptureFixture, seconds: list[float], total: int, expected: str | None
 ) -> None:
-    for _, step in zip(estimated(range(total), "training", more_bytes=2**29), seconds, strict=False):
+    for _, step in zip(estimated(range(total), "training"), seconds, strict=False):
         clock[0] += step
-    line = f"training: expected to take {expected} and at most 1.5 GiB of memory\n"
+    line = f"training: expected to take {expected} and at most 1.0 GiB of memory\n"
     assert capsys.readouterr().out == (line if expected else "")
 
 

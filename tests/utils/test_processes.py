@@ -28,9 +28,6 @@ if task == "fail":
     for number in range(9):
         print("line", number, flush=True)
     sys.exit(7)
-if task == "refuse":
-    print("error: no such class", file=sys.stderr)
-    sys.exit(2)
 if task == "parent":
     print(os.environ["CNNMOD_LAUNCHER_PID"] == str(os.getppid()))
 """
@@ -85,13 +82,6 @@ def test_a_log_that_cannot_be_written_is_one_line(script: Path, tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot start script.py with its log in .*file/one\.log"):
         ProcessGroup(tmp_path / "file").start("one", script, [])
-
-
-def test_a_complaint_comes_before_the_path_of_the_log(script: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as error, ProcessGroup(tmp_path) as group:
-        group.start("bad", script, ["refuse"])
-        group.wait(lambda: None)
-    assert str(error.value) == f"no such class (bad ended with exit code 2; whole log: {tmp_path / 'bad.log'})"
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,11 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 
 from configures.base import current_name
-from models import files as model_files
-from modules import files as module_files
-from modules.kernel_importance import check_importance_fits
-from utils.artifacts import Artifacts, JsonFile
+from utils.artifacts import JsonFile
 from utils.errors import UserError
-from utils.files import create_text, sha256_of
+from utils.files import create_text
 from utils.recorded_settings import configured_of, differences, record_or_compare
 
 
@@ -84,19 +80,6 @@ def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.Monke
     assert create_text(tmp_path / "a", "first")
     assert not create_text(tmp_path / "a", "second")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a", "first")]
-
-
-def test_importance_is_of_one_strong_model(tmp_path: Path) -> None:
-    artifacts = Artifacts(tmp_path, "simcnn", "digits")
-    model = model_files.entire_model(artifacts)
-    model.save({"weight": torch.zeros(1)})
-    sha256 = sha256_of(model.path)
-    assert check_importance_fits(artifacts) == sha256  # nobody knows, so it may
-    module_files.importance_settings(artifacts).save({"strong_model_sha256": sha256})
-    assert check_importance_fits(artifacts) == sha256
-    model.save({"weight": torch.ones(1)})
-    with pytest.raises(UserError, match=r"kernel_importance is of another strong model .*kernel_importance_analyzer"):
-        check_importance_fits(artifacts)
 
 
 def test_the_configurations_settings_are_written_and_not_compared(tmp_path):

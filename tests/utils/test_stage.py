@@ -69,13 +69,6 @@ def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.Cap
     assert line.endswith("--help lists the options")
 
 
-def test_help_is_the_scripts_docstring(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        stage_parser("First line.\n\n    a command\n").parse_args(["--help"])
-    assert end.value.code == 0
-    assert "First line.\n\n    a command\n" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("error", "exit_code", "line"),
     [
@@ -95,15 +88,6 @@ def test_the_way_out(error: BaseException, exit_code: int, line: str, capsys: py
         run(main)
     assert end.value.code == exit_code
     assert capsys.readouterr().err == line + "\n"
-
-
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    def main() -> None:
-        raise KeyError("a bug")
-
-    with pytest.raises(KeyError):
-        run(main)
-    run(lambda: None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

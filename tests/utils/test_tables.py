@@ -13,10 +13,7 @@ from utils.tables import WIDTH, csv_table, fitted, markdown_table, read_csv, sho
 def test_columns_on_the_screen_are_as_wide_as_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(["class", "n"], [["a", 1], ["long one", 20]])
     assert capsys.readouterr().out == "   class   n\n       a   1\nlong one  20\n"
-
-
-def test_no_empty_cell_leaves_blanks_at_the_end_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show_table(["a", "b"], [[1, ""]])
+    show_table(["a", "b"], [[1, ""]])  # without blanks at the end of a line
     assert capsys.readouterr().out == "a  b\n1\n"
 
 

@@ -11,11 +11,8 @@ import torch
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
-from image_trees import write_tree
 from torch import nn
 
-from dataset.datasets import load_dataset
-from dataset.images import IMAGENET
 from models.checkpoints import load_foreign_checkpoint
 from utils.errors import UserError, run
 from utils.progress import say
@@ -110,15 +107,6 @@ def test_names_in_a_checkpoint(tmp_path: Path, root_dir: Path, run_main: Callabl
     options = ("--network", f"{tmp_path / 'net.py'}:build", "--num_classes", 2, "--checkpoint", path)
     line = run_main("scripts/inspect_network.py", *options, root=root_dir).refused("found a\\x1b[2J", "\\u202ec")
     assert not set("\x1b\x9b\u202e\r\x07") & set(line)
-
-
-def test_names_of_files(tmp_path: Path, root_dir: Path) -> None:
-    folder = root_dir / "data" / "dataset" / "own"
-    write_tree(folder)
-    (folder / "train" / "a" / f"{HOSTILE}\n.png").write_bytes(b"no image")
-    with pytest.raises(UserError) as refused:
-        load_dataset("own", 32, "stretch", IMAGENET)
-    assert f"{SHOWN}\\n.png: not an image" in str(refused.value)
 
 
 def test_a_stream_is_wrapped_whatever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
