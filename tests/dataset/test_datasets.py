@@ -34,7 +34,6 @@ from dataset.images import (
     Images,
     Normalisation,
     choose_classes,
-    split_fingerprint,
 )
 from dataset.splits import copies_between, is_among, load_evaluation_parts, load_split, own_validation_order, split
 from utils.artifacts import load_json, save_json
@@ -374,20 +373,6 @@ def test_the_split_is_80_to_20_disjoint_and_always_the_same(root_dir: Path, monk
     np.testing.assert_array_equal(load_split(load("simcnn_x0_25", "digits")).train.pixels, split.train.pixels)
 
 
-def test_digits_5_knows_the_digits_0_to_4(root_dir: Path) -> None:
-    split, whole = load_split(load("simcnn_x0_25", "digits_5")), load_dataset("digits")
-    assert split.classes == ("0", "1", "2", "3", "4")
-    for part in ("train", "test"):
-        ours = [getattr(split, part)] if part == "test" else [split.train, split.valid]
-        labels = np.concatenate([images.labels for images in ours])
-        theirs = getattr(whole, part)
-        assert set(labels.tolist()) == set(range(5))
-        assert len(labels) == np.isin(theirs.labels, range(5)).sum()
-        by_pixels = {p.tobytes(): label for p, label in zip(theirs.pixels, theirs.labels, strict=True)}
-        for images in ours:
-            assert [by_pixels[p.tobytes()] for p in images.pixels] == images.labels.tolist()
-
-
 def test_labels_follow_the_order_of_the_chosen_classes() -> None:
     pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
     images = Images(pixels, np.array([0, 1, 2, 2, 1, 0]), IMAGENET)
@@ -565,17 +550,6 @@ def test_validation_images_have_one_order(dataset_dir: Path) -> None:
         np.testing.assert_array_equal(small["valid"].labels, expected.labels)
     files, order = load_dataset("own").valid, own_validation_order("own", forms[0])
     np.testing.assert_array_equal(files.pixels[order], expected.pixels)
-
-
-def test_the_fingerprint_of_a_split_names_the_part_that_changed() -> None:
-    dataset = own_dataset(60)
-    before = split_fingerprint(split(dataset))
-    assert set(before) == {"train", "valid", "test"}
-    assert split_fingerprint(split(dataset)) == before
-    added = own_dataset(1, seed=5).train
-    after = split_fingerprint(split(with_images(dataset, added.pixels, added.labels)))
-    changed = [part for part in before if before[part] != after[part]]
-    assert changed in (["train"], ["valid"])
 
 
 def test_the_fingerprint_covers_the_normalisation() -> None:

@@ -162,16 +162,6 @@ def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return pixels * share + 255 * (1 - share)
 
 
-def test_two_black_icons_on_transparent_ground_differ() -> None:
-    icons = []
-    for shape in (np.s_[4:9], np.s_[20:28]):
-        icon = np.zeros((SIDE, SIDE, 4), np.uint8)
-        icon[shape, :, 3] = 255
-        icons.append(rgb(image_bytes(icon)))
-    assert icons[0][5, 0].tolist() == [0, 0, 0] and icons[0][0, 0].tolist() == [255, 255, 255]
-    assert not np.array_equal(*icons)
-
-
 @pytest.mark.parametrize(
     "make",
     [

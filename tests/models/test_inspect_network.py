@@ -84,12 +84,6 @@ def test_layers_that_cannot_be_cut(inspect: Callable[..., Run]) -> None:
     assert numbers_in(r"can be cut: (\d+) of 26", run.stdout) == [25]
 
 
-def test_our_own_network_in_small(inspect: Callable[..., Run]) -> None:
-    run = inspect("--network", "simcnn_x0_0625", "--num_classes", 10)
-    assert numbers_in(r"can be cut: (\d+) of 13", run.stdout) == [13]
-    assert numbers_in(r"dropped: (\d+) of 264", run.stdout) == [264]
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

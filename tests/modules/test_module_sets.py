@@ -131,16 +131,6 @@ def test_what_cannot_be_written_is_one_line(config, artifacts, monkeypatch, owne
     assert list((artifacts.folder / "modules").iterdir()) == []
 
 
-def test_sets_of_two_strong_models_side_by_side(config, artifacts, root_dir):
-    other = load("simcnn_x0_25", "digits_5")
-    theirs = Artifacts(root_dir, other.model, other.dataset)
-    sets = [written(config, artifacts, seed=seed) for seed in (0, 1)] + [written(other, theirs)]
-    opened = [open_set(config, artifacts, "found"), open_set(config, artifacts, "found-2"), open_set(other, theirs)]
-    for (_, modules, masks), found in zip(sets, opened, strict=True):
-        np.testing.assert_array_equal(found.mask(3), masks[3])
-        assert torch.equal(next(found.module(3, CPU).parameters()), next(modules[3].parameters()))
-
-
 def test_what_is_missing_is_named(config, artifacts):
     with pytest.raises(UserError, match=r"no module set in .*; first run: python module_gradient_search\.py"):
         open_set(config, artifacts)

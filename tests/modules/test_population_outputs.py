@@ -22,7 +22,7 @@ from torch import nn
 
 from models.graph import Graph, trace
 from models.graph.cutting import Cut
-from models.graph.values import Code, Constant, needed
+from models.graph.values import Code, needed
 from models.names import network_of
 from modules import population_outputs as module
 from modules.fast.compiled import compiler
@@ -197,17 +197,6 @@ def test_values_are_computed_once():
     masks[1] = True
     masks[1, 0] = False  # all but the images
     assert num_operators(graph, masks, [0, 0, 0]) == 2 * alone
-
-
-def test_weights_that_are_alike_are_sliced_once():
-    graph = strong_model("simcnn")
-    masks = np.ones((2, graph.num_units), bool)
-    masks[1, 0] = False
-    plan, code = graph.plan, Code()
-    for mask in masks:
-        Cut(plan, code, mask, 0).run()
-    names = [value.name for value in code.values if isinstance(value, Constant)]
-    assert sorted(names) == sorted([*graph.constants, "convs.0.weight", "convs.0.bias", "convs.1.weight"])
 
 
 @pytest.mark.parametrize("weight_bytes", [1, 200_000])

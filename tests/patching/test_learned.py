@@ -89,16 +89,6 @@ def test_a_stiff_ridge_leaves_the_weak_model_as_it_is():
     assert weight[:, 4].abs().max() < 1e-6 and bias.abs().max() < 1e-6
 
 
-def test_unstandardised_scores_are_the_standardised_ones():
-    logits, output, _ = weak_and_module(20)
-    features, scale = standardise(logits.double(), output.double()[:, None])
-    changed = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weight, bias = unstandardise(changed, scale)
-    expected = logits.double() + features @ changed.T
-    scores = F.linear(torch.cat([logits.double(), output.double()[:, None]], 1), weight, bias)
-    torch.testing.assert_close(scores, expected)
-
-
 def test_a_two_class_fit_equals_scikit_learns():
     """With one other class at logit 0 the fit is a logistic regression of the module's output."""
     random = np.random.default_rng(0)

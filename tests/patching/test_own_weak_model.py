@@ -17,7 +17,7 @@ from configures.base import load
 from dataset.datasets import load_dataset
 from dataset.image_files import SIDE
 from dataset.images import IMAGENET, Images, Normalisation
-from dataset.splits import load_evaluation_parts, load_split, split
+from dataset.splits import load_evaluation_parts, load_split
 from models.strong_model import graph_of
 from patching.members import Form
 from patching.own_weak_model import load_weak_logits, logits_of_network, match_classes, parse_class_map
@@ -431,22 +431,3 @@ def test_a_report_of_somebody_else_is_not_replaced(root, run_main, logits):
     done.refused("mine.json is there, and is no report of a patch: give another --name, or move it away")
     assert report.read_text() == '{"mine": 1}'
     report.unlink()
-
-
-def test_images_to_validate_and_test_alone(tmp_path, monkeypatch):
-    """A tree without a train part is enough to patch; both forms of it have the same images in the same order."""
-    monkeypatch.setattr(global_configure, "dataset_dir", tmp_path)
-    for part, shades in (("val", (10, 60, 110)), ("test", (30, 80))):
-        for name in ("rose", "tulip"):
-            (tmp_path / "own" / part / name).mkdir(parents=True)
-            for shade in shades:
-                shade += 100 * (name == "tulip")
-                Image.new("L", (20, 20), shade).save(tmp_path / "own" / part / name / f"{shade}.png")
-    classes, parts = load_evaluation_parts("own", [(side, "stretch", IMAGENET) for side in (16, 32)])
-    assert classes == ("rose", "tulip")
-    for form, side in zip(parts, (16, 32), strict=True):
-        assert form["valid"].pixels.shape == (6, side, side, 3)
-        assert form["valid"].pixels[:, 0, 0, 0].tolist() == [10, 110, 60, 110, 160, 210]
-        assert form["test"].labels.tolist() == [0, 0, 1, 1]
-    with pytest.raises(UserError, match=r"dataset own: .*found valid, test; add train"):
-        split(load_dataset("own", 32, "stretch", IMAGENET))

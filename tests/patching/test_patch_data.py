@@ -7,7 +7,7 @@ import pytest
 
 from configures.base import load
 from dataset.splits import load_split
-from patching.data import draw, load_patch_data, of_class
+from patching.data import load_patch_data, of_class
 from utils.errors import UserError
 
 
@@ -58,12 +58,6 @@ def test_few_training_images_of_the_target_class_alone(config):
         np.testing.assert_array_equal(getattr(split, part).pixels, getattr(all_of_it, part).pixels)
     others = all_of_it.train.labels < 4
     np.testing.assert_array_equal(split.train.pixels[:-7], all_of_it.train.pixels[others])
-
-
-def test_draw_is_without_replacement_and_in_order():
-    drawn = draw(np.arange(100, 200), 30, "x", 1)
-    assert len(set(drawn)) == 30 and (np.diff(drawn) > 0).all()
-    assert not np.array_equal(drawn, draw(np.arange(100, 200), 30, "x", 2))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch import nn
 
 from dataset.image_files import decode_image
 from dataset.images import IMAGENET, Normalisation, normalise
-from patching import as_code, saving
+from patching import saving
 from patching.as_reported import TOLERANCE, Reported
 from patching.members import LUMA, Form, Logits, Member, takes_grey
 from patching.patched_model import PatchedModel
@@ -279,27 +279,6 @@ def test_a_file_that_answers_otherwise_is_an_error_and_leaves_what_was_there(
         files = save_as_reported(model, path, reported)
         before = {file: file.read_bytes() for file in files}
     assert all(map(is_saved_patch, files))
-
-
-@pytest.mark.slow
-def test_a_file_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, broken = saved_with(network()), as_code.TEMPLATE + "\nload = None\n"
-    monkeypatch.setattr(as_code, "TEMPLATE", broken)
-    with pytest.raises(UserError, match="does not run"):
-        save_as_reported(model, tmp_path / "patched.py", reported_of(model))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_statistics_that_moved_since_the_report_are_an_error(tmp_path: Path) -> None:
-    """As of a network that was left in training mode and then counted."""
-    weak = network()
-    model = saved_with(weak)
-    reported = reported_of(model)
-    weak.train()(torch.zeros(4, 3, 12, 12))
-    with pytest.raises(UserError, match="does not answer as reported"):
-        save_as_reported(model, tmp_path / "patched.py", reported)
-    assert not list(tmp_path.iterdir())
 
 
 MADE_OF = {"modules": "gradient", "weak_model": '"""\\ model.pth', "target_classes": ["c"]}

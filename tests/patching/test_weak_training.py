@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from configures.base import load
-from models.training import Epoch, best_epoch
+from models.training import Epoch
 from patching.weak_models import WeakKind, build_weak_network
 from patching.weak_training import bytes_to_write, epochs_to_keep, has_learned
 
@@ -41,7 +41,3 @@ def test_a_poorly_fitted_model_is_the_strong_network_without_dropout():
     poor, weak = (build_weak_network(config, kind) for kind in (WeakKind.POOR, WeakKind.SIMPLE))
     assert (len(poor.convs), poor.dropout.p, poor.fcs[-1].out_features) == (13, 0.0, 5)
     assert len(weak.convs) < len(poor.convs) and weak.fcs[-1].out_features == 5
-
-
-def test_the_first_of_equally_good_epochs_is_the_best():
-    assert best_epoch([Epoch(n, 0.1, 1.5, 0.5, accuracy, 1.0) for n, accuracy in enumerate((0.5, 0.75, 0.75))]) == 1

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import platform
 import shutil
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TOP, Run, environment, files_below, keep_few_images, largest_file, run_here, run_script
+from faults import processes_of
 from random_modules import extract_module
 from shuffled_engine import ShuffledEngine
 
@@ -68,18 +68,6 @@ def found(root: Path) -> dict[str, bytes]:
         for path, content in files_below(place).items()
         if path.startswith(("gen_", "class_"))
     }
-
-
-def processes_of(root: Path) -> list[int]:
-    """The running processes whose root_dir is `root`, but for this one."""
-    running = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(root).encode() in (process / "environ").read_bytes() and int(process.name) != os.getpid():
-                running.append(int(process.name))
-        except OSError:  # it is somebody else's, or has ended
-            continue
-    return running
 
 
 def start(root: Path, path: str, *args: str) -> subprocess.Popen[str]:
@@ -746,15 +734,8 @@ def test_bad_input_is_one_line(ready, tmp_path, run_main, monkeypatch):
         ),
         (EXPLORER, WHOLE, "the following arguments are required: --target_class"),
         (EXPLORER, [*WHOLE, *zero, "--set", "sensitive_layers=13"], "sensitive_layers 13: expected conv layers from 0"),
-        (EXPLORER, [*WHOLE, *zero, "--set", "popul=3"], "unknown setting popul: expected one of accuracy_thresholds"),
-        (
-            EXPLORER,
-            ["--model", "x", *WHOLE[2:], *zero],
-            "there is no file configures/x_digits_5.py, and dataset digits_5 is not there",
-        ),
         (LAUNCHER, [*WHOLE, "--jobs", 0], "--jobs 0: expected at least 1"),
         (LAUNCHER, [*WHOLE, "--jobs", -2], "--jobs -2: expected at least 1"),
-        (LAUNCHER, [*WHOLE, "--set", "elites=7"], "setting elites: expected between 1 and population = 6"),
         (LAUNCHER, [*WHOLE, "--checkpoint", 0], "--checkpoint 0: expected a scored generation; no generation is there"),
         ("preprocess/layer_sensitivity_analyzer.py", [*NAMES, "--target_conv", 13], "expected a conv layer from 0 to"),
         ("preprocess/layer_sensitivity_analyzer.py", [*NAMES, "--target_conv", -1], "expected a conv layer from 0 to"),

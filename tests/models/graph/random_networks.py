@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = (4, 6, 8, 12)
+NUM_LAYERS = 9
 KINDS = ["conv"] * 3 + ["act"] * 2 + ["add"] * 2 + ["grouped", "depthwise", "batch_norm", "group_norm", "layer_norm"]
 KINDS += ["pool", "cat", "chunk", "shuffle", "gate", "glu", "spatial", "padded", "reversed"]
 
@@ -16,13 +17,13 @@ class RandomNetwork(nn.Module):
     All maps have the same side; the maps of one image are kept in a list, so that any may be read again.
     """
 
-    def __init__(self, seed: int, num_layers: int = 9) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.random = np.random.default_rng(seed)
         self.steps: list[tuple] = [("conv", 0)]
         self.widths = [3, 8]
         self.layers = nn.ModuleDict({"1": nn.Conv2d(3, 8, 3, stride=2, padding=1)})
-        for _ in range(num_layers):
+        for _ in range(NUM_LAYERS):
             self._add(len(self.widths))
         read = sum(self.widths[-3:])
         self.hidden, self.fc = nn.Linear(read, 16), nn.Linear(16, 10)

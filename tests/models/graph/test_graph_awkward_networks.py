@@ -80,9 +80,3 @@ def test_layers_say_why_they_stay_whole() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_cut_is_exact_whatever_the_layers_and_their_order(seed: int) -> None:
     check_exact(RandomNetwork(seed), 8, shares=(0.6, 0.1), is_lively=False)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(3))
-def test_long_networks(seed: int) -> None:
-    check_exact(RandomNetwork(seed, num_layers=30), 8, shares=(0.7, 0.2), is_lively=False)

@@ -63,32 +63,6 @@ def test_chains_of_additions(adds: tuple[int | None, ...], tied: dict[int, tuple
 
 
 @both
-@pytest.mark.parametrize("target_class", [None, 4])
-def test_modules_have_the_networks_own_names_and_what_is_kept_of_its_weights(
-    name: str, target_class: int | None
-) -> None:
-    network, graph = traced(name)
-    mask = random_mask(graph, 1, 0.5)
-    kernel_mask = graph.units.spread(mask)
-    state = graph.cut(mask, target_class).state_dict()
-    assert list(state) == list(network.state_dict())
-    if target_class is None:
-        assert torch.equal(state["fcs.0.bias"], network.fcs[0].bias)
-    else:
-        expected = naive.module_weights(network, kernel_mask, target_class)
-        assert all(torch.equal(value, expected[name]) for name, value in state.items())
-
-
-@both
-def test_logits_are_equal(name: str) -> None:
-    network, graph = traced(name)
-    images = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(graph.forward(images), network(images))
-        assert torch.equal(graph.network(images), network(images))
-
-
-@both
 def test_norms_are_those_of_the_networks_maps(name: str) -> None:
     network, graph = traced(name)
     images = torch.randn(4, 3, 32, 32)

@@ -89,15 +89,6 @@ def test_a_graph_in_another_precision() -> None:
     assert graph.device_and_dtype == (torch.device("cpu"), torch.float64)
 
 
-def test_what_is_refused() -> None:
-    _, graph, _ = cut_network(PaddedShortcuts)
-    every = np.ones(graph.num_units, bool)
-    with pytest.raises(ValueError, match="expected a class from 0 to 9, given 10"):
-        graph.cut(every, 10)
-    with pytest.raises(ValueError, match="expected a mask over"):
-        graph.cut(every[1:])
-
-
 def test_the_digest_tells_structures_apart() -> None:
     digests = {traced(network)[1].digest for network in (PaddedShortcuts, Shuffled, Standardised)}
     assert len(digests) == 3

@@ -9,8 +9,6 @@ import torchvision
 from exactness import check_exact
 from torch import nn
 
-from models.graph import NetworkRefused, trace
-
 pytestmark = pytest.mark.slow
 LONG = pytest.mark.long
 
@@ -72,8 +70,3 @@ def test_cut_is_exact(
     if layers is not None:
         cuttable = sum(layer.is_cuttable for layer in found.layers)
         assert (cuttable, found.num_kernels, found.num_units, len(found.groups)) == (layers, kernels, units, groups)
-
-
-def test_images_that_are_too_small() -> None:
-    with pytest.raises(NetworkRefused, match=r"does not run on images \(2, 3, 16, 16\): .*alexnet\.py:\d+"):
-        trace(torchvision.models.alexnet(num_classes=10), 16)

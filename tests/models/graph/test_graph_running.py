@@ -1,4 +1,4 @@
-"""The interpreter: a mask for each image, gradients of masks, layers in place of nodes, maps observed."""
+"""The interpreter: a mask for each image, gradients of masks, maps observed."""
 
 import torch
 from awkward_networks import TRACEABLE, ChannelsLast, PaddedShortcuts, Shuffled

@@ -5,16 +5,12 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from modules.fast import convolution
 from modules.fast.compiled import compiler
 from modules.fast.convolution import (
     TorchConvolutions,
-    banded_matrix,
     convolutions_for,
-    convolve_by_rows,
     population_dtype,
     relu,
 )
@@ -28,15 +24,6 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     values = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
     return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
-
-
-@given(side=st.integers(1, 6), images=st.integers(1, 3), channels=st.integers(1, 5), kernels=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_rows_of_any_maps(side: int, images: int, channels: int, kernels: int):
-    maps, weight, bias = drawn(images, channels, side, side), drawn(kernels, channels, 3, 3), drawn(kernels)
-    convolved = convolve_by_rows(maps, banded_matrix(weight, side), bias.repeat(side))
-    torch.testing.assert_close(convolved, F.conv2d(maps, weight, bias, padding=1))
-    assert convolved.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
