@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def row_of(modules: ModuleSet, latest: str) -> list[str]:
-    """A line of the table; what an earlier version did not record is left out."""
+    """A line of the table; what is not known is left out."""
     record = modules.record
     return [
         modules.name + ("*" if modules.name == latest else ""),
