@@ -1,8 +1,9 @@
 """What searches find, and the files that those of all methods have: settings, a log, and each candidate's modules."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from utils.errors import UserError, reason
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Item = TypeVar("Item")
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
@@ -42,18 +44,22 @@ class Found:
 
 
 @dataclass(frozen=True)
-class WeightsOnDisk(Sequence[Mapping[str, Tensor]]):
-    """Modules' state_dicts, each read from its file when it is asked for, so that any number of them fits in memory."""
+class OnDemand(Sequence[Item]):
+    """What `get` returns for each number, each time that it is asked for, so that any number of items fits in memory.
 
-    files: Sequence[CheckpointFile]
+    Example: `OnDemand(range(1000), lambda target_class: modules.module(target_class, device))`
+    """
+
+    numbers: Sequence[int]
+    get: Callable[[int], Item]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.numbers)
 
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return WeightsOnDisk(self.files[number])
-        return self.files[number].load()["weights"]
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return OnDemand(self.numbers[place], self.get)
+        return self.get(self.numbers[place])
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,10 @@ class SearchFiles(Generic[Row]):
         """Of a candidate's module its state_dict, where it has others than the strong model's."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}_class_{target_class}.pth", self.made_by)
 
+    def _weights(self, number: int, target_class: int) -> Mapping[str, Tensor]:
+        weights: Mapping[str, Tensor] = self.weights(number, target_class).load()["weights"]
+        return weights
+
     def load(
         self, number: int, graph: Graph, target_classes: Sequence[int]
     ) -> tuple[np.ndarray, Sequence[Mapping[str, Tensor]] | None]:
@@ -112,7 +122,7 @@ class SearchFiles(Generic[Row]):
         if Path(f"{self.folder / stem}_gains.npy").exists():
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
         files = [self.weights(number, target_class) for target_class in target_classes]
-        weights: Sequence[Mapping[str, Tensor]] = WeightsOnDisk(files)
+        weights: Sequence[Mapping[str, Tensor]] = OnDemand(target_classes, partial(self._weights, number))
         whole = CheckpointFile(
             self.folder / f"{stem}_weights.pth", self.made_by
         )  # an earlier version's, of all modules

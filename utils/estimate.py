@@ -29,12 +29,12 @@ class Estimate:
 
     Args:
         what: the stage, for people.
-        total: how many steps it has.
+        total: how many steps it has; of a loop whose steps become cheaper, how many as long as the first ones.
         more_bytes: of memory that it comes to hold after the first steps.
         instead: what to do where the memory does not suffice, for people.
     """
 
-    def __init__(self, what: str, total: int, *, more_bytes: int = 0, instead: str = "") -> None:
+    def __init__(self, what: str, total: float, *, more_bytes: int = 0, instead: str = "") -> None:
         self._what, self._total, self._more_bytes, self._instead = what, total, more_bytes, instead
         self._start, self._done, self._first, self._is_said = time.perf_counter(), 0, 0.0, False
 
