@@ -229,9 +229,8 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
     ]
     chosen = extremes(np.array(columns[1] or unknown))
     if is_long := len(chosen) < len(rows):
-        half = len(chosen) // 2
-        caption = f"The {half} modules with the smallest AUC, and the {half} with the largest; the table below has all."
-        yield Table(caption, headings, [rows[number] for number in chosen])
+        ends = f"The {len(chosen) // 2} modules with the smallest AUC, and as many with the largest."
+        yield Table(f"{ends} The next table has all.", headings, [rows[number] for number in chosen])
     yield Table(
         "The modules, by class. AUC: the probability that a validation image of the class has a larger logit of the "
         f"class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "

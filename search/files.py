@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -102,10 +101,6 @@ class SearchFiles(Generic[Row]):
         """Of a candidate's module its state_dict, where it has others than the strong model's."""
         return CheckpointFile(self.folder / f"{self.stem.format(number)}_class_{target_class}.pth", self.made_by)
 
-    def _weights(self, number: int, target_class: int) -> Mapping[str, Tensor]:
-        weights: Mapping[str, Tensor] = self.weights(number, target_class).load()["weights"]
-        return weights
-
     def load(
         self, number: int, graph: Graph, target_classes: Sequence[int]
     ) -> tuple[np.ndarray, Sequence[Mapping[str, Tensor]] | None]:
@@ -122,7 +117,9 @@ class SearchFiles(Generic[Row]):
         if Path(f"{self.folder / stem}_gains.npy").exists():
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
         files = [self.weights(number, target_class) for target_class in target_classes]
-        weights: Sequence[Mapping[str, Tensor]] = OnDemand(target_classes, partial(self._weights, number))
+        weights: Sequence[Mapping[str, Tensor]] = OnDemand(
+            target_classes, lambda target_class: self.weights(number, target_class).load()["weights"]
+        )
         whole = CheckpointFile(
             self.folder / f"{stem}_weights.pth", self.made_by
         )  # an earlier version's, of all modules

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dataset.images import Images, to_device
 from engines.engine import Engine
@@ -89,7 +88,7 @@ class GradientSearch:
         return Found(
             f"to {words(self.keeps[number], settings.budget)}",
             np.stack([masks[target_class] for target_class in targets]),
-            OnDemand(targets, self._weights),
+            OnDemand(targets, lambda target_class: self.files.within(target_class).load()["weights"]),
             targets,
             asked={"keep": self.keeps[number], "steps": (number + 1) * settings.steps, "budget": settings.budget},
         )
@@ -114,11 +113,6 @@ class GradientSearch:
         file = self.files.within(target_class)
         state = file.load() if file.exists() else {}
         return state if all(state.get(name) == value for name, value in self._of_round(number).items()) else {}
-
-    def _weights(self, target_class: int) -> Mapping[str, Tensor]:
-        """Those of a finished module."""
-        weights: Mapping[str, Tensor] = self.files.within(target_class).load()["weights"]
-        return weights
 
     def _shares(self, number: int) -> tuple[float, float]:
         """The share that a round begins with, and the one that it goes down to."""
