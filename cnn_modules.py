@@ -14,6 +14,7 @@ Errors have a message of one line. A `UserError` is no ValueError and a `Setting
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,11 @@ from patching.from_arrays import Patch, patch
 from patching.report import PatchedWeakModel
 from patching.rules import Rule
 from search.gradient.goal import goal_of
+from search.gradient.groups import group_size, train_in_groups
 from search.gradient.trainer import Trainer, search_settings
 from utils.device import core_threads
 from utils.errors import UserError, reason
-from utils.progress import progress, show_progress
+from utils.progress import show_progress
 
 __all__ = [
     "ComposedModel",
@@ -179,11 +181,19 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
 
 
 def gradient_search(
-    strong: Graph, images: Any, labels: Any, keep: float, *, seed: int = 0, **settings: Any
+    strong: Graph,
+    images: Any,
+    labels: Any,
+    keep: float,
+    *,
+    target_classes: Sequence[int] | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> tuple[np.ndarray, list[GraphNetwork]]:
-    """Search the modules of all classes by gradient: they are trained while kernels are dropped.
+    """Search modules by gradient: they are trained while kernels are dropped, some of them at a time.
 
-    Their weights are trained, so keep each module's `state_dict()` with the masks.
+    Their weights are trained, so keep each module's `state_dict()` with the masks. A class's module does not depend on
+    which others are searched: of many classes search some at a time, and save them, so that memory stays bounded.
 
     Example: `masks, modules = gradient_search(strong, images, labels, keep=0.4, mask_steps=200)`.
 
@@ -192,19 +202,20 @@ def gradient_search(
         images: (n, channels, side, side) float, training images; they are not augmented.
         labels: (n,) int.
         keep: the share of the kernels that each module may keep, above 0 and at most 1.
+        target_classes: whose modules; None = all.
         seed: of the batches.
         settings: of the search, as `configures/base.py` names and explains them; most of all `mask_steps`, the steps of
             the search (default: 500).
 
     Returns:
-        Kernel masks (classes, K) bool, True = kept, and the modules, in evaluation mode, on the strong model's device:
+        Kernel masks (modules, K) bool, True = kept, and the modules, in evaluation mode, on the strong model's device:
         images (n, channels, side, side) -> logits (n, 1).
 
     Raises:
         UserError: something does not fit, a setting is unknown, or the loss is not finite.
         SettingError: a ValueError; a setting has a value that cannot work.
     """
-    given = _labelled(strong, images, labels)
+    given, targets = _labelled(strong, images, labels), _targets(strong, target_classes)
     _check_share(keep)
     config = Config("network", "images", strong.num_classes)
     known = config.part_of(gradient_settings).keys() - {"mirror", "crop"}
@@ -212,22 +223,23 @@ def gradient_search(
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)
     device, dtype = strong.device_and_dtype
+    of_steps, (pixels, labels) = search_settings(config, "kernels"), to_device(given, device)
     with torch.enable_grad(), core_threads(device) as workers:
-        trainer = Trainer(
+        make_trainer = partial(
+            Trainer,
             strong,
-            [(target_class,) for target_class in range(strong.num_classes)],
-            goal_of(config),
-            *to_device(given, device),
-            search_settings(config, "kernels"),
+            goal=goal_of(config),
+            pixels=pixels,
+            labels=labels,
+            settings=of_steps,
             normalisation=None,
             dtype=dtype,
             seed=seed,
             workers=workers,
         )
-        for _ in progress(range(config.mask_steps), "gradient search, steps"):
-            trainer.step(1.0, keep)
-        trainer.finish_round()
-    return trainer.masks(), [module.network for module in trainer.modules]
+        learned = train_in_groups(make_trainer, targets, of_steps, (1.0, keep), size=group_size(strong, device))
+        found = [(mask, module_of_weights(strong, mask, each, weights)) for each, mask, weights in learned]
+    return np.stack([mask for mask, _ in found]), [module for _, module in found]
 
 
 def extract_modules(strong: Graph, masks: Any, target_classes: Sequence[int] | None = None) -> list[GraphNetwork]:

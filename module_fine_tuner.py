@@ -15,7 +15,7 @@ Without --modules, a most recent set that is fine-tuned itself stands for the se
 from models.opening import open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split, show_if_few
 from modules.module_sets import add_as_option, add_modules_option, check_new_name, open_set
-from search.gradient.files import fine_tuning_state
+from search.gradient.files import of_fine_tuning
 from search.gradient.fine_tuning import fine_tune
 from utils.errors import run
 from utils.tensorboard import add_tensorboard, tensorboard
@@ -35,7 +35,7 @@ def main() -> None:
     parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
     if arguments.modules is None and parent.record.parent:
         parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
-    with tensorboard(fine_tuning_state(stage.artifacts, parent.name).path.with_suffix(""), arguments.tensorboard):
+    with tensorboard(of_fine_tuning(stage.artifacts, parent.name).folder, arguments.tensorboard):
         fine_tune(stage, strong, split, parent, arguments.as_name)
 
 

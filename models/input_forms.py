@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from dataset.images import IMAGENET, Images, Normalisation
 from models.evaluation import count_right, predict
+from utils.estimate import estimated
+from utils.progress import progress
 
 BYTE = 0.0039216  # 1/255: dividing by it gives pixel values from 0 to 255
 USUAL = {
@@ -185,7 +187,8 @@ def explain(
 
     Raises UserError where the logits for the given form are NaN or infinite.
     """
-    trials = list(_trials(network, images, device))
+    forms, what = 2 + sum(each != images.normalisation for each in USUAL.values()), "trying forms of images"
+    trials = list(progress(estimated(_trials(network, images, device), what, forms), what, forms))
     given, best = _likeliest(trials, images.labels, orders)
     reversed_images = _reversed(images, best.trial.normalisation)
     if (logits := predict(network, reversed_images, device)).isfinite().all():

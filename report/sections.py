@@ -20,6 +20,7 @@ from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind, weak_network_name
 from report.data import ReportData
+from report.figures import extremes
 from report.figures_of_accuracy import confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
@@ -207,7 +208,7 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
 
 
 def class_blocks(data: ReportData) -> Iterator[Block]:
-    """Size, quality and accuracy of each module's class as a table."""
+    """Size, quality and accuracy of each module's class as a table; of many, those of extreme AUC first."""
     record = data.record
     unknown = (math.nan,) * len(data.targets)
     columns = [record.flops, record.valid_auc_modules, record.valid_auc_strong, record.explained]
@@ -218,19 +219,26 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
         accuracies = [["", ""]] * len(data.targets)
     sizes = [percent(kept / record.kernels) for kept in record.kernels_kept]
     quality = [map(known, values, FORMS) for values in zip(*(column or unknown for column in columns), strict=True)]
+    headings = (
+        *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
+        *("accuracy, strong model", "accuracy, composed"),
+    )
+    rows = [
+        (name, size, *values, *shares)
+        for name, size, values, shares in zip(data.targets, sizes, quality, accuracies, strict=True)
+    ]
+    chosen = extremes(np.array(columns[1] or unknown))
+    if is_long := len(chosen) < len(rows):
+        ends = f"The {len(chosen) // 2} modules with the smallest AUC, and as many with the largest."
+        yield Table(f"{ends} The next table has all.", headings, [rows[number] for number in chosen])
     yield Table(
         "The modules, by class. AUC: the probability that a validation image of the class has a larger logit of the "
         f"class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "
         "module. Logit explained: the share of the variance of the strong model's logit that the module explains. "
         "Accuracy: of the class's test images, in percent.",
-        (
-            *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
-            *("accuracy, strong model", "accuracy, composed"),
-        ),
-        [
-            (name, size, *values, *shares)
-            for name, size, values, shares in zip(data.targets, sizes, quality, accuracies, strict=True)
-        ],
+        headings,
+        rows,
+        folded=is_long,
     )
 
 

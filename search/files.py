@@ -1,7 +1,7 @@
 """What searches find, and the files that those of all methods have: settings, a log, and each candidate's modules."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +17,7 @@ from utils.errors import UserError, reason
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+Item = TypeVar("Item")
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
@@ -42,18 +43,22 @@ class Found:
 
 
 @dataclass(frozen=True)
-class WeightsOnDisk(Sequence[Mapping[str, Tensor]]):
-    """Modules' state_dicts, each read from its file when it is asked for, so that any number of them fits in memory."""
+class OnDemand(Sequence[Item]):
+    """What `get` returns for each number, each time that it is asked for, so that any number of items fits in memory.
 
-    files: Sequence[CheckpointFile]
+    Example: `OnDemand(range(1000), lambda target_class: modules.module(target_class, device))`
+    """
+
+    numbers: Sequence[int]
+    get: Callable[[int], Item]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.numbers)
 
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return WeightsOnDisk(self.files[number])
-        return self.files[number].load()["weights"]
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return OnDemand(self.numbers[place], self.get)
+        return self.get(self.numbers[place])
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,9 @@ class SearchFiles(Generic[Row]):
         if Path(f"{self.folder / stem}_gains.npy").exists():
             raise UserError(f"the search in {self.folder} is of an earlier version; make it anew with: {self.made_by}")
         files = [self.weights(number, target_class) for target_class in target_classes]
-        weights: Sequence[Mapping[str, Tensor]] = WeightsOnDisk(files)
+        weights: Sequence[Mapping[str, Tensor]] = OnDemand(
+            target_classes, lambda target_class: self.weights(number, target_class).load()["weights"]
+        )
         whole = CheckpointFile(
             self.folder / f"{stem}_weights.pth", self.made_by
         )  # an earlier version's, of all modules

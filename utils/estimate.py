@@ -29,10 +29,10 @@ class Estimate:
 
     Args:
         what: the stage, for people.
-        total: how many steps it has.
+        total: how many steps it has; of a loop whose steps become cheaper, how many as long as the first ones.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: float) -> None:
         self._what, self._total = what, total
         self._start, self._done, self._first, self._is_said = time.perf_counter(), 0, 0.0, False
 

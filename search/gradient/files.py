@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from search.files import SearchFiles
 from search.gradient.log import Round
-from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role
+from utils.artifacts import ArrayFile, Artifacts, JsonFile
 from utils.errors import UserError
 
 LONGEST = 60  # characters of a folder's name
@@ -43,17 +43,11 @@ def searched(artifacts: Artifacts) -> list[tuple[int, ...]]:
     return [(), *sorted(filter(None, found))]
 
 
-def fine_tuning_role(artifacts: Artifacts, parent: str) -> Role:
-    """Fine-tuning the modules of a set."""
-    return artifacts.role(
-        f"the fine-tuning of {parent}", f"fine_tuning_{parent}", fine_tuning_state(artifacts, parent).path
-    )
-
-
-def fine_tuning_state(artifacts: Artifacts, parent: str) -> CheckpointFile:
-    """Everything that lets an interrupted fine-tuning of a module set go on; there only while one is not done."""
-    path = artifacts.folder / "fine_tuning" / f"{parent}.pth"
-    return CheckpointFile(path, artifacts.command("module_fine_tuner.py", "--modules", parent))
+def of_fine_tuning(artifacts: Artifacts, parent: str) -> SearchFiles[Round]:
+    """Those of the fine-tuning of a module set: its state, as within a round, which is there until the set is."""
+    folder = artifacts.folder / "fine_tuning" / parent
+    role = artifacts.role(f"the fine-tuning of {parent}", f"fine_tuning_{parent}", folder / "*")
+    return SearchFiles(folder, role, artifacts.command("module_fine_tuner.py", "--modules", parent), Round)
 
 
 def last_round_kernels(artifacts: Artifacts) -> ArrayFile:

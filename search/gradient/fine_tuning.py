@@ -10,28 +10,29 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.images import Images, Split, to_device
-from models.evaluation import count_right, cpu_state, predict
+from dataset.images import Images, Split
+from models.evaluation import count_right, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
 from modules import files as module_files
-from modules.module import ComposedModel, replaced
+from modules.module import CutModules, predict_modules, replaced
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import module_sets, save_set
+from search.files import Found, OnDemand
 from search.gradient import files
 from search.gradient.goal import goal_of
-from search.gradient.rounds import STEPS_PER_STATE
-from search.gradient.trainer import LossNotFinite, Trainer, fine_tuning_settings
-from utils.device import core_threads
-from utils.errors import UserError, reason
+from search.gradient.rounds import GradientSearch
+from search.gradient.trainer import LossNotFinite, fine_tuning_settings
+from utils.errors import UserError
 from utils.locks import held
-from utils.progress import progress, say
+from utils.progress import say
 from utils.recorded_settings import differences
 
 FREE = ("seconds", "configured")  # what a record says of a fine-tuning that its result does not depend on
@@ -42,7 +43,7 @@ def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name
 
     Returns the new set, or the parent where the new modules are not better.
     """
-    with held(files.fine_tuning_role(stage.artifacts, parent.name)):
+    with held(files.of_fine_tuning(stage.artifacts, parent.name).role):
         modules = _known(stage, parent, name) or _fine_tuned(stage, strong, split, parent, name)
     show_module_set(modules.record)
     print(f"module set {modules.name} in {modules.folder}")
@@ -60,36 +61,38 @@ def _known(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet | Non
 
 
 def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
-    valid, device, targets = split.valid, stage.device, parent.target_classes
+    valid, device, targets, start = split.valid, stage.device, parent.target_classes, time.perf_counter()
     of_strong = predict(strong.network, valid, device)
-    was = Quality.of(parent.modules(device), targets, of_strong, valid, device)
-    modules, fine_tuned = _trained(stage, strong, split.train, parent)
-    now = Quality.of(modules, targets, of_strong, valid, device)
+    of_parent = OnDemand(targets, partial(parent.module, device=device))
+    was = Quality.of(of_parent, targets, of_strong, valid, device)
+    search, found = _trained(stage, strong, split.train, parent)
+    seconds = time.perf_counter() - start
+    now = Quality.of(CutModules(strong, found.masks, targets, found.weights), targets, of_strong, valid, device)
     print(
         f"\n{was.right} of {len(valid)} validation images right before, {now.right} after; cross-entropy\n"
         f"{-was.log_likelihood:.4f} nats per image before, {-now.log_likelihood:.4f} after"
     )
-    state = files.fine_tuning_state(stage.artifacts, parent.name)
     if not now > was:
-        state.remove()
+        search.forget_state()
         print(
             f"no new module set: on the validation images the modules of {parent.name}\n"
             "are as good or better; try a smaller fine_tuning_step_size, or more fine_tuning_steps"
         )
         return parent
+    configured = {"seconds": seconds, "configured": stage.config.part_of("fine-tuning")}
     tuned = save_set(
         stage,
         strong,
-        parent.masks(),
+        found.masks,
         split,
-        {**parent.record.search, "fine_tuned": fine_tuned | {"configured": stage.config.part_of("fine-tuning")}},
+        {**parent.record.search, "fine_tuned": {**_made_with(stage, parent), **configured}},
         name=name,
         default_name=f"{parent.name}_tuned",
         target_classes=targets,
-        weights=[cpu_state(module) for module in modules],
+        weights=found.weights,
         parent=parent.name,
     )
-    state.remove()
+    search.forget_state()
     return tuned
 
 
@@ -110,54 +113,34 @@ def _digest(modules: ModuleSet) -> str:
     return hashlib.sha256(json.dumps(modules.record.files, sort_keys=True).encode()).hexdigest()
 
 
-def _trained(
-    stage: Stage, strong: Graph, images: Images, parent: ModuleSet
-) -> tuple[list[GraphNetwork], dict[str, Any]]:
-    """Train the modules of a set, from where an earlier run ended.
+def _trained(stage: Stage, strong: Graph, images: Images, parent: ModuleSet) -> tuple[GradientSearch, Found]:
+    """Train the modules of a set, from where an earlier run ended: a search of one round that drops nothing.
 
-    Returns them, what that was made with, and the seconds of all runs. Raises UserError where an earlier run's state is
-    of other settings.
+    Raises UserError where an earlier run's state is of other settings.
     """
-    start, earlier, file = time.perf_counter(), 0.0, files.fine_tuning_state(stage.artifacts, parent.name)
-    settings, now = fine_tuning_settings(stage.config), _made_with(stage, parent)
-    with core_threads(stage.device) as workers:
-        trainer = Trainer(
-            strong,
-            [(target_class,) for target_class in parent.target_classes],
-            goal_of(stage.config),
-            *to_device(images, stage.device),
-            settings,
-            normalisation=images.normalisation,
-            dtype=stage.dtype,
-            seed=stage.seed,
-            workers=workers,
+    targets, masks, now = parent.target_classes, parent.masks(), _made_with(stage, parent)
+    search = GradientSearch(
+        stage,
+        strong,
+        images,
+        files.of_fine_tuning(stage.artifacts, parent.name),
+        targets,
+        (1.0,),
+        fine_tuning_settings(stage.config),
+        lambda each: (masks[targets.index(each)], parent.module(each, stage.device).state_dict()),
+        {"made_with": now},
+        "fine-tuning",
+    )
+    state = next((file for file in map(search.files.within, targets) if file.exists()), None)
+    if state and (different := differences(state.load().get("made_with", {}), now)):
+        raise UserError(
+            f"{search.files.folder} is of another fine-tuning ({different}): use the same settings, or remove it"
         )
-        states = (module.state_dict() for module in parent.modules(stage.device))
-        trainer.begin_with(zip(parent.masks(), states, strict=True))
-        if file.exists():
-            state = file.load()
-            if different := differences(state.get("made_with", {}), now):
-                raise UserError(
-                    f"{file.path} is of another fine-tuning ({different}): use the same settings, or remove it"
-                )
-            try:
-                trainer.load_state(state["trainer"])
-                earlier = float(state["seconds"])
-            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise file.damaged(f"not the state of a fine-tuning: {reason(error)}") from None
-            say(f"going on after step {trainer.steps_done}")
-        for _ in progress(range(trainer.steps_done, settings.steps), "fine-tuning, steps"):
-            try:
-                trainer.step(1.0, 1.0)
-            except LossNotFinite:
-                file.remove()  # it leads here again, and would refuse a smaller step size
-                raise
-            if trainer.steps_done % STEPS_PER_STATE == 0 or trainer.steps_done == settings.steps:
-                seconds = earlier + time.perf_counter() - start
-                file.save({"made_with": now, "trainer": trainer.state(), "seconds": seconds})
-        trainer.finish_round()
-    modules = [module.network for module in trainer.modules]
-    return modules, {**now, "seconds": earlier + time.perf_counter() - start}
+    try:
+        return search, search.learned(0, None)
+    except LossNotFinite:
+        search.forget_state()  # it leads here again, and would refuse a smaller step size
+        raise
 
 
 @dataclass(frozen=True, order=True)
@@ -184,7 +167,7 @@ class Quality:
             images: with their labels.
             device: of the modules.
         """
-        logits = replaced(strong_logits, predict(ComposedModel(modules), images, device), target_classes)
+        logits = replaced(strong_logits, predict_modules(modules, images, device), target_classes)
         labels = torch.as_tensor(images.labels)
         log_likelihood = -float(F.cross_entropy(logits.double(), labels))
         if not math.isfinite(log_likelihood) or not logits.isfinite().all():

@@ -1,9 +1,9 @@
 """A round on an engine: each module is one task, which needs nothing of the other modules."""
 
-import functools
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 
 import numpy as np
@@ -15,14 +15,11 @@ from engines.engine import Engine
 from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
+from search.gradient.groups import Begins, Learned, Module, train_in_groups
 from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import PRECISIONS, core_threads
 
 AHEAD = 2  # tasks for each worker that are handed in, so that none waits for the driver
-
-Module = tuple[np.ndarray, Mapping[str, Tensor]]  # its mask (K,) bool, True = kept, and its state_dict
-Begins = Callable[[int], Module]  # of a class
-Learned = tuple[int, np.ndarray, Mapping[str, Tensor]]  # a class, and its module
 
 
 @dataclass(frozen=True)
@@ -88,27 +85,24 @@ def module_on_worker(
     """A task: the module of a class after its steps of a round."""
     graph, pixels = _prepared(inputs, device)
     with core_threads(pixels.device) as workers:
-        trainer = Trainer(
+        make_trainer = partial(
+            Trainer,
             graph,
-            [(target_class,)],
-            goal,
-            pixels,
-            torch.tensor(labels, device=pixels.device),
-            settings,
+            goal=goal,
+            pixels=pixels,
+            labels=torch.tensor(labels, device=pixels.device),
+            settings=settings,
             normalisation=inputs.normalisation,
             dtype=PRECISIONS[inputs.precision],
             seed=seed,
             workers=workers,
         )
-        if begun is not None:
-            trainer.begin_with([_unpacked(begun)], steps_done)
-        for _ in range(settings.steps):
-            trainer.step(*shares)
-        trainer.finish_round()
-    return _packed(trainer.masks()[0], trainer.weights()[0])
+        begins = None if begun is None else lambda _: _unpacked(begun)
+        learned = train_in_groups(make_trainer, [target_class], settings, shares, begins=begins, steps_done=steps_done)
+        return next(_packed(mask, weights) for _, mask, weights in learned)
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _prepared(inputs: EvaluationInputs, device: str) -> tuple[Graph, Tensor]:
     """The strong model and the pixels of the training images, on the worker's device."""
     where = torch.device(device)

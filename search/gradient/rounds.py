@@ -4,9 +4,10 @@ A round trains one group of modules after the other, and keeps those that have t
 each module of the group has its state. So memory does not depend on the number of classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,16 @@ from models.graph import Graph
 from models.opening import Stage
 from modules.evaluation_inputs import evaluation_inputs
 from modules.module import module_of_weights
-from search.files import Found, SearchFiles, WeightsOnDisk
+from search.files import Found, OnDemand, SearchFiles
 from search.gradient.goal import goal_of
+from search.gradient.groups import Begins, Learned, group_size, train_in_groups
 from search.gradient.log import Round, words
-from search.gradient.on_engine import Begins, Learned, ModulesOnEngine
+from search.gradient.on_engine import ModulesOnEngine
+from search.gradient.trained_module import TrainedModule
 from search.gradient.trainer import ModuleTrainingSettings, Trainer
 from utils.device import core_threads
 from utils.errors import reason
-from utils.estimate import Estimate, free_memory
-from utils.progress import progress, say, steps
-
-STEPS_PER_STATE = 50  # between two states on the disk
-MOST_AT_ONCE = 12  # modules of a group: then the strong model's forward pass is a small share of a step
-COPIES = 5  # of a module's weights in training: they, gradients, two moments, and of each the unit that it reads
+from utils.progress import progress, say
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,9 @@ class GradientSearch:
         classes: whose modules, in rising order; () = all.
         keeps: the share that each round goes down to.
         settings: how modules are trained.
+        begins: gives a class's module before the first round; None: it is the strong model.
+        made_with: what the files say that the modules in training are made with.
+        title: what is done, for people; "": the number of the round.
     """
 
     stage: Stage
@@ -52,6 +53,9 @@ class GradientSearch:
     classes: tuple[int, ...]
     keeps: tuple[float, ...]
     settings: ModuleTrainingSettings
+    begins: Begins | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
 
     @property
     def target_classes(self) -> tuple[int, ...]:
@@ -77,14 +81,14 @@ class GradientSearch:
             learned = self._in_groups(number, missing, begins)
         else:
             learned = on_engine.learn(missing, begins, number * settings.steps, self._shares(number))
-            learned = progress(learned, f"round {number}, modules", len(missing))
+            learned = progress(learned, f"{self._title(number)}, modules", len(missing))
         for target_class, mask, weights in learned:
             self._save(number, target_class, {"mask": torch.as_tensor(mask), "weights": weights})
             masks[target_class] = mask
         return Found(
             f"to {words(self.keeps[number], settings.budget)}",
             np.stack([masks[target_class] for target_class in targets]),
-            WeightsOnDisk([self.files.within(target_class) for target_class in targets]),
+            OnDemand(targets, lambda target_class: self.files.within(target_class).load()["weights"]),
             targets,
             asked={"keep": self.keeps[number], "steps": (number + 1) * settings.steps, "budget": settings.budget},
         )
@@ -96,7 +100,10 @@ class GradientSearch:
 
     def _of_round(self, number: int) -> dict[str, Any]:
         """What the files within a round say of it: other rounds may have been asked for before."""
-        return {"keeps": list(self.keeps[: number + 1]), "budget": self.settings.budget}
+        return {"keeps": list(self.keeps[: number + 1]), "budget": self.settings.budget, **self.made_with}
+
+    def _title(self, number: int) -> str:
+        return self.title or f"round {number}"
 
     def _save(self, number: int, target_class: int, module: dict[str, Any]) -> None:
         self.files.within(target_class).save({**self._of_round(number), **module})
@@ -114,7 +121,7 @@ class GradientSearch:
     def _begins(self, number: int) -> Begins | None:
         """What gives a class's module before a round; None: it is the strong model."""
         if not number:
-            return None
+            return self.begins
         targets, (masks, weights) = self.target_classes, self.files.load(number - 1, self.strong, self.target_classes)
         if weights is None:
             raise self.files.kernels(number - 1).damaged("the weights of its modules are not there")
@@ -133,49 +140,44 @@ class GradientSearch:
                     masks[target_class] = state["mask"].numpy()
                     module_of_weights(self.strong, masks[target_class], target_class, state["weights"])
         if masks:
-            say(f"going on after {len(masks)} of {len(self.target_classes)} modules of round {number}")
+            say(f"going on after {len(masks)} of {len(self.target_classes)} modules of {self._title(number)}")
         return masks
 
     def _in_groups(self, number: int, missing: Sequence[int], begins: Begins | None) -> Iterator[Learned]:
         """Train the modules of some classes, from where an earlier run ended."""
-        stage, size = self.stage, group_size(self.strong, self.stage.device)
-        groups = [missing[start : start + size] for start in range(0, len(missing), size)]
-        first, total = number * self.settings.steps, len(groups) * self.settings.steps
-        pixels, labels = to_device(self.images, stage.device)
-        estimate = Estimate(f"round {number}", total)
-        with core_threads(stage.device) as workers, steps(f"round {number}, steps", total) as advance:
-            for group in groups:
-                trainer = Trainer(
-                    self.strong,
-                    [(target_class,) for target_class in group],
-                    goal_of(stage.config),
-                    pixels,
-                    labels,
-                    self.settings,
-                    normalisation=self.images.normalisation,
-                    dtype=stage.dtype,
-                    seed=stage.seed,
-                    workers=workers,
-                )
-                if begins is not None:
-                    trainer.begin_with([begins(target_class) for target_class in group], first)
-                for target_class, module in zip(group, trainer.modules, strict=True):
-                    if state := self._load(number, target_class):
-                        with self._is_ours(target_class):
-                            module.load_state(state)
-                if trainer.steps_done > first:
-                    say(f"going on after step {trainer.steps_done}")
-                for step in range(first, first + self.settings.steps):
-                    if step == trainer.steps_done:  # else an earlier run has taken it
-                        trainer.step(*self._shares(number))
-                        estimate.advance()
-                        if (step + 1) % STEPS_PER_STATE == 0:
-                            for target_class, module in zip(group, trainer.modules, strict=True):
-                                self._save(number, target_class, module.state())
-                    advance()
-                trainer.finish_round()
-                yield from zip(group, trainer.masks(), trainer.weights(), strict=True)
-                del trainer  # before the next one takes as much memory
+        stage, images = self.stage, self.images
+
+        def restore(target_class: int, module: TrainedModule) -> None:
+            if state := self._load(number, target_class):
+                with self._is_ours(target_class):
+                    module.load_state(state)
+
+        with core_threads(stage.device) as workers:
+            pixels, labels = to_device(images, stage.device)
+            make_trainer = partial(
+                Trainer,
+                self.strong,
+                goal=goal_of(stage.config),
+                pixels=pixels,
+                labels=labels,
+                settings=self.settings,
+                normalisation=images.normalisation,
+                dtype=stage.dtype,
+                seed=stage.seed,
+                workers=workers,
+            )
+            yield from train_in_groups(
+                make_trainer,
+                missing,
+                self.settings,
+                self._shares(number),
+                size=group_size(self.strong, stage.device),
+                begins=begins,
+                steps_done=number * self.settings.steps,
+                restore=restore,
+                keep=lambda target_class, module: self._save(number, target_class, module.state()),
+                what=self._title(number),
+            )
 
     @contextmanager
     def _is_ours(self, target_class: int) -> Iterator[None]:
@@ -184,13 +186,3 @@ class GradientSearch:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise self.files.within(target_class).damaged(f"not the state of such a search: {reason(error)}") from None
-
-
-def group_size(graph: Graph, device: torch.device) -> int:
-    """How many modules are trained at a time: what half of the free memory holds, one for each thread or more."""
-    free, threads = free_memory(), torch.get_num_threads() if device.type == "cpu" else 1
-    if device.type == "cuda":  # torch keeps what it frees
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + unused
-    of_module = COPIES * sum(value.nbytes for value in graph.constants.values())
-    return max(threads, MOST_AT_ONCE if free is None else min(MOST_AT_ONCE, free // (2 * of_module)))

@@ -21,6 +21,7 @@ from models.evaluation import cpu_state
 from models.graph import (
     STATISTICS_IMAGES,
     Graph,
+    Observed,
     Size,
     estimate_statistics,
     flops_share,
@@ -38,6 +39,8 @@ from search.gradient.weight_places import WeightPlaces
 from utils.device import keep_freed_memory
 from utils.errors import UserError
 from utils.tensorboard import scalar
+
+PIXELS_AT_ONCE = 64 * 128**2  # of a step's images, which bounds the memory: 20 images of 224 pixels a side
 
 
 class LossNotFinite(UserError):
@@ -132,38 +135,35 @@ class Trainer:
         """The steps that all modules have taken."""
         return min(module.steps_done for module in self.modules)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as a checkpoint holds it."""
-        return {"modules": [module.state() for module in self.modules]}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`'s. Raises KeyError, TypeError, ValueError or RuntimeError for another search's."""
-        for module, of_module in zip(self.modules, state["modules"], strict=True):
-            module.load_state(of_module)
-
     def step(self, before: float, keep: float) -> float:
         """One step of a round from `before` down to `keep`, of the modules that have taken the fewest steps.
 
-        Returns the mean loss. Raises LossNotFinite.
+        More than PIXELS_AT_ONCE are taken in equal parts, whose gradients are averaged; batch norms use the statistics
+        of each part. Returns the mean loss. Raises LossNotFinite.
         """
         number, steps = self.steps_done, self.settings.steps
         modules = [module for module in self.modules if module.steps_done == number]
         of_round = number % steps
         images, labels = self.batches.of_step(number)
-        of_strong = self.workers.submit(self._strong_answer, images)
+        parts = -(-images[:, 0].numel() // PIXELS_AT_ONCE)
+        observed = [self._observed, *[[]] * (parts - 1)]  # maps are of the first images alone
+        given = list(zip(images.tensor_split(parts), labels.tensor_split(parts), observed, strict=True))
+        of_strong = [self.workers.submit(self._strong_answer, images, observed) for images, _, observed in given]
         will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
 
         def train(module: TrainedModule) -> float:
-            logits, maps = module.answer(images, self.dtype, self._observed)
-            strong_logits, strong_maps = of_strong.result()
-            loss = self.goal.loss(logits, module.classes, labels, strong_logits)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
-            if maps:
-                of_maps = module.unexplained_maps(self._observed, maps, strong_maps)
-                loss = loss + self.goal.maps * (1 - of_round / steps) * of_maps
-            loss.backward()
+            value = 0.0
+            for (images, labels, observed), answer in zip(given, of_strong, strict=True):
+                logits, maps = module.answer(images, self.dtype, observed)
+                strong_logits, strong_maps = answer.result()
+                loss = self.goal.loss(logits, module.classes, labels, strong_logits) / parts
+                value += float(loss.detach())
+                if not math.isfinite(value):
+                    raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")
+                if maps:
+                    of_maps = module.unexplained_maps(observed, maps, strong_maps)
+                    loss = loss + self.goal.maps * (1 - of_round / steps) * of_maps
+                loss.backward()
             module.update(self._step_size(of_round), will_drop=will_drop)
             return value
 
@@ -202,5 +202,5 @@ class Trainer:
         return [cpu_state(module.network) for module in self.modules]
 
     @torch.no_grad()
-    def _strong_answer(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return answer_and_maps(self._strong, self._strong.program, images, self.dtype, self._observed)
+    def _strong_answer(self, images: Tensor, observed: Sequence[Observed]) -> tuple[Tensor, dict[str, Tensor]]:
+        return answer_and_maps(self._strong, self._strong.program, images, self.dtype, observed)

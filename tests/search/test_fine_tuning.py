@@ -135,18 +135,20 @@ def test_another_fine_tuning_is_another_set(root: Path, run_main: Main) -> None:
 
 
 @for_real
-@pytest.mark.parametrize("classes", [range(NUM_CLASSES), SOME], ids=["all", "some"])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    root: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, classes: Sequence[int]
+    root: Path, tmp_path: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    put_modules(root, classes, 0.4, 0.0, bias=100.0)
+    """In groups, interrupted within the second one; the whole run has all modules in one group."""
+    put_modules(root, range(NUM_CLASSES), 0.4, 0.0, bias=100.0)
     whole = Path(shutil.copytree(root, tmp_path / "whole"))
     assert run_main(SCRIPT, *TUNE, root=whole).exit_code == 0
     whole_step = Trainer.step
-    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 5)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 5)
+    monkeypatch.setattr("search.gradient.rounds.group_size", lambda *_: size)
 
     def step(trainer: Trainer, before: float, keep: float) -> float:
-        if trainer.steps_done > 6:
+        if trainer.steps_done > 6 and 0 not in [module.target_class for module in trainer.modules]:
             raise KeyboardInterrupt
         return whole_step(trainer, before, keep)
 
@@ -156,13 +158,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=0.1", root=root).refused(
         "step_size: ", "there, 0.1 now", "remove it"
     )
-    state = files.fine_tuning_state(Artifacts(root, MODEL, DATASET), "put")
-    state.save({**state.load(), "seconds": 1000.0})
+    assert len(list(files.of_fine_tuning(Artifacts(root, MODEL, DATASET), "put").folder.iterdir())) == min(2 * size, 5)
     done = run_main(SCRIPT, *TUNE, root=root)
     assert done.exit_code == 0 and "going on after step 5" in done.stdout, done
-    ours, theirs = opened(root).record, opened(whole).record
-    assert 1000 < ours.search["fine_tuned"]["seconds"] < 2000
-    assert ours.files == theirs.files and not state.exists()
+    assert f"going on after {size} of 5 modules of fine-tuning" in done.stdout, done
+    assert opened(root).record.files == opened(whole).record.files
+    assert not list(files.of_fine_tuning(Artifacts(root, MODEL, DATASET), "put").folder.iterdir())
 
 
 def multiplied(factor: float) -> Callable[[Trainer, float, float], float]:
@@ -213,7 +214,7 @@ def test_of_equal_counts_the_smaller_loss_wins(root: Path, run_main: Main, monke
 def test_what_is_no_state_of_it_is_refused(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state of the same settings, of other modules."""
     put_modules(root, SOME, 0.4, 0.0, bias=100.0)
-    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 2)
 
     def interrupt(trainer: Trainer) -> None:
         raise KeyboardInterrupt
@@ -221,11 +222,11 @@ def test_what_is_no_state_of_it_is_refused(root: Path, run_main: Main, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "finish_round", interrupt)
         assert run_main(SCRIPT, *TUNE, root=root).exit_code == 130
-    file = files.fine_tuning_state(Artifacts(root, MODEL, DATASET), "put")
+    file, other = (files.of_fine_tuning(Artifacts(root, MODEL, DATASET), "put").within(each) for each in SOME)
     state = file.load()
-    for wrong in ({"modules": state["trainer"]["modules"][:1]}, {"modules": [{}, {}]}, {}):
-        file.save({**state, "trainer": wrong})
-        run_main(SCRIPT, *TUNE, root=root).refused("put.pth: not the state of a fine-tuning", SCRIPT)
+    for wrong in ({**state, "weights": {}}, {**state, "mask": state["kept"]}, {**other.load(), "kept": ~state["kept"]}):
+        file.save(wrong)
+        run_main(SCRIPT, *TUNE, root=root).refused("state_class_1.pth: not the state of such a search", SCRIPT)
     file.save(state)
     done = run_main(SCRIPT, *TUNE, root=root)
     assert done.exit_code == 0 and "going on after step 12" in done.stdout, done
@@ -251,7 +252,7 @@ def test_a_search_goes_on_to_fine_tuning_where_that_is_asked_for(root: Path, run
 def test_a_step_size_that_explodes_leaves_no_state_behind(
     root: Path, searched: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.gradient.fine_tuning.STEPS_PER_STATE", 1)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 1)
     of_step = StepBatches.of_step
 
     def explosive(batches: StepBatches, step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -256,7 +256,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     interrupted_after: Callable[[int], AbstractContextManager[None]],
     last_step: int,
 ) -> None:
-    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 2)
     with interrupted_after(last_step):
         assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
     done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
@@ -275,7 +275,7 @@ def test_groups_of_any_size_find_the_same(
     sizes: tuple[int, int],
 ) -> None:
     """Also where the search is interrupted within the second group of the second round, and goes on with others."""
-    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 2)
     monkeypatch.setattr("search.gradient.rounds.group_size", lambda *_: sizes[0])
     files, groups = gradient_files.of_search(Artifacts(root, MODEL, DATASET)), -(-NUM_CLASSES // sizes[0])
     with interrupted_after(3 * groups + 3):
@@ -494,7 +494,7 @@ def test_a_state_of_another_form_is_refused(
     interrupted_after: Callable[[int], AbstractContextManager[None]],
     change: Callable[[dict[str, Any]], None],
 ) -> None:
-    monkeypatch.setattr("search.gradient.rounds.STEPS_PER_STATE", 2)
+    monkeypatch.setattr("search.gradient.groups.STEPS_PER_STATE", 2)
     with interrupted_after(1):
         assert run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root).exit_code == 130
     file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).within(1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_images
+from conftest import assert_near, random_images
 from torch import Tensor, nn
 
 from configures.base import Config
@@ -114,11 +114,16 @@ def same(ours: Any, theirs: Any) -> bool:
     return torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
 
 
-def after_steps(trainer: Trainer, last: int, keeps: tuple[float, float] = ROUND) -> dict[str, Any]:
-    """A copy of its state after steps up to `last`."""
+def states_of(trainer: Trainer) -> list[dict[str, Any]]:
+    """A copy of its modules' states."""
+    return [saved(module.state()) for module in trainer.modules]
+
+
+def after_steps(trainer: Trainer, last: int, keeps: tuple[float, float] = ROUND) -> list[dict[str, Any]]:
+    """A copy of its modules' states after steps up to `last`."""
     while trainer.steps_done < last:
         trainer.step(*keeps)
-    return saved(trainer.state())
+    return states_of(trainer)
 
 
 @pytest.mark.parametrize("keeps", [ROUND, (0.7, 0.7)], ids=["dropping", "training"])
@@ -127,12 +132,13 @@ def test_threads_and_pieces_change_nothing(dtype: torch.dtype, keeps: tuple[floa
     found = []
     for workers in (1, 3):
         with trainer_of(ALL, workers, dtype=dtype) as trainer:
-            start, strong = saved(trainer.state()), saved(trainer._strong.state_dict())
+            start, strong = states_of(trainer), saved(trainer._strong.state_dict())
             found.append(after_steps(trainer, SETTINGS.steps, keeps))
             assert not same(start, found[-1]) and same(strong, trainer._strong.state_dict())
     for interrupted_at in (1, 4):
         with trainer_of(ALL, dtype=dtype) as first, trainer_of(ALL, dtype=dtype) as second:
-            second.load_state(after_steps(first, interrupted_at, keeps))
+            for module, state in zip(second.modules, after_steps(first, interrupted_at, keeps), strict=True):
+                module.load_state(state)
             found.append(after_steps(second, SETTINGS.steps, keeps))
     assert all(same(found[0], other) for other in found[1:])
 
@@ -143,7 +149,7 @@ def test_a_module_is_trained_the_same_whichever_others_are() -> None:
         with trainer_of(classes) as trainer:
             state = after_steps(trainer, SETTINGS.steps)
             trainer.finish_round()
-            found.append((state["modules"][classes.index(1)], trainer.weights()[classes.index(1)]))
+            found.append((state[classes.index(1)], trainer.weights()[classes.index(1)]))
     assert same(found[0][0], found[1][0]) and same(found[0][1], found[1][1])
 
 
@@ -151,9 +157,26 @@ def test_modules_that_are_behind_take_their_steps_first() -> None:
     """As where a search was interrupted while the states of a group were written."""
     with trainer_of(ALL) as together, trainer_of(ALL) as apart, trainer_of(ONE) as alone:
         expected = after_steps(together, 5)
-        apart.modules[1].load_state(after_steps(alone, 3)["modules"][0])
+        apart.modules[1].load_state(after_steps(alone, 3)[0])
         assert apart.steps_done == 0
         assert same(after_steps(apart, 5), expected)
+
+
+def test_the_loss_of_many_pixels_is_the_mean_of_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so are its gradients, which are added to those that are there."""
+    monkeypatch.setattr("search.gradient.trainer.PIXELS_AT_ONCE", 4 * SIDE**2)
+    monkeypatch.setattr(TrainedModule, "update", lambda *_, **__: None)
+    with trainer_of(ONE, goal=Goal(0.5, 1.0)) as trainer:
+        (module,), (images, labels) = trainer.modules, trainer.batches.of_step(0)
+        losses = []
+        for half in (slice(4), slice(4, 8)):
+            logits, _ = module.answer(images[half], torch.float32)
+            strong_logits, _ = trainer._strong_answer(images[half], [])
+            losses.append(GOAL.loss(logits, module.classes, labels[half], strong_logits))
+        torch.stack(losses).mean().backward()
+        before = torch.cat([value.grad.flatten() for value in module.network.parameters()])
+        assert trainer.step(1.0, 1.0) == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-5)
+        assert_near(torch.cat([value.grad.flatten() for value in module.network.parameters()]), 2 * before)
 
 
 def test_the_images_of_a_step_are_cropped_as_those_of_training_are() -> None:
@@ -202,16 +225,14 @@ def test_a_loss_that_is_not_finite_is_one_line() -> None:
 
 def test_what_is_no_state_of_the_module_is_refused() -> None:
     with trainer_of(ONE) as trainer:
-        (state,) = after_steps(trainer, 2)["modules"]
+        (state,) = after_steps(trainer, 2)
         spoiled = {name: value * torch.nan for name, value in state["weights"].items()}
         moments = {kind: {} for kind in state["moments"]}
         other = {"kept": torch.ones(3, dtype=torch.bool)}
         changes = ({"weights": {}}, {"weights": spoiled}, {"moments": moments}, {"saliency": torch.ones(2)}, other)
         for wrong in ({}, *({**state, **change} for change in changes)):
             with pytest.raises((KeyError, ValueError, RuntimeError)):
-                trainer.load_state({"modules": [wrong]})
-        with pytest.raises(ValueError):
-            trainer.load_state({"modules": []})
+                trainer.modules[0].load_state(wrong)
 
 
 def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> None:
