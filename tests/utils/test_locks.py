@@ -342,8 +342,7 @@ def test_a_file_that_is_needed_is_written_again_while_the_lock_is_held(
         assert (outer.read_text(), inner.exists(), unknown.exists()) == ("outer", False, False)
         outer.unlink()
         until(outer.exists)
-        outer.unlink()
-        outer.parent.rmdir()
+        outer.parent.rename(tmp_path / "away")  # at once: between two steps the file would be written again
         time.sleep(0.1)
         assert not outer.parent.exists()
     assert f"{outer} was removed while it is needed: written again" in capsys.readouterr().out
