@@ -155,6 +155,8 @@ def collected_outputs(stage: Stage, modules: ModuleSet, target_class: int, image
 
 def _is_range(outputs: np.ndarray, record: SetRecord, target_class: int) -> bool:
     """Whether outputs have the recorded range: others come from another set that had the same name, and was removed."""
+    if not record.output_low:  # not known
+        return False
     number = record.target_classes.index(target_class)
     expected = np.array([record.output_low[number], record.output_high[number]])
     return bool(np.abs([outputs.min(), outputs.max()] - expected).max() <= 1e-3 * max(np.abs(expected).max(), 1e-3))

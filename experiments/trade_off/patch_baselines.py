@@ -20,6 +20,7 @@ Writes baselines_SET_epoch_E.json next to each weak model. Seconds are of this p
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
+from modules.module import module_of_weights
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.baselines import EPOCHS, Way, fine_tuned, fine_tuning, label_shift, linear, timed
@@ -43,10 +45,10 @@ from patching.from_arrays import fit_patch
 from patching.weak_models import WeakKind
 from patching.weak_training import weak_settings
 from search.gradient.goal import Goal, unexplained
+from search.gradient.groups import train_in_groups
 from search.gradient.trainer import Trainer, fine_tuning_settings
 from utils.device import core_threads
 from utils.errors import UserError, run
-from utils.progress import progress
 from utils.tables import show_table
 
 KINDS = {kind.option: kind for kind in WeakKind}
@@ -176,7 +178,7 @@ class OneClass(Goal):
 def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images: Images) -> GraphNetwork:
     """A network of the case's module's kernels, trained on images from random weights on.
 
-    The weights are those of He et al., arXiv 1502.01852; batch norms change nothing at first.
+    The random weights are drawn as in He et al., arXiv 1502.01852; batch norms begin as the identity.
     """
     stage, random = cases.stage, torch.Generator().manual_seed(cases.stage.seed)
     weights = {}
@@ -185,23 +187,25 @@ def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images
             weights[name] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
         else:
             weights[name] = torch.full_like(value, name.endswith(("weight", "running_var")))
+    settings, (pixels, labels) = fine_tuning_settings(stage.config), to_device(images, stage.device)
     with core_threads(stage.device) as workers:
-        trainer = Trainer(
+        make_trainer = partial(
+            Trainer,
             cases.strong,
-            [(case.target_class,)],
-            goal,
-            *to_device(images, stage.device),
-            fine_tuning_settings(stage.config),
+            goal=goal,
+            pixels=pixels,
+            labels=labels,
+            settings=settings,
             normalisation=images.normalisation,
             dtype=stage.dtype,
             seed=stage.seed,
             workers=workers,
         )
-        trainer.begin_with([(case.kernels, weights)])
-        for _ in progress(range(stage.config.fine_tuning_steps), "one-class network, steps"):
-            trainer.step(1.0, 1.0)
-        trainer.finish_round()
-    return trainer.modules[0].network.eval()
+        of_class, all_kept = [case.target_class], (1.0, 1.0)
+        ((number, mask, trained),) = train_in_groups(
+            make_trainer, of_class, settings, all_kept, begins=lambda _: (case.kernels, weights), what="one class alone"
+        )
+    return module_of_weights(cases.strong, mask, number, trained)
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:
