@@ -205,6 +205,11 @@ class Config:
         "The weight in the loss of the share of the strong logit's variance that the module's does not explain.",
         also=(fine_tuning,),
     )
+    mask_answer: Literal["logit", "log_odds"] = gradient(
+        "logit",
+        "What a module gives: its class's `logit`; or its `log_odds` against all other classes of the strong model, by "
+        "which images of these classes are told apart better, and others possibly worse.",
+    )
     mask_map_distillation: Weight = gradient(
         1.0,
         "The weight in the loss of the share of the strong model's feature maps that the module's do not explain, "

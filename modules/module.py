@@ -133,6 +133,22 @@ def predict_modules(
     return torch.cat(parts, dim=1)
 
 
+def log_odds(logits: Tensor) -> Tensor:
+    """The log-odds (images, classes) of each class against all others: log p / (1 - p) of the logits' softmax p.
+
+    That is the logit minus the log-sum-exp of the others, which running sums from both sides give without cancellation.
+    """
+    nothing = torch.full_like(logits[:, :1], -torch.inf)
+    below = torch.cat([nothing, logits[:, :-1].logcumsumexp(1)], 1)
+    above = torch.cat([logits[:, 1:].flip(1).logcumsumexp(1).flip(1), nothing], 1)
+    return logits - torch.logaddexp(below, above)
+
+
+def as_answers(strong_logits: Tensor, answer: str) -> Tensor:
+    """What modules take the place of, (images, classes): the strong model's logits or, as `log_odds`, log-odds."""
+    return log_odds(strong_logits) if answer == "log_odds" else strong_logits
+
+
 def replaced(strong_logits: Tensor, logits: Tensor, target_classes: Sequence[int]) -> Tensor:
     """The strong model's logits (images, classes) with those of some classes replaced by modules' (images, modules)."""
     answers = strong_logits.clone()

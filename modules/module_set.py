@@ -49,7 +49,8 @@ class SetRecord:
         target_classes: of the modules.
         parameters: of each module.
         flops: of one image, as a share of the strong model's.
-        explained: R^2 of the module's logit against the strong model's, on the validation images.
+        answer: what the modules give, a `logit` or `log_odds`, as `modules.module.as_answers` has it.
+        explained: R^2 of the module's answer against the strong model's, on the validation images.
         output_low, output_high: the range of the logit on validation images of the class.
         parent: the set whose modules were fine-tuned.
         made_with: date, versions, machine.
@@ -78,6 +79,7 @@ class SetRecord:
     explained: tuple[float, ...] = ()
     output_low: tuple[float, ...] = ()
     output_high: tuple[float, ...] = ()
+    answer: str = "logit"
     parent: str = ""
     made_with: dict[str, Any] = field(default_factory=dict)
     source: SourceNetwork | None = None
@@ -95,6 +97,8 @@ class SetRecord:
         is_whole = lengths <= {0, len(self.target_classes)} and len(self.kernels_kept) == len(self.target_classes)
         if not is_whole or not set(self.target_classes) <= set(range(len(self.classes))):
             raise ValueError("expected one entry per module, of classes of the strong model")
+        if self.answer not in ("logit", "log_odds"):
+            raise ValueError(f"answer: expected logit or log_odds, found {self.answer}")
         if min(self.kernels, self.valid_images) < 1:
             raise ValueError("expected kernels and images")
 

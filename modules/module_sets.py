@@ -31,7 +31,7 @@ from models.opening import Stage
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.jaccard import mean_pairwise_distance
-from modules.module import CutModules, predict_modules, replaced
+from modules.module import CutModules, as_answers, predict_modules, replaced
 from modules.module_set import ModuleSet, SetRecord, class_names, source_of
 from modules.own_class import auc_by_class, explained_variance
 from utils.artifacts import Artifacts, RecordFile
@@ -181,6 +181,7 @@ def save_set(
     target_classes: Sequence[int] | None = None,
     weights: Sequence[Mapping[str, Tensor]] | None = None,
     parent: str = "",
+    answer: str = "logit",
 ) -> ModuleSet:
     """Extract modules, evaluate them, and write them as a new set, which is the most recent one from then on.
 
@@ -195,12 +196,13 @@ def save_set(
         target_classes: of the modules, in rising order; None = all classes.
         weights: the modules' state_dicts; None = they have the strong model's.
         parent: the name of the set that they were trained from.
+        answer: what they give, see `as_answers`.
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
     modules = CutModules(strong, masks, targets, weights)
     if weights is None and has_batch_norm(modules[0].program):
         modules = with_better_statistics(strong, masks, targets, split, stage.device)
-    record = evaluate_set(strong, modules, masks, targets, split, stage.device, search)
+    record = evaluate_set(strong, modules, masks, targets, split, stage.device, search, answer)
     record = replace(record, parent=parent)
     return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
 
@@ -240,13 +242,15 @@ def evaluate_set(
     split: Split,
     device: torch.device,
     search: dict[str, Any],
+    answer: str = "logit",
 ) -> SetRecord:
     """Evaluate modules of masks (modules, K) bool, True = kept: composed, and each by itself."""
     targets, image = list(target_classes), strong.image_shape
     counts: dict[str, Any] = {}
     for part in ("test", "valid"):
         images: Images = getattr(split, part)
-        of_strong, of_modules = predict(strong.network, images, device), predict_modules(modules, images, device)
+        of_strong = as_answers(predict(strong.network, images, device), answer)
+        of_modules = predict_modules(modules, images, device)
         counts[f"{part}_images"] = len(images)
         counts[f"{part}_right_strong"] = count_right(of_strong, images.labels)
         counts[f"{part}_right_composed"] = count_right(replaced(of_strong, of_modules, targets), images.labels)
@@ -267,6 +271,7 @@ def evaluate_set(
         parameters=parameters,
         flops=flops,
         explained=tuple(explained_variance(logits, strong_logits).tolist()),
+        answer=answer,
         output_low=tuple(np.where(is_own, logits, np.inf).min(0).tolist()),
         output_high=tuple(np.where(is_own, logits, -np.inf).max(0).tolist()),
     )

@@ -13,7 +13,7 @@ from models.evaluation import cpu_state, predict
 from models.graph import GraphNetwork
 from models.strong_model import graph_of
 from modules.evaluation_inputs import StrongInputs, strong_on_worker
-from modules.module import module_of_weights
+from modules.module import as_answers, module_of_weights
 from patching.comparison import Answers
 from patching.members import Logits
 from patching.weak_models import WeakKind, build_weak_network
@@ -26,7 +26,8 @@ class PatchImages:
     target_class: int  # of the strong model
     own: dict[str, Images]  # by part: the target class's, labelled as the weak model's last class
     of_class: Images  # all validation images that the strong model has of the class
-    shared_strong: dict[str, np.ndarray]  # by part: the strong model's logit of the class on the weak classes' images
+    shared_strong: dict[str, np.ndarray]  # by part: what a perfect module gives for the weak classes' images
+    answer: str  # what the module gives: a logit or log-odds
     collected: np.ndarray  # (images of the class,) float32: the module's outputs for `of_class`
 
 
@@ -69,7 +70,7 @@ def answers(
     """By part the outputs of networks on the device: for the weak classes' images, `shared`, then the patch's own."""
 
     def strong_logit(of: Images) -> np.ndarray:
-        return predict(strong, of, device)[:, images.target_class].numpy()
+        return as_answers(predict(strong, of, device), images.answer)[:, images.target_class].numpy()
 
     target = int(images.own["test"].labels[0])  # the weak model's last class
     weak = Logits(weak, target + 1)

@@ -17,6 +17,7 @@ from models.opening import Stage
 from models.strong_model import check_trained_on, image_order, load_strong_model
 from models.training import best_epoch
 from modules.evaluation_inputs import strong_inputs
+from modules.module import as_answers
 from modules.module_set import ModuleSet
 from modules.module_sets import collected_outputs
 from patching import files as patch_files
@@ -96,10 +97,12 @@ class PatchCases:
         return {"valid": self.data.weak.valid, "test": self.data.weak.test}
 
     @cached_property
-    def _strong_logits(self) -> dict[str, np.ndarray]:
-        """The strong model's logits (images, its classes) on the weak classes' images, by part."""
+    def _strong_answers(self) -> dict[str, np.ndarray]:
+        """What modules take the place of (images, strong classes), on the weak classes' images, by part."""
         return {
-            part: predict(self.strong.network, images, self.stage.device).numpy()
+            part: as_answers(
+                predict(self.strong.network, images, self.stage.device), self.modules.record.answer
+            ).numpy()
             for part, images in self._weak_images.items()
         }
 
@@ -154,8 +157,8 @@ class PatchCases:
         for part, shared in self._weak_images.items():
             images: Images = getattr(split, part)
             own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last
-        shared_strong = {part: logits[:, target_class] for part, logits in self._strong_logits.items()}
-        of_patch = PatchImages(target_class, own, of_target, shared_strong, collected)
+        shared_strong = {part: answers[:, target_class] for part, answers in self._strong_answers.items()}
+        of_patch = PatchImages(target_class, own, of_target, shared_strong, self.modules.record.answer, collected)
         return PatchMembers(split.classes, epoch, weak, module, kernels, of_patch)
 
     def report(self, case: PatchCase, methods: dict[str, Any]) -> PatchedWeakModel:

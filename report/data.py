@@ -21,7 +21,7 @@ from models.opening import Stage, default_config
 from models.strong_model import check_network_settings, check_trained_on, graph_of, image_order, load_strong_model
 from models.training import Epoch
 from modules import files as module_files
-from modules.module import replaced
+from modules.module import as_answers, replaced
 from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -235,7 +235,7 @@ class ReportData:
         check_trained_on(self.split, self.artifacts)
         test = self.split.test
         strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
-        own = torch.cat(modules, 1)
+        strong, own = as_answers(strong, self.module_set.record.answer), torch.cat(modules, 1)
         for name, outputs in (("strong model", strong), ("composed model", own)):
             if not outputs.isfinite().all():
                 raise UserError(f"the {name} gives NaN or infinity; make it again")

@@ -36,6 +36,7 @@ from models.names import network_of
 from models.opening import OneLineParser, open_stage, stage_parser
 from models.own_code import OWN_CODE
 from models.strong_model import image_order, load_strong_model, load_strong_split
+from modules.module import as_answers
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on
@@ -114,7 +115,7 @@ def main() -> None:
         else:
             of_weak = weak_images[part].take(places)
             logits = logits_of_network(weak.network, of_weak, classes.weak_classes, stage.device)
-        whole = predict(strong, images, stage.device).numpy()
+        whole = as_answers(predict(strong, images, stage.device), chosen.record.answer).numpy()
         return Answers(
             images.labels,
             logits,

@@ -156,13 +156,15 @@ class DrivenMethod(ABC):
         for classes in self.searched(stage.artifacts):
             files, seconds = self.files(stage.artifacts, classes), 0.0
             rows = files.log.load_if_there()
+            answer = "logit"
             if rows:
                 check_strong_model(files.settings, stage.artifacts)
+                answer = files.settings.load().get("answer", answer)
             of_classes = f"class {' '.join(map(str, classes))}: " if classes else ""
             for row in rows:
                 targets, seconds = row.targets(classes), seconds + row.seconds
                 found = files.load(row.number, graph_of(stage.config), targets or range(stage.config.num_classes))
-                yield Found(of_classes + row.asked_for(rows), *found, targets or None, seconds=seconds)
+                yield Found(of_classes + row.asked_for(rows), *found, targets or None, answer=answer, seconds=seconds)
 
 
 def search_modules(
@@ -235,7 +237,12 @@ def run_method(
             targets = found.target_classes or tuple(range(strong.num_classes))
             files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
-            judged = judge.of(CutModules(strong, found.masks, targets, found.weights), found.masks, targets)
+            judged = judge.of(
+                CutModules(strong, found.masks, targets, found.weights),
+                found.masks,
+                targets,
+                found.answer,
+            )
             now = time.perf_counter()
             known: dict[str, Any] = {"number": number, "words": found.words, "seconds": now - start}
             known |= {"target_classes": targets, **vars(judged), **found.asked}
@@ -267,7 +274,7 @@ def write_modules(
     words, targets = chosen.asked_for(rows), chosen.targets(method.classes) or tuple(range(strong.num_classes))
     print(f"\nmodules of {method.course.row} {chosen.number}, {words}")
     masks, weights = files.load(chosen.number, strong, targets)
-    record = {
+    record: dict[str, Any] = {
         "method": method.name,
         method.course.row: chosen.number,
         "asked_for": words,
@@ -286,4 +293,5 @@ def write_modules(
         default_name=files.folder.name,
         weights=weights,
         target_classes=targets,
+        answer=record["settings"].get("answer", "logit"),
     )

@@ -31,6 +31,7 @@ class Found:
         weights: of each module its state_dict, on the CPU; None = the modules have the strong model's weights.
         target_classes: whose modules they are; None = of all classes.
         asked: fields of the log's row that the method fills.
+        answer: what the modules give, see `modules.module.as_answers`.
         seconds: of the search until it found them, if its files record that.
     """
 
@@ -39,6 +40,7 @@ class Found:
     weights: Sequence[Mapping[str, Tensor]] | None = None
     target_classes: tuple[int, ...] | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    answer: str = "logit"
     seconds: float = math.nan
 
 

@@ -13,7 +13,7 @@ from dataset.images import Images
 from models.evaluation import count_right, predict
 from models.graph import Graph, flops_of
 from modules.jaccard import mean_pairwise_distance
-from modules.module import predict_modules, replaced
+from modules.module import as_answers, predict_modules, replaced
 from modules.own_class import auc_by_class, explained_variance
 from utils.errors import UserError
 from utils.tables import fitted
@@ -113,13 +113,17 @@ class Judge:
         self._logits = predict(strong.network, images, device, dtype)
         self._right = count_right(self._logits, images.labels)
 
-    def of(self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int]) -> Judgement:
+    def of(
+        self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int], answer: str = "logit"
+    ) -> Judgement:
         """Judge the modules of these classes, which were cut by masks (modules, K) bool, True = kept.
 
-        The composed model's logits are the strong model's, those of the target classes replaced by the modules'.
+        The composed model's answers are the strong model's (`as_answers`), those of the target classes replaced by the
+        modules'.
         """
         targets, labels = list(target_classes), self._images.labels
-        strong = self._logits[:, targets].numpy()
+        answers = as_answers(self._logits, answer)
+        strong = answers[:, targets].numpy()
         own = predict_modules(modules, self._images, self._device, self._dtype)
         auc_strong, aucs = (auc_by_class(logits, labels, targets) for logits in (strong, own.numpy()))
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
@@ -129,7 +133,7 @@ class Judge:
             distance=mean_pairwise_distance(masks),
             images=len(labels),
             right_strong=self._right,
-            right_composed=count_right(replaced(self._logits, own, targets), labels),
+            right_composed=count_right(replaced(answers, own, targets), labels),
             auc_mean=float(np.nanmean(aucs)),
             auc_least=float(np.nanmin(aucs)),
             auc_below=float(np.nanmax(auc_strong - aucs)),

@@ -27,6 +27,7 @@ from configures.base import Config
 from dataset.images import Images
 from models.graph import Graph
 from models.opening import Stage
+from search.gradient.weight_places import head_rows, weights_of
 from search.straight_through import (
     CANDIDATES,
     LearningModule,
@@ -34,9 +35,7 @@ from search.straight_through import (
     MaskLearning,
     Phase,
     check_finite,
-    head_rows,
     never_empty,
-    weights_of,
 )
 from utils.seeds import torch_seed
 

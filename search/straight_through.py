@@ -25,6 +25,7 @@ from models.graph import Graph
 from models.opening import Stage
 from search.driver import DrivenMethod, Row
 from search.files import Found, SearchFiles
+from search.gradient.weight_places import head_rows
 from search.method import Panel
 from utils.artifacts import Artifacts, CheckpointFile
 from utils.device import core_threads
@@ -78,6 +79,8 @@ class LearningModule(ABC):
             name: torch.ones(tuple(shape), device=device, requires_grad=True) for name, shape in numbers.items()
         }
         self._rows = head_rows(graph, target_class)
+        if not self._rows:
+            raise UserError("the network's last layer: expected weights of its own for each class, to be trained")
         self.head = {
             name: graph.constants[name][rows].detach().clone().requires_grad_() for name, rows in self._rows.items()
         }
@@ -150,19 +153,6 @@ class LearningModule(ABC):
                 value.copy_(state[part][name])
 
 
-def head_rows(graph: Graph, target_class: int) -> dict[str, Tensor]:
-    """Of the last layer's weight and bias the rows of a class, by name. Raises UserError where it has none."""
-    device, _ = graph.device_and_dtype
-    found: dict[str, Tensor] = {}
-    for layer in graph.channels.layers:
-        rows = np.flatnonzero(graph.units.class_of_channel[layer.channels] == target_class)
-        if len(rows):
-            found |= {name: torch.as_tensor(rows, device=device) for name in weights_of(graph, layer.value)}
-    if not found:
-        raise UserError("the network's last layer: expected weights of its own for each class, which can be trained")
-    return found
-
-
 def never_empty(graph: Graph, mask: Tensor, numbers: Tensor) -> Tensor:
     """Of a mask (units,) of 0 and 1 the units (units,) that are missing where nothing would be left: those of 1.
 
@@ -177,12 +167,6 @@ def check_finite(loss: float, number: int) -> None:
     """Raises UserError for a loss that no step can be taken by."""
     if not math.isfinite(loss):
         raise UserError(f"step {number}: the loss is {loss}; use smaller steps, or float32")
-
-
-def weights_of(graph: Graph, layer: Any) -> list[str]:
-    """The names of a layer's weight and bias, as far as a module's state_dict holds them."""
-    constants = (layer.given.weight, layer.given.bias)
-    return [each.name for each in constants if each is not None and each.name in graph.learned]
 
 
 class MaskLearner(ABC):

@@ -75,13 +75,18 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
             modules = CutModules(strong, found.masks, targets, found.weights)
             # Modules of other classes do not compare: a line of the figure joins those of one method.
             name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
-            yield measured(judge, parameters, name, found.words, modules, found.masks, targets, found.seconds)
+            yield measured(
+                judge, parameters, name, found.words, modules, found.masks, targets, found.answer, found.seconds
+            )
     if arguments.modules:
         sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
     else:
         sets = [] if arguments.method else sets_here(stage.config, stage.artifacts)
     for each in sets:
-        search, of_set = each.record.search, (each.modules(stage.device), each.masks(), each.target_classes)
+        search, of_set = (
+            each.record.search,
+            (each.modules(stage.device), each.masks(), each.target_classes, each.record.answer),
+        )
         tuned = search.get("fine_tuned", {})
         seconds = search.get("seconds", math.nan) + tuned.get("seconds", 0.0)
         yield measured(judge, parameters, FINE_TUNED if tuned else MODULE_SET, each.name, *of_set, seconds)
@@ -95,10 +100,11 @@ def measured(
     modules: Sequence[nn.Module],
     masks: np.ndarray,
     target_classes: Sequence[int],
+    answer: str,
     seconds: float,
 ) -> TradeOff:
     """Evaluate modules on the images, given their masks (modules, K) and the strong model's number of parameters."""
-    found = judge.of(modules, masks, target_classes)
+    found = judge.of(modules, masks, target_classes, answer)
     return TradeOff(
         method=method,
         target=target,

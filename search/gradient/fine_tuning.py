@@ -9,9 +9,9 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from models.evaluation import count_right, predict
 from models.graph import Graph, GraphNetwork
 from models.opening import Stage
 from modules import files as module_files
-from modules.module import CutModules, predict_modules, replaced
+from modules.module import CutModules, as_answers, predict_modules, replaced
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import module_sets, save_set
 from search.files import Found, OnDemand
@@ -43,6 +43,8 @@ def fine_tune(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name
 
     Returns the new set, or the parent where the new modules are not better.
     """
+    # What the modules give was decided by their search
+    stage = replace(stage, config=replace(stage.config, mask_answer=cast(Any, parent.record.answer)))
     with held(files.of_fine_tuning(stage.artifacts, parent.name).role):
         modules = _known(stage, parent, name) or _fine_tuned(stage, strong, split, parent, name)
     show_module_set(modules.record)
@@ -62,7 +64,7 @@ def _known(stage: Stage, parent: ModuleSet, name: str | None) -> ModuleSet | Non
 
 def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, name: str | None) -> ModuleSet:
     valid, device, targets, start = split.valid, stage.device, parent.target_classes, time.perf_counter()
-    of_strong = predict(strong.network, valid, device)
+    of_strong = as_answers(predict(strong.network, valid, device), parent.record.answer)
     of_parent = OnDemand(targets, partial(parent.module, device=device))
     was = Quality.of(of_parent, targets, of_strong, valid, device)
     search, found = _trained(stage, strong, split.train, parent)
@@ -91,6 +93,7 @@ def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, na
         target_classes=targets,
         weights=found.weights,
         parent=parent.name,
+        answer=parent.record.answer,
     )
     search.forget_state()
     return tuned
@@ -98,7 +101,7 @@ def _fine_tuned(stage: Stage, strong: Graph, split: Split, parent: ModuleSet, na
 
 def _made_with(stage: Stage, parent: ModuleSet) -> dict[str, Any]:
     """What the result depends on in addition to the strong model and the images, as plain values."""
-    settings = fine_tuning_settings(stage.config).recorded() | asdict(goal_of(stage.config))
+    settings = fine_tuning_settings(stage.config).recorded() | goal_of(stage.config).recorded()
     return {**settings, "seed": stage.seed, "precision": stage.precision, "of_modules": _digest(parent)}
 
 

@@ -5,13 +5,17 @@ leave its class to the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from configures.base import Config
+from modules.module import as_answers
+
+BINARY = 3.0  # the weight of the loss of log-odds, which only the images of one class and of its likes say much about
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,14 @@ class Goal:
     distillation: float  # the share of the loss that is the divergence from the strong model's softmax
     own_class: float  # the weight of the part of the strong logit that the module's does not explain
     maps: float = 0  # the same of the strong model's feature maps, at the beginning of a round
+    answer: str = "logit"  # what the module gives: its class's logit, or its log-odds against all other classes
 
     def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
         """Cross-entropy, distillation (Hinton et al., arXiv 1503.02531), and the unexplained share of the own logit.
 
         The first two are of the strong model's logits with the entries of the module's classes replaced. Where the
         other classes' logits are low enough, a constant would be good enough for them: the third holds the module to
-        the strong model's logit.
+        the strong model's logit. Of log-odds the first two are binary: the class against all others.
 
         Args:
             logits: (images, own classes) float32, of the module.
@@ -38,12 +43,22 @@ class Goal:
         Returns a scalar.
         """
         own = torch.tensor(classes, device=logits.device)
+        if self.answer == "log_odds":
+            target = as_answers(strong_logits, self.answer)[:, own]
+            is_own = (labels[:, None] == own).float()
+            likely = (1 - self.distillation) * is_own + self.distillation * target.sigmoid()
+            of_odds = BINARY * F.binary_cross_entropy_with_logits(logits, likely)
+            return of_odds + self.own_class * unexplained(logits, target, dim=1)
         whole = strong_logits.index_copy(1, own, logits)
         divergence = F.kl_div(
             whole.log_softmax(1), strong_logits.log_softmax(1), log_target=True, reduction="batchmean"
         )
         answer = (1 - self.distillation) * F.cross_entropy(whole, labels) + self.distillation * divergence
         return answer + self.own_class * unexplained(logits, strong_logits[:, own], dim=1)
+
+    def recorded(self) -> dict[str, Any]:
+        """As plain values; `logit` is left out, because records of an earlier version do not name it."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("answer", "logit")}
 
 
 def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
@@ -63,4 +78,4 @@ def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
 
 def goal_of(config: Config) -> Goal:
     """The goal that the configuration describes."""
-    return Goal(config.mask_distillation, config.mask_own_class, config.mask_map_distillation)
+    return Goal(config.mask_distillation, config.mask_own_class, config.mask_map_distillation, config.mask_answer)

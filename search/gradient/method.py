@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -128,7 +128,7 @@ class Gradient(DrivenMethod):
         unnamed = {} if files.is_short(self.classes) else {files.CLASSES: self.classes}
         of_steps = search_settings(config, self._budget).recorded()
         del of_steps["budget"]  # each round has its own
-        return {**of_steps, **asdict(goal_of(config)), **unnamed}
+        return {**of_steps, **goal_of(config).recorded(), **unnamed}
 
     def configured(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""

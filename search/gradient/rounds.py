@@ -90,6 +90,7 @@ class GradientSearch:
             np.stack([masks[target_class] for target_class in targets]),
             OnDemand(targets, lambda target_class: self.files.within(target_class).load()["weights"]),
             targets,
+            answer=self.stage.config.mask_answer,
             asked={"keep": self.keeps[number], "steps": (number + 1) * settings.steps, "budget": settings.budget},
         )
 

@@ -13,7 +13,7 @@ from models.graph import Graph, GraphNetwork, Observed, Size, with_batch_statist
 from models.graph.running import Program
 from search.gradient.goal import unexplained
 from search.gradient.pruning import MEMORY, mask_within
-from search.gradient.weight_places import WeightPlaces
+from search.gradient.weight_places import WeightPlaces, head_rows
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 MAP_IMAGES = 16  # of a step, whose maps are compared: those of all 64 take as long as the rest of the step
@@ -48,6 +48,18 @@ class TrainedModule:
         # A short memory of the gradients' sizes: they change as units go.
         self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
         self._units_read: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def begin_with_difference(self) -> None:
+        """Let its output begin as the strong model's logit minus the mean of the others, which is near the log-odds.
+
+        A network whose last layer has no weights of its own for each class begins with the logit.
+        """
+        rows_of = head_rows(self.graph, self.classes[0]) if len(self.classes) == 1 else {}
+        for name, rows in rows_of.items():
+            every = self.graph.constants[name]
+            is_other = torch.ones(len(every), dtype=torch.bool, device=every.device).index_fill(0, rows, False)
+            self._weights[name].copy_(every[rows] - every[is_other].mean(0))
 
     @property
     def _weights(self) -> dict[str, Tensor]:

@@ -114,6 +114,8 @@ class Trainer:
         computed = {step.name for step in self._strong.program.steps}
         self._observed = [each for each in stream_maps(graph) if goal.maps and each.name in computed]
         self.modules = [TrainedModule(graph, places, of_module) for of_module in classes]
+        for module in self.modules if goal.answer == "log_odds" else ():
+            module.begin_with_difference()
         self._sizes: dict[int | None, Size] = {
             module.target_class: flops_share(graph, module.target_class)
             if settings.budget == "flops"

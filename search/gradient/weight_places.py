@@ -5,6 +5,7 @@ cut out of weights that are the numbers of units says which units they read. So 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,3 +99,20 @@ def _units_of_weights(graph: Graph, ones: Mapping[str, Tensor]) -> dict[str, Ten
 
 def _weights(network: GraphNetwork) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in network.named_parameters()}
+
+
+def head_rows(graph: Graph, target_class: int) -> dict[str, Tensor]:
+    """Of the last layer's weight and bias the rows (n,) int64 of a class, by name; nothing if it has none."""
+    device, _ = graph.device_and_dtype
+    found: dict[str, Tensor] = {}
+    for layer in graph.channels.layers:
+        rows = np.flatnonzero(graph.units.class_of_channel[layer.channels] == target_class)
+        if len(rows):
+            found |= {name: torch.as_tensor(rows, device=device) for name in weights_of(graph, layer.value)}
+    return found
+
+
+def weights_of(graph: Graph, layer: Any) -> list[str]:
+    """The names of a layer's weight and bias, as far as a module's state_dict holds them."""
+    constants = (layer.given.weight, layer.given.bias)
+    return [each.name for each in constants if each is not None and each.name in graph.learned]

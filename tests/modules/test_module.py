@@ -12,7 +12,7 @@ from random_modules import with_random_biases
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.simcnn import SimCNN
-from modules.module import extract_modules, module_of_weights
+from modules.module import extract_modules, log_odds, module_of_weights
 
 NETWORKS = {"simcnn": SimCNN, "rescnn": ResCNN}
 
@@ -46,3 +46,17 @@ def test_modules_stand_in_class_order_with_weights_of_their_own(name: str, seed:
         assert torch.equal(again(images), own[1](images))
         with pytest.raises(RuntimeError):
             extract_modules(graph, np.ones_like(masks), classes, [module.state_dict() for module in own])
+
+
+@given(
+    rows=st.lists(st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3), min_size=1, max_size=4),
+    shift=st.floats(-1e3, 1e3),
+)
+def test_log_odds_are_those_of_the_softmax(rows: list[list[float]], shift: float) -> None:
+    logits = torch.tensor(rows, dtype=torch.float64)
+    found = log_odds(logits)
+    others = torch.stack([logits[:, [1, 2]], logits[:, [0, 2]], logits[:, [0, 1]]], 1).logsumexp(2)
+    torch.testing.assert_close(found, logits - others)
+    torch.testing.assert_close(log_odds(logits + shift), found, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.sigmoid(), logits.softmax(1))
+    assert found.isfinite().all()

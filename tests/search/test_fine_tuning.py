@@ -16,9 +16,10 @@ from dataset.splits import load_split
 from models.evaluation import count_right, cpu_state, predict
 from models.opening import Stage
 from models.strong_model import load_strong_model
-from modules.module import ComposedModel, extract_modules, replaced
+from modules.module import ComposedModel, extract_modules, log_odds, replaced
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set, save_set
+from modules.own_class import auc_by_class, explained_variance
 from search.gradient import files
 from search.gradient.batches import StepBatches
 from search.gradient.trainer import Trainer
@@ -270,3 +271,30 @@ def test_what_does_not_fit_is_refused(strong_roots: Callable[[str, str], Path], 
     run_main(SCRIPT, *NAMES, "--modules", "mine", root=root).refused("--modules mine: no such module set")
     run_main(SCRIPT, *NAMES, "--as", "a/b", root=root).refused("--as a/b")
     run_main(SCRIPT, *NAMES, "--set", "fine_tuning_steps=0", root=root).refused("fine_tuning_steps", "at least 1")
+
+
+@for_real
+def test_modules_of_log_odds_stay_modules_of_log_odds(
+    root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are measured by the strong model's log-odds, whoever measures, and tuned towards these."""
+    own = [*SMALL, "--keep", 0.9, "--set", "mask_answer=log_odds", "--set", "mask_step_size=0.002", "--as", "odds"]
+    assert run_main(SEARCH, *own, "--target_class", 1, 3, root=root).exit_code == 0
+    step, goals = Trainer.step, []
+    monkeypatch.setattr(Trainer, "step", lambda self, *shares: goals.append(self.goal.answer) or step(self, *shares))
+    done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=1e-4", "--modules", "odds", root=root)
+    assert done.exit_code == 0 and set(goals) == {"log_odds"}, done
+    config, place = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
+    valid, strong = load_split(config).valid, load_strong_model(config, place, CPU)
+    of_strong = log_odds(predict(strong.network, valid, CPU))
+    for name in ("odds", *["odds_tuned"] * ("module set odds_tuned" in done.stdout)):  # if it is better
+        modules = opened(root, name)
+        logits = predict(ComposedModel(modules.modules(CPU)), valid, CPU)
+        record, expected = modules.record, of_strong[:, list(SOME)]
+        assert record.answer == "log_odds"
+        assert record.explained == pytest.approx(explained_variance(logits.numpy(), expected.numpy()), abs=1e-3)
+        assert record.valid_auc_strong == pytest.approx(auc_by_class(expected.numpy(), valid.labels, SOME))
+        right = count_right(replaced(of_strong, logits, SOME), valid.labels)
+        assert record.valid_right_composed == right
+    done = run_main("experiments/trade_off/trade_off.py", *NAMES, "--modules", "odds", root=root)
+    assert done.exit_code == 0 and f"({opened(root, 'odds').record.valid_right_composed})" in done.stdout, done

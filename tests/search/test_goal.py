@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.gradient.goal import Goal, unexplained
+from search.gradient.goal import BINARY, Goal, unexplained
 
 IMAGES, CLASSES, TARGET = 40, 4, 2
 
@@ -38,3 +38,17 @@ def test_a_module_that_always_says_the_same_costs_something_of_its_own() -> None
     assert float(Goal(0.5, 0.0).loss(constant, [TARGET], labels, strong)) < 1e-6
     held = Goal(0.5, 2.0).loss(constant, [TARGET], labels, strong)
     torch.testing.assert_close(held, 2 * strong[:, TARGET].square().mean() / strong[:, TARGET].var(correction=0))
+
+
+def test_log_odds_are_learned_of_labels_the_strong_model_and_its_log_odds() -> None:
+    logit, strong, labels = drawn(IMAGES, 1, seed=1), drawn(IMAGES, CLASSES, seed=2), torch.arange(IMAGES) % CLASSES
+    likely = strong.softmax(1)[:, [TARGET]]
+    odds = (likely / (1 - likely)).log()
+    is_own = (labels == TARGET).float()[:, None]
+    binary = 0.3 * F.binary_cross_entropy_with_logits(logit, is_own)
+    binary = binary + 0.7 * F.binary_cross_entropy_with_logits(logit, likely)
+    goal = Goal(0.7, 2.0, answer="log_odds")
+    torch.testing.assert_close(
+        goal.loss(logit, [TARGET], labels, strong), BINARY * binary + 2 * unexplained(logit, odds, 1)
+    )
+    assert goal.recorded()["answer"] == "log_odds" and "answer" not in Goal(0.7, 2.0).recorded()

@@ -97,6 +97,17 @@ def trainer_of(
         )
 
 
+def test_a_module_of_log_odds_begins_with_the_difference_from_the_other_logits() -> None:
+    images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with trainer_of(ALL, goal=replace(GOAL, answer="log_odds")) as trainer, torch.no_grad():
+        of_strong = graph_of().network.eval()(images)
+        for target_class, module in enumerate(trainer.modules):
+            others = of_strong[:, [each for each in ALL if each != target_class]].mean(1)
+            assert_near(module.network.eval()(images)[:, 0], of_strong[:, target_class] - others)
+        before = trainer.goal.loss(trainer.modules[0].network(images), (0,), torch.tensor([0, 1, 2, 0]), of_strong)
+        assert before.isfinite() and trainer.modules[0].unit_mask.all()
+
+
 def saved(state: dict[str, Any]) -> dict[str, Any]:
     """A state as a file gives it back."""
     file = io.BytesIO()
