@@ -76,7 +76,7 @@ def _composed_effect(data: ReportData) -> Effect | None:
 def _size_tile(data: ReportData) -> Tile:
     result = data.record
     kept = np.array(result.kernels_kept) / result.kernels
-    words = f"of the kernels on average, {percent(float(kept.min()))} to {percent(float(kept.max()))}"
+    words = f"of the kernels on average{'' if len(set(kept)) == 1 else f', {span(100 * kept)} %'}"
     with contextlib.suppress(UserError):  # its own section says so
         strong, modules = data.costs
         words += f"; {percent(modules[:, 1].mean() / strong[1])} of the FLOPs"

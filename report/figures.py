@@ -213,8 +213,8 @@ def extremes(values: np.ndarray, most: int = 10) -> np.ndarray:
 
 
 def short(name: str, most: int = 20) -> str:
-    """A name of at most so many letters, the end cut off where it is longer."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    """A name of at most so many letters, the middle left out where it is longer: ends tell names apart, too."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:

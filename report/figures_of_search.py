@@ -43,11 +43,11 @@ def course_figure(rows: Sequence[Any], course: Course, chosen: int | None, title
     last = f"{course.row} {len(rows) - 1}" if chosen is None else f"the chosen {course.row} {chosen} of {len(rows) - 1}"
     figure.suptitle(title if chosen is None else f"{title}; dashed: the chosen {course.row} {chosen}")
     changes = [
-        f"{panel.words} from {_said(panel, rows[0])} to {_said(panel, marked)}"
+        f"{panel.words} {f'from {_said(panel, rows[0])} to ' if len(rows) > 1 else ''}{_said(panel, marked)}"
         for panel in (*course.panels, course.along)
         if panel.words
     ]
-    finding = f"From {course.row} 0 to {last}: {'; '.join(changes)}."
+    finding = f"{f'From {course.row} 0 to {last}' if len(rows) > 1 else f'One {course.row}'}: {'; '.join(changes)}."
     names = tuple(each.name for each in fields(rows[0]) if not isinstance(getattr(rows[0], each.name), tuple))
     return Drawing(figure, finding, names, [tuple(getattr(row, name) for name in names) for row in rows])
 
@@ -91,10 +91,14 @@ def kept_figure(
     mean = shares.mean(0)
     most, least = int(mean[:many].argmax()), int(mean[:many].argmin())
     smallest, largest = int(shares[:, many].argmin()), int(shares[:, many].argmax())
-    finding = (
-        f"Modules keep {mean[many]:.1f} % of all kernels on average, from {shares[smallest, many]:.1f} % "
-        f"({classes[smallest]}) to {shares[largest, many]:.1f} % ({classes[largest]}); most in conv {layers[most]} "
-        f"({mean[most]:.0f} %), least in conv {layers[least]} ({mean[least]:.0f} %)."
+    finding = f"Modules keep {mean[many]:.1f} % of all kernels on average"
+    if smallest != largest:
+        finding += (
+            f", from {shares[smallest, many]:.1f} % ({classes[smallest]}) to {shares[largest, many]:.1f} % "
+            f"({classes[largest]})"
+        )
+    finding += (
+        f"; most in conv {layers[most]} ({mean[most]:.0f} %), least in conv {layers[least]} ({mean[least]:.0f} %)."
     )
     if costs is not None:
         finding += (

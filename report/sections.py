@@ -217,7 +217,7 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
         accuracies = [[f"{share[number]:.1f}" for share in of_models] for number in data.target_classes]
     except UserError:  # the composed model's section says so
         accuracies = [["", ""]] * len(data.targets)
-    sizes = [percent(kept / record.kernels) for kept in record.kernels_kept]
+    sizes = [f"{kept / record.kernels:.1%}" for kept in record.kernels_kept]
     quality = [map(known, values, FORMS) for values in zip(*(column or unknown for column in columns), strict=True)]
     headings = (
         *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),

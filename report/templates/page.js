@@ -1,6 +1,6 @@
 for (const table of document.querySelectorAll("table")) {
   const rows = [...table.tBodies[0].rows];
-  if (rows.length <= 15) continue;
+  if (rows.length <= 20) continue;
   const box = document.createElement("input");
   box.type = "search";
   box.placeholder = `filter ${rows.length} rows`;

@@ -17,6 +17,7 @@ from configures.base import Config
 from dataset.images import augment, normalise
 from models.graph import Graph, flops_of, kernels_share, stream_maps, trace
 from search.gradient.goal import Goal
+from search.gradient.groups import first_steps
 from search.gradient.trained_module import TrainedModule
 from search.gradient.trainer import (
     LossNotFinite,
@@ -171,6 +172,11 @@ def test_modules_that_are_behind_take_their_steps_first() -> None:
         apart.modules[1].load_state(after_steps(alone, 3)[0])
         assert apart.steps_done == 0
         assert same(after_steps(apart, 5), expected)
+
+
+def test_a_round_takes_as_long_as_its_first_step_times_a_number() -> None:
+    assert first_steps([2, 1], 10, 1.0, 1.0) == pytest.approx(10 + 10 * (1 + 3) / (1 + 2 * 3))
+    assert (100 + 3 * 50) / 4 < first_steps([1], 100, 1.0, 0.5) < 80
 
 
 def test_the_loss_of_many_pixels_is_the_mean_of_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
