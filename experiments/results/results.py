@@ -160,7 +160,8 @@ TINY = {
     "module_gradient_search.py": "--set mask_steps=4 --set mask_batch_size=8",
     # So small that some modules are better afterwards, although nothing is learned in so few steps.
     "module_fine_tuner.py": "--set mask_batch_size=8 --set fine_tuning_steps=4 --set fine_tuning_step_size=1e-6",
-    "experiments/trade_off/patch_baselines.py": "--target_class 0 --epochs 1",
+    "experiments/trade_off/patch_baselines.py": "--target_class 0 --epochs 1 --set fine_tuning_steps=4 "
+    "--set mask_batch_size=8",
     "experiments/composing/sub_tasks.py": "--sizes 2 --subsets 2",
     "experiments/patch/patch_for_weak_model/train.py": "--epochs 2",
     "experiments/patch/patch_for_poor_model/train.py": "--epochs 2 --keep_epochs 0",
