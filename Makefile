@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PORTABLE := tests/models/test_training.py tests/models/test_train_script.py tests/modules tests/patching tests/scripts \
 	tests/search
 
-.PHONY: help setup demo test test-all test-portable check lint format benchmark results clean
+.PHONY: help setup demo test test-all test-portable check lint format benchmark bench results clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
 
@@ -46,6 +46,9 @@ format: setup  ## fix formatting
 
 benchmark: setup  ## fast paths against naive ones, on digits; see benchmarks/
 	$(BIN)/python benchmarks/compare.py --model simcnn_x0_25 --dataset digits
+
+bench: setup  ## search methods at equal size, sub-tasks, and patches with their baselines, on CIFAR-10: hours; resumes
+	$(BIN)/python experiments/results/results.py --table modules methods sub_tasks patching patch_baselines
 
 results: setup  ## the experiments on CIFAR-10, from the images to the tables: hours; resumes where it stopped
 	$(BIN)/python experiments/results/results.py

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from models.autocast import autocast
 from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
+from models.modular import ReluOutputs, moda_loss
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, processor_and_instructions, through_compiler
 from utils.errors import UserError, reason
@@ -39,6 +41,14 @@ class TrainingSettings:
     augmented: bool = False
     mirror: bool = False
     crop: Crop = "shifted"
+    modular: str = "none"  # or moda, with the weights of its loss
+    moda_affinity: float = 1.0
+    moda_dispersion: float = 1.0
+    moda_compactness: float = 0.3
+
+
+# A state of an earlier version does not name these, so their defaults are not recorded.
+NEWER = ("crop", "modular", "moda_affinity", "moda_dispersion", "moda_compactness")
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Epoch:
 
     number: int  # from 0
     learning_rate: float
-    train_loss: float
+    train_loss: float  # with all of its terms
     train_accuracy: float
     valid_accuracy: float
     seconds: float
@@ -108,6 +118,8 @@ def train(
 ) -> Training:
     """Train `model` in place with SGD and cross-entropy; return every epoch and the weights of the best one.
 
+    `modular` adds a term to the loss: see `models/modular.py`.
+
     Args:
         model: on the device, in channels-last layout where that helps. Images -> logits (n, classes), alone or among
             several outputs; the others, such as those of auxiliary classifiers, get no loss.
@@ -122,8 +134,11 @@ def train(
         name: of the training, for people who wait for it.
         after_epoch: called with the epoch and the model, before the state is written.
 
-    Raises UserError where the loss is no longer finite, or the state is of a training with other settings or images.
+    Raises UserError where the loss is no longer finite, the state is of a training with other settings or images, or a
+    modular training is to be compiled.
     """
+    if compiled and settings.modular != "none":
+        raise UserError(f"--compile: not with modular={settings.modular}, whose loss compiled code hides")
     data, normalisation = to_device(train_images, device), train_images.normalisation
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
@@ -131,8 +146,7 @@ def train(
     training = Training([], -1, {})
     images = [train_images.fingerprint, valid_images.fingerprint]
     made_of = asdict(settings)
-    if settings.crop == "shifted":  # a state of an earlier version does not name it
-        del made_of["crop"]
+    made_of = {n: value for n, value in made_of.items() if n not in NEWER or value != getattr(TrainingSettings, n)}
     description = {**made_of, "seed": seed, "precision": precision_name(dtype), "images_crc32": images}
     if state_file is not None and state_file.exists():
         training = _resume(state_file, model, optimizer, description, device)
@@ -194,9 +208,12 @@ def _train_epoch(
         images = pixels[batch]
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator, crop=settings.crop)
-        with autocast(labels.device, dtype):
+        with autocast(labels.device, dtype), nullcontext() if settings.modular == "none" else ReluOutputs() as relus:
             logits = _logits(model, normalise(images, normalisation), num_classes)
         loss = F.cross_entropy(logits.float(), labels[batch])
+        if relus is not None:
+            weights = settings.moda_affinity, settings.moda_dispersion, settings.moda_compactness
+            loss = loss + moda_loss(relus.means, labels[batch], *weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

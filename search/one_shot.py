@@ -112,13 +112,30 @@ def concern(strong: Graph, split: Split, seed: int) -> Tensor:
     After Pan and Rajan (ICSE 2022), who keep nodes that are active on images of the class, a node being one pixel of a
     map. Differs in that whole kernels are kept, by the mean over their pixels, and as many as are asked for.
     """
+    return active_pixels(strong, split)  # as many for all units of a layer
+
+
+def active_pixels(
+    strong: Graph,
+    split: Split,
+    per_class: int | None = IMAGES_PER_CLASS,
+    of_image: Callable[[Tensor], Tensor] = lambda pixels: pixels,
+) -> Tensor:
+    """(classes, units) float32: how many pixels of a unit's maps are above 0, the mean over training images of a class.
+
+    Args:
+        strong: the strong model.
+        split: its images.
+        per_class: the training images of each class; None = all.
+        of_image: what the mean is of, made of the pixels of each image (n, units).
+    """
     found, counts = (torch.zeros(strong.num_classes, size) for size in (strong.num_units, 1))
     with torch.inference_mode():
-        for images, labels in _batches(strong, split, "activation rates, batches of images"):
+        for images, labels in _batches(strong, split, "activation rates, batches of images", per_class):
             _, active = unit_norms(strong, images, of_value=lambda maps: maps > 0)
-            found.index_add_(0, labels.cpu(), active.cpu())
+            found.index_add_(0, labels.cpu(), of_image(active).cpu())
             counts.index_add_(0, labels.cpu(), torch.ones(len(labels), 1))
-    return found / counts.clamp(min=1)  # counts of pixels, which are as many for all units of a layer
+    return found / counts.clamp(min=1)
 
 
 def incite(strong: Graph, split: Split, seed: int) -> Tensor:
@@ -197,10 +214,15 @@ def _quantiles(scores: Tensor, graph: Graph) -> Tensor:
 
 
 # What scores are measured on
-def _batches(strong: Graph, split: Split, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised training images (n, channels, side, side), as many of each class, and their labels, on the device."""
+def _batches(
+    strong: Graph, split: Split, name: str, per_class: int | None = IMAGES_PER_CLASS
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised training images (n, channels, side, side) and their labels, on the device.
+
+    As many of each class as are asked for, or all if that is None.
+    """
     labels = split.train.labels
-    chosen = [np.flatnonzero(labels == number)[:IMAGES_PER_CLASS] for number in range(strong.num_classes)]
+    chosen = [np.flatnonzero(labels == number)[:per_class] for number in range(strong.num_classes)]
     sample = split.train.take(np.sort(np.concatenate(chosen)))
     device, dtype = strong.device_and_dtype
     pixels, of_sample = to_device(sample, device)

@@ -6,7 +6,7 @@ Every network is run once on the validation and test images; choices of classes 
 classes it takes all choices, or --subsets of them at random, and prints the mean over the choices: the strong model
 restricted to the chosen classes, the modules, and the modules with the rule that scripts/compose.py fits, on all
 validation images and on 10 of each class; and the largest loss of one choice against the restricted strong model.
-`scripts/compose.py --take` makes one of these classifiers.
+`scripts/compose.py --take` makes one of these classifiers. Writes data/MODEL_DATASET/sub_tasks_SET.csv.
 """
 
 import itertools
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from composing import files as composing_files
 from composing.rule import fitted
 from dataset.images import Images
 from models.evaluation import outputs_of
@@ -24,9 +25,10 @@ from models.opening import open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split
 from modules.module_sets import add_modules_option, open_set
 from utils.errors import UserError, run
+from utils.files import save_text
 from utils.progress import progress
 from utils.seeds import generator
-from utils.tables import show_table
+from utils.tables import csv_table, show_table
 
 FEW = 10  # validation images of each class
 HEADINGS = ("classes", "choices", "restricted", "modules", "with the rule", f"fitted on {FEW} a class")
@@ -59,7 +61,11 @@ def main() -> None:
         every = list(itertools.combinations(range(config.num_classes), size))
         some = generator(stage.seed, "choices", size).permutation(len(every))[: arguments.subsets]
         rows.append(row_of(valid, test, costs, [every[place] for place in sorted(some)]))
-    show_table([*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"], rows)
+    headings = [*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"]
+    show_table(headings, rows)
+    path = composing_files.sub_tasks(stage.artifacts, chosen.name)
+    save_text(path, csv_table(headings, rows))
+    print(f"saved {path}")
 
 
 def row_of(valid: Outputs, test: Outputs, costs: np.ndarray, choices: Sequence[tuple[int, ...]]) -> list[str | int]:

@@ -13,9 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
+from composing import files as composing_files
 from configures.base import load
 from models.training import best_epoch
 from patching import files as patch_files
+from patching.confidence import Change
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind
 from report import figures_of_trade_off as of_sizes
@@ -27,7 +29,7 @@ from search.genetic import files as genetic_files
 from search.genetic.log import Generation, best_generation
 from utils.artifacts import Artifacts
 from utils.files import damaged, read_text, save_text
-from utils.tables import csv_table, markdown_table
+from utils.tables import csv_table, markdown_table, read_csv
 
 Row = TypeVar("Row")
 Cells = list[Any]
@@ -40,6 +42,8 @@ HEURISTICS = {
     "_random_population": ("init_pop_mode=random", "a first population by sensitivity"),
     "_random_survivors": ("survival=random", "pruning by accuracy"),
 }
+MODA = "_moda"  # likewise, of the strong model that is trained to be modular
+STRONG_MODELS = {"": "", "_methods": "", MODA: "by MODA"}  # likewise; how the strong model is trained
 SIMPLE = WeakKind.SIMPLE.words
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods, in figures
 
@@ -150,6 +154,35 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+# Search methods, compared at equal size
+def method_rows(results: Results) -> Iterator[Cells]:
+    """A row per network, seed, method and candidate; of module sets those that no log has a candidate of any more."""
+    for model, seed in results.networks:
+        for root, trained in STRONG_MODELS.items():
+            path = report_files.trade_off(results.artifacts(model, f"seed_{seed}{root}"), "test")
+            seen = set()
+            for point in read_rows(path, TradeOff, results.made_by) if path.exists() else ():
+                modules = point.kernels_kept, point.flops, point.right, point.auc_mean
+                if modules in seen or not point.images:
+                    continue
+                seen.add(modules)
+                shares = (f"{100 * each:.1f}" for each in (point.kernels_kept, point.weights, point.flops))
+                right = point.right + round(point.points_lost * point.images / 100)
+                yield [
+                    *(model, trained, point.method, point.target, *shares, right, point.right, point.images),
+                    *(f"{point.points_lost:.2f}", f"{point.auc_mean:.4f}", seed, f"{point.seconds:.0f}"),
+                ]
+
+
+def sub_task_rows(results: Results) -> Iterator[Cells]:
+    """A row per network, seed and number of classes, as `sub_tasks.py` wrote it."""
+    for model, seed, artifacts in results.each():
+        if (path := composing_files.sub_tasks(artifacts, "keep_50")).exists():
+            _, *rows = read_csv(read_text(path, results.made_by))
+            for row in rows:
+                yield [model, *row, seed]
+
+
 # Whether patching helps
 def patched(results: Results) -> Iterator[tuple[str, int, str, list[PatchedWeakModel]]]:
     """The weak models of each network and kind, which stands before them in words, where all are patched."""
@@ -186,6 +219,27 @@ def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[st
     gains = np.array([model.scores(method).f1 - model.scores(BEFORE).f1 for model in models])
     sure = [(change := model.change(method)) is not None and change.is_significant("f1") for model in models]
     return [f"{(way * gains > 0).sum()} / {(way * gains[sure] > 0).sum()}" for way in (1, -1)]
+
+
+def baseline_rows(results: Results) -> Iterator[Cells]:
+    """A row per network and way to do without a patch: means over the target classes, of the best epochs.
+
+    The last columns count target classes in which F1 of the patch is significantly higher, and lower.
+    """
+    for model, seed, artifacts in results.each():
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for target_class in range(load(model, results.dataset).num_classes):
+            if history := patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, target_class).load_if_there():
+                epoch = best_epoch(history)
+                file = patch_files.baselines(artifacts, "keep_50", WeakKind.SIMPLE, target_class, epoch)
+                for name, way in (file.load()["ways"] if file.exists() else {}).items():
+                    found[name].append(way)
+        for name, ways in found.items():
+            scales = {"f1": 100, "others_accuracy": 100, "flops_per_image": 1e-6, "fit_flops": 1e-9, "fit_seconds": 1}
+            means = (f"{scale * np.mean([way[of] for way in ways]):.1f}" for of, scale in scales.items())
+            changes = [Change.from_json(way["patch_minus_this"]).f1 for way in ways]
+            counts = sum(low > 0 for low, _ in changes), sum(high < 0 for _, high in changes)
+            yield [model, name, len(ways), *means, *counts, seed]
 
 
 def patch_trade_offs(results: Results) -> Iterator[tuple[str, int, list[PatchTradeOff]]]:
@@ -393,6 +447,27 @@ TABLES = {
         ("network", "modules", "seeds", "kernels %", "strong accuracy %", "points lost"),
         seed_rows,
     ),
+    "methods": ResultTable(
+        "Search methods at equal size, on test images (kernels, weights that are not 0, FLOPs: mean over modules, % of "
+        "the strong model's). Other seeds than 0: methods.csv.",
+        ("modules", "methods"),
+        (
+            *("network", "strong model trained", "method", "modules", "kernels %", "weights %", "FLOPs %"),
+            *("strong right", "composed right", "images", "points lost", "AUC mean", "seed", "seconds"),
+        ),
+        method_rows,
+        is_shown=lambda cells: cells[-2] == 0,
+    ),
+    "sub_tasks": ResultTable(
+        "Classifiers of some of the classes, composed of modules of half of the kernels, on test images: means over "
+        "choices of classes, accuracy in %, losses against the restricted strong model in percentage points.",
+        ("sub_tasks",),
+        (
+            *("network", "classes", "choices", "restricted", "modules", "with the rule", "fitted on few"),
+            *("largest loss: modules", "with the rule", "FLOPs %", "seed"),
+        ),
+        sub_task_rows,
+    ),
     "patching": ResultTable(
         "What patching does, on test images: means over the target classes in %, changes in percentage points; in how "
         "many F1 rose and fell, all / significantly (95 %). The other rules: patching.csv.",
@@ -403,6 +478,16 @@ TABLES = {
         ),
         patching_rows,
         is_shown=lambda cells: cells[2] not in ("percentile", "outlier", "norm"),
+    ),
+    "patch_baselines": ResultTable(
+        "Patches compared with what else the same images allow, on test images: overly simple weak models, means over "
+        "the target classes in %; in how many F1 of the patch is significantly (95 %) higher and lower than this.",
+        ("patch_baselines",),
+        (
+            *("network", "way", "target classes", "F1", "others' accuracy", "MFLOPs an image", "GFLOPs to fit"),
+            *("seconds to fit", "patch better", "patch worse", "seed"),
+        ),
+        baseline_rows,
     ),
     "patch_sizes": ResultTable(
         "How small a module may be before its patch loses, on test images: overly simple weak models, the learned "

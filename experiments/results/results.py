@@ -3,6 +3,7 @@
     python experiments/results/results.py
     python experiments/results/results.py --list
     python experiments/results/results.py --only "seed_1: *resnet*" "*trade_off.py*"
+    python experiments/results/results.py --table modules methods
     python experiments/results/results.py --tables --publish
     python experiments/results/results.py --dataset digits_5 --tiny
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from result_tables import HEURISTICS, Ran, Results, write_tables
+from result_tables import HEURISTICS, MODA, TABLES, Ran, Results, write_tables
 
 import global_configure
 from configures.base import known_configurations, load
@@ -40,6 +41,8 @@ MOST_MEASURED = ("simcnn_x0_25",)  # with a genetic search, which takes ten time
 GRADIENT = "module_gradient_search.py --max_loss 100"  # the last round is chosen, however much it loses
 EARLY = ("9", "0")  # the epoch at which weak models are underfitted; of a trial run
 PATCH = "experiments/patch/apply_patch.py --modules keep_50 --calibration all"
+SEARCH = "scripts/run_module_search.py --method"
+SIZES = (60, 40, 20)  # per cent of the FLOPs; those of the kernels are the methods' own
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ class Lines:
     networks: tuple[str, ...] = tuple(SEEDS)
     seeds: tuple[int, ...] = (0, 1, 2)
     root: str = ""  # behind the name of the seed's root_dir
+    is_tiny: bool = True  # whether they are part of a trial run
+
+
+def one_shot(*names: str) -> str:
+    """Of each one-shot method a command by kernels, which tries three shares, and some by FLOPs."""
+    by_flops = [f"--keep_flops {size / 100}" for size in SIZES]
+    return "\n".join(f"{SEARCH} {name} {size}" for name in names for size in ("--max_loss 100", *by_flops))
+
+
+def gradient_by_flops() -> str:
+    """A search by gradient for each share of the FLOPs, with a name for its modules: each replaces the one before."""
+    script = GRADIENT.split()[0]
+    return "\n".join(f"{script} --keep_flops {size / 100} --as gradient_flops_{size}" for size in SIZES)
 
 
 # In the order in which they run. Settings that a command does not name are those of the configuration file.
@@ -97,6 +113,33 @@ PLAN = [
         MOST_MEASURED,
         (0,),
     ),
+    Lines("sub_tasks", "experiments/composing/sub_tasks.py --modules keep_50"),
+    Lines("patch_baselines", "experiments/trade_off/patch_baselines.py --exp_type weak --modules keep_50", seeds=(0,)),
+    # Search methods that `modules` lacks; whatever their modules lose, all of their candidates are measured.
+    Lines("methods", one_shot("taylor", "random"), root="_methods"),
+    Lines("methods", one_shot("uniform", "importance", "concern", "magnitude"), root="_methods", is_tiny=False),
+    Lines("methods", f"{SEARCH} moda", root="_methods"),
+    Lines(
+        "methods",
+        f"""{SEARCH} incite --max_loss 100
+        {SEARCH} gradsplitter --max_loss 100
+        {SEARCH} seam --max_loss 100""",
+        MOST_MEASURED,
+        (0,),
+        root="_methods",
+    ),
+    Lines("methods", gradient_by_flops(), root="_methods"),
+    Lines("methods", "experiments/trade_off/trade_off.py --images test", root="_methods"),
+    Lines(
+        "methods",
+        f"""train.py --set modular=moda
+        {SEARCH} moda
+        {gradient_by_flops()}
+        experiments/trade_off/trade_off.py --images test""",
+        MOST_MEASURED,
+        (0,),
+        root=MODA,
+    ),
     *(
         Lines(
             "heuristics",
@@ -113,10 +156,13 @@ PLAN = [
 TINY = {
     "train.py": "--epochs 2",
     "scripts/run_module_search.py": "--set generations=2 --set population=4 --set parents=2 --set elites=2 "
-    "--set search_images=40",
+    "--set search_images=40 --set mask_batch_size=8 --set gradsplitter_steps=20 --set seam_steps=20",
     "module_gradient_search.py": "--set mask_steps=4 --set mask_batch_size=8",
     # So small that some modules are better afterwards, although nothing is learned in so few steps.
     "module_fine_tuner.py": "--set mask_batch_size=8 --set fine_tuning_steps=4 --set fine_tuning_step_size=1e-6",
+    "experiments/trade_off/patch_baselines.py": "--target_class 0 --epochs 1 --set fine_tuning_steps=4 "
+    "--set mask_batch_size=8",
+    "experiments/composing/sub_tasks.py": "--sizes 2 --subsets 2",
     "experiments/patch/patch_for_weak_model/train.py": "--epochs 2",
     "experiments/patch/patch_for_poor_model/train.py": "--epochs 2 --keep_epochs 0",
 }
@@ -144,7 +190,11 @@ def commands_of(dataset: str, *, tiny: bool = False) -> list[Command]:
     for lines in PLAN:
         for model in MOST_MEASURED if tiny else SEEDS:
             is_known = model in lines.networks and f"{model}_{dataset}" in known_configurations()
-            if not is_known or (lines.table.startswith("patch") and not load(model, dataset).weak_classes):
+            if (
+                (tiny and not lines.is_tiny)
+                or not is_known
+                or (lines.table.startswith("patch") and not load(model, dataset).weak_classes)
+            ):
                 continue
             for seed in (0,) if tiny else SEEDS[model]:
                 for line in lines.text.replace("EARLY", EARLY[tiny]).splitlines() * (seed in lines.seeds):
@@ -165,7 +215,8 @@ def main() -> None:
     options = ["--dataset", dataset] * (dataset != DATASET) + ["--tiny"] * tiny
     made_by = " ".join(["python experiments/results/results.py", *options])
     log = TableFile(folder / "log.csv", made_by, Ran)
-    wanted, ran = chosen(commands, arguments.only), {row.line: row for row in log.load_if_there()}
+    of_tables = [each for each in commands if arguments.table is None or each.table in arguments.table]
+    wanted, ran = chosen(of_tables, arguments.only), {row.line: row for row in log.load_if_there()}
     if arguments.list:
         for command in wanted:
             took = f"{ran[command.line].seconds:.0f} s" if command.line in ran else "to do"
@@ -196,14 +247,15 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default=DATASET, help=f"{DATASET} by default")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--precision", choices=PRECISIONS, help="bfloat16 by default; of --tiny float32")
+    parser.add_argument("--table", nargs="+", choices=TABLES, help="the commands of these tables alone")
     parser.add_argument("--only", nargs="+", metavar="PATTERN", help="the commands that match, as --list shows them")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--list", action="store_true", help="show the commands, and run nothing")
     way.add_argument("--tables", action="store_true", help="run nothing, make the tables of what there is")
     parser.add_argument("--publish", action="store_true", help=f"write the tables to {HERE.relative_to(TOP)}")
     arguments = parser.parse_args()
-    if arguments.publish and (arguments.tiny or arguments.only or arguments.dataset != DATASET):
-        raise UserError(f"--publish: expected all commands on {DATASET}, without --tiny, --only and --dataset")
+    if arguments.publish and (arguments.tiny or arguments.only or arguments.table or arguments.dataset != DATASET):
+        raise UserError(f"--publish: expected all commands on {DATASET}, without --tiny, --only, --table and --dataset")
     return arguments
 
 
@@ -219,7 +271,7 @@ def run_command(command: Command, folder: Path, log: TableFile[Ran], precision: 
     """Run a command and log it; returns its seconds. Raises UserError, with its message, where it fails."""
     roots, script = folder / "roots", TOP / command.words[0]
     share_datasets(roots / command.root)
-    if command.root != f"seed_{command.seed}":
+    if command.root not in (f"seed_{command.seed}", f"seed_{command.seed}{MODA}"):
         copy_strong_model(command, roots)
     variables = {
         "CNNMOD_ROOT_DIR": str(roots / command.root),

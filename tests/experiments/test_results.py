@@ -19,12 +19,15 @@ from result_tables import (
     HEURISTICS,
     TABLES,
     Ran,
+    Results,
     Search,
+    baseline_rows,
     better_and_worse,
     course,
     filled,
     heuristics_figure,
     mark,
+    method_rows,
     modules_figure,
     nearest_rounds,
     patch_sizes,
@@ -36,8 +39,12 @@ from test_commands import Understood, read_only
 
 from configures.base import load
 from models import files as model_files
+from models.training import Epoch
+from patching import files as patch_files
 from patching.confidence import Change
 from patching.report import PatchedWeakModel, method_entry
+from patching.weak_models import WeakKind
+from report import files as report_files
 from report.figures import Drawing
 from report.figures_of_trade_off import PatchTradeOff, TradeOff
 from search.genetic.log import Generation
@@ -77,6 +84,7 @@ def test_a_module_set_is_made_before_it_is_used() -> None:
 def test_a_wrong_command_line_is_refused(run_main: Callable[..., Run], root_dir: Path) -> None:
     for words, expected in (
         (["--dataset", "pets"], "--dataset pets: no network of the results"),
+        (["--table", "methods", "--only", "*genetic*"], "--only *genetic*: no command matches"),
         (["--only", "*/nothing"], "--only */nothing: no command matches"),
         (["--tables", "--list"], "not allowed with"),
         (["--tiny", "--publish"], "--publish: expected all commands on cifar10"),
@@ -171,6 +179,47 @@ def test_small_modules_are_compared_with_none() -> None:
     assert row == ["gradient, 20%", 2, "20.0", "10.0", "57.5", "75.0", "+7.5", 0, 1]
 
 
+def test_methods_are_compared_once_each(tmp_path: Path) -> None:
+    """Of candidates and module sets of all root_dirs of a seed: a set that is a candidate has no row of its own."""
+    results = Results(tmp_path, "digits", [("net", 0)])
+    candidate, paper = trade_off(0.4, 1.0, "taylor"), replace(trade_off(0.5, 2.0, "paper"), right=0, images=0)
+    modular = replace(candidate, method="moda", weights=0.25)
+    for root, points in (
+        ("seed_0", [candidate, replace(candidate, method="module set", target="mine"), paper]),
+        ("seed_0_moda", [modular, replace(trade_off(0.3, 1.0), method="module set", target="gradient_flops_20")]),
+        ("seed_1", [candidate]),
+    ):
+        path = report_files.trade_off(results.artifacts("net", root), "test")
+        path.parent.mkdir(parents=True)
+        names = [field.name for field in fields(TradeOff)]
+        path.write_text(csv_table(names, [astuple(point) for point in points]))
+    rows = list(method_rows(results))
+    assert [row[1:4] for row in rows] == [
+        ["", "taylor", "keep 40%"],
+        ["by MODA", "moda", "keep 40%"],
+        ["by MODA", "module set", "gradient_flops_20"],
+    ]
+    assert rows[1][4:] == ["40.0", "25.0", "40.0", 91, 90, 100, "1.00", "0.9900", 0, "10"]
+    assert {len(row) for row in rows} == {len(TABLES["methods"].columns)}
+
+
+def test_what_a_patch_is_compared_with_is_counted(tmp_path: Path) -> None:
+    """Two of ten weak models were compared: of one the patch is significantly better than this way, of one worse."""
+    results = Results(tmp_path, "digits", [("simcnn_x0_25", 0)])
+    artifacts = results.artifacts("simcnn_x0_25", "seed_0")
+    for target_class, interval in ((0, (0.1, 0.3)), (3, (-0.2, -0.1))):
+        history = [Epoch(number, 0.1, 1.0, 0.5, accuracy, 1.0) for number, accuracy in enumerate((0.5, 0.75))]
+        patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, target_class).save(history)
+        change = Change(interval, interval, interval, (0.0, 0.0), 1.0).to_json()
+        costs = {"flops_per_image": 3_000_000, "fit_flops": 5_000_000_000, "fit_seconds": 0.25 * target_class}
+        way = {"f1": 0.5, "others_accuracy": 0.75, **costs, "patch_minus_this": change}
+        file = patch_files.baselines(artifacts, "keep_50", WeakKind.SIMPLE, target_class, 1)
+        file.save({"ways": {"stacking": way}})
+    (row,) = baseline_rows(results)
+    assert row == ["simcnn_x0_25", "stacking", 2, "50.0", "75.0", "3.0", "5.0", "0.4", 1, 1, 0]
+    assert len(row) == len(TABLES["patch_baselines"].columns)
+
+
 def generation(number: int, fitness: float) -> Generation:
     return Generation(number, 0.8, 0.4, fitness, 0.6, 0.5, 10, 100, (0, 1), 2.0)
 
@@ -239,6 +288,11 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     drawn = {path.stem.removesuffix("_simcnn_x0_25") for path in (folder / "figures").glob("*.png")}
     assert drawn == {"modules", "patch_weak", "patch_overfitted", "patch_underfitted", "patch_sizes", "heuristics"}
     assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "gradient, 20%", "gradient, 10%"}
+    methods = {(row["strong model trained"], row["method"]) for row in rows["methods"]}
+    assert methods >= {("", "taylor"), ("", "moda"), ("", "seam"), ("by MODA", "moda"), ("by MODA", "gradient")}
+    assert {row["modules"] for row in rows["methods"]} >= {"keep 40%", "keep 40% of the FLOPs", "gradient_flops_60"}
+    assert [row["classes"] for row in rows["sub_tasks"]] == ["2"]
+    assert {"patch (learned rule)", "stacking, all logits"} <= {row["way"] for row in rows["patch_baselines"]}
     assert (root / "data" / "decoded_dataset" / "digits").is_dir()
 
 
