@@ -89,6 +89,11 @@ class SetRecord:
     std: tuple[float, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def answer_in_words(self) -> str:
+        """What the modules give, for people."""
+        return self.answer.replace("_", "-")
+
     def __post_init__(self) -> None:
         if not self.target_classes:
             object.__setattr__(self, "target_classes", tuple(range(len(self.classes))))
@@ -240,8 +245,8 @@ def show_module_set(record: SetRecord) -> None:
             record.target_classes, record.kernels_kept, *(column or unknown for column in columns), strict=True
         )
     ]
-    headings = ["kernels kept", f"of {record.kernels}", "FLOPs", "valid AUC", "strong model's", "logit explained"]
-    show_table(["class", "name", *headings], rows)
+    measured = "FLOPs", "valid AUC", "strong model's", f"{record.answer_in_words} explained"
+    show_table(["class", "name", "kernels kept", f"of {record.kernels}", *measured], rows)
     print()
     rows = []
     for part in ("valid", "test"):

@@ -209,7 +209,7 @@ def kernel_blocks(data: ReportData) -> Iterator[Block]:
 
 def class_blocks(data: ReportData) -> Iterator[Block]:
     """Size, quality and accuracy of each module's class as a table; of many, those of extreme AUC first."""
-    record = data.record
+    record, answer = data.record, data.record.answer_in_words
     unknown = (math.nan,) * len(data.targets)
     columns = [record.flops, record.valid_auc_modules, record.valid_auc_strong, record.explained]
     try:
@@ -220,7 +220,8 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
     sizes = [f"{kept / record.kernels:.1%}" for kept in record.kernels_kept]
     quality = [map(known, values, FORMS) for values in zip(*(column or unknown for column in columns), strict=True)]
     headings = (
-        *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC", "logit explained"),
+        *("class", "kernels kept", "FLOPs", "module's AUC", "strong model's AUC"),
+        f"{answer} explained",
         *("accuracy, strong model", "accuracy, composed"),
     )
     rows = [
@@ -232,9 +233,10 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
         ends = f"The {len(chosen) // 2} modules with the smallest AUC, and as many with the largest."
         yield Table(f"{ends} The next table has all.", headings, [rows[number] for number in chosen])
     yield Table(
-        "The modules, by class. AUC: the probability that a validation image of the class has a larger logit of the "
+        f"The modules, by class. AUC: the probability that a validation image of the class has a larger {answer} of the "
         f"class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "
-        "module. Logit explained: the share of the variance of the strong model's logit that the module explains. "
+        f"module. {answer.capitalize()} explained: the share of the variance of the strong model's {answer} that the "
+        "module explains. "
         "Accuracy: of the class's test images, in percent.",
         headings,
         rows,
