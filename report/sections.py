@@ -234,9 +234,9 @@ def class_blocks(data: ReportData) -> Iterator[Block]:
         yield Table(f"{ends} The next table has all.", headings, [rows[number] for number in chosen])
     yield Table(
         f"The modules, by class. AUC: the probability that a validation image of the class has a larger {answer} of "
-        f"the class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an uninformative "
-        f"module. {answer.capitalize()} explained: the share of the variance of the strong model's {answer} that the "
-        "module explains. "
+        f"the class than another image; 0.5 = chance. More than {MOST_BELOW:g} below the strong model's: an "
+        f"uninformative module. {answer.capitalize()} explained: the share of the variance of the strong model's "
+        f"{answer} that the module explains. "
         "Accuracy: of the class's test images, in percent.",
         headings,
         rows,
