@@ -136,7 +136,8 @@ def sized_config(model: str, dataset: str, num_classes: int, num_images: int) ->
 
 def _in_words(config: Config) -> str:
     """The settings that no file gives, those that most people want to know first."""
-    names = ("num_classes", "image_side", "epochs", "batch_size", "learning_rate", "population", "generations")
+    names = ["num_classes", "image_side", "epochs", "batch_size", "learning_rate"]
+    names += ["population", "generations", "mask_steps"]
     return ", ".join(
         [f"network={short_name(config.network_name)}", *(f"{name}={getattr(config, name)}" for name in names)]
     )

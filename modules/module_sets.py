@@ -76,7 +76,8 @@ def open_set(
     needed = range(config.num_classes) if target_classes is None else target_classes
     if lacking := [number for number in needed if number not in found.target_classes]:
         having = [each.name for each in module_sets(config, artifacts) if set(needed) <= set(each.target_classes)]
-        hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {found.made_by}"
+        some = "" if len(lacking) > 5 else f" --target_class {' '.join(map(str, lacking))}"
+        hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {found.made_by}{some}"
         names = ", ".join(f"{number} ({found.record.classes[number]})" for number in lacking[:5])
         raise UserError(
             f"module set {name} has modules of {class_names(found.record)}: expected one of class {names}"

@@ -119,6 +119,8 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     print(f"saved {file.path}")
     if config != stage.config:
         show_changes(stage.config, config)
+    of_class = artifacts.command("module_gradient_search.py", "--target_class", "CLASS", "--keep_flops", "0.5")
+    print(f"next, for the module of a class: {of_class}")
 
 
 def with_outputs(config: Config, arguments: argparse.Namespace) -> tuple[Config, nn.Module, Weights]:

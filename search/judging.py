@@ -56,13 +56,15 @@ class Judged(ABC):
 
     def describe(self, *names: str) -> str:
         """A row in a few lines, `names` first."""
+        is_above = self.auc_below < 0
+        auc = f"at {'least' if is_above else 'most'} {abs(self.auc_below):.4f} {'above' if is_above else 'below'}"
         return fitted(
             (
                 *names,
                 f"kept {self.kernels_kept:.1%}",
                 f"accuracy {self.right_composed / self.images:.2%} ({-self.points_lost:+.2f} points)",
                 f"distance {self.distance:.4f}",
-                f"AUC {self.auc_mean:.4f}, at most {self.auc_below:.4f} below the strong model's",
+                f"AUC {self.auc_mean:.4f}, {auc} the strong model's",
                 f"logits explained at least {self.explained_least:.1%}",
                 f"FLOPs {self.flops:.1%}",
                 f"{self.seconds:.1f} s",
