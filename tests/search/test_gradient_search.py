@@ -199,12 +199,11 @@ def test_every_setting_of_the_search_stands_beside_its_files(reference: Path) ->
     settings = gradient_files.of_search(Artifacts(reference, MODEL, DATASET)).settings.load()
     config = load(MODEL, DATASET, SETTINGS)
     made_with = asdict(search_settings(config, "kernels")) | asdict(goal_of(config))
-    del (
-        made_with["budget"],
-        made_with["crop"],
-    )  # that of each round is in its row; an earlier version did not name crops
-    resized = load(MODEL, DATASET, ["crop=resized"])
-    assert Gradient().settings(resized) == {**Gradient().settings(load(MODEL, DATASET)), "crop": "resized"}
+    for name in ("budget", "crop", "answer"):  # that of each round is in its row; an earlier version named no others
+        del made_with[name]
+    other = load(MODEL, DATASET, ["crop=resized", "mask_answer=log_odds"])
+    as_other = {"crop": "resized", "answer": "log_odds"}
+    assert Gradient().settings(other) == Gradient().settings(load(MODEL, DATASET)) | as_other
     assert settings == {**settings, **made_with}
 
 
