@@ -18,7 +18,7 @@ from modules.module_sets import latest_name, module_sets
 from utils.errors import run
 from utils.tables import show_table
 
-HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost", "AUC", "parent"]
+HEADINGS = ["set", "classes", "method", "kernels %", "FLOPs %", "points lost, valid", "AUC", "parent"]
 
 
 def main() -> None:
