@@ -271,6 +271,7 @@ def evaluate(
     images: Any,
     labels: Any,
     target_classes: Sequence[int] | None = None,
+    answer: str = "logit",
 ) -> SetRecord:
     """Compare modules with the strong model: each by itself, and all of them as one classifier.
 
@@ -283,6 +284,7 @@ def evaluate(
         images: (n, channels, side, side) float, which neither the network nor the search has seen.
         labels: (n,) int.
         target_classes: of the modules; None = module c belongs to class c.
+        answer: what the modules give: a `logit` or, if they were searched with `mask_answer="log_odds"`, `log_odds`.
 
     Returns:
         A `SetRecord`; its fields `valid_*` are measured on the images given here; `test_*` are 0.
@@ -296,7 +298,7 @@ def evaluate(
     given = _labelled(strong, images, labels)
     none, names = given.take(np.arange(0)), tuple(map(str, range(strong.num_classes)))
     device, _ = strong.device_and_dtype
-    return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {})
+    return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {}, answer)
 
 
 class ComposedNetwork(nn.Module):

@@ -65,7 +65,7 @@ def main() -> None:
     for module, state in zip(modules, of_modules, strict=True):
         module.load_state_dict(state)
     search = {**found.search, "published_of_commit": commit()}
-    report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage.device, search)
+    report = evaluate_set(strong, modules, masks, chosen.target_classes, split, stage.device, search, found.answer)
     report = replace(report, parent=found.parent)
     trained_on = model_files.trained_on(stage.artifacts).load()
     images = image_order_of(split).hashes
