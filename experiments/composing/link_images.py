@@ -32,8 +32,10 @@ OfClasses = Mapping[str, Sequence[Path]]
 def main() -> None:
     parser = OneLineParser(__doc__)
     parser.add_argument("--dataset", required=True, help="a folder in dataset_dir")
-    parser.add_argument("--imbalanced", type=int, default=0, metavar="N", help="make N imbalanced data sets instead")
+    parser.add_argument("--imbalanced", type=int, metavar="N", help="make N imbalanced data sets instead")
     arguments = parser.parse_args()
+    if arguments.imbalanced is not None and arguments.imbalanced < 1:
+        raise UserError(f"--imbalanced {arguments.imbalanced}: expected at least 1")
     top = Path(global_configure.dataset_dir) / arguments.dataset
     train, test = (
         {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}

@@ -48,6 +48,7 @@ def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
 
 
 def test_imbalanced_data_sets_differ_in_their_training_images_alone(top, run_main):
+    run_main(SCRIPT, "--dataset", "small", "--imbalanced", 0, root=top).refused("--imbalanced 0: expected at least 1")
     assert run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).exit_code == 0
     one, other = (found(top / f"small_imbalanced_{number}") for number in range(2))
     assert one["valid"] == other["valid"] and one["test"] == other["test"]
