@@ -213,7 +213,7 @@ def extremes(values: np.ndarray, most: int = 10) -> np.ndarray:
 
 
 def short(name: str, most: int = 20) -> str:
-    """A name of at most so many letters, the middle left out where it is longer: ends tell names apart, too."""
+    """A name shortened to a number of letters: the middle is left out, because names may differ at the end alone."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 

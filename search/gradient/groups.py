@@ -1,6 +1,6 @@
 """Modules are trained in groups, one after the other, so that memory does not depend on how many modules there are.
 
-A module is the same in a group of any size.
+A module does not depend on the size of its group.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

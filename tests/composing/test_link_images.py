@@ -9,7 +9,7 @@ SCRIPT = "experiments/composing/link_images.py"
 
 @pytest.fixture
 def top(tmp_path, monkeypatch):
-    """A data set of four classes, 600 images each in both parts, which nobody decodes."""
+    """A data set of four classes, 600 images each in both parts, which are never decoded."""
     for part in ("train", "test"):
         for name in "abcd":
             folder = tmp_path / "small" / part / name

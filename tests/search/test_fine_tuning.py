@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_refused(strong_roots: Callable[[str, str], Path], 
 def test_modules_of_log_odds_stay_modules_of_log_odds(
     root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are measured by the strong model's log-odds, whoever measures, and tuned towards these."""
+    """Every stage compares them with the strong model's log-odds, and fine-tuning trains them towards these."""
     own = [*SMALL, "--keep", 0.9, "--set", "mask_answer=log_odds", "--set", "mask_step_size=0.002", "--as", "odds"]
     assert run_main(SEARCH, *own, "--target_class", 1, 3, root=root).exit_code == 0
     step, goals = Trainer.step, []
