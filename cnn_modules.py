@@ -14,7 +14,6 @@ Errors have a message of one line. A `UserError` is no ValueError and a `Setting
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ from patching.report import PatchedWeakModel
 from patching.rules import Rule
 from search.gradient.goal import goal_of
 from search.gradient.groups import group_size, train_in_groups
-from search.gradient.trainer import Trainer, search_settings
+from search.gradient.trainer import Training, search_settings
 from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.progress import show_progress
@@ -223,21 +222,9 @@ def gradient_search(
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)
     device, dtype = strong.device_and_dtype
-    of_steps, (pixels, labels) = search_settings(config, "kernels"), to_device(given, device)
+    training = Training.on(device, given, goal_of(config), search_settings(config, "kernels"), dtype, seed)
     with torch.enable_grad(), core_threads(device) as workers:
-        make_trainer = partial(
-            Trainer,
-            strong,
-            goal=goal_of(config),
-            pixels=pixels,
-            labels=labels,
-            settings=of_steps,
-            normalisation=None,
-            dtype=dtype,
-            seed=seed,
-            workers=workers,
-        )
-        learned = train_in_groups(make_trainer, targets, of_steps, (1.0, keep), size=group_size(strong, device))
+        learned = train_in_groups(strong, targets, training, (1.0, keep), workers, size=group_size(strong, device))
         found = [(mask, module_of_weights(strong, mask, each, weights)) for each, mask, weights in learned]
     return np.stack([mask for mask, _ in found]), [module for _, module in found]
 

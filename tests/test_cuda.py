@@ -21,7 +21,7 @@ from modules.kernel_importance import kernel_importance
 from modules.population_outputs import population_outputs
 from search.genetic.pair_counting import count_greater
 from search.gradient.goal import Goal
-from search.gradient.trainer import ModuleTrainingSettings, Trainer
+from search.gradient.trainer import ModuleTrainingSettings, Trainer, Training
 from utils.device import core_threads, make_deterministic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
@@ -79,12 +79,8 @@ def test_modules_are_trained_there(name: str, dtype: torch.dtype) -> None:
 
     def trained(device: torch.device, in_pieces: bool = False) -> tuple[list[float], np.ndarray, list[Tensor]]:
         with core_threads(device) as workers:
-            given = torch.tensor(images.pixels, device=device), torch.tensor(images.labels, device=device)
-            options = {"normalisation": images.normalisation, "dtype": dtype, "seed": 0, "workers": workers}
-            trainers = [
-                Trainer(graph.to(device), [(3,), (7,)], Goal(0.5, 0.1), *given, settings, **options)
-                for _ in range(1 + in_pieces)
-            ]
+            training = Training.on(device, images, Goal(0.5, 0.1), settings, dtype, seed=0)
+            trainers = [Trainer(graph.to(device), [(3,), (7,)], training, workers) for _ in range(1 + in_pieces)]
             losses = []
             for step in range(settings.steps):
                 if step == 4 and in_pieces:

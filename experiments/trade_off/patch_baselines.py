@@ -20,7 +20,6 @@ Writes baselines_SET_epoch_E.json next to each weak model. Seconds are of this p
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from torch import Tensor
 
 import global_configure  # noqa: F401  (finds our packages before others of their names)
 from composing.controls import stacked
-from dataset.images import Images, to_device
+from dataset.images import Images
 from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
@@ -46,7 +45,7 @@ from patching.weak_models import WeakKind
 from patching.weak_training import weak_settings
 from search.gradient.goal import Goal, unexplained
 from search.gradient.groups import train_in_groups
-from search.gradient.trainer import Trainer, fine_tuning_settings
+from search.gradient.trainer import Training, fine_tuning_settings
 from utils.device import core_threads
 from utils.errors import UserError, run
 from utils.tables import show_table
@@ -187,23 +186,16 @@ def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images
             weights[name] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
         else:
             weights[name] = torch.full_like(value, name.endswith(("weight", "running_var")))
-    settings, (pixels, labels) = fine_tuning_settings(stage.config), to_device(images, stage.device)
+    training = Training.on(stage.device, images, goal, fine_tuning_settings(stage.config), stage.dtype, stage.seed)
     with core_threads(stage.device) as workers:
-        make_trainer = partial(
-            Trainer,
-            cases.strong,
-            goal=goal,
-            pixels=pixels,
-            labels=labels,
-            settings=settings,
-            normalisation=images.normalisation,
-            dtype=stage.dtype,
-            seed=stage.seed,
-            workers=workers,
-        )
-        of_class, all_kept = [case.target_class], (1.0, 1.0)
         ((number, mask, trained),) = train_in_groups(
-            make_trainer, of_class, settings, all_kept, begins=lambda _: (case.kernels, weights), what="one class alone"
+            cases.strong,
+            [case.target_class],
+            training,
+            (1.0, 1.0),
+            workers,
+            begins=lambda _: (case.kernels, weights),
+            what="one class alone",
         )
     return module_of_weights(cases.strong, mask, number, trained)
 

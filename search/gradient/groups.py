@@ -4,6 +4,7 @@ A module does not depend on the size of its group.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from models.graph import Graph
 from search.gradient.pruning import keep_target
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import ModuleTrainingSettings, Trainer
+from search.gradient.trainer import Trainer, Training
 from utils.estimate import Estimate, free_memory
 from utils.progress import say, steps
 
@@ -26,10 +27,11 @@ Learned = tuple[int, np.ndarray, Mapping[str, Tensor]]  # a class, and its modul
 
 
 def train_in_groups(
-    make_trainer: Callable[[Sequence[tuple[int, ...]]], Trainer],
+    strong: Graph,
     classes: Sequence[int],
-    settings: ModuleTrainingSettings,
+    training: Training,
     shares: tuple[float, float],
+    workers: Executor,
     *,
     size: int = 1,
     begins: Begins | None = None,
@@ -41,10 +43,11 @@ def train_in_groups(
     """Let modules take their steps of a round, and yield each of them when its group has.
 
     Args:
-        make_trainer: makes a trainer of modules, each of one class.
+        strong: the strong model, on the device.
         classes: of the modules.
-        settings: how steps are taken.
+        training: of the modules.
         shares: of the kernels, that the round begins with, and that it goes down to.
+        workers: run the modules of a group, one core each.
         size: of a group.
         begins: gives the module of a class before the round; None: it is the strong model.
         steps_done: in the rounds before.
@@ -54,11 +57,12 @@ def train_in_groups(
 
     Raises LossNotFinite.
     """
-    groups, end = [classes[start : start + size] for start in range(0, len(classes), size)], steps_done + settings.steps
-    estimate = Estimate(what, first_steps(list(map(len, groups)), settings.steps, *shares))
-    with steps(f"{what}, steps", len(groups) * settings.steps) as advance:
+    of_round = training.settings.steps
+    groups = [classes[start : start + size] for start in range(0, len(classes), size)]
+    estimate = Estimate(what, first_steps(list(map(len, groups)), of_round, *shares))
+    with steps(f"{what}, steps", len(groups) * of_round) as advance:
         for group in groups:
-            trainer = make_trainer([(target_class,) for target_class in group])
+            trainer = Trainer(strong, [(target_class,) for target_class in group], training, workers)
             modules = dict(zip(group, trainer.modules, strict=True))
             if begins is not None:
                 trainer.begin_with([begins(target_class) for target_class in group], steps_done)
@@ -66,7 +70,7 @@ def train_in_groups(
                 restore(*each)
             if trainer.steps_done > steps_done:
                 say(f"going on after step {trainer.steps_done}")
-            for step in range(steps_done, end):
+            for step in range(steps_done, steps_done + of_round):
                 if step == trainer.steps_done:  # else an earlier run has taken it
                     trainer.step(*shares)
                     estimate.advance()

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -16,7 +16,7 @@ from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
 from search.gradient.groups import Begins, Learned, Module, train_in_groups
-from search.gradient.trainer import ModuleTrainingSettings, Trainer
+from search.gradient.trainer import ModuleTrainingSettings, Training
 from utils.device import PRECISIONS, core_threads
 
 AHEAD = 2  # tasks for each worker that are handed in, so that none waits for the driver
@@ -30,7 +30,7 @@ class ModulesOnEngine:
         engine: where they are learned.
         inputs: the strong model and the training images, as `engine.share` returned them.
         labels: (n,) int64 of the training images, likewise.
-        goal, settings, seed: as of `Trainer`.
+        goal, settings, seed: as of `Training`.
     """
 
     engine: Engine
@@ -85,20 +85,12 @@ def module_on_worker(
     """A task: the module of a class after its steps of a round."""
     graph, pixels = _prepared(inputs, device)
     with core_threads(pixels.device) as workers:
-        make_trainer = partial(
-            Trainer,
-            graph,
-            goal=goal,
-            pixels=pixels,
-            labels=torch.tensor(labels, device=pixels.device),
-            settings=settings,
-            normalisation=inputs.normalisation,
-            dtype=PRECISIONS[inputs.precision],
-            seed=seed,
-            workers=workers,
-        )
+        given = pixels, torch.tensor(labels, device=pixels.device), inputs.normalisation
+        training = Training(goal, settings, *given, PRECISIONS[inputs.precision], seed)
         begins = None if begun is None else lambda _: _unpacked(begun)
-        learned = train_in_groups(make_trainer, [target_class], settings, shares, begins=begins, steps_done=steps_done)
+        learned = train_in_groups(
+            graph, [target_class], training, shares, workers, begins=begins, steps_done=steps_done
+        )
         return next(_packed(mask, weights) for _, mask, weights in learned)
 
 

@@ -7,13 +7,12 @@ each module of the group has its state. So memory does not depend on the number 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from dataset.images import Images, to_device
+from dataset.images import Images
 from engines.engine import Engine
 from models.graph import Graph
 from models.opening import Stage
@@ -25,7 +24,7 @@ from search.gradient.groups import Begins, Learned, group_size, train_in_groups
 from search.gradient.log import Round, words
 from search.gradient.on_engine import ModulesOnEngine
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import ModuleTrainingSettings, Trainer
+from search.gradient.trainer import ModuleTrainingSettings, Training
 from utils.device import core_threads
 from utils.errors import reason
 from utils.progress import progress, say
@@ -146,7 +145,7 @@ class GradientSearch:
 
     def _in_groups(self, number: int, missing: Sequence[int], begins: Begins | None) -> Iterator[Learned]:
         """Train the modules of some classes, from where an earlier run ended."""
-        stage, images = self.stage, self.images
+        stage = self.stage
 
         def restore(target_class: int, module: TrainedModule) -> None:
             if state := self._load(number, target_class):
@@ -154,24 +153,12 @@ class GradientSearch:
                     module.load_state(state)
 
         with core_threads(stage.device) as workers:
-            pixels, labels = to_device(images, stage.device)
-            make_trainer = partial(
-                Trainer,
-                self.strong,
-                goal=goal_of(stage.config),
-                pixels=pixels,
-                labels=labels,
-                settings=self.settings,
-                normalisation=images.normalisation,
-                dtype=stage.dtype,
-                seed=stage.seed,
-                workers=workers,
-            )
             yield from train_in_groups(
-                make_trainer,
+                self.strong,
                 missing,
-                self.settings,
+                Training.on(stage.device, self.images, goal_of(stage.config), self.settings, stage.dtype, stage.seed),
                 self._shares(number),
+                workers,
                 size=group_size(self.strong, stage.device),
                 begins=begins,
                 steps_done=number * self.settings.steps,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from configures.base import Config
-from dataset.images import Crop, Normalisation, normalise
+from dataset.images import Crop, Images, Normalisation, normalise, to_device
 from models.evaluation import cpu_state
 from models.graph import (
     STATISTICS_IMAGES,
@@ -75,39 +75,64 @@ def fine_tuning_settings(config: Config) -> ModuleTrainingSettings:
     return ModuleTrainingSettings(steps, config.mask_batch_size, step_size, config.mirror, crop=config.crop)
 
 
+@dataclass(frozen=True)
+class Training:
+    """Towards what modules are trained, how, and on which images.
+
+    Attributes:
+        goal: of each module.
+        settings: how steps are taken.
+        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
+        normalisation: of the images; None = they are normalised already.
+        dtype: bfloat16 runs the networks in autocast; weights stay float32.
+        seed: decides the batches and their augmentation.
+    """
+
+    goal: Goal
+    settings: ModuleTrainingSettings
+    pixels: Tensor
+    labels: Tensor
+    normalisation: Normalisation | None
+    dtype: torch.dtype
+    seed: int
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        images: Images,
+        goal: Goal,
+        settings: ModuleTrainingSettings,
+        dtype: torch.dtype,
+        seed: int,
+    ) -> "Training":
+        """The same of images that are brought to the device."""
+        return cls(goal, settings, *to_device(images, device), images.normalisation, dtype, seed)
+
+
 class Trainer:
     """Some or all modules of a strong model while they are trained.
 
     Args:
         graph: the strong model, on the device.
         classes: of each module.
-        goal: of each module.
-        pixels, labels: (n, side, side, 3) uint8 and (n,) int64 training images, on the device.
-        settings: how steps are taken.
-        normalisation: of the images; None = they are normalised already.
-        dtype: bfloat16 runs the networks in autocast; weights stay float32.
-        seed: decides the batches and their augmentation.
+        training: of the modules.
         workers: run the modules, one core each; the result does not depend on how many they are.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        classes: Sequence[tuple[int, ...]],
-        goal: Goal,
-        pixels: Tensor,
-        labels: Tensor,
-        settings: ModuleTrainingSettings,
-        *,
-        normalisation: Normalisation | None,
-        dtype: torch.dtype,
-        seed: int,
-        workers: Executor,
-    ) -> None:
+    def __init__(self, graph: Graph, classes: Sequence[tuple[int, ...]], training: Training, workers: Executor) -> None:
         keep_freed_memory()
-        self.goal, self.settings, self.workers, self.dtype = goal, settings, workers, dtype
+        goal, settings = training.goal, training.settings
+        self.goal, self.settings, self.workers, self.dtype = goal, settings, workers, training.dtype
         self.batches = StepBatches(
-            pixels, labels, settings.batch_size, settings.mirror, settings.crop, seed, torch.float32, normalisation
+            training.pixels,
+            training.labels,
+            settings.batch_size,
+            settings.mirror,
+            settings.crop,
+            training.seed,
+            torch.float32,
+            training.normalisation,
         )
         self.graph = graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
         self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)

@@ -23,6 +23,7 @@ from search.gradient.trainer import (
     LossNotFinite,
     ModuleTrainingSettings,
     Trainer,
+    Training,
     fine_tuning_settings,
     search_settings,
 )
@@ -82,20 +83,10 @@ def trainer_of(
 ) -> Iterator[Trainer]:
     """The modules of a random network."""
     images = random_images(40, 3)
-    pixels, labels = torch.tensor(images.pixels[:, :SIDE, :SIDE]), torch.tensor(images.labels)
+    given = torch.tensor(images.pixels[:, :SIDE, :SIDE]), torch.tensor(images.labels), images.normalisation
+    training = Training(goal, settings, *given, dtype, seed=0)
     with core_threads(CPU, workers) as threads:
-        yield Trainer(
-            graph_of(),
-            [(target_class,) for target_class in classes],
-            goal,
-            pixels,
-            labels,
-            settings,
-            normalisation=images.normalisation,
-            dtype=dtype,
-            seed=0,
-            workers=threads,
-        )
+        yield Trainer(graph_of(), [(target_class,) for target_class in classes], training, threads)
 
 
 def test_a_module_of_log_odds_begins_with_the_difference_from_the_other_logits() -> None:
