@@ -56,7 +56,7 @@ class Said:
 
     labels: np.ndarray  # (images,) int64
     members: list[np.ndarray]  # of each source, (images, its classes) float32
-    whole: list[Whole]  # of each strong model
+    whole: dict[str, Whole]  # strong model's name -> its outputs
 
 
 class Composition:
@@ -102,10 +102,8 @@ class Composition:
     @cached_property
     def graphs(self) -> dict[str, Graph]:
         """Strong model's name -> the strong model."""
-        firsts = {source.config.name: source for source in reversed(self.sources)}
-        return {
-            name: load_strong_model(each.config, each.stage.artifacts, self.device) for name, each in firsts.items()
-        }
+        stages = {source.config.name: source.stage for source in self.sources}
+        return {name: load_strong_model(stage.config, stage.artifacts, self.device) for name, stage in stages.items()}
 
     @cached_property
     def parts(self) -> list[list[NamedNetwork]]:
@@ -137,11 +135,11 @@ class Composition:
             if is_new:
                 logits[name] = outputs.pop(0)
             members.append(logits[name][:, list(source.numbers)] if is_whole else np.concatenate(outputs, 1))
-        whole = []
+        whole = {}
         for name, values in logits.items():
             of_model = [source for source in self.sources if source.config.name == name]
             known = {n: source.number_of(n) for source in of_model for n in source.names}
-            whole.append(Whole(values, tuple(map(self.classes.index, known)), tuple(known.values())))
+            whole[name] = Whole(values, tuple(map(self.classes.index, known)), tuple(known.values()))
         return Said(next(iter(self.images[part].values())).labels, members, whole)
 
     @cached_property
@@ -192,26 +190,27 @@ class Composition:
         """The composed classifier and its controls, judged on the test images; see `ComposedRecord`."""
         valid, test = self.said["valid"], self.said["test"]
         outputs, count, whole = self.outputs("test"), len(self.classes), 1.0
+        of_valid, of_test = list(valid.whole.values()), list(test.whole.values())
         total = sum(graph.flops for graph in self.graphs.values())
         members = sum(member.cost[0] for member in self.members) / total
         found = {COMPOSED: (self.rule.scores(outputs).argmax(1), members), AS_THEY_ARE: (outputs.argmax(1), members)}
         if self.task == "merge" and self.calibration != "own":
             own = standardised(self.outputs("valid"), self.chosen, valid.labels)
             found[STANDARDISED] = own.scores(outputs).argmax(1), members
-        for (name, graph), strong in zip(self.graphs.items(), test.whole, strict=True):
+        for name, strong in test.whole.items():
             if len(strong.places) == count:
-                found[RESTRICTED.format(name)] = restricted(strong), graph.flops / total
-        if len(test.whole) > 1:
-            found[LARGEST] = largest_softmax(test.whole, count), whole
-            if all(len(each.places) == count for each in test.whole):
-                found[MEAN] = mean_softmax(test.whole), whole
+                found[RESTRICTED.format(name)] = restricted(strong), self.graphs[name].flops / total
+        if len(of_test) > 1:
+            found[LARGEST] = largest_softmax(of_test, count), whole
+            if all(len(each.places) == count for each in of_test):
+                found[MEAN] = mean_softmax(of_test), whole
         if self.task == "merge" and (self.sources[0].modules or self.keep_flops):
-            order = np.argsort([place for each in test.whole for place in each.places])
-            logits = [np.concatenate([each.of_classes for each in said.whole], 1)[:, order] for said in (valid, test)]
-            of_model = np.concatenate([[number] * len(each.places) for number, each in enumerate(test.whole)])[order]
+            order = np.argsort([place for each in of_test for place in each.places])
+            logits = [np.concatenate([each.of_classes for each in part], 1)[:, order] for part in (of_valid, of_test)]
+            of_model = np.concatenate([[number] * len(each.places) for number, each in enumerate(of_test)])[order]
             of_whole = fitted(logits[0], valid.labels, of_model.tolist(), self.seed)
             found[WHOLE_RULE] = of_whole.scores(logits[1]).argmax(1), whole
-        logits = [np.concatenate([each.logits for each in said.whole], 1) for said in (valid, test)]
+        logits = [np.concatenate([each.logits for each in part], 1) for part in (of_valid, of_test)]
         found[STACKED] = stacked(logits[0], valid.labels, logits[1], self.seed), whole
         return methods_of(test.labels, found, count, self.seed)
 

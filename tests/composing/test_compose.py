@@ -148,6 +148,15 @@ def test_the_best_of_several_sets(compose, root, run_main):
 def test_the_best_of_two_models_has_the_mean_of_their_softmax_and_the_page_shows_it(compose, root, run_main):
     _, record = compose("two", "--best_of", "small:digits:0,1,2", "simcnn_x0_25:digits:0,1,2")
     assert {MEAN, LARGEST, RESTRICTED.format("small_digits"), RESTRICTED.format(STRONG)} <= record.methods.keys()
+    flops = {each["configuration"]: each["strong_flops"] for each in record.sources.values()}
+    for model in ("small", "simcnn_x0_25"):
+        name = f"{model}_digits"
+        control, alone = (
+            each.methods[RESTRICTED.format(name)]
+            for each in (record, compose(model, "--take", f"{model}:digits:0,1,2")[1])
+        )
+        assert control["confusion_matrix"] == alone["confusion_matrix"]
+        assert control["flops"] == pytest.approx(flops[name] / sum(flops.values()))
     page = run_main("scripts/make_report.py", "--model", "small", "--dataset", "digits", root=root)
     assert page.exit_code == 0, page.stderr
     html = (root / "data" / "small_digits" / "report" / "index.html").read_text(encoding="utf-8")
