@@ -282,6 +282,8 @@ def evaluate(
     targets = _checked_targets(strong, masks, target_classes)
     if len(modules) != len(targets):
         raise UserError(f"modules: expected one for each of {len(targets)} masks, given {len(modules)}")
+    if answer not in ("logit", "log_odds"):
+        raise UserError(f"answer: expected logit or log_odds, given {answer!r}")
     given = _labelled(strong, images, labels)
     none, names = given.take(np.arange(0)), tuple(map(str, range(strong.num_classes)))
     device, _ = strong.device_and_dtype

@@ -36,7 +36,7 @@ from utils.files import check_writable
 from utils.locks import held
 from utils.progress import say, time_in_words
 from utils.seeds import torch_seed
-from utils.tensorboard import add_tensorboard, scalar, tensorboard
+from utils.tensorboard import add_tensorboard, tensorboard
 
 
 def main() -> None:
@@ -89,9 +89,6 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
 
     def log(epoch: Epoch, _: torch.nn.Module) -> None:
         epochs.append(epoch)
-        scalar("loss/train", epoch.train_loss, epoch.number)
-        scalar("accuracy/train", epoch.train_accuracy, epoch.number)
-        scalar("accuracy/valid", epoch.valid_accuracy, epoch.number)
         left = (stage.config.epochs - epoch.number - 1) * epoch.seconds
         say(
             f"epoch {epoch.number:3d}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2%}  "

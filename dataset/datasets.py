@@ -194,6 +194,7 @@ def _room_for(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
         return np.empty(shape, np.uint8)
     check_writable(folder)
     check_room(folder, 2 * math.prod(shape), f"images of {shape[1]} pixels a side are many bytes")  # and once more
+    folder.mkdir(parents=True, exist_ok=True)
     return np.memmap(tempfile.TemporaryFile(dir=folder), np.uint8, "w+", shape=shape)
 
 

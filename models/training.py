@@ -25,6 +25,7 @@ from utils.files import damaged
 from utils.progress import say, steps
 from utils.recorded_settings import differences
 from utils.seeds import torch_seed
+from utils.tensorboard import scalar
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,9 @@ def train(
                 training.best_epoch = number
                 training.best_weights = cpu_state(model)
             training.history.append(epoch)
+            scalar("loss/train", epoch.train_loss, epoch.number)
+            scalar("accuracy/train", epoch.train_accuracy, epoch.number)
+            scalar("accuracy/valid", epoch.valid_accuracy, epoch.number)
             after_epoch(epoch, model)
             if state_file is not None:
                 state = {"description": description, "made_on": this_machine(), **vars(training)}

@@ -260,7 +260,7 @@ def show_module_set(record: SetRecord) -> None:
     print(f"\nkernels kept, mean over modules: {record.kernel_share:.1%}", end="")
     print(f"; mean Jaccard distance: {record.jaccard_distance:.4f}" if len(rows) and len(unknown) > 1 else "")
     if record.uninformative:
-        names = _enumerated([record.classes[number] for number in record.uninformative], 3)
+        names = _enumerated([record.classes[number] for number in record.uninformative], 10)
         print(f"uninformative modules: {names}; before patching, run module_fine_tuner.py")
 
 

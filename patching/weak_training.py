@@ -24,12 +24,14 @@ from patching.data import PatchData, load_patch_data
 from patching.weak_models import WeakKind, build_weak_network
 from utils.artifacts import CheckpointFile
 from utils.device import PRECISIONS
+from utils.errors import UserError
 from utils.files import set_aside
 from utils.given_places import check_room, readable
 from utils.locks import held
 from utils.progress import progress, say
 from utils.recorded_settings import record_or_compare
 from utils.seeds import torch_seed
+from utils.tensorboard import add_tensorboard, tensorboard
 
 BYTES_PER_PARAMETER = 4
 LEARNED = 1 / 18  # of the way from guessing to all right: 15 % of ten classes' images, 53 % of two classes'
@@ -45,7 +47,16 @@ def train_from_command_line(documentation: str | None, kind: WeakKind) -> None:
     settings = weak_settings(config, kind)
     print(f"weak model: {config.weak_model if kind is WeakKind.SIMPLE else f'{config.model}, poorly fitted'}")
     with chosen_engine(arguments, stage.device) as engine:
-        train_weak_models(stage, kind, target_classes, data, settings, fresh=arguments.fresh, engine=engine)
+        train_weak_models(
+            stage,
+            kind,
+            target_classes,
+            data,
+            settings,
+            fresh=arguments.fresh,
+            curves=arguments.tensorboard,
+            engine=engine,
+        )
 
 
 def weak_settings(config: Config, kind: WeakKind) -> TrainingSettings:
@@ -66,9 +77,12 @@ def _arguments(documentation: str | None, kind: WeakKind) -> argparse.Namespace:
     parser.add_argument("--keep_epochs", help="epochs to keep, counted from 0: 84,169")
     parser.add_argument("--checkpoint_every", help="keep every n-th epoch")
     parser.add_argument("--fresh", action="store_true", help="set what is there aside and train again")
+    add_tensorboard(parser)
     add_engine_options(parser, "weak models are trained one after the other, by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
+    if arguments.tensorboard and arguments.engine:
+        raise UserError("--tensorboard: not with --engine, whose workers write nothing")
     for option in ("epochs", "keep_epochs", "checkpoint_every"):
         if getattr(arguments, option) is not None:
             name = f"{kind}_epochs" if option == "epochs" else option
@@ -170,6 +184,7 @@ def train_weak_models(
     settings: TrainingSettings,
     *,
     fresh: bool = False,
+    curves: bool = False,
     engine: Engine | None = None,
 ) -> None:
     """Train one weak model per target class, and keep the chosen epochs.
@@ -178,6 +193,7 @@ def train_weak_models(
         stage, kind, target_classes, settings: what is trained, and how.
         data: the images of all of them.
         fresh: set what is there aside, instead of going on or refusing.
+        curves: write them for TensorBoard, next to each weak model that is trained here.
         engine: where to train them at the same time; None = here, one after the other.
 
     Raises UserError if the disk is too small, what is there was trained with other settings, or the images are not
@@ -206,13 +222,13 @@ def train_weak_models(
     if engine is None:
         for job in jobs:
             with held(patch_files.weak_training_role(stage.artifacts, kind, job.target_class)):
-                _train_here(stage, job, data.split_for(job.target_class), fresh)
+                _train_here(stage, job, data.split_for(job.target_class), fresh, curves)
     else:
         with held(*(patch_files.weak_training_role(stage.artifacts, kind, job.target_class) for job in jobs)):
             _train_on(engine, stage, jobs, data, fresh)
 
 
-def _train_here(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> None:
+def _train_here(stage: Stage, job: WeakJob, split: Split, fresh: bool, curves: bool) -> None:
     if not _is_to_train(stage, job, split, fresh):
         return
     state = patch_files.weak_model_state(stage.artifacts, job.kind, job.target_class)
@@ -220,7 +236,9 @@ def _train_here(stage: Stage, job: WeakJob, split: Split, fresh: bool) -> None:
     def save(epoch: int, weights: dict[str, Tensor]) -> None:
         patch_files.weak_model(stage.artifacts, job.kind, job.target_class, epoch).save(weights)
 
-    _record(stage, job, split, train_weak_model(job, split, stage.device, save, state))
+    with tensorboard(patch_files.weak_model_folder(stage.artifacts, job.kind, job.target_class), curves):
+        trained = train_weak_model(job, split, stage.device, save, state)
+    _record(stage, job, split, trained)
     state.path.unlink(missing_ok=True)
 
 

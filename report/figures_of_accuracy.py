@@ -66,7 +66,7 @@ def outputs_figure(
         ax=axes,
     )
     seaborn.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncols=2, title=None)
-    axes.set(xlabel="module's output: the logit of its class (lines: quartiles)", ylabel="module of class (AUC)")
+    axes.set(xlabel="module's output (lines: quartiles)", ylabel="module of class (AUC)")
     axes.grid(axis="x")
     figure.suptitle(title)
     worst, best = int(np.argmin(aucs)), int(np.argmax(aucs))

@@ -115,7 +115,8 @@ def record_file(name: str | None, composition: Composition) -> RecordFile[Compos
     file = composing_files.record(composition.sources[0].stage.artifacts, named)
     there = file.load_if_there()
     labels = {source.label for source in composition.sources}
-    if there and (there.task, there.classes, there.sources.keys()) != (composition.task, composition.classes, labels):
+    now = composition.task, composition.classes, labels, composition.keep_flops
+    if there and (there.task, there.classes, there.sources.keys(), there.made_with.get("keep_flops")) != now:
         raise UserError(f"{file.path} is there, of another composition: give another --name, or move it away")
     return file
 

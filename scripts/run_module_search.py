@@ -41,6 +41,7 @@ from utils.errors import UserError, run
 from utils.locks import held
 from utils.processes import ProcessGroup
 from utils.progress import is_shown, say, time_in_words
+from utils.tensorboard import add_tensorboard, tensorboard
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="explorers at a time; default: num_workers of global_configure.py")
     add_engine_options(parser, "a recorder and explorers are started")
     add_start_options(parser)
+    add_tensorboard(parser)
     add_as_option(parser, "the name of the method")
     arguments = parser.parse_args()
     check_new_name(arguments.as_name)
@@ -66,7 +68,8 @@ def main() -> None:
         as_asked = method.as_asked(arguments)
         strong = load_strong_model(stage.config, stage.artifacts, stage.device)
         split = load_strong_split(stage.config, stage.artifacts)
-        search_modules(stage, strong, split, as_asked, fresh=arguments.fresh, name=arguments.as_name)
+        with tensorboard(as_asked.files(stage.artifacts).folder, arguments.tensorboard):
+            search_modules(stage, strong, split, as_asked, fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
     for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):
@@ -96,6 +99,8 @@ def search_by_driver(stage: Stage, arguments: argparse.Namespace) -> None:
 
 def check_options(arguments: argparse.Namespace) -> None:
     """Raises UserError for options of other methods."""
+    if arguments.tensorboard and not isinstance(METHODS[arguments.method], DrivenMethod):
+        raise UserError(f"--tensorboard: not with --method {arguments.method}; its search_log.csv has these numbers")
     own = METHODS[arguments.method].options
     for option in sorted({option for method in METHODS.values() for option in method.options if option not in own}):
         value = getattr(arguments, option)

@@ -33,6 +33,7 @@ from utils.errors import UserError, reason
 from utils.estimate import estimated
 from utils.progress import progress
 from utils.seeds import torch_seed
+from utils.tensorboard import scalar
 
 CANDIDATES = 5  # of a search, evenly over its steps
 
@@ -260,7 +261,7 @@ class MaskLearning(DrivenMethod):
                 if number < done:
                     continue
                 steps = progress(estimated(range(start, end), f"candidate {number}"), "steps", end - start)
-                losses = [learner.step(step) for step in steps]
+                losses = [scalar("step/loss", learner.step(step), step) for step in steps]
                 if number >= len(rows):
                     cut = [module.cut() for module in learner.modules]
                     weights = np.mean([count_nonzero(module) for _, module in cut]) / parameters

@@ -182,6 +182,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "few masks": (lambda: cm.extract_modules(strong(), some_masks()[:2]), "target_classes"),
     "empty layer": (lambda: cm.extract_modules(strong(), ~some_masks() & some_masks()), "at least one kept kernel"),
     "class": (lambda: cm.extract_modules(strong(), some_masks()[:1], target_classes=[7]), "from 0 to 3, given .7,."),
+    "answer": (
+        lambda: cm.evaluate(strong(), some_masks(), CLASSES * [None], IMAGES, LABELS, answer="odds"),
+        "given 'odds'",
+    ),
     "few modules": (lambda: cm.evaluate(strong(), some_masks(), [], IMAGES, LABELS), "one for each of 4 masks"),
     "outputs": (lambda: cm.patch(np.ones((60, 4)), {3: np.ones(59)}, LABELS), r"module_logits\[3\]: expected"),
 }

@@ -89,9 +89,15 @@ def remove_leftovers(pattern: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder. Raises UserError where nothing can be written in it."""
-    with _written_beside(folder / "writable", lambda file: file.write(b"yes")):
-        pass  # never renamed, so no file of the user is replaced
+    """Raises UserError where nothing can be written in a folder; one that is not there is not there afterwards."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        with _written_beside(folder / "writable", lambda file: file.write(b"yes")):
+            pass  # never renamed, so no file of the user is replaced
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):  # another process may write in it already
+                each.rmdir()
 
 
 def save_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from utils.files import check_writable
 
 
 def check_place(option: str, path: Path, is_ours: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> None:
-    """Raises UserError where a file must not, or cannot, be written; makes its folder.
+    """Raises UserError where a file must not, or cannot, be written.
 
     Args:
         option: of the command line, for the message.

@@ -189,6 +189,7 @@ def main() -> None:
     columns = ",".join(field.name for field in fields(NetworkRow))
     for option, path, first_line in (("--csv", args.csv, columns), ("--markdown", args.markdown, TITLE)):
         check_place(option, path, partial(_begins_with, first_line))
+        path.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     done = {(row.network, row.side) for row in read_rows(args.csv)}
     for network in args.only or default_networks():

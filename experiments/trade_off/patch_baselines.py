@@ -10,9 +10,9 @@ joins a weak model and a module. Compared with it, on the test images, are the w
 - as it is; with a temperature and a bias per class (label shift); recalibrated by the learned rule without a module;
 - fine-tuned (--epochs), all layers or the last one, on its own training images and as many of the target class;
 - with a network as small as the module that begins with random weights and is trained on the same images
-  (`fine_tuning_steps`), to tell the target class from the others or to give the strong model's logit;
+  (`fine_tuning_steps`), to tell the target class from the others or to give what the module was trained to give;
 - with all logits of the strong model, by multinomial logistic regression (stacking), or by the learned rule with the
-  strong logit of the target class;
+  strong model's logit (or log-odds, if the module gives these) of the target class;
 - with the module, by MODA's linear layer on training images.
 
 Writes baselines_SET_epoch_E.json next to each weak model. Seconds are of this process; FLOPs count a multiply-add as 2.
@@ -34,7 +34,7 @@ from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
-from modules.module import module_of_weights
+from modules.module import as_answers, module_of_weights
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.baselines import EPOCHS, Way, fine_tuned, fine_tuning, label_shift, linear, timed
@@ -131,7 +131,7 @@ def ways_of(cases: PatchCases, case: PatchCase, epochs: int) -> dict[str, Way]:
 
     def trained_alone(distillation: float) -> Way:
         """The learned rule on the outputs of a network as small as the module, with random weights at first."""
-        goal = OneClass(distillation, 0, label=target)
+        goal = OneClass(distillation, 0, answer=cases.modules.record.answer, label=target)
         settings = fine_tuning_settings(stage.config)
 
         def answers() -> np.ndarray:
@@ -163,15 +163,15 @@ def ways_of(cases: PatchCases, case: PatchCase, epochs: int) -> dict[str, Way]:
 
 @dataclasses.dataclass(frozen=True)
 class OneClass(Goal):
-    """The goal of a network that knows one class: its `label`, or the strong model's logit, by `distillation`."""
+    """The goal of a network that knows one class: its `label`, or the strong model's answer, by `distillation`."""
 
     label: int = 0
 
     def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
-        """Binary cross-entropy, and the unexplained share of the strong logit; arguments are those of `Goal.loss`."""
+        """Binary cross-entropy, and the unexplained share of the answer; arguments are those of `Goal.loss`."""
         against_all = F.binary_cross_entropy_with_logits(logits[:, 0], (labels == self.label).float())
-        of_logit = unexplained(logits, strong_logits[:, list(classes)], dim=1)
-        return (1 - self.distillation) * against_all + self.distillation * of_logit
+        of_answer = unexplained(logits, as_answers(strong_logits, self.answer)[:, list(classes)], dim=1)
+        return (1 - self.distillation) * against_all + self.distillation * of_answer
 
 
 def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images: Images) -> GraphNetwork:

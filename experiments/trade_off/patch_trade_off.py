@@ -22,7 +22,7 @@ from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
-from modules.module import extract_modules
+from modules.module import as_answers, extract_modules
 from modules.module_set import ModuleSet
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -69,10 +69,14 @@ def main() -> None:
     else:
         searched = [(name, found) for name, method in METHODS.items() for found in method.candidates(stage)]
         sets = sets_here(stage.config, stage.artifacts)
+    given = {found.answer for _, found in searched} | {each.record.answer for each in sets}
+    if len(given) > 1:
+        print("some modules give log-odds, others logits: the whole strong model is measured by its logit")
+    answer = given.pop() if len(given) == 1 else "logit"
     points = []
     for target_class in progress(target_classes, "patching, weak models"):
         weak = WeakModel(cases, target_class, arguments.target_epoch, arguments.images)
-        points += [*weak.controls(), *weak.by_searches(searched), *weak.by_sets(sets)]
+        points += [*weak.controls(answer), *weak.by_searches(searched), *weak.by_sets(sets)]
     show(points)
     images = {"valid": "validation images (by folds), to choose by", "test": "test images"}[arguments.images]
     count = counted(len(target_classes), "target class", "target classes")
@@ -95,12 +99,12 @@ class WeakModel:
         self.weak = {name: predict(weak, images, device) for name, images in self.images.items()}
         self.classes, self.target = split.classes, len(split.classes) - 1
 
-    def controls(self) -> Iterator[PatchTradeOff]:
-        """The weak model as it is, and patched without a module and with the whole strong model."""
+    def controls(self, answer: str) -> Iterator[PatchTradeOff]:
+        """The weak model as it is, and patched without a module and with the whole strong model's `answer`."""
         yield self._point(BEFORE, 0.0, 0.0, 0.0, self.weak[self.part].argmax(1).numpy())
         yield self._patched(NO_MODULE, 0.0, 0.0, 0.0, None)
         logits = {part: predict(self.strong.network, images, self.stage.device) for part, images in self.images.items()}
-        whole = {part: of_part[:, self.target_class] for part, of_part in logits.items()}
+        whole = {part: as_answers(of_part, answer)[:, self.target_class] for part, of_part in logits.items()}
         yield self._patched(WHOLE_MODEL, 1.0, 1.0, 1.0, whole)
 
     def by_searches(self, searched: Sequence[tuple[str, Found]]) -> Iterator[PatchTradeOff]:

@@ -165,14 +165,14 @@ class Trainer:
     def step(self, before: float, keep: float) -> float:
         """One step of a round from `before` down to `keep`, of the modules that have taken the fewest steps.
 
-        More than PIXELS_AT_ONCE are taken in equal parts, whose gradients are averaged; batch norms use the statistics
-        of each part. Returns the mean loss. Raises LossNotFinite.
+        More than PIXELS_AT_ONCE are taken in parts as equal as possible, whose gradients are averaged; batch norms use
+        the statistics of each part. Returns the mean loss. Raises LossNotFinite.
         """
         number, steps = self.steps_done, self.settings.steps
         modules = [module for module in self.modules if module.steps_done == number]
         of_round = number % steps
         images, labels = self.batches.of_step(number)
-        parts = -(-images[:, 0].numel() // PIXELS_AT_ONCE)
+        parts = min(len(images), -(-images[:, 0].numel() // PIXELS_AT_ONCE))
         observed = [self._observed, *[[]] * (parts - 1)]  # maps are of the first images alone
         given = list(zip(images.tensor_split(parts), labels.tensor_split(parts), observed, strict=True))
         of_strong = [self.workers.submit(self._strong_answer, images, observed) for images, _, observed in given]

@@ -123,7 +123,7 @@ def test_without_common_images_outputs_are_standardised(compose):
     assert STANDARDISED not in fitted.methods
 
 
-def test_one_network_has_the_classes_of_a_sub_task(compose, tmp_path):
+def test_one_network_has_the_classes_of_a_sub_task(root, compose, run_main, tmp_path):
     path = tmp_path / "one.py"
     words = ("--one_network", "0.5", "--set", "mask_steps=100", "--save", path)
     done, record = compose("one", "--take", "small:digits:8,3,5", *words)
@@ -131,6 +131,8 @@ def test_one_network_has_the_classes_of_a_sub_task(compose, tmp_path):
     assert 0.3 < composed["flops"] <= 0.51 and control["flops"] == 1
     assert composed["accuracy"] > 0.5 and record.classes == ("8", "3", "5")
     assert record.made_with["keep_flops"] == 0.5 and "it answers as reported" in done.stdout
+    whole = run_main(SCRIPT, "--take", "small:digits:8,3,5", "--whole", "--name", "one", root=root)
+    whole.refused("one.json is there, of another composition")
 
 
 def test_the_best_of_several_sets(compose, root, run_main):

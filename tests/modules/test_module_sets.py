@@ -242,6 +242,13 @@ def test_an_uninformative_module_is_named(capsys):
     assert lines == ["uninformative modules: dog; before patching, run module_fine_tuner.py"]
 
 
+def test_ten_uninformative_modules_are_named_at_most(capsys):
+    names, counts = tuple("abcdefghijkl"), (12, 10, 9, 12, 10, 9, {})
+    aucs = {"valid_auc_strong": (0.99,) * 12, "valid_auc_modules": (0.9,) * 12}
+    show_module_set(SetRecord(names, 9, (5,) * 12, 0.5, *counts, **aucs))
+    assert "uninformative modules: a, b, c, d, e, f, g, h, i, j and 2 more;" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "wrong", [{"kernels_kept": (1, 2)}, {"flops": (0.5,)}, {"target_classes": (0, 1, 2, 3, 7)}, {"kernels": 0}]
 )

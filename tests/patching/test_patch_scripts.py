@@ -4,18 +4,22 @@ import dataclasses
 import json
 import runpy
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOP, files_below, run_here
+from conftest import TOP, files_below, random_images, run_here
 from random_modules import write_modules
 from shuffled_engine import ShuffledEngine
+from torch import nn
 
 import engines.opening
 from configures.base import load
+from models.evaluation import predict
 from models.strong_model import graph_of
 from modules import files as module_files
+from modules.module import log_odds
 from patching import files as patch_files
 from patching.data import load_patch_data
 from patching.on_disk import load_patched_weak_models
@@ -385,3 +389,26 @@ def test_the_goal_of_a_one_class_network_is_its_label_or_the_strong_logit():
     by_label, by_logit = goal(0, 0, label=3), goal(1, 0, label=3)
     assert by_label.loss(knows, (2,), labels, strong) < 1e-3 < 1 < by_label.loss(-knows, (2,), labels, strong)
     assert by_logit.loss(says_strong, (2,), labels, strong) < 1e-6 < 0.1 < by_logit.loss(knows, (2,), labels, strong)
+    by_odds, odds = goal(1, 0, answer="log_odds", label=3), log_odds(strong)[:, [2]]
+    assert by_odds.loss(odds, (2,), labels, strong) < 1e-6 < 0.1 < by_odds.loss(says_strong, (2,), labels, strong)
+
+
+def test_the_trade_offs_whole_strong_model_gives_what_the_modules_give():
+    network, images = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), random_images(6, 3)
+
+    class Outputs(runpy.run_path(str(TOP / "experiments/trade_off/patch_trade_off.py"))["WeakModel"]):
+        images, target_class, part, weak = {"test": random_images(6, 3)}, 2, "test", {"test": torch.zeros(6, 3)}
+        strong, stage = SimpleNamespace(network=network), SimpleNamespace(device=torch.device("cpu"))
+
+        def __init__(self):
+            pass
+
+        def _point(self, *_):
+            return None
+
+        def _patched(self, *given):
+            return given[-1]
+
+    *_, whole = Outputs().controls("log_odds")
+    expected = log_odds(predict(network, images, torch.device("cpu")))[:, 2]
+    torch.testing.assert_close(whole["test"], expected)

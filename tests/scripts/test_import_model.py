@@ -120,9 +120,12 @@ def test_the_form_that_fits_is_taken_and_later_stages_have_it(
     evaluate("--set", "mean=1,1,1").refused("not those that the strong model was trained on")
 
 
-def test_the_form_that_was_given_can_be_kept(import_model: Callable[..., Run], evaluate: Callable[..., Run]) -> None:
+def test_the_form_that_was_given_can_be_kept(
+    import_model: Callable[..., Run], evaluate: Callable[..., Run], home: Path
+) -> None:
     line = import_model(colour_network(), *WRONG, "--as_given").refused("hardly better than chance", "--anyway takes")
     assert "32 with mean=0.485,0.456,0.406 std=0.229,0.224,0.225 (ImageNet's): leave out --as_given" in line
+    assert not list((home / "data").glob("mine_colours*"))
     done = import_model(colour_network(), *WRONG, "--as_given", "--anyway")
     assert done.exit_code == 0 and "leave out --as_given to take that" in done.stdout, done
     later = evaluate()

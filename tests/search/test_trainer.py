@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -185,6 +186,12 @@ def test_the_loss_of_many_pixels_is_the_mean_of_their_parts(monkeypatch: pytest.
         before = torch.cat([value.grad.flatten() for value in module.network.parameters()])
         assert trainer.step(1.0, 1.0) == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-5)
         assert_near(torch.cat([value.grad.flatten() for value in module.network.parameters()]), 2 * before)
+
+
+def test_an_image_of_many_pixels_is_a_part_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.gradient.trainer.PIXELS_AT_ONCE", SIDE**2 - 1)
+    with trainer_of(ONE) as trainer:
+        assert math.isfinite(trainer.step(*ROUND))
 
 
 def test_the_images_of_a_step_are_cropped_as_those_of_training_are() -> None:

@@ -16,7 +16,7 @@ def is_ours(path: Path) -> bool:
 
 def test_a_new_place_and_a_file_of_ours_are_taken(tmp_path: Path) -> None:
     check_place("--save", tmp_path / "new" / "a.py", is_ours)
-    assert (tmp_path / "new").is_dir() and not list((tmp_path / "new").iterdir())
+    assert not (tmp_path / "new").exists()
     (tmp_path / "old.py").write_bytes(b"ours, earlier")
     check_place("--save", tmp_path / "old.py", is_ours)
 
@@ -87,6 +87,8 @@ def test_asking_whether_a_folder_can_be_written_changes_nothing(tmp_path: Path) 
     check_writable(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writable", "writable"]
     assert (tmp_path / ".writable").read_text() == "a user's"
+    check_writable(tmp_path / "not" / "there" / "yet")
+    assert not (tmp_path / "not").exists()
 
 
 def test_too_little_room_is_refused_with_the_advice(tmp_path: Path) -> None:

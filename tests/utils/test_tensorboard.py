@@ -15,6 +15,9 @@ from utils.errors import UserError
 from utils.tensorboard import check_tensorboard, scalar, tensorboard
 
 TRAIN = ("train.py", "--model", "simcnn_tiny", "--dataset", "tiny", "--set", "batch_size=4", "--epochs", 2)
+NAMES = ("--model", "simcnn_x0_25", "--dataset", "digits_5")
+RUN_SEARCH = "scripts/run_module_search.py"
+WEAK, POOR = (f"experiments/patch/patch_for_{kind}_model/train.py" for kind in ("weak", "poor"))
 SEARCH = ("module_gradient_search.py", *TRAIN[1:5], "--set", "mask_steps=3", "--set", "mask_keeps=0.8,0.6")
 
 
@@ -62,14 +65,34 @@ def test_without_the_package_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         check_tensorboard()
 
 
-@pytest.mark.parametrize("script", ["train.py", "module_gradient_search.py", "module_fine_tuner.py"])
+@pytest.mark.parametrize(
+    "command",
+    ["train.py", "module_gradient_search.py", "module_fine_tuner.py", f"{RUN_SEARCH} --method moda", WEAK, POOR],
+)
 def test_stages_refuse_before_the_work(
-    script: str, run_main: Callable[..., Run], root_dir: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, run_main: Callable[..., Run], root_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    done = run_main(script, "--model", "simcnn_x0_25", "--dataset", "digits", "--tensorboard", root=root_dir)
+    done = run_main(*command.split(), *NAMES, "--tensorboard", root=root_dir)
     done.refused("--tensorboard needs tensorboard")
     assert not done.stdout and not list((root_dir / "data").glob("simcnn*"))
+
+
+def test_where_nothing_would_be_written_it_is_refused(run_main: Callable[..., Run], root_dir: Path) -> None:
+    run_main(RUN_SEARCH, *NAMES, "--tensorboard", root=root_dir).refused("--tensorboard: not with --method genetic")
+    done = run_main(WEAK, *NAMES, "--tensorboard", "--engine", "local", root=root_dir)
+    done.refused("--tensorboard: not with --engine")
+
+
+@pytest.mark.slow
+def test_a_weak_model_has_curves_of_its_own(made: list[Writer], run_main: Callable[..., Run], root_dir: Path) -> None:
+    done = run_main(WEAK, *NAMES, "--epochs", 2, "--target_class", 1, "--tensorboard", root=root_dir)
+    assert done.exit_code == 0, done
+    (writer,) = made
+    assert writer.folder.parent.name == "target_class_1"
+    assert {(name, step) for name, _, step in writer.scalars} == {
+        (name, step) for name in ("loss/train", "accuracy/train", "accuracy/valid") for step in range(2)
+    }
 
 
 @pytest.mark.slow
@@ -83,6 +106,13 @@ def test_a_training_and_a_search_are_the_same_with_it(
             done = run_main(*command, *options, root=root)
             assert done.exit_code == 0, done
     folders = [root / "data" / "simcnn_tiny_tiny" for root in (root_dir, other)]
+    done = run_main(RUN_SEARCH, *TRAIN[1:5], "--method", "moda", "--tensorboard", root=other)
+    assert done.exit_code == 0, done
+    one_shot = made.pop()
+    assert one_shot.is_closed and one_shot.folder == folders[1] / "moda" / "tensorboard"
+    assert {name for name, *_ in one_shot.scalars} >= {"candidate/kernels_kept", "candidate/points_lost"}
+    shutil.rmtree(folders[1] / "moda")
+    shutil.rmtree(folders[1] / "modules" / "moda")
     arrays = [
         {name: content for name, content in files_below(each).items() if name.endswith(("kernels.npy", "weights.pth"))}
         | {"strong": (each / "entire_model.pth").read_bytes()}  # the training's state has its seconds
