@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # files that are mostly about messages, files and how a stage goes on, it runs the tests named here: whole stages.
 IN_PART := $(addprefix tests/, modules/test_sensitivity_scripts.py patching/test_own_weak_model.py \
 	patching/test_patch_scripts.py patching/test_saving.py search/test_fine_tuning.py search/test_gradient_search.py \
-	search/test_hundred_classes.py search/test_methods.py search/test_module_search.py)
+	search/test_methods.py search/test_module_search.py)
 PORTABLE := tests/models/test_training.py tests/modules/fast \
 	$(filter-out $(IN_PART), $(wildcard tests/modules/*.py tests/patching/*.py tests/search/*.py)) \
 	tests/modules/test_sensitivity_scripts.py::test_one_layer_as_all_layers \
@@ -18,10 +18,7 @@ PORTABLE := tests/models/test_training.py tests/modules/fast \
 		modules_of_log_odds_stay_modules_of_log_odds) \
 	$(addprefix tests/search/test_gradient_search.py::test_, groups_of_any_size_find_the_same \
 		it_fills_the_same_contract_as_the_genetic_search) \
-	tests/search/test_methods.py::test_a_method_is_one_class_and_one_line_of_the_table \
-	$(addprefix tests/search/test_module_search.py::test_, the_files_of_a_search \
-		an_explorer_per_class_finds_the_same_in_any_order \
-		a_driver_finds_the_same_whatever_chunks_there_are_and_in_which_order_they_come)
+	tests/search/test_methods.py::test_a_method_is_one_class_and_one_line_of_the_table
 
 .PHONY: help setup demo test test-all test-portable check lint format benchmark bench results clean
 help:  ## list the targets
