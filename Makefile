@@ -3,9 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests that train, search or compile: `make test-portable` runs them as other processors would.
-PORTABLE := tests/models/test_training.py tests/models/test_train_script.py tests/modules tests/patching tests/scripts \
-	tests/search
+# `make test-portable` runs what another processor, no C++ compiler, or other numbers of threads and seeds can change. Of
+# files that are mostly about messages, files and how a stage goes on, it runs the tests named here: whole stages.
+IN_PART := $(addprefix tests/, modules/test_sensitivity_scripts.py patching/test_own_weak_model.py \
+	patching/test_patch_scripts.py patching/test_saving.py search/test_fine_tuning.py search/test_gradient_search.py \
+	search/test_methods.py search/test_module_search.py)
+PORTABLE := tests/models/test_training.py tests/modules/fast \
+	$(filter-out $(IN_PART), $(wildcard tests/modules/*.py tests/patching/*.py tests/search/*.py)) \
+	tests/modules/test_sensitivity_scripts.py::test_one_layer_as_all_layers \
+	tests/patching/test_own_weak_model.py::test_a_class_is_added_and_the_patched_model_runs_without_this_project \
+	$(addprefix tests/patching/test_patch_scripts.py::test_, one_class_all_calibrations \
+		saved_model_predicts_what_the_report_counts interrupted_training_goes_on_to_the_same_weights) \
+	$(addprefix tests/search/test_fine_tuning.py::test_, modules_answer_better_and_stay_as_small \
+		modules_of_log_odds_stay_modules_of_log_odds) \
+	$(addprefix tests/search/test_gradient_search.py::test_, groups_of_any_size_find_the_same \
+		it_fills_the_same_contract_as_the_genetic_search) \
+	tests/search/test_methods.py::test_a_method_is_one_class_and_one_line_of_the_table
 
 .PHONY: help setup demo test test-all test-portable check lint format benchmark bench results clean
 help:  ## list the targets

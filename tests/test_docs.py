@@ -3,14 +3,15 @@
 import importlib
 import inspect
 import re
-import sys
+import runpy
 import typing
+import warnings
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
 import pytest
-from conftest import TOP, run_program
+from conftest import TOP
 from draw_idea import COLOURS, idea
 from PIL import Image
 from random_modules import random_patched_model
@@ -123,15 +124,18 @@ def test_paths_in_the_design_exist():
         if python_blocks(document)
     ],
 )
-def test_python_blocks_run(document, tmp_path, root_dir):
+def test_python_blocks_run(document, tmp_path, monkeypatch):
     blocks = python_blocks(document)
     if "torch.onnx" in "".join(blocks) and not importlib.util.find_spec("onnxscript"):
         blocks = [block for block in blocks if "torch.onnx" not in block]
     save_patched_model(random_patched_model(MinMax(0.0, 1.0)), tmp_path / "patched.pth")
     Image.new("RGB", (40, 30)).save(tmp_path / "cat.png")
     program = "\n".join(["encoded = 2 * [open('cat.png', 'rb').read()]", *blocks])
-    done = run_program([sys.executable, "-W", "ignore", "-c", program], root=root_dir, cwd=tmp_path)
-    assert done.exit_code == 0, done.stderr
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path("program.py", run_name="__main__")
 
 
 def stand_in(parameter: str, kind: type, artifacts: Artifacts) -> typing.Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, numbers_in, run_script
+from conftest import Run, numbers_in
 
 from models.names import network_of
 
@@ -48,14 +48,21 @@ def inspect(run_main: Callable[..., Run], root_dir: Path) -> Callable[..., Run]:
 
 
 @pytest.mark.slow
-def test_a_users_network_and_checkpoint(nets: Path, root_dir: Path) -> None:
+def test_a_users_network_and_checkpoint(
+    nets: Path,
+    inspect: Callable[..., Run],
+    root_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_progress_lines: None,
+) -> None:
+    monkeypatch.chdir(nets.parent)
     network = network_of(f"{nets}:Net", 4)
     torch.save(
         {"ema": {f"module.{name}": value.half() for name, value in network.state_dict().items()}},
         nets.with_name("a.pth"),
     )
     options = ("--network", "nets.py:Net", "--num_classes", 4, "--image_side", 16, "--checkpoint", "a.pth")
-    run = run_script(SCRIPT, *options, root=root_dir, cwd=nets.parent)
+    run = inspect(*options)
     assert (run.exit_code, run.stderr) == (0, "")
     multiply_accumulates = 14 * 14 * 8 * 9 * (3 + 8) + 8 * 4
     assert run.stdout.splitlines() == [

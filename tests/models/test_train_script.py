@@ -96,13 +96,13 @@ def test_here_and_from_another_folder(tiny_root: Path, tmp_path: Path, train: An
 
 def test_a_killed_training_goes_on_to_the_same_model(tiny_root: Path, tmp_path: Path, train: Any) -> None:
     other_root = Path(shutil.copytree(tiny_root, tmp_path / "other"))
-    command = (*TINY, "--epochs", 25)
+    command = (*TINY, "--epochs", 15)
     with at_work(tiny_root, command, "epoch   3") as process:
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     resumed = train(*command)
     assert (resumed.exit_code, resumed.stderr) == (0, "")
-    assert re.search(r"^resuming after epoch ([2-9]|1\d|2[0-4])$", resumed.stdout, re.MULTILINE), resumed
+    assert re.search(r"^resuming after epoch ([2-9]|1[0-4])$", resumed.stdout, re.MULTILINE), resumed
     assert train(*command, root=other_root).exit_code == 0
     assert outcome(tiny_root) == outcome(other_root) != {}
 

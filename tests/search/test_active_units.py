@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, keep_few_images, random_images, run_script
+from conftest import Run, keep_few_images, random_images
 from random_modules import random_graph, random_network
 
 from configures.base import load
@@ -64,7 +64,7 @@ def test_a_model_that_is_trained_for_it_is_searched(strong_root: Path, run_main:
     names = ("--model", "simcnn_tiny", "--dataset", "digits")
     search = ("scripts/run_module_search.py", *names, "--method", "moda")
     options = (*names, "--epochs", 2, "--set", "modular=moda", "--set", "moda_compactness=0.1")
-    done = run_script("train.py", *options, root=strong_root)
+    done = run_main("train.py", *options, root=strong_root)
     assert done.exit_code == 0 and "test accuracy" in done.stdout, done
     run_main("train.py", *options, "--set", "moda_dispersion=2", root=strong_root).refused(
         "moda_dispersion: none there"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, files_below
+from conftest import Run, files_below, keep_few_images
 
 from configures.base import load
 from dataset.images import Split
@@ -58,7 +58,9 @@ class RandomMasks(DrivenMethod):
 
 @pytest.fixture
 def root(strong_roots: Callable[[str, str], Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "root"))
+    root = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "root"))
+    keep_few_images(root)
+    return root
 
 
 def search(root: Path, run_main: Main, monkeypatch: pytest.MonkeyPatch, candidates: int, *more: object) -> Run:
@@ -120,8 +122,8 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     assert all(files_below(folder) == content for folder, content in sets.items())  # no stage changes a set
 
 
-def test_an_interrupted_search_finds_the_same(root, strong_roots, tmp_path, run_main, monkeypatch):
-    other = Path(shutil.copytree(strong_roots(MODEL, DATASET), tmp_path / "other"))
+def test_an_interrupted_search_finds_the_same(root, tmp_path, run_main, monkeypatch):
+    other = Path(shutil.copytree(root, tmp_path / "other"))
     search(root, run_main, monkeypatch, 3, "--max_loss", 100)
     search(other, run_main, monkeypatch, 1, "--max_loss", 100, "--as", "first")
     search(other, run_main, monkeypatch, 3, "--max_loss", 100)
