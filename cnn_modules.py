@@ -41,7 +41,7 @@ from patching.report import PatchedWeakModel
 from patching.rules import Rule
 from search.gradient.goal import goal_of
 from search.gradient.groups import group_size, train_in_groups
-from search.gradient.trainer import Training, search_settings
+from search.gradient.trainer import ModuleTraining, search_settings
 from utils.device import core_threads
 from utils.errors import UserError, reason
 from utils.progress import show_progress
@@ -222,7 +222,7 @@ def gradient_search(
         raise UserError(f"unknown setting {unknown[0]}: expected one of {', '.join(sorted(known))}")
     config = Config("network", "images", strong.num_classes, **settings)
     device, dtype = strong.device_and_dtype
-    training = Training.on(device, given, goal_of(config), search_settings(config, "kernels"), dtype, seed)
+    training = ModuleTraining.on(device, given, goal_of(config), search_settings(config, "kernels"), dtype, seed)
     with torch.enable_grad(), core_threads(device) as workers:
         learned = train_in_groups(strong, targets, training, (1.0, keep), workers, size=group_size(strong, device))
         found = [(mask, module_of_weights(strong, mask, each, weights)) for each, mask, weights in learned]

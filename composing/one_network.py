@@ -10,7 +10,7 @@ from models.strong_model import load_strong_split
 from patching.members import Columns
 from patching.own_weak_model import with_labels_of
 from search.gradient.goal import goal_of
-from search.gradient.trainer import Trainer, Training, search_settings
+from search.gradient.trainer import ModuleTraining, Trainer, search_settings
 from utils.device import core_threads
 from utils.progress import progress
 
@@ -34,7 +34,7 @@ def one_network(stage: Stage, strong: Graph, classes: Sequence[int], keep: float
     images, _ = with_labels_of(split.train, split.classes, [split.classes[number] for number in classes])
     restricted = trace(Columns(strong.network, classes), strong.image_shape[1])
     settings = search_settings(stage.config, "flops")
-    training = Training.on(stage.device, images, goal_of(stage.config), settings, stage.dtype, stage.seed)
+    training = ModuleTraining.on(stage.device, images, goal_of(stage.config), settings, stage.dtype, stage.seed)
     with core_threads(stage.device) as workers:
         trainer = Trainer(restricted, [tuple(range(len(classes)))], training, workers)
         for _ in progress(range(stage.config.mask_steps), "training one network, steps"):

@@ -21,7 +21,7 @@ from modules.kernel_importance import kernel_importance
 from modules.population_outputs import population_outputs
 from search.genetic.pair_counting import count_greater
 from search.gradient.goal import Goal
-from search.gradient.trainer import ModuleTrainingSettings, Trainer, Training
+from search.gradient.trainer import ModuleTraining, ModuleTrainingSettings, Trainer
 from utils.device import core_threads, make_deterministic
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
@@ -79,7 +79,7 @@ def test_modules_are_trained_there(name: str, dtype: torch.dtype) -> None:
 
     def trained(device: torch.device, in_pieces: bool = False) -> tuple[list[float], np.ndarray, list[Tensor]]:
         with core_threads(device) as workers:
-            training = Training.on(device, images, Goal(0.5, 0.1), settings, dtype, seed=0)
+            training = ModuleTraining.on(device, images, Goal(0.5, 0.1), settings, dtype, seed=0)
             trainers = [Trainer(graph.to(device), [(3,), (7,)], training, workers) for _ in range(1 + in_pieces)]
             losses = []
             for step in range(settings.steps):

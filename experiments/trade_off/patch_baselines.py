@@ -45,7 +45,7 @@ from patching.weak_models import WeakKind
 from patching.weak_training import weak_settings
 from search.gradient.goal import Goal, unexplained
 from search.gradient.groups import train_in_groups
-from search.gradient.trainer import Training, fine_tuning_settings
+from search.gradient.trainer import ModuleTraining, fine_tuning_settings
 from utils.device import core_threads
 from utils.errors import UserError, run
 from utils.tables import show_table
@@ -186,7 +186,9 @@ def one_class_network(cases: PatchCases, case: PatchCase, goal: OneClass, images
             weights[name] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
         else:
             weights[name] = torch.full_like(value, name.endswith(("weight", "running_var")))
-    training = Training.on(stage.device, images, goal, fine_tuning_settings(stage.config), stage.dtype, stage.seed)
+    training = ModuleTraining.on(
+        stage.device, images, goal, fine_tuning_settings(stage.config), stage.dtype, stage.seed
+    )
     with core_threads(stage.device) as workers:
         ((number, mask, trained),) = train_in_groups(
             cases.strong,

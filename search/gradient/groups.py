@@ -13,7 +13,7 @@ from torch import Tensor
 from models.graph import Graph
 from search.gradient.pruning import keep_target
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import Trainer, Training
+from search.gradient.trainer import ModuleTraining, Trainer
 from utils.estimate import Estimate, free_memory
 from utils.progress import say, steps
 
@@ -29,7 +29,7 @@ Learned = tuple[int, np.ndarray, Mapping[str, Tensor]]  # a class, and its modul
 def train_in_groups(
     strong: Graph,
     classes: Sequence[int],
-    training: Training,
+    training: ModuleTraining,
     shares: tuple[float, float],
     workers: Executor,
     *,

@@ -16,7 +16,7 @@ from models.graph import Graph
 from modules.evaluation_inputs import EvaluationInputs, graph_on_worker
 from search.gradient.goal import Goal
 from search.gradient.groups import Begins, Learned, Module, train_in_groups
-from search.gradient.trainer import ModuleTrainingSettings, Training
+from search.gradient.trainer import ModuleTraining, ModuleTrainingSettings
 from utils.device import PRECISIONS, core_threads
 
 AHEAD = 2  # tasks for each worker that are handed in, so that none waits for the driver
@@ -30,7 +30,7 @@ class ModulesOnEngine:
         engine: where they are learned.
         inputs: the strong model and the training images, as `engine.share` returned them.
         labels: (n,) int64 of the training images, likewise.
-        goal, settings, seed: as of `Training`.
+        goal, settings, seed: as of `ModuleTraining`.
     """
 
     engine: Engine
@@ -86,7 +86,7 @@ def module_on_worker(
     graph, pixels = _prepared(inputs, device)
     with core_threads(pixels.device) as workers:
         given = pixels, torch.tensor(labels, device=pixels.device), inputs.normalisation
-        training = Training(goal, settings, *given, PRECISIONS[inputs.precision], seed)
+        training = ModuleTraining(goal, settings, *given, PRECISIONS[inputs.precision], seed)
         begins = None if begun is None else lambda _: _unpacked(begun)
         learned = train_in_groups(
             graph, [target_class], training, shares, workers, begins=begins, steps_done=steps_done

@@ -24,7 +24,7 @@ from search.gradient.groups import Begins, Learned, group_size, train_in_groups
 from search.gradient.log import Round, words
 from search.gradient.on_engine import ModulesOnEngine
 from search.gradient.trained_module import TrainedModule
-from search.gradient.trainer import ModuleTrainingSettings, Training
+from search.gradient.trainer import ModuleTraining, ModuleTrainingSettings
 from utils.device import core_threads
 from utils.errors import reason
 from utils.progress import progress, say
@@ -156,7 +156,9 @@ class GradientSearch:
             yield from train_in_groups(
                 self.strong,
                 missing,
-                Training.on(stage.device, self.images, goal_of(stage.config), self.settings, stage.dtype, stage.seed),
+                ModuleTraining.on(
+                    stage.device, self.images, goal_of(stage.config), self.settings, stage.dtype, stage.seed
+                ),
                 self._shares(number),
                 workers,
                 size=group_size(self.strong, stage.device),

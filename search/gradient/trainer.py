@@ -76,7 +76,7 @@ def fine_tuning_settings(config: Config) -> ModuleTrainingSettings:
 
 
 @dataclass(frozen=True)
-class Training:
+class ModuleTraining:
     """Towards what modules are trained, how, and on which images.
 
     Attributes:
@@ -105,7 +105,7 @@ class Training:
         settings: ModuleTrainingSettings,
         dtype: torch.dtype,
         seed: int,
-    ) -> "Training":
+    ) -> "ModuleTraining":
         """The same of images that are brought to the device."""
         return cls(goal, settings, *to_device(images, device), images.normalisation, dtype, seed)
 
@@ -120,7 +120,9 @@ class Trainer:
         workers: run the modules, one core each; the result does not depend on how many they are.
     """
 
-    def __init__(self, graph: Graph, classes: Sequence[tuple[int, ...]], training: Training, workers: Executor) -> None:
+    def __init__(
+        self, graph: Graph, classes: Sequence[tuple[int, ...]], training: ModuleTraining, workers: Executor
+    ) -> None:
         keep_freed_memory()
         goal, settings = training.goal, training.settings
         self.goal, self.settings, self.workers, self.dtype = goal, settings, workers, training.dtype

@@ -22,9 +22,9 @@ from search.gradient.groups import first_steps
 from search.gradient.trained_module import TrainedModule
 from search.gradient.trainer import (
     LossNotFinite,
+    ModuleTraining,
     ModuleTrainingSettings,
     Trainer,
-    Training,
     fine_tuning_settings,
     search_settings,
 )
@@ -85,7 +85,7 @@ def trainer_of(
     """The modules of a random network."""
     images = random_images(40, 3)
     given = torch.tensor(images.pixels[:, :SIDE, :SIDE]), torch.tensor(images.labels), images.normalisation
-    training = Training(goal, settings, *given, dtype, seed=0)
+    training = ModuleTraining(goal, settings, *given, dtype, seed=0)
     with core_threads(CPU, workers) as threads:
         yield Trainer(graph_of(), [(target_class,) for target_class in classes], training, threads)
 
