@@ -214,6 +214,8 @@ def test_flops_table(patched_root, run_main):
     lines = report_files.flops_table(artifacts_of(patched_root)).read_text().splitlines()
     assert len(lines) == 1 + 1 + 5 + 1 + 2 * 6
     assert lines[1].startswith("strong model,1056,40") and ",100.0," in lines[1]
+    title, *_ = report_files.flops_table(artifacts_of(patched_root)).with_suffix(".md").read_text().splitlines()
+    assert f"module set {SET}:" in title
 
 
 def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root, run_main):
