@@ -17,7 +17,7 @@ from models.strong_model import load_strong_model, load_strong_split, show_if_fe
 from modules.module_sets import add_as_option, add_modules_option, check_new_name, open_set
 from search.gradient.files import of_fine_tuning
 from search.gradient.fine_tuning import fine_tune
-from utils.errors import run
+from utils.errors import UserError, run
 from utils.tensorboard import add_tensorboard, tensorboard
 
 
@@ -35,6 +35,12 @@ def main() -> None:
     parent = open_set(stage.config, stage.artifacts, arguments.modules, ())
     if arguments.modules is None and parent.record.parent:
         parent = open_set(stage.config, stage.artifacts, parent.record.parent, ())
+    answer = parent.record.answer
+    if stage.config.mask_answer != answer and any(each.startswith("mask_answer=") for each in arguments.set):
+        raise UserError(
+            f"--set mask_answer={stage.config.mask_answer}: module set {parent.name} decides, which gives {answer}: "
+            "leave it out"
+        )
     with tensorboard(of_fine_tuning(stage.artifacts, parent.name).folder, arguments.tensorboard):
         fine_tune(stage, strong, split, parent, arguments.as_name)
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from utils.errors import UserError
 
 RELUS = ("relu", "relu_", "relu6", "relu6_")
+NO_RELUS = "modular=moda: expected a network with ReLUs, it calls none of torch's in training mode"
 
 
 class ReluOutputs(TorchFunctionMode):
@@ -47,6 +48,15 @@ class ReluOutputs(TorchFunctionMode):
         return value
 
 
+@torch.no_grad()
+def check_has_relus(network: nn.Module, image_shape: Sequence[int]) -> None:
+    """Raises UserError for a network that cannot be trained so; it is left in training mode."""
+    with ReluOutputs() as relus:
+        network.train()(torch.zeros(2, *image_shape))
+    if not relus.means:
+        raise UserError(NO_RELUS)
+
+
 def moda_loss(
     means: Sequence[Tensor], labels: Tensor, affinity: float, dispersion: float, compactness: float
 ) -> Tensor:
@@ -64,7 +74,7 @@ def moda_loss(
     Raises UserError where there is no layer.
     """
     if not means:
-        raise UserError("modular=moda: expected a network with ReLUs, it calls none of torch's in training mode")
+        raise UserError(NO_RELUS)
     pairs = torch.ones(len(labels), len(labels), dtype=torch.bool, device=labels.device).triu(1)
     same = labels[:, None] == labels
     parts = []

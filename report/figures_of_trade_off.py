@@ -11,13 +11,14 @@ from report.figures import INK, PALETTE, WIDTH, Drawing, curve_style, drawing_of
 
 BEFORE, NO_MODULE, WHOLE_MODEL = "before", "learned, no module", "learned, whole strong model"
 MODULE_SET, FINE_TUNED = "module set", "fine-tuned"
+MOST_NAMED = 5  # classes of some of them
 
 
 @dataclass(frozen=True)
 class TradeOff:
     """One set of modules: how small, and how much worse than the strong model."""
 
-    method: str  # the search method, MODULE_SET, FINE_TUNED, or the paper
+    method: str  # the search method, MODULE_SET or FINE_TUNED, see `method_of`; or the paper
     target: str  # what was asked for, in words; the name of a set
     kernels_kept: float  # share, mean over modules
     flops: float  # share of the strong model's, mean over modules; NaN where it is not known
@@ -29,6 +30,14 @@ class TradeOff:
     auc_mean: float = math.nan  # of the modules for their own classes, on the same images
     auc_least: float = math.nan  # of the module that knows its class least
     weights: float = math.nan  # of a module that are not 0, as a share of the strong model's; mean over modules
+
+
+def method_of(method: str, target_classes: Sequence[int], num_classes: int) -> str:
+    """A method's name, with the classes of its modules if they are some: those of other classes do not compare."""
+    if len(target_classes) == num_classes:
+        return method
+    more = f" and {len(target_classes) - MOST_NAMED} more" if len(target_classes) > MOST_NAMED else ""
+    return f"{method}, class {' '.join(map(str, target_classes[:MOST_NAMED]))}{more}"
 
 
 # The mean over the networks of Qi et al., ASE 2022, at full width, on test images; the share of kernels is derived from
@@ -56,7 +65,7 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
             axes.plot(
                 [100 * getattr(point, name) for point in own],
                 [point.points_lost for point in own],
-                linestyle="" if method in (MODULE_SET, FINE_TUNED) else "-",
+                linestyle="" if method.startswith((MODULE_SET, FINE_TUNED)) else "-",
                 label=method,
                 **curve_style(number),
             )

@@ -6,6 +6,7 @@ with need not be the one that a stage ran with. What a stage recorded is what co
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -192,7 +193,8 @@ def script_of(modules: ModuleSet) -> str:
 def of_set(modules: ModuleSet) -> MadeWith:
     """What a module set was made with."""
     record, step = modules.record, last_step(modules)
-    is_named = record.made_with and not modules.name.startswith(record.method)  # by earlier versions it was not
+    default = rf"{re.escape(record.method)}(_class(_\d+)+|_\d+_classes_[0-9a-f]{{8}})?(-\d+|_tuned)*"
+    is_named = record.made_with and not re.fullmatch(default, modules.name)  # by earlier versions it was not
     options = [
         *(["--modules", record.parent] if record.parent else []),
         *map(str, step.get("options", ())),

@@ -18,7 +18,7 @@ from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
 from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, common_calibrations, mean_metrics
-from patching.weak_models import WeakKind, weak_network_name
+from patching.weak_models import WeakKind
 from report.data import ReportData
 from report.figures import extremes
 from report.figures_of_accuracy import confusion_figure, outputs_figure
@@ -308,7 +308,8 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
     count = counted(len(patched), "target class", "target classes")
     which = f"weak models of your own, {count}"
     if kind is not None:
-        which = f"{counted(len(models), f'{kind.words} model')} ({weak_network_name(data.config, kind)})"
+        networks = ", ".join(dict.fromkeys(model.weak_model for model in models))  # which `--set` may have given
+        which = f"{counted(len(models), f'{kind.words} model')} ({networks})"
     sets = ", ".join(sorted({model.modules for model in models}))
     scores = {label: {method: of[0].scores(method, of[1]) for method in shown} for label, of in patched.items()}
     yield Picture(

@@ -60,8 +60,9 @@ def main() -> None:
     file = report_files.flops_table(stage.artifacts)
     columns = ["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"]
     save_text(file, csv_table(columns, rows))
-    save_text(file.with_suffix(".md"), f"{config.name}: FLOPs of one image\n\n{markdown_table(headings, rows)}")
-    print(f"saved {file} and .md")
+    title = f"{config.name}, module set {chosen.name}: FLOPs of one image"
+    save_text(file.with_suffix(".md"), f"{title}\n\n{markdown_table(headings, rows)}")
+    print(f"module set {chosen.name}: saved {file} and .md")
 
 
 if __name__ == "__main__":

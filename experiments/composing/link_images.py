@@ -41,24 +41,45 @@ def main() -> None:
         {each.name: sorted(each.iterdir()) for each in sorted((top / part).glob("*")) if each.is_dir()}
         for part in ("train", "test")
     )
-    counts = [len(images) for part in (train, test) for images in part.values()]
-    if train.keys() != test.keys() or min(counts, default=0) <= HELD_OUT:
+    least = 1 if arguments.imbalanced else HELD_OUT + 1  # test images of each class
+    if (
+        train.keys() != test.keys()
+        or min(map(len, train.values()), default=0) <= HELD_OUT
+        or min(map(len, test.values())) < least
+    ):
         raise UserError(
-            f"{top}: expected {{train,test}}/CLASS/IMAGE, more than {HELD_OUT} images of each class in both"
+            f"{top}: expected {{train,test}}/CLASS/IMAGE, of each class more than {HELD_OUT} images in train and "
+            f"{least} or more in test"
         )
+    made: dict[str, Mapping[str, OfClasses]]
     if arguments.imbalanced:
-        for number in range(arguments.imbalanced):
-            link(imbalanced(train, test, number), top.with_name(f"{top.name}_imbalanced_{number}"))
-        return
+        made = {f"imbalanced_{number}": imbalanced(train, test, number) for number in range(arguments.imbalanced)}
+    else:
+        made = halves(train, test) | merges(test)
+    folders = {top.with_name(f"{top.name}_{name}"): parts for name, parts in made.items()}
+    if there := [str(folder) for folder in folders if folder.exists()]:
+        raise UserError(f"{', '.join(there)}: there already; remove it, or move it away")
+    for folder, parts in folders.items():
+        link(parts, folder)
+
+
+def halves(train: OfClasses, test: OfClasses) -> dict[str, Mapping[str, OfClasses]]:
+    """The parts of two data sets of every other class each."""
+    made: dict[str, Mapping[str, OfClasses]] = {}
     for start, half in enumerate(("even", "odd")):
         names = list(train)[start::2]
-        parts = held_out({name: train[name] for name in names}) | {"test": {name: test[name] for name in names}}
-        link(parts, top.with_name(f"{top.name}_{half}"))
+        made[half] = held_out({name: train[name] for name in names}) | {"test": {name: test[name] for name in names}}
+    return made
+
+
+def merges(test: OfClasses) -> dict[str, Mapping[str, OfClasses]]:
+    """The parts of the data sets of few and many labelled images."""
     drawn = {name: shuffled(images, "labelled", number) for number, (name, images) in enumerate(test.items())}
     judge = {name: images[HELD_OUT:] for name, images in drawn.items()}
-    for count in LABELLED:
-        valid = {name: images[:count] for name, images in drawn.items()}
-        link({"valid": valid, "test": judge}, top.with_name(f"{top.name}_merge_{count}"))
+    return {
+        f"merge_{count}": {"valid": {name: images[:count] for name, images in drawn.items()}, "test": judge}
+        for count in LABELLED
+    }
 
 
 def held_out(train: OfClasses) -> dict[str, OfClasses]:
@@ -87,9 +108,7 @@ def shuffled(images: Sequence[Path], purpose: str, *numbers: int) -> list[Path]:
 
 
 def link(parts: Mapping[str, OfClasses], folder: Path) -> None:
-    """Make a data set of links. Raises UserError where its folder is there."""
-    if folder.exists():
-        raise UserError(f"{folder} is there: remove it, or move it away")
+    """Make a data set of links."""
     for part, of_part in parts.items():
         for name, images in of_part.items():
             target = folder / part / name

@@ -167,10 +167,21 @@ class OneClass(Goal):
 
     label: int = 0
 
-    def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        classes: Sequence[int],
+        labels: Tensor,
+        strong_logits: Tensor,
+        of_step: Tensor | None = None,
+    ) -> Tensor:
         """Binary cross-entropy, and the unexplained share of the answer; arguments are those of `Goal.loss`."""
         against_all = F.binary_cross_entropy_with_logits(logits[:, 0], (labels == self.label).float())
-        of_answer = unexplained(logits, as_answers(strong_logits, self.answer)[:, list(classes)], dim=1)
+        answer, of_all = (
+            as_answers(values, self.answer)[:, list(classes)]
+            for values in (strong_logits, strong_logits if of_step is None else of_step)
+        )
+        of_answer = unexplained(logits, answer, dim=1, of_all=of_all)
         return (1 - self.distillation) * against_all + self.distillation * of_answer
 
 

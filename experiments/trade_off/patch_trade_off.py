@@ -39,6 +39,7 @@ from report.figures_of_trade_off import (
     WHOLE_MODEL,
     PatchTradeOff,
     mean_f1,
+    method_of,
     patch_trade_off_figure,
     ways_of,
 )
@@ -116,7 +117,11 @@ class WeakModel:
                 rows = slice(place, place + 1)
                 weights = found.weights and found.weights[rows]
                 (module,) = extract_modules(self.strong, found.masks[rows], [self.target_class], weights)
-                yield self._of_module(method, float(found.masks.mean()), float(found.masks[place].mean()), module)
+                # Searches of one class each are one way to patch; two of several classes may both have this one.
+                name = (
+                    f"{method}, one class" if len(targets) == 1 else method_of(method, targets, self.strong.num_classes)
+                )
+                yield self._of_module(name, float(found.masks.mean()), float(found.masks[place].mean()), module)
 
     def by_sets(self, sets: Sequence[ModuleSet]) -> Iterator[PatchTradeOff]:
         """Patched with the target class's module of each set that has one."""

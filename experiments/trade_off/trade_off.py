@@ -28,7 +28,15 @@ from modules.module import CutModules
 from modules.module_sets import open_set
 from report import files as report_files
 from report.figures import save_drawing
-from report.figures_of_trade_off import FINE_TUNED, MODULE_SET, PAPER, TradeOff, is_of_the_paper, trade_off_figure
+from report.figures_of_trade_off import (
+    FINE_TUNED,
+    MODULE_SET,
+    PAPER,
+    TradeOff,
+    is_of_the_paper,
+    method_of,
+    trade_off_figure,
+)
 from report.made_with import sets_here
 from search.judging import Judge
 from search.methods import METHODS
@@ -73,8 +81,7 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
         for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
             modules = CutModules(strong, found.masks, targets, found.weights)
-            # Modules of other classes do not compare: a line of the figure joins those of one method.
-            name = method.name + (f", {len(targets)} classes" if len(targets) < strong.num_classes else "")
+            name = method_of(method.name, targets, strong.num_classes)  # a line of the figure joins those of one name
             yield measured(
                 judge, parameters, name, found.words, modules, found.masks, targets, found.answer, found.seconds
             )
@@ -89,7 +96,8 @@ def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Nam
         )
         tuned = search.get("fine_tuned", {})
         seconds = search.get("seconds", math.nan) + tuned.get("seconds", 0.0)
-        yield measured(judge, parameters, FINE_TUNED if tuned else MODULE_SET, each.name, *of_set, seconds)
+        name = method_of(FINE_TUNED if tuned else MODULE_SET, each.target_classes, strong.num_classes)
+        yield measured(judge, parameters, name, each.name, *of_set, seconds)
 
 
 def measured(

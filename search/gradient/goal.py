@@ -27,7 +27,14 @@ class Goal:
     maps: float = 0  # the same of the strong model's feature maps, at the beginning of a round
     answer: str = "logit"  # what the module gives: its class's logit, or its log-odds against all other classes
 
-    def loss(self, logits: Tensor, classes: Sequence[int], labels: Tensor, strong_logits: Tensor) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        classes: Sequence[int],
+        labels: Tensor,
+        strong_logits: Tensor,
+        of_step: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy, distillation (Hinton et al., arXiv 1503.02531), and the unexplained share of the own logit.
 
         The first two are of the strong model's logits with the entries of the module's classes replaced. Where the
@@ -39,29 +46,34 @@ class Goal:
             classes: of the module.
             labels: (images,) int64.
             strong_logits: (images, classes) float32.
+            of_step: the same of all images of the step, of which these are a part; None = these are all.
 
         Returns a scalar.
         """
         own = torch.tensor(classes, device=logits.device)
+        target, of_all = (
+            as_answers(values, self.answer)[:, own]
+            for values in (strong_logits, strong_logits if of_step is None else of_step)
+        )
+        of_own = self.own_class * unexplained(logits, target, dim=1, of_all=of_all)
         if self.answer == "log_odds":
-            target = as_answers(strong_logits, self.answer)[:, own]
             is_own = (labels[:, None] == own).float()
             likely = (1 - self.distillation) * is_own + self.distillation * target.sigmoid()
             of_odds = BINARY * F.binary_cross_entropy_with_logits(logits, likely)
-            return of_odds + self.own_class * unexplained(logits, target, dim=1)
+            return of_odds + of_own
         whole = strong_logits.index_copy(1, own, logits)
         divergence = F.kl_div(
             whole.log_softmax(1), strong_logits.log_softmax(1), log_target=True, reduction="batchmean"
         )
         answer = (1 - self.distillation) * F.cross_entropy(whole, labels) + self.distillation * divergence
-        return answer + self.own_class * unexplained(logits, strong_logits[:, own], dim=1)
+        return answer + of_own
 
     def recorded(self) -> dict[str, Any]:
         """As plain values; `logit` is left out, because records of an earlier version do not name it."""
         return {name: value for name, value in asdict(self).items() if (name, value) != ("answer", "logit")}
 
 
-def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
+def unexplained(values: Tensor, strong_values: Tensor, dim: int, of_all: Tensor | None = None) -> Tensor:
     """The mean squared difference of logits or maps as a share of the strong ones' variance within channels: a scalar.
 
     Of maps after Romero et al., "FitNets", arXiv 1412.6550; since a module's channels are some of the strong model's,
@@ -70,9 +82,10 @@ def unexplained(values: Tensor, strong_values: Tensor, dim: int) -> Tensor:
     Args:
         values, strong_values: of the same channels, of equal shapes.
         dim: of the channels.
+        of_all: the strong values whose variance counts; None = `strong_values`.
     """
     others = [other for other in range(values.dim()) if other != dim]
-    variance = strong_values.var(others, correction=0).mean()
+    variance = (strong_values if of_all is None else of_all).var(others, correction=0).mean()
     return (values - strong_values).square().mean() / variance.where(variance > 0, 1)  # one image has no variance
 
 

@@ -167,7 +167,7 @@ class Trainer:
     def step(self, before: float, keep: float) -> float:
         """One step of a round from `before` down to `keep`, of the modules that have taken the fewest steps.
 
-        More than PIXELS_AT_ONCE are taken in parts as equal as possible, whose gradients are averaged; batch norms use
+        More than PIXELS_AT_ONCE are taken in parts as equal as possible, which count by their images; batch norms use
         the statistics of each part. Returns the mean loss. Raises LossNotFinite.
         """
         number, steps = self.steps_done, self.settings.steps
@@ -181,11 +181,12 @@ class Trainer:
         will_drop = keep < before and keep_target(before, keep, of_round, steps) > keep
 
         def train(module: TrainedModule) -> float:
-            value = 0.0
+            value, of_step = 0.0, torch.cat([answer.result()[0] for answer in of_strong])
             for (images, labels, observed), answer in zip(given, of_strong, strict=True):
                 logits, maps = module.answer(images, self.dtype, observed)
                 strong_logits, strong_maps = answer.result()
-                loss = self.goal.loss(logits, module.classes, labels, strong_logits) / parts
+                loss = self.goal.loss(logits, module.classes, labels, strong_logits, of_step)
+                loss = loss * (len(labels) / len(of_step))
                 value += float(loss.detach())
                 if not math.isfinite(value):
                     raise LossNotFinite(f"step {number}: the loss is {value}; use smaller steps, or float32")

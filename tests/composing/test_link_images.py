@@ -43,7 +43,7 @@ def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
     assert few["test"] == many["test"] and few["valid"]["a"] != few["valid"]["b"]
     image = "train/a/train000.png"
     assert (top / "small_even" / image).resolve() == top / "small" / image
-    run_main(SCRIPT, "--dataset", "small", root=top).refused("small_even is there", "move it away")
+    run_main(SCRIPT, "--dataset", "small", root=top).refused("small_even", "there already", "move it away")
     run_main(SCRIPT, "--dataset", "nothing", root=top).refused("expected {train,test}/CLASS/IMAGE")
 
 
@@ -57,3 +57,15 @@ def test_imbalanced_data_sets_differ_in_their_training_images_alone(top, run_mai
     counts = [[len(images) for images in each["train"].values()] for each in (one, other)]
     assert counts[0] != counts[1] and all(20 <= count <= 100 for of_one in counts for count in of_one)
     assert min(counts[0]) < 100
+
+
+def test_all_imbalanced_data_sets_are_made_or_none_and_few_test_images_are_enough(top, run_main):
+    for image in (top / "small" / "test").glob("*/*[1-9].png"):
+        image.unlink()  # 60 of each class are left
+    run_main(SCRIPT, "--dataset", "small", root=top).refused("501 or more in test")
+    (top / "small_imbalanced_1").mkdir()
+    run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).refused("small_imbalanced_1", "there already")
+    assert not (top / "small_imbalanced_0").exists()
+    (top / "small_imbalanced_1").rmdir()
+    assert run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).exit_code == 0
+    assert {len(images) for images in found(top / "small_imbalanced_1")["test"].values()} == {60}

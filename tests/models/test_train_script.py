@@ -43,6 +43,19 @@ def train(run_main: Any, tiny_root: Path) -> Any:
     return run
 
 
+def test_a_network_without_relus_is_refused_before_anything_is_written(train: Any, tiny_root: Path) -> None:
+    network = tiny_root / "smooth.py"
+    network.write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), "
+        "nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    names = ("--model", "smooth", "--dataset", "tiny", "--set", f"network={network}:build")
+    train(*names, "--set", "modular=moda").refused("modular=moda: expected a network with ReLUs")
+    folders = tiny_root / "data" / "smooth_tiny", tiny_root / "data" / "locks"
+    assert not any(folder.exists() for folder in folders)
+    assert train(*names, "--epochs", 1).exit_code == 0
+
+
 @contextlib.contextmanager
 def at_work(root: Path, command: Sequence[Any], line: str) -> Iterator["subprocess.Popen[str]"]:
     """A training in a process of its own that has printed a line; it does not outlive the block."""

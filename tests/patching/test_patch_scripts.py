@@ -27,6 +27,7 @@ from patching.patched_model import load_patched_model
 from patching.rules import RULES, MinMax, Rule
 from patching.weak_models import WeakKind
 from report import files as report_files
+from search.files import Found
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -213,6 +214,8 @@ def test_flops_table(patched_root, run_main):
     lines = report_files.flops_table(artifacts_of(patched_root)).read_text().splitlines()
     assert len(lines) == 1 + 1 + 5 + 1 + 2 * 6
     assert lines[1].startswith("strong model,1056,40") and ",100.0," in lines[1]
+    title, *_ = report_files.flops_table(artifacts_of(patched_root)).with_suffix(".md").read_text().splitlines()
+    assert f"module set {SET}:" in title
 
 
 def test_training_again_keeps_what_is_there_and_refuses_other_settings(own_root, run_main):
@@ -391,6 +394,18 @@ def test_the_goal_of_a_one_class_network_is_its_label_or_the_strong_logit():
     assert by_logit.loss(says_strong, (2,), labels, strong) < 1e-6 < 0.1 < by_logit.loss(knows, (2,), labels, strong)
     by_odds, odds = goal(1, 0, answer="log_odds", label=3), log_odds(strong)[:, [2]]
     assert by_odds.loss(odds, (2,), labels, strong) < 1e-6 < 0.1 < by_odds.loss(says_strong, (2,), labels, strong)
+
+
+def test_a_class_that_two_searches_have_is_in_two_ways_of_the_trade_off(monkeypatch):
+    """Else its F1 would count twice in a mean, and stand for that of the other search."""
+    weak_model = runpy.run_path(str(TOP / "experiments/trade_off/patch_trade_off.py"))["WeakModel"]
+    monkeypatch.setitem(weak_model.by_searches.__globals__, "extract_modules", lambda *_: [None])
+    monkeypatch.setattr(weak_model, "_of_module", lambda _, method, keep, *rest: (method, keep))
+    model = weak_model.__new__(weak_model)
+    model.strong, model.target_class = SimpleNamespace(num_classes=4), 3
+    found = [Found("keep", np.ones((4, 2), bool), None, each) for each in (None, (1, 3), (2, 3), (3,), (1,))]
+    ways = [name for name, _ in model.by_searches([("gradient", each) for each in found])]
+    assert ways == ["gradient", "gradient, class 1 3", "gradient, class 2 3", "gradient, one class"]
 
 
 def test_the_trade_offs_whole_strong_model_gives_what_the_modules_give():

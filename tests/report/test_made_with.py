@@ -14,7 +14,8 @@ from configures.setting import read_value
 from dataset.images import SplitRecord
 from models import files as model_files
 from models.files import NetworkSettings
-from report.made_with import SHIPPED, MadeWith, as_recorded, as_text
+from modules.module_set import ModuleSet, SetRecord
+from report.made_with import SHIPPED, MadeWith, as_recorded, as_text, of_set
 from report.provenance import setting_rows
 from utils.artifacts import Artifacts
 
@@ -59,6 +60,21 @@ def test_the_strong_models_record_says_classes_and_images_but_not_the_code_to_ru
     config = as_recorded(CONFIG, artifacts)
     assert (config.num_classes, config.classes, config.image_side) == (3, ("a", "b", "c"), 48)
     assert config.network == CONFIG.network
+
+
+@pytest.mark.parametrize(
+    ("name", "is_given"),
+    [
+        *(("gradient", False), ("gradient-2", False), ("gradient_class_3_8", False), ("gradient-2_tuned", False)),
+        *(("gradient_12_classes_0a1b2c3d", False), ("gradient_flops_60", True), ("keep_50", True)),
+    ],
+)
+def test_the_command_of_a_set_names_it_where_it_would_have_another_name(name: str, is_given: bool) -> None:
+    record = SetRecord(
+        ("a", "b"), 4, (2, 2), 0.5, 10, 9, 9, 10, 9, 9, {"method": "gradient"}, made_with={"date": "now"}
+    )
+    found = of_set(ModuleSet(name, Path("none"), record, CONFIG, ""))
+    assert found.options == (("--as", name) if is_given else ())
 
 
 def test_the_table_of_settings_has_the_values_used() -> None:

@@ -1,5 +1,6 @@
 """The report on patches of one target class and of several, trained here or the user's own, in the same blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +64,14 @@ def test_the_section_says_which_changes_are_significant():
         "+10.0 [+0.0, +0.0], not significant",
         "1",
     ]
+
+
+def test_the_figure_names_the_network_that_was_patched():
+    """Which `--set weak_model` gave to the patching alone."""
+    data = data_of([replace(model_of("b", "learned", AFTER, CHANGE), weak_model="rescnn_weak")])
+    picture, *_ = patch_blocks(data, WeakKind.SIMPLE)
+    assert isinstance(picture, Picture) and "(rescnn_weak)" in picture.drawing.figure.get_suptitle()
+    assert data.config.weak_model != "rescnn_weak"
 
 
 def test_what_a_module_adds_is_counted_from_the_control_without_one():

@@ -280,6 +280,8 @@ def test_modules_of_log_odds_stay_modules_of_log_odds(
     """Every stage compares them with the strong model's log-odds, and fine-tuning trains them towards these."""
     own = [*SMALL, "--keep", 0.9, "--set", "mask_answer=log_odds", "--set", "mask_step_size=0.002", "--as", "odds"]
     assert run_main(SEARCH, *own, "--target_class", 1, 3, root=root).exit_code == 0
+    given = [*TUNE, "--set", "mask_answer=logit", "--modules", "odds"]
+    run_main(SCRIPT, *given, root=root).refused("mask_answer=logit", "module set odds decides, which gives log_odds")
     step, goals = Trainer.step, []
     monkeypatch.setattr(Trainer, "step", lambda self, *shares: goals.append(self.goal.answer) or step(self, *shares))
     done = run_main(SCRIPT, *TUNE, "--set", "fine_tuning_step_size=1e-4", "--modules", "odds", root=root)

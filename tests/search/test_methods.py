@@ -104,8 +104,8 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     assert done.exit_code == 0, done
     points = rows_of(report_files.trade_off(artifacts, "valid"))
     assert [(point["method"], point["target"]) for point in points] == [
-        *(("random", "keep 97%"), ("random", "keep 95%"), ("random, 2 classes", "keep 93%")),
-        *((MODULE_SET, name) for name in ("random", "pair")),
+        *(("random", "keep 97%"), ("random", "keep 95%"), (f"random, class 1 {TARGET}", "keep 93%")),
+        *((MODULE_SET, "random"), (f"{MODULE_SET}, class 1 {TARGET}", "pair")),
     ]
     assert [int(point["right"]) for point in points[3:]] == [log[1].right_composed, int(points[2]["right"])]
 
@@ -117,7 +117,9 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
         assert done.exit_code == 0, done
     assert patch_files.reports(artifacts, WeakKind.SIMPLE)[0].load().modules == "pair"
     points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid"))
-    assert [point["method"] for point in points[3:]] == ["random"] * 3 + ["set random", "set pair"]
+    assert [point["method"] for point in points[3:]] == [
+        *("random", "random", f"random, class 1 {TARGET}", "set random", "set pair")
+    ]
     assert points[4]["f1"] == points[6]["f1"] and points[5]["f1"] == points[7]["f1"]
     assert all(files_below(folder) == content for folder, content in sets.items())  # no stage changes a set
 

@@ -171,20 +171,19 @@ def test_a_round_takes_as_long_as_its_first_step_times_a_number() -> None:
     assert (100 + 3 * 50) / 4 < first_steps([1], 100, 1.0, 0.5) < 80
 
 
-def test_the_loss_of_many_pixels_is_the_mean_of_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so are its gradients, which are added to those that are there."""
-    monkeypatch.setattr("search.gradient.trainer.PIXELS_AT_ONCE", 4 * SIDE**2)
+@pytest.mark.parametrize("answer", ["logit", "log_odds"])
+def test_the_loss_of_many_pixels_is_that_of_their_parts_together(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """And so are its gradients, which are added to those that are there; parts of 3 and 2 images."""
+    goal = Goal(0.5, 1.0, answer=answer)
+    monkeypatch.setattr("search.gradient.trainer.PIXELS_AT_ONCE", 3 * SIDE**2)
     monkeypatch.setattr(TrainedModule, "update", lambda *_, **__: None)
-    with trainer_of(ONE, goal=Goal(0.5, 1.0)) as trainer:
+    with trainer_of(ONE, goal=goal) as trainer:
         (module,), (images, labels) = trainer.modules, trainer.batches.of_step(0)
-        losses = []
-        for half in (slice(4), slice(4, 8)):
-            logits, _ = module.answer(images[half], torch.float32)
-            strong_logits, _ = trainer._strong_answer(images[half], [])
-            losses.append(GOAL.loss(logits, module.classes, labels[half], strong_logits))
-        torch.stack(losses).mean().backward()
+        logits = torch.cat([module.answer(part, torch.float32)[0] for part in images.split([3, 3, 2])])
+        expected = goal.loss(logits, module.classes, labels, trainer._strong_answer(images, [])[0])
+        expected.backward()
         before = torch.cat([value.grad.flatten() for value in module.network.parameters()])
-        assert trainer.step(1.0, 1.0) == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-5)
+        assert trainer.step(1.0, 1.0) == pytest.approx(float(expected.detach()), rel=1e-5)
         assert_near(torch.cat([value.grad.flatten() for value in module.network.parameters()]), 2 * before)
 
 
