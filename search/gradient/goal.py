@@ -46,7 +46,7 @@ class Goal:
             classes: of the module.
             labels: (images,) int64.
             strong_logits: (images, classes) float32.
-            of_step: the same of all images of the step, of which these are a part; None = these are all.
+            of_step: the strong logits of all images of the step, where these are a part of it; None = these are all.
 
         Returns a scalar.
         """

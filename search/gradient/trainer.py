@@ -106,7 +106,7 @@ class ModuleTraining:
         dtype: torch.dtype,
         seed: int,
     ) -> "ModuleTraining":
-        """The same of images that are brought to the device."""
+        """A training on images, which are brought to the device; the other arguments are the attributes."""
         return cls(goal, settings, *to_device(images, device), images.normalisation, dtype, seed)
 
 
