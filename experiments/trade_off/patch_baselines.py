@@ -34,7 +34,7 @@ from dataset.target_classes import HELP, chosen_classes
 from models.evaluation import predict
 from models.graph import GraphNetwork, flops_of
 from models.opening import open_stage, stage_parser
-from modules.module import as_answers, module_of_weights
+from modules.module import module_of_weights
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.baselines import EPOCHS, Way, fine_tuned, fine_tuning, label_shift, linear, timed
@@ -177,11 +177,9 @@ class OneClass(Goal):
     ) -> Tensor:
         """Binary cross-entropy, and the unexplained share of the answer; arguments are those of `Goal.loss`."""
         against_all = F.binary_cross_entropy_with_logits(logits[:, 0], (labels == self.label).float())
-        answer, of_all = (
-            as_answers(values, self.answer)[:, list(classes)]
-            for values in (strong_logits, strong_logits if of_step is None else of_step)
-        )
-        of_answer = unexplained(logits, answer, dim=1, of_all=of_all)
+        target = self.answers(strong_logits, classes)
+        of_all = target if of_step is None else self.answers(of_step, classes)
+        of_answer = unexplained(logits, target, dim=1, of_all=of_all)
         return (1 - self.distillation) * against_all + self.distillation * of_answer
 
 

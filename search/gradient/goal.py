@@ -51,10 +51,8 @@ class Goal:
         Returns a scalar.
         """
         own = torch.tensor(classes, device=logits.device)
-        target, of_all = (
-            as_answers(values, self.answer)[:, own]
-            for values in (strong_logits, strong_logits if of_step is None else of_step)
-        )
+        target = self.answers(strong_logits, classes)
+        of_all = target if of_step is None else self.answers(of_step, classes)
         of_own = self.own_class * unexplained(logits, target, dim=1, of_all=of_all)
         if self.answer == "log_odds":
             is_own = (labels[:, None] == own).float()
@@ -67,6 +65,10 @@ class Goal:
         )
         answer = (1 - self.distillation) * F.cross_entropy(whole, labels) + self.distillation * divergence
         return answer + of_own
+
+    def answers(self, strong_logits: Tensor, classes: Sequence[int]) -> Tensor:
+        """(images, own classes) what the module of these classes should give, of strong logits (images, classes)."""
+        return as_answers(strong_logits, self.answer)[:, list(classes)]
 
     def recorded(self) -> dict[str, Any]:
         """As plain values; `logit` is left out, because records of an earlier version do not name it."""
