@@ -19,7 +19,7 @@ from models import files as model_files
 from models.evaluation import count_parameters, count_right, predict
 from models.files import NetworkSettings
 from models.input_forms import can_tell_from_chance, is_near_chance
-from models.modular import check_has_relus
+from models.modular import check_can_be_modular
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
@@ -65,8 +65,9 @@ def main() -> None:
     if arguments.evaluation:
         report(load_strong_model(stage.config, stage.artifacts, stage.device).network, split, stage)
         return
-    if stage.config.modular == "moda":
-        check_has_relus(build_strong_network(stage.config), graph_of(stage.config).image_shape)
+    if stage.config.modular != "none":
+        network, shape = build_strong_network(stage.config), graph_of(stage.config).image_shape
+        check_can_be_modular(network, stage.config.modular, shape)
     with held(model_files.training_role(stage.artifacts)), tensorboard(stage.artifacts.folder, arguments.tensorboard):
         train_strong_model(stage, split, arguments)
 

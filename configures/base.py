@@ -115,12 +115,16 @@ class Config:
     )
     momentum: Fraction = training(0.9, "SGD momentum.", also=(weak,))
     weight_decay: Fraction = training(1e-4, "SGD weight decay.", also=(weak,))
-    modular: Literal["none", "moda"] = training(
-        "none", "`moda`: images of a class are trained to use the same channels, and other classes others."
+    modular: Literal["none", "moda", "mwt"] = training(
+        "none",
+        "`moda`: images of a class are trained to use the same channels, and other classes others; `mwt`: likewise the "
+        "masks of a network with mask generators (`network=mwt:NAME`).",
     )
     moda_affinity: Weight = training(1.0, "Its weight in the loss of how differently images of a class use them.")
     moda_dispersion: Weight = training(1.0, "The weight of how alike images of different classes use them.")
     moda_compactness: Weight = training(0.3, "The weight of the mean activation.")
+    mwt_cohesion: Weight = training(0.5, "The weight in the loss of how differently images of a class are masked.")
+    mwt_coupling: Weight = training(1.5, "The weight of how alike images of different classes are masked.")
 
     # Kernel importance
     importance_mode: Literal["l1", "random"] = importance(

@@ -1,10 +1,13 @@
 """Training a network to be modular: a loss by which images of a class use the same channels, and other classes others.
 
-After Ngo, Hassan, Shafiq and Medvidovic, "DNN Modularization via Activation-Driven Training" (MODA), ICSE 2026, arXiv
-2411.01074. The loss is of the outputs of all ReLUs, wherever the network's code calls them; the network stays as it is.
+`moda`, after Ngo, Hassan, Shafiq and Medvidovic, "DNN Modularization via Activation-Driven Training" (MODA), ICSE 2026,
+arXiv 2411.01074: the loss is of the outputs of all ReLUs, wherever the network's code calls them; the network stays as
+it is. `mwt`, after Qi et al., "Modularizing while Training" (MwT), ICSE 2024, arXiv 2306.09376: it is of the masks of a
+network with mask generators.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from models.mask_generators import MaskGenerator
 from utils.errors import UserError
 
 RELUS = ("relu", "relu_", "relu6", "relu6_")
-NO_RELUS = "modular=moda: expected a network with ReLUs, it calls none of torch's in training mode"
+NOTHING = {
+    "moda": "modular=moda: expected a network with ReLUs, it calls none of torch's in training mode",
+    "mwt": "modular=mwt: expected a network with mask generators, as --set network=mwt:simcnn_x0_25 names one",
+}
 
 
 class ReluOutputs(TorchFunctionMode):
@@ -48,37 +55,57 @@ class ReluOutputs(TorchFunctionMode):
         return value
 
 
+@contextmanager
+def activity(network: nn.Module, modular: str) -> Iterator[list[Tensor]]:
+    """Collect what the loss is of while a network runs: of each layer (n, channels) float, not negative.
+
+    Args:
+        network: images -> logits.
+        modular: `moda`: its ReLUs' outputs; `mwt`: its masks; `none`: nothing.
+    """
+    if modular == "moda":
+        with ReluOutputs() as relus:
+            yield relus.means
+        return
+    masks: list[Tensor] = []
+    generators = [layer for layer in network.modules() if isinstance(layer, MaskGenerator) and modular == "mwt"]
+    hooks = [layer.register_forward_hook(lambda _, __, mask: masks.append(mask.float())) for layer in generators]
+    try:
+        yield masks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
-def check_has_relus(network: nn.Module, image_shape: Sequence[int]) -> None:
+def check_can_be_modular(network: nn.Module, modular: str, image_shape: Sequence[int]) -> None:
     """Raises UserError for a network that cannot be trained so; it is left in training mode."""
-    with ReluOutputs() as relus:
-        network.train()(torch.zeros(2, *image_shape))
-    if not relus.means:
-        raise UserError(NO_RELUS)
+    if modular != "none":
+        with activity(network, modular) as found:
+            network.train()(torch.zeros(2, *image_shape))
+        if not found:
+            raise UserError(NOTHING[modular])
 
 
-def moda_loss(
-    means: Sequence[Tensor], labels: Tensor, affinity: float, dispersion: float, compactness: float
+def modular_loss(
+    activities: Sequence[Tensor], labels: Tensor, affinity: float, dispersion: float, compactness: float
 ) -> Tensor:
     """The term of the loss that makes a network modular, a scalar; differentiable.
 
     It is the mean over layers of `affinity` * (1 - mean cosine of the pairs of images of the same class) +
-    `dispersion` * (mean cosine of the pairs of different classes) + `compactness` * (mean activation). Without a pair
+    `dispersion` * (mean cosine of the pairs of different classes) + `compactness` * (mean activity). Without a pair
     of a kind its part is 0; the cosine with a vector of zeros is 0.
 
     Args:
-        means: of each layer (n, channels) float, not negative, as of `ReluOutputs`.
+        activities: of each layer, one or more, (n, channels) float, not negative, as of `activity`.
         labels: (n,) int64.
-        affinity, dispersion, compactness: the weights, as published 1, 1 and 0.3.
-
-    Raises UserError where there is no layer.
+        affinity, dispersion, compactness: the weights; as published 1, 1 and 0.3 of MODA, 0.5, 1.5 and 0 of MwT, which
+            calls the first two cohesion and coupling.
     """
-    if not means:
-        raise UserError(NO_RELUS)
     pairs = torch.ones(len(labels), len(labels), dtype=torch.bool, device=labels.device).triu(1)
     same = labels[:, None] == labels
     parts = []
-    for of_layer in means:
+    for of_layer in activities:
         directions = F.normalize(of_layer)
         cosines = directions @ directions.T
         alike, others = (torch.masked_select(cosines, pairs & kind) for kind in (same, ~same))

@@ -11,6 +11,7 @@ from types import ModuleType
 from torch import nn
 
 from models.adapted import Adapted, split_name
+from models.mask_generators import MaskedNetwork
 from models.own_code import OWN_CODE, network_of_file, place_of_definition
 from models.rescnn import ResCNN, rescnn_tiny, rescnn_weak
 from models.resnet20 import ResNet20
@@ -31,6 +32,7 @@ NETWORKS: dict[str, Callable[[int, float, int], nn.Module]] = {
     "simcnn_tiny": simcnn_tiny,
     "simcnn_weak": simcnn_weak,
 }
+MASKED = "mwt:"  # before the name of a network that gets mask generators
 WIDEST = 100  # times the published width; its weights would fill any memory
 WIDTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_x(?P<whole>\d+)_(?P<fraction>\d+)$")
 
@@ -41,7 +43,8 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
     Args:
         name: `simcnn`, `simcnn_x0_25` (models/names.py); `torchvision:NAME`; `timm:NAME`; or `FILE.py:NAME`, a
             function or class of the user, which runs with all that its file does (models/own_code.py). In brackets
-            behind it stands what is changed in the network (models/adapted.py).
+            behind it stands what is changed in the network (models/adapted.py). `mwt:NAME` is a network with mask
+            generators (models/mask_generators.py).
         num_classes: logits of the network; a function of the user that has no parameter for it decides itself.
         image_side: in pixels; ours alone are made for it.
 
@@ -56,6 +59,11 @@ def network_of(name: str, num_classes: int, image_side: int = 32) -> nn.Module:
                 f"network {name}: expected outputs for each of {num_classes} classes, given for {len(changes.groups)}"
             )
         return Adapted(network_of(base, changes.num_outputs or num_classes, image_side), changes)
+    if name.startswith(MASKED):
+        masked = name.removeprefix(MASKED)
+        if OWN_CODE.fullmatch(masked):
+            raise UserError(f"network {name}: in your file, return models.mask_generators.MaskedNetwork(network, side)")
+        return MaskedNetwork(network_of(masked, num_classes, image_side), image_side)
     if own := OWN_CODE.fullmatch(name):
         return network_of_file(Path(own["file"]), own["attribute"], num_classes).float()
     library, _, rest = name.partition(":")

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from models.autocast import autocast
 from models.evaluation import accuracy, cpu_state, predict
 from models.graph.errors import refused
 from models.graph.evaluating import OneAnswer, first_logits
-from models.modular import ReluOutputs, moda_loss
+from models.modular import activity, modular_loss
 from utils.artifacts import CheckpointFile
 from utils.device import precision_name, processor_and_instructions, through_compiler
 from utils.errors import UserError, reason
@@ -42,14 +41,31 @@ class TrainingSettings:
     augmented: bool = False
     mirror: bool = False
     crop: Crop = "shifted"
-    modular: str = "none"  # or moda, with the weights of its loss
+    modular: str = "none"  # or moda or mwt, with the weights of its loss
     moda_affinity: float = 1.0
     moda_dispersion: float = 1.0
     moda_compactness: float = 0.3
+    mwt_cohesion: float = 0.5
+    mwt_coupling: float = 1.5
+
+    @property
+    def modular_weights(self) -> tuple[float, float, float]:
+        """The weights of the modular loss, in its order."""
+        if self.modular == "mwt":
+            return self.mwt_cohesion, self.mwt_coupling, 0.0
+        return self.moda_affinity, self.moda_dispersion, self.moda_compactness
 
 
 # A state of an earlier version does not name these, so their defaults are not recorded.
-NEWER = ("crop", "modular", "moda_affinity", "moda_dispersion", "moda_compactness")
+NEWER = (
+    "crop",
+    "modular",
+    "moda_affinity",
+    "moda_dispersion",
+    "moda_compactness",
+    "mwt_cohesion",
+    "mwt_coupling",
+)
 
 
 @dataclass(frozen=True)
@@ -212,12 +228,11 @@ def _train_epoch(
         images = pixels[batch]
         if settings.augmented:
             images = augment(images, mirror=settings.mirror, generator=generator, crop=settings.crop)
-        with autocast(labels.device, dtype), nullcontext() if settings.modular == "none" else ReluOutputs() as relus:
+        with autocast(labels.device, dtype), activity(model, settings.modular) as activities:
             logits = _logits(model, normalise(images, normalisation), num_classes)
         loss = F.cross_entropy(logits.float(), labels[batch])
-        if relus is not None:
-            weights = settings.moda_affinity, settings.moda_dispersion, settings.moda_compactness
-            loss = loss + moda_loss(relus.means, labels[batch], *weights)
+        if activities:
+            loss = loss + modular_loss(activities, labels[batch], *settings.modular_weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,48 +1,60 @@
-"""MODA's modules: the units that are active on nearly all training images of the class.
+"""The modules of MODA and MwT: the units that are active on nearly all training images of the class.
 
-After Ngo, Hassan, Shafiq and Medvidovic, "DNN Modularization via Activation-Driven Training" (MODA), ICSE 2026, arXiv
-2411.01074. `train.py --set modular=moda` trains a strong model whose modules are small then; the rule itself takes any
-strong model. As published: a unit is kept where it is active on at least 90 % of the class's training images; where
-less than 0.5 % of a layer are, the most often active ones are, as many as the largest module has there. Differs in that
-a unit is active where a pixel of its maps is above 0 (published: not 0; the same behind a ReLU), in that layers whose
-maps are added count as one layer, and in that linear layers stay whole.
+Both take a strong model that is trained to be modular (`train.py --set modular=moda|mwt`), and a unit that is active on
+at least 90 % of the class's training images.
+
+`moda`, after Ngo, Hassan, Shafiq and Medvidovic, "DNN Modularization via Activation-Driven Training", ICSE 2026, arXiv
+2411.01074. As published, where less than 0.5 % of a layer are kept, the most often active ones are, as many as the
+largest module has there. Differs in that a unit is active where a pixel of its maps is above 0 (published: not 0; the
+same behind a ReLU), in that layers whose maps are added count as one layer, and in that linear layers stay whole. The
+rule takes any strong model.
+
+`mwt`, after Qi, Sun, Zhang, Zhao and Gao, "Modularizing while Training", ICSE 2024, arXiv 2306.09376: a unit is active
+where its mask is above 0. As published, the share of images falls by 5 % where a layer would be empty. Differs in that
+modules keep the mask generators' parts for their kernels, so that their logits are right without training; as
+published, the generators are removed, and a new head is trained.
 """
 
-from collections.abc import Generator, Sequence
+from abc import abstractmethod
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from configures.base import Config
 from dataset.images import Split
+from models import files as model_files
 from models.graph import Graph, Units, fold_batch_norm
+from models.mask_generators import MaskedNetwork
+from models.modular import NOTHING, activity
 from models.opening import Stage
+from models.strong_model import build_strong_network, load_weights
 from search.driver import DrivenMethod, Row
 from search.files import Found
-from search.one_shot import active_pixels
+from search.one_shot import active_pixels, class_means
+from utils.errors import UserError
 
 LEAST_RATE = 0.9  # of the class's training images
-LEAST_OF_LAYER = 0.005
+LEAST_OF_LAYER = 0.005  # of MODA
+LESS = 0.05  # of MwT: by so much the rate falls where it leaves a layer empty
 
 
-class Moda(DrivenMethod):
-    """One candidate, by the activation rates of units."""
+class ActiveUnits(DrivenMethod):
+    """One candidate, by the rates at which units are active."""
 
-    name = "moda"
     options = ()
+
+    @abstractmethod
+    def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
+        """The masks (classes, units), True = kept."""
 
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Row]) -> Generator[Found, None, None]:
         """See `DrivenMethod`."""
         if not rows:
-            folded = fold_batch_norm(strong).channels_last()
-            rates = active_pixels(folded, split, None, lambda pixels: (pixels > 0).float()).numpy()
-            yield Found(
-                f"active on {LEAST_RATE:.0%} of the images", strong.units.spread(often_active(rates, strong.units))
-            )
-
-    def settings(self, config: Config) -> dict[str, Any]:
-        """See `DrivenMethod`."""
-        return {"least_rate": LEAST_RATE, "least_of_layer": LEAST_OF_LAYER}
+            masks = strong.units.spread(self.masks(stage, strong, split))
+            yield Found(f"active on {LEAST_RATE:.0%} of the images", masks)
 
     def configured(self, config: Config) -> dict[str, Any]:
         """No setting of the configuration."""
@@ -55,6 +67,50 @@ class Moda(DrivenMethod):
     def again(self) -> list[str]:
         """See `DrivenMethod`."""
         return ["--method", self.name]
+
+
+class Moda(ActiveUnits):
+    """By the maps of units."""
+
+    name = "moda"
+
+    def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
+        """See `ActiveUnits`."""
+        folded = fold_batch_norm(strong).channels_last()
+        rates = active_pixels(folded, split, None, lambda pixels: (pixels > 0).float()).numpy()
+        return often_active(rates, strong.units)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """See `DrivenMethod`."""
+        return {"least_rate": LEAST_RATE, "least_of_layer": LEAST_OF_LAYER}
+
+
+class MwT(ActiveUnits):
+    """By the masks of the network's generators."""
+
+    name = "mwt"
+
+    def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
+        """See `ActiveUnits`. Raises UserError for a network without mask generators."""
+        network = build_strong_network(stage.config)
+        masked = next((part for part in network.modules() if isinstance(part, MaskedNetwork)), None)
+        if masked is None:
+            raise UserError(NOTHING["mwt"])
+        load_weights(network, model_files.entire_model(stage.artifacts))
+        network = network.to(stage.device).eval()
+
+        def is_masked_in(images: torch.Tensor) -> torch.Tensor:
+            with activity(network, "mwt") as masks:
+                network(images)
+            return (torch.cat(masks, 1) > 0).float()
+
+        rates = class_means(strong, split, "masks, batches of images", None, is_masked_in).numpy()
+        by_layer = np.split(rates, np.cumsum(list(masked.masked.values()))[:-1], axis=1)
+        return often_masked_in(dict(zip(masked.masked, by_layer, strict=True)), strong.units)
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """See `DrivenMethod`."""
+        return {"least_rate": LEAST_RATE, "less": LESS}
 
 
 def often_active(rates: np.ndarray, units: Units) -> np.ndarray:
@@ -72,3 +128,28 @@ def often_active(rates: np.ndarray, units: Units) -> np.ndarray:
             masks[target_class, of_layer[most_active]] = True
     # Where layers of several groups are read together, or a group is no whole layer, nothing may be empty.
     return np.stack([units.repair(mask, rate) for mask, rate in zip(masks, rates, strict=True)])
+
+
+def often_masked_in(rates: Mapping[str, np.ndarray], units: Units) -> np.ndarray:
+    """The masks (classes, units) bool, True = kept, by the share of images on which masks are above 0.
+
+    A unit of several kernels is kept where one of them is. Layers without masks stay whole.
+
+    Args:
+        rates: of each masked layer, by its name, (classes, kernels) float, from 0 to 1.
+        units: of the strong model.
+    """
+    num_classes = len(next(iter(rates.values())))
+    kept = np.zeros((num_classes, units.num_units), bool)
+    best = np.zeros((num_classes, units.num_units))  # the largest rate of a unit's kernels
+    for layer in units.layers:
+        unit_of_kernel = units.unit_of_kernel[layer.kernels]
+        can_go = unit_of_kernel >= 0
+        of_layer = rates.get(layer.name, np.ones((num_classes, layer.width)))
+        for target_class, of_class in enumerate(of_layer):
+            least = LEAST_RATE
+            while not (of_class >= least).any():
+                least -= LESS
+            kept[target_class, unit_of_kernel[can_go & (of_class >= least)]] = True
+            np.maximum.at(best[target_class], unit_of_kernel[can_go], of_class[can_go])
+    return np.stack([units.repair(mask, rate) for mask, rate in zip(kept, best, strict=True)])

@@ -129,12 +129,33 @@ def active_pixels(
         per_class: the training images of each class; None = all.
         of_image: what the mean is of, made of the pixels of each image (n, units).
     """
-    found, counts = (torch.zeros(strong.num_classes, size) for size in (strong.num_units, 1))
+    return class_means(
+        strong,
+        split,
+        "activation rates, batches of images",
+        per_class,
+        lambda images: of_image(unit_norms(strong, images, of_value=lambda maps: maps > 0)[1]),
+    )
+
+
+def class_means(
+    strong: Graph, split: Split, name: str, per_class: int | None, of_images: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(classes, values) float32: the mean over training images of each class of what is made of images.
+
+    Args:
+        strong: the strong model.
+        split: its images.
+        name: of what is done, for people.
+        per_class: the training images of each class; None = all.
+        of_images: from normalised images (n, channels, side, side) to (n, values).
+    """
+    found, counts = torch.zeros(()), torch.zeros(strong.num_classes, 1)
     with torch.inference_mode():
-        for images, labels in _batches(strong, split, "activation rates, batches of images", per_class):
-            _, active = unit_norms(strong, images, of_value=lambda maps: maps > 0)
-            found.index_add_(0, labels.cpu(), of_image(active).cpu())
-            counts.index_add_(0, labels.cpu(), torch.ones(len(labels), 1))
+        for images, labels in _batches(strong, split, name, per_class):
+            of_batch = of_images(images).cpu()
+            sums = torch.zeros(strong.num_classes, of_batch.shape[1]).index_add_(0, labels.cpu(), of_batch)
+            found, counts = found + sums, counts.index_add_(0, labels.cpu(), torch.ones(len(labels), 1))
     return found / counts.clamp(min=1)
 
 

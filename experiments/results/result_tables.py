@@ -42,8 +42,8 @@ HEURISTICS = {
     "_random_population": ("init_pop_mode=random", "a first population by sensitivity"),
     "_random_survivors": ("survival=random", "pruning by accuracy"),
 }
-MODA = "_moda"  # likewise, of the strong model that is trained to be modular
-STRONG_MODELS = {"": "", "_methods": "", MODA: "by MODA"}  # likewise; how the strong model is trained
+MODULAR = {"_moda": "by MODA", "_mwt": "by MwT"}  # likewise, of the strong models that are trained to be modular
+STRONG_MODELS = {"": "", "_methods": "", **MODULAR}  # likewise; how the strong model is trained
 SIMPLE = WeakKind.SIMPLE.words
 SHOWN = (BEFORE, "min_max", "learned", WHOLE_MODEL.format("learned"))  # of a patch's methods, in figures
 

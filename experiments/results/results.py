@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from result_tables import HEURISTICS, MODA, TABLES, Ran, Results, write_tables
+from result_tables import HEURISTICS, MODULAR, TABLES, Ran, Results, write_tables
 
 import global_configure
 from configures.base import known_configurations, load
@@ -42,6 +42,7 @@ GRADIENT = "module_gradient_search.py --max_loss 100"  # the last round is chose
 EARLY = ("9", "0")  # the epoch at which weak models are underfitted; of a trial run
 PATCH = "experiments/patch/apply_patch.py --modules keep_50 --calibration all"
 SEARCH = "scripts/run_module_search.py --method"
+MASKED = f"--set network=mwt:{MOST_MEASURED[0]}"
 SIZES = (60, 40, 20)  # per cent of the FLOPs; those of the kernels are the methods' own
 
 
@@ -138,7 +139,16 @@ PLAN = [
         experiments/trade_off/trade_off.py --images test""",
         MOST_MEASURED,
         (0,),
-        root=MODA,
+        root="_moda",
+    ),
+    Lines(
+        "methods",
+        f"""train.py --set modular=mwt {MASKED}
+        {SEARCH} mwt {MASKED}
+        experiments/trade_off/trade_off.py --images test {MASKED}""",
+        MOST_MEASURED,
+        (0,),
+        root="_mwt",
     ),
     *(
         Lines(
@@ -271,7 +281,7 @@ def run_command(command: Command, folder: Path, log: TableFile[Ran], precision: 
     """Run a command and log it; returns its seconds. Raises UserError, with its message, where it fails."""
     roots, script = folder / "roots", TOP / command.words[0]
     share_datasets(roots / command.root)
-    if command.root not in (f"seed_{command.seed}", f"seed_{command.seed}{MODA}"):
+    if command.root.removeprefix(f"seed_{command.seed}") not in ("", *MODULAR):
         copy_strong_model(command, roots)
     variables = {
         "CNNMOD_ROOT_DIR": str(roots / command.root),

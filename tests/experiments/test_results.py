@@ -289,7 +289,7 @@ def test_from_the_dataset_to_the_tables(tmp_path: Path) -> None:
     assert drawn == {"modules", "patch_weak", "patch_overfitted", "patch_underfitted", "patch_sizes", "heuristics"}
     assert {row["patched by"] for row in rows["patch_sizes"]} >= {"before", "gradient, 20%", "gradient, 10%"}
     methods = {(row["strong model trained"], row["method"]) for row in rows["methods"]}
-    assert methods >= {("", "taylor"), ("", "moda"), ("", "seam"), ("by MODA", "moda"), ("by MODA", "gradient")}
+    assert methods >= {("", "taylor"), ("", "moda"), ("", "seam"), ("by MODA", "moda"), ("by MwT", "mwt")}
     assert {row["modules"] for row in rows["methods"]} >= {"keep 40%", "keep 40% of the FLOPs", "gradient_flops_60"}
     assert [row["classes"] for row in rows["sub_tasks"]] == ["2"]
     assert {"patch (learned rule)", "stacking, all logits"} <= {row["way"] for row in rows["patch_baselines"]}

@@ -13,7 +13,7 @@ from conftest import assert_near, random_images
 from hypothesis import given
 from torch import Tensor, nn
 
-from models.modular import ReluOutputs, moda_loss
+from models.modular import ReluOutputs, activity, check_can_be_modular, modular_loss
 from models.names import network_of
 from models.training import TrainingSettings, train
 from utils.artifacts import CheckpointFile
@@ -21,6 +21,7 @@ from utils.errors import UserError
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=8, learning_rate=0.02, momentum=0.9)
 IMAGES = random_images(24, 3)
+NETWORKS = {"moda": "simcnn_tiny", "mwt": "mwt:simcnn_tiny"}
 
 
 def test_the_loss_by_hand() -> None:
@@ -28,13 +29,25 @@ def test_the_loss_by_hand() -> None:
     first = torch.tensor([[2.0, 0.0], [0.6, 0.8], [0.0, 3.0]])
     second = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 1])
-    assert_near(moda_loss([first], labels, 1, 0, 0), torch.tensor(1 - 0.6))
-    assert_near(moda_loss([first], labels, 0, 1, 0), torch.tensor((0.0 + 0.8) / 2))
-    assert_near(moda_loss([first], labels, 0, 0, 1), torch.tensor((2 + 0.6 + 0.8 + 3) / 6))
-    assert_near(moda_loss([first, second], labels, 1, 1, 0.3), torch.tensor((0.4 + 0.4 + 0.3 * 6.4 / 6 + 0.3 / 2) / 2))
-    assert_near(moda_loss([first[:1]], labels[:1], 1, 1, 1), torch.tensor(1.0))  # no pair of either kind
-    with pytest.raises(UserError, match="modular=moda: expected a network with ReLUs"):
-        moda_loss([], labels, 1, 1, 1)
+    assert_near(modular_loss([first], labels, 1, 0, 0), torch.tensor(1 - 0.6))
+    assert_near(modular_loss([first], labels, 0, 1, 0), torch.tensor((0.0 + 0.8) / 2))
+    assert_near(modular_loss([first], labels, 0, 0, 1), torch.tensor((2 + 0.6 + 0.8 + 3) / 6))
+    assert_near(
+        modular_loss([first, second], labels, 1, 1, 0.3), torch.tensor((0.4 + 0.4 + 0.3 * 6.4 / 6 + 0.3 / 2) / 2)
+    )
+    assert_near(modular_loss([first[:1]], labels[:1], 1, 1, 1), torch.tensor(1.0))  # no pair of either kind
+
+
+@pytest.mark.parametrize(
+    ("modular", "wrong"),
+    [("moda", "expected a network with ReLUs"), ("mwt", "expected a network with mask generators")],
+)
+def test_a_network_without_what_the_loss_is_of_is_refused(modular: str, wrong: str) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+    with pytest.raises(UserError, match=f"modular={modular}: {wrong}"):
+        check_can_be_modular(network, modular, (3, 32, 32))
+    check_can_be_modular(network, "none", (3, 32, 32))
+    check_can_be_modular(network_of(NETWORKS[modular], 3), modular, (3, 32, 32))
 
 
 def loss_in_loops(means: list[np.ndarray], labels: np.ndarray, weights: tuple[float, float, float]) -> float:
@@ -57,9 +70,9 @@ def loss_in_loops(means: list[np.ndarray], labels: np.ndarray, weights: tuple[fl
 )
 def test_the_loss_is_that_of_plain_loops_in_any_order(values: np.ndarray, labels: np.ndarray, order: list[int]) -> None:
     means, weights = [torch.tensor(each) for each in values], (1.0, 0.5, 0.3)
-    found = moda_loss(means, torch.tensor(labels), *weights)
+    found = modular_loss(means, torch.tensor(labels), *weights)
     assert_near(found, torch.tensor(loss_in_loops(list(values), labels, weights), dtype=torch.float64))
-    assert_near(moda_loss([each[order] for each in means], torch.tensor(labels[order]), *weights), found)
+    assert_near(modular_loss([each[order] for each in means], torch.tensor(labels[order]), *weights), found)
 
 
 class Ways(nn.Module):
@@ -90,22 +103,34 @@ def test_relus_of_networks_are_found(name: str, count: int) -> None:
     assert len(found.means) == count
 
 
-def trained(settings: TrainingSettings, **more: object) -> nn.Module:
+def trained(settings: TrainingSettings, name: str = "simcnn_tiny", **more: object) -> nn.Module:
     torch.manual_seed(0)
-    network = network_of("simcnn_tiny", 3)
+    network = network_of(name, 3)
     train(network, IMAGES, IMAGES, settings, device=torch.device("cpu"), dtype=torch.float32, seed=0, **more)
     return network
 
 
-def test_a_modular_training_separates_classes() -> None:
+@pytest.mark.parametrize(("modular", "weights"), [("moda", (1, 1, 0.3)), ("mwt", (0.5, 1.5, 0))])
+def test_a_modular_training_separates_classes(modular: str, weights: tuple[float, float, float]) -> None:
     """The same steps with and without the term: with it, it is smaller at the end."""
-    losses = {}
-    for modular in ("none", "moda"):
-        network = trained(replace(SETTINGS, epochs=12, modular=modular)).train()
-        with ReluOutputs() as found:
+    losses = []
+    for trained_as in ("none", modular):
+        network = trained(replace(SETTINGS, epochs=30, modular=trained_as), NETWORKS[modular]).train()
+        with activity(network, modular) as found:
             network(torch.tensor(IMAGES.pixels).permute(0, 3, 1, 2) / 255)
-        losses[modular] = float(moda_loss(found.means, torch.tensor(IMAGES.labels), 1, 1, 0.3).detach())
-    assert losses["moda"] < 0.95 * losses["none"]
+        losses.append(float(modular_loss(found, torch.tensor(IMAGES.labels), *weights).detach()))
+    assert losses[1] < 0.95 * losses[0]
+
+
+def test_the_activity_is_collected_while_the_block_runs() -> None:
+    network = network_of("mwt:simcnn_tiny", 3)
+    with activity(network, "mwt") as masks:
+        network(torch.zeros(2, 3, 32, 32))
+    network(torch.zeros(2, 3, 32, 32))
+    assert [tuple(mask.shape) for mask in masks] == [(2, 16)]
+    with activity(network, "none") as nothing:
+        network(torch.zeros(2, 3, 32, 32))
+    assert nothing == []
 
 
 def test_a_state_says_how_modular_it_is_trained(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""MODA's modules: the rule on rates by hand, the rates of a network, and modules as a user gets them."""
+"""The modules of MODA and MwT: the rules on rates by hand, the rates of a network, and modules as a user gets them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from dataset.images import Split
 from models.graph import trace
 from models.rescnn import Conv
 from modules.module_sets import open_set
-from search.active_units import often_active
+from search.active_units import often_active, often_masked_in
 from search.methods import METHODS
 from search.one_shot import active_pixels
 from utils.artifacts import Artifacts
@@ -37,6 +37,22 @@ def test_units_of_nearly_all_images_are_kept_and_no_layer_is_empty() -> None:
     assert nothing.sum(1).tolist() == [2, 2, 2]  # one of each layer, of tied ones together
     for mask in (*found, *nothing):
         units.check(mask)
+
+
+def test_the_rate_that_a_mask_needs_falls_until_a_layer_has_a_kernel() -> None:
+    """The second layer needs 90 %; of class 1 it falls to 85 and 60 %; tied kernels stay where one of them does."""
+    units = random_graph(LAYERS, 2, seed=0).units
+    names = [layer.name for layer in units.layers]
+    rates = {name: np.zeros((2, 20)) for name in names[1:]}
+    rates[names[1]][0, [3, 7]] = 0.95, 0.89
+    rates[names[2]][0, [3, 8]] = 0.9, 1.0
+    rates[names[1]][1, [1, 2]] = 0.86, 0.84
+    rates[names[2]][1, 4] = 0.6
+    found = often_masked_in(rates, units)
+    assert found[:, :30].all()  # the first layer has no masks
+    assert [np.flatnonzero(mask[30:]).tolist() for mask in found] == [[3, 8], [1, 4]]
+    never = often_masked_in({name: np.zeros((2, 20)) for name in names[1:]}, units)
+    assert never.all()  # at 0 all pass
 
 
 def test_rates_are_shares_of_the_classs_images() -> None:
@@ -81,3 +97,22 @@ def test_a_model_that_is_trained_for_it_is_searched(strong_root: Path, run_main:
     found = open_set(config, artifacts)
     assert found.record.method == "moda" and found.record.search["options"] == ["--method", "moda"]
     assert 0 < row.kernels_kept <= 1 and found.record.kernel_share == pytest.approx(row.kernels_kept)
+
+
+@pytest.mark.slow
+def test_a_network_with_mask_generators_is_trained_and_searched(strong_root: Path, run_main: Callable[..., Run]):
+    keep_few_images(strong_root)
+    names = ("--model", "masked", "--dataset", "digits")
+    training = ("train.py", *names, "--epochs", 2, "--set", "modular=mwt", "--set")
+    run_main(*training, "network=simcnn_tiny", root=strong_root).refused("network=mwt:simcnn_x0_25 names one")
+    done = run_main(*training, "network=mwt:simcnn_tiny", root=strong_root)
+    assert done.exit_code == 0 and "test accuracy" in done.stdout, done
+    search = ("scripts/run_module_search.py", *names, "--method", "mwt")
+    done = run_main(*search, root=strong_root)
+    assert done.exit_code == 0 and "active on 90% of the images" in done.stdout, done
+    artifacts = Artifacts(strong_root, *names[1::2])
+    (row,) = METHODS["mwt"].files(artifacts).log.load()
+    found = open_set(replace(load("simcnn_x0_25", "digits"), model="masked", network="mwt:simcnn_tiny"), artifacts)
+    assert found.record.method == "mwt" and 0 < row.kernels_kept <= 1
+    plain = ("scripts/run_module_search.py", "--model", "simcnn_x0_25", "--dataset", "digits", "--method", "mwt")
+    run_main(*plain, root=strong_root).refused("modular=mwt: expected a network with mask generators")
