@@ -4,24 +4,24 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 
 from configures.base import Config, known_configurations, load
 from dataset.datasets import load_dataset
 from dataset.images import Split
 from dataset.splits import load_split
 from models import files as model_files
-from models.evaluation import count_parameters, outputs_of
+from models.evaluation import count_parameters, outputs_of, predict
 from models.graph import Graph, GraphNetwork, Units, flops_of
 from models.opening import Stage, default_config
 from models.strong_model import check_network_settings, check_trained_on, graph_of, image_order, load_strong_model
 from models.training import Epoch
 from modules import files as module_files
-from modules.module import as_answers, replaced
+from modules.module import as_answers, predict_modules, replaced
 from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -34,6 +34,7 @@ from patching.weak_models import WeakKind
 from report import made_with
 from report.figures_of_patching import ChangedImages
 from report.made_with import IMAGE_FORM, MadeWith, as_text, dict_in, set_in_words
+from search.files import OnDemand
 from search.method import Method
 from utils.errors import UserError
 
@@ -225,17 +226,17 @@ class ReportData:
         return load_strong_model(self.config, self.artifacts, self.stage.device)
 
     @cached_property
-    def modules(self) -> list[GraphNetwork]:
-        """The modules of the set."""
-        return self.module_set.modules(self.stage.device)
+    def modules(self) -> Sequence[GraphNetwork]:
+        """The modules of the set, each read when it is asked for."""
+        return OnDemand(self.target_classes, partial(self.module_set.module, device=self.stage.device))
 
     @cached_property
     def answers(self) -> TestAnswers:
         """The test images, and what strong and composed model answer to them."""
         check_trained_on(self.split, self.artifacts)
-        test = self.split.test
-        strong, *modules = outputs_of([self.strong.network, *self.modules], test, self.stage.device)
-        strong, own = as_answers(strong, self.module_set.record.answer), torch.cat(modules, 1)
+        test, device = self.split.test, self.stage.device
+        strong = as_answers(predict(self.strong.network, test, device), self.module_set.record.answer)
+        own = predict_modules(self.modules, test, device)
         for name, outputs in (("strong model", strong), ("composed model", own)):
             if not outputs.isfinite().all():
                 raise UserError(f"the {name} gives NaN or infinity; make it again")
@@ -253,7 +254,8 @@ class ReportData:
     def costs(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Kernels, FLOPs of one image and parameters: of the strong model, and (modules, 3) of the modules."""
         image = self.strong.image_shape
-        kept, networks = [self.units.num_kernels, *self.masks.sum(1).tolist()], [self.strong.network, *self.modules]
+        kept = [self.units.num_kernels, *self.masks.sum(1).tolist()]
+        networks = chain([self.strong.network], self.modules)
         costs = [(flops_of(network, image), count_parameters(network)) for network in networks]
         strong, *modules = [(kernels, *cost) for kernels, cost in zip(kept, costs, strict=True)]
         return strong, np.array(modules)
