@@ -84,7 +84,8 @@ class Composition:
     ) -> None:
         self.sources, self.given, self.keep_flops = tuple(sources), images, keep_flops
         self.classes = check_classes(sources, best_of=best_of)
-        self.task = "best of" if best_of else "merge" if len(sources) > 1 else "sub-task"
+        models = {source.config.name for source in sources}
+        self.task = "best of" if best_of else "merge" if len(models) > 1 else "sub-task"
         self.datasets = datasets_of(sources, images)
         self.calibration = calibration or ("fitted" if len(self.datasets) == 1 else "own")
         self.seed, self.device = sources[0].stage.seed, sources[0].stage.device
@@ -161,6 +162,12 @@ class Composition:
         best: list[int] = np.nanargmax(self.auc, 0).tolist()
         return best
 
+    @property
+    def sources_of_classes(self) -> list[int]:
+        """Of each class the number of its source in the rule: classes of one model's one set share theirs."""
+        labels = [source.label for source in self.sources]
+        return [labels.index(labels[number]) for number in self.chosen]
+
     def outputs(self, part: str) -> np.ndarray:
         """(images, classes) float32: the output of each class that is taken."""
         taken = zip(self.chosen, self.classes, strict=True)
@@ -170,10 +177,14 @@ class Composition:
     @cached_property
     def rule(self) -> LinearRule:
         """What makes the outputs comparable."""
+        return self._rule_of(self.outputs("valid"), self.sources_of_classes)
+
+    def _rule_of(self, outputs: np.ndarray, sources: Sequence[int]) -> LinearRule:
+        """The rule of outputs for the validation images (images, classes), and each class's source."""
         labels = self.said["valid"].labels
         if self.calibration == "own":
-            return standardised(self.outputs("valid"), self.chosen, labels)
-        return fitted(self.outputs("valid"), labels, self.chosen, self.seed)
+            return standardised(outputs, sources, labels)
+        return fitted(outputs, labels, sources, self.seed)
 
     @cached_property
     def members(self) -> list[Member]:
@@ -195,7 +206,7 @@ class Composition:
         members = sum(member.cost[0] for member in self.members) / total
         found = {COMPOSED: (self.rule.scores(outputs).argmax(1), members), AS_THEY_ARE: (outputs.argmax(1), members)}
         if self.task == "merge" and self.calibration != "own":
-            own = standardised(self.outputs("valid"), self.chosen, valid.labels)
+            own = standardised(self.outputs("valid"), self.sources_of_classes, valid.labels)
             found[STANDARDISED] = own.scores(outputs).argmax(1), members
         for name, strong in test.whole.items():
             if len(strong.places) == count:
@@ -208,7 +219,7 @@ class Composition:
             order = np.argsort([place for each in of_test for place in each.places])
             logits = [np.concatenate([each.of_classes for each in part], 1)[:, order] for part in (of_valid, of_test)]
             of_model = np.concatenate([[number] * len(each.places) for number, each in enumerate(of_test)])[order]
-            of_whole = fitted(logits[0], valid.labels, of_model.tolist(), self.seed)
+            of_whole = self._rule_of(logits[0], of_model.tolist())
             found[WHOLE_RULE] = of_whole.scores(logits[1]).argmax(1), whole
         logits = [np.concatenate([each.logits for each in part], 1) for part in (of_valid, of_test)]
         found[STACKED] = stacked(logits[0], valid.labels, logits[1], self.seed), whole

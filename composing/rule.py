@@ -73,12 +73,13 @@ def standardised(outputs: np.ndarray, sources: Sequence[int], labels: np.ndarray
     Args:
         outputs: (images, classes) float: one output of each class.
         sources: of each class, the number of its source.
-        labels: (images,) int64: a source is standardised on the images of its own classes; None = on all.
+        labels: (images,) int64: a source is standardised on the images of its own classes; None = on all, as always a
+            source of one class, whose mean on its own images would hide that it knows them.
     """
     centre, scale = np.zeros(len(sources)), np.zeros(len(sources))
     for source in set(sources):
         of_source = np.flatnonzero(np.asarray(sources) == source)
-        rows = slice(None) if labels is None else np.isin(labels, of_source)
+        rows = slice(None) if labels is None or len(of_source) == 1 else np.isin(labels, of_source)
         values = outputs[rows][:, of_source].astype(np.float64)
         deviation = values.std()
         centre[of_source], scale[of_source] = values.mean(), 1 / deviation if deviation > 0 else 0

@@ -74,10 +74,18 @@ def open_source(
     stage = open_stage(given)
     known = stage.config.classes or load_source(stage.config, stage.config.image_source).classes
     new_names = {old: new for new, old in renamed.items() if old in known}
-    named = {new_names.get(name, name): name for name in known}
-    texts = found["classes"].split(",") if found["classes"] else ["all"]
-    as_known = [named.get(unicodedata.normalize("NFC", each), each) for each in texts]
-    numbers = [class_number(each, known, f"{option} {text}: class") for each in as_known if each != "all"]
+    for old, new in new_names.items():
+        if new in known and new not in new_names:
+            raise UserError(
+                f"--class_map {new}={old}: {stage.config.name} has a class {new}: expected a name that is free"
+            )
+    number_of_new = {new: known.index(old) for old, new in new_names.items()}
+    texts = [unicodedata.normalize("NFC", each) for each in (found["classes"] or "all").split(",")]
+    numbers = [
+        number_of_new[each] if each in number_of_new else class_number(each, known, f"{option} {text}: class")
+        for each in texts
+        if each != "all"
+    ]
     numbers = list(range(len(known))) if "all" in texts else list(dict.fromkeys(numbers))
     modules = open_set(stage.config, stage.artifacts, found["modules"], numbers) if of_modules else None
     names = tuple(new_names.get(known[number], known[number]) for number in numbers)

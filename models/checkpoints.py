@@ -28,6 +28,7 @@ WRAPPERS = frozenset({"module", "_orig_mod"})  # parts of names that DataParalle
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
 NOT_NEEDED = re.compile(rf"(?:.*\.)?(?:{'|'.join(COUNTERS)})|(?:{'|'.join(AUXILIARY)})\..*", re.DOTALL)
+GENERATOR = re.compile(r"(?:.*\.)?generators\.\d+\.hidden\.weight")  # of models/mask_generators.py
 MOST_PLACES = 10  # in a message
 
 
@@ -128,6 +129,8 @@ def load_foreign_checkpoint(network: nn.Module, path: Path, key: str | None = No
     content = read_foreign_file(path)
     own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     weights = _chosen(list(_places(content, own)), path, key)
+    if any(map(GENERATOR.fullmatch, set(weights.names.all) - weights.theirs)):
+        raise UserError(f"{path} is of a network with mask generators: name the network mwt:NAME")
     values = {name: weights.found[name].detach().to(own[name].dtype) for name in weights.fitting}
     for name, value in values.items():
         if not torch.isfinite(value).all():

@@ -5,10 +5,14 @@ ICSE 2024, arXiv 2306.09376. Trained so that images of a class have the same mas
 network has small modules. `mwt:NAME` names the network NAME with generators.
 """
 
+from collections import Counter
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.graph.errors import refused
 from models.graph.evaluating import evaluating
 from utils.errors import UserError
 
@@ -56,19 +60,21 @@ class MaskedNetwork(nn.Module):
 
     Attributes:
         generators: of the masked layers.
-        masked: how many kernels these layers have, by their names.
+        masked: the names of these layers in this network.
 
-    Raises UserError for a network with fewer than two conv layers.
+    Raises UserError for a network with fewer than two conv layers, one that has generators, or one that does not run.
     """
 
     def __init__(self, network: nn.Module, image_side: int) -> None:
         super().__init__()
-        self.module, self.generators = network, nn.ModuleList()
-        names = {layer: f"module.{name}" for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+        self.network, self.generators = network, nn.ModuleList()
+        names = {layer: f"network.{name}" for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
         if len(names) < 2:
             raise UserError(f"mask generators: expected a network with two conv layers or more, given {len(names)}")
+        if any(isinstance(part, MaskGenerator) for part in network.modules()):
+            raise UserError("mask generators: the network has some: expected mwt: once")
         norms = _norms(network, image_side)
-        self.masked = {names[layer]: layer.out_channels for layer in list(names)[1:]}
+        self.masked = tuple(names.values())[1:]
         for layer in list(names)[1:]:
             generator = MaskGenerator(layer.in_channels, layer.out_channels)
             self.generators.append(generator)
@@ -77,26 +83,54 @@ class MaskedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The outputs of the network with masked kernels."""
-        return self.module(images)
+        return self.network(images)
+
+
+def masks_of(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The masks (n, kernels) of images (n, 3, side, side), by the names of the masked layers that run in `network`.
+
+    Of a layer that runs several times the larger ones.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, _: nn.Module, __: tuple[Tensor, ...], mask: Tensor) -> None:
+        found[name] = torch.maximum(found[name], mask) if name in found else mask
+
+    hooks = []
+    for place, part in network.named_modules():
+        if isinstance(part, MaskedNetwork):
+            for name, generator in zip(part.masked, part.generators, strict=True):
+                hook = partial(keep, f"{place}.{name}".removeprefix("."))
+                hooks.append(generator.register_forward_hook(hook))
+    try:
+        network(images)
+    finally:
+        for each in hooks:
+            each.remove()
+    return found
 
 
 def _norms(network: nn.Module, image_side: int) -> dict[nn.Module, nn.Module]:
-    """Of each conv layer the batch norm that is given its output, where there is one."""
+    """Of each conv layer that runs once the batch norm that is given its output alone, where there is one."""
     maps: list[tuple[nn.Module, Tensor]] = []
-    norms: dict[nn.Module, nn.Module] = {}
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+    runs: Counter[nn.Module] = Counter()
 
     def look(layer: nn.Module, given: tuple[Tensor, ...], value: Tensor) -> None:
+        runs[layer] += 1
         if isinstance(layer, nn.Conv2d):
             maps.append((layer, value))
         else:
-            norms.update((conv, layer) for conv, of_conv in maps if given[0] is of_conv)
+            pairs.extend((conv, layer) for conv, of_conv in maps if given[0] is of_conv)
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
     hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         with evaluating(network), torch.no_grad():
             network(torch.zeros(1, 3, image_side, image_side))
+    except Exception as error:
+        raise refused(f"mask generators: the network does not run on images of {image_side} pixels", error) from None
     finally:
         for hook in hooks:
             hook.remove()
-    return norms
+    return {conv: norm for conv, norm in pairs if runs[conv] == runs[norm] == 1}

@@ -22,7 +22,6 @@ from torch.export import ExportedProgram
 from models.graph.tracing import DROPOUTS
 from models.graph.values import arguments, operator_of
 from patching.joined import Joined
-from patching.members import Form
 from utils.errors import UserError
 
 HELPERS = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
@@ -104,7 +103,8 @@ def as_code(model: Joined, program: ExportedProgram, stated: Mapping[str, str]) 
         parameters=", ".join(f"{name}: torch.Tensor" for name in model.inputs),
         names=", ".join(model.inputs),
         use="\n".join(f"    {name} = {_from_image(model, name)}" for name in model.inputs),
-        what="\n".join(f"{name}: {_in_words(shape, model.forms.get(name))}" for name, shape in model.inputs.items()),
+        what="\n".join(f"{name}: {_in_words(model, name)}" for name in model.inputs),
+        checked="\n".join(_check(model, name) for name in model.inputs),
         layers="\n".join(f"        self.{name} = {text}" for name, text in attributes.items()),
         body=textwrap.indent(_nested(textwrap.dedent(body)), " " * 8),
     )
@@ -234,11 +234,23 @@ def _in_sequence(layers: Sequence[str]) -> str:
     return f"nn.Sequential(\n            {starts},\n        )"
 
 
-def _in_words(shape: tuple[int, ...], form: Form | None) -> str:
+def _in_words(model: Joined, name: str) -> str:
+    shape, form = model.inputs[name], model.forms.get(name)
     if form is None:
-        return f"(n, {shape[0]}) float32, the weak model's logits"
+        return f"(n, {shape[0]}) float32, the weak model's {model.weak_answers}"
     size = ", ".join(map(str, shape))
     return f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n  an image of another size: {RESIZED[form.resize]}"
+
+
+def _check(model: Joined, name: str) -> str:
+    """What refuses an input for which the answers would be wrong."""
+    shape, dtype = model.inputs[name], "uint8" if name in model.forms else "float32"
+    size = ", ".join(map(str, shape))
+    return (
+        f"    if {name}.dtype != torch.{dtype} or tuple({name}.shape[1:]) != {shape}:\n"
+        f'        raise ValueError(f"{name}: expected (n, {size}) {dtype}, '
+        f'given {{tuple({name}.shape)}} {{{name}.dtype}}")'
+    )
 
 
 def _from_image(model: Joined, name: str) -> str:
@@ -304,6 +316,7 @@ def load(device: str = "cpu") -> Classifier:
 
 @torch.inference_mode()
 def scores(classifier: Classifier, {parameters}) -> torch.Tensor:
-    """What a classifier of `load` answers: (n, classes) float32."""
+    """What a classifier of `load` answers: (n, classes) float32. Raises ValueError for other inputs."""
+{checked}
     return classifier({names})
 '''

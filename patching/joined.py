@@ -21,6 +21,7 @@ class Joined(nn.Module):
 
     kind: ClassVar[str]  # what a saved file calls it
     classes: tuple[str, ...]  # the names of the classes that are scored
+    weak_answers = "logits"  # or probabilities: what an input that is no image has of a weak model
 
     @property
     @abstractmethod

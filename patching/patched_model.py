@@ -70,6 +70,8 @@ class PatchedModel(Joined):
         self.classes, self.origin, self.form = tuple(classes), origin, modules[0].form
         self.targets = [target for module in modules for target in module.classes]
         self.weak_classes = weak_classes if weak is None else len(weak.classes)
+        if getattr(rule, "probability_floor", None) is not None:
+            self.weak_answers = "probabilities"
         self.eval()
 
     @property

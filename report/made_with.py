@@ -16,6 +16,7 @@ from configures.base import Config
 from configures.setting import SettingError
 from models import files as model_files
 from models.names import are_same
+from models.training import NEWER, TrainingSettings
 from modules import files as module_files
 from modules.module_set import ModuleSet
 from modules.module_sets import module_sets
@@ -134,6 +135,7 @@ def of_training(config: Config, artifacts: Artifacts) -> MadeWith:
     if not isinstance(described, dict):
         raise file.damaged("expected the state of a training")
     stopped = len(model_files.training_log(artifacts).load()) < described.get("epochs", 0)
+    described = {name: getattr(TrainingSettings, name) for name in NEWER} | described  # what its defaults leave out
     found = MadeWith.of(described, options=["--early_stop"] if stopped else [])
     return dataclasses.replace(found, settings={**_of_network(config, artifacts), **found.settings})
 

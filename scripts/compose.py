@@ -96,8 +96,11 @@ def opened(arguments: argparse.Namespace) -> Composition:
     if arguments.best_of:  # a comma may stand between sources, and between classes of one
         option, texts = "--best_of", re.split(r",(?=[^,:]+:)", ",".join(arguments.best_of))
     renamed, of_modules = parse_class_map(arguments.class_map), not arguments.whole and arguments.one_network is None
+    sources = [open_source(text, option, arguments, renamed, of_modules=of_modules) for text in texts]
+    if unknown := sorted(set(renamed.values()) - {name for source in sources for name in source.called}):
+        raise UserError(f"--class_map: no strong model has a class {unknown[0]}")
     return Composition(
-        [open_source(text, option, arguments, renamed, of_modules=of_modules) for text in texts],
+        sources,
         best_of=bool(arguments.best_of),
         images=arguments.images,
         keep_flops=arguments.one_network,

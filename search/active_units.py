@@ -27,13 +27,13 @@ from configures.base import Config
 from dataset.images import Split
 from models import files as model_files
 from models.graph import Graph, Units, fold_batch_norm
-from models.mask_generators import MaskedNetwork
-from models.modular import NOTHING, activity
+from models.mask_generators import MaskedNetwork, masks_of
+from models.modular import NOTHING
 from models.opening import Stage
 from models.strong_model import build_strong_network, load_weights
 from search.driver import DrivenMethod, Row
 from search.files import Found
-from search.one_shot import active_pixels, class_means
+from search.one_shot import active_pixels, class_means, weights_of
 from utils.errors import UserError
 
 LEAST_RATE = 0.9  # of the class's training images
@@ -54,7 +54,8 @@ class ActiveUnits(DrivenMethod):
         """See `DrivenMethod`."""
         if not rows:
             masks = strong.units.spread(self.masks(stage, strong, split))
-            yield Found(f"active on {LEAST_RATE:.0%} of the images", masks)
+            weights = weights_of(strong, masks, split, stage.device)
+            yield Found(f"active on {LEAST_RATE:.0%} of the images", masks, weights)
 
     def configured(self, config: Config) -> dict[str, Any]:
         """No setting of the configuration."""
@@ -93,20 +94,20 @@ class MwT(ActiveUnits):
     def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
         """See `ActiveUnits`. Raises UserError for a network without mask generators."""
         network = build_strong_network(stage.config)
-        masked = next((part for part in network.modules() if isinstance(part, MaskedNetwork)), None)
-        if masked is None:
+        if not any(isinstance(part, MaskedNetwork) for part in network.modules()):
             raise UserError(NOTHING["mwt"])
         load_weights(network, model_files.entire_model(stage.artifacts))
         network = network.to(stage.device).eval()
+        kernels: dict[str, int] = {}
 
         def is_masked_in(images: torch.Tensor) -> torch.Tensor:
-            with activity(network, "mwt") as masks:
-                network(images)
-            return (torch.cat(masks, 1) > 0).float()
+            masks = masks_of(network, images)
+            kernels.update((name, mask.shape[1]) for name, mask in masks.items())
+            return (torch.cat([masks[name] for name in kernels], 1) > 0).float()
 
         rates = class_means(strong, split, "masks, batches of images", None, is_masked_in).numpy()
-        by_layer = np.split(rates, np.cumsum(list(masked.masked.values()))[:-1], axis=1)
-        return often_masked_in(dict(zip(masked.masked, by_layer, strict=True)), strong.units)
+        by_layer = np.split(rates, np.cumsum(list(kernels.values()))[:-1], axis=1)
+        return often_masked_in(dict(zip(kernels, by_layer, strict=True)), strong.units)
 
     def settings(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""
@@ -135,10 +136,14 @@ def often_masked_in(rates: Mapping[str, np.ndarray], units: Units) -> np.ndarray
 
     A unit of several kernels is kept where one of them is. Layers without masks stay whole.
 
+    Raises ValueError for rates of a layer that is not there.
+
     Args:
         rates: of each masked layer, by its name, (classes, kernels) float, from 0 to 1.
         units: of the strong model.
     """
+    if unknown := rates.keys() - {layer.name for layer in units.layers}:
+        raise ValueError(f"{sorted(unknown)[0]}: the network has no such conv layer")
     num_classes = len(next(iter(rates.values())))
     kept = np.zeros((num_classes, units.num_units), bool)
     best = np.zeros((num_classes, units.num_units))  # the largest rate of a unit's kernels

@@ -316,7 +316,7 @@ class OneShot(DrivenMethod):
             scores = self.score.measure(folded, split, stage.seed)
             for keep in missing:
                 masks = masks_within(scores, strong, keep, of_flops=self.of_flops, of_layer=self.score.of_layer)
-                yield Found(self._words(keep), masks, _weights(strong, masks, split, stage.device))
+                yield Found(self._words(keep), masks, weights_of(strong, masks, split, stage.device))
 
     def settings(self, config: Config) -> dict[str, Any]:
         """What the scores depend on."""
@@ -342,7 +342,7 @@ class OneShot(DrivenMethod):
         return words(keep, "flops" if self.of_flops else "kernels")
 
 
-def _weights(strong: Graph, masks: np.ndarray, split: Split, device: torch.device) -> list[dict[str, Tensor]] | None:
+def weights_of(strong: Graph, masks: np.ndarray, split: Split, device: torch.device) -> list[dict[str, Tensor]] | None:
     """The modules' weights where batch norms have statistics of their own; None = the strong model's."""
     if not has_batch_norm(strong.network.program):
         return None

@@ -1,6 +1,7 @@
 """Mask generators: what they multiply, that networks with them are copied, traced and cut, and who gets none."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from conftest import assert_near
 from torch import nn
 
+from models.checkpoints import load_foreign_checkpoint
 from models.graph import trace
-from models.mask_generators import MaskedNetwork, MaskGenerator
+from models.mask_generators import MaskedNetwork, MaskGenerator, masks_of
 from models.names import network_of
 from utils.errors import UserError
 
@@ -37,7 +39,7 @@ def test_a_mask_by_hand() -> None:
 def test_masks_multiply_batch_norms_or_conv_layers(name: str) -> None:
     """With masks of a half everywhere, as the plain network does with half of these layers' weights and biases."""
     network = masked(name)
-    plain = copy.deepcopy(network.module)
+    plain = copy.deepcopy(network.network)
     for part in plain.modules():
         part._forward_hooks.clear(), part._forward_pre_hooks.clear()
     norms = [layer for layer in plain.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -46,7 +48,7 @@ def test_masks_multiply_batch_norms_or_conv_layers(name: str) -> None:
     with torch.no_grad():
         for norm in norms:
             norm.bias.uniform_(-1, 1)
-        network.module.load_state_dict(plain.state_dict())
+        network.network.load_state_dict(plain.state_dict())
         for layer in (norms or convs)[1:]:
             layer.weight.mul_(0.5), layer.bias.mul_(0.5)
         for generator in network.generators:
@@ -81,10 +83,63 @@ def test_modules_are_cut_with_their_part_of_the_generators(name: str) -> None:
     assert sizes[0] < 0.8 * sizes[1]
 
 
+class Crossed(nn.Module):
+    """Conv layers that run in another order than they are registered in, twice, or in training alone; shared norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+        self.late, self.early = nn.Conv2d(6, 5, 3), nn.Conv2d(4, 6, 3)
+        self.twice, self.norm, self.head = nn.Conv2d(5, 5, 1), nn.BatchNorm2d(5), nn.Linear(5, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images)
+        if self.training:
+            maps = maps + self.unused(maps).mean()
+        maps = self.norm(self.late(self.early(maps)))
+        for _ in range(2):
+            maps = self.norm(self.twice(maps))
+        return self.head(maps.mean((2, 3)))
+
+
+def test_masks_are_found_by_their_layers_names() -> None:
+    """However the layers are ordered and often they run, with a name in front for each network around it."""
+    torch.manual_seed(0)
+    masked = MaskedNetwork(Crossed(), 32)
+    network = nn.Sequential(nn.Identity(), masked).eval()
+    with torch.no_grad():
+        for number, generator in enumerate(masked.generators):
+            generator.out.weight.zero_(), generator.out.bias.fill_(number / 10)
+        found = masks_of(network, IMAGES)
+        assert_near(network(IMAGES), masked(IMAGES))
+    layers = {"late": (1, 5), "early": (2, 6), "twice": (3, 5)}  # `unused` is the first with a mask
+    assert {name: (round(float(mask.atanh().mean()) * 10), mask.shape[1]) for name, mask in found.items()} == {
+        f"1.network.{name}": expected for name, expected in layers.items()
+    }
+    assert {name.removeprefix("1.") for name in found} <= {layer.name for layer in trace(masked, 32).units.layers}
+    network.train()(IMAGES)
+    assert not any(generator._masks for generator in masked.generators)
+
+
+@pytest.mark.parametrize("name", ["mwt:simcnn_tiny", "mwt:simcnn_tiny[bgr]"])
+def test_a_checkpoint_comes_back(name: str, tmp_path: Path) -> None:
+    saved, path = network_of(name, 3), tmp_path / "it.pth"
+    torch.save(saved.state_dict(), path)
+    network = network_of(name, 3)
+    load_foreign_checkpoint(network, path)
+    assert all(torch.equal(value, saved.state_dict()[key]) for key, value in network.state_dict().items())
+    with pytest.raises(UserError, match="of a network with mask generators: name the network mwt:NAME"):
+        load_foreign_checkpoint(network_of("simcnn_tiny", 3), path)
+
+
 def test_one_line_for_what_gets_none() -> None:
     with pytest.raises(UserError, match="expected a network with two conv layers or more, given 0"):
         MaskedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), 32)
     with pytest.raises(UserError, match=r"mwt:net\.py:build: in your file, return"):
         network_of("mwt:net.py:build", 3)
-    with pytest.raises(UserError, match="network simcn: "):
+    with pytest.raises(UserError, match=r"network simcn: |unknown network simcn"):
         network_of("mwt:simcn", 3)
+    with pytest.raises(UserError, match="expected mwt: once"):
+        network_of("mwt:mwt:simcnn_tiny", 3)
+    with pytest.raises(UserError, match="does not run on images of 8 pixels"):
+        MaskedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 9)), 8)

@@ -51,6 +51,8 @@ def test_the_rate_that_a_mask_needs_falls_until_a_layer_has_a_kernel() -> None:
     found = often_masked_in(rates, units)
     assert found[:, :30].all()  # the first layer has no masks
     assert [np.flatnonzero(mask[30:]).tolist() for mask in found] == [[3, 8], [1, 4]]
+    with pytest.raises(ValueError, match="else: the network has no such conv layer"):
+        often_masked_in({"else": np.zeros((2, 20))}, units)
     never = often_masked_in({name: np.zeros((2, 20)) for name in names[1:]}, units)
     assert never.all()  # at 0 all pass
 
