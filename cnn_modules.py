@@ -308,7 +308,7 @@ class ComposedNetwork(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], rule: LinearRule) -> None:
         super().__init__()
         device = floating_parameter(networks[0]).device
-        self.class_networks = copy.deepcopy(ComposedModel(networks)).to(device)
+        self.class_networks = ComposedModel([OneAnswer(copy.deepcopy(each), None) for each in networks]).to(device)
         self.rule: LinearRule = copy.deepcopy(rule).to(device)
         self.eval()
 
@@ -346,6 +346,8 @@ def compose(
         raise UserError("networks: expected one or more, and a source of each if sources are given")
     outputs = [predict(network, images) for network in networks]
     count = sum(each.shape[1] for each in outputs)
+    if count < 2:
+        raise UserError("networks: expected two or more outputs, a classifier of one class has no choice")
     wanted = _checked_labels(labels, len(outputs[0]), count)
     of_networks = [0] * len(networks) if sources is None else list(sources)
     of_outputs = [source for source, each in zip(of_networks, outputs, strict=True) for _ in range(each.shape[1])]

@@ -33,6 +33,8 @@ from modules.own_class import auc_by_class
 from patching.as_reported import Reported, checked_places, tolerance_on
 from patching.members import Columns, Member
 from patching.on_disk import set_checksum
+from search.gradient.goal import goal_of
+from search.gradient.trainer import search_settings
 from utils.device import machine_facts, utc_now
 from utils.errors import UserError
 
@@ -225,6 +227,29 @@ class Composition:
         found[STACKED] = stacked(logits[0], valid.labels, logits[1], self.seed), whole
         return methods_of(test.labels, found, count, self.seed)
 
+    def is_of(self, record: ComposedRecord) -> bool:
+        """Whether a record says the same of what is composed, on which images and how, as this composition will."""
+        taken = {name: member["source"] for name, member in record.members.items()}
+        if self.task != "best of":
+            own = {name: source.label for source in self.sources for name in source.names}
+        else:  # which source each class is taken from is not known yet
+            own = taken
+        made_with = {"calibration": self.calibration, "keep_flops": self.keep_flops, "settings": self.settings}
+        return (
+            (record.task, record.classes, set(record.sources), record.images["datasets"])
+            == (self.task, self.classes, {source.label for source in self.sources}, self.datasets)
+            and taken == own
+            and all(record.made_with.get(name) == value for name, value in made_with.items())
+        )
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """Of the training of one network, as plain values; None where nothing is trained."""
+        if self.keep_flops is None:
+            return None
+        config = self.sources[0].config
+        return search_settings(config, "flops").recorded() | goal_of(config).recorded()
+
     def record(self, **made_with: Any) -> ComposedRecord:
         """All that is known of the composed classifier."""
         members = {
@@ -245,7 +270,8 @@ class Composition:
             for source in self.sources
         }
         images = {"datasets": self.datasets, **{part: len(said.labels) for part, said in self.said.items()}}
-        made_with |= {"calibration": self.calibration, "keep_flops": self.keep_flops, "date": utc_now()}
+        made_with |= {"calibration": self.calibration, "keep_flops": self.keep_flops, "settings": self.settings}
+        made_with["date"] = utc_now()
         made_with |= machine_facts("torch", "numpy", "scikit-learn")
         rule = self.rule.to_json()
         return ComposedRecord(self.task, self.classes, members, sources, images, self.methods(), rule, made_with)

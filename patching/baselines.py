@@ -7,11 +7,13 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataset.images import Images, Split
 from models.evaluation import predict
@@ -93,11 +95,18 @@ def fine_tuned(
         for layer in others:
             for weight in layer.parameters(recurse=False):
                 weight.requires_grad_(False)
+            if isinstance(layer, _BatchNorm):  # its statistics stay, too
+                vars(layer.eval())["train"] = partial(_stays, layer)
     of_training: dict[str, Any] = {"device": device, "dtype": dtype, "seed": seed, "num_classes": len(split.classes)}
     name = "fine-tuning of the last layer" if last_layer else "fine-tuning"
     trained = train(model, split.train, split.valid, settings, name=name, **of_training)
     model.load_state_dict(trained.best_weights)
     return predict(model, split.test, device).argmax(1).numpy()
+
+
+def _stays(layer: nn.Module, mode: bool = True) -> nn.Module:
+    """In the place of a layer's `train`."""
+    return layer
 
 
 @one_blas_thread

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dataset.images import Images
+from dataset.images import Images, Split
 from engines.engine import Engine, in_order
 from models import files as model_files
 from models.evaluation import predict
@@ -36,6 +36,7 @@ from patching.weak_models import WeakKind, weak_network_name
 from utils.device import machine_facts
 from utils.errors import UserError
 from utils.progress import say
+from utils.recorded_settings import differences
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,33 @@ class PatchCases:
         for case, found in zip(cases, in_order(engine.results()), strict=True):
             yield _answered(case, found)
 
+    def weak_model(self, target_class: int, epoch: int) -> tuple[nn.Module, Split]:
+        """A weak model, and its images.
+
+        Raises UserError if it is missing or damaged, or was trained on other images or classes than today's settings
+        name, which could be judged on images that it learned from.
+        """
+        config, artifacts, split = self.stage.config, self.stage.artifacts, self.data.split_for(target_class)
+        weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, self.stage.device)
+        file = patch_files.weak_model_settings(artifacts, self.kind, target_class)
+        there = file.load() if file.exists() else {}  # of one that was put there by hand nothing is known
+        now = {"classes": list(split.classes), "images_crc32": [split.train.fingerprint, split.valid.fingerprint]}
+        known = {name: there[name] for name in now.keys() & there.keys()}
+        if different := differences(known, {name: now[name] for name in known}):
+            raise UserError(
+                f"{file.path.parent} was trained with other settings ({different}): use the same, or train it again "
+                f"with: {file.made_by}"
+            )
+        return weak, split
+
     def _read(self, target_class: int, epoch: int) -> PatchMembers:
         """What a case needs before its networks are evaluated."""
-        config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
-        weak = load_weak_model(config, artifacts, self.kind, target_class, epoch, device)
+        device = self.stage.device
+        weak, split = self.weak_model(target_class, epoch)
         module, kernels = self.modules.module(target_class, device), self.modules.mask(target_class)
         of_target = of_class(self.data.strong.valid, target_class)
         collected = collected_outputs(self.stage, self.modules, target_class, of_target)
-        split, own = self.data.split_for(target_class), {}
+        own = {}
         for part, shared in self._weak_images.items():
             images: Images = getattr(split, part)
             own[part] = images.take(np.arange(len(shared), len(images)))  # the target class's images come last

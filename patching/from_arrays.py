@@ -121,7 +121,9 @@ class Patch:
             answers[self.calibration], rules[self.calibration] = self(weak, module_logits).argmax(1), self.rule
         if self.no_module is not None and self.no_module.rule is not None:
             answers[NO_MODULE], rules[NO_MODULE] = self.no_module.without(weak).argmax(1), self.no_module.rule
-        names = tuple(classes or map(str, range(self.num_classes)))
+        names = tuple(map(str, range(self.num_classes) if classes is None else classes))
+        if len(names) != self.num_classes:
+            raise UserError(f"classes: expected {self.num_classes} names, given {len(names)}")
         methods = methods_of(wanted, answers, rules, names, self.target_classes, seed)
         return PatchedWeakModel(names, self.target_classes, len(wanted), methods)
 

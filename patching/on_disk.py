@@ -55,25 +55,31 @@ def load_weak_model(
 def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:
     """All weak models of a kind that were patched, by class, epoch and module set, with all calibrations of each.
 
-    Reports on modules of which another set has the name now are left out. Raises UserError if there is none, or a
-    report is damaged.
+    Reports on modules of which another set has the name now are left out, and so are those on other images or classes
+    than the newest one on the same weak model. Raises UserError if there is none, or a report is damaged.
     """
     found: dict[tuple[int, int, str], PatchedWeakModel] = {}
-    for file in patch_files.reports(artifacts, kind):
+    for file in sorted(patch_files.reports(artifacts, kind), key=lambda file: file.path.stat().st_mtime_ns):
         model = load_report(file)
         if is_outdated(artifacts, model):
             say(f"left out: {file.path} is of another module set {model.modules} than the one that is there")
             continue
         key = (model.target_class, model.epoch, model.modules)
         known = found.get(key, replace(model, methods={}))
-        if known.classes != model.classes:
-            raise file.damaged("its classes are not those of the other reports on the same weak model")
+        if known.methods and _judged_on(known) != _judged_on(model):
+            say(f"left out: reports that are older than {file.path}, on other images or classes")
+            known = replace(model, methods={})
         found[key] = replace(model, methods={**known.methods, **model.methods})
     if not found:
         folder = patch_files.weak_models_folder(artifacts, kind)
         absent = folder / "target_class_C" / "patch_SET_epoch_E_CALIBRATION.json"
         raise missing(absent, patch_files.patch_command(artifacts, kind))
     return [found[key] for key in sorted(found)]
+
+
+def _judged_on(model: PatchedWeakModel) -> tuple[object, ...]:
+    """What reports on the same weak model have in common: its classes, and how many images of each."""
+    return model.classes, model.validation_images, model.confusion(BEFORE).sum(1).tolist()
 
 
 def load_own_patches(artifacts: Artifacts) -> dict[str, PatchedWeakModel]:

@@ -117,9 +117,7 @@ def record_file(name: str | None, composition: Composition) -> RecordFile[Compos
     named = name or re.sub(r"[^\w+-]", "_", f"{models}_{classes}")
     file = composing_files.record(composition.sources[0].stage.artifacts, named)
     there = file.load_if_there()
-    labels = {source.label for source in composition.sources}
-    now = composition.task, composition.classes, labels, composition.keep_flops
-    if there and (there.task, there.classes, there.sources.keys(), there.made_with.get("keep_flops")) != now:
+    if there and not composition.is_of(there):
         raise UserError(f"{file.path} is there, of another composition: give another --name, or move it away")
     return file
 

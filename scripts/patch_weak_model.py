@@ -72,10 +72,15 @@ def main() -> None:
     stage = open_stage(arguments)
     config = stage.config
     weak_config = override(config, [f"{name}={value}" for name, value in weak_settings(arguments).items()])
-    strong_split, order = None, None
-    if arguments.weak_images in (None, config.image_source):
+    are_own = arguments.weak_images in (None, config.image_source)  # whether they are the strong model's
+    order = image_order(stage.artifacts) if are_own else None
+    strong_split = None
+    try:
         strong_split = load_strong_split(config, stage.artifacts)
-        order = image_order(stage.artifacts)
+    except UserError:
+        if are_own:
+            raise
+        say(f"the images of {config.image_source} are not here: none of {arguments.weak_images} can be left out")
     strong_classes = config.classes or load_source(config, config.image_source).classes
     form, weak_form = Form.of(config), Form.of(weak_config)
     forms = [(each.side, each.resize, each.normalisation) for each in (form, weak_form)]
@@ -102,9 +107,9 @@ def main() -> None:
 
     def images_of(part: str) -> tuple[Images, np.ndarray]:
         images, places = with_labels_of(module_images[part], images_have, classes.names)
-        if part == "valid" and strong_split is not None and len(strong_split.classes) < len(images_have):
-            images, places = without_seen(images, places, strong_split.train)
-        return images, places
+        if strong_split is None or (are_own and len(strong_split.classes) == len(images_have)):
+            return images, places
+        return without_seen(images, places, strong_split.train, part)
 
     def answers(part: str) -> Answers:
         images, places = images_of(part)
@@ -269,14 +274,15 @@ def load_weak_member(arguments: argparse.Namespace, form: Form, classes: Classes
     return Member(logits, form, range(classes.weak_classes)).eval()
 
 
-def without_seen(images: Images, places: np.ndarray, trained_on: Images) -> tuple[Images, np.ndarray]:
-    """The images, and their places (n,), that a strong model of some of a dataset's classes was not trained on.
+def without_seen(images: Images, places: np.ndarray, trained_on: Images, part: str) -> tuple[Images, np.ndarray]:
+    """The images, and their places (n,), that the strong model was not trained on.
 
-    The split of those classes alone may be another one than that of all.
+    Another dataset may have some; and of some of a dataset's classes the split may be another one than that of all.
     """
     new = np.flatnonzero(~is_among(images, trained_on))
     if len(new) < len(images):
-        say(f"left out: {len(images) - len(new)} validation images that the strong model was trained on")
+        of_part = {"valid": "validation", "test": "test"}[part]
+        say(f"left out: {len(images) - len(new)} {of_part} images that the strong model was trained on")
     return images.take(new), places[new]
 
 

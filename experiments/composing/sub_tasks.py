@@ -10,6 +10,7 @@ validation images and on 10 of each class; and the largest loss of one choice ag
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ from utils.progress import progress
 from utils.seeds import generator
 from utils.tables import csv_table, show_table
 
+MOST_LISTED = 100_000  # choices of one size, of which some are drawn
 FEW = 10  # validation images of each class
 HEADINGS = ("classes", "choices", "restricted", "modules", "with the rule", f"fitted on {FEW} a class")
 Outputs = tuple[np.ndarray, np.ndarray, np.ndarray]  # labels (images,), of strong model and modules (images, classes)
@@ -58,14 +60,25 @@ def main() -> None:
     print(f"module set {chosen.name}; test images; means over choices in percent; losses in percentage points")
     rows = []
     for size in arguments.sizes:
-        every = list(itertools.combinations(range(config.num_classes), size))
-        some = generator(stage.seed, "choices", size).permutation(len(every))[: arguments.subsets]
-        rows.append(row_of(valid, test, costs, [every[place] for place in sorted(some)]))
+        choices = choices_of(config.num_classes, size, arguments.subsets, stage.seed)
+        rows.append(row_of(valid, test, costs, choices))
     headings = [*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"]
     show_table(headings, rows)
     path = composing_files.sub_tasks(stage.artifacts, chosen.name)
     save_text(path, csv_table(headings, rows))
     print(f"saved {path}")
+
+
+def choices_of(num_classes: int, size: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """So many different choices of `size` classes, sorted; all of them, if there are no more."""
+    random = generator(seed, "choices", size)
+    if math.comb(num_classes, size) <= MOST_LISTED:
+        every = list(itertools.combinations(range(num_classes), size))
+        return [every[place] for place in sorted(random.permutation(len(every))[:count])]
+    found: set[tuple[int, ...]] = set()
+    while len(found) < count:
+        found.add(tuple(sorted(random.choice(num_classes, size, replace=False).tolist())))
+    return sorted(found)
 
 
 def row_of(valid: Outputs, test: Outputs, costs: np.ndarray, choices: Sequence[tuple[int, ...]]) -> list[str | int]:

@@ -29,7 +29,6 @@ from patching import files as patch_files
 from patching.cases import PatchCases
 from patching.learned import held_out_answers
 from patching.metrics import confusion_matrix, scores_of_target_class
-from patching.on_disk import load_weak_model
 from patching.rules import Given, Learned
 from patching.weak_models import WeakKind
 from report.figures import save_drawing
@@ -93,11 +92,9 @@ class WeakModel:
 
     def __init__(self, cases: PatchCases, target_class: int, wanted_epoch: str, part: str) -> None:
         self.stage, self.strong, self.target_class, self.part = cases.stage, cases.strong, target_class, part
-        split, epoch = cases.data.split_for(target_class), cases.epoch(target_class, wanted_epoch)
-        config, artifacts, device = self.stage.config, self.stage.artifacts, self.stage.device
-        weak = load_weak_model(config, artifacts, cases.kind, target_class, epoch, device)
+        weak, split = cases.weak_model(target_class, cases.epoch(target_class, wanted_epoch))
         self.images = {"valid": split.valid, "test": split.test}
-        self.weak = {name: predict(weak, images, device) for name, images in self.images.items()}
+        self.weak = {name: predict(weak, images, self.stage.device) for name, images in self.images.items()}
         self.classes, self.target = split.classes, len(split.classes) - 1
 
     def controls(self, answer: str) -> Iterator[PatchTradeOff]:

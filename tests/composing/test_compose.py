@@ -82,7 +82,11 @@ def test_a_sub_task_is_the_strong_model_restricted_where_modules_are_whole(root,
     assert {"accuracy,", "not significant"} <= set(re.findall(r"accuracy,|not significant", done.stdout))
     # The same command again replaces its record, another one does not.
     compose("sub", "--take", "simcnn_x0_25:digits:8,3,5@whole")
-    run_main(SCRIPT, "--take", "simcnn_x0_25:digits:8,3", "--name", "sub", root=root).refused("--name", "sub.json")
+    words = (SCRIPT, "--name", "sub", "--take")
+    run_main(*words, "simcnn_x0_25:digits:8,3", root=root).refused("--name", "sub.json")
+    same = (*words, "simcnn_x0_25:digits:8,3,5")
+    run_main(*same, "--calibration", "own", root=root).refused("--name", "sub.json")
+    run_main(*same, "--images", "digits_5", root=root).refused("sub.json")
 
 
 @pytest.mark.slow
@@ -121,6 +125,19 @@ def test_without_common_images_outputs_are_standardised(compose):
     _, fitted = compose("labelled", *takes, "--calibration", "own")
     assert fitted.made_with["calibration"] == "own" and set(fitted.rule["bias"]) == {0.0}
     assert STANDARDISED not in fitted.methods
+    right = {name: entry["right"] for name, entry in fitted.methods.items()}
+    assert abs(right[COMPOSED] - right[WHOLE_RULE]) <= 0.02 * fitted.images["test"]  # whole modules, by the same rule
+
+
+def test_classes_of_one_model_are_one_source_however_they_are_taken(compose):
+    (_, once), (_, twice) = (
+        compose(name, *takes, "--calibration", "own")
+        for name, takes in (
+            ("once", ("--take", "small:digits:8,3,5")),
+            ("twice", ("--take", "small:digits:8,3", "--take", "small:digits:5")),
+        )
+    )
+    assert once.rule == twice.rule and once.task == twice.task == "sub-task"
 
 
 def test_one_network_has_the_classes_of_a_sub_task(root, compose, run_main, tmp_path):
@@ -193,6 +210,8 @@ def test_the_best_of_two_models_has_the_mean_of_their_softmax_and_the_page_shows
             ["--take", "simcnn_x0_25:digits:3,4", "--class_map", "three=3", "--images", "digits"],
             ("no class three", "--class_map"),
         ),
+        (["--take", "simcnn_x0_25:digits:3,4", "--class_map", "5=4"], ("5=4", "has a class 5")),
+        (["--take", "simcnn_x0_25:digits:3,4", "--class_map", "a=owl"], ("no strong model has a class owl",)),
         (["--take", "simcnn_x0_25:digits:3,4", "--images", "nothing"], ("dataset nothing is not there",)),
         (["--take", "simcnn_x0_25:digits:3,4", "--save", "a.txt"], ("--save a.txt", ".onnx")),
         (["--take", "simcnn_x0_25:digits:3,4", "--save", "a.pth"], ("--save a.pth", ".onnx")),
@@ -228,3 +247,12 @@ def test_networks_in_memory():
         cm.compose(networks, images, labels + 1)
     with pytest.raises(UserError, match="a source of each"):
         cm.compose(networks, images, labels, sources=[0])
+    with pytest.raises(UserError, match="expected two or more outputs"):
+        cm.compose(networks[:1], images, labels * 0)
+
+    class Twice(Says):
+        def forward(self, images):
+            return super().forward(images), images
+
+    wrapped = cm.compose([Twice(0, 1.0), *networks[1:]], images, labels, sources=[0, 1, 2])
+    np.testing.assert_allclose(cm.predict(wrapped, images), cm.predict(composed, images), rtol=1e-6)

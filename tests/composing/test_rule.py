@@ -69,6 +69,15 @@ def test_a_constant_output_and_a_rule_of_its_own_values():
         LinearRule([0.0], [[1.0, 2.0]], [0.0])
 
 
+def test_a_source_of_one_class_is_standardised_on_all_images():
+    """On the images of its own class alone its mean would be that of its highest values."""
+    outputs = np.array([[2.0, 0.0, 9.0], [0.0, 2.0, 1.0], [0.0, 0.0, 9.0], [0.0, 2.0, 3.0]])
+    labels = np.array([0, 1, 2, 1])
+    rule = standardised(outputs, [0, 0, 1], labels)
+    np.testing.assert_allclose(rule.centre, [4 / 3 * 0.75, 1.0, 5.5], rtol=1e-6)
+    assert (rule.scores(outputs).argmax(1) == [0, 1, 2, 1]).mean() > 0.7
+
+
 def test_what_cannot_be_fitted():
     outputs, labels = said(5)
     assert "none of class 3" in refusal_of(lambda: fitted(outputs[labels < 3], labels[labels < 3], [0] * 4))

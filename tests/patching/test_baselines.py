@@ -59,6 +59,24 @@ def test_fine_tuning_leaves_the_given_model(
     assert (answers == split.test.labels).mean() > 0.6
 
 
+def test_frozen_batch_norms_keep_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    weak = nn.Sequential(nn.Conv2d(3, 2, 8, stride=8), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, CLASSES))
+    trained: list[nn.Module] = []
+    train = baselines.train
+
+    def noted(model: nn.Module, *args: object, **more: object) -> Training:
+        trained.append(model)
+        return train(model, *args, **more)
+
+    monkeypatch.setattr(baselines, "train", noted)
+    split = Split(tuple("abc"), *(random_images(60, CLASSES, seed) for seed in range(3)))
+    settings = TrainingSettings(epochs=2, batch_size=10, learning_rate=0.02)
+    for last_layer in (True, False):
+        fine_tuned(weak, split, settings, last_layer=last_layer, **OF_TRAINING)
+    means = [model.state_dict()["1.running_mean"] for model in (weak, *trained)]
+    assert torch.equal(means[0], means[1]) and not torch.equal(means[0], means[2])
+
+
 def test_the_patch_minus_itself_is_nothing() -> None:
     labels = np.array([0, 1, 2, 2])
     patch, other = Way(labels, 10, 5, 0.5), Way(np.array([0, 1, 2, 0]), 4, 0, 0.0)

@@ -203,9 +203,17 @@ def test_reports_of_several_runs_are_joined(own_root, patch):
     report.save(dataclasses.replace(written, modules_sha256="0" * 64))
     (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
     assert "norm" not in model.calibrations and "min_max" in model.calibrations
-    report.save(dataclasses.replace(written, classes=("6", "7", "8", "9", "x")))
-    with pytest.raises(UserError, match="classes are not those of the other reports"):
-        load_patched_weak_models(artifacts_of(own_root), SIMPLE)
+    report.save(dataclasses.replace(written, classes=("6", "7", "8", "9", "x")))  # the newest one
+    (model,) = [model for model in load_patched_weak_models(artifacts_of(own_root), SIMPLE) if model.target_class == 4]
+    assert model.classes[-1] == "x" and model.calibrations == ["norm"]
+
+
+def test_a_weak_model_is_judged_on_its_own_images(own_root, run_main, patch):
+    """With other images or classes than it was trained on, its training images could be among them."""
+    words = (APPLY, *COMMON, "--exp_type", "weak", "--target_class", 4)
+    for setting, differs in (("weak_train_images=50", "images_crc32"), ("weak_classes=9,8,7,6", "classes")):
+        done = run_main(*words, "--set", setting, root=own_root)
+        done.refused("target_class_4 was trained with other settings", differs)
 
 
 def test_flops_table(patched_root, run_main):

@@ -134,7 +134,17 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
     model, path = saved_with(None), tmp_path / "patched.py"
     for _ in range(2):
         save_as_reported(model, path, reported_of(model))
-    assert "weak_logits: (n, 3) float32" in path.read_text() and "both sides resized to it" in path.read_text()
+    text = path.read_text()
+    assert "weak_logits: (n, 3) float32, the weak model's logits" in text and "both sides resized to it" in text
+    module = runpy.run_path(str(path))
+    logits, pixels = torch.zeros(2, 3), torch.zeros(2, 12, 12, 3, dtype=torch.uint8)
+    assert module["scores"](module["load"](), logits, pixels).shape == (2, 3)
+    for wrong in (pixels.float(), pixels.char(), pixels[:, 1:], pixels[..., :1]):
+        with pytest.raises(ValueError, match=r"pixels: expected \(n, 12, 12, 3\) uint8, given"):
+            module["scores"](module["load"](), logits, wrong)
+    model.rule.probability_floor = torch.tensor(0.1)
+    of_probabilities = PatchedModel(None, list(model.parts), model.rule, CLASSES, weak_classes=3)
+    assert saving.description(of_probabilities, {})["inputs"].count("the weak model's probabilities") == 1
 
 
 LAYERS = """
