@@ -68,7 +68,8 @@ def activity(network: nn.Module, modular: str) -> Iterator[list[Tensor]]:
             yield relus.means
         return
     masks: list[Tensor] = []
-    generators = [layer for layer in network.modules() if isinstance(layer, MaskGenerator) and modular == "mwt"]
+    layers = network.modules() if modular == "mwt" else ()
+    generators = [layer for layer in layers if isinstance(layer, MaskGenerator)]
     hooks = [layer.register_forward_hook(lambda _, __, mask: masks.append(mask.float())) for layer in generators]
     try:
         yield masks

@@ -76,7 +76,7 @@ def choices_of(num_classes: int, size: int, count: int, seed: int) -> list[tuple
         every = list(itertools.combinations(range(num_classes), size))
         return [every[place] for place in sorted(random.permutation(len(every))[:count])]
     found: set[tuple[int, ...]] = set()
-    while len(found) < count:
+    while len(found) < min(count, math.comb(num_classes, size)):
         found.add(tuple(sorted(random.choice(num_classes, size, replace=False).tolist())))
     return sorted(found)
 
