@@ -228,7 +228,7 @@ class Composition:
         return methods_of(test.labels, found, count, self.seed)
 
     def is_of(self, record: ComposedRecord) -> bool:
-        """Whether a record says the same of what is composed, on which images and how, as this composition will."""
+        """Whether a record is of the same classes, sources, images and settings as this composition."""
         taken = {name: member["source"] for name, member in record.members.items()}
         if self.task != "best of":
             own = {name: source.label for source in self.sources for name in source.names}

@@ -51,7 +51,7 @@ class ActiveUnits(DrivenMethod):
         """The masks (classes, units), True = kept."""
 
     def find(self, stage: Stage, strong: Graph, split: Split, rows: Sequence[Row]) -> Generator[Found, None, None]:
-        """See `DrivenMethod`."""
+        """Yield the only candidate, unless an earlier run has."""
         if not rows:
             masks = strong.units.spread(self.masks(stage, strong, split))
             weights = weights_of(strong, masks, split, stage.device)
@@ -66,7 +66,7 @@ class ActiveUnits(DrivenMethod):
         return rows[0]
 
     def again(self) -> list[str]:
-        """See `DrivenMethod`."""
+        """The options that find the same modules."""
         return ["--method", self.name]
 
 
@@ -76,13 +76,13 @@ class Moda(ActiveUnits):
     name = "moda"
 
     def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
-        """See `ActiveUnits`."""
+        """The units with a pixel above 0, as shares of the images."""
         folded = fold_batch_norm(strong).channels_last()
         rates = active_pixels(folded, split, None, lambda pixels: (pixels > 0).float()).numpy()
         return often_active(rates, strong.units)
 
     def settings(self, config: Config) -> dict[str, Any]:
-        """See `DrivenMethod`."""
+        """The rule's constants."""
         return {"least_rate": LEAST_RATE, "least_of_layer": LEAST_OF_LAYER}
 
 
@@ -92,7 +92,7 @@ class MwT(ActiveUnits):
     name = "mwt"
 
     def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
-        """See `ActiveUnits`. Raises UserError for a network without mask generators."""
+        """The kernels whose masks are above 0. Raises UserError for a network without mask generators."""
         network = build_strong_network(stage.config)
         if not any(isinstance(part, MaskedNetwork) for part in network.modules()):
             raise UserError(NOTHING["mwt"])
@@ -110,7 +110,7 @@ class MwT(ActiveUnits):
         return often_masked_in(dict(zip(kernels, by_layer, strict=True)), strong.units)
 
     def settings(self, config: Config) -> dict[str, Any]:
-        """See `DrivenMethod`."""
+        """The rule's constants."""
         return {"least_rate": LEAST_RATE, "less": LESS}
 
 

@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def choices_of(num_classes: int, size: int, count: int, seed: int) -> list[tuple[int, ...]]:
-    """So many different choices of `size` classes, sorted; all of them, if there are no more."""
+    """`count` different choices of `size` classes, sorted; all of them, if there are no more."""
     random = generator(seed, "choices", size)
     if math.comb(num_classes, size) <= MOST_LISTED:
         every = list(itertools.combinations(range(num_classes), size))
