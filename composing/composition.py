@@ -230,25 +230,22 @@ class Composition:
     def is_of(self, record: ComposedRecord) -> bool:
         """Whether a record is of the same classes, sources, images and settings as this composition."""
         taken = {name: member["source"] for name, member in record.members.items()}
-        if self.task != "best of":
-            own = {name: source.label for source in self.sources for name in source.names}
-        else:  # which source each class is taken from is not known yet
-            own = taken
+        own = {name: source.label for source in self.sources for name in source.names}
         made_with = {"calibration": self.calibration, "keep_flops": self.keep_flops, "settings": self.settings}
         return (
             (record.task, record.classes, set(record.sources), record.images["datasets"])
             == (self.task, self.classes, {source.label for source in self.sources}, self.datasets)
-            and taken == own
+            and (self.task == "best of" or taken == own)  # which source is best at a class is not known yet
             and all(record.made_with.get(name) == value for name, value in made_with.items())
         )
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """Of the training of one network, as plain values; None where nothing is trained."""
+    def settings(self) -> list[dict[str, Any]] | None:
+        """Of the training of each source's one network, as plain values; None where nothing is trained."""
         if self.keep_flops is None:
             return None
-        config = self.sources[0].config
-        return search_settings(config, "flops").recorded() | goal_of(config).recorded()
+        configs = [source.config for source in self.sources]
+        return [search_settings(each, "flops").recorded() | goal_of(each).recorded() for each in configs]
 
     def record(self, **made_with: Any) -> ComposedRecord:
         """All that is known of the composed classifier."""

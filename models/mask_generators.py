@@ -6,6 +6,8 @@ network has small modules. `mwt:NAME` names the network NAME with generators.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -86,28 +88,28 @@ class MaskedNetwork(nn.Module):
         return self.network(images)
 
 
-def masks_of(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The masks (n, kernels) of images (n, 3, side, side), by the names of the masked layers that run in `network`.
+@contextmanager
+def observed_masks(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While the block runs a network, its masks (n, kernels) float32, by the names of the masked layers that run in it.
 
     Of a layer that runs several times the larger ones.
     """
     found: dict[str, Tensor] = {}
 
     def keep(name: str, _: nn.Module, __: tuple[Tensor, ...], mask: Tensor) -> None:
-        found[name] = torch.maximum(found[name], mask) if name in found else mask
+        found[name] = torch.maximum(found[name], mask.float()) if name in found else mask.float()
 
-    hooks = []
-    for place, part in network.named_modules():
-        if isinstance(part, MaskedNetwork):
-            for name, generator in zip(part.masked, part.generators, strict=True):
-                hook = partial(keep, f"{place}.{name}".removeprefix("."))
-                hooks.append(generator.register_forward_hook(hook))
+    hooks = [
+        generator.register_forward_hook(partial(keep, f"{place}.{name}".removeprefix(".")))
+        for place, part in network.named_modules()
+        if isinstance(part, MaskedNetwork)
+        for name, generator in zip(part.masked, part.generators, strict=True)
+    ]
     try:
-        network(images)
+        yield found
     finally:
-        for each in hooks:
-            each.remove()
-    return found
+        for hook in hooks:
+            hook.remove()
 
 
 def _norms(network: nn.Module, image_side: int) -> dict[nn.Module, nn.Module]:

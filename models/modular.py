@@ -6,7 +6,7 @@ it is. `mwt`, after Qi et al., "Modularizing while Training" (MwT), ICSE 2024, a
 network with mask generators.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.mask_generators import MaskGenerator
+from models.mask_generators import observed_masks
 from utils.errors import UserError
 
 RELUS = ("relu", "relu_", "relu6", "relu6_")
@@ -56,7 +56,7 @@ class ReluOutputs(TorchFunctionMode):
 
 
 @contextmanager
-def activity(network: nn.Module, modular: str) -> Iterator[list[Tensor]]:
+def activity(network: nn.Module, modular: str) -> Iterator[Collection[Tensor]]:
     """Collect what the loss is of while a network runs: of each layer (n, channels) float, not negative.
 
     Args:
@@ -66,16 +66,11 @@ def activity(network: nn.Module, modular: str) -> Iterator[list[Tensor]]:
     if modular == "moda":
         with ReluOutputs() as relus:
             yield relus.means
-        return
-    masks: list[Tensor] = []
-    layers = network.modules() if modular == "mwt" else ()
-    generators = [layer for layer in layers if isinstance(layer, MaskGenerator)]
-    hooks = [layer.register_forward_hook(lambda _, __, mask: masks.append(mask.float())) for layer in generators]
-    try:
-        yield masks
-    finally:
-        for hook in hooks:
-            hook.remove()
+    elif modular == "mwt":
+        with observed_masks(network) as masks:
+            yield masks.values()
+    else:
+        yield ()
 
 
 @torch.no_grad()
@@ -89,7 +84,7 @@ def check_can_be_modular(network: nn.Module, modular: str, image_shape: Sequence
 
 
 def modular_loss(
-    activities: Sequence[Tensor], labels: Tensor, affinity: float, dispersion: float, compactness: float
+    activities: Collection[Tensor], labels: Tensor, affinity: float, dispersion: float, compactness: float
 ) -> Tensor:
     """The term of the loss that makes a network modular, a scalar; differentiable.
 

@@ -27,7 +27,7 @@ from configures.base import Config
 from dataset.images import Split
 from models import files as model_files
 from models.graph import Graph, Units, fold_batch_norm
-from models.mask_generators import MaskedNetwork, masks_of
+from models.mask_generators import MaskedNetwork, observed_masks
 from models.modular import NOTHING
 from models.opening import Stage
 from models.strong_model import build_strong_network, load_weights
@@ -76,7 +76,7 @@ class Moda(ActiveUnits):
     name = "moda"
 
     def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
-        """The units with a pixel above 0, as shares of the images."""
+        """The units with a pixel above 0 on nearly all images."""
         folded = fold_batch_norm(strong).channels_last()
         rates = active_pixels(folded, split, None, lambda pixels: (pixels > 0).float()).numpy()
         return often_active(rates, strong.units)
@@ -92,7 +92,7 @@ class MwT(ActiveUnits):
     name = "mwt"
 
     def masks(self, stage: Stage, strong: Graph, split: Split) -> NDArray[np.bool_]:
-        """The kernels whose masks are above 0. Raises UserError for a network without mask generators."""
+        """The units with a mask above 0 on nearly all images. Raises UserError where the network has no masks."""
         network = build_strong_network(stage.config)
         if not any(isinstance(part, MaskedNetwork) for part in network.modules()):
             raise UserError(NOTHING["mwt"])
@@ -101,7 +101,8 @@ class MwT(ActiveUnits):
         kernels: dict[str, int] = {}
 
         def is_masked_in(images: torch.Tensor) -> torch.Tensor:
-            masks = masks_of(network, images)
+            with observed_masks(network) as masks:
+                network(images)
             kernels.update((name, mask.shape[1]) for name, mask in masks.items())
             return (torch.cat([masks[name] for name in kernels], 1) > 0).float()
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.checkpoints import load_foreign_checkpoint
 from models.graph import trace
-from models.mask_generators import MaskedNetwork, MaskGenerator, masks_of
+from models.mask_generators import MaskedNetwork, MaskGenerator, observed_masks
 from models.names import network_of
 from utils.errors import UserError
 
@@ -110,8 +110,9 @@ def test_masks_are_found_by_their_layers_names() -> None:
     with torch.no_grad():
         for number, generator in enumerate(masked.generators):
             generator.out.weight.zero_(), generator.out.bias.fill_(number / 10)
-        found = masks_of(network, IMAGES)
-        assert_near(network(IMAGES), masked(IMAGES))
+        with observed_masks(network) as found:
+            answer = network(IMAGES)
+        assert_near(answer, masked(IMAGES))
     layers = {"late": (1, 5), "early": (2, 6), "twice": (3, 5)}  # `unused` is the first with a mask
     assert {name: (round(float(mask.atanh().mean()) * 10), mask.shape[1]) for name, mask in found.items()} == {
         f"1.network.{name}": expected for name, expected in layers.items()

@@ -130,7 +130,7 @@ def test_the_activity_is_collected_while_the_block_runs() -> None:
     assert [tuple(mask.shape) for mask in masks] == [(2, 16)]
     with activity(network, "none") as nothing:
         network(torch.zeros(2, 3, 32, 32))
-    assert nothing == []
+    assert not nothing
 
 
 def test_a_state_says_how_modular_it_is_trained(tmp_path: Path) -> None:
