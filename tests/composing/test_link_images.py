@@ -31,20 +31,43 @@ def found(folder):
 
 def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
     assert run_main(SCRIPT, "--dataset", "small", root=top).exit_code == 0
-    even, odd, few, many = (found(top / f"small_{name}") for name in ("even", "odd", "merge_10", "merge_500"))
+    names = ("even", "odd", "all", "merge_10", "merge_500")
+    even, odd, every, few, many = (found(top / f"small_{name}") for name in names)
     assert [list(half["train"]) for half in (even, odd)] == [["a", "c"], ["b", "d"]]
     for half in (even, odd):
         assert {len(images) for images in half["train"].values()} == {100}
         assert not any(images & half["valid"][name] for name, images in half["train"].items())
+    assert all(every[part] == even[part] | odd[part] for part in ("train", "valid", "test"))
     for merge in (few, many):
-        assert list(merge["valid"]) == list(merge["test"]) == list("abcd") and "train" not in merge
-        assert not any(images & merge["test"][name] for name, images in merge["valid"].items())
+        assert merge["test"] == every["test"] and "train" not in merge
+        assert all(images <= every["valid"][name] for name, images in merge["valid"].items())
     assert all(images < many["valid"][name] and len(images) == 10 for name, images in few["valid"].items())
-    assert few["test"] == many["test"] and few["valid"]["a"] != few["valid"]["b"]
+    assert few["valid"]["a"] != few["valid"]["b"]
     image = "train/a/train000.png"
     assert (top / "small_even" / image).resolve() == top / "small" / image
     run_main(SCRIPT, "--dataset", "small", root=top).refused("small_even", "there already", "move it away")
     run_main(SCRIPT, "--dataset", "nothing", root=top).refused("expected {train,test}/CLASS/IMAGE")
+
+
+def test_data_sets_of_different_classes_are_merged_as_they_are(top, run_main):
+    for part in ("train", "test"):
+        for name in "ef":
+            folder = top / "other" / part / name
+            folder.mkdir(parents=True)
+            for number in range(60):
+                (folder / f"{part}{number:03}.png").touch()
+    both = ("--dataset", "small", "other")
+    run_main(SCRIPT, *both, root=top).refused("other", "more than 500 images", "--held_out")
+    run_main(SCRIPT, *both, "--held_out", 9, root=top).refused("--held_out 9: expected at least 10")
+    run_main(SCRIPT, *both, "--held_out", 20, "--imbalanced", 2, root=top).refused("--imbalanced 2", "one data set")
+    run_main(SCRIPT, "--dataset", "small", "small", root=top).refused("given twice")
+    assert run_main(SCRIPT, *both, "--held_out", 20, root=top).exit_code == 0
+    one, other, every, few = (
+        found(top / name) for name in ("small_part", "other_part", "small_other_all", "small_other_merge_10")
+    )
+    assert [len(each["train"][name]) for each, name in ((one, "a"), (other, "e"), (every, "e"))] == [580, 40, 40]
+    assert list(every["train"]) == list(few["valid"]) == list("abcdef")
+    assert not (top / "small_other_merge_50").exists()  # 20 are held out
 
 
 def test_imbalanced_data_sets_differ_in_their_training_images_alone(top, run_main):
@@ -62,7 +85,6 @@ def test_imbalanced_data_sets_differ_in_their_training_images_alone(top, run_mai
 def test_all_imbalanced_data_sets_are_made_or_none_and_few_test_images_are_enough(top, run_main):
     for image in (top / "small" / "test").glob("*/*[1-9].png"):
         image.unlink()  # 60 of each class are left
-    run_main(SCRIPT, "--dataset", "small", root=top).refused("501 or more in test")
     (top / "small_imbalanced_1").mkdir()
     run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).refused("small_imbalanced_1", "there already")
     assert not (top / "small_imbalanced_0").exists()
