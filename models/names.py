@@ -19,8 +19,8 @@ from models.simcnn import SimCNN, simcnn_tiny, simcnn_weak
 from utils.errors import UserError, reason
 
 FORMS = (
-    "simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME "
-    "or FILE.py:FUNCTION"
+    "simcnn, rescnn, resnet20, one of these with a width like simcnn_x0_25, torchvision:NAME, timm:NAME, "
+    "mwt: and one of these (with mask generators), or FILE.py:FUNCTION"
 )
 # From (num_classes, width, image_side) to the network.
 NETWORKS: dict[str, Callable[[int, float, int], nn.Module]] = {

@@ -515,17 +515,18 @@ TABLES = {
 def write_tables(results: Results, folder: Path) -> None:
     """Write tables/NAME.csv and figures/ below a folder, and every table between its marks in the folder's README.md.
 
-    Where there is no README.md, one is made of the tables alone.
+    A table of which nothing has been measured here stays as it is. Where there is no README.md, one is made of the
+    tables alone.
     """
-    texts = {}
+    readme, texts = folder / "README.md", {}
     for name, table in TABLES.items():
         rows = list(table.rows(results))
         if rows:
             save_text(folder / "tables" / f"{name}.csv", csv_table(table.columns, rows))
-        texts[name] = markdown(results, table, list(filter(table.is_shown, rows)))
+        if rows or not readme.exists():
+            texts[name] = markdown(results, table, list(filter(table.is_shown, rows)))
     for name, drawing in figures_of(results):
         save_drawing(drawing, folder / "figures" / name)
-    readme = folder / "README.md"
     text = read_text(readme, results.made_by) if readme.exists() else "\n".join(f"{mark(n)}\n{END}\n" for n in texts)
     save_text(readme, filled(text, texts))
     count = len(results.ran.keys() & results.lines)
