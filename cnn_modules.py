@@ -13,6 +13,7 @@ Errors have a message of one line. A `UserError` is no ValueError and a `Setting
 """
 
 import copy
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def trace(network: nn.Module, example_images: Any) -> Graph:
         NetworkRefused: a ValueError, one line; the network cannot be traced, or has no kernel that can be dropped.
         UserError: the images are not square or not float, or the weights are not float32.
     """
+    _check_networks([network], "network")
     _, channels, side, width = _checked_images(example_images).shape
     if side != width:
         raise UserError(f"example_images: expected square images, given {side} x {width} pixels; pad or crop them")
@@ -145,7 +147,7 @@ def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float
     Raises:
         UserError: images or labels do not fit, or `confidence` is not from 0 to 1.
     """
-    if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+    if not isinstance(confidence, numbers.Real) or not 0 <= confidence <= 1:
         raise UserError(f"confidence: expected a softmax from 0 to 1, given {confidence!r}")
     given = _labelled(strong, images, labels)
     device, _ = strong.device_and_dtype
@@ -170,8 +172,13 @@ def importance_masks(strong: Graph, importance: np.ndarray, keep: float) -> np.n
         UserError: the importance has another shape, or `keep` is no such share.
     """
     importance, units = _array(importance), strong.units
-    if importance.ndim != 2 or importance.shape[1:] != (units.num_kernels,):
-        raise UserError(f"importance: expected (classes, {units.num_kernels}), given {importance.shape}")
+    if importance.ndim != 2 or importance.shape[1:] != (units.num_kernels,) or importance.dtype.kind not in "fiu":
+        raise UserError(
+            f"importance: expected (classes, {units.num_kernels}) real numbers, given {importance.dtype} of shape "
+            f"{importance.shape}"
+        )
+    if not np.isfinite(importance).all():
+        raise UserError("importance: expected finite numbers, given NaN or infinity")
     _check_share(keep)
     of_layers = [top_ratio_masks(importance, units, layer, keep) for layer in units.tied_layers]
     of_unit = importance[:, units.first_kernels]
@@ -216,6 +223,8 @@ def gradient_search(
     """
     given, targets = _labelled(strong, images, labels), _targets(strong, target_classes)
     _check_share(keep)
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise UserError(f"seed: expected a whole number, 0 or more, given {seed!r}")
     config = Config("network", "images", strong.num_classes)
     known = config.part_of(gradient_settings).keys() - {"mirror", "crop"}
     if unknown := sorted(settings.keys() - known):
@@ -280,11 +289,15 @@ def evaluate(
         UserError: something does not fit, or a network's outputs are not finite.
     """
     targets = _checked_targets(strong, masks, target_classes)
+    _check_networks(modules, "modules")
     if len(modules) != len(targets):
         raise UserError(f"modules: expected one for each of {len(targets)} masks, given {len(modules)}")
     if answer not in ("logit", "log_odds"):
         raise UserError(f"answer: expected logit or log_odds, given {answer!r}")
     given = _labelled(strong, images, labels)
+    for module, each in zip(modules, targets, strict=True):
+        if (outputs := predict(module, _array(images)[:1]).shape[1]) != 1:
+            raise UserError(f"modules: expected one output of each, given {outputs} of the module of class {each}")
     none, names = given.take(np.arange(0)), tuple(map(str, range(strong.num_classes)))
     device, _ = strong.device_and_dtype
     return evaluate_set(strong, modules, _array(masks), targets, Split(names, none, given, none), device, {}, answer)
@@ -342,6 +355,7 @@ def compose(
     Raises:
         UserError: something does not fit, a class has no images, or an output is not finite.
     """
+    _check_networks(networks, "networks")
     if not networks or (sources is not None and len(sources) != len(networks)):
         raise UserError("networks: expected one or more, and a source of each if sources are given")
     outputs = [predict(network, images) for network in networks]
@@ -405,9 +419,11 @@ def _checked_images(images: Any) -> np.ndarray:
             "images: expected (n, channels, side, side) floating-point numbers, normalised as the network takes them, "
             f"given {values.dtype} of shape {values.shape}"
         )
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
-        raise UserError("images: expected finite numbers, given NaN or infinity")
-    return values.astype(np.float32, copy=False)
+        raise UserError("images: expected finite numbers in float32, given NaN or infinity")
+    return values
 
 
 def _as_images(values: np.ndarray, labels: np.ndarray) -> Images:
@@ -436,7 +452,7 @@ def _checked_labels(labels: Any, images: int, classes: int) -> np.ndarray:
 
 
 def _check_share(keep: float) -> None:
-    if not isinstance(keep, int | float) or not 0 < keep <= 1:
+    if not isinstance(keep, numbers.Real) or not 0 < keep <= 1:
         raise UserError(f"keep: expected a share above 0 and at most 1, given {keep!r}")
 
 
@@ -457,8 +473,22 @@ def _checked_targets(strong: Graph, masks: Any, target_classes: Sequence[int] | 
 
 
 def _targets(strong: Graph, target_classes: Sequence[int] | None) -> tuple[int, ...]:
-    """The classes, all by default. Raises UserError for one that the strong model does not have."""
-    targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
-    if not targets or set(targets) - set(range(strong.num_classes)):
-        raise UserError(f"target_classes: expected classes from 0 to {strong.num_classes - 1}, given {targets}")
-    return targets
+    """The classes, all by default. Raises UserError for one that the strong model does not have, or given twice."""
+    every = range(strong.num_classes)
+    given = _array(every if target_classes is None else target_classes)
+    targets: list[int] = given.tolist() if given.ndim == 1 and given.dtype.kind in "iu" else []
+    if not targets or set(targets) - set(every) or len(set(targets)) < len(targets):
+        raise UserError(
+            f"target_classes: expected one or more classes, each once, from 0 to {strong.num_classes - 1}, given "
+            f"{target_classes}"
+        )
+    return tuple(targets)
+
+
+def _check_networks(networks: Any, name: str) -> None:
+    """Raises UserError for anything but several networks."""
+    given = networks if isinstance(networks, Sequence | nn.ModuleList) else [networks]
+    if wrong := [each for each in given if not isinstance(each, nn.Module)]:
+        raise UserError(f"{name}: expected networks, of torch.nn.Module, given {type(wrong[0]).__name__}")
+    if given is not networks:
+        raise UserError(f"{name}: expected a list of networks, given {type(networks).__name__}")

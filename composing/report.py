@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import LEVEL, Interval, accuracy_change, interval_in_words, mcnemar_p
+from patching.confidence import accuracy_change, interval_in_words, is_significant, mcnemar_p
 from patching.metrics import confusion_matrix
 
 COMPOSED = "composed"
@@ -56,12 +56,6 @@ class ComposedRecord:
             verdict = "significant" if is_significant(interval, entry["p"]) else "not significant"
             sure, p = f"{interval_in_words(interval)} ({verdict})", f"{entry['p']:.2g}"
         return name, f"{100 * accuracy:.2f}", str(right), sure, p, f"{100 * flops:.1f}"
-
-
-def is_significant(interval: Interval, p: float) -> bool:
-    """Whether a change of accuracy is more than chance: its interval leaves out 0, and McNemar's test says so, too."""
-    low, high = interval
-    return (low > 0 or high < 0) and p < 1 - LEVEL
 
 
 def methods_of(

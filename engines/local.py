@@ -99,7 +99,11 @@ class LocalEngine(Engine):
         ours, theirs = _context.Pipe()
         gpu = number % self.gpus if self.gpus else None
         process = _context.Process(target=_work, args=(theirs, gpu), name=f"worker_{number}", daemon=True)
-        process.start()
+        heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `_work`, but from the worker's start on
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, heeded)
         theirs.close()
         return Worker(process, ours)
 

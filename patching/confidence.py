@@ -1,11 +1,15 @@
-"""How sure a change is: intervals by a paired bootstrap over the test images, and McNemar's exact test.
+"""How sure a change is: intervals by a paired bootstrap over the test images, and tests that hold for few images, too.
 
 The same images are drawn before and after, so that what both models answer alike cancels (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993, chapter 13). An image counts only by its outcome, of which there are few kinds, so
 a draw of n images is one draw of a multinomial distribution.
+
+Where few answers changed, all for the better, every draw finds a gain, and the bootstrap is too sure. So a change is
+significant only if a test agrees: McNemar's exact one for accuracies, and for the scores of a class approximate
+randomisation (Yeh, "More accurate tests for the statistical significance of result differences", COLING 2000).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +20,7 @@ from patching.metrics import METRICS
 from utils.seeds import generator
 
 DRAWS = 1000
+SWAPS = 9999  # of the randomisation
 LEVEL = 0.95
 MARGIN = 50 * (1 - LEVEL)  # percent of the draws beyond either end
 
@@ -26,6 +31,12 @@ def interval_in_words(interval: Interval) -> str:
     """`-1.2 to +3.4` in percentage points."""
     low, high = (f"{100 * value:+.1f}" for value in interval)
     return f"{low} to {high}"
+
+
+def is_significant(interval: Interval, p: float) -> bool:
+    """Whether a change is more than chance: its interval leaves out 0, and the test's p is below 0.05."""
+    low, high = interval
+    return (low > 0 or high < 0) and p < 1 - LEVEL
 
 
 TAKEN, RIGHT, WRONG = range(3)  # outcomes: taken for the target class; else right; else wrong
@@ -40,26 +51,30 @@ class Change:
     recall: Interval
     f1: Interval
     others_accuracy: Interval
-    others_p: float  # McNemar's exact test: that the others' answers changed for the better and the worse by chance
+    p: tuple[float, ...]  # of METRICS: that a change as large comes about if each image's answers are swapped by chance
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Change":
         """Raises KeyError, TypeError or ValueError for values of no change."""
         intervals = {name: (float(low), float(high)) for name in METRICS for low, high in [values[name]]}
-        return cls(**intervals, others_p=float(values["others_p"]))
+        return cls(**intervals, p=tuple(float(p) for _, p in zip(METRICS, values["p"], strict=True)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def is_significant(self, metric: str) -> bool:
-        """Whether a metric of METRICS changed by more than chance: its interval leaves out 0.
+        """Whether a metric of METRICS changed by more than chance: its interval leaves out 0, and its p is small."""
+        return is_significant(getattr(self, metric), self.p[METRICS.index(metric)])
 
-        Of the others' accuracy McNemar's test must say so, too: of a handful of answers that changed, all for the
-        worse, the bootstrap is too sure.
-        """
-        low, high = getattr(self, metric)
-        return (low > 0 or high < 0) and (metric != "others_accuracy" or self.others_p < 1 - LEVEL)
+    def is_better(self, metric: str) -> bool:
+        """Whether a metric of METRICS rose by more than chance."""
+        return self.is_significant(metric) and getattr(self, metric)[0] > 0
+
+    @property
+    def others_p(self) -> float:
+        """McNemar's p of the others' accuracy."""
+        return self.p[METRICS.index("others_accuracy")]
 
     def in_words(self, metric: str) -> str:
         """The interval of a metric's change, in percentage points, and whether it is significant."""
@@ -70,6 +85,13 @@ class Change:
         if getattr(self, metric) == (0, 0):
             return "unchanged"
         return "significant" if self.is_significant(metric) else "not significant"
+
+
+def better_and_worse(changes: Iterable[Change | None], metric: str) -> tuple[int, int]:
+    """How many of some changes are significant, for the better and for the worse."""
+    significant = [change for change in changes if change and change.is_significant(metric)]
+    better = sum(change.is_better(metric) for change in significant)
+    return better, len(significant) - better
 
 
 def change_of(
@@ -97,13 +119,33 @@ def change_of(
     cells = (kinds * 3 + outcomes[0]) * 3 + outcomes[1]
     counts = np.bincount(cells, minlength=27)
     drawn = generator(seed, "bootstrap", target_class).multinomial(len(labels), counts / len(labels), DRAWS)
-    drawn = drawn.reshape(DRAWS, 3, 3, 3)  # draw, kind, outcome before, outcome after
-    changes = _metrics(drawn.sum(2)) - _metrics(drawn.sum(3))
+    changes = _changes(drawn.reshape(DRAWS, 3, 3, 3))
     lows, highs = np.percentile(changes, (MARGIN, 100 - MARGIN), axis=0)
-    others = counts.reshape(3, 3, 3)[OTHER]
-    won, lost = others[[TAKEN, WRONG], RIGHT].sum(), others[RIGHT, [TAKEN, WRONG]].sum()
     intervals = zip(lows.tolist(), highs.tolist(), strict=True)
-    return Change(**dict(zip(METRICS, intervals, strict=True)), others_p=mcnemar_p(int(won), int(lost)))
+    counts = counts.reshape(3, 3, 3)
+    won, lost = counts[OTHER, [TAKEN, WRONG], RIGHT].sum(), counts[OTHER, RIGHT, [TAKEN, WRONG]].sum()
+    p = (*_swapped_p(counts, generator(seed, "randomisation", target_class))[:-1], mcnemar_p(int(won), int(lost)))
+    return Change(**dict(zip(METRICS, intervals, strict=True)), p=p)
+
+
+def _changes(counts: np.ndarray) -> np.ndarray:
+    """(draws, METRICS) of counts (draws, kind, outcome before, outcome after)."""
+    changes: np.ndarray = _metrics(counts.sum(2)) - _metrics(counts.sum(3))
+    return changes
+
+
+def _swapped_p(counts: np.ndarray, random: np.random.Generator) -> list[float]:
+    """Of each of METRICS how often it changes as much if the two answers of each image are swapped by chance.
+
+    `counts` (kind, outcome before, outcome after): of the images of two different outcomes each is before or after.
+    """
+    changed = np.triu(counts + counts.swapaxes(1, 2), 1)
+    swapped = random.binomial(changed, 0.5, (SWAPS, *counts.shape))
+    unchanged = counts * np.eye(3, dtype=int)
+    found = _changes(unchanged + swapped + (changed - swapped).swapaxes(2, 3))
+    as_much = np.abs(found) >= np.abs(_changes(counts[None])) - 1e-12  # rounding
+    p: list[float] = ((1 + as_much.sum(0)) / (1 + SWAPS)).tolist()
+    return p
 
 
 def accuracy_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int = 0) -> Interval:

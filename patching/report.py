@@ -133,7 +133,7 @@ class PatchedWeakModel:
             lines.append(f"{name}: {shares}" + (f"; F1 changes by {change.in_words('f1')}" if change else ""))
             if over := self.over_no_module(method, number):
                 lines.append(f"{name}: compared with no module, F1 changes by {over.in_words('f1')}")
-                if over.f1[0] <= 0:
+                if not over.is_better("f1"):
                     lines.append(f"{name}: no better than recalibrating the weak model alone: {advice}")
         change = self.change(method) if self.targets else None
         if change and self.scores(BEFORE).others:  # every target has the same other classes

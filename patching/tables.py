@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from patching.confidence import Change
+from patching.confidence import Change, better_and_worse
 from patching.metrics import METRICS, TargetClassScores, metrics_of
 from patching.report import BEFORE, PatchedWeakModel, mean_metrics
 
@@ -49,7 +49,7 @@ def sureness_lines(models: Sequence[PatchedWeakModel]) -> list[str]:
         if compared := [(name, change) for name, change in over if change is not None]:
             f1 = _significant([change for _, change in compared], "f1")
             lines.append(f"{method}: significant compared with no module, of {len(compared)}: F1 {f1}")
-        if useless := [name for name, change in compared if change.f1[0] <= 0]:
+        if useless := [name for name, change in compared if not change.is_better("f1")]:
             lines.append(f"{method}: no better than recalibrating the weak model alone: {', '.join(useless)}")
     return lines
 
@@ -60,10 +60,9 @@ def _targets(models: Sequence[PatchedWeakModel]) -> Iterator[tuple[PatchedWeakMo
             yield model, number
 
 
-def _significant(changes: list[Change], metric: str) -> str:
-    lows = [getattr(change, metric)[0] for change in changes if change.is_significant(metric)]
-    better = sum(low > 0 for low in lows)
-    return f"{better} better, {len(lows) - better} worse"
+def _significant(changes: Sequence[Change], metric: str) -> str:
+    better, worse = better_and_worse(changes, metric)
+    return f"{better} better, {worse} worse"
 
 
 def overview_table(models: Sequence[PatchedWeakModel]) -> Table:
@@ -87,15 +86,15 @@ def _cell(values: Any, *, signed: bool = False) -> str:
 def exact_table(models: Sequence[PatchedWeakModel]) -> Table:
     """A row per target class and method, then the means and the mean changes over the classes."""
     count_names = [field.name for field in fields(TargetClassScores)]
-    sure_names = [*(f"{metric}_change_{end}" for metric in METRICS for end in ("low", "high")), "others_p"]
+    sure_names = [*(f"{metric}_change_{end}" for metric in METRICS for end in ("low", "high", "p"))]
     table: list[list[Any]] = []
     for model, number in _targets(models):
         for method in model.methods:
             scores, change = model.scores(method, number), model.change(method, number)
             sure = [""] * len(sure_names)
             if change is not None:
-                ends = (end for metric in METRICS for end in getattr(change, metric))
-                sure = [*_exact(ends), f"{change.others_p:.6g}"]
+                of_metrics = zip((getattr(change, metric) for metric in METRICS), change.p, strict=True)
+                sure = [cell for interval, p in of_metrics for cell in (*_exact(interval), f"{p:.6g}")]
             values = [*_exact(metrics_of(scores)), *asdict(scores).values(), *sure]
             name = model.target_names[number]
             table.append([model.target_classes[number], name, model.epoch, method, *values])

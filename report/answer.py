@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change
+from patching.confidence import accuracy_change, is_significant, mcnemar_p
 from patching.report import common_calibrations
 from report.data import ReportData
 from report.figures_of_patching import effects_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, Tiles, section
-from report.patches import Outcome, all_patches
+from report.patches import Outcome, patches_by_this_set
 from report.words import Effect, counted, duration, percent, span
 from utils.errors import MissingFile, UserError
 
@@ -69,8 +69,12 @@ def _composed_effect(data: ReportData) -> Effect | None:
         return None
     strong, composed = answers.strong.argmax(1), answers.composed.argmax(1)
     low, high = accuracy_change(answers.labels, strong, composed)
-    difference = (composed == answers.labels).mean() - (strong == answers.labels).mean()
-    return Effect(100 * float(difference), 100 * low, 100 * high, low > 0 or high < 0)
+    won, lost = (
+        int(((better == answers.labels) & (worse != answers.labels)).sum())
+        for better, worse in ((composed, strong), (strong, composed))
+    )
+    is_sure = is_significant((low, high), mcnemar_p(won, lost))
+    return Effect(100 * (won - lost) / len(answers.labels), 100 * low, 100 * high, is_sure)
 
 
 def _size_tile(data: ReportData) -> Tile:
@@ -85,7 +89,7 @@ def _size_tile(data: ReportData) -> Tile:
 
 def patching_tiles(data: ReportData) -> list[Tile]:
     """What the modules add, and what the patches did to the target classes and to the others; none without patches."""
-    if not (outcomes := all_patches(data)):
+    if not (outcomes := patches_by_this_set(data)):
         return []
     added = [outcome.added["f1"] for outcome in outcomes]
     others = [outcome.changes["others_accuracy"] for outcome in outcomes]
@@ -124,7 +128,7 @@ def _search_in_words(search: dict[str, Any]) -> str:
 
 def patching_answer(data: ReportData) -> Iterator[Block]:
     """Every patch before, without and with its module, and what it cost the other classes."""
-    if outcomes := all_patches(data):
+    if outcomes := patches_by_this_set(data):
         yield Picture(
             "patch_effects",
             effects_figure(
@@ -136,8 +140,8 @@ def patching_answer(data: ReportData) -> Iterator[Block]:
         )
         yield Table(
             "Test images; differences in percentage points with 95 % intervals. Without a module: the weak model "
-            "fitted again on the same images. An effect is significant where its interval excludes 0 and, of the "
-            "other classes' accuracy, McNemar's test agrees.",
+            "fitted again on the same images. An effect is significant where its interval excludes 0 and a "
+            "test agrees: randomisation, or McNemar's of the other classes' accuracy.",
             (
                 *("weak model: target class", "F1 before", "F1 without module", "F1 with module"),
                 *("module adds to F1", "module adds to others' accuracy", "others' accuracy, before"),

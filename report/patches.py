@@ -1,10 +1,11 @@
-"""All patches of a configuration's modules, of weak models that were trained here and of the user's own."""
+"""Patches of weak models that were trained here and of the user's own."""
 
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patching.metrics import METRICS, TargetClassScores, metrics_of
+from patching.on_disk import is_outdated
 from patching.report import BEFORE, NO_MODULE, PatchedWeakModel, common_calibrations
 from patching.weak_models import WeakKind
 from report.data import ReportData
@@ -27,12 +28,20 @@ class Outcome:
     others_p: float  # McNemar's, of the others' accuracy from before to after
 
 
-def all_patches(data: ReportData) -> list[Outcome]:
-    """Return all patches, of each by the learned rule if it was tried; without kinds that have damaged reports."""
+def patches_by_this_set(data: ReportData) -> list[Outcome]:
+    """Return the patches by the page's module set, of each by the learned rule if it was tried.
+
+    Kinds that have damaged reports are left out.
+    """
     found = []
     for kind in (*data.patched_kinds, None):
         with contextlib.suppress(UserError):  # its own section says so
-            if patched := patches_of(data, kind):
+            patched = {
+                name: (model, number)
+                for name, (model, number) in patches_of(data, kind).items()
+                if model.modules == data.module_set.name and not is_outdated(data.artifacts, model)
+            }
+            if patched:
                 tried = common_calibrations(models_of(patched))
                 method = "learned" if "learned" in tried else tried[0]  # not the best on test images
                 prefix, suffix = f"{kind.words}: " if kind else "", "" if method == "learned" else f", {method}"

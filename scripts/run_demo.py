@@ -23,7 +23,7 @@ from models.graph import flops_of
 from models.opening import OneLineParser
 from models.strong_model import graph_of
 from modules.module_sets import open_set
-from patching.confidence import interval_in_words
+from patching.confidence import better_and_worse, interval_in_words
 from patching.metrics import METRICS, metrics_of
 from patching.on_disk import load_patched_weak_models
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, mean_metrics
@@ -140,8 +140,7 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
     result, modules = chosen.record, chosen.modules(torch.device("cpu"))
     module = float(np.mean([flops_of(one, graph_of(config).image_shape) for one in modules])) / 1e6
     f1, methods = METRICS.index("f1"), (BEFORE, CALIBRATION, NO_MODULE, WHOLE_MODEL.format(CALIBRATION))
-    changes = [model.change(CALIBRATION) for model in models]
-    over_no_module = [model.over_no_module(CALIBRATION) for model in models]
+    changes = [model.change(CALIBRATION) for model in models], [model.over_no_module(CALIBRATION) for model in models]
     values = (
         100 * result.test_right_strong / result.test_images,
         100 * result.kernel_share,
@@ -149,8 +148,7 @@ def measured(config: Config, artifacts: Artifacts, models: Sequence[PatchedWeakM
         100 * genetic.kernels_kept,
         100 * genetic.accuracy,
         *(100 * mean_metrics(list(models), method)[f1] for method in methods),
-        sum(change is not None and change.f1[0] > 0 for change in changes),
-        sum(change is not None and change.f1[0] > 0 for change in over_no_module),
+        *(better_and_worse(each, "f1")[0] for each in changes),
         module,
     )
     return dict(zip(RANGES, values, strict=True))

@@ -31,6 +31,7 @@ from utils.progress import progress
 from utils.seeds import generator
 from utils.tables import csv_table, show_table
 
+SIZES = (2, 3, 5, 8)
 MOST_LISTED = 100_000  # choices of one size, of which some are drawn
 FEW = 10  # validation images of each class
 HEADINGS = ("classes", "choices", "restricted", "modules", "with the rule", f"fitted on {FEW} a class")
@@ -40,13 +41,16 @@ Outputs = tuple[np.ndarray, np.ndarray, np.ndarray]  # labels (images,), of stro
 def main() -> None:
     parser = stage_parser(__doc__)
     add_modules_option(parser)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[2, 3, 5, 8], help="how many classes")
+    parser.add_argument("--sizes", nargs="+", type=int, help=f"how many classes; default: {SIZES}")
     parser.add_argument("--subsets", type=int, default=40, help="choices of classes of each size, at most")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     config, device = stage.config, stage.device
-    if not all(2 <= size <= config.num_classes for size in arguments.sizes):
+    sizes = arguments.sizes or [size for size in SIZES if size <= config.num_classes]
+    if not all(2 <= size <= config.num_classes for size in sizes):
         raise UserError(f"--sizes: expected numbers from 2 to {config.num_classes}, the strong model's classes")
+    if arguments.subsets < 1:
+        raise UserError(f"--subsets {arguments.subsets}: expected at least 1")
     strong = load_strong_model(config, stage.artifacts, device)
     chosen = open_set(config, stage.artifacts, arguments.modules)
     modules, split = chosen.modules(device), load_strong_split(config, stage.artifacts)
@@ -59,7 +63,7 @@ def main() -> None:
     costs = np.array([flops_of(module, strong.image_shape) / strong.flops for module in modules])
     print(f"module set {chosen.name}; test images; means over choices in percent; losses in percentage points")
     rows = []
-    for size in arguments.sizes:
+    for size in sizes:
         choices = choices_of(config.num_classes, size, arguments.subsets, stage.seed)
         rows.append(row_of(valid, test, costs, choices))
     headings = [*HEADINGS, "largest loss: modules", "with the rule", "FLOPs, %"]

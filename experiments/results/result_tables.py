@@ -17,7 +17,7 @@ from composing import files as composing_files
 from configures.base import load
 from models.training import best_epoch
 from patching import files as patch_files
-from patching.confidence import Change
+from patching.confidence import Change, better_and_worse
 from patching.report import BEFORE, NO_MODULE, WHOLE_MODEL, PatchedWeakModel, common_calibrations, mean_metrics
 from patching.weak_models import WeakKind
 from report import figures_of_trade_off as of_sizes
@@ -210,15 +210,15 @@ def patching_rows(results: Results) -> Iterator[Cells]:
             values, texts = mean_metrics(models, method), [f"{100 * each:.1f}" for each in mean_metrics(models, method)]
             if method != BEFORE:
                 texts = [f"{text} ({100 * gain:+.1f})" for text, gain in zip(texts, values - before, strict=True)]
-            better = ["", ""] if method == BEFORE else better_and_worse(models, method)
+            better = ["", ""] if method == BEFORE else rose_and_fell(models, method)
             yield [model, words, method, len(models), sum(each.test_images for each in models), *texts, *better, seed]
 
 
-def better_and_worse(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
+def rose_and_fell(models: Sequence[PatchedWeakModel], method: str) -> list[str]:
     """In how many target classes F1 rose and fell: `all / significantly`."""
     gains = np.array([model.scores(method).f1 - model.scores(BEFORE).f1 for model in models])
-    sure = [(change := model.change(method)) is not None and change.is_significant("f1") for model in models]
-    return [f"{(way * gains > 0).sum()} / {(way * gains[sure] > 0).sum()}" for way in (1, -1)]
+    sure = better_and_worse((model.change(method) for model in models), "f1")
+    return [f"{(way * gains > 0).sum()} / {count}" for way, count in zip((1, -1), sure, strict=True)]
 
 
 def baseline_rows(results: Results) -> Iterator[Cells]:
@@ -237,8 +237,7 @@ def baseline_rows(results: Results) -> Iterator[Cells]:
         for name, ways in found.items():
             scales = {"f1": 100, "others_accuracy": 100, "flops_per_image": 1e-6, "fit_flops": 1e-9, "fit_seconds": 1}
             means = (f"{scale * np.mean([way[of] for way in ways]):.1f}" for of, scale in scales.items())
-            changes = [Change.from_json(way["patch_minus_this"]).f1 for way in ways]
-            counts = sum(low > 0 for low, _ in changes), sum(high < 0 for _, high in changes)
+            counts = better_and_worse((Change.from_json(way["patch_minus_this"]) for way in ways), "f1")
             yield [model, name, len(ways), *means, *counts, seed]
 
 

@@ -39,7 +39,7 @@ from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.baselines import EPOCHS, Way, fine_tuned, fine_tuning, label_shift, linear, timed
 from patching.cases import PatchCase, PatchCases
-from patching.confidence import Change
+from patching.confidence import Change, better_and_worse
 from patching.from_arrays import fit_patch
 from patching.weak_models import WeakKind
 from patching.weak_training import weak_settings
@@ -221,8 +221,7 @@ def show(records: Sequence[Mapping[str, Any]]) -> None:
     for name in records[0]:
         of_way = [record[name] for record in records]
         differences = [Change.from_json(each["patch_minus_this"]) for each in of_way]
-        lows, highs = zip(*(change.f1 for change in differences), strict=True)
-        better, worse = sum(low > 0 for low in lows), sum(high < 0 for high in highs)
+        better, worse = better_and_worse(differences, "f1")
         of_patch = np.mean([record[PATCH]["f1"] - record[name]["f1"] for record in records])
         sure = differences[0].in_words("f1") if len(records) == 1 else f"better {better}, worse {worse}"
         others = differences[0].in_words("others_accuracy") if len(records) == 1 else ""

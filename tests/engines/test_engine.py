@@ -155,6 +155,17 @@ def node(**other: str) -> Node:
     return Node(**{"host": "a", "processor": "p", "project": "1", "torch": "2", "numpy": "3", **other})
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's status of processes")
+def test_a_worker_ignores_ctrl_c_from_its_first_moment_on():
+    """It is told to only after its imports, which take seconds; until then it would print a traceback."""
+    heeded = signal.getsignal(signal.SIGINT)
+    with LocalEngine(count=1) as engine:
+        (number,) = engine.processes().values()
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{number}/status").read_text().splitlines())
+        assert int(status["SigIgn"], 16) >> (signal.SIGINT - 1) & 1
+    assert signal.getsignal(signal.SIGINT) == heeded
+
+
 def test_a_node_of_another_version_is_refused_with_the_difference():
     assert difference(node(), node(host="b", processor="q")) == ""
     assert difference(node(), node(torch="9", project="8")) == "project: 8 there, 1 here; torch: 9 there, 2 here"

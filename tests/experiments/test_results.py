@@ -162,7 +162,7 @@ def test_patches_that_help_and_harm_are_counted() -> None:
     """Of target classes with 50 of 100 images right before the patch."""
     models = []
     for number, right, interval in ((0, 70, (0.1, 0.3)), (1, 52, (-0.1, 0.2)), (2, 20, (-0.4, -0.1)), (3, 50, (0, 0))):
-        change = Change(interval, interval, interval, (0.0, 0.0), 1.0)
+        change = Change(interval, interval, interval, (0.0, 0.0), (0.001, 0.001, 0.001, 1.0))
         learned = method_entry(np.array([[90, 10], [100 - right, right]]), None, [change])
         methods = {"before": method_entry(np.array([[90, 10], [50, 50]])), "learned": learned}
         models.append(PatchedWeakModel(("a", "b"), (1,), 200, methods, target_classes=(number,)))
@@ -210,7 +210,7 @@ def test_what_a_patch_is_compared_with_is_counted(tmp_path: Path) -> None:
     for target_class, interval in ((0, (0.1, 0.3)), (3, (-0.2, -0.1))):
         history = [Epoch(number, 0.1, 1.0, 0.5, accuracy, 1.0) for number, accuracy in enumerate((0.5, 0.75))]
         patch_files.weak_model_log(artifacts, WeakKind.SIMPLE, target_class).save(history)
-        change = Change(interval, interval, interval, (0.0, 0.0), 1.0).to_json()
+        change = Change(interval, interval, interval, (0.0, 0.0), (0.001, 0.001, 0.001, 1.0)).to_json()
         costs = {"flops_per_image": 3_000_000, "fit_flops": 5_000_000_000, "fit_seconds": 0.25 * target_class}
         way = {"f1": 0.5, "others_accuracy": 0.75, **costs, "patch_minus_this": change}
         file = patch_files.baselines(artifacts, "keep_50", WeakKind.SIMPLE, target_class, 1)

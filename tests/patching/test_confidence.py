@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from sklearn import metrics as sk
 
-from patching.confidence import Change, accuracy_change, change_of, mcnemar_p
+from patching.confidence import Change, accuracy_change, better_and_worse, change_of, mcnemar_p
 from patching.metrics import METRICS, confusion_matrix, metrics_of, scores_of_target_class
 
 
@@ -45,19 +45,46 @@ def test_intervals_are_those_of_drawing_images():
 def test_the_mean_draw_is_near_the_change_and_nothing_changed_is_0(images, seed):
     labels, before, after = np.array(images).T
     change = change_of(labels, before, before, 3, seed=seed)
-    assert all(getattr(change, name) == (0, 0) for name in METRICS) and change.others_p == 1
+    assert all(getattr(change, name) == (0, 0) for name in METRICS) and set(change.p) == {1}
     change = change_of(labels, before, after, 3, seed=seed)
     for name in METRICS:
         low, high = getattr(change, name)
         assert -1 <= low <= high <= 1
     backwards = change_of(labels, after, before, 3, seed=seed)
-    assert backwards.others_p == pytest.approx(change.others_p)
+    assert backwards.p == pytest.approx(change.p)
+    assert all(0 < p <= 1 for p in change.p)
 
 
 def test_of_many_patches_that_change_nothing_few_seem_to():
     """An interval of 95 % holds the true change, 0, in about 95 of 100 trials."""
     held = [change_of(*answers_of(500, 0.7, 0.7, seed), 3).is_significant("f1") for seed in range(200)]
     assert 0 < sum(held) < 24
+
+
+@pytest.mark.parametrize(("gained", "is_enough"), [(5, False), (6, True)])
+def test_a_handful_of_gains_is_chance_however_sure_the_bootstrap_is(gained, is_enough):
+    """Each of five gains would be a loss with the answers swapped: with probability 2 / 2**5 all go one way."""
+    labels = np.repeat([3, 0], [20, 180])
+    before = np.where(np.arange(200) < 10, 0, labels)
+    after = np.where(np.arange(200) < 10 - gained, 0, labels)
+    change = change_of(labels, before, after, 3)
+    assert change.f1[0] > 0 and change.p[METRICS.index("f1")] == pytest.approx(2 / 2**gained, abs=0.01)
+    assert change.is_significant("f1") == change.is_better("f1") == is_enough
+    assert better_and_worse([change, None, change_of(labels, after, before, 3)], "f1") == (is_enough, is_enough)
+
+
+def test_swaps_are_those_of_whole_images():
+    labels, before, after = answers_of(60, 0.6, 0.7)
+    random = np.random.default_rng(1)
+    swaps = random.random((2000, 60)) < 0.5
+    observed = np.abs(metrics(labels, after) - metrics(labels, before))
+    found = [
+        np.abs(metrics(labels, np.where(swap, before, after)) - metrics(labels, np.where(swap, after, before)))
+        for swap in swaps
+    ]
+    expected = (np.array(found) >= observed - 1e-12).mean(0)
+    assert change_of(labels, before, after, 3).p[:3] == pytest.approx(tuple(expected[:3]), abs=0.04)
+    assert expected.min() < 0.9
 
 
 def test_a_clear_gain_holds_and_the_other_patched_classes_are_none_of_the_others():

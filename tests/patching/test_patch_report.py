@@ -1,7 +1,7 @@
 """Tables of patches: the mean change, several target classes, and that screen, CSV and Markdown say the same."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 BEFORE = np.array([[8, 2], [5, 5]])  # precision 5/7, recall 5/10, others 8/10
 AFTER = np.array([[9, 1], [2, 8]])  # precision 8/9, recall 8/10, others 9/10
-NO_CHANGE = Change((0, 0), (0, 0), (0, 0), (0, 0), 1.0)
+NO_CHANGE = Change((0, 0), (0, 0), (0, 0), (0, 0), (0.001, 0.001, 0.001, 1.0))
 NAME = "simcnn_x"
 
 
@@ -92,7 +92,7 @@ def test_mean_change():
 
 
 def test_csv_holds_every_class_method_and_mean():
-    change = Change((0, 0), (0, 0), (0.02, 0.1), (0, 0), 1.0)
+    change = Change((0, 0), (0, 0), (0.02, 0.1), (0, 0), (0.001, 0.001, 0.001, 1.0))
     headings, table = exact_table([patched(0, "x", 3, BEFORE, change), MODELS[1]])
     lines = [dict(zip(headings, row, strict=True)) for row in table]
     assert [(line["target_class"], line["method"]) for line in lines] == [
@@ -114,8 +114,8 @@ def test_single_table_is_in_percent():
 
 def test_which_changes_are_significant():
     changes = [
-        Change((0, 0), (0, 0), (0.02, 0.1), (-0.01, 0.01), 0.5),
-        Change((0, 0), (0, 0), (-0.02, 0.1), (-0.03, -0.01), 0.001),
+        Change((0, 0), (0, 0), (0.02, 0.1), (-0.01, 0.01), (0.001, 0.001, 0.001, 0.5)),
+        Change((0, 0), (0, 0), (-0.02, 0.1), (-0.03, -0.01), (0.001, 0.001, 0.001, 0.001)),
     ]
     models = [patched(number, "x", 3, BEFORE, change) for number, change in enumerate(changes)]
     assert models[0].change("min_max") == changes[0] and models[0].change("before") is None
@@ -131,8 +131,8 @@ def test_which_changes_are_significant():
 
 def test_compared_with_no_module():
     """The interval of what the module is worth, and advice where that may be nothing."""
-    change = Change((0, 0), (0, 0), (0.1, 0.2), (0, 0), 1.0)
-    over = [Change((0, 0), (0, 0), f1, (0, 0), 1.0) for f1 in ((0.02, 0.1), (-0.01, 0.1), (-0.2, -0.1))]
+    change = Change((0, 0), (0, 0), (0.1, 0.2), (0, 0), (0.001, 0.001, 0.001, 1.0))
+    over = [replace(change, f1=f1) for f1 in ((0.02, 0.1), (-0.01, 0.1), (-0.2, -0.1))]
     models = [patched(n, name, 3, BEFORE, change, each) for n, (name, each) in enumerate(zip("xyz", over, strict=True))]
     assert models[0].over_no_module("min_max") == over[0] and models[0].over_no_module("before") is None
     assert models[0].lines("min_max")[2:-1] == ["x: compared with no module, F1 changes by +2.0 to +10.0 (significant)"]

@@ -14,11 +14,11 @@ from patching.rules import Learned, RangeRule
 from patching.weak_models import WeakKind
 from report.answer import patching_answer, patching_tiles
 from report.page import Note, Paragraph, Picture, Table
-from report.patches import all_patches, label_of
+from report.patches import label_of, patches_by_this_set
 from report.sections import patch_blocks
 from utils.artifacts import Artifacts
 
-CHANGE = Change((0.1, 0.3), (-0.2, 0.1), (0.02, 0.1), (0.0, 0.0), 1.0)
+CHANGE = Change((0.1, 0.3), (-0.2, 0.1), (0.02, 0.1), (0.0, 0.0), (0.001, 0.001, 0.001, 1.0))
 BEFORE, AFTER = [[8, 2], [5, 5]], [[9, 1], [2, 8]]
 
 
@@ -36,7 +36,12 @@ def data_of(models: list[PatchedWeakModel], **own: PatchedWeakModel) -> SimpleNa
     artifacts, config = Artifacts(Path("none"), "simcnn_x0_25", "digits_5"), load("simcnn_x0_25", "digits_5")
     kinds = [WeakKind.SIMPLE] if models else []
     return SimpleNamespace(
-        config=config, artifacts=artifacts, patched_kinds=kinds, patched=lambda kind: models, own_patches=own
+        config=config,
+        artifacts=artifacts,
+        patched_kinds=kinds,
+        patched=lambda kind: models,
+        own_patches=own,
+        module_set=SimpleNamespace(name="SET"),
     )
 
 
@@ -76,7 +81,7 @@ def test_the_figure_names_the_network_that_was_patched():
 
 def test_what_a_module_adds_is_counted_from_the_control_without_one():
     """The patch of a module that says nothing gains as much as the weak model does that is fitted again alone."""
-    nothing = Change((0.0, 0.0), (0.0, 0.0), (-0.05, 0.05), (0.0, 0.0), 1.0)
+    nothing = Change((0.0, 0.0), (0.0, 0.0), (-0.05, 0.05), (0.0, 0.0), (0.001, 0.001, 0.001, 1.0))
     before = [[9, 1], [10, 0]]
     models = [
         model_of("mouse", "learned", [[8, 2], [4, 6]], nothing, before),
@@ -99,6 +104,16 @@ def test_what_a_module_adds_is_counted_from_the_control_without_one():
     assert changed == "-10.0 to +10.0" and "a significant loss for 0 of 2" in others
 
 
+def test_patches_by_another_set_are_not_credited_to_the_pages_set():
+    """They stand in their own section, which names their set."""
+    models = [model_of("mouse", "learned", AFTER, CHANGE), model_of("dog", "learned", AFTER, CHANGE)]
+    data = data_of([replace(models[0], modules="OTHER"), models[1]])
+    (_, helps, _), *_ = patching_tiles(data)
+    _, table, *_ = patching_answer(data)
+    assert helps == "1 of 1" and [row[0] for row in table.rows] == ["overly simple: dog, SET"]
+    assert not patching_tiles(data_of([replace(models[0], modules="OTHER")]))
+
+
 @pytest.mark.parametrize("targets", [(2,), (1, 2)])
 def test_the_users_own_models_have_the_same_blocks(targets: tuple[int, ...]) -> None:
     data = data_of([], mine=own_model(targets), other=own_model(()))
@@ -106,7 +121,7 @@ def test_the_users_own_models_have_the_same_blocks(targets: tuple[int, ...]) -> 
     labels = [f"mine: {'abc'[target]}" for target in targets]
     assert isinstance(picture, Picture) and [row[0] for row in changes.rows] == labels
     assert isinstance(sentence, Paragraph) and sentence.text == "No module helped, so nothing was changed: other."
-    outcomes = all_patches(data)
+    outcomes = patches_by_this_set(data)
     assert [each.name for each in outcomes] == labels
     assert all(each.after.f1 == 1 and each.added["f1"].kind == "gain" for each in outcomes)
 

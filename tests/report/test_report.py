@@ -39,7 +39,7 @@ from report.answer import answer_section
 from report.data import ReportData
 from report.figures import Drawing, new_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
-from report.patches import all_patches
+from report.patches import patches_by_this_set
 from report.provenance import provenance_blocks, setting_rows, stage_rows, weak_rows
 from report.sections import (
     accuracy_blocks,
@@ -434,7 +434,7 @@ def test_durations_counts_and_shares_in_words(seconds: float | None, said: str) 
 
 def own_report(copied: ReportData, *, modules: str, **more: Any) -> None:
     """Write what scripts/patch_weak_model.py does of a model whose one target class gained."""
-    change = Change((0.0, 0.1), (0.2, 0.5), (0.1, 0.4), (0.0, 0.0), 1.0)
+    change = Change((0.0, 0.1), (0.2, 0.5), (0.1, 0.4), (0.0, 0.0), (0.001, 0.001, 0.001, 1.0))
     entries = {"learned": method_entry(np.array([[80, 4], [2, 14]]), None, [change], [change])}
     entries["learned"]["rule"] = Learned(np.zeros((2, 3)), np.zeros(2)).to_json()
     before, control = (method_entry(np.array([[80, 4], [8, 8]]), None, changes) for changes in (None, [change]))
@@ -460,7 +460,7 @@ def test_patches_of_the_users_own_models_are_told(copied: ReportData) -> None:
     assert isinstance(confusions, Picture)
     assert "Before: 88.0 % of 100" in confusions.drawing.finding.replace("\N{NO-BREAK SPACE}", " ")
     assert isinstance(note, Note) and "they are not recorded; patch again with" in note.text
-    assert [each.name for each in all_patches(copied)][2:] == ["mine: star"]
+    assert [each.name for each in patches_by_this_set(copied)][2:] == ["mine: star"]
     (row,) = [row for row in weak_rows(copied) if row[0] == "patching your own model"]
     assert row[3] == "4 s"
     assert row[1] == "`CNNMOD_SEED=7 python x.py --weak_logits y`"
@@ -494,7 +494,7 @@ def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> N
     save_json(file.path, {"test": {"images": 3}})
     (note,) = notes(lambda: patch_blocks(copied, None))
     assert str(file.path) in note
-    assert len(all_patches(copied)) == 2
+    assert len(patches_by_this_set(copied)) == 2
 
 
 def test_a_section_of_what_was_never_made_is_empty_and_a_damaged_one_is_not() -> None:

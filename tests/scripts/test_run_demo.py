@@ -48,7 +48,7 @@ def test_every_stage_takes_its_options_and_settings(
 
 def test_a_patch_is_shown_with_its_interval(demo: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     before, after = np.array([[8, 2], [5, 5]]), np.array([[9, 1], [2, 8]])
-    change = Change((0.0, 0.2), (0.1, 0.5), (0.125, 0.5), (-0.1, 0.2), 1.0)
+    change = Change((0.0, 0.2), (0.1, 0.5), (0.125, 0.5), (-0.1, 0.2), (0.001, 0.001, 0.001, 1.0))
     methods = {"before": method_entry(before, None), "learned": method_entry(after, None, [change])}
     demo["show_patches"]([PatchedWeakModel(("a", "3"), (1,), 20, methods)])
     *_, line = capsys.readouterr().out.splitlines()  # headings may be wrapped
