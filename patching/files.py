@@ -79,9 +79,12 @@ def table(artifacts: Artifacts, modules: str, kind: WeakKind, epoch: str, calibr
     return weak_models_folder(artifacts, kind) / f"patch_all_{modules}_epoch_{epoch}_{calibration}.csv"
 
 
-def trade_off(artifacts: Artifacts, kind: WeakKind, part: str) -> Path:
-    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it."""
-    return weak_models_folder(artifacts, kind) / f"patch_trade_off_{part}.csv"
+def trade_off(artifacts: Artifacts, kind: WeakKind, part: str, *only: str) -> Path:
+    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it.
+
+    `only` says what alone was measured: a module set, target classes.
+    """
+    return weak_models_folder(artifacts, kind) / f"{'_'.join(['patch_trade_off', part, *only])}.csv"
 
 
 def baselines(artifacts: Artifacts, modules: str, kind: WeakKind, target_class: int, epoch: int) -> JsonFile:

@@ -10,11 +10,14 @@ def folder(artifacts: Artifacts) -> Path:
     return artifacts.folder / "report"
 
 
-def flops_table(artifacts: Artifacts) -> Path:
-    """What every network costs, as CSV; a Markdown file of the same name stands beside it."""
-    return artifacts.folder / "flops.csv"
+def flops_table(artifacts: Artifacts, *only: str) -> Path:
+    """What every network costs, as CSV; a Markdown file of the same name stands beside it. `only`: a module set."""
+    return artifacts.folder / f"{'_'.join(['flops', *only])}.csv"
 
 
-def trade_off(artifacts: Artifacts, part: str) -> Path:
-    """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure stands beside it."""
-    return artifacts.folder / f"trade_off_{part}.csv"
+def trade_off(artifacts: Artifacts, part: str, *only: str) -> Path:
+    """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure stands beside it.
+
+    `only` is the method or the module set that alone was measured.
+    """
+    return artifacts.folder / f"{'_'.join(['trade_off', part, *only])}.csv"

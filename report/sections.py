@@ -273,6 +273,8 @@ def output_blocks(data: ReportData) -> Iterator[Block]:
     """What the modules answer to their own class and to the others."""
     labels, outputs = data.answers.labels, data.answers.modules
     shown = [(number, c) for number, c in enumerate(data.target_classes) if 0 < (labels == c).sum() < len(labels)]
+    if not shown:
+        return
     yield Picture(
         "module_outputs",
         outputs_figure(

@@ -2,7 +2,8 @@
 
     python experiments/calculate_flops/calculate_flops.py --model simcnn_x0_25 --dataset cifar10
 
-FLOPs are those of one image, a multiply-accumulate counting 2. Writes data/MODEL_DATASET/flops.csv and flops.md.
+FLOPs are those of one image, a multiply-accumulate counting 2. Writes data/MODEL_DATASET/flops.csv and flops.md, or
+flops_SET.csv and flops_SET.md for --modules SET.
 """
 
 import numpy as np
@@ -57,7 +58,7 @@ def main() -> None:
 
     headings = ["network", "kernels", "FLOPs", "% of strong", "parameters", "% of strong"]
     show_table(headings, [[*row[:2], f"{row[2]:,}", row[3], f"{row[4]:,}", row[5]] for row in rows])
-    file = report_files.flops_table(stage.artifacts)
+    file = report_files.flops_table(stage.artifacts, *([arguments.modules] if arguments.modules else []))
     columns = ["network", "kernels", "flops", "flops_percent", "parameters", "parameters_percent"]
     save_text(file, csv_table(columns, rows))
     title = f"{config.name}, module set {chosen.name}: FLOPs of one image"

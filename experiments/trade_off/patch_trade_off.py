@@ -9,7 +9,8 @@ Needs weak models of the target classes (all by default), and modules: `module_g
 of all sizes. The learned rule joins them. On the weak models' validation images, by which one chooses, F1 is that of
 images that the rule was not fitted on (five folds); the test images are for the report. Next to the modules that
 searches have found and those of all module sets (or of --modules SET alone) stand the weak model as it is, and the
-controls. Writes patch_trade_off_IMAGES.csv, .png and .svg next to the weak models.
+controls. Writes patch_trade_off_IMAGES.csv, .png and .svg next to the weak models; behind IMAGES stand the set and the
+classes that alone were measured.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,7 +82,10 @@ def main() -> None:
     images = {"valid": "validation images (by folds), to choose by", "test": "test images"}[arguments.images]
     count = counted(len(target_classes), "target class", "target classes")
     title = f"{stage.config.name}, {kind.option} models, {count}\n{images}"
-    path = patch_files.trade_off(stage.artifacts, kind, arguments.images)
+    only = [arguments.modules] if arguments.modules else []
+    if len(target_classes) < stage.config.num_classes:
+        only.append("_".join(["class", *map(str, target_classes)]))
+    path = patch_files.trade_off(stage.artifacts, kind, arguments.images, *only)
     drawing = patch_trade_off_figure(points, title)
     save_drawing(drawing, path.with_suffix(""))
     print(f"\n{drawing.finding}\nsaved {path}, .png, .svg")

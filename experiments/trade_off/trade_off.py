@@ -8,8 +8,8 @@
 Of the gradient search every round is shown (`module_gradient_search.py --keep 0.3` does all of the defaults), of the
 genetic search its best ensemble, finished or not, with the settings that it recorded; of the sets those that
 module_fine_tuner.py trained, too. On the test images of CIFAR-10 and SVHN, SimCNN and ResCNN also get the mean of the
-paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv. Choose by validation images, on which the searches
-select, too; the test images are for the report.
+paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv; behind IMAGES stands the method or set that alone
+was measured. Choose by validation images, on which the searches select, too; the test images are for the report.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def main() -> None:
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
     title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
-    path = report_files.trade_off(stage.artifacts, arguments.images)
+    only = [each for each in (arguments.method, arguments.modules) if each]
+    path = report_files.trade_off(stage.artifacts, arguments.images, *only)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
 

@@ -15,7 +15,7 @@ from patching.weak_models import WeakKind
 from report.answer import patching_answer, patching_tiles
 from report.page import Note, Paragraph, Picture, Table
 from report.patches import label_of, patches_by_this_set
-from report.sections import patch_blocks
+from report.sections import output_blocks, patch_blocks
 from utils.artifacts import Artifacts
 
 CHANGE = Change((0.1, 0.3), (-0.2, 0.1), (0.02, 0.1), (0.0, 0.0), (0.001, 0.001, 0.001, 1.0))
@@ -124,6 +124,11 @@ def test_the_users_own_models_have_the_same_blocks(targets: tuple[int, ...]) -> 
     outcomes = patches_by_this_set(data)
     assert [each.name for each in outcomes] == labels
     assert all(each.after.f1 == 1 and each.added["f1"].kind == "gain" for each in outcomes)
+
+
+def test_modules_whose_test_images_are_all_of_one_kind_have_no_distributions():
+    answers = SimpleNamespace(labels=np.zeros(4, int), modules=np.zeros((4, 2)))
+    assert not list(output_blocks(SimpleNamespace(answers=answers, target_classes=(0, 1), classes="ab")))
 
 
 def test_patches_by_several_sets_and_of_several_epochs_are_told_apart():

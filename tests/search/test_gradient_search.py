@@ -588,8 +588,11 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     assert [row["target"] for row in rows[1:3]] == ["keep 60%", "keep 50%"]
     assert all(0 < float(row["flops"]) < 1 for row in rows[:3])
     assert (folder / "trade_off_valid.png").read_bytes().startswith(b"\x89PNG")
+    words, whole = [*NAMES, "--method", "gradient"], (folder / "trade_off_valid.csv").read_bytes()
+    assert run_main("experiments/trade_off/trade_off.py", *words, root=root).exit_code == 0
+    assert (folder / "trade_off_valid.csv").read_bytes() == whole  # a part has a name of its own
+    assert len((folder / "trade_off_valid_gradient.csv").read_text().splitlines()) == 4
     shutil.rmtree(gradient_files.of_search(Artifacts(root, MODEL, DATASET)).folder)
-    words = [*NAMES, "--method", "gradient"]
     run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 
 

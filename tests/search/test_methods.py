@@ -116,7 +116,7 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
         done = run_main(script, *NAMES, *weak, *more, root=root)
         assert done.exit_code == 0, done
     assert patch_files.reports(artifacts, WeakKind.SIMPLE)[0].load().modules == "pair"
-    points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid"))
+    points = rows_of(patch_files.trade_off(artifacts, WeakKind.SIMPLE, "valid", f"class_{TARGET}"))
     assert [point["method"] for point in points[3:]] == [
         *("random", "random", f"random, class 1 {TARGET}", "set random", "set pair")
     ]
