@@ -9,6 +9,7 @@ significant only if a test agrees: McNemar's exact one for accuracies, and for t
 randomisation (Yeh, "More accurate tests for the statistical significance of result differences", COLING 2000).
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,9 +35,12 @@ def interval_in_words(interval: Interval) -> str:
 
 
 def is_significant(interval: Interval, p: float) -> bool:
-    """Whether a change is more than chance: its interval leaves out 0, and the test's p is below 0.05."""
+    """Whether a change is more than chance: its interval leaves out 0, and the test's p is below 0.05.
+
+    If p is NaN, the interval decides alone.
+    """
     low, high = interval
-    return (low > 0 or high < 0) and p < 1 - LEVEL
+    return (low > 0 or high < 0) and (math.isnan(p) or p < 1 - LEVEL)
 
 
 TAKEN, RIGHT, WRONG = range(3)  # outcomes: taken for the target class; else right; else wrong
@@ -57,7 +61,8 @@ class Change:
     def from_json(cls, values: dict[str, Any]) -> "Change":
         """Raises KeyError, TypeError or ValueError for values of no change."""
         intervals = {name: (float(low), float(high)) for name in METRICS for low, high in [values[name]]}
-        return cls(**intervals, p=tuple(float(p) for _, p in zip(METRICS, values["p"], strict=True)))
+        given = values["p"] if "p" in values else (math.nan, math.nan, math.nan, values["others_p"])  # of version 1.0
+        return cls(**intervals, p=tuple(float(p) for _, p in zip(METRICS, given, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

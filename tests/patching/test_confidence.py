@@ -112,6 +112,13 @@ def test_same_seed_same_interval_and_written_and_read():
         Change.from_json({**change.to_json(), "f1": [1]})
 
 
+def test_what_version_1_0_wrote_is_read():
+    """It tested the others' accuracy alone."""
+    written = {"precision": [0, 0], "recall": [0.1, 0.2], "f1": [0.1, 0.2], "others_accuracy": [-0.2, -0.1]}
+    change = Change.from_json(written | {"others_p": 0.06})
+    assert [change.is_significant(name) for name in METRICS] == [False, True, True, False]
+
+
 # The scores of a target class
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
