@@ -303,6 +303,25 @@ class Standardised(nn.Module):
         return self.fc(x), self.other(x)
 
 
+class RepeatedChannels(nn.Module):
+    """Channels padded by others: each way of padding that repeats values, over channels in the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = conv(3, 16), nn.Linear(12, 10)
+        self.mirrored, self.replicated, self.circular = conv(18, 12), conv(15, 12), conv(17, 12)
+        self.last = conv(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).permute(0, 2, 3, 1)
+        x = F.pad(x, (1, 1, 0, 0), mode="reflect").permute(0, 3, 1, 2)
+        x = F.relu(self.mirrored(x))
+        x = F.pad(x, (0, 0, 0, 0, 1, 2), mode="replicate")
+        x = F.relu(self.replicated(x)).permute(0, 2, 3, 1)
+        x = F.pad(x, (3, 2, 0, 0), mode="circular").permute(0, 3, 1, 2)
+        return self.fc(F.relu(self.last(F.relu(self.circular(x)))).mean((2, 3)))
+
+
 TRACEABLE = (
     PaddedShortcuts,
     PreActivation,
@@ -318,4 +337,5 @@ TRACEABLE = (
     UpAndDown,
     SelectedKernels,
     Standardised,
+    RepeatedChannels,
 )
