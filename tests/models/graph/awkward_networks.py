@@ -322,6 +322,20 @@ class RepeatedChannels(nn.Module):
         return self.fc(F.relu(self.last(F.relu(self.circular(x)))).mean((2, 3)))
 
 
+class NamedAsAttributes(nn.Module):
+    """Layers that have the names of methods and attributes, and constants of the code in the images' precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run, self.program, self._constants = conv(3, 16), conv(16, 16), conv(16, 12)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.run(x * torch.arange(1, 4).to(x).view(3, 1, 1)))
+        x = F.relu(self._constants(F.relu(self.program(x))))
+        return self.fc(x.mean((2, 3))) * torch.arange(10).to(x)
+
+
 TRACEABLE = (
     PaddedShortcuts,
     PreActivation,
@@ -338,4 +352,5 @@ TRACEABLE = (
     SelectedKernels,
     Standardised,
     RepeatedChannels,
+    NamedAsAttributes,
 )
