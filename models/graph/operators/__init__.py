@@ -108,7 +108,9 @@ RULES: Mapping[str, OperatorRule] = {  # by the operator's name; later lines cou
 def rule_of(value: Value) -> OperatorRule:
     """The rule that applies to an operator of a graph."""
     found = RULES.get(value.kind)
-    if found is not None and found.is_known(value):
+    # Rules follow the source's channels. A constant has none: one that is repeated for each image, for example.
+    has_channels = not isinstance(getattr(value.given, "source", None), Constant)
+    if found is not None and has_channels and found.is_known(value):
         return found
     return POINTWISE if value.operator.is_pointwise else UNKNOWN
 

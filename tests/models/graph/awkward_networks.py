@@ -336,6 +336,38 @@ class NamedAsAttributes(nn.Module):
         return self.fc(x.mean((2, 3))) * torch.arange(10).to(x)
 
 
+class Coordinates(nn.Module):
+    """Maps of the pixels' coordinates for each image, next to the images and to maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grid", torch.linspace(-1, 1, 16).view(1, 1, 1, 16))
+        self.conv1, self.conv2, self.conv3, self.fc = conv(4, 16), conv(17, 16), conv(18, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, _, side, _ = x.shape
+        x = F.relu(self.conv1(torch.cat([x, self.grid.expand(images, -1, side, -1)], 1)))
+        x = F.relu(self.conv2(torch.cat([self.grid.transpose(2, 3).repeat(images, 1, 1, side), x], 1)))
+        steps = torch.arange(16).to(x).view(1, 1, 1, 16) / 16
+        x = F.relu(self.conv3(torch.cat([x, steps.expand(images, 2, side, 16)], 1)))
+        return self.fc(x.mean((2, 3)))
+
+
+class ClassToken(nn.Module):
+    """Attention of a learned token for each image, next to the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(3, 32), conv(32, 24, stride=4)
+        self.token, self.place = nn.Parameter(torch.zeros(1, 1, 24)), nn.Parameter(torch.zeros(1, 17, 24))
+        self.attention, self.fc = nn.MultiheadAttention(24, 2, batch_first=True), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
+        return self.fc((x + self.attention(x, x, x, need_weights=False)[0])[:, 0])
+
+
 TRACEABLE = (
     PaddedShortcuts,
     PreActivation,
@@ -353,4 +385,6 @@ TRACEABLE = (
     Standardised,
     RepeatedChannels,
     NamedAsAttributes,
+    Coordinates,
+    ClassToken,
 )
