@@ -173,4 +173,5 @@ def falls_at(ratios: np.ndarray, accuracies: np.ndarray, tolerance: float) -> fl
 
 def recommend_sensitive(curves: dict[int, np.ndarray], tolerance: float, sensitive_from: float) -> list[int]:
     """The layers whose curve (ratios, 2) has fallen at the ratio `sensitive_from` or above: early."""
-    return [layer for layer, curve in curves.items() if falls_at(curve[:, 0], curve[:, 1], tolerance) >= sensitive_from]
+    least = sensitive_from - 1e-6  # curves are float32, in which 0.7 is less than 0.7
+    return [layer for layer, curve in curves.items() if falls_at(curve[:, 0], curve[:, 1], tolerance) >= least]

@@ -201,7 +201,7 @@ def save_set(
     """
     targets = tuple(range(strong.num_classes) if target_classes is None else target_classes)
     modules = CutModules(strong, masks, targets, weights)
-    if weights is None and has_batch_norm(modules[0].program):
+    if weights is None and has_batch_norm(modules[0].graph_program):
         modules = with_better_statistics(strong, masks, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search, answer)
     record = replace(record, parent=parent)

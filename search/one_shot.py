@@ -344,6 +344,6 @@ class OneShot(DrivenMethod):
 
 def weights_of(strong: Graph, masks: np.ndarray, split: Split, device: torch.device) -> list[dict[str, Tensor]] | None:
     """The modules' weights where batch norms have statistics of their own; None = the strong model's."""
-    if not has_batch_norm(strong.network.program):
+    if not has_batch_norm(strong.network.graph_program):
         return None
     return [cpu_state(each) for each in with_better_statistics(strong, masks, range(len(masks)), split, device)]

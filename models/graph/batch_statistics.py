@@ -49,7 +49,7 @@ def estimate_statistics(network: GraphNetwork, batches: Iterable[Tensor]) -> Non
     A network whose kernels were dropped or trained has other feature maps than the one that the statistics were
     measured on.
     """
-    if not has_batch_norm(network.program):
+    if not has_batch_norm(network.graph_program):
         return
     for number, images in enumerate(batches):
-        network.run(with_batch_statistics(network.program, 1 / (number + 1)), images)
+        network.run_graph(with_batch_statistics(network.graph_program, 1 / (number + 1)), images)

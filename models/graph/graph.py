@@ -14,7 +14,7 @@ from models.graph.agreement import check_answers
 from models.graph.cutting import Cut, Plan
 from models.graph.errors import NetworkRefused, refused
 from models.graph.flops import flops_of
-from models.graph.network import GraphNetwork, device_and_dtype, network_of
+from models.graph.network import GraphNetwork, check_names, device_and_dtype, network_of
 from models.graph.operators import followed, rule_of
 from models.graph.propagation import Propagation
 from models.graph.running import Program, program_of
@@ -227,6 +227,7 @@ def trace(
     """
     try:
         plain = trace_plain(network, image_side, channels, num_classes)
+        check_names(plain.constants)
         graph = graph_of(plain)
         check_answers(network, graph.forward, plain.ends, graph.image_shape, graph.num_classes)
     except NetworkRefused:

@@ -1,11 +1,12 @@
 """A program as a module of torch: weights by the names that the network has for them, one forward."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.graph.errors import NetworkRefused
 from models.graph.running import Program, program_of
 from models.graph.values import Constant, Value, needed
 
@@ -24,15 +25,23 @@ class GraphNetwork(nn.Module):
 
     def __init__(self, program: Program, tensors: Mapping[str, Tensor], learned: Set[str], buffers: Set[str]) -> None:
         super().__init__()
+        # Layers keep the names that the network has for them: names here are such as no layer has.
+        self.graph_program = program
+        self._graph_constants: list[tuple[nn.Module, str]] = []
         parameters = {name for name in learned - buffers if tensors[name].is_floating_point()}
         for name in sorted(tensors, key=lambda name: (name not in parameters, name not in learned)):
-            owner, leaf = self._owner(name)
-            if name in parameters:
-                owner.register_parameter(leaf, nn.Parameter(tensors[name]))
-            else:
-                owner.register_buffer(leaf, tensors[name], persistent=name in learned)
-        self.program = program
-        self._constants = [self._owner(name) for _, name in self.program.constants]
+            try:
+                owner, leaf = self._owner(name)
+                if name in parameters:
+                    owner.register_parameter(leaf, nn.Parameter(tensors[name]))
+                else:
+                    owner.register_buffer(leaf, tensors[name], persistent=name in learned)
+            except KeyError as error:  # an attribute that a module of torch, or this class, has
+                raise NetworkRefused(
+                    f"the network's {name} cannot keep its name: modules of torch or of this toolkit have an attribute "
+                    "of that name; rename the layer or the tensor in the network's code"
+                ) from error
+        self._graph_constants = [self._owner(name) for _, name in program.constants]
         self.eval()
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
@@ -47,15 +56,20 @@ class GraphNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, channels, side, side)."""
-        return self.run(self.program, images)
+        return self.run_graph(self.graph_program, images)
 
-    def run(
+    def run_graph(
         self, program: Program, images: Tensor, *, observe: Mapping[str, Callable[[Any], None]] | None = None
     ) -> Tensor:
         """What another program of the same constants computes with the network's weights; see `Program.run`."""
-        constants = [getattr(owner, leaf) for owner, leaf in self._constants]
+        constants = [getattr(owner, leaf) for owner, leaf in self._graph_constants]
         (logits,) = program.run(images, constants, observe=observe)
         return logits
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises NetworkRefused if a network cannot have tensors of these names."""
+    GraphNetwork(Program(1, (), (), ()), dict.fromkeys(names, torch.zeros(())), frozenset(), frozenset())
 
 
 def network_of(

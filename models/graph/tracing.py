@@ -366,4 +366,5 @@ def _name(value: Value, reader: Value, taken: set[str]) -> str:
         name = f"{reader.path}.{role}" if reader.path else role
         if getattr(reader.given, role) is value and name not in taken:
             return name
-    return f"folded.{value.name}"
+    name = f"folded.{value.name}"
+    return f"{name}_" if hasattr(nn.Module(), value.name) else name  # `to`, for example

@@ -44,7 +44,7 @@ class TrainedModule:
     def _become(self, unit_mask: np.ndarray, network: GraphNetwork) -> None:
         """Go on as a module of a mask (units,), whose network is trained from now on."""
         self.unit_mask, self.network = unit_mask, network
-        self._program = with_batch_statistics(network.program)
+        self._program = with_batch_statistics(network.graph_program)
         # A short memory of the gradients' sizes: they change as units go.
         self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
         self._units_read: dict[str, Tensor] = {}
@@ -202,4 +202,4 @@ def answer_and_maps(
 
     observe = {each.name: partial(keep, each.name) for each in observed}
     with autocast(images.device, dtype):
-        return network.run(program, images, observe=observe).float(), maps
+        return network.run_graph(program, images, observe=observe).float(), maps

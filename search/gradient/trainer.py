@@ -138,7 +138,7 @@ class Trainer:
         )
         self.graph = graph = graph.channels_last()  # rounding depends on the layout, and workers get plain weights
         self._strong, places = fold_batch_norm(graph).network, WeightPlaces(graph)
-        computed = {step.name for step in self._strong.program.steps}
+        computed = {step.name for step in self._strong.graph_program.steps}
         self._observed = [each for each in stream_maps(graph) if goal.maps and each.name in computed]
         self.modules = [TrainedModule(graph, places, of_module) for of_module in classes]
         for module in self.modules if goal.answer == "log_odds" else ():
@@ -233,4 +233,4 @@ class Trainer:
 
     @torch.no_grad()
     def _strong_answer(self, images: Tensor, observed: Sequence[Observed]) -> tuple[Tensor, dict[str, Tensor]]:
-        return answer_and_maps(self._strong, self._strong.program, images, self.dtype, observed)
+        return answer_and_maps(self._strong, self._strong.graph_program, images, self.dtype, observed)

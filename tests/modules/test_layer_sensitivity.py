@@ -107,3 +107,11 @@ def test_sensitive_layers_fall_early() -> None:
     assert recommend_sensitive(curves, 0.05, 0.4) == [0, 3]
     assert recommend_sensitive(curves, 0.05, 0.6) == [3]
     assert recommend_sensitive(curves, 0.05, 0.0) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("sensitive_from", [0.1, 0.3, 0.7, 0.9])
+def test_a_layer_that_falls_at_the_limit_is_sensitive(sensitive_from: float) -> None:
+    """Also in float32, in which curves are saved."""
+    curve = np.array([[sensitive_from, 0.5], [1, 0.9]], np.float32)
+    assert recommend_sensitive({4: curve}, 0.05, sensitive_from) == [4]
+    assert recommend_sensitive({4: curve}, 0.05, sensitive_from + 0.01) == []

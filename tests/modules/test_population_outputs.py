@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from awkward_networks import (
     CalledTwice,
+    Coordinates,
     Maxout,
     PaddedShortcuts,
     PartialConvolutions,
@@ -51,8 +52,19 @@ class Chain(nn.Module):
         return self.fcs(x.flatten(1))
 
 
-# Batch norm, strides and padded channels; grouped and depthwise; concatenating; gates; and what has no compiled form.
-OTHERS = [Chain, PaddedShortcuts, Shuffled, UpAndDown, Maxout, PartialConvolutions, CalledTwice, SelfAttention]
+# Batch norm, strides and padded channels; grouped and depthwise; concatenating; gates; what has no compiled form; and
+# constants for each image.
+OTHERS = [
+    Chain,
+    PaddedShortcuts,
+    Shuffled,
+    UpAndDown,
+    Maxout,
+    PartialConvolutions,
+    CalledTwice,
+    SelfAttention,
+    Coordinates,
+]
 NETWORKS = {network.__name__: network for network in OTHERS}
 BUILT_IN = ["simcnn", "rescnn"]
 CPU = torch.device("cpu")

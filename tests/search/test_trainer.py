@@ -271,7 +271,7 @@ def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> N
         found, _ = module.answer(images, torch.float64)
         torch.testing.assert_close(found[:, 0], expected.float())
         # The gradient of a float32 logit would be rounded.
-        (module.network.run(module._program, images)[:, 0] - 1).square().mean().backward()
+        (module.network.run_graph(module._program, images)[:, 0] - 1).square().mean().backward()
         module.update(step_size, will_drop=False)
         if step in (1, 3):
             module.saliency = torch.as_tensor(np.random.default_rng(step).random(graph.num_units)).float()

@@ -70,6 +70,7 @@ POOLS = (
     "max_pool2d avg_pool2d adaptive_avg_pool2d lp_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
     "max_pool2d_with_indices"
 )
+PADDINGS = "pad constant_pad_nd reflection_pad2d replication_pad2d"
 # Only move elements.
 MOVES = (
     "reshape permute transpose flatten squeeze unsqueeze expand slice select chunk split split_with_sizes "
@@ -90,8 +91,7 @@ RULES: Mapping[str, OperatorRule] = {  # by the operator's name; later lines cou
     **_rules("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d", reduction.follow_pooling, on_lanes=_same),
     **_rules("_upsample_nearest_exact2d", reduction.follow_pooling, on_lanes=_same),
     **_rules(" ".join(SOFTMAXES), reduction.follow_softmax),
-    **_rules("pad constant_pad_nd", joins.follow_padding, joins.cut_padding, on_lanes=joins.padding_on_lanes),
-    **_rules("reflection_pad2d replication_pad2d", joins.follow_padding, joins.cut_padding, on_lanes=_same),
+    **_rules(PADDINGS, joins.follow_padding, joins.cut_padding, on_lanes=joins.padding_on_lanes),
     **_rules("cat concat concatenate", joins.follow, joins.cut, on_lanes=joins.on_lanes),
     **_rules("max min prod std var linalg_vector_norm norm", reduction.follow, reduction.cut, reduction.is_known),
     **_rules("logsumexp", reduction.follow_log_sum_exp),
@@ -108,7 +108,9 @@ RULES: Mapping[str, OperatorRule] = {  # by the operator's name; later lines cou
 def rule_of(value: Value) -> OperatorRule:
     """The rule that applies to an operator of a graph."""
     found = RULES.get(value.kind)
-    if found is not None and found.is_known(value):
+    # Rules follow the source's channels. A constant has none: one that is repeated for each image, for example.
+    has_channels = not isinstance(getattr(value.given, "source", None), Constant)
+    if found is not None and has_channels and found.is_known(value):
         return found
     return POINTWISE if value.operator.is_pointwise else UNKNOWN
 

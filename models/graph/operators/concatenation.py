@@ -60,6 +60,11 @@ def _amounts(value: Value, dim: int) -> tuple[list[int], slice]:
     return [*given, *[0] * (2 * num_dims - len(given))], slice(place, place + 2)
 
 
+def _repeats(value: Value) -> bool:
+    """Whether the padding is of the source's own values: by reflection, replication, or around a circle."""
+    return getattr(value.given, "mode", value.kind) not in ("constant", "constant_pad_nd")
+
+
 @of_row
 def follow_padding(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """Padded channels are new; an addition to maps with kernels puts them together with these."""
@@ -70,6 +75,8 @@ def follow_padding(channels: Propagation, value: Value, source: ChannelRow) -> L
         return channels.whole(value, "padding takes channels away")
     if before == behind == 0:
         return source.row(shape)
+    if _repeats(value):
+        return channels.whole(value, "padding repeats its channels")
     row = np.concatenate([channels.ties.new(before), source.channels, channels.ties.new(behind)])
     return ChannelRow(shape, source.pooled, dim=source.dim, channels=row)
 
@@ -86,8 +93,8 @@ def cut_padding(part: Cut, value: Value) -> Value:
 
 
 def padding_on_lanes(value: Value, shape: tuple[int, ...], lanes: int) -> Value | None:
-    """The padding with `lanes` times as many channels; None for images."""
+    """The padding with `lanes` times as many channels; None for images, and if it repeats channels."""
     amounts, of_channels = value.given.padding, 2 * (len(shape) - 2)  # torch counts from the last dimension
-    if len(amounts) > of_channels + 2:
+    if len(amounts) > of_channels + 2 or (_repeats(value) and any(amounts[of_channels:])):
         return None
     return value.changed(padding=[*amounts[:of_channels], *(amount * lanes for amount in amounts[of_channels:])])

@@ -303,6 +303,71 @@ class Standardised(nn.Module):
         return self.fc(x), self.other(x)
 
 
+class RepeatedChannels(nn.Module):
+    """Channels padded by others: each way of padding that repeats values, over channels in the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = conv(3, 16), nn.Linear(12, 10)
+        self.mirrored, self.replicated, self.circular = conv(18, 12), conv(15, 12), conv(17, 12)
+        self.last = conv(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).permute(0, 2, 3, 1)
+        x = F.pad(x, (1, 1, 0, 0), mode="reflect").permute(0, 3, 1, 2)
+        x = F.relu(self.mirrored(x))
+        x = F.pad(x, (0, 0, 0, 0, 1, 2), mode="replicate")
+        x = F.relu(self.replicated(x)).permute(0, 2, 3, 1)
+        x = F.pad(x, (3, 2, 0, 0), mode="circular").permute(0, 3, 1, 2)
+        return self.fc(F.relu(self.last(F.relu(self.circular(x)))).mean((2, 3)))
+
+
+class NamedAsAttributes(nn.Module):
+    """Layers that have the names of methods and attributes, and constants of the code in the images' precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run, self.program, self._constants = conv(3, 16), conv(16, 16), conv(16, 12)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.run(x * torch.arange(1, 4).to(x).view(3, 1, 1)))
+        x = F.relu(self._constants(F.relu(self.program(x))))
+        return self.fc(x.mean((2, 3))) * torch.arange(10).to(x)
+
+
+class Coordinates(nn.Module):
+    """Maps of the pixels' coordinates for each image, next to the images and to maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grid", torch.linspace(-1, 1, 16).view(1, 1, 1, 16))
+        self.conv1, self.conv2, self.conv3, self.fc = conv(4, 16), conv(17, 16), conv(18, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, _, side, _ = x.shape
+        x = F.relu(self.conv1(torch.cat([x, self.grid.expand(images, -1, side, -1)], 1)))
+        x = F.relu(self.conv2(torch.cat([self.grid.transpose(2, 3).repeat(images, 1, 1, side), x], 1)))
+        steps = torch.arange(16).to(x).view(1, 1, 1, 16) / 16
+        x = F.relu(self.conv3(torch.cat([x, steps.expand(images, 2, side, 16)], 1)))
+        return self.fc(x.mean((2, 3)))
+
+
+class ClassToken(nn.Module):
+    """Attention of a learned token for each image, next to the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(3, 32), conv(32, 24, stride=4)
+        self.token, self.place = nn.Parameter(torch.zeros(1, 1, 24)), nn.Parameter(torch.zeros(1, 17, 24))
+        self.attention, self.fc = nn.MultiheadAttention(24, 2, batch_first=True), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x)))).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
+        return self.fc((x + self.attention(x, x, x, need_weights=False)[0])[:, 0])
+
+
 TRACEABLE = (
     PaddedShortcuts,
     PreActivation,
@@ -318,4 +383,8 @@ TRACEABLE = (
     UpAndDown,
     SelectedKernels,
     Standardised,
+    RepeatedChannels,
+    NamedAsAttributes,
+    Coordinates,
+    ClassToken,
 )

@@ -9,8 +9,11 @@ from awkward_networks import (
     CalledTwice,
     ChannelAndSpatialAttention,
     ChannelsLast,
+    ClassToken,
+    Coordinates,
     PaddedShortcuts,
     PreActivation,
+    RepeatedChannels,
     SelfAttention,
     Shuffled,
     Standardised,
@@ -59,6 +62,9 @@ def test_a_write_behind_a_dropout_is_known_or_refused() -> None:
         (SelfAttention, 3, 32 + 32 + 24),
         (ChannelsLast, 5, 16 + 40 + 12),
         (Standardised, 4, 16 + 16 + 24),  # the blur has kernels, though they are fixed
+        (RepeatedChannels, 2, 12 + 12),  # those in front of a padding stay
+        (Coordinates, 3, 16 + 16 + 12),
+        (ClassToken, 1, 32),  # the maps next to the token stay
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -40,7 +40,7 @@ def test_a_batch_is_normalised_as_torch_does_in_training(network: type[nn.Module
     whole, graph = with_wrong_statistics(network)
     given, ours = images(0), copy.deepcopy(graph.network)
     by_running = ours(given)
-    by_batch = ours.run(with_batch_statistics(ours.program), given)
+    by_batch = ours.run_graph(with_batch_statistics(ours.graph_program), given)
     monkeypatch.setattr("torch.nn.functional.dropout", lambda x, **_: x)
     expected = logits_of_network(whole.train()(given))
     if network is PreActivation:  # of log_softmax the graph has the logits
@@ -59,14 +59,14 @@ def test_estimated_statistics_are_the_mean_over_batches() -> None:
     of_batches = []
     for batch in batches:
         alone = copy.deepcopy(network)
-        alone.run(with_batch_statistics(alone.program, 1.0), batch)
+        alone.run_graph(with_batch_statistics(alone.graph_program, 1.0), batch)
         of_batches.append(statistics_of(alone))
     estimate_statistics(network, iter(batches))
     found = statistics_of(network)
     assert len(found) == 14
     for name, value in found.items():
         torch.testing.assert_close(value, torch.stack([each[name] for each in of_batches]).mean(0))
-    first = network.run(network.program, batches[0])
+    first = network.run_graph(network.graph_program, batches[0])
     estimate_statistics(network, batches)
     assert torch.equal(network(batches[0]), first)  # nothing of the statistics before is left
 
@@ -93,7 +93,7 @@ def test_networks_without_batch_norm_see_no_batch() -> None:
         raise AssertionError("a batch was asked for")
         yield
 
-    assert not has_batch_norm(network.program)
+    assert not has_batch_norm(network.graph_program)
     estimate_statistics(network, never())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert with_batch_statistics(network.program) == network.program
+    assert with_batch_statistics(network.graph_program) == network.graph_program

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from awkward_networks import PaddedShortcuts, Parametrised, Shuffled, Standardised
+from awkward_networks import NamedAsAttributes, PaddedShortcuts, Parametrised, Shuffled, Standardised
 from exactness import random_images, random_mask, traced
 from torch import nn
 
@@ -20,7 +20,7 @@ def cut_network(network: type[nn.Module]) -> tuple[nn.Module, Graph, GraphNetwor
     return whole, graph, graph.cut(random_mask(graph, 0), 2)
 
 
-@pytest.mark.parametrize("network", [PaddedShortcuts, Shuffled])
+@pytest.mark.parametrize("network", [PaddedShortcuts, Shuffled, NamedAsAttributes])
 def test_weights_have_the_networks_names_in_its_order(network: type[nn.Module]) -> None:
     whole, _, cut = cut_network(network)
     names = [name for name in whole.state_dict() if not name.endswith("num_batches_tracked")]

@@ -69,6 +69,22 @@ def test_a_fixed_number_of_images() -> None:
     assert refusal(FixedBatch()).startswith("the network cannot be traced: ")
 
 
+class NameThatIsTaken(FixedSizes):
+    """A layer with the name of an attribute of the modules that are cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph_program = conv(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.graph_program(x))
+
+
+def test_a_name_that_is_taken() -> None:
+    message = refusal(NameThatIsTaken())
+    assert message.startswith("the network's graph_program.weight cannot keep its name: ")
+
+
 @pytest.mark.filterwarnings("error")
 def test_tracing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     trace(FixedSizes(), 16)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from awkward_networks import (
     TRACEABLE,
     CalledTwice,
     ChannelAndSpatialAttention,
+    ClassToken,
     SelectedKernels,
     SelfAttention,
     Shuffled,
@@ -14,16 +16,17 @@ from awkward_networks import (
     UpAndDown,
 )
 from exactness import random_mask, traced
-from torch import nn
+from torch import Tensor, nn
 
-from models.graph import flops_of, flops_share, kernels_share
+from models.graph import count_flops, flops_of, flops_share, kernels_share, trace
 
 # Networks of which the share is an estimate, by at most so much, and why.
 ESTIMATED = {
     CalledTwice: 0.03,  # a layer counts once, however often it is called
+    ClassToken: 0.13,  # attention is no layer: it costs what it does, whatever is kept
     ChannelAndSpatialAttention: 0.001,  # the same, of small layers
     SelectedKernels: 0.12,  # the same
-    SelfAttention: 0.12,  # attention is no layer: it costs what it does, whatever is kept
+    SelfAttention: 0.12,  # attention is no layer
     Shuffled: 0.01,  # a grouped convolution whose kernels are dropped one by one is filled up to even groups
     Standardised: 0.02,  # the same
     UpAndDown: 0.02,  # a transposed convolution is no layer here
@@ -54,3 +57,34 @@ def test_the_share_of_kernels_is_the_masks_mean_and_each_unit_costs_something(ne
     every = torch.ones(graph.num_units)
     assert (torch.func.grad(size)(every) > 0).all()
     assert (torch.func.grad(flops_share(graph, 1))(every) > 0).all()
+
+
+class Attention(nn.Module):
+    """Attention in two heads between the 64 pixels of 8 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+PRODUCTS = 2 * 2 * 64 * 64 * 8  # of queries and keys, and of those with values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_counts_whether_the_network_is_traced_or_not(dtype: torch.dtype) -> None:
+    network = Attention().to(dtype).eval()
+    layers = 2 * (3 * 9 * 8 * 64 + 8 * 5)
+    projections = 2 * 4 * 8 * 8 * 64  # of queries, keys, values, and the result
+    assert flops_of(network, (3, 8, 8)) == trace(network, 8).flops == layers + projections + PRODUCTS
+    assert torch.backends.mha.get_fastpath_enabled() and torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize("strides", [(1024, 512, 8, 1), (1024, 4, 8, 1), (1024, 512, 1, 64)])
+def test_attention_counts_whatever_its_strides(strides: tuple[int, ...]) -> None:
+    heads = torch.zeros(1024).as_strided((1, 2, 64, 4), strides)
+    assert count_flops(lambda x: F.scaled_dot_product_attention(x, x, x), heads) == PRODUCTS

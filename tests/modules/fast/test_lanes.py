@@ -53,6 +53,8 @@ BY_CHANNEL: dict[str, tuple[Callable[..., Any], tuple]] = {
     "order": (aten.index_select.default, ("maps", 1, constant(torch.tensor([4, 0, 0, 5])))),
     "padded pixels": (aten.constant_pad_nd.default, ("maps", [1, 2, 0, 1], 0.5)),
     "padded channels": (aten.constant_pad_nd.default, ("maps", [0, 0, 0, 0, 2, 1])),
+    "mirrored pixels": (aten.pad.default, ("maps", [1, 2, 0, 1, 0, 0], "reflect")),
+    "mirrored pixels of maps": (aten.reflection_pad2d.default, ("maps", [1, 2, 0, 1])),
     "gated": (aten.glu.default, ("maps", 1)),
     "halves": (aten.chunk.default, ("maps", 2, 1)),
     "thirds of two": (aten.split.Tensor, ("maps", 4, 1)),
@@ -65,6 +67,7 @@ MIXING: dict[str, tuple[Callable[..., Any], tuple]] = {
     "other shape": (aten.reshape.default, ("maps", [-1, CHANNELS * 64])),
     "one map for all": (aten.mul.Tensor, ("maps", constant(random(8, 8)))),
     "sorted": (aten.softmax.int, ("maps", 1)),
+    "mirrored channels": (aten.pad.default, ("maps", [0, 0, 0, 0, 2, 1], "reflect")),
     "every second channel": (aten.slice.Tensor, ("maps", 1, 0, 6, 2)),
 }
 
