@@ -73,7 +73,7 @@ def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
 def find_classes(path: Path) -> dict[str, dict[str, str]]:
     """The images of a tree CLASS/IMAGE or train/CLASS/IMAGE: class -> name in the tree -> name in the class's folder.
 
-    Raises UserError where there are none, or where they are split already.
+    Raises UserError where there are none, where two have the same name in one class, or where they are split already.
     """
     members = _members(path)
     top = _top(members)
@@ -83,10 +83,15 @@ def find_classes(path: Path) -> dict[str, dict[str, str]]:
     else:
         _check_not_split(path, top, folders, members)
     found: dict[str, dict[str, str]] = {}
+    place_of: dict[tuple[str, str], str] = {}
     for member, entry in members:
         if member[: len(top)] == top and len(member) >= len(top) + 2 and _is_image_file(member, entry):
-            class_name = _class_name(path, member[len(top)])
-            found.setdefault(class_name, {})[entry.name] = "/".join(member[len(top) + 1 :])
+            class_name, in_class = _class_name(path, member[len(top)]), "/".join(member[len(top) + 1 :])
+            other = place_of.setdefault((class_name, in_class), entry.name)
+            if other != entry.name:  # an accent of the class's name is written in two ways
+                both = f"{other!a} and {entry.name!a} are both {class_name}/{in_class}"
+                raise UserError(f"{path}: {both}: expected one image of a name in a class; rename one")
+            found.setdefault(class_name, {})[entry.name] = in_class
     if not found:
         raise UserError(f"{path}: expected images as CLASS/IMAGE, found none")
     return found

@@ -186,3 +186,17 @@ def test_bad_input_is_one_line(tmp_path: Path, images: Path, split: Any) -> None
     assert not target.exists()
     target.touch()
     split(images, target).refused("own.zip: expected the name of a zip file that is not there yet")
+
+
+def test_two_folders_of_a_class_are_one_unless_images_have_the_same_name(tmp_path: Path, split: Any) -> None:
+    many_images(tmp_path / "own", 20, ("the", "caf\u00e9"))
+    other = tmp_path / "own" / "cafe\u0301"
+    other.mkdir()
+    (other / "more.png").write_bytes(b"more")
+    split_images(tmp_path / "own", tmp_path / "own.zip")
+    assert sum(map(len, parts_of(tmp_path / "own.zip").values())) == 41
+    (other / "1.png").write_bytes(b"another")
+    split(tmp_path / "own", tmp_path / "new.zip").refused(
+        "'cafe\\u0301/1.png' and 'caf\\xe9/1.png' are both caf\u00e9/1.png: expected one image of a name in a class"
+    )
+    assert not (tmp_path / "new.zip").exists()
