@@ -73,7 +73,8 @@ def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
 def find_classes(path: Path) -> dict[str, dict[str, str]]:
     """The images of a tree CLASS/IMAGE or train/CLASS/IMAGE: class -> name in the tree -> name in the class's folder.
 
-    Raises UserError where there are none, where two have the same name in one class, or where they are split already.
+    Raises UserError where there are none, where they are split already, or where a zip file PART/CLASS/IMAGE would not
+    have their names.
     """
     members = _members(path)
     top = _top(members)
@@ -87,6 +88,8 @@ def find_classes(path: Path) -> dict[str, dict[str, str]]:
     for member, entry in members:
         if member[: len(top)] == top and len(member) >= len(top) + 2 and _is_image_file(member, entry):
             class_name, in_class = _class_name(path, member[len(top)]), "/".join(member[len(top) + 1 :])
+            if "\\" in in_class:
+                raise UserError(f"{path}: image {entry.name!a}: expected a name without a backslash; rename it")
             other = place_of.setdefault((class_name, in_class), entry.name)
             if other != entry.name:  # an accent of the class's name is written in two ways
                 both = f"{other!a} and {entry.name!a} are both {class_name}/{in_class}"
@@ -204,8 +207,9 @@ def _kind(name: str) -> str:
 
 def _class_name(path: Path, name: str) -> str:
     """The name of a class; composed, since one file system takes an accent apart and another does not."""
-    if name != name.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        wanted = "expected a name in UTF-8 on one line, without a space at its ends"
+    # A zip file cannot have a backslash in a name: it separates folders there.
+    if name != name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") or c == "\\" for c in name):
+        wanted = "expected a name in UTF-8 on one line, without a backslash or a space at its ends"
         raise UserError(f"{path}: class folder {name!a}: {wanted}; rename it")
     return unicodedata.normalize("NFC", name)
 

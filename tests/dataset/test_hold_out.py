@@ -200,3 +200,19 @@ def test_two_folders_of_a_class_are_one_unless_images_have_the_same_name(tmp_pat
         "'cafe\\u0301/1.png' and 'caf\\xe9/1.png' are both caf\u00e9/1.png: expected one image of a name in a class"
     )
     assert not (tmp_path / "new.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rose\\0/1.png", "class folder 'rose\\\\0': expected a name in UTF-8 on one line, without a backslash"),
+        ("rose/more\\0.png", "image 'rose/more\\\\0.png': expected a name without a backslash; rename it"),
+    ],
+)
+def test_names_that_a_zip_file_would_change_are_refused(
+    tmp_path: Path, images: Path, split: Any, name: str, message: str
+) -> None:
+    (images / name).parent.mkdir(exist_ok=True)
+    (images / name).write_bytes(b"one more")
+    split(images, tmp_path / "own.zip").refused(message)
+    assert not (tmp_path / "own.zip").exists()
