@@ -145,7 +145,9 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
     A part whose pixels are too many for memory is decoded into a file without a name in the `folder`.
     """
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
+    # Places of the grey images of 16 bits. The first two channels hold the bytes of their values until all are known.
+    deep: dict[str, list[int]] = {part: [] for part in tree.images}
+    grey_bits = 8
     colour_bits: set[int] = set()
     broken: list[str] = []
     with open_tree(tree.path) as read, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -162,13 +164,15 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
                 )
             )
             counted = progress(decoded, f"{tree.path.name} {part}, images", len(names))
-            for place, image in zip(pixels, counted, strict=True):
+            for number, image in zip(range(len(names)), counted, strict=True):
                 if isinstance(image, str):
                     broken.append(image)
                 elif image.is_deep_grey:
-                    deep.append((place, image))
+                    pixels[number, ..., :2] = image.pixels[..., None].view(np.uint8)
+                    deep[part].append(number)
+                    grey_bits = max(grey_bits, image.bits or 0)
                 else:
-                    place[:] = image.pixels
+                    pixels[number] = image.pixels
                     colour_bits |= set() if image.bits is None else {image.bits}
             parts[part] = pixels, np.array([label for _, label in images], np.int64)
     if broken:
@@ -182,9 +186,11 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
             f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
             "expected values up to 65535; scale them, or save them with 8 bits"
         )
-    grey_bits = max([8, *(image.bits or 0 for _, image in deep)])
-    for place, image in deep:
-        place[:] = grey_to_rgb(image.pixels, grey_bits)
+    for part, numbers in deep.items():
+        pixels, _ = parts[part]
+        for number in numbers:
+            grey = pixels[number, ..., :2].copy().view(np.uint16)[..., 0]
+            pixels[number] = grey_to_rgb(grey, grey_bits)
     return Decoded(tree.classes, parts, grey_bits)
 
 
