@@ -88,8 +88,9 @@ def find_classes(path: Path) -> dict[str, dict[str, str]]:
     for member, entry in members:
         if member[: len(top)] == top and len(member) >= len(top) + 2 and _is_image_file(member, entry):
             class_name, in_class = _class_name(path, member[len(top)]), "/".join(member[len(top) + 1 :])
-            if "\\" in in_class:
-                raise UserError(f"{path}: image {entry.name!a}: expected a name without a backslash; rename it")
+            if any(unicodedata.category(c) == "Cs" or c == "\\" for c in in_class):
+                wanted = "expected a name in UTF-8 without a backslash"
+                raise UserError(f"{path}: image {entry.name!a}: {wanted}; rename it")
             other = place_of.setdefault((class_name, in_class), entry.name)
             if other != entry.name:  # an accent of the class's name is written in two ways
                 both = f"{other!a} and {entry.name!a} are both {class_name}/{in_class}"

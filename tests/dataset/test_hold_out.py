@@ -1,5 +1,6 @@
 """A test part for images that have none."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -206,13 +207,17 @@ def test_two_folders_of_a_class_are_one_unless_images_have_the_same_name(tmp_pat
     ("name", "message"),
     [
         ("rose\\0/1.png", "class folder 'rose\\\\0': expected a name in UTF-8 on one line, without a backslash"),
-        ("rose/more\\0.png", "image 'rose/more\\\\0.png': expected a name without a backslash; rename it"),
+        ("rose/more\\0.png", "image 'rose/more\\\\0.png': expected a name in UTF-8 without a backslash; rename it"),
+        (os.fsdecode(b"rose/\xff\xfe3.png"), "image 'rose/\\udcff\\udcfe3.png': expected a name in UTF-8"),
     ],
 )
 def test_names_that_a_zip_file_would_change_are_refused(
     tmp_path: Path, images: Path, split: Any, name: str, message: str
 ) -> None:
     (images / name).parent.mkdir(exist_ok=True)
-    (images / name).write_bytes(b"one more")
+    try:
+        (images / name).write_bytes(b"one more")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
     split(images, tmp_path / "own.zip").refused(message)
     assert not (tmp_path / "own.zip").exists()
