@@ -73,7 +73,8 @@ def _read_tree(path: Path, kinds: Counter[str]) -> ClassFolders:
 def find_classes(path: Path) -> dict[str, dict[str, str]]:
     """The images of a tree CLASS/IMAGE or train/CLASS/IMAGE: class -> name in the tree -> name in the class's folder.
 
-    Raises UserError where there are none, or where they are split already.
+    Raises UserError where there are none, where they are split already, or where a zip file PART/CLASS/IMAGE would not
+    have their names.
     """
     members = _members(path)
     top = _top(members)
@@ -83,10 +84,18 @@ def find_classes(path: Path) -> dict[str, dict[str, str]]:
     else:
         _check_not_split(path, top, folders, members)
     found: dict[str, dict[str, str]] = {}
+    place_of: dict[tuple[str, str], str] = {}
     for member, entry in members:
         if member[: len(top)] == top and len(member) >= len(top) + 2 and _is_image_file(member, entry):
-            class_name = _class_name(path, member[len(top)])
-            found.setdefault(class_name, {})[entry.name] = "/".join(member[len(top) + 1 :])
+            class_name, in_class = _class_name(path, member[len(top)]), "/".join(member[len(top) + 1 :])
+            if any(unicodedata.category(c) == "Cs" or c == "\\" for c in in_class):
+                wanted = "expected a name in UTF-8 without a backslash"
+                raise UserError(f"{path}: image {entry.name!a}: {wanted}; rename it")
+            other = place_of.setdefault((class_name, in_class), entry.name)
+            if other != entry.name:  # an accent of the class's name is written in two ways
+                both = f"{other!a} and {entry.name!a} are both {class_name}/{in_class}"
+                raise UserError(f"{path}: {both}: expected one image of a name in a class; rename one")
+            found.setdefault(class_name, {})[entry.name] = in_class
     if not found:
         raise UserError(f"{path}: expected images as CLASS/IMAGE, found none")
     return found
@@ -199,8 +208,9 @@ def _kind(name: str) -> str:
 
 def _class_name(path: Path, name: str) -> str:
     """The name of a class; composed, since one file system takes an accent apart and another does not."""
-    if name != name.strip() or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        wanted = "expected a name in UTF-8 on one line, without a space at its ends"
+    # A zip file cannot have a backslash in a name: it separates folders there.
+    if name != name.strip() or any(unicodedata.category(c) in ("Cc", "Cs") or c == "\\" for c in name):
+        wanted = "expected a name in UTF-8 on one line, without a backslash or a space at its ends"
         raise UserError(f"{path}: class folder {name!a}: {wanted}; rename it")
     return unicodedata.normalize("NFC", name)
 

@@ -29,7 +29,7 @@ from dataset.pixels import PixelsOnDisk, is_large, read_images
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.artifacts import load_json, save_json
 from utils.errors import UserError, reason
-from utils.files import check_writable, damaged, load_array, save_array
+from utils.files import check_writable, damaged, load_array, save_array, stored_digest
 from utils.given_places import check_room
 from utils.progress import progress, say
 
@@ -145,7 +145,9 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
     A part whose pixels are too many for memory is decoded into a file without a name in the `folder`.
     """
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    deep: list[tuple[np.ndarray, DecodedImage]] = []  # grey images of 16 bits, and where their pixels belong
+    # Places of the grey images of 16 bits. The first two channels hold the bytes of their values until all are known.
+    deep: dict[str, list[int]] = {part: [] for part in tree.images}
+    grey_bits = 8
     colour_bits: set[int] = set()
     broken: list[str] = []
     with open_tree(tree.path) as read, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -162,13 +164,15 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
                 )
             )
             counted = progress(decoded, f"{tree.path.name} {part}, images", len(names))
-            for place, image in zip(pixels, counted, strict=True):
+            for number, image in zip(range(len(names)), counted, strict=True):
                 if isinstance(image, str):
                     broken.append(image)
                 elif image.is_deep_grey:
-                    deep.append((place, image))
+                    pixels[number, ..., :2] = image.pixels[..., None].view(np.uint8)
+                    deep[part].append(number)
+                    grey_bits = max(grey_bits, image.bits or 0)
                 else:
-                    place[:] = image.pixels
+                    pixels[number] = image.pixels
                     colour_bits |= set() if image.bits is None else {image.bits}
             parts[part] = pixels, np.array([label for _, label in images], np.int64)
     if broken:
@@ -182,9 +186,11 @@ def decode(tree: ClassFolders, side: int = SIDE, resize: Resize = "stretch", fol
             f"{tree.path}: colour images of 16 bits hold only {max(colour_bits)} bits, and would be nearly black: "
             "expected values up to 65535; scale them, or save them with 8 bits"
         )
-    grey_bits = max([8, *(image.bits or 0 for _, image in deep)])
-    for place, image in deep:
-        place[:] = grey_to_rgb(image.pixels, grey_bits)
+    for part, numbers in deep.items():
+        pixels, _ = parts[part]
+        for number in numbers:
+            grey = pixels[number, ..., :2].copy().view(np.uint16)[..., 0]
+            pixels[number] = grey_to_rgb(grey, grey_bits)
     return Decoded(tree.classes, parts, grey_bits)
 
 
@@ -267,9 +273,11 @@ def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) 
     """
     path, stamp_file = folder / f"{part}_images.npy", folder / f"{part}_compared.json"
     stamp: dict[str, int] = {}
-    with contextlib.suppress(OSError):  # `load_array` says why
-        status = path.stat()
+    digest = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:  # `load_array` says why
+        status = os.fstat(file.fileno())
         stamp = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "split_seed": global_configure.split_seed}
+        digest = stored_digest(file)  # before it is mapped: if another file replaces it in between, neither is read
     known = False
     with contextlib.suppress(UserError):
         known = load_json(stamp_file, made_by) == stamp
@@ -281,23 +289,24 @@ def _open_pixels(folder: Path, part: str, shape: tuple[int, ...], made_by: str) 
     with contextlib.suppress(UserError):
         if on_disk and known:
             digests = load_array(digests_file, dtype=np.uint64, shape=(len(pixels), 2), made_by=made_by)
-    with contextlib.suppress(UserError):  # on a disk that is read only, all is computed each time
-        if on_disk and digests is None:
-            digests = _digests_of(pixels)
+    if on_disk and digests is None:
+        digests = _digests_of(pixels, digest)
+        with contextlib.suppress(UserError):  # on a disk that is read only, all is computed each time
             save_array(digests_file, digests)
-        if not known:
+    if not known:
+        with contextlib.suppress(UserError):
             save_json(stamp_file, stamp)
     if digests is None:
         return pixels
     of_each = digests[:, 0].astype(np.uint32), digests[:, 1].copy()
-    return cast(np.ndarray, PixelsOnDisk(pixels, np.arange(len(pixels)), *of_each))
+    return cast(np.ndarray, PixelsOnDisk(pixels, digest, np.arange(len(pixels)), *of_each))
 
 
-def _digests_of(pixels: np.memmap) -> np.ndarray:
+def _digests_of(pixels: np.memmap, digest: bytes) -> np.ndarray:
     """Of each image its CRC-32 and its hash, (n, 2) uint64."""
     digests = np.empty((len(pixels), 2), np.uint64)
     for number in progress(range(len(pixels)), "checksums of images"):
-        (image,) = read_images(pixels, np.array([number]))
+        (image,) = read_images(pixels, digest, np.array([number]))
         digests[number] = zlib.crc32(image), hash_of(image.tobytes(), global_configure.split_seed)
     return digests
 

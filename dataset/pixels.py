@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import stored_digest
 
 IN_MEMORY = 512 * 2**20  # bytes of pixels that a part of a dataset may take in memory; more stay on the disk
 
@@ -26,12 +27,15 @@ class PixelsOnDisk:
 
     Attributes:
         source: (images, side, side, 3) uint8, memory-mapped.
+        digest: the SHA-256 at the end of its file. Another process that decodes the dataset again, because images were
+            added, replaces the file by another one.
         places: (n,) int64, which of them these are.
         checksums: (images,) uint32, the CRC-32 of each image of the source.
         hashes: (images,) uint64, the hash of each image of the source, as `hashes_of` gives it without labels.
     """
 
     source: np.memmap
+    digest: bytes
     places: np.ndarray
     checksums: np.ndarray
     hashes: np.ndarray
@@ -53,19 +57,19 @@ class PixelsOnDisk:
         if isinstance(index, tuple):
             return np.asarray(self)[index]
         places = self.places[index]
-        return read_images(self.source, np.atleast_1d(places)).reshape(*np.shape(places), *self.shape[1:])
+        return read_images(self.source, self.digest, np.atleast_1d(places)).reshape(*np.shape(places), *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        pixels = read_images(self.source, self.places)
+        pixels = read_images(self.source, self.digest, self.places)
         return pixels if dtype is None else pixels.astype(dtype)
 
     def in_file(self) -> "PixelsInFile":
         """Where they are, for another process of this machine."""
-        return PixelsInFile(str(self.source.filename), self.source.offset, self.source.shape, self.places)
+        return PixelsInFile(str(self.source.filename), self.digest, self.source.offset, self.source.shape, self.places)
 
     def take(self, index: Any) -> "PixelsOnDisk":
         """The images at the given places among these, in that order; they stay on the disk."""
-        return PixelsOnDisk(self.source, self.places[index], self.checksums, self.hashes)
+        return PixelsOnDisk(self.source, self.digest, self.places[index], self.checksums, self.hashes)
 
     @cached_property
     def checksum(self) -> int:
@@ -79,14 +83,21 @@ class PixelsInFile:
     """The location of pixels on this machine's disk, sent instead of the pixels."""
 
     file: str
+    digest: bytes
     offset: int  # in bytes
     shape: tuple[int, ...]  # of the file's array
     places: np.ndarray  # (n,) int64, which of its images
 
     def opened(self) -> PixelsOnDisk:
-        """The pixels; their checksums stay with the process that knows them."""
+        """The pixels; their checksums stay with the process that knows them.
+
+        Raises UserError where the file was replaced.
+        """
+        with Path(self.file).open("rb") as file:
+            _check_digest(file, self.digest)
+            source = np.memmap(file, np.uint8, "r", self.offset, self.shape)
         none = np.zeros(0, np.uint64)
-        return PixelsOnDisk(np.memmap(self.file, np.uint8, "r", self.offset, self.shape), self.places, none, none)
+        return PixelsOnDisk(source, self.digest, self.places, none, none)
 
 
 def is_large(num_bytes: int) -> bool:
@@ -94,19 +105,30 @@ def is_large(num_bytes: int) -> bool:
     return num_bytes > IN_MEMORY
 
 
-def read_images(source: np.memmap, places: np.ndarray) -> np.ndarray:
+def read_images(source: np.memmap, digest: bytes, places: np.ndarray) -> np.ndarray:
     """Images (n, side, side, 3) uint8 at places (n,) of a memory-mapped array.
 
-    They are read from its file: pages of the map itself would count as memory of this process.
+    They are read from its file: pages of the map itself would count as memory of this process. Raises UserError where
+    another file has replaced it, which has another digest.
     """
     pixels = np.empty((len(places), *source.shape[1:]), np.uint8)
     length = int(np.prod(source.shape[1:]))
     with Path(str(source.filename)).open("rb", buffering=0) as file:
+        _check_digest(file, digest)
         for image, place in zip(pixels, places.tolist(), strict=True):
             file.seek(source.offset + place * length)
             if file.readinto(image) != length:
-                raise UserError(f"{source.filename} became shorter while it was read; run the command again")
+                raise _changed(file)
     return pixels
+
+
+def _check_digest(file: IO[bytes], digest: bytes) -> None:
+    if stored_digest(file) != digest:
+        raise _changed(file)
+
+
+def _changed(file: IO[bytes]) -> UserError:
+    return UserError(f"{file.name} was changed while it was read; run the command again")
 
 
 def taken(pixels: np.ndarray, index: Any) -> np.ndarray:

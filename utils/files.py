@@ -217,6 +217,12 @@ def _digest_of(file: BinaryIO, num_bytes: int) -> bytes:
     return digest.digest()
 
 
+def stored_digest(file: IO[bytes]) -> bytes:
+    """The SHA-256 that `save_array` put behind an array. Raises OSError where the file is shorter than that."""
+    file.seek(-DIGEST_BYTES, os.SEEK_END)
+    return file.read()
+
+
 def read_array(file: IO[bytes], size: int) -> np.ndarray:
     """The array in `.npy` format that anybody may have made; what follows its values is ignored.
 

@@ -199,7 +199,7 @@ def test_a_class_is_one_however_its_accent_is_written(tmp_path: Path) -> None:
     assert find_class_folders(tmp_path, "own").classes == ("caf\u00e9", "the")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "t\tab", " a", "a ", os.fsdecode(b"\xff\xfe")])
+@pytest.mark.parametrize("name", ["two\nlines", "t\tab", "a\\b", " a", "a ", os.fsdecode(b"\xff\xfe")])
 def test_a_class_name_that_is_no_line_of_text_is_refused(tmp_path: Path, name: str) -> None:
     try:
         write_tree(tmp_path / "own", classes=("a", name))

@@ -5,6 +5,7 @@ import hashlib
 import pickle  # writes only: the format of CIFAR's official files, which torchvision reads
 import shutil
 import tarfile
+import tracemalloc
 import urllib.request
 import warnings
 import zlib
@@ -26,6 +27,7 @@ from sklearn.datasets import load_digits
 import global_configure
 from configures.base import Config, load
 from dataset import datasets
+from dataset.class_folders import find_class_folders
 from dataset.datasets import outline
 from dataset.image_files import SIDE, Resize
 from dataset.images import (
@@ -591,6 +593,29 @@ def test_grey_images_of_16_bits_are_scaled_alike_in_the_whole_dataset(
     assert capsys.readouterr().out == (said if bits > 8 else "")
     description = load_json(root_dir / "data" / "decoded_dataset" / "own" / "description.json", "")
     assert description["grey_bits"] == bits and description["parts"] == ["train", "test"]
+
+
+@pytest.mark.parametrize("in_memory", [1, 2**30])
+def test_grey_images_of_16_bits_do_not_wait_in_memory_until_all_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr("dataset.pixels.IN_MEMORY", in_memory)
+    monkeypatch.setattr(datasets, "DECODED_AHEAD", 2)
+    grey = np.random.default_rng(0).integers(0, 2**12, (40, 128, 128), dtype=np.uint16)
+    grey[-1, 0, 0] = 2**12 - 1
+    write_tree(tmp_path / "own", count=20)
+    for number, path in enumerate(sorted((tmp_path / "own" / "test").rglob("*.png"))):
+        path.write_bytes(image_bytes(grey[number]))
+    tree = find_class_folders(tmp_path, "own")
+    tracemalloc.start()
+    try:
+        decoded = datasets.decode(tree, 128, folder=tmp_path)
+        kept = sum(pixels.nbytes for pixels, _ in decoded.parts.values()) if in_memory > 1 else 0
+        assert tracemalloc.get_traced_memory()[1] - kept < grey.nbytes
+    finally:
+        tracemalloc.stop()
+    expected = np.repeat((grey >> 4).astype(np.uint8)[..., None], 3, axis=-1)
+    assert decoded.grey_bits == 12 and np.array_equal(decoded.parts["test"][0], expected)
 
 
 def test_colour_images_of_16_bits_that_use_few_are_refused(dataset_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

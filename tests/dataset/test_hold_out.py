@@ -1,5 +1,6 @@
 """A test part for images that have none."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -186,3 +187,37 @@ def test_bad_input_is_one_line(tmp_path: Path, images: Path, split: Any) -> None
     assert not target.exists()
     target.touch()
     split(images, target).refused("own.zip: expected the name of a zip file that is not there yet")
+
+
+def test_two_folders_of_a_class_are_one_unless_images_have_the_same_name(tmp_path: Path, split: Any) -> None:
+    many_images(tmp_path / "own", 20, ("the", "caf\u00e9"))
+    other = tmp_path / "own" / "cafe\u0301"
+    other.mkdir()
+    (other / "more.png").write_bytes(b"more")
+    split_images(tmp_path / "own", tmp_path / "own.zip")
+    assert sum(map(len, parts_of(tmp_path / "own.zip").values())) == 41
+    (other / "1.png").write_bytes(b"another")
+    split(tmp_path / "own", tmp_path / "new.zip").refused(
+        "'cafe\\u0301/1.png' and 'caf\\xe9/1.png' are both caf\u00e9/1.png: expected one image of a name in a class"
+    )
+    assert not (tmp_path / "new.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rose\\0/1.png", "class folder 'rose\\\\0': expected a name in UTF-8 on one line, without a backslash"),
+        ("rose/more\\0.png", "image 'rose/more\\\\0.png': expected a name in UTF-8 without a backslash; rename it"),
+        (os.fsdecode(b"rose/\xff\xfe3.png"), "image 'rose/\\udcff\\udcfe3.png': expected a name in UTF-8"),
+    ],
+)
+def test_names_that_a_zip_file_would_change_are_refused(
+    tmp_path: Path, images: Path, split: Any, name: str, message: str
+) -> None:
+    (images / name).parent.mkdir(exist_ok=True)
+    try:
+        (images / name).write_bytes(b"one more")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    split(images, tmp_path / "own.zip").refused(message)
+    assert not (tmp_path / "own.zip").exists()

@@ -1,6 +1,7 @@
 """Pixels that stay on the disk: the same images, splits and checksums as in memory, and read once to be known."""
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def test_lost_or_damaged_digests_are_computed_again(flowers: Path) -> None:
     (flowers / "test_compared.json").write_text("{")
     assert load().train.fingerprint == expected
     assert load().test.pixels.checksum == zlib.crc32(np.asarray(load().test.pixels))
+
+
+def test_images_that_another_process_decodes_again_are_not_taken_for_the_earlier_ones(flowers: Path) -> None:
+    pixels = split(load()).train.pixels
+    expected = np.asarray(pixels)
+    tree = Path(global_configure.dataset_dir) / "flowers"
+    shutil.move(flowers, flowers.with_name("before"))
+    load()  # the same images, as another process does that started at the same time
+    assert np.array_equal(pixels, expected) and np.array_equal(pixels.in_file().opened(), expected)
+    write_tree(tree, count=14)
+    load()
+    for read in (lambda: pixels[:3], lambda: np.asarray(pixels), lambda: pixels.in_file().opened()):
+        with pytest.raises(UserError, match=r"train_images\.npy was changed while it was read; run the command again"):
+            read()
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -105,7 +105,8 @@ def test_workers_of_this_machine_read_pixels_that_stay_on_the_disk(strong: Graph
     save_array(tmp_path / "pixels.npy", IMAGES.pixels)
     source = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     places, none = np.random.default_rng(0).permutation(20), np.zeros(0, np.uint64)
-    images = replace(IMAGES, pixels=PixelsOnDisk(source, places, np.zeros(20, np.uint32), none))
+    digest = (tmp_path / "pixels.npy").read_bytes()[-32:]
+    images = replace(IMAGES, pixels=PixelsOnDisk(source, digest, places, np.zeros(20, np.uint32), none))
     inputs, there = (
         evaluation_inputs(CONFIG, strong, images, torch.float32, is_on_this_machine=local) for local in (False, True)
     )
@@ -115,3 +116,6 @@ def test_workers_of_this_machine_read_pixels_that_stay_on_the_disk(strong: Graph
     found = [outputs_on_worker(each, *given)[0] for each in (inputs, replace(there, digest="another"))]
     assert np.array_equal(*found)
     assert [engine.is_on_this_machine for engine in (LocalEngine, ShuffledEngine)] == [True, False]
+    save_array(tmp_path / "pixels.npy", IMAGES.pixels[:-1])
+    with pytest.raises(UserError, match=r"pixels\.npy was changed while it was read; run the command again"):
+        outputs_on_worker(replace(there, digest="one more"), *given)
