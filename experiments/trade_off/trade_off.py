@@ -68,8 +68,8 @@ def main() -> None:
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
     title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
-    only = [each for each in (arguments.method, arguments.modules) if each]
-    path = report_files.trade_off(stage.artifacts, arguments.images, *only)
+    alone = [each for each in (arguments.method, arguments.modules) if each]
+    path = report_files.trade_off(stage.artifacts, arguments.images, *alone)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
 
