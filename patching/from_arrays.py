@@ -220,6 +220,8 @@ def _checked(
         raise UserError(f"others_may_lose: expected a share from 0 to 1, given {others_may_lose:g}")
     weak = _checked_logits(weak_logits, "weak_logits")
     weak_classes = weak.shape[1]
+    if len(weak) < 2:
+        raise UserError("weak_logits: expected two or more validation images, of which some judge the others, given 1")
     if wrong := [target for target in module_logits if not isinstance(target, int | np.integer)]:
         raise UserError(f"module_logits: expected whole numbers of target classes, given {wrong[0]!r}")
     targets = sorted(map(int, module_logits))

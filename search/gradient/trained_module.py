@@ -143,7 +143,8 @@ class TrainedModule:
 
     def _set_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, weight in self._weights.items():
-            own = {kind: moments[kind][name].to(weight).view_as(weight).clone() for kind in MOMENTS}
+            # In the weight's order of memory, in which fused Adam reads all values, whatever their strides are.
+            own = {kind: torch.empty_like(weight).copy_(moments[kind][name].view_as(weight)) for kind in MOMENTS}
             steps = torch.tensor(float(self.steps_done - self._began_at), device=weight.device)
             self._optimizer.state[weight] = {"step": steps, **own}
 

@@ -293,6 +293,34 @@ def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> N
     assert not torch.equal(start["third.weight"], whole["third.weight"])
 
 
+def test_layers_that_a_drop_leaves_whole_go_on_with_their_own_moments() -> None:
+    """Their weights keep the strides of channels_last; fused Adam reads its moments in the same order of memory."""
+    graph = graph_of().channels_last()
+    module = TrainedModule(graph, WeightPlaces(graph), (1,))
+    images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+    def loss() -> Tensor:
+        return (module.answer(images, torch.float32)[0] - 1).square().mean()
+
+    loss().backward()
+    module.update(0.01, will_drop=False)
+    module.saliency = torch.arange(graph.num_units, 0, -1).float()  # the last layer's go first
+    module.drop(kernels_share(graph.units), 0.95)
+    weights = dict(module.network.named_parameters())
+    assert any(not weight.is_contiguous() for weight in weights.values())
+    loss().backward()
+    plain = {name: weight.detach().clone() for name, weight in weights.items()}
+    for name, value in plain.items():
+        value.grad = weights[name].grad
+    adam = torch.optim.Adam(plain.values(), lr=0.001, betas=(0.9, 0.99), foreach=False)
+    for name, value in plain.items():
+        adam.state[value] = {key: each.clone() for key, each in module._optimizer.state[weights[name]].items()}
+    adam.step()
+    module.update(0.001, will_drop=False)
+    for name, value in plain.items():
+        torch.testing.assert_close(weights[name].detach(), value, atol=1e-6, rtol=0)
+
+
 def test_saliency_is_the_squared_gradient_of_a_factor_of_each_units_maps() -> None:
     graph = graph_of()
     torch.manual_seed(0)
