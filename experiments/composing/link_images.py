@@ -8,7 +8,7 @@ For a merge of models that know different classes: NAME_even and NAME_odd have e
 data sets A and B, A_part and B_part all of theirs. The last 500 training images of each class (--held_out) validate.
 NAME_all has all classes (of several data sets NAME is A_B), to train a single network on for comparison. NAME_merge_10,
 _50 and _500 have all classes and no training images: n of the held out images of each class, drawn at random,
-validate. All test images test.
+validate, and as many test images of each class as the smallest one has test. Elsewhere all test images test.
 
 --imbalanced N makes NAME_imbalanced_0 to N-1 instead, to train weak models on: of each class as many training images as
 a share of all of them, drawn from a Dirichlet distribution of concentration 1, at least 20 and at most all. Others
@@ -95,12 +95,16 @@ def halves(name: str, parts: Parts) -> dict[str, Parts]:
 
 
 def merges(name: str, parts: Parts) -> dict[str, Parts]:
-    """Data sets of few and many labelled images."""
-    drawn = {each: shuffled(images, "labelled", number) for number, (each, images) in enumerate(parts["valid"].items())}
+    """Data sets of few and many labelled images; a rule that is fitted to as many of each class is judged on such."""
+    drawn, judge = (
+        {each: shuffled(images, purpose, number) for number, (each, images) in enumerate(parts[part].items())}
+        for part, purpose in (("valid", "labelled"), ("test", "judged"))
+    )
+    fewest = min(map(len, judge.values()))
     return {
         f"{name}_merge_{count}": {
             "valid": {each: images[:count] for each, images in drawn.items()},
-            "test": parts["test"],
+            "test": {each: images[:fewest] for each, images in judge.items()},
         }
         for count in LABELLED
         if count <= min(map(len, drawn.values()))

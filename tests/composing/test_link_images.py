@@ -51,10 +51,10 @@ def test_halves_share_no_class_and_no_image_is_in_two_parts(top, run_main):
 
 def test_data_sets_of_different_classes_are_merged_as_they_are(top, run_main):
     for part in ("train", "test"):
-        for name in "ef":
+        for name, count in (("e", 60), ("f", 70)):
             folder = top / "other" / part / name
             folder.mkdir(parents=True)
-            for number in range(60):
+            for number in range(count):
                 (folder / f"{part}{number:03}.png").touch()
     both = ("--dataset", "small", "other")
     run_main(SCRIPT, *both, root=top).refused("other", "more than 500 images", "--held_out")
@@ -67,6 +67,7 @@ def test_data_sets_of_different_classes_are_merged_as_they_are(top, run_main):
     )
     assert [len(each["train"][name]) for each, name in ((one, "a"), (other, "e"), (every, "e"))] == [580, 40, 40]
     assert list(every["train"]) == list(few["valid"]) == list("abcdef")
+    assert {len(images) for images in few["test"].values()} == {60} and len(every["test"]["f"]) == 70
     assert not (top / "small_other_merge_50").exists()  # 20 are held out
 
 
