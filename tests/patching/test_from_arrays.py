@@ -179,6 +179,7 @@ NAN = np.where(np.arange(60) == 7, np.nan, OUTPUTS[1])
         (WEAK, {}, LABELS, "expected the outputs of at least one module"),
         (WEAK, {6: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4, or the next numbers"),
         (WEAK, {-1: OUTPUTS[1]}, LABELS, "expected target classes from 0 to 4"),
+        (WEAK[:1], {1: OUTPUTS[1][:1]}, LABELS[:1], "weak_logits: expected two or more validation images"),
         (WEAK[:, 0], OUTPUTS, LABELS, r"weak_logits: expected \(images, classes\)"),
         (WEAK, {"1": OUTPUTS[1]}, LABELS, "module_logits: expected whole numbers of target classes, given '1'"),
         (WEAK, {1.0: OUTPUTS[1]}, LABELS, "module_logits: expected whole numbers of target classes, given 1.0"),
