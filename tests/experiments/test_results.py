@@ -22,7 +22,6 @@ from result_tables import (
     Results,
     Search,
     baseline_rows,
-    better_and_worse,
     course,
     filled,
     heuristics_figure,
@@ -32,6 +31,7 @@ from result_tables import (
     nearest_rounds,
     patch_sizes,
     read_rows,
+    rose_and_fell,
     spread,
 )
 from results import Command, commands_of, run_command
@@ -166,7 +166,7 @@ def test_patches_that_help_and_harm_are_counted() -> None:
         learned = method_entry(np.array([[90, 10], [100 - right, right]]), None, [change])
         methods = {"before": method_entry(np.array([[90, 10], [50, 50]])), "learned": learned}
         models.append(PatchedWeakModel(("a", "b"), (1,), 200, methods, target_classes=(number,)))
-    assert better_and_worse(models, "learned") == ["2 / 1", "1 / 1"]
+    assert rose_and_fell(models, "learned") == ["2 / 1", "1 / 1"]
 
 
 def test_small_modules_are_compared_with_none() -> None:
