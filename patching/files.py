@@ -80,7 +80,7 @@ def table(artifacts: Artifacts, modules: str, kind: WeakKind, epoch: str, calibr
 
 
 def trade_off(artifacts: Artifacts, kind: WeakKind, part: str, *only: str) -> Path:
-    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure stands beside it.
+    """F1 against the size of modules for patches, on the images of a part, as CSV; its figure is next to it.
 
     `only` says what alone was measured: a module set, target classes.
     """

@@ -11,12 +11,12 @@ def folder(artifacts: Artifacts) -> Path:
 
 
 def flops_table(artifacts: Artifacts, *only: str) -> Path:
-    """What every network costs, as CSV; a Markdown file of the same name stands beside it. `only`: a module set."""
+    """What every network costs, as CSV; next to it is a Markdown file of the same name. `only`: a module set."""
     return artifacts.folder / f"{'_'.join(['flops', *only])}.csv"
 
 
 def trade_off(artifacts: Artifacts, part: str, *only: str) -> Path:
-    """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure stands beside it.
+    """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure is next to it.
 
     `only` is the method or the module set that alone was measured.
     """
