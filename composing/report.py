@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change, interval_in_words, is_significant, mcnemar_p
+from patching.confidence import accuracy_change, accuracy_p, interval_in_words, is_significant
 from patching.metrics import confusion_matrix
 
 COMPOSED = "composed"
@@ -78,9 +78,8 @@ def methods_of(
         entries[name] = {"accuracy": float(right.mean()), "right": int(right.sum()), "flops": flops}
         entries[name]["confusion_matrix"] = confusion
         if name != COMPOSED:
-            won, lost = int(((composed == labels) & ~right).sum()), int(((composed != labels) & right).sum())
             sure = accuracy_change(labels, answers, composed, seed)
-            entries[name] |= {"composed_better_by": list(sure), "p": mcnemar_p(won, lost)}
+            entries[name] |= {"composed_better_by": list(sure), "p": accuracy_p(labels, answers, composed)}
     return entries
 
 

@@ -162,6 +162,12 @@ def accuracy_change(labels: np.ndarray, before: np.ndarray, after: np.ndarray, s
     return float(low), float(high)
 
 
+def accuracy_p(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
+    """McNemar's p of the change of accuracy between two sequences of answers (images,)."""
+    differences = (after == labels).astype(int) - (before == labels)
+    return mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum()))
+
+
 def mcnemar_p(won: int, lost: int) -> float:
     """The probability of a split at least as uneven of the images that changed, if each went either way by chance.
 

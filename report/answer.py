@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from patching.confidence import accuracy_change, is_significant, mcnemar_p
+from patching.confidence import accuracy_change, accuracy_p, is_significant
 from patching.report import common_calibrations
 from report.data import ReportData
 from report.figures_of_patching import effects_figure
@@ -69,12 +69,9 @@ def _composed_effect(data: ReportData) -> Effect | None:
         return None
     strong, composed = answers.strong.argmax(1), answers.composed.argmax(1)
     low, high = accuracy_change(answers.labels, strong, composed)
-    won, lost = (
-        int(((better == answers.labels) & (worse != answers.labels)).sum())
-        for better, worse in ((composed, strong), (strong, composed))
-    )
-    is_sure = is_significant((low, high), mcnemar_p(won, lost))
-    return Effect(100 * (won - lost) / len(answers.labels), 100 * low, 100 * high, is_sure)
+    is_sure = is_significant((low, high), accuracy_p(answers.labels, strong, composed))
+    difference = (composed == answers.labels).mean() - (strong == answers.labels).mean()
+    return Effect(100 * float(difference), 100 * low, 100 * high, is_sure)
 
 
 def _size_tile(data: ReportData) -> Tile:
