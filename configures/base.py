@@ -202,9 +202,7 @@ class Config:
     )
     mask_steps: Count = gradient(500, "Steps of a round.")
     mask_batch_size: Count = gradient(64, "Training images per step.", also=(fine_tuning, gradsplitter, seam))
-    mask_step_size: Positive = gradient(
-        0.0005, "Adam's step size on the modules' weights, at the beginning of a round."
-    )
+    mask_step_size: Positive = gradient(0.001, "Adam's step size on the modules' weights, at the beginning of a round.")
     mask_distillation: Fraction = gradient(
         0.5,
         "The share of the loss that is the divergence from the strong model; the rest is cross-entropy.",

@@ -1,5 +1,6 @@
 """The images of each step of a search: a function of the step's number, and so the same in every process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,3 +41,9 @@ class StepBatches:
         if self.normalisation is not None:
             images = augment(images, mirror=self.mirror, generator=generator, crop=self.crop)
         return normalise(images, self.normalisation, self.dtype), self.labels[chosen]
+
+    def signs_of_step(self, step: int, shape: Sequence[int]) -> Tensor:
+        """-1 and 1 at random, of a shape, for the logits of a step."""
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, "signs", step))
+        signs = torch.randint(2, tuple(shape), generator=generator) * 2 - 1
+        return signs.to(self.pixels.device)

@@ -1,8 +1,10 @@
 """Which units a module drops next: the mathematics, without a network.
 
-A unit's saliency is the mean squared gradient of a gate in front of what reads its maps (Molchanov et al., "Importance
-Estimation for Neural Network Pruning", CVPR 2019, equation 8): how much the loss changes where the unit is dropped. It
-is compared per kernel or per floating-point operation that the unit costs.
+A unit's saliency is the mean squared gradient of the module's logit with respect to a gate in front of what reads the
+unit's maps: how much the logit changes where the unit is dropped, to first order. It differs from its source (Molchanov
+et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8) in that it is of the logit, not of
+the loss: a round begins near the loss's minimum, where its gradients are noise. Saliency is compared per kernel or per
+floating-point operation that the unit costs.
 """
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from models.graph import Size, Units
 
-DESCENT = 0.5  # the share of a round in which units are dropped; in the rest the weights adapt
+DESCENT = 0.25  # the share of a round in which units are dropped; in the rest the weights adapt
 DROPS = 16  # how many times a round drops units
 MEMORY = 0.9  # the weight of the steps before in the running mean of the squared gradients
 

@@ -91,10 +91,21 @@ class TrainedModule:
                 shares.append(unexplained(maps[each.name].float(), strong.float(), each.dim))
         return torch.stack(shares).mean() if shares else torch.zeros(())
 
-    def update(self, step_size: float, *, will_drop: bool) -> None:
-        """Take a step by the gradients that are there, and note what they say of units, if some are to be dropped."""
-        if will_drop:
-            self.saliency = MEMORY * self.saliency + (1 - MEMORY) * self._gate_gradients().square()
+    def note_saliency(self, logits: Tensor, signs: Tensor) -> None:
+        """Note how much the logits of a step, of `answer`, depend on each unit.
+
+        Args:
+            logits: (images, own classes), through which the loss can be differentiated afterwards.
+            signs: -1 or 1 for each of them, at random. The square of a sum with such signs is, on average, the sum of
+                the squares: of each image's own logit, by one pass backwards for all images.
+        """
+        weights = self._weights
+        found = torch.autograd.grad((logits * signs).sum(), [*weights.values()], retain_graph=True, allow_unused=True)
+        of_gates = self._gate_gradients(dict(zip(weights, found, strict=True)))
+        self.saliency = MEMORY * self.saliency + (1 - MEMORY) * of_gates.square()
+
+    def update(self, step_size: float) -> None:
+        """Take a step by the gradients that are there."""
         for group in self._optimizer.param_groups:
             group["lr"] = step_size
         self._optimizer.step()
@@ -102,10 +113,11 @@ class TrainedModule:
         self.steps_done += 1
 
     @torch.no_grad()
-    def _gate_gradients(self) -> Tensor:
-        """(units,) float32: the loss's gradient with respect to a factor of each unit's maps, where they are read.
+    def _gate_gradients(self, gradients: Mapping[str, Tensor | None]) -> Tensor:
+        """(units,) float32: the gradient with respect to a factor of each unit's maps, where they are read.
 
-        By the chain rule it is the sum of weight times gradient over all weights that read the unit.
+        By the chain rule it is the sum of weight times gradient (by the weight's name) over all weights that read the
+        unit.
         """
         found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
         self._units_read = self._units_read or {
@@ -114,7 +126,7 @@ class TrainedModule:
         }
         weights = self._weights
         for name, units in self._units_read.items():
-            gradient = weights[name].grad
+            gradient = gradients[name]
             if gradient is not None:
                 products = (weights[name] * gradient).flatten().cpu()
                 found.index_add_(0, units, products)

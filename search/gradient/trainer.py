@@ -182,8 +182,12 @@ class Trainer:
 
         def train(module: TrainedModule) -> float:
             value, of_step = 0.0, torch.cat([answer.result()[0] for answer in of_strong])
+            will_note = will_drop  # of the first part alone, whose random signs say as much as those of all images
             for (images, labels, observed), answer in zip(given, of_strong, strict=True):
                 logits, maps = module.answer(images, self.dtype, observed)
+                if will_note:
+                    module.note_saliency(logits, self.batches.signs_of_step(number, logits.shape))
+                    will_note = False
                 strong_logits, strong_maps = answer.result()
                 loss = self.goal.loss(logits, module.classes, labels, strong_logits, of_step)
                 loss = loss * (len(labels) / len(of_step))
@@ -194,7 +198,7 @@ class Trainer:
                     of_maps = module.unexplained_maps(observed, maps, strong_maps)
                     loss = loss + self.goal.maps * (1 - of_round / steps) * of_maps
                 loss.backward()
-            module.update(self._step_size(of_round), will_drop=will_drop)
+            module.update(self._step_size(of_round))
             return value
 
         losses = list(self.workers.map(train, modules))  # as many at a time as there are workers

@@ -1,6 +1,5 @@
 """Modules while they are trained: each the same wherever and in however many pieces, and the same as with masks."""
 
-import copy
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -272,7 +271,7 @@ def test_after_a_drop_training_goes_on_as_that_of_the_masked_strong_model() -> N
         torch.testing.assert_close(found[:, 0], expected.float())
         # The gradient of a float32 logit would be rounded.
         (module.network.run_graph(module._program, images)[:, 0] - 1).square().mean().backward()
-        module.update(step_size, will_drop=False)
+        module.update(step_size)
         if step in (1, 3):
             module.saliency = torch.as_tensor(np.random.default_rng(step).random(graph.num_units)).float()
             module.drop(kernels_share(graph.units), 0.8 - step / 10)
@@ -303,7 +302,7 @@ def test_layers_that_a_drop_leaves_whole_go_on_with_their_own_moments() -> None:
         return (module.answer(images, torch.float32)[0] - 1).square().mean()
 
     loss().backward()
-    module.update(0.01, will_drop=False)
+    module.update(0.01)
     module.saliency = torch.arange(graph.num_units, 0, -1).float()  # the last layer's go first
     module.drop(kernels_share(graph.units), 0.95)
     weights = dict(module.network.named_parameters())
@@ -316,12 +315,12 @@ def test_layers_that_a_drop_leaves_whole_go_on_with_their_own_moments() -> None:
     for name, value in plain.items():
         adam.state[value] = {key: each.clone() for key, each in module._optimizer.state[weights[name]].items()}
     adam.step()
-    module.update(0.001, will_drop=False)
+    module.update(0.001)
     for name, value in plain.items():
         torch.testing.assert_close(weights[name].detach(), value, atol=1e-6, rtol=0)
 
 
-def test_saliency_is_the_squared_gradient_of_a_factor_of_each_units_maps() -> None:
+def test_saliency_is_the_squared_gradient_of_the_logits_by_a_factor_of_each_units_maps() -> None:
     graph = graph_of()
     torch.manual_seed(0)
     reference = Small()
@@ -329,16 +328,32 @@ def test_saliency_is_the_squared_gradient_of_a_factor_of_each_units_maps() -> No
     reference.train()
     module = TrainedModule(graph, WeightPlaces(graph), (2,))
     images = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    signs = torch.tensor([[1.0], [-1], [-1], [1], [1], [1]])
     factors = [torch.ones(8, requires_grad=True), torch.ones(6, requires_grad=True)]
-    loss = reference(images, factors)[:, 2].square().sum()
-    expected = torch.cat(torch.autograd.grad(loss, factors)).square()
-    module.answer(images, torch.float32)[0].square().sum().backward()
-    module.update(0.01, will_drop=True)
+    answer = (reference(images, factors)[:, [2]] * signs).sum()
+    expected = torch.cat(torch.autograd.grad(answer, factors)).square()
+    logits, _ = module.answer(images, torch.float32)
+    module.note_saliency(logits, signs)
     torch.testing.assert_close(module.saliency, 0.1 * expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
-    before = copy.deepcopy(module.saliency)
-    module.answer(images, torch.float32)[0].square().sum().backward()
-    module.update(0.01, will_drop=False)
-    assert torch.equal(module.saliency, before)  # where nothing will be dropped, nothing is noted
+    assert all(weight.grad is None for weight in module.network.parameters())
+    logits.square().sum().backward()  # the loss can still be differentiated
+
+
+def test_signs_of_logits_add_up_to_the_squares_of_each_images_gradient() -> None:
+    with trainer_of(ONE) as trainer:
+        signs = torch.stack([trainer.batches.signs_of_step(step, (5, 2)) for step in range(2000)]).flatten(1).float()
+        assert torch.equal(signs.abs(), torch.ones(2000, 10))
+        of_pairs = signs.T @ signs / len(signs)  # the mean of the squared sum is the sum of squares and of these
+        assert float((of_pairs - torch.eye(10)).abs().max()) < 0.1
+        assert torch.equal(trainer.batches.signs_of_step(3, (5, 1)), trainer.batches.signs_of_step(3, (5, 1)))
+
+
+def test_saliency_is_noted_only_where_units_will_be_dropped() -> None:
+    with trainer_of(ONE, settings=replace(SETTINGS, steps=8)) as trainer:
+        trainer.step(1.0, 1.0)
+        assert not trainer.modules[0].saliency.any()
+        trainer.step(1.0, 0.5)
+        assert trainer.modules[0].saliency.any()
 
 
 def test_a_module_of_several_classes_answers_with_their_logits() -> None:
