@@ -88,12 +88,17 @@ def first_steps(sizes: Sequence[int], steps: int, before: float, keep: float) ->
 
     Args:
         sizes: of the groups. A step takes the strong model forwards, and each module forwards and backwards, which is
-            three times as much.
+            three times as much; until the last drop, backwards from the logits, too.
         steps: of the round.
         before, keep: the shares that it begins with, and goes down to.
     """
-    shares = sum(keep_target(before, keep, step, steps) / before for step in range(steps))
-    return sum(steps + 3 * size * shares for size in sizes) / (1 + 3 * sizes[0]) if sizes else 0
+
+    def of_module(step: int) -> float:
+        share = keep_target(before, keep, step, steps)
+        return (5 if share > keep else 3) * share / before
+
+    modules = sum(map(of_module, range(steps)))
+    return sum(steps + size * modules for size in sizes) / (1 + of_module(0) * sizes[0]) if sizes else 0
 
 
 def group_size(graph: Graph, device: torch.device) -> int:

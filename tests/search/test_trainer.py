@@ -167,7 +167,8 @@ def test_modules_that_are_behind_take_their_steps_first() -> None:
 
 def test_a_round_takes_as_long_as_its_first_step_times_a_number() -> None:
     assert first_steps([2, 1], 10, 1.0, 1.0) == pytest.approx(10 + 10 * (1 + 3) / (1 + 2 * 3))
-    assert (100 + 3 * 50) / 4 < first_steps([1], 100, 1.0, 0.5) < 80
+    # A quarter of them before the last drop, with a second pass backwards
+    assert (100 + 3 * 50) / 6 < first_steps([1], 100, 1.0, 0.5) < (100 + 25 * 5 + 75 * 3 / 2) / 6
 
 
 @pytest.mark.parametrize("answer", ["logit", "log_odds"])
