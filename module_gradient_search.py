@@ -6,8 +6,8 @@
     python module_gradient_search.py --model simcnn_x0_25 --dataset digits --target_class 3 8 --for_patch
 
 Each module is trained to take the place of the strong model's logit of its class, by itself, so that k classes cost k
-times as much as one. It begins as the whole strong model, and drops kernels while it is trained: those whose maps the
-loss depends on least (`mask_steps` steps a round, step size `mask_step_size`).
+times as much as one. It begins as the whole strong model, and drops kernels while it is trained: those whose maps its
+logit depends on least (`mask_steps` steps a round, step size `mask_step_size`).
 
 --keep goes down to that share of the kernels in one round, --keep_flops to that of the strong model's floating-point
 operations. --max_loss goes down in rounds (`mask_keeps`), each going on from the one before, until the strong model

@@ -88,5 +88,5 @@ def test_a_rounds_share_falls_to_the_one_asked_for(steps: int, before: float, pa
         step for step in range(steps) if numbers[step + 1] > numbers[step]
     ]
     first_half = max(1, steps // 2)
-    assert numbers[first_half] == numbers[-1] >= 1  # in the second half the weights adapt
+    assert numbers[first_half] == numbers[-1] >= 1  # later the weights adapt
     assert len(set(shares)) <= numbers[-1] + 1
