@@ -13,6 +13,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
@@ -411,6 +412,10 @@ def override(config: Config, assignments: list[str]) -> Config:
             raise SettingError(f"--set {assignment}: expected name=value")
         name = current_name(name)
         if name not in SETTABLE:
-            raise SettingError(f"unknown setting {name}: expected one of {', '.join(SETTABLE)}")
+            near = " or ".join(get_close_matches(name, SETTABLE))
+            raise SettingError(
+                f"unknown setting {name}: {f'did you mean {near}? ' if near else ''}configures/base.py lists those of "
+                "models and stages; root_dir, device, precision and seed are in global_configure.py"
+            )
         changes[name] = read_value(name, text, KINDS[name])
     return dataclasses.replace(config, **changes)
