@@ -13,8 +13,8 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
