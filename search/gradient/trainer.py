@@ -182,12 +182,10 @@ class Trainer:
 
         def train(module: TrainedModule) -> float:
             value, of_step = 0.0, torch.cat([answer.result()[0] for answer in of_strong])
-            will_note = will_drop  # of the first part alone, whose random signs say as much as those of all images
-            for (images, labels, observed), answer in zip(given, of_strong, strict=True):
+            for part, ((images, labels, observed), answer) in enumerate(zip(given, of_strong, strict=True)):
                 logits, maps = module.answer(images, self.dtype, observed)
-                if will_note:
+                if will_drop and part == 0:  # whose random signs say nearly as much as those of all images
                     module.note_saliency(logits, self.batches.signs_of_step(number, logits.shape))
-                    will_note = False
                 strong_logits, strong_maps = answer.result()
                 loss = self.goal.loss(logits, module.classes, labels, strong_logits, of_step)
                 loss = loss * (len(labels) / len(of_step))
