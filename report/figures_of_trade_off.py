@@ -30,6 +30,9 @@ class TradeOff:
     auc_mean: float = math.nan  # of the modules for their own classes, on the same images
     auc_least: float = math.nan  # of the module that knows its class least
     weights: float = math.nan  # of a module that are not 0, as a share of the strong model's; mean over modules
+    lost_low: float = math.nan  # the 95 % interval of `points_lost`, by a paired bootstrap over the images
+    lost_high: float = math.nan
+    p_best: float = math.nan  # McNemar's, of the difference to the most accurate modules of the table
 
 
 def method_of(method: str, target_classes: Sequence[int], num_classes: int) -> str:
@@ -54,7 +57,10 @@ def is_of_the_paper(config: Config) -> bool:
 
 @styled
 def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
-    """Points lost against kernels kept and FLOPs; each method has its colour and its mark, lines join its targets."""
+    """Points lost against kernels kept and FLOPs; lines join the targets of a method.
+
+    A vertical line is the 95 % interval.
+    """
     figure = new_figure(WIDTH, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
     methods = list(dict.fromkeys(point.method for point in points))
@@ -68,6 +74,12 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
                 linestyle="" if method.startswith((MODULE_SET, FINE_TUNED)) else "-",
                 label=method,
                 **curve_style(number),
+            )
+            axes.vlines(
+                [100 * getattr(point, name) for point in own],
+                [point.lost_low for point in own],
+                [point.lost_high for point in own],
+                color=curve_style(number)["color"],
             )
         axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xlabel(label)

@@ -114,6 +114,8 @@ class Judge:
         self._strong, self._images, self._device, self._dtype = strong, images, device, dtype
         self._logits = predict(strong.network, images, device, dtype)
         self._right = count_right(self._logits, images.labels)
+        self.labels = images.labels
+        self.strong_predictions: np.ndarray = self._logits.argmax(1).numpy()  # (images,) classes
 
     def of(
         self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int], answer: str = "logit"
@@ -123,21 +125,29 @@ class Judge:
         The composed model's answers are the strong model's (`as_answers`), those of the target classes replaced by the
         modules'.
         """
-        targets, labels = list(target_classes), self._images.labels
+        return self.with_predictions(modules, masks, target_classes, answer)[0]
+
+    def with_predictions(
+        self, modules: Sequence[nn.Module], masks: np.ndarray, target_classes: Sequence[int], answer: str = "logit"
+    ) -> tuple[Judgement, np.ndarray]:
+        """The judgement (`of`), and the classes (images,) that the composed model predicts."""
+        targets, labels = list(target_classes), self.labels
         answers = as_answers(self._logits, answer)
         strong = answers[:, targets].numpy()
         own = predict_modules(modules, self._images, self._device, self._dtype)
         auc_strong, aucs = (auc_by_class(logits, labels, targets) for logits in (strong, own.numpy()))
         flops = [flops_of(module, self._strong.image_shape) for module in modules]
-        return Judgement(
+        composed = replaced(answers, own, targets)
+        judgement = Judgement(
             kernels_kept=float(masks.mean()),
             flops=float(np.mean(flops)) / self._strong.flops,
             distance=mean_pairwise_distance(masks),
             images=len(labels),
             right_strong=self._right,
-            right_composed=count_right(replaced(answers, own, targets), labels),
+            right_composed=count_right(composed, labels),
             auc_mean=float(np.nanmean(aucs)),
             auc_least=float(np.nanmin(aucs)),
             auc_below=float(np.nanmax(auc_strong - aucs)),
             explained_least=float(explained_variance(own.numpy(), strong).min()),
         )
+        return judgement, composed.argmax(1).numpy()

@@ -7,14 +7,17 @@
 
 Of the gradient search every round is shown (`module_gradient_search.py --keep 0.3` does all of the defaults), of the
 genetic search its best ensemble, finished or not, with the settings that it recorded; of the sets those that
-module_fine_tuner.py trained, too. On the test images of CIFAR-10 and SVHN, SimCNN and ResCNN also get the mean of the
-paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv; behind IMAGES stands the method or set that alone
-was measured. Choose by validation images, on which the searches select, too; the test images are for the report.
+module_fine_tuner.py trained, too. The interval says how sure the points lost are (95 %, a paired bootstrap over the
+images), McNemar's p whether modules differ from the most accurate ones of the table. On the test images of CIFAR-10 and
+SVHN, SimCNN and ResCNN also get the mean of the paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv;
+behind IMAGES stands the method or set that alone was measured. Choose by validation images, on which the searches
+select, too; the test images are for the report.
 """
 
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -26,6 +29,7 @@ from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split
 from modules.module import CutModules
 from modules.module_sets import open_set
+from patching.confidence import accuracy_change, accuracy_p
 from report import files as report_files
 from report.figures import save_drawing
 from report.figures_of_trade_off import (
@@ -45,7 +49,10 @@ from utils.tables import known, show_table
 
 IMAGES_IN_WORDS = {"valid": "validation images, on which the searches selected", "test": "test images"}
 ALIKE = ("kernels_kept", "flops", "images", "distance", "auc_mean", "auc_least")  # a judgement's and a trade-off's
-HEADINGS = ("kernels kept", "FLOPs", "weights", "accuracy", "points lost", "distance", "AUC", "least", "seconds")
+HEADINGS = (
+    *("kernels kept", "FLOPs", "weights", "accuracy", "points lost", "interval", "p, best"),
+    *("distance", "AUC", "least", "seconds"),
+)
 
 
 def main() -> None:
@@ -58,12 +65,13 @@ def main() -> None:
     stage = open_stage(arguments)
     images = getattr(load_strong_split(stage.config, stage.artifacts), arguments.images)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    points = list(points_of(stage, strong, Judge(strong, images, stage.device), arguments))
-    if not points:
+    found = list(points_of(stage, strong, Judge(strong, images, stage.device), arguments))
+    if not found:
         raise MissingFile(
             f"{stage.artifacts.folder}: no search has found modules; first run: "
             f"{stage.artifacts.command(METHODS[arguments.method or 'gradient'].script)}"
         )
+    points = compared(found, images.labels)
     if arguments.images == "test" and is_of_the_paper(stage.config):
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
@@ -74,8 +82,16 @@ def main() -> None:
     print(f"\nsaved {path}, .png, .svg")
 
 
-def points_of(stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Namespace) -> Iterator[TradeOff]:
-    """All candidates of all methods, then all sets; or of what the command line asks for alone."""
+def compared(found: Sequence[tuple[TradeOff, np.ndarray]], labels: np.ndarray) -> list[TradeOff]:
+    """The modules, each with McNemar's p of its predictions (images,) and those of the most accurate ones."""
+    _, best = max(found, key=lambda each: each[0].right)
+    return [replace(point, p_best=accuracy_p(labels, best, predictions)) for point, predictions in found]
+
+
+def points_of(
+    stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Namespace
+) -> Iterator[tuple[TradeOff, np.ndarray]]:
+    """All candidates of all methods, then all sets; or of what the command line asks for alone. See `measured`."""
     parameters = count_parameters(strong.network)
     methods = [] if arguments.modules else [METHODS[arguments.method]] if arguments.method else METHODS.values()
     for method in methods:
@@ -111,18 +127,25 @@ def measured(
     target_classes: Sequence[int],
     answer: str,
     seconds: float,
-) -> TradeOff:
-    """Evaluate modules on the images, given their masks (modules, K) and the strong model's number of parameters."""
-    found = judge.of(modules, masks, target_classes, answer)
-    return TradeOff(
+) -> tuple[TradeOff, np.ndarray]:
+    """Evaluate modules on the images, given their masks (modules, K) and the strong model's number of parameters.
+
+    Also returns the classes (images,) that they predict.
+    """
+    found, predictions = judge.with_predictions(modules, masks, target_classes, answer)
+    low, high = accuracy_change(judge.labels, predictions, judge.strong_predictions)
+    point = TradeOff(
         method=method,
         target=target,
         points_lost=100 * (found.right_strong - found.right_composed) / found.images,
         right=found.right_composed,
         seconds=seconds,
         weights=float(np.mean([count_nonzero(module) for module in modules])) / parameters,
+        lost_low=100 * low,
+        lost_high=100 * high,
         **{name: getattr(found, name) for name in ALIKE},
     )
+    return point, predictions
 
 
 def row_of(point: TradeOff) -> list[str]:
@@ -135,6 +158,8 @@ def row_of(point: TradeOff) -> list[str]:
         known(point.weights, ".1%"),
         f"{point.right / point.images:.2%} ({point.right})" if point.images else "",
         f"{point.points_lost:.2f}",
+        "" if math.isnan(point.lost_low) else f"{point.lost_low:.1f} to {point.lost_high:.1f}",
+        known(point.p_best, ".2g"),
         *(known(value, ".4f") for value in (point.distance, point.auc_mean, point.auc_least)),
         known(point.seconds, ".0f"),
     ]

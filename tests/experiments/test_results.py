@@ -147,6 +147,13 @@ def test_the_rounds_nearest_to_a_share_are_shown() -> None:
     assert spread([91.0, 93.0]) == "92.00 (91.00 to 93.00)"
 
 
+def test_modules_are_compared_with_the_most_accurate_ones() -> None:
+    compared = runpy.run_path(str(TOP / "experiments/trade_off/trade_off.py"))["compared"]
+    labels = np.zeros(100, int)
+    found = [(replace(trade_off(0.5, 0), right=100 - wrong), np.arange(100) < wrong) for wrong in (16, 10, 10)]
+    assert [point.p_best for point in compared(found, labels)] == [2 * 0.5**6, 1, 1]  # six images, all one way
+
+
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     path, points = tmp_path / "points.csv", [trade_off(0.5, 1.25), replace(trade_off(0.3, 2.0), distance=math.nan)]
     names = [field.name for field in fields(TradeOff)]

@@ -107,6 +107,8 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
         *(("random", "keep 97%"), ("random", "keep 95%"), (f"random, class 1 {TARGET}", "keep 93%")),
         *((MODULE_SET, "random"), (f"{MODULE_SET}, class 1 {TARGET}", "pair")),
     ]
+    assert all(float(each["lost_low"]) <= float(each["points_lost"]) <= float(each["lost_high"]) for each in points)
+    assert float(max(points, key=lambda each: int(each["right"]))["p_best"]) == 1
     assert [int(point["right"]) for point in points[3:]] == [log[1].right_composed, int(points[2]["right"])]
 
     weak = ["--set", "weak_epochs=1", "--set", "weak_train_images=40", "--target_class", TARGET]
