@@ -25,7 +25,7 @@ from models.graph import (
     estimate_statistics,
     flops_of,
     has_batch_norm,
-    statistics_batch,
+    statistics_batches,
 )
 from models.opening import Stage
 from models.strong_model import graph_of
@@ -76,8 +76,8 @@ def open_set(
     needed = range(config.num_classes) if target_classes is None else target_classes
     if lacking := [number for number in needed if number not in found.target_classes]:
         having = [each.name for each in module_sets(config, artifacts) if set(needed) <= set(each.target_classes)]
-        some = "" if len(lacking) > 5 else f" --target_class {' '.join(map(str, lacking))}"
-        hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {found.made_by}{some}"
+        made_by = module_files.search_command(artifacts, lacking if len(lacking) <= 5 else ())
+        hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {made_by}"
         names = ", ".join(f"{number} ({found.record.classes[number]})" for number in lacking[:5])
         raise UserError(
             f"module set {name} has modules of {class_names(found.record)}: expected one of class {names}"
@@ -216,12 +216,11 @@ def with_better_statistics(
     Without the kernels that were dropped, feature maps have other means and variances.
     """
     of_strong, labels = predict(strong.network, split.valid, device), split.valid.labels
-    images, size = split.train.first(STATISTICS_IMAGES), statistics_batch(strong.image_shape[-1])
-    pixels = to_device(images, device)[0]
-    starts = range(0, len(images), size)
+    images = split.train.first(STATISTICS_IMAGES)
+    batches = statistics_batches(to_device(images, device)[0])
     modules, statistics = CutModules(strong, masks, target_classes), []
     for module in modules:
-        estimate_statistics(module, (normalise(pixels[start : start + size], images.normalisation) for start in starts))
+        estimate_statistics(module, (normalise(batch, images.normalisation) for batch in batches))
         statistics.append({name: value.clone() for name, value in module.named_buffers()})
     estimated = CutModules(strong, masks, target_classes, statistics=statistics)
     right, right_estimated = (

@@ -6,7 +6,7 @@ from models.graph.batch_statistics import (
     STATISTICS_IMAGES,
     estimate_statistics,
     has_batch_norm,
-    statistics_batch,
+    statistics_batches,
     with_batch_statistics,
 )
 from models.graph.errors import NetworkRefused
@@ -35,7 +35,7 @@ __all__ = [
     "fold_batch_norm",
     "has_batch_norm",
     "kernels_share",
-    "statistics_batch",
+    "statistics_batches",
     "stream_maps",
     "trace",
     "unit_norms",

@@ -1,6 +1,6 @@
 """Batch norm by the statistics of the batch: for training, and for estimating new running statistics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,14 +37,17 @@ def with_batch_statistics(program: Program, momentum: float | None = None) -> Pr
     return replace(program, steps=tuple(steps))
 
 
-def statistics_batch(image_side: int) -> int:
-    """The batch size for estimating statistics on images of this side, in pixels."""
-    return STATISTICS_BATCH if image_side <= LARGE_SIDE else LARGE_BATCH
+def statistics_batches(pixels: Tensor) -> Sequence[Tensor]:
+    """Images (n, side, side, 3) to estimate statistics on, in batches of equal size: each counts alike."""
+    most = STATISTICS_BATCH if pixels.shape[1] <= LARGE_SIDE else LARGE_BATCH
+    return pixels.tensor_split(-(-len(pixels) // most))
 
 
 @torch.no_grad()
 def estimate_statistics(network: GraphNetwork, batches: Iterable[Tensor]) -> None:
     """Replace a network's running statistics by the mean of batches' (batch, channels, side, side), in place.
+
+    Batches count alike, whatever their sizes (`statistics_batches`).
 
     A network whose kernels were dropped or trained has other feature maps than the one that the statistics were
     measured on.

@@ -27,7 +27,7 @@ from models.graph import (
     flops_share,
     fold_batch_norm,
     kernels_share,
-    statistics_batch,
+    statistics_batches,
     stream_maps,
 )
 from modules.module import module_of_weights
@@ -222,8 +222,8 @@ class Trainer:
         pixels, normalisation = self.batches.pixels, self.batches.normalisation
         generator = torch.Generator().manual_seed(self.batches.seed)
         chosen = torch.randperm(len(pixels), generator=generator)[:STATISTICS_IMAGES].to(pixels.device)
-        for batch in chosen.split(statistics_batch(self.batches.pixels.shape[1])):
-            yield normalise(pixels[batch], normalisation)
+        for batch in statistics_batches(pixels[chosen]):
+            yield normalise(batch, normalisation)
 
     def masks(self) -> np.ndarray:
         """The masks (modules, K) bool."""

@@ -9,7 +9,7 @@ from awkward_networks import CalledTwice, FixedSizes, PaddedShortcuts, PreActiva
 from exactness import logits_of_network, random_mask, traced
 from torch import Tensor, nn
 
-from models.graph import Graph, estimate_statistics, has_batch_norm, trace, with_batch_statistics
+from models.graph import Graph, estimate_statistics, has_batch_norm, statistics_batches, trace, with_batch_statistics
 
 SIDE = 16
 NORMS = (PaddedShortcuts, PreActivation, CalledTwice, SelectedKernels)
@@ -82,6 +82,14 @@ def test_of_one_batch_the_network_answers_by_its_own_mean_and_variance() -> None
     maps = layers[0](batch)
     torch.testing.assert_close(ours.state_dict()["1.running_mean"], maps.mean((0, 2, 3)))
     torch.testing.assert_close(ours.state_dict()["1.running_var"], maps.transpose(0, 1).flatten(1).var(1))
+
+
+def test_batches_that_statistics_are_estimated_on_are_of_equal_size() -> None:
+    """Each counts alike, and one image alone may have no variance."""
+    for images, side, sizes in ((251, 8, [126, 125]), (1000, 64, [250] * 4), (101, 65, [34, 34, 33]), (3, 8, [3])):
+        pixels = torch.arange(images)[:, None, None, None].expand(-1, side, side, 1)
+        batches = statistics_batches(pixels)
+        assert list(map(len, batches)) == sizes and torch.equal(torch.cat(tuple(batches)), pixels)
 
 
 @torch.no_grad()
