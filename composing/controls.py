@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from patching.learned import fold_of_each, one_blas_thread
+from utils.seeds import generator
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of stacking's ridge, per image
 MOST_STACKED = 5000  # images that stacking is fitted on: it has a weight for every pair of a class and a logit
@@ -69,7 +70,7 @@ def stacked(logits: np.ndarray, labels: np.ndarray, test_logits: np.ndarray, see
     Its ridge is chosen by cross-validation, the middle one if a class has too few images for that; of many images it
     is fitted on MOST_STACKED.
     """
-    some = np.linspace(0, len(labels) - 1, min(len(labels), MOST_STACKED)).astype(np.int64)
+    some = generator(seed, "stacked").permutation(len(labels))[:MOST_STACKED]
     inverses = [1 / (strength * len(some)) for strength in STRENGTHS]
     folds = PredefinedSplit(fold_of_each(labels[some], seed))
     model = LogisticRegressionCV(Cs=inverses, cv=folds, scoring="neg_log_loss")

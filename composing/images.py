@@ -49,7 +49,8 @@ def _of_dataset(
 ) -> dict[str, InForms]:
     firsts = {source.config.name: source for source in sources}.values()
     own = [source for source in sources if source.config.image_source == dataset]
-    forms = list(dict.fromkeys(source.form for source in sources))
+    # The first form decides which images of a folder validate: the one by which its own models were trained.
+    forms = list(dict.fromkeys(source.form for source in (*own, *sources)))
     orders = (image_order(source.stage.artifacts) for source in own)
     order = next((each for each in orders if each is not None), None)
     plain = [(form.side, form.resize, form.normalisation) for form in forms]

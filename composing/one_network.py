@@ -32,7 +32,7 @@ def one_network(stage: Stage, strong: Graph, classes: Sequence[int], keep: float
     """
     split = load_strong_split(stage.config, stage.artifacts)
     images, _ = with_labels_of(split.train, split.classes, [split.classes[number] for number in classes])
-    restricted = trace(Columns(strong.network, classes), strong.image_shape[1])
+    restricted = trace(Columns(strong.network, classes).to(stage.device), strong.image_shape[1])
     settings = search_settings(stage.config, "flops")
     training = ModuleTraining.on(stage.device, images, goal_of(stage.config), settings, stage.dtype, stage.seed)
     with core_threads(stage.device) as workers:

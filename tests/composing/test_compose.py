@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +13,19 @@ from random_modules import write_modules
 from torch import nn
 
 import cnn_modules as cm
+import composing.images
 import global_configure
 from composing import files as composing_files
 from composing.report import COMPOSED, LARGEST, MEAN, RESTRICTED, STACKED, STANDARDISED, WHOLE_RULE
 from configures.base import load
+from dataset.images import IMAGENET
 from dataset.splits import load_split
 from models import files as model_files
 from models.files import NetworkSettings
 from models.names import network_of
 from models.opening import default_config
 from models.strong_model import graph_of
+from patching.members import Form
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -118,6 +122,30 @@ def test_a_merge_of_models_of_other_forms_is_saved_as_reported(root, compose, tm
         spec.loader.exec_module(module)
         assert tuple(module.CLASSES) == record.classes
         assert "pixels_32" in module.__doc__ and "pixels_16" in module.__doc__
+
+
+def test_each_dataset_is_split_in_the_form_of_its_own_model(monkeypatch):
+    """Which images of a folder validate depends on the form; in another one most would be images of the training."""
+    split_in = {}
+
+    def parts(dataset, forms, order):
+        split_in[dataset] = forms[0][0]
+        raise UserError("enough")
+
+    monkeypatch.setattr(composing.images, "load_evaluation_parts", parts)
+    monkeypatch.setattr(composing.images, "image_order", lambda artifacts: None)
+    sources = [
+        SimpleNamespace(
+            form=Form(side, "stretch", IMAGENET),
+            config=SimpleNamespace(name=name, image_source=name),
+            stage=SimpleNamespace(artifacts=None),
+        )
+        for name, side in (("small", 16), ("large", 32))
+    ]
+    for dataset in ("small", "large"):
+        with pytest.raises(UserError, match="enough"):
+            composing.images._of_dataset(dataset, sources, (), None)
+    assert split_in == {"small": 16, "large": 32}
 
 
 def test_without_common_images_outputs_are_standardised(compose):

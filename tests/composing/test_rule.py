@@ -7,7 +7,7 @@ from conftest import refusal_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
+from composing.controls import MOST_STACKED, Whole, largest_softmax, mean_softmax, restricted, stacked
 from composing.rule import LinearRule, fitted, standardised
 
 
@@ -94,6 +94,12 @@ def test_controls_by_hand():
     assert mean_softmax([one, two]).tolist() == [0, 0]
     other = Whole(two.logits, (2, 3), (0, 1))
     assert largest_softmax([one, other], 4).tolist() == [0, 3]
+
+
+def test_stacking_sees_all_classes_of_images_in_regular_order():
+    labels = np.arange(2 * MOST_STACKED) % 10  # of every other image some classes would be missing
+    answers = stacked(np.eye(10)[labels], labels, np.eye(10))
+    assert answers.tolist() == list(range(10))
 
 
 def test_stacking_undoes_a_permutation():
