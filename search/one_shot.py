@@ -225,7 +225,10 @@ def masks_within(
 
 
 def _quantiles(scores: Tensor, graph: Graph) -> Tensor:
-    """(units,): the share of a layer's units whose score is not higher; of tied layers, of all of them together."""
+    """(units,): a unit's rank by its score, over their number: of its layer, or of all layers that are tied to it.
+
+    Of equal scores the first unit ranks lowest.
+    """
     found = torch.zeros(len(scores))
     for group in graph.units.groups:
         units = torch.as_tensor(group.units)
@@ -328,9 +331,8 @@ class OneShot(DrivenMethod):
 
     def chosen(self, rows: Sequence[Row]) -> Row:
         """The candidate of the share that was asked for; of several shares the smallest that loses little."""
-        if len(self.keeps) > 1:
-            return cast(Row, super().chosen(rows))
-        return next(row for row in rows if row.words == self._words(self.keeps[0]))
+        asked = [row for row in rows if row.words in map(self._words, self.keeps)]  # not what others have asked for
+        return cast(Row, super().chosen(asked)) if len(self.keeps) > 1 else asked[0]
 
     def again(self) -> list[str]:
         """The options that find the same modules again."""

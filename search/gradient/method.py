@@ -102,6 +102,8 @@ class Gradient(DrivenMethod):
         """See `DrivenMethod`; the last one where a share was asked for."""
         if self._share is not None:
             return rows[-1]
+        # Further rounds are there if more loss was allowed before; modules must not depend on that.
+        rows = rows[: next((last for last in range(1, len(rows)) if self._is_over(rows[:last])), len(rows))]
         return smallest_that_knows(rows) if self.for_patch else super().chosen(rows)
 
     @property

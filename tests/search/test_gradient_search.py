@@ -4,7 +4,7 @@ import csv
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -402,6 +402,12 @@ def test_max_loss_takes_the_smallest_modules_within(reference: Path, tmp_path: P
     expected = min((row for row in rounds if row.points_lost <= limit), key=lambda row: row.kernels_kept)
     done = run_main(SCRIPT, *SMALL, "--max_loss", str(limit), root=root)
     assert f"modules of round {expected.number}" in done.stdout
+    # Not a round that a search with this limit would not have come to.
+    lost = (0, 2, 0)
+    rows = [replace(row, right_composed=row.right_strong - loss) for row, loss in zip(rounds, lost, strict=True)]
+    one_image = 100 / rounds[0].images
+    chosen = [Gradient(max_loss=limit * one_image).chosen(rows) for limit in (1, 2)]
+    assert chosen == [rows[0], rows[2]]
     before = files_below(root)
     least = min(row.points_lost for row in rounds)
     run_main(SCRIPT, *SMALL, "--max_loss", str(least - 1), root=root).refused("--max_loss", f"{least:.2f} points")

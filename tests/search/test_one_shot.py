@@ -139,4 +139,7 @@ def test_a_user_gets_modules_of_the_share(strong_root: Path, run_main) -> None:
     assert 0.65 < sets[1].record.kernel_share <= 0.7 and sets[0].record.search["options"][-2:] == ["--keep", "0.5"]
     log = METHODS["taylor"].files(artifacts).log.load()
     assert [row.words for row in log] == ["keep 50%", "keep 70%"]
+    # What others have asked for is not chosen where no share is.
+    some = replace(METHODS["taylor"], keeps=(0.7, 0.9), max_loss=100.0)
+    assert some.chosen(log).words == "keep 70%"
     run_main(*command, "--jobs", 2, root=strong_root).refused("--jobs: only with --method genetic")
