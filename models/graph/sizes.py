@@ -18,7 +18,7 @@ def kernels_share(units: Units) -> Size:
     always_kept = units.num_kernels - int(units.sizes.sum())
 
     def share(mask: Tensor) -> Tensor:
-        return (mask @ of_units + always_kept) / units.num_kernels
+        return (mask @ of_units.to(mask.device) + always_kept) / units.num_kernels
 
     return share
 
@@ -27,8 +27,9 @@ def flops_share(graph: Graph, target_class: int | None) -> Size:
     """The share of the strong model's floating-point operations that a class's module needs; None: with all logits.
 
     A layer's cost is in proportion to the product of the shares of its output and its input channels that are kept.
-    Exact for networks of convolutions and linear layers that are called once each; what else costs something
-    (attention, transposed convolutions, a layer's second call) is not in it.
+    Exact for networks of convolutions and linear layers that are called once each, but for grouped convolutions whose
+    kernels are dropped one by one: their groups are filled up to even ones. What else costs something (attention,
+    transposed convolutions, a layer's second call) is not in it.
     """
     units = graph.units
     readers = {reader.value: reader.channels for reader in graph.channels.readers}

@@ -54,6 +54,7 @@ def test_the_share_of_kernels_is_the_masks_mean_and_each_unit_costs_something(ne
     mask = random_mask(graph, 0)
     size = kernels_share(graph.units)
     assert float(size(torch.as_tensor(mask).float())) == pytest.approx(graph.units.spread(mask, True).mean())
+    assert size(torch.ones(graph.num_units, device="meta")).device.type == "meta"  # wherever the mask is
     every = torch.ones(graph.num_units)
     assert (torch.func.grad(size)(every) > 0).all()
     assert (torch.func.grad(flops_share(graph, 1))(every) > 0).all()
