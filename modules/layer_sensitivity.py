@@ -167,7 +167,7 @@ def accuracies(outputs: np.ndarray, layer: int, ratios: tuple[float, ...], label
 def falls_at(ratios: np.ndarray, accuracies: np.ndarray, tolerance: float) -> float:
     """The largest ratio at which accuracy is more than `tolerance` below that of the whole layer; 0 if it never is."""
     whole = accuracies[np.argmax(ratios)]
-    fallen = ratios[accuracies < whole - tolerance]
+    fallen = ratios[accuracies < whole - tolerance - 1e-6]  # they are float32: exactly `tolerance` is not more
     return float(fallen.max()) if len(fallen) else 0.0
 
 

@@ -22,8 +22,8 @@ from utils.seeds import generator
 
 DRAWS = 1000
 SWAPS = 9999  # of the randomisation
-LEVEL = 0.95
-MARGIN = 50 * (1 - LEVEL)  # percent of the draws beyond either end
+SIGNIFICANT = 0.05  # a test's p below this
+MARGIN = 50 * SIGNIFICANT  # percent of the draws beyond either end
 
 Interval = tuple[float, float]
 
@@ -40,7 +40,7 @@ def is_significant(interval: Interval, p: float) -> bool:
     If p is NaN, the interval decides alone.
     """
     low, high = interval
-    return (low > 0 or high < 0) and (math.isnan(p) or p < 1 - LEVEL)
+    return (low > 0 or high < 0) and (math.isnan(p) or p < SIGNIFICANT)
 
 
 TAKEN, RIGHT, WRONG = range(3)  # outcomes: taken for the target class; else right; else wrong

@@ -83,10 +83,11 @@ def prepared(weak_logits: Array, module_outputs: Array, labels: Array, targets: 
         raise UserError(f"the weak model's logits: {BEYOND}")
     known = log_probabilities(scores, scale, floor)
     num_added = max(0, max(targets, default=0) + 1 - known.shape[1])
-    # An added class starts with its share of the images: its logit is against 0, the logarithm of all others' sum.
-    share = float((target >= known.shape[1]).double().mean())
-    start = 0.0 if share in (0, 1) else float(np.log(share / (1 - share)))
-    logits = F.pad(known, (0, num_added), value=start)
+    # An added class starts with its share of the images: its logit is against 0, the logarithm of the known ones' sum.
+    counts = target.bincount(minlength=known.shape[1] + num_added).double()
+    starts = (counts[known.shape[1] :] / counts[: known.shape[1]].sum()).log()
+    starts = torch.where(starts.isfinite(), starts, 0)  # no images
+    logits = torch.cat([known, starts.expand(len(known), num_added)], 1)
     outputs = torch.as_tensor(module_outputs).double()
     low, high = map(_checked, output_limits(outputs))
     features, of_features = standardise(logits, limited(outputs, low, high))

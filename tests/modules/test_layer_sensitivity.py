@@ -101,6 +101,8 @@ def test_sensitive_layers_fall_early() -> None:
 
     assert falls_at(ratios, np.array([0.1, 0.5, 0.9, 0.9]), 0.05) == 0.4
     assert falls_at(ratios, np.array([0.9, 0.9, 0.9, 0.9]), 0.05) == 0
+    exactly = np.array([247, 272, 272, 272], np.float32) / 500
+    assert falls_at(ratios, exactly, 0.05) == 0  # five percentage points are not more than five
     assert falls_at(ratios, np.array([0.95, 0.8, 0.95, 0.9]), 0.05) == 0.4  # whatever comes below
     assert falls_at(ratios[::-1], np.array([0.9, 0.9, 0.5, 0.1]), 0.05) == 0.4
     curves = {0: curve(0.1, 0.5, 0.9, 0.9), 2: curve(0.1, 0.9, 0.9, 0.9), 3: curve(0.9, 0.9, 0.2, 0.9)}

@@ -104,6 +104,15 @@ def test_a_two_class_fit_equals_scikit_learns():
     assert float(weight[1, 2] * scale[2][0]) == pytest.approx(expected.coef_[0, 0], rel=1e-4)
 
 
+def test_added_classes_begin_with_their_shares_of_the_images():
+    """Of a weak model that says nothing: the cross-entropy is the entropy of the labels."""
+    counts = np.array([10, 10, 60, 20])
+    labels = np.repeat(np.arange(4), counts)
+    found = fit_linear_map(np.zeros((100, 2)), np.zeros((100, 2)), labels, [2, 3])
+    shares = counts / 100
+    assert found.loss_before == pytest.approx(-(shares * np.log(shares)).sum())
+
+
 def test_folds_spread_every_class_evenly():
     labels = np.repeat([0, 1, 2], [50, 23, 5])
     folds = fold_of_each(labels, seed=0)
