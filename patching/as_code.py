@@ -239,7 +239,10 @@ def _in_words(model: Joined, name: str) -> str:
     if form is None:
         return f"(n, {shape[0]}) float32, the weak model's {model.weak_answers}"
     size = ", ".join(map(str, shape))
-    return f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n  an image of another size: {RESIZED[form.resize]}"
+    return (
+        f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n"
+        f"  {DECODED};\n  an image of another size: {RESIZED[form.resize]}"
+    )
 
 
 def _check(model: Joined, name: str) -> str:
@@ -263,6 +266,7 @@ def _from_image(model: Joined, name: str) -> str:
     return f"torch.from_numpy(numpy.array({resized}))[None]"
 
 
+DECODED = "as seen: upright, on white where transparent; grey of 16 bits scaled to 8 first"
 DIGEST = "DIGEST_OF_THE_WEIGHTS"
 RESIZED = {
     "stretch": "both sides resized to it, PIL.Image.Resampling.BILINEAR",
@@ -272,7 +276,8 @@ TEMPLATE = '''"""A {kind} image classifier. It needs torch and safetensors; its 
 
 How to use it (after `import numpy, torch` and `from PIL import Image, ImageOps`):
 
-    image = Image.open("photo.png").convert("RGB")
+    image = ImageOps.exif_transpose(Image.open("photo.png")).convert("RGBA")  # upright, on white if transparent
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 {use}
     print(CLASSES[int(scores(load(), {names}).argmax())])
 

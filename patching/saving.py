@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import keyword
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from models.graph.evaluating import evaluating
 from models.graph.tracing import exported
-from patching.as_code import DIGEST, RESIZED, as_code
+from patching.as_code import DECODED, DIGEST, RESIZED, as_code
 from patching.as_reported import Answer, Reported, check_as_reported
 from patching.joined import Joined, is_saved_model
 from patching.members import Member
@@ -139,7 +140,7 @@ def _input(model: Joined, name: str) -> dict[str, Any]:
     return {
         "shape": ["n", *shape],
         "dtype": "uint8",
-        "content": "RGB pixels from 0 to 255",
+        "content": f"RGB pixels from 0 to 255, {DECODED}",
         "resize": f"{form.resize}: {RESIZED[form.resize]}",
         "normalised_inside": normalised,
     }
@@ -153,11 +154,14 @@ def check_member_leaves(member: Member) -> None:
 
 
 def _check_save_path(path: Path) -> None:
-    """Raises UserError for another format, a package that is missing, or a name that hides a module."""
+    """Raises UserError for another format, a package that is missing, or a name that hides a module or is none."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{OPTION} {path}: expected a name that ends with {' or '.join(SUFFIXES)}")
-    if path.suffix == ".py" and path.stem in {"torch", "safetensors", *sys.stdlib_module_names}:
-        raise UserError(f"{OPTION} {path}: Python has a module {path.stem}; give another name")
+    if path.suffix == ".py":
+        if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+            raise UserError(f"{OPTION} {path}: Python cannot import {path.stem}; give a name of letters, digits and _")
+        if path.stem in {"torch", "safetensors", "numpy", "PIL", *sys.stdlib_module_names}:
+            raise UserError(f"{OPTION} {path}: Python has a module {path.stem}; give another name")
     for package in {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".py": ("safetensors",)}.get(path.suffix, ()):
         _package(package)
 

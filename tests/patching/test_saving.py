@@ -21,7 +21,7 @@ from random_modules import random_patched_model
 from safetensors import safe_open
 from torch import nn
 
-from dataset.image_files import decode_image
+from dataset.image_files import ORIENTATION, decode_image
 from dataset.images import IMAGENET, Normalisation, normalise
 from patching import saving
 from patching.as_reported import TOLERANCE, Reported
@@ -312,7 +312,10 @@ def test_a_saved_model_states_what_it_is_and_was_made_of(tmp_path: Path, monkeyp
     of_weak, of_module = json.loads(found["inputs"]).values()
     assert of_weak["normalised_inside"] == [{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}]
     assert of_module["shape"] == ["n", 12, 12, 3] and of_module["resize"].startswith("stretch")
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    rotated = Image.Exif()
+    rotated[ORIENTATION] = 6
+    photo = np.random.default_rng(1).integers(0, 256, (30, 20, 4), dtype=np.uint8)  # with transparency
+    Image.fromarray(photo).save(tmp_path / "photo.png", exif=rotated)
     module = runpy.run_path(str(tmp_path / "patched.py"))
     assert module["MADE_OF"] == MADE_OF and module["VERSIONS"] == json.loads(found["versions"])
     lines = textwrap.dedent("\n".join(line for line in module["__doc__"].splitlines() if line.startswith("    ")))
@@ -369,7 +372,7 @@ def test_inputs_and_files_of_others_are_refused_before_the_work(tmp_path: Path) 
         with pytest.raises(UserError, match=r"mine\.pth is there, and is not a file that this option wrote"):
             check_save_paths([path])
         assert path.read_bytes() == before
-    for name in ("torch.py", "json.py"):
-        with pytest.raises(UserError, match="Python has a module"):
+    for name, problem in (("PIL.py", "has a module"), ("json.py", "has a module"), ("my-net.py", "cannot import")):
+        with pytest.raises(UserError, match=f"Python {problem}"):
             check_save_paths([tmp_path / name])
     assert checkpoint.read_bytes() == b"a user's" and "json" in sys.stdlib_module_names
