@@ -100,6 +100,17 @@ def _no_match(name: str, strong_knows: Sequence[str]) -> str:
     )
 
 
+def parse_names(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Names separated by commas; a known one may have commas of its own."""
+    parts, names = unicodedata.normalize("NFC", text).split(","), list[str]()
+    while parts:
+        ends = (end for end in range(len(parts), 0, -1) if ",".join(parts[:end]) in known)
+        end = next(ends, 1)
+        names.append(",".join(parts[:end]))
+        del parts[:end]
+    return tuple(names)
+
+
 def parse_class_map(text: str) -> dict[str, str]:
     """`hound=dog,kitten=cat` -> new name to the strong model's. Raises UserError for other texts."""
     pairs = [pair.split("=") for pair in text.split(",") if pair]

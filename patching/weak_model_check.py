@@ -4,6 +4,7 @@ Of a weak model that is judged too well nothing is lost, while a patch of a rand
 order, improves them a lot and is wrong. Models that are weak at the target classes on purpose are not complained about.
 """
 
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,8 @@ def check_weak_model(logits: np.ndarray, labels: np.ndarray, classes: Classes, *
         others = int((logits[:, order].argmax(1) == labels).sum())
         auc = auc_by_class(_centred(logits)[:, order], labels)
         unsure = [classes.names[n] for n in np.flatnonzero((order != np.arange(len(order))) & ~(auc >= KNOWS_CLASS))]
-        problem = f"{found}, and on {others} with its classes in another order: give --weak_classes {','.join(names)}"
+        fitting = shlex.quote(",".join(names))
+        problem = f"{found}, and on {others} with its classes in another order: give --weak_classes {fitting}"
         if unsure:
             problem += f" (a guess for {', '.join(unsure)}, which it hardly knows)"
     elif knows_nothing(logits, labels, list(classes.strong_class)):

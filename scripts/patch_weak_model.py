@@ -37,6 +37,7 @@ from models.opening import OneLineParser, open_stage, stage_parser
 from models.own_code import OWN_CODE
 from models.strong_model import image_order, load_strong_model, load_strong_split
 from modules.module import as_answers
+from modules.module_set import ModuleSet
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on
@@ -50,6 +51,7 @@ from patching.own_weak_model import (
     logits_of_network,
     match_classes,
     parse_class_map,
+    parse_names,
     with_labels_of,
 )
 from patching.patched_model import PatchedModel, PatchOrigin
@@ -86,9 +88,11 @@ def main() -> None:
     forms = [(each.side, each.resize, each.normalisation) for each in (form, weak_form)]
     images_name = arguments.weak_images or config.image_source
     images_have, (module_images, weak_images) = load_evaluation_parts(images_name, forms, order)
-    weak_knows = tuple(arguments.weak_classes.split(",")) if arguments.weak_classes else images_have
+    weak_knows = parse_names(arguments.weak_classes, images_have) if arguments.weak_classes else images_have
     renamed = parse_class_map(arguments.class_map)
     classes = match_classes(images_have, weak_knows, strong_classes, arguments.target_class, renamed)
+    if "auto" in arguments.target_class:
+        classes = with_modules(classes, open_set(config, stage.artifacts, arguments.modules, ()))
     file = report_file(arguments, stage.artifacts)
     weak = load_weak_member(arguments, weak_form, classes) if arguments.weak_network else None
     if weak is not None and weak.form.is_grey:
@@ -243,13 +247,31 @@ def parse_arguments(parser: OneLineParser) -> argparse.Namespace:
     return arguments
 
 
+def with_modules(classes: Classes, chosen: ModuleSet) -> Classes:
+    """For `auto`: without those of the weak model's classes that the set has no module of, which a line names."""
+    lacking = {
+        target: number
+        for target, number in classes.strong_class.items()
+        if target < classes.weak_classes and number not in chosen.target_classes
+    }
+    if not lacking or lacking == classes.strong_class:  # `open_set` then says what is missing
+        return classes
+    say(f"module set {chosen.name} has no module of {', '.join(classes.names[target] for target in lacking)}: left out")
+    kept = {target: number for target, number in classes.strong_class.items() if target not in lacking}
+    return replace(classes, strong_class=kept)
+
+
 def report_file(arguments: argparse.Namespace, artifacts: Artifacts) -> RecordFile[PatchedWeakModel]:
     """The JSON file of the patch. Raises UserError, before any work, where another file is there."""
     given = (arguments.weak_checkpoint or arguments.weak_logits).resolve()
     name = arguments.name or (given.stem if arguments.weak_checkpoint else given.name)
     file = patch_files.own_report(artifacts, name)
-    if file.exists() and not {"weak_model", "classes"} <= JsonFile(file.path, file.made_by).load().keys():
-        raise UserError(f"{file.path} is there, and is no report of a patch: give another --name, or move it away")
+    if file.exists():
+        there = JsonFile(file.path, file.made_by).load()
+        if not {"weak_model", "classes"} <= there.keys():
+            raise UserError(f"{file.path} is there, and is no report of a patch: give another --name, or move it away")
+        if (other := Path(str(there["weak_model"]))).resolve() != given:
+            raise UserError(f"{file.path} is there, of the weak model {other}: give another --name, or move it away")
     return file
 
 

@@ -58,8 +58,11 @@ def create_text(path: Path, text: str) -> bool:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-    """A whole file beside `path`, which the block renames or links; removed afterwards. Raises UserError on failure."""
+def _written_beside(path: Path, write: Callable[[BinaryIO], Any], said: Path | None = None) -> Iterator[Path]:
+    """A whole file beside `path`, which the block renames or links; removed afterwards.
+
+    Raises UserError on failure, of `said` where it is given.
+    """
     # A random name: processes on two machines, or in two containers, may have the same number.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
@@ -71,7 +74,7 @@ def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Pa
         yield partial
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(
-            f"cannot write {path}: {reason(error)}; make room or mend its permissions, then try again"
+            f"cannot write {said or path}: {reason(error)}; make room or mend its permissions, then try again"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -92,7 +95,7 @@ def check_writable(folder: Path) -> None:
     """Raises UserError where nothing can be written in a folder; one that is not there is not there afterwards."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        with _written_beside(folder / "writable", lambda file: file.write(b"yes")):
+        with _written_beside(folder / "writable", lambda file: file.write(b"yes"), folder):
             pass  # never renamed, so no file of the user is replaced
     finally:
         for each in made:

@@ -1,13 +1,18 @@
 """Weak models made elsewhere: classes by name, logits from files, the script as a user types it, and what leaves."""
 
 import json
+import runpy
 import subprocess
 import sys
 import sysconfig
+from argparse import Namespace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import TOP
 from PIL import Image
 from random_modules import write_modules
 from torch import nn
@@ -20,11 +25,19 @@ from dataset.images import IMAGENET, Images, Normalisation
 from dataset.splits import load_evaluation_parts, load_split
 from models.strong_model import graph_of
 from patching.members import Form
-from patching.own_weak_model import load_weak_logits, logits_of_network, match_classes, parse_class_map
+from patching.own_weak_model import (
+    Classes,
+    load_weak_logits,
+    logits_of_network,
+    match_classes,
+    parse_class_map,
+    parse_names,
+)
 from patching.patched_model import load_patched_model
 from patching.report import NO_MODULE, WHOLE_MODEL
 from utils.artifacts import Artifacts
 from utils.errors import UserError
+from utils.files import save_text
 
 SCRIPT = "scripts/patch_weak_model.py"
 COMMON = ("--model", "simcnn_x0_25", "--dataset", "digits")
@@ -41,6 +54,34 @@ def test_classes_are_matched_by_name_in_any_order_and_form_of_unicode():
     # Names may differ, and auto takes the shared ones.
     found = match_classes(("cat", "hound", "rose"), ("cat", "hound", "rose"), STRONG, ["auto"], {"hound": "dog"})
     assert found.strong_class == {0: 0, 1: 1} and not found.added
+
+
+def test_names_with_commas_are_found_among_the_known_ones():
+    known = ("red", "tulip, red", "tulip", "caf\u00e9")
+    assert parse_names("tulip, red,cafe\u0301,tulip,red", known) == ("tulip, red", "caf\u00e9", "tulip", "red")
+    assert parse_names("tulip,owl,", known) == ("tulip", "owl", "")
+
+
+def test_auto_leaves_out_classes_without_a_module(capsys):
+    with_modules = runpy.run_path(str(TOP / SCRIPT))["with_modules"]
+    classes = Classes(("cat", "dog", "owl"), 2, {0: 5, 1: 6, 2: 7})
+    some = SimpleNamespace(name="some", target_classes=(6,))
+    assert with_modules(classes, some).strong_class == {1: 6, 2: 7}  # an added class was named, so it is needed
+    assert "module set some has no module of cat: left out" in capsys.readouterr().out
+    for having in ((5, 6), ()):
+        of_known = replace(classes, strong_class={0: 5, 1: 6})
+        assert with_modules(of_known, SimpleNamespace(name="all", target_classes=having)) == of_known
+
+
+def test_the_record_of_another_weak_model_is_not_replaced(tmp_path):
+    report_file = runpy.run_path(str(TOP / SCRIPT))["report_file"]
+    artifacts = Artifacts(tmp_path, "net", "digits")
+    one, other = (Namespace(weak_checkpoint=tmp_path / name / "entire_model.pth", name=None) for name in "ab")
+    file = report_file(one, artifacts)
+    save_text(file.path, json.dumps({"weak_model": str(one.weak_checkpoint), "classes": []}))
+    assert report_file(one, artifacts).path == file.path
+    with pytest.raises(UserError, match=r"entire_model.json is there, of the weak model .*/a/.*: give another --name"):
+        report_file(other, artifacts)
 
 
 @pytest.mark.parametrize(

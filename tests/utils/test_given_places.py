@@ -89,6 +89,8 @@ def test_asking_whether_a_folder_can_be_written_changes_nothing(tmp_path: Path) 
     assert (tmp_path / ".writable").read_text() == "a user's"
     check_writable(tmp_path / "not" / "there" / "yet")
     assert not (tmp_path / "not").exists()
+    with pytest.raises(UserError, match=r"cannot write .*/\.writable/in: "):  # the folder that was asked about
+        check_writable(tmp_path / ".writable" / "in")
 
 
 def test_too_little_room_is_refused_with_the_advice(tmp_path: Path) -> None:
