@@ -18,6 +18,6 @@ def flops_table(artifacts: Artifacts, *only: str) -> Path:
 def trade_off(artifacts: Artifacts, part: str, *only: str) -> Path:
     """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure is next to it.
 
-    `only` is the method or the module set that alone was measured.
+    `only` is the method, or the module sets, that alone were measured.
     """
     return artifacts.folder / f"{'_'.join(['trade_off', part, *only])}.csv"

@@ -3,14 +3,14 @@
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --images test
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --method gradient
-    python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --modules gradient_tuned
+    python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --modules gradient gradient_tuned
 
 Of the gradient search every round is shown (`module_gradient_search.py --keep 0.3` does all of the defaults), of the
 genetic search its best ensemble, finished or not, with the settings that it recorded; of the sets those that
 module_fine_tuner.py trained, too. The interval says how sure the points lost are (95 %, a paired bootstrap over the
 images), McNemar's p whether modules differ from the most accurate ones of the table. On the test images of CIFAR-10 and
 SVHN, SimCNN and ResCNN also get the mean of the paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv;
-behind IMAGES stands the method or set that alone was measured. Choose by validation images, on which the searches
+behind IMAGES stand the method or the sets that alone were measured. Choose by validation images, on which the searches
 select, too; the test images are for the report.
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--images", choices=("valid", "test"), default="valid", help="what to measure accuracy on")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--method", choices=METHODS, help="measure what this method has found alone")
-    only.add_argument("--modules", metavar="SET", help="measure this module set alone (scripts/list_modules.py)")
+    only.add_argument("--modules", nargs="+", default=[], metavar="SET", help="measure these module sets alone")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
     images = getattr(load_strong_split(stage.config, stage.artifacts), arguments.images)
@@ -76,7 +76,7 @@ def main() -> None:
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
     title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
-    alone = [each for each in (arguments.method, arguments.modules) if each]
+    alone = [arguments.method] if arguments.method else arguments.modules
     path = report_files.trade_off(stage.artifacts, arguments.images, *alone)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
@@ -103,7 +103,7 @@ def points_of(
                 judge, parameters, name, found.words, modules, found.masks, targets, found.answer, found.seconds
             )
     if arguments.modules:
-        sets = [open_set(stage.config, stage.artifacts, arguments.modules, ())]
+        sets = [open_set(stage.config, stage.artifacts, name, ()) for name in arguments.modules]
     else:
         sets = [] if arguments.method else sets_here(stage.config, stage.artifacts)
     for each in sets:
