@@ -217,14 +217,12 @@ def _decode_named(
 def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> None:
     """Write what `read` gives into `folder`, where its source has changed since that was done last."""
     description = folder / "description.json"
-    found = _described_fingerprint(description)
-    if found == fingerprint:
+    if _described_fingerprint(description) == fingerprint:
         return
     decoded = read()
-    # Its presence says that all arrays are whole, so it goes before them; but not where another process, started at
-    # the same time, has just written it with the same arrays.
-    if found is not None and _described_fingerprint(description) == found:
-        description.unlink(missing_ok=True)
+    if _described_fingerprint(description) == fingerprint:  # another process, started at the same time, was faster
+        return
+    description.unlink(missing_ok=True)  # its presence says that all arrays are whole, so it goes before them
     for part, (pixels, labels) in decoded.parts.items():
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)

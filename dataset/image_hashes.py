@@ -44,7 +44,8 @@ def held_out(hashes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     there, the image of the lowest hash is; of a class that has no other, the one of the highest is not. Images with
     equal hashes always go together. A class whose images all have one hash stays on one side.
 
-    Adding images never holds out one that was not, but for a class all of whose hashes lay in the lowest fifth.
+    Adding images never holds out one that was not, but for a class all of whose hashes lay in the lowest fifth. One
+    that is held out because its class had none there may go back when another image is in the lowest fifth.
 
     Args:
         hashes: (n,) uint64.

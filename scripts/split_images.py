@@ -5,7 +5,8 @@
 
 SOURCE is a folder or a zip file with CLASS/IMAGE, or with train/CLASS/IMAGE; it stays as it is. TARGET is a zip file
 with {train,test}/CLASS/IMAGE, with --valid {train,valid,test}/CLASS/IMAGE. Which image is for testing depends on the
-image alone, so when images are added and the command is re-run, no image changes sides; equal images lie on one.
+image alone, so when images are added and the command is re-run, hardly any image changes sides (of classes of a few
+images, one may); equal images lie on one.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pickle  # writes only: the format of CIFAR's official files, which torchvision reads
 import shutil
 import tarfile
@@ -106,6 +107,51 @@ def test_decoded_once_and_again_after_a_change_and_kept_without_its_source(
     assert decoded == ["own", "own"]
 
 
+def test_classes_whose_folders_are_exchanged_are_decoded_again(dataset_dir: Path) -> None:
+    """Files of one size and one time, as archives have them."""
+    for part in ("train", "test"):
+        for name, grey in (("a", 0), ("b", 255)):
+            path = dataset_dir / "own" / part / name / "0.bmp"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (grey,) * 3).save(path)
+            os.utime(path, (1, 1))
+    assert load_dataset("own").train.pixels[:, 0, 0, 0].tolist() == [0, 255]
+    for part in ("train", "test"):
+        folder = dataset_dir / "own" / part
+        for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+            (folder / old).rename(folder / new)
+    assert load_dataset("own").train.pixels[:, 0, 0, 0].tolist() == [255, 0]
+
+
+def test_arrays_of_two_states_of_a_folder_are_never_taken_for_one(
+    dataset_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process decodes the folder as it was, another one as it is now, and the first is ended while it writes."""
+    write_tree(dataset_dir / "own")
+    decode, save_array = datasets.decode, datasets.save_array
+
+    def decode_while_the_folder_changes(tree: Any, *form: Any) -> Any:
+        decoded = decode(tree, *form)
+        monkeypatch.setattr(datasets, "decode", decode)
+        (dataset_dir / "own" / "train" / "b" / "0.png").rename(dataset_dir / "own" / "train" / "a" / "9.png")
+        assert load_dataset("own").train.labels.tolist() == [0, 0, 0, 0, 1, 1]
+        monkeypatch.setattr(datasets, "save_array", stop_at_labels)
+        return decoded
+
+    def stop_at_labels(path: Path, array: np.ndarray) -> None:
+        if "labels" in path.name:
+            raise KeyboardInterrupt
+        save_array(path, array)
+
+    monkeypatch.setattr(datasets, "decode", decode_while_the_folder_changes)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset("own")
+    monkeypatch.setattr(datasets, "save_array", save_array)
+    found, again = load_dataset("own").train, decode(find_class_folders(dataset_dir, "own"))
+    np.testing.assert_array_equal(found.pixels, again.parts["train"][0])
+    assert found.labels.tolist() == [0, 0, 0, 0, 1, 1]
+
+
 def test_a_stop_while_decoding_leaves_nothing_that_looks_whole(
     dataset_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +239,7 @@ def test_two_processes_that_decode_at_once(dataset_dir: Path, monkeypatch: pytes
     monkeypatch.setattr(datasets, "decode", decode_while_another_finishes)
 
     def never(path: Path, missing_ok: bool = False) -> None:
-        assert path.name != "description.json"
+        assert path.name != "description.json" or not path.exists()
         unlink(path, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", never)
