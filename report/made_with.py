@@ -137,10 +137,10 @@ def of_training(config: Config, artifacts: Artifacts) -> MadeWith:
     stopped = len(model_files.training_log(artifacts).load()) < described.get("epochs", 0)
     described = {name: getattr(TrainingSettings, name) for name in NEWER} | described  # what its defaults leave out
     found = MadeWith.of(described, options=["--early_stop"] if stopped else [])
-    return dataclasses.replace(found, settings={**_of_network(config, artifacts), **found.settings})
+    return dataclasses.replace(found, settings={**of_network(config, artifacts), **found.settings})
 
 
-def _of_network(config: Config, artifacts: Artifacts) -> dict[str, Any]:
+def of_network(config: Config, artifacts: Artifacts) -> dict[str, Any]:
     """The network, the form of images and the classes of the strong model, as far as they are recorded."""
     recorded = model_files.network_settings(artifacts).load_if_there()
     trained_on = model_files.trained_on(artifacts).load_if_there()

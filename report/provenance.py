@@ -18,7 +18,17 @@ from patching import files as patch_files
 from patching.on_disk import load_report
 from patching.weak_models import WeakKind
 from report.data import ReportData
-from report.made_with import IMPORTANCE, SENSITIVITY, TRAINING, MadeWith, dict_in, last_step, script_of, set_in_words
+from report.made_with import (
+    IMPORTANCE,
+    SENSITIVITY,
+    TRAINING,
+    MadeWith,
+    dict_in,
+    last_step,
+    of_network,
+    script_of,
+    set_in_words,
+)
 from report.page import Block, Note, Table
 from report.words import duration
 from search.methods import METHODS
@@ -107,8 +117,10 @@ def _strong_model_row(data: ReportData) -> list[StageRow]:
     if model_files.image_order(artifacts).exists():
         command = _command(data, "", "scripts/take_published_model.py")
         return [_row("pretrained model", command, file.path)]
-    of_network = ("--network", shlex.quote(data.config.network_name), "--checkpoint", "FILE")
-    command = _command(data, "", "scripts/import_model.py", *of_network)
+    options = ("--network", shlex.quote(data.config.network_name), "--checkpoint", "FILE", "--as_given")
+    form = {name: value for name, value in of_network(data.config, artifacts).items() if name != "network"}
+    configured = data.configured_without_files
+    command = MadeWith(form).command(_unrecorded(data), "scripts/import_model.py", configured, options)
     return [_row("import of FILE, whose name is not recorded", command, file.path)]
 
 

@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.network is not None:
         arguments.set.insert(0, f"network={arguments.network}")
-    stage = open_stage(arguments)
+    stage = open_stage(arguments, anew=True)
     with held(model_files.training_role(stage.artifacts)):
         import_model(stage, arguments)
 
@@ -111,7 +111,8 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
         print(f"{name} accuracy {right / len(images):.2%} ({right} of {len(images)})", flush=True)
     if arguments.fresh:
         set_folder_aside(artifacts, model_files.training_role(artifacts))
-    model_files.network_settings(artifacts).save(NetworkSettings.of(config, graph))
+    recorded = NetworkSettings.of(config, graph)
+    model_files.network_settings(artifacts).save(recorded)
     model_files.image_order(artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(artifacts).save(record_of(split))
     file = model_files.entire_model(artifacts)
@@ -119,6 +120,9 @@ def import_model(stage: Stage, arguments: argparse.Namespace) -> None:
     print(f"saved {file.path}")
     if config != stage.config:
         show_changes(stage.config, config)
+    if config.name not in known_configurations():  # later stages read them from that file
+        unrecorded = [text for text in artifacts.assignments if text.partition("=")[0] not in recorded.settings]
+        artifacts = dataclasses.replace(artifacts, assignments=tuple(unrecorded))
     of_class = artifacts.command("module_gradient_search.py", "--target_class", "CLASS", "--keep_flops", "0.5")
     print(f"next, for the module of a class: {of_class}")
 

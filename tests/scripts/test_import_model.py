@@ -231,6 +231,9 @@ def test_groups_of_outputs_become_the_classes(
     assert done.exit_code == 0 and "test accuracy 100.00% (32 of 32)" in done.stdout, done
     assert "net.py:Net[4:0-2,3], which later stages read from network.json" in done.stdout
     artifacts, names = Artifacts(home, "mine", "two"), ("--model", "mine", "--dataset", "two")
+    # The form and the network stand in network.json; `--set network=` without the outputs would be another network.
+    assert "class: python module_gradient_search.py --model mine --dataset two --target_class CLASS" in done.stdout
+    assert import_two("--outputs", "red=3,other=rest", "--fresh").exit_code == 0  # nothing of the first import counts
     strong = model_files.entire_model(artifacts).load()
     assert strong["module.fc.weight"].shape == (4, 3)
     search = ("--target_class", "red", "--keep", "1", "--set", "mask_keeps=1", "--set", "mask_steps=1")
