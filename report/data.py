@@ -276,13 +276,14 @@ class ReportData:
         Raises UserError where they are not recorded, or the dataset no longer has them.
         """
         model = self.own_patches[name]
-        again = f"patch again with: {self.artifacts.command('scripts/patch_weak_model.py')}"
+        again = f"patch again with: {model.details.get('command', 'scripts/patch_weak_model.py')}"
         try:
             changed, form = model.details["changed"], Form.of_plain(model.details["changed"]["form"])
             places, *answers = (np.array(changed[each], np.int64) for each in ("places", "labels", "before", "after"))
             dataset = load_dataset(changed["images"], form.side, form.resize, form.normalisation)
             names = [dataset.classes[label] for label in dataset.test.labels[places]]
-            if names != [model.classes[label] for label in answers[0]]:
+            is_same = changed["fingerprint"] == dataset.test.fingerprint
+            if not is_same or names != [model.classes[label] for label in answers[0]]:
                 raise UserError(f"the images have changed since; {again}")
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"they are not recorded; {again}") from None

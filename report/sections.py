@@ -13,6 +13,7 @@ from composing.report import HEADINGS
 from models import files as model_files
 from models.training import best_epoch
 from modules import files as module_files
+from modules.kernel_importance import check_importance_fits
 from modules.layer_sensitivity import recommend_sensitive
 from modules.module_set import class_names
 from modules.own_class import MOST_BELOW
@@ -25,6 +26,7 @@ from report.figures_of_accuracy import confusion_figure, outputs_figure
 from report.figures_of_model import importance_figure, sensitivity_figure, training_figure
 from report.figures_of_patching import changed_images_figure, patch_figure
 from report.figures_of_search import course_figure, kept_figure
+from report.made_with import IMPORTANCE
 from report.page import Block, Note, Paragraph, Picture, Section, Table, section
 from report.patches import Patched, models_of, outcome_of, patches_of
 from report.provenance import provenance_blocks
@@ -100,7 +102,11 @@ def importance_blocks(data: ReportData) -> Iterator[Block]:
         "One map per conv layer, one row per class, one column per kernel; bright = important. Columns that are bright "
         "from top to bottom are kernels that all classes need.",
     )
-    if data.config.importance_mode == "random":
+    try:
+        check_importance_fits(data.artifacts)
+    except UserError as error:
+        yield Note(str(error))
+    if (data.recorded(IMPORTANCE, "importance_mode") or data.config.importance_mode) == "random":
         yield Note("importance_mode is random: kernels are ranked by their index, as a control; nothing was measured.")
 
 
@@ -299,7 +305,7 @@ def patch_blocks(data: ReportData, kind: WeakKind | None) -> Iterator[Block]:
         if outdated := [name for name, model in data.own_patches.items() if is_outdated(data.artifacts, model)]:
             yield Note(
                 f"{', '.join(outdated)}: patched with another module set than the one of that name now; patch again "
-                f"with: {data.artifacts.command('scripts/patch_weak_model.py')}"
+                f"with: {'; '.join(data.own_patches[name].details.get('command', '') for name in outdated)}"
             )
 
 

@@ -95,6 +95,7 @@ def main() -> None:
         classes = with_modules(classes, open_set(config, stage.artifacts, arguments.modules, ()))
     file = report_file(arguments, stage.artifacts)
     weak = load_weak_member(arguments, weak_form, classes) if arguments.weak_network else None
+    fingerprint = weak_images["test"].fingerprint
     if weak is not None and weak.form.is_grey:
         colours = weak.form.normalisation
         weak_images = {part: replace(each, normalisation=colours) for part, each in weak_images.items()}
@@ -176,7 +177,9 @@ def main() -> None:
         report.details["changed"] = changed_images(
             *(test.weak.argmax(1), patched(test.weak, test.modules).argmax(1)),
             *(images.labels, places),
-            *(images_name, weak_form),
+            name=images_name,
+            form=weak_form,
+            fingerprint=fingerprint,
         )
     typed = [*sys.argv[1:], *([] if arguments.modules else ["--modules", chosen.name])]
     report.details["command"] = shlex.join(["python", "scripts/patch_weak_model.py", *typed])
@@ -331,15 +334,23 @@ def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
 
 
 def changed_images(
-    before: np.ndarray, after: np.ndarray, labels: np.ndarray, places: np.ndarray, name: str, form: Form
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: np.ndarray,
+    places: np.ndarray,
+    name: str,
+    form: Form,
+    fingerprint: int,
 ) -> dict[str, Any]:
     """The test images that the patch gained and lost, for the report: their labels, answers and places.
 
-    The arrays are (images,) int64; `places` are those among the test images of the dataset `name`, in a form.
+    The arrays are (images,) int64; `places` are those among the test images of the dataset `name`, in a form, which
+    have the fingerprint.
     """
     changed = np.flatnonzero((before == labels) != (after == labels))
     values = {"labels": labels, "before": before, "after": after, "places": places}
-    return {"images": name, "form": form.to_plain(), **{each: of[changed].tolist() for each, of in values.items()}}
+    of_images = {"images": name, "form": form.to_plain(), "fingerprint": fingerprint}
+    return {**of_images, **{each: of[changed].tolist() for each, of in values.items()}}
 
 
 def cost_of(weak: Member | None, modules: list[Member], report: PatchedWeakModel) -> dict[str, Any]:

@@ -314,6 +314,15 @@ def test_provenance_names_stages_seeds_and_versions(copied: ReportData) -> None:
     assert len(setting_rows(CONFIG, {})) == sum(row[0] in CONFIG.__dataclass_fields__ for row in rows)
 
 
+def test_what_the_importance_was_measured_with_is_told(copied: ReportData) -> None:
+    (picture,) = importance_blocks(copied)  # no record: an earlier version
+    assert isinstance(picture, Picture)
+    file = module_files.importance_settings(copied.artifacts)
+    file.save({"importance_mode": "random", "strong_model_sha256": "0"})
+    of_another, control = notes(lambda: importance_blocks(ReportData(copied.stage)))
+    assert "is of another strong model" in of_another and "importance_mode is random" in control
+
+
 def test_curves_measured_at_other_ratios_than_the_configurations_are_sound(copied: ReportData) -> None:
     for layer in range(13):
         module_files.layer_sensitivity(copied.artifacts, layer).save(np.array([[0.2, 0.3], [0.6, 0.8], [1, 0.9]]))
@@ -470,7 +479,8 @@ def test_the_images_that_a_patch_of_a_users_own_model_changed_are_shown(copied: 
     form = Form.of(CONFIG)
     digits, places = load_dataset("digits", form.side, form.resize, form.normalisation).test, [3, 4, 9]
     answers = {"labels": [0, 0, 1], "before": [1, 0, 0], "after": [0, 1, 1]}
-    changed = {"images": "digits", "form": form.to_plain(), "places": places, **answers}
+    of_images = {"images": "digits", "form": form.to_plain(), "fingerprint": digits.fingerprint}
+    changed = {**of_images, "places": places, **answers}
     own_report(copied, modules="genetic", changed=changed)
     _, note = own_weak_model_blocks(copied)
     assert isinstance(note, Note) and "the images have changed since" in note.text  # moon and star are no digits
@@ -478,6 +488,9 @@ def test_the_images_that_a_patch_of_a_users_own_model_changed_are_shown(copied: 
     copied.own_patches["mine"] = model = dataclasses.replace(copied.own_patches["mine"], classes=names)
     model.details["changed"]["labels"] = digits.labels[places].tolist()
     shown = copied.own_changed_images("mine")
+    model.details["changed"]["fingerprint"] += 1  # another image since
+    with pytest.raises(UserError, match=r"have changed since; patch again with: python x\.py --weak_logits y"):
+        copied.own_changed_images("mine")
     assert (shown.pixels == digits.pixels[places]).all() and shown.labels.tolist() == digits.labels[places].tolist()
 
 
