@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -54,17 +54,17 @@ class Worker:
 
 @dataclass
 class LocalEngine(Engine):
-    """`count` processes; of several GPUs each gets one in turn."""
+    """`count` processes; of several GPUs, given by their numbers, each gets one in turn."""
 
     count: int = 1
-    gpus: int = 0
+    gpus: Sequence[int] = ()
     staff: list[Worker] = field(default_factory=list)
     shared: list[Any] = field(default_factory=list)
     queue: deque[tuple[Hashable, Task]] = field(default_factory=deque)
     is_on_this_machine: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self.on_gpus = self.gpus > 0
+        self.on_gpus = len(self.gpus) > 0
         with signals_held_back():  # so that none is started and missing in the list
             self.staff.extend(self._hire(number) for number in range(self.count))
 
@@ -97,7 +97,7 @@ class LocalEngine(Engine):
 
     def _hire(self, number: int) -> Worker:
         ours, theirs = _context.Pipe()
-        gpu = number % self.gpus if self.gpus else None
+        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
         process = _context.Process(target=_work, args=(theirs, gpu), name=f"worker_{number}", daemon=True)
         heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `_work`, but from the worker's start on
         try:

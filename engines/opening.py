@@ -48,9 +48,11 @@ def open_engine(arguments: argparse.Namespace, device: torch.device, jobs: int =
         from engines.on_ray import RayEngine  # an extra: not everybody has it
 
         on_gpus = global_configure.device in ("auto", "cuda")
+        if not on_gpus and device.type == "cuda":
+            raise UserError(f"--engine ray: it chooses its GPUs itself; give CNNMOD_DEVICE=cuda instead of {device}")
         return RayEngine(address=arguments.address or "", count=jobs or num_cores(), on_gpus=on_gpus)
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    return LocalEngine(count=jobs or gpus or num_cores(), gpus=gpus)
+    gpus = [] if device.type != "cuda" else range(torch.cuda.device_count()) if device.index is None else [device.index]
+    return LocalEngine(count=jobs or len(gpus) or num_cores(), gpus=gpus)
 
 
 @contextlib.contextmanager

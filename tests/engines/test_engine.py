@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sample_tasks
+import torch
 from conftest import TOP
 
 import global_configure
 from engines.engine import Returned, in_order, run_task
 from engines.local import LocalEngine
+from engines.opening import open_engine
 from utils.device import Node, difference, sources_digest, this_node
 from utils.errors import UserError, WaitedTooLong
 
@@ -85,6 +88,14 @@ def test_no_wait_is_endless(engine, monkeypatch):
     engine.submit(0, sample_tasks.slow, 600)
     with pytest.raises(WaitedTooLong, match="the next of 1 tasks"):
         list(engine.results())
+
+
+def test_one_gpu_that_is_named_is_the_only_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("engines.opening.LocalEngine", lambda count, gpus: (count, list(gpus)))
+    local = Namespace(engine="local", address=None)
+    found = [open_engine(local, torch.device(name), 3) for name in ("cuda", "cuda:1", "cpu")]
+    assert found == [(3, [0, 1, 2, 3]), (3, [1]), (3, [])]
 
 
 def test_a_stopped_worker_and_a_long_silence_are_mentioned(monkeypatch, capsys):
