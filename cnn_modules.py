@@ -14,7 +14,7 @@ Errors have a message of one line. A `UserError` is no ValueError and a `Setting
 
 import copy
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,11 +145,12 @@ def kernel_importance(strong: Graph, images: Any, labels: Any, confidence: float
         (classes, K) float32: the mean L1 norm of each kernel's feature map; 0 of kernels that are always kept.
 
     Raises:
-        UserError: images or labels do not fit, or `confidence` is not from 0 to 1.
+        UserError: images or labels do not fit, a class has no image, or `confidence` is not from 0 to 1.
     """
     if not isinstance(confidence, numbers.Real) or not 0 <= confidence <= 1:
         raise UserError(f"confidence: expected a softmax from 0 to 1, given {confidence!r}")
     given = _labelled(strong, images, labels)
+    _check_has_images(given, range(strong.num_classes))
     device, _ = strong.device_and_dtype
     return importance_of_images(strong, *to_device(given, device), confidence, None)[0]
 
@@ -222,6 +223,7 @@ def gradient_search(
         SettingError: a ValueError; a setting has a value that cannot work.
     """
     given, targets = _labelled(strong, images, labels), _targets(strong, target_classes)
+    _check_has_images(given, targets)
     _check_share(keep)
     if not isinstance(seed, numbers.Integral) or seed < 0:
         raise UserError(f"seed: expected a whole number, 0 or more, given {seed!r}")
@@ -401,6 +403,11 @@ class PatchedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Scores (n, classes) of images (n, channels, side, side): the largest one decides."""
         return self.rule(self.weak(images).float(), self.modules_of_classes(images))
+
+
+def _check_has_images(images: Images, classes: Iterable[int]) -> None:
+    if missing := sorted({*classes} - {*images.labels.tolist()}):
+        raise UserError(f"labels: expected images of class {missing[0]}, given none")
 
 
 def _array(values: Any) -> np.ndarray:

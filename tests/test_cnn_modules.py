@@ -170,6 +170,14 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "few labels": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS[1:]), "labels: expected a whole number for"),
     "real labels": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS / 2), "given float32"),
     "labels from 1": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS + 1), "from 0 to 3, given 1 to 4"),
+    "a class without images": (
+        lambda: cm.kernel_importance(strong(), IMAGES[LABELS != 2], LABELS[LABELS != 2]),
+        "class 2",
+    ),
+    "a target without images": (
+        lambda: cm.gradient_search(strong(), IMAGES[LABELS != 2], LABELS[LABELS != 2], 0.5, target_classes=[2]),
+        "labels: expected images of class 2, given none",
+    ),
     "confidence": (lambda: cm.kernel_importance(strong(), IMAGES, LABELS, 5), "from 0 to 1, given 5"),
     "importance": (lambda: cm.importance_masks(strong(), np.ones(18), 0.5), r"expected \(classes, 18\)"),
     "keep nothing": (lambda: cm.importance_masks(strong(), np.ones((4, 18)), 0.0), "keep: expected a share above 0"),
