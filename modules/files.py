@@ -1,6 +1,5 @@
 """The files of what is measured on the strong model, and of its module sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from utils.artifacts import ArrayFile, Artifacts, CheckpointFile, JsonFile, Role
@@ -61,9 +60,6 @@ def module_kernels(folder: Path, target_class: int, made_by: str) -> ArrayFile:
     return ArrayFile(folder / f"class_{target_class}_kernels.npy", made_by, "bool")
 
 
-def search_command(artifacts: Artifacts, target_classes: Sequence[int] = ()) -> str:
-    """The commands that make a module set, for messages; of some classes the one that takes them."""
-    command = artifacts.command("module_gradient_search.py")
-    if target_classes:
-        return f"{command} --target_class {' '.join(map(str, target_classes))}"
-    return f"{command}, or scripts/run_module_search.py"
+def search_command(artifacts: Artifacts) -> str:
+    """The commands that make a module set, for messages."""
+    return f"{artifacts.command('module_gradient_search.py')}, or scripts/run_module_search.py"

@@ -76,7 +76,8 @@ def open_set(
     needed = range(config.num_classes) if target_classes is None else target_classes
     if lacking := [number for number in needed if number not in found.target_classes]:
         having = [each.name for each in module_sets(config, artifacts) if set(needed) <= set(each.target_classes)]
-        made_by = module_files.search_command(artifacts, lacking if len(lacking) <= 5 else ())
+        some = [] if len(lacking) > 5 else ["--target_class", *map(str, lacking)]
+        made_by = artifacts.command("module_gradient_search.py", *some)
         hint = f"give --modules {' or '.join(having)}" if having else f"make them with: {made_by}"
         names = ", ".join(f"{number} ({found.record.classes[number]})" for number in lacking[:5])
         raise UserError(
