@@ -53,10 +53,10 @@ class Stage:
         return precision_name(self.dtype)
 
 
-def open_stage(arguments: argparse.Namespace, *, anew: bool = False) -> Stage:
+def open_stage(arguments: argparse.Namespace, *, is_new: bool = False) -> Stage:
     """Everything that a script needs; prints where its files are. Raises UserError or SettingError.
 
-    `anew`: the script makes a strong model, for which the recorded settings of an earlier one do not count.
+    `is_new`: the script makes a new strong model, so the recorded settings of an earlier one do not count.
     """
     show_progress(not arguments.quiet)
     if getattr(arguments, "tensorboard", False):
@@ -64,7 +64,7 @@ def open_stage(arguments: argparse.Namespace, *, anew: bool = False) -> Stage:
     root_dir = Path(global_configure.root_dir).resolve()
     given = (each.partition("=") for each in arguments.set)
     arguments.set = [f"{current_name(name)}{equals}{value}" for name, equals, value in given]
-    config = load(arguments.model, arguments.dataset, arguments.set, partial(default_config, anew=anew))
+    config = load(arguments.model, arguments.dataset, arguments.set, partial(default_config, is_new=is_new))
     is_named = config.name in known_configurations() or any(each.startswith("network=") for each in arguments.set)
     if is_named:
         named(config.network_name)
@@ -75,7 +75,7 @@ def open_stage(arguments: argparse.Namespace, *, anew: bool = False) -> Stage:
     make_deterministic(global_configure.seed)
     say(f"root_dir: {root_dir}  configuration: {config.name}  device: {device}")
     artifacts = Artifacts(root_dir, config.model, config.dataset, tuple(arguments.set))
-    if config.name not in known_configurations() and (anew or not model_files.network_settings(artifacts).exists()):
+    if config.name not in known_configurations() and (is_new or not model_files.network_settings(artifacts).exists()):
         say(f"no file configures/{config.name}.py, so: {_in_words(config)}")
     if not is_fast_in(dtype, device):
         say(f"{precision_name(dtype)}: this {device.type} has no instructions for it; float32 is faster")
@@ -84,8 +84,8 @@ def open_stage(arguments: argparse.Namespace, *, anew: bool = False) -> Stage:
     return Stage(config, artifacts, device, dtype, global_configure.seed)
 
 
-def default_config(model: str, dataset: str, *, anew: bool = False) -> Config:
-    """The configuration of a model and a dataset that have no file; `anew` as `open_stage` says.
+def default_config(model: str, dataset: str, *, is_new: bool = False) -> Config:
+    """The configuration of a model and a dataset that have no file; `is_new` as `open_stage` says.
 
     Raises SettingError for names that can be no folder's, UserError where the dataset is not there.
     """
@@ -95,7 +95,7 @@ def default_config(model: str, dataset: str, *, anew: bool = False) -> Config:
             f"name the network by --set network={model}"
         )
     artifacts = Artifacts(Path(global_configure.root_dir).resolve(), model, dataset)
-    recorded = None if anew else model_files.network_settings(artifacts).load_if_there()
+    recorded = None if is_new else model_files.network_settings(artifacts).load_if_there()
     form = () if recorded is None else (recorded.image_side, recorded.resize)
     try:
         classes, num_images = outline(dataset, *form)

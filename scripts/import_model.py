@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.network is not None:
         arguments.set.insert(0, f"network={arguments.network}")
-    stage = open_stage(arguments, anew=True)
+    stage = open_stage(arguments, is_new=True)
     with held(model_files.training_role(stage.artifacts)):
         import_model(stage, arguments)
 

@@ -59,7 +59,7 @@ def create_text(path: Path, text: str) -> bool:
 
 @contextlib.contextmanager
 def _written_beside(path: Path, write: Callable[[BinaryIO], Any], said: Path | None = None) -> Iterator[Path]:
-    """A whole file beside `path`, which the block renames or links; removed afterwards.
+    """A whole file next to `path`, which the block renames or links; removed afterwards.
 
     Raises UserError on failure, of `said` where it is given.
     """
@@ -74,7 +74,7 @@ def _written_beside(path: Path, write: Callable[[BinaryIO], Any], said: Path | N
         yield partial
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(
-            f"cannot write {said or path}: {reason(error)}; make room or mend its permissions, then try again"
+            f"cannot write {said or path}: {reason(error)}; make room or change its permissions, then try again"
         ) from None
     finally:
         with contextlib.suppress(OSError):

@@ -192,7 +192,7 @@ def _read(lock: Path) -> Holder | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read {lock}: {reason(error)}; mend its permissions, then try again") from None
+        raise UserError(f"cannot read {lock}: {reason(error)}; change its permissions, then try again") from None
     except (ValueError, TypeError, RecursionError):
         pass
     return Holder("an unknown machine", "", 0, "", 0, f"(damaged: {lock})")

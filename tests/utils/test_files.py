@@ -328,7 +328,7 @@ def test_text(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("not a folder")
-    with pytest.raises(UserError, match=r"cannot write .*root/data/a.npy: .*; make room or mend its permissions"):
+    with pytest.raises(UserError, match=r"cannot write .*root/data/a.npy: .*; make room or change its permissions"):
         save_array(tmp_path / "root" / "data" / "a.npy", np.ones(3))
     assert files_below(tmp_path) == {"root": b"not a folder"}
 
@@ -364,7 +364,7 @@ WRITERS = {
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "folder" / "file"
     save_text(path, "old")
-    line = f"cannot write {path}: File too large; make room or mend its permissions, then try again"
+    line = f"cannot write {path}: File too large; make room or change its permissions, then try again"
     with pytest.raises(UserError, match=f"^{re.escape(line)}$"), largest_file(1000):
         WRITERS[kind](path)
     assert files_below(tmp_path) == {"folder/file": b"old"}
