@@ -87,7 +87,7 @@ def trade_off_figure(points: Sequence[TradeOff], title: str) -> Drawing:
         end_at_100(axes, "x")
     panels[0].set_ylabel("accuracy lost in percentage points")
     panels[0].legend()
-    figure.suptitle(f"{title}; dashed: the strong model")
+    figure.suptitle(f"{title}; dashed: the strong model; bars: 95 % intervals")
     return drawing_of(figure, smallest_modules(points), TradeOff, points)
 
 
