@@ -220,9 +220,11 @@ def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) ->
     if _described_fingerprint(description) == fingerprint:
         return
     decoded = read()
-    if _described_fingerprint(description) == fingerprint:  # another process, started at the same time, was faster
+    now = _described_fingerprint(description)
+    if now == fingerprint:  # another process, started at the same time, was faster
         return
-    description.unlink(missing_ok=True)  # its presence says that all arrays are whole, so it goes before them
+    if now is not None:  # its presence says that all arrays are whole, so it goes before them
+        description.unlink(missing_ok=True)
     for part, (pixels, labels) in decoded.parts.items():
         save_array(folder / f"{part}_images.npy", pixels)
         save_array(folder / f"{part}_labels.npy", labels)
