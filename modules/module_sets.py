@@ -218,7 +218,7 @@ def with_better_statistics(
     """
     of_strong, labels = predict(strong.network, split.valid, device), split.valid.labels
     images = split.train.first(STATISTICS_IMAGES)
-    batches = statistics_batches(to_device(images, device)[0])
+    batches = statistics_batches(to_device(images, device)[0], strong.image_shape[-1])
     modules, statistics = CutModules(strong, masks, target_classes), []
     for module in modules:
         estimate_statistics(module, (normalise(batch, images.normalisation) for batch in batches))

@@ -14,7 +14,6 @@ behind IMAGES stand the method or the sets that alone were measured. Choose by v
 select, too; the test images are for the report.
 """
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from models.graph import Graph
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import load_strong_model, load_strong_split
 from modules.module import CutModules
+from modules.module_set import ModuleSet
 from modules.module_sets import open_set
 from patching.confidence import accuracy_change, accuracy_p
 from report import files as report_files
@@ -63,9 +63,10 @@ def main() -> None:
     only.add_argument("--modules", nargs="+", default=[], metavar="SET", help="measure these module sets alone")
     arguments = parser.parse_args()
     stage = open_stage(arguments)
+    sets = [open_set(stage.config, stage.artifacts, name, ()) for name in arguments.modules]  # before any work
     images = getattr(load_strong_split(stage.config, stage.artifacts), arguments.images)
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    found = list(points_of(stage, strong, Judge(strong, images, stage.device), arguments))
+    found = list(points_of(stage, strong, Judge(strong, images, stage.device), arguments.method, sets))
     if not found:
         raise MissingFile(
             f"{stage.artifacts.folder}: no search has found modules; first run: "
@@ -89,11 +90,11 @@ def compared(found: Sequence[tuple[TradeOff, np.ndarray]], labels: np.ndarray) -
 
 
 def points_of(
-    stage: Stage, strong: Graph, judge: Judge, arguments: argparse.Namespace
+    stage: Stage, strong: Graph, judge: Judge, only_method: str | None, only_sets: Sequence[ModuleSet]
 ) -> Iterator[tuple[TradeOff, np.ndarray]]:
-    """All candidates of all methods, then all sets; or of what the command line asks for alone. See `measured`."""
+    """All candidates of all methods, then all sets; or one method's, or some sets, alone. See `measured`."""
     parameters = count_parameters(strong.network)
-    methods = [] if arguments.modules else [METHODS[arguments.method]] if arguments.method else METHODS.values()
+    methods = [] if only_sets else [METHODS[only_method]] if only_method else METHODS.values()
     for method in methods:
         for found in method.candidates(stage):
             targets = range(strong.num_classes) if found.target_classes is None else found.target_classes
@@ -102,11 +103,7 @@ def points_of(
             yield measured(
                 judge, parameters, name, found.words, modules, found.masks, targets, found.answer, found.seconds
             )
-    if arguments.modules:
-        sets = [open_set(stage.config, stage.artifacts, name, ()) for name in arguments.modules]
-    else:
-        sets = [] if arguments.method else sets_here(stage.config, stage.artifacts)
-    for each in sets:
+    for each in only_sets or ([] if only_method else sets_here(stage.config, stage.artifacts)):
         search, of_set = (
             each.record.search,
             (each.modules(stage.device), each.masks(), each.target_classes, each.record.answer),

@@ -37,10 +37,10 @@ def with_batch_statistics(program: Program, momentum: float | None = None) -> Pr
     return replace(program, steps=tuple(steps))
 
 
-def statistics_batches(pixels: Tensor) -> Sequence[Tensor]:
-    """Images (n, side, side, 3) to estimate statistics on, in batches of equal size: each counts alike."""
-    most = STATISTICS_BATCH if pixels.shape[1] <= LARGE_SIDE else LARGE_BATCH
-    return pixels.tensor_split(-(-len(pixels) // most))
+def statistics_batches(images: Tensor, image_side: int) -> Sequence[Tensor]:
+    """Images (n, ...) of this side, or their places (n,), in batches of equal size: each counts alike."""
+    most = STATISTICS_BATCH if image_side <= LARGE_SIDE else LARGE_BATCH
+    return images.tensor_split(-(-len(images) // most))
 
 
 @torch.no_grad()

@@ -222,8 +222,8 @@ class Trainer:
         pixels, normalisation = self.batches.pixels, self.batches.normalisation
         generator = torch.Generator().manual_seed(self.batches.seed)
         chosen = torch.randperm(len(pixels), generator=generator)[:STATISTICS_IMAGES].to(pixels.device)
-        for batch in statistics_batches(pixels[chosen]):
-            yield normalise(batch, normalisation)
+        for batch in statistics_batches(chosen, pixels.shape[1]):
+            yield normalise(pixels[batch], normalisation)
 
     def masks(self) -> np.ndarray:
         """The masks (modules, K) bool."""

@@ -87,9 +87,9 @@ def test_of_one_batch_the_network_answers_by_its_own_mean_and_variance() -> None
 def test_batches_that_statistics_are_estimated_on_are_of_equal_size() -> None:
     """Each counts alike, and one image alone may have no variance."""
     for images, side, sizes in ((251, 8, [126, 125]), (1000, 64, [250] * 4), (101, 65, [34, 34, 33]), (3, 8, [3])):
-        pixels = torch.arange(images)[:, None, None, None].expand(-1, side, side, 1)
-        batches = statistics_batches(pixels)
-        assert list(map(len, batches)) == sizes and torch.equal(torch.cat(tuple(batches)), pixels)
+        places = torch.arange(images)
+        batches = statistics_batches(places, side)
+        assert list(map(len, batches)) == sizes and torch.equal(torch.cat(tuple(batches)), places)
 
 
 @torch.no_grad()
