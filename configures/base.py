@@ -395,7 +395,7 @@ def _mistake(error: BaseException, name: str) -> str:
     lines = [frame.lineno for frame in frames if Path(frame.filename).name == f"{name}.py"]
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.lineno and not lines:  # else it is of a file that this one imports
-        lines, said = [error.lineno], f"{error.msg}; mend that and try again"
+        lines, said = [error.lineno], f"{error.msg}; fix that and try again"
     elif isinstance(error, SystemExit):
         said = "it ends the program; expected config = Config(...) in it"
     elif isinstance(error, TypeError):  # perhaps by a name that is no setting, or without one that has no default

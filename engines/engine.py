@@ -40,7 +40,7 @@ class Returned:
     node: Node
     value: Any = None
     failure: str = ""
-    is_final: bool = False  # whether it would only fail again: somebody has to mend something first
+    is_final: bool = False  # whether it would only fail again: somebody has to fix something first
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Engine(ABC):
                 raise UserError(said)
             say(f"{said}: failed {task.failures} of {MOST_FAILURES} times")
             if task.failures >= MOST_FAILURES:
-                raise UserError(f"a task failed {MOST_FAILURES} times: {said}; mend that, then type the same command")
+                raise UserError(f"a task failed {MOST_FAILURES} times: {said}; fix that, then type the same command")
         self._start(key, task)
 
     def _meet(self, node: Node) -> None:

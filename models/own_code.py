@@ -218,7 +218,7 @@ def _run(path: Path, root: Path, module_name: str, about_to_run: AboutToRun) -> 
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"{error.filename or path}:{error.lineno or 1}: {error.msg}; mend that and try again") from None
+        raise UserError(f"{error.filename or path}:{error.lineno or 1}: {error.msg}; fix that and try again") from None
     except ImportError as error:
         _fail(f"{path} cannot be run", error, root, "; install what it needs, or stand where its imports start")
     except (Exception, SystemExit) as error:

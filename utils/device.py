@@ -204,7 +204,7 @@ def this_node() -> Node:
 
 
 def difference(expected: Node, found: Node) -> str:
-    """What of `found` has to be mended before it may work for `expected`; empty where nothing has."""
+    """What of `found` has to be fixed before it may work for `expected`; empty where nothing has."""
     pairs = {name: (getattr(expected, name), getattr(found, name)) for name in ("project", "torch", "numpy")}
     return "; ".join(
         f"{name}: {found} there, {wanted} here" for name, (wanted, found) in pairs.items() if wanted != found

@@ -1,4 +1,4 @@
-"""How a script ends: on errors that a user can mend with one clear line and exit code 2, never a traceback.
+"""How a script ends: on errors that a user can fix with one clear line and exit code 2, never a traceback.
 
 On Ctrl-C, SIGTERM and a closed terminal it ends in order: it closes its files and ends its children.
 """
@@ -62,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`, turning what the user can mend into one line on stderr and an exit code."""
+    """Run a script's `main`, turning what the user can fix into one line on stderr and an exit code."""
     _prepare_streams()
     stdout = sys.stdout
     # stderr is left alone: progress bars of libraries move their cursor on it.
@@ -87,7 +87,7 @@ def run(main: Callable[[], None]) -> None:
         if not isinstance(error, OSError):
             raise
         # A lost permission, a name too long, a disk that went away: wherever a path is touched.
-        _end(f"error: {error.filename or 'the system'}: {reason(error)}; mend that and try again", EXIT_BAD_INPUT)
+        _end(f"error: {error.filename or 'the system'}: {reason(error)}; fix that and try again", EXIT_BAD_INPUT)
     finally:
         sys.stdout = stdout
 

@@ -343,7 +343,7 @@ def missing(path: Path, made_by: str) -> MissingFile:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be read now, and may be whole."""
-    return UserError(f"cannot read {path}: {reason(error)}; mend that and try again")
+    return UserError(f"cannot read {path}: {reason(error)}; fix that and try again")
 
 
 def damaged(path: Path, made_by: str, reason: str) -> DamagedFile:
@@ -365,5 +365,5 @@ def set_aside(path: Path) -> Path:
     try:
         path.rename(target)
     except OSError as error:
-        raise UserError(f"cannot set {path} aside: {reason(error)}; mend its folder's permissions") from None
+        raise UserError(f"cannot set {path} aside: {reason(error)}; fix its folder's permissions") from None
     return target

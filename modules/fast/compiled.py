@@ -42,7 +42,7 @@ def compiler() -> tuple[str, ...] | None:
             return command
         problems.append(problem)
     if problems:
-        _say_once(f"{problems[0]}; torch convolves in its place: mend that, or set {VARIABLE}= to do without")
+        _say_once(f"{problems[0]}; torch convolves in its place: fix that, or set {VARIABLE}= to do without")
     return None
 
 

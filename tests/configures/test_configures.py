@@ -297,7 +297,7 @@ def test_a_stage_repeats_an_old_name_by_the_new_one(notice: str, capsys: pytest.
         ("config = Config(model='simcnn', dataset='other', num_classes=3)", "is for model simcnn and dataset other"),
         ("configuration = 3", r"expected config = Config\(...\) in it"),
         ("config = {'epochs': 3}", r"expected config = Config\(...\) in it"),
-        ("config = Config(", ":2: '\\(' was never closed; mend that and try again$"),
+        ("config = Config(", ":2: '\\(' was never closed; fix that and try again$"),
         ("import absent_package", ":2: ModuleNotFoundError: No module named 'absent_package'$"),
         ("\nepochs = epcohs + 1", ":3: NameError: name 'epcohs' is not defined"),
         ("import json\njson.loads('{')", ":3: JSONDecodeError: "),

@@ -710,7 +710,7 @@ def test_a_full_disk_ends_explorer_and_recorder_with_a_line(root, reference, run
         before = files_below(root)
         with largest_file(limit):
             done = run_main(script, *settings, *more, root=root)
-        done.refused(f"{file}: File too large; make room or mend")
+        done.refused(f"{file}: File too large; make room or change its permissions")
         new = {name for name in files_below(root) if name not in before}
         assert not any(name.endswith(file) for name in new)
         assert not [name for name in new if "partial" in name or name.endswith(".lock")], new
@@ -778,7 +778,7 @@ def test_a_stage_before_the_one_it_needs_names_the_command(strong_roots, tmp_pat
 @pytest.mark.long
 def test_an_explorer_that_fails_ends_all(root):
     file = genetic_files.population(artifacts_of(root), 0, 4)
-    file.path.mkdir(parents=True)  # what no explorer can mend
+    file.path.mkdir(parents=True)  # what no explorer can fix
     done = run_script(LAUNCHER, *WHOLE, "--jobs", "1", root=root, timeout=PATIENCE)
     line = done.refused("(explorer_0 ended with exit code 2; whole log: ", "explorer_0.log")
     assert line.startswith(f"error: cannot read {file.path}: "), line

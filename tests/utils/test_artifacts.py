@@ -28,7 +28,7 @@ def test_what_is_damaged_is_made_again_and_what_cannot_be_read_is_left(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", fail)
-        with pytest.raises(UserError, match=r"cannot read .*class_0_kernels\.npy: Input/output error; mend that"):
+        with pytest.raises(UserError, match=r"cannot read .*class_0_kernels\.npy: Input/output error; fix that"):
             file.load_if_whole(2)
     assert file.load_if_whole(2).tolist() == [True, False]
     file.path.write_bytes(file.path.read_bytes()[:-1])

@@ -68,7 +68,7 @@ def test_the_number_of_a_closed_stream_is_not_given_to_a_file() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_streams_that_are_full_are_an_exit_code() -> None:
     exit_code, _, error = result_of("end", ">/dev/full")
-    assert (exit_code, error) == (2, b"error: the system: No space left on device; mend that and try again\n")
+    assert (exit_code, error) == (2, b"error: the system: No space left on device; fix that and try again\n")
     assert result_of("end", ">/dev/full", "2>/dev/full")[0] == 2
 
 

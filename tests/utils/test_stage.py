@@ -76,8 +76,8 @@ def test_a_wrong_command_line_is_one_line(command: list[str], capsys: pytest.Cap
         (SettingError("no such setting"), 2, "error: no such setting"),
         (WaitedTooLong("no explorer of class 3"), 3, "error: no explorer of class 3"),
         (KeyboardInterrupt(), 130, "interrupted: the same command goes on from the last whole state"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; mend that and try again"),
-        (OSError("odd"), 2, "error: the system: odd; mend that and try again"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; fix that and try again"),
+        (OSError("odd"), 2, "error: the system: odd; fix that and try again"),
     ],
 )
 def test_the_way_out(error: BaseException, exit_code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ def test_a_compiler_that_does_not_work_is_done_without(script, reason, said, tmp
     assert found is None
     assert line.startswith(f"answer.cpp could not be compiled and loaded by {path}: "), line
     assert reason in line
-    assert line.endswith("; torch convolves in its place: mend that, or set CXX= to do without")
+    assert line.endswith("; torch convolves in its place: fix that, or set CXX= to do without")
 
 
 def test_the_next_compiler_is_tried(said, monkeypatch, tmp_path):
