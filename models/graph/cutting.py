@@ -4,7 +4,7 @@ Every operator is made anew for the channels that are kept, by its rule. An oper
 copied as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,16 @@ class Cut:
         if self._target_class is not None and self._is_whole(self._plan.logits):
             logits = self.call(aten.slice.Tensor, logits, 1, self._target_class, self._target_class + 1)
         return logits
+
+    def readers(self) -> Iterator[tuple[Value, Value, int, np.ndarray]]:
+        """What mixes channels in the smaller network: (operator, source, dimension of its row, units at its places)."""
+        for reader in self.channels.readers:
+            if reader.value in self.new:  # else it is of other classes
+                source, operator = self.new[reader.source], self.new[reader.value]
+                while operator.args[0] is not source:  # of a few operators that are made for one, the first one
+                    operator = operator.args[0]
+                units, _ = self._plan.units_and_classes(reader.channels)
+                yield operator, source, reader.dim, units[self.kept(reader.channels)]
 
     def _shape(self, value: Value) -> tuple[int, ...] | None:
         found = self.channels.layouts.get(value)

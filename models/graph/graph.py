@@ -106,18 +106,6 @@ class Graph:
         return GraphNetwork(program, self.constants, self.learned, self.buffers)
 
     @cached_property
-    def read_by_weights(self) -> np.ndarray:
-        """(units,) bool: True = all that reads the unit's maps multiplies them by weights.
-
-        Layer norm, group norm, and means and maxima over channels have none.
-        """
-        found = np.ones(self.num_units + 1, bool)
-        for reader in self.channels.readers:
-            if not reader.has_weight:
-                found[self.units.unit_of_channel[reader.channels]] = False  # unit -1 finds the last one
-        return found[:-1]
-
-    @cached_property
     def plan(self) -> Plan:
         """What all its cuts have in common."""
         return Plan(self.channels, self.constants, self.units, lambda value: rule_of(value).cut)
@@ -125,11 +113,8 @@ class Graph:
     @cached_property
     def program(self) -> Program:
         """The graph as it is run, with its readers."""
-        readers = []
-        for reader in self.channels.readers:
-            units = self.units.unit_of_channel[reader.channels]
-            if (units >= 0).any():
-                readers.append((reader.value, reader.source, reader.dim, units))
+        of_channel = self.units.unit_of_channel
+        readers = [(each.value, each.source, each.dim, of_channel[each.channels]) for each in self.channels.readers]
         return program_of(self.values, self.values[-1:], readers)
 
     def forward(
@@ -165,8 +150,9 @@ class Graph:
         unit_mask = np.asarray(unit_mask)
         self.check(unit_mask, target_class)
         with torch.no_grad():
-            logits = Cut(self.plan, Code(), unit_mask.astype(bool), target_class).run()
-            return network_of(logits, self.constants, self.learned, self.buffers)
+            part = Cut(self.plan, Code(), unit_mask.astype(bool), target_class)
+            logits = part.run()
+            return network_of(logits, self.constants, self.learned, self.buffers, part.readers())
 
     def check(self, unit_mask: np.ndarray, target_class: int | None = None) -> None:
         """Raises ValueError for a mask or a class that does not fit."""

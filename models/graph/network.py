@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,11 +60,16 @@ class GraphNetwork(nn.Module):
         return self.run_graph(self.graph_program, images)
 
     def run_graph(
-        self, program: Program, images: Tensor, *, observe: Mapping[str, Callable[[Any], None]] | None = None
+        self,
+        program: Program,
+        images: Tensor,
+        *,
+        factors: Tensor | None = None,
+        observe: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> Tensor:
         """What another program of the same constants computes with the network's weights; see `Program.run`."""
         constants = [getattr(owner, leaf) for owner, leaf in self._graph_constants]
-        (logits,) = program.run(images, constants, observe=observe)
+        (logits,) = program.run(images, constants, factors=factors, observe=observe)
         return logits
 
 
@@ -73,13 +79,18 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def network_of(
-    logits: Value, constants: Mapping[str, Tensor], learned: frozenset[str], buffers: frozenset[str]
+    logits: Value,
+    constants: Mapping[str, Tensor],
+    learned: frozenset[str],
+    buffers: frozenset[str],
+    readers: Iterable[tuple[Value, Value, int, np.ndarray]],
 ) -> GraphNetwork:
     """The network that computes one value of straight-line code; it shares no memory with the weights.
 
     Args:
         logits: the value.
         constants, learned, buffers: those of the graph that the code was cut from.
+        readers: as of `program_of`.
     """
     values, order = needed([logits]), {name: number for number, name in enumerate(constants)}
     names: dict[Constant, str] = {}  # if one is made in several ways, it has another name each time
@@ -99,7 +110,7 @@ def network_of(
         is_factor = value.name.startswith("logit.")
         in_state |= {name} if is_factor or value.name in learned else set()
         not_parameters |= {name} if is_factor or value.name in buffers else set()
-    return GraphNetwork(program_of(values, [logits], names=names), tensors, in_state, not_parameters)
+    return GraphNetwork(program_of(values, [logits], readers, names), tensors, in_state, not_parameters)
 
 
 def device_and_dtype(constants: Mapping[str, Tensor]) -> tuple[torch.device, torch.dtype]:

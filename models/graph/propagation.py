@@ -24,7 +24,6 @@ class Reader:
     source: Value
     dim: int  # of the source: its row of channels
     channels: np.ndarray  # at each place of that row
-    has_weight: bool  # whether it multiplies channels by a weight
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,14 @@ class Propagation:
         if isinstance(layout, ChannelRow):
             self.ties.keep(layout.channels, because)
 
-    def read(self, value: Value, dim: int, *, has_weight: bool) -> np.ndarray:
+    def read(self, value: Value, dim: int) -> np.ndarray:
         """Let an operator mix the channels that its first operand has along `dim`; returns them."""
         source = value.given.source
         layout = self.layouts[source]
         if layout.is_plain:
             return np.full(layout.shape[dim], KEPT)
         channels = self.row(source).channels
-        self.readers.append(Reader(value, source, dim, channels, has_weight))
+        self.readers.append(Reader(value, source, dim, channels))
         return channels
 
     def slice_constant(self, constant: Value | None, dim: int, channels: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ class MaskedValues:
             factors = self._factors.index_select(-1, index).view(-1, len(index))
             shape = [len(factors), *[1] * (in_front.num_dims - 1)]
             shape[in_front.dim] = factors.shape[1]
-            self._made[in_front.source] = source * factors.view(shape)
+            self._made[in_front.source] = source * factors.view(shape).to(source.dtype)
         return self._made[in_front.source]
 
     def forget(self, place: int) -> None:
@@ -149,7 +149,7 @@ def program_of(
         readers: (reader, source, dim, units) of those in front of which factors stand.
         names: of the constants, by which a program is given them; None: their own.
     """
-    in_front = {reader: (source, dim, units) for reader, source, dim, units in readers}
+    in_front = {reader: (source, dim, units) for reader, source, dim, units in readers if (units >= 0).any()}
     places: dict[Value, Place] = {}
     constants: list[tuple[int, str]] = []
     steps: list[Step] = []

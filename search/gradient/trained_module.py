@@ -47,7 +47,6 @@ class TrainedModule:
         self._program = with_batch_statistics(network.graph_program)
         # A short memory of the gradients' sizes: they change as units go.
         self._optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
-        self._units_read: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def begin_with_difference(self) -> None:
@@ -66,7 +65,11 @@ class TrainedModule:
         return dict(self.network.named_parameters())
 
     def answer(
-        self, images: Tensor, dtype: torch.dtype, observed: Iterable[Observed] = ()
+        self,
+        images: Tensor,
+        dtype: torch.dtype,
+        observed: Iterable[Observed] = (),
+        gates: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Its logits (batch, own classes) float32, by the batch's own statistics, and maps; differentiable.
 
@@ -74,8 +77,9 @@ class TrainedModule:
             images: (batch, channels, side, side) of `dtype`, normalised.
             dtype: bfloat16 runs the network in autocast; weights stay float32.
             observed: the strong model's maps whose counterparts are returned, by name, of the first images.
+            gates: (units,) float32 ones, by which units' maps are multiplied where they are read.
         """
-        logits, maps = answer_and_maps(self.network, self._program, images, dtype, observed)
+        logits, maps = answer_and_maps(self.network, self._program, images, dtype, observed, gates)
         return (logits if self.target_class is not None else logits[:, list(self.classes)]), maps
 
     def unexplained_maps(
@@ -91,18 +95,17 @@ class TrainedModule:
                 shares.append(unexplained(maps[each.name].float(), strong.float(), each.dim))
         return torch.stack(shares).mean() if shares else torch.zeros(())
 
-    def note_saliency(self, logits: Tensor, signs: Tensor) -> None:
+    def note_saliency(self, logits: Tensor, gates: Tensor, signs: Tensor) -> None:
         """Note how much the logits of a step, of `answer`, depend on each unit.
 
         Args:
             logits: (images, own classes), through which the loss can be differentiated afterwards.
+            gates: (units,) that `answer` was given.
             signs: -1 or 1 for each of them, at random. The square of a sum with such signs is, on average, the sum of
                 the squares: of each image's own logit, by one pass backwards for all images.
         """
-        weights = self._weights
-        found = torch.autograd.grad((logits * signs).sum(), [*weights.values()], retain_graph=True, allow_unused=True)
-        of_gates = self._gate_gradients(dict(zip(weights, found, strict=True)))
-        self.saliency = MEMORY * self.saliency + (1 - MEMORY) * of_gates.square()
+        (of_gates,) = torch.autograd.grad((logits * signs).sum(), gates, retain_graph=True)
+        self.saliency = MEMORY * self.saliency + (1 - MEMORY) * of_gates.cpu().square()
 
     def update(self, step_size: float) -> None:
         """Take a step by the gradients that are there."""
@@ -111,26 +114,6 @@ class TrainedModule:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
-
-    @torch.no_grad()
-    def _gate_gradients(self, gradients: Mapping[str, Tensor | None]) -> Tensor:
-        """(units,) float32: the gradient with respect to a factor of each unit's maps, where they are read.
-
-        By the chain rule it is the sum of weight times gradient (by the weight's name) over all weights that read the
-        unit.
-        """
-        found = torch.zeros(len(self.unit_mask) + 1)  # unit -1 is the last one
-        self._units_read = self._units_read or {
-            name: (units.flatten() % len(found)).int()  # half as large, one for each weight
-            for name, units in self.places.units_read(self.unit_mask, self.target_class).items()
-        }
-        weights = self._weights
-        for name, units in self._units_read.items():
-            gradient = gradients[name]
-            if gradient is not None:
-                products = (weights[name] * gradient).flatten().cpu()
-                found.index_add_(0, units, products)
-        return found[:-1]
 
     @torch.no_grad()
     def drop(self, size: Size, keep: float) -> None:
@@ -199,7 +182,12 @@ class TrainedModule:
 
 
 def answer_and_maps(
-    network: GraphNetwork, program: Program, images: Tensor, dtype: torch.dtype, observed: Iterable[Observed]
+    network: GraphNetwork,
+    program: Program,
+    images: Tensor,
+    dtype: torch.dtype,
+    observed: Iterable[Observed],
+    gates: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All logits float32 of images (batch, channels, side, side), and maps of the first images, by name.
 
@@ -207,6 +195,7 @@ def answer_and_maps(
         program: that the network runs.
         dtype: bfloat16 runs it in autocast.
         observed: which maps.
+        gates: (units,) in front of what reads their maps.
     """
     maps: dict[str, Tensor] = {}
 
@@ -215,4 +204,4 @@ def answer_and_maps(
 
     observe = {each.name: partial(keep, each.name) for each in observed}
     with autocast(images.device, dtype):
-        return network.run_graph(program, images, observe=observe).float(), maps
+        return network.run_graph(program, images, factors=gates, observe=observe).float(), maps

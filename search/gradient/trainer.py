@@ -183,9 +183,11 @@ class Trainer:
         def train(module: TrainedModule) -> float:
             value, of_step = 0.0, torch.cat([answer.result()[0] for answer in of_strong])
             for part, ((images, labels, observed), answer) in enumerate(zip(given, of_strong, strict=True)):
-                logits, maps = module.answer(images, self.dtype, observed)
-                if will_drop and part == 0:  # whose random signs say nearly as much as those of all images
-                    module.note_saliency(logits, self.batches.signs_of_step(number, logits.shape))
+                is_noted = will_drop and part == 0  # whose random signs say nearly as much as those of all images
+                gates = torch.ones(self.graph.num_units, device=images.device, requires_grad=True) if is_noted else None
+                logits, maps = module.answer(images, self.dtype, observed, gates)
+                if gates is not None:
+                    module.note_saliency(logits, gates, self.batches.signs_of_step(number, logits.shape))
                 strong_logits, strong_maps = answer.result()
                 loss = self.goal.loss(logits, module.classes, labels, strong_logits, of_step)
                 loss = loss * (len(labels) / len(of_step))
@@ -195,7 +197,7 @@ class Trainer:
                 if maps:
                     of_maps = module.unexplained_maps(observed, maps, strong_maps)
                     loss = loss + self.goal.maps * (1 - of_round / steps) * of_maps
-                loss.backward()
+                loss.backward(inputs=[*module.network.parameters()])  # not of the gates
             module.update(self._step_size(of_round))
             return value
 

@@ -1,7 +1,7 @@
-"""Where the weights of a module stand in the strong model's, and whose maps they read.
+"""Where the weights of a module stand in the strong model's.
 
-Both are found by cutting: what is cut out of weights that are their own numbers says where they came from, and what is
-cut out of weights that are the numbers of units says which units they read. So any network that can be cut has them.
+It is found by cutting: what is cut out of weights that are their own numbers says where they came from. So any network
+that can be cut has them.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from models.graph import Graph, GraphNetwork
-
-NO_UNIT, FIRST_UNIT = 1, 2  # what stands for units in weights: 0 is what uneven groups are filled up with
 
 
 class WeightPlaces:
@@ -31,23 +29,11 @@ class WeightPlaces:
             name: torch.arange(1, value.numel() + 1, dtype=torch.float64).view(value.shape)
             for name, value in real.items()
         }
-        ones = {name: torch.full(value.shape, NO_UNIT, dtype=torch.float64) for name, value in real.items()}
         self._numbers = graph.with_constants(others | numbers)
-        self._units = graph.with_constants(others | ones | _units_of_weights(graph, ones))
 
     def of(self, unit_mask: np.ndarray, target_class: int | None) -> dict[str, Tensor]:
         """Of each weight of a module its place in the strong model's, counted from 1, by name; 0: it is a filling."""
         return {name: value.long() for name, value in _weights(self._numbers.cut(unit_mask, target_class)).items()}
-
-    def units_read(self, unit_mask: np.ndarray, target_class: int | None) -> dict[str, Tensor]:
-        """Of each weight of a module the unit whose maps it multiplies, by name; -1: none that can be dropped.
-
-        Of units that nothing with weights reads, such as those in front of a norm over channels, it is the weights of
-        their own kernels. Weights that read no unit are left out.
-        """
-        found = _weights(self._units.cut(unit_mask, target_class))
-        units = {name: (value.long() - FIRST_UNIT).clamp(min=-1) for name, value in found.items()}
-        return {name: value for name, value in units.items() if (value >= 0).any()}
 
     def moved(
         self, values: Mapping[str, Tensor], before: Mapping[str, Tensor], now: Mapping[str, Tensor]
@@ -74,27 +60,6 @@ class WeightPlaces:
         while name not in self._sizes:
             name = name.removesuffix("_again")
         return name
-
-
-def _units_of_weights(graph: Graph, ones: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the units that they read, or else make, in place of values."""
-    found = {}
-    read_by_weights = np.append(graph.read_by_weights, True)  # unit -1 finds the last one
-    for layer in graph.units.layers:
-        name, units = f"{layer.name}.weight", graph.units.unit_of_kernel[layer.kernels]
-        if name in ones and not read_by_weights[units].all():
-            made = torch.as_tensor(np.where(read_by_weights[units], NO_UNIT, units + FIRST_UNIT)).double()
-            found[name] = made.view(-1, *[1] * (ones[name].dim() - 1)).expand_as(ones[name])
-    for reader in graph.channels.readers:
-        if reader.has_weight:
-            name = reader.value.given.weight.name
-            kernels, per_group, *sizes = ones[name].shape
-            units = graph.units.unit_of_channel[reader.channels]
-            units = np.where(read_by_weights[units], units + FIRST_UNIT, NO_UNIT)
-            of_groups = torch.as_tensor(units).double().view(-1, per_group)
-            read = of_groups.repeat_interleave(kernels // len(of_groups), 0).view(kernels, per_group, *[1] * len(sizes))
-            found[name] = torch.where(read > NO_UNIT, read, found.get(name, ones[name]))
-    return {name: units.contiguous() for name, units in found.items()}
 
 
 def _weights(network: GraphNetwork) -> dict[str, Tensor]:

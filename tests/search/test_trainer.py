@@ -333,8 +333,9 @@ def test_saliency_is_the_squared_gradient_of_the_logits_by_a_factor_of_each_unit
     factors = [torch.ones(8, requires_grad=True), torch.ones(6, requires_grad=True)]
     answer = (reference(images, factors)[:, [2]] * signs).sum()
     expected = torch.cat(torch.autograd.grad(answer, factors)).square()
-    logits, _ = module.answer(images, torch.float32)
-    module.note_saliency(logits, signs)
+    gates = torch.ones(14, requires_grad=True)
+    logits, _ = module.answer(images, torch.float32, gates=gates)
+    module.note_saliency(logits, gates, signs)
     torch.testing.assert_close(module.saliency, 0.1 * expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
     assert all(weight.grad is None for weight in module.network.parameters())
     logits.square().sum().backward()  # the loss can still be differentiated

@@ -32,11 +32,11 @@ def follow_convolution(channels: Propagation, value: Value) -> Layout:
     kernels, per_group = weight.shape[:2]
     name = layer_name(weight)
     if groups == 1:
-        read = channels.read(value, 1, has_weight=True)
+        read = channels.read(value, 1)
         channels.slice_constant(weight, 1, read)
         made = channels.made_by(weight, kernels)
     elif name in channels.freed:
-        read = channels.read(value, 1, has_weight=True)
+        read = channels.read(value, 1)
         made = channels.made_by(weight, kernels)
         channels.never_empty += [*np.split(read, groups), *np.split(made, groups)]
     else:
@@ -144,7 +144,7 @@ def follow_linear(channels: Propagation, value: Value) -> Layout:
         return channels.whole(value)
     if isinstance(source, Scattered) or (isinstance(source, ChannelRow) and source.dim != last):
         return channels.whole(value, "a linear layer reads it in another order")
-    channels.slice_constant(weight, 1, channels.read(value, last, has_weight=True))
+    channels.slice_constant(weight, 1, channels.read(value, last))
     made = channels.made_by(weight, shape[-1])
     channels.slice_constant(given.bias, 0, made)
     channels.add_layer(Layer(layer_name(weight), value, made, len(shape) == 4 and not source.pooled))

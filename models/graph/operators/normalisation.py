@@ -75,7 +75,7 @@ def follow_group_norm(channels: Propagation, value: Value, source: ChannelRow) -
 
 def _read(channels: Propagation, value: Value, source: ChannelRow) -> Layout:
     """A norm that mixes its channels, and has a weight and a bias of each."""
-    channels.read(value, source.dim, has_weight=False)
+    channels.read(value, source.dim)
     for constant in (value.given.weight, value.given.bias):
         channels.slice_constant(constant, 0, source.channels)
     return source.row(value.shape)

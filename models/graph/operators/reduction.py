@@ -76,7 +76,7 @@ def follow(channels: Propagation, value: Value) -> Layout:
     if source.dim in dims:
         if not reads_channels(value, channels.users[value]):
             return channels.whole(value)
-        channels.read(value, source.dim, has_weight=False)
+        channels.read(value, source.dim)
         return of_results(shape, lambda part: Layout(part, pooled))
     dim = source.dim if given.keepdim else source.dim - sum(d < source.dim for d in dims)
     # What is left of a flattened row's pixels is pooled as well: (n, channels, pixels) -> (n, channels).

@@ -1,4 +1,4 @@
-"""What must hold for every network: the cut one computes what the masked one computes."""
+"""What must hold for every network: the cut one computes what the masked one computes, its units' factors included."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -72,6 +72,11 @@ def check_exact(
         cut = graph.cut(mask)
         assert (cut(images) - masked).abs().max() <= TOLERANCE
         assert (graph.cut(mask, 1)(images) - masked[:, 1:2]).abs().max() <= TOLERANCE
+        for target_class, logits in ((None, slice(None)), (1, slice(1, 2))):  # also of factors between 0 and 1
+            part = graph.cut(mask, target_class)
+            fractions = torch.rand(len(mask), generator=torch.Generator().manual_seed(seed)).double()
+            found = part.run_graph(part.graph_program, images, factors=fractions)
+            assert (found - graph.forward(images, factors * fractions)[:, logits]).abs().max() <= TOLERANCE
         again = graph.cut(mask)
         again.load_state_dict(cut.state_dict())
         assert torch.equal(again(images), cut(images))
