@@ -160,7 +160,7 @@ class Graph:
         if target_class is not None and not 0 <= target_class < self.num_classes:
             raise ValueError(f"expected a class from 0 to {self.num_classes - 1}, given {target_class}")
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """What an image costs; see `count_flops`."""
         return flops_of(self.network, self.image_shape)

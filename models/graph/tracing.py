@@ -8,7 +8,7 @@ does nothing in evaluation mode is gone, and what depends on weights alone is co
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,9 @@ IDENTITIES = DROPOUTS | {"clone", "contiguous", "alias", "detach", "lift_fresh_c
 HIDDEN_VIEWS = DROPOUTS | {"getitem", "type_as", "reshape", "_unsafe_view"}
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"})
 CASTS = frozenset({"to", "_to_copy", "type_as"})
+NUMBERS = frozenset({"item", "_local_scalar_dense"})  # of a tensor
 SOFTMAXES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+TRACED_IMAGES = 2  # that a network is given; shapes of values are of so many
 WEIGHTED = frozenset({"conv2d", "linear"})  # layers, whose weights have the names of the network
 
 
@@ -62,7 +64,7 @@ def trace_plain(network: nn.Module, image_side: int, channels: int, num_classes:
     Raises NetworkRefused if the network does not take such images, cannot be traced, or gives no (n, classes).
     """
     like = floating_parameter(network)
-    images = torch.zeros(2, channels, image_side, image_side, dtype=like.dtype, device=like.device)
+    images = torch.zeros(TRACED_IMAGES, channels, image_side, image_side, dtype=like.dtype, device=like.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(network), quiet():
         _try(network, images)
         plain = _plain(_export(network, images), num_classes)
@@ -111,7 +113,7 @@ def _export(network: nn.Module, images: Tensor) -> ExportedProgram:
     except Exception as error:
         if "data-dependent" in str(error):
             place = where(error)
-            raise NetworkRefused(f"the network's code decides by what its maps hold: no one graph{place}") from error
+            raise NetworkRefused(f"the network's code decides by what its tensors hold: no one graph{place}") from error
         raise refused("the network cannot be traced", error) from error
 
 
@@ -200,9 +202,12 @@ def _plain(program: ExportedProgram, num_classes: int | None) -> Plain:
     constants = {name: tensor.detach() for name, tensor in tensors.items() if name in read}
     values = needed([images, logits])
     _check_is_certain(values, {node.name: node for node in program.graph.nodes})
-    values, constants, learned = _fold_constants(values, constants, read & set(program.state_dict))
+    values, constants, sources = _fold_constants(values, constants)
     values = needed([images, values[-1]])
-    return Plain(tuple(values), constants, learned, frozenset(constants) & frozenset(signature.buffers), ends)
+    buffers, parameters = set(signature.buffers), set(signature.parameters)
+    learned = frozenset(name for name, of_name in sources.items() if of_name & program.state_dict.keys())
+    fixed = frozenset(name for name, of_name in sources.items() if of_name & buffers and not of_name & parameters)
+    return Plain(tuple(values), constants, learned, fixed, ends)
 
 
 def _check_is_certain(values: Sequence[Value], exported: dict[str, fx.Node]) -> None:
@@ -324,28 +329,30 @@ def _logits(outputs: list[Value], num_classes: int | None) -> tuple[Value, tuple
 
 
 def _fold_constants(
-    values: Sequence[Value], constants: dict[str, Tensor], learned: set[str]
-) -> tuple[list[Value], dict[str, Tensor], frozenset[str]]:
+    values: Sequence[Value], constants: dict[str, Tensor]
+) -> tuple[list[Value], dict[str, Tensor], dict[str, Set[str]]]:
     """The values with a constant instead of every operator on constants: weight normalisation, fixed grids.
 
     Where a layer reads such a constant as its weight, it has the layer's name for that, as if the layer had never been
-    parametrised. Returns with them the constants that are still read, and those of them that depend on a learned one.
+    parametrised. Returns with them the constants that are still read, and of each of them those that it is made of.
     """
     users = users_of(values)
     tensors: dict[Value, Tensor] = {}  # what depends on constants alone
-    from_learned: set[Value] = set()
+    sources: dict[Value, Set[str]] = {}
     for value in values:
         if isinstance(value, Constant):
             tensors[value] = constants[value.name]
-            from_learned |= {value} if value.name in learned else set()
+            sources[value] = {value.name}
         elif value.target is not None and all(operand in tensors for operand in value.operands):
             if torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ()):
                 continue
+            if value.kind in NUMBERS:
+                raise NetworkRefused("the code turns a weight or a buffer into a number (.item()): use the tensor")
             tensors[value] = value.on(tensors.__getitem__).run()
-            from_learned |= {value} if from_learned.intersection(value.operands) else set()
+            sources[value] = set().union(*(sources[operand] for operand in value.operands))
     new: dict[Value, Value] = {}
     still_read: dict[str, Tensor] = {}
-    still_learned = set()
+    made_of: dict[str, Set[str]] = {}
     for value in values:
         readers = [user for user in users[value] if user not in tensors]
         if value not in tensors:
@@ -355,9 +362,9 @@ def _fold_constants(
             name = _name(value, readers[0], {*constants, *still_read}) if is_made else value.name
             new[value] = Constant(value.number, name=name, shape=_shapes(tensors[value]), path=value.path)
             still_read[name] = tensors[value].detach()
-            still_learned |= {name} if value in from_learned else set()
+            made_of[name] = sources[value]
     in_order = [*(name for name in constants if name in still_read), *still_read]
-    return list(new.values()), {name: still_read[name] for name in in_order}, frozenset(still_learned)
+    return list(new.values()), {name: still_read[name] for name in in_order}, made_of
 
 
 def _name(value: Value, reader: Value, taken: set[str]) -> str:

@@ -59,7 +59,7 @@ def test_estimated_statistics_are_the_mean_over_batches() -> None:
     of_batches = []
     for batch in batches:
         alone = copy.deepcopy(network)
-        alone.run_graph(with_batch_statistics(alone.graph_program, 1.0), batch)
+        alone.run_graph(with_batch_statistics(alone.graph_program, 0), batch)
         of_batches.append(statistics_of(alone))
     estimate_statistics(network, iter(batches))
     found = statistics_of(network)

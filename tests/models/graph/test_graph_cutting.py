@@ -7,7 +7,7 @@ import pytest
 import torch
 from awkward_networks import NamedAsAttributes, PaddedShortcuts, Parametrised, Shuffled, Standardised
 from exactness import random_images, random_mask, traced
-from torch import nn
+from torch import Tensor, nn
 
 from models.graph import Graph, GraphNetwork, trace
 
@@ -97,3 +97,23 @@ def test_the_digest_tells_structures_apart() -> None:
     wider = Shuffled()
     wider.fc = nn.Linear(48, 11)
     assert trace(wider, SIDE).digest not in digests
+
+
+class Centred(nn.Module):
+    """Buffers that the code reshapes before it uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
+        self.conv, self.gain = nn.Conv2d(3, 8, 3), nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - self.mean.view(1, -1, 1, 1)
+        return (self.conv(x) * self.gain.view(1, -1, 1, 1)).mean((2, 3))
+
+
+def test_what_is_made_of_buffers_alone_is_no_parameter() -> None:
+    network = trace(Centred(), 8).network
+    assert [value.numel() for value in network.buffers()] == [3]
+    assert sorted(value.numel() for value in network.parameters()) == [8, 8, 8 * 27]
+    assert len(network.state_dict()) == 4

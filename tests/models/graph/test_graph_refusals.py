@@ -4,6 +4,7 @@ from pathlib import Path
 
 import awkward_networks
 import pytest
+import torch
 from awkward_networks import DecidesByPixels, FixedSizes, conv
 from conftest import refusal_of
 from torch import Tensor, nn
@@ -28,8 +29,20 @@ def test_control_flow_on_pixels() -> None:
     message = refusal(DecidesByPixels())
     line = line_of("        if x.mean() > 0:")
     assert message == (
-        f"the network's code decides by what its maps hold: no one graph ({FILE}:{line}: if x.mean() > 0:)"
+        f"the network's code decides by what its tensors hold: no one graph ({FILE}:{line}: if x.mean() > 0:)"
     )
+
+
+def test_a_weight_as_a_number() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scale = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).mean((2, 3)) / self.scale.item()
+
+    assert "turns a weight or a buffer into a number" in refusal(Network())
 
 
 def test_images_of_the_wrong_size() -> None:

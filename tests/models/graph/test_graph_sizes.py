@@ -6,14 +6,9 @@ import torch
 import torch.nn.functional as F
 from awkward_networks import (
     TRACEABLE,
-    CalledTwice,
-    ChannelAndSpatialAttention,
-    ClassToken,
-    SelectedKernels,
     SelfAttention,
     Shuffled,
     Standardised,
-    UpAndDown,
 )
 from exactness import random_mask, traced
 from torch import Tensor, nn
@@ -22,14 +17,9 @@ from models.graph import count_flops, flops_of, flops_share, kernels_share, trac
 
 # Networks of which the share is an estimate, by at most so much, and why.
 ESTIMATED = {
-    CalledTwice: 0.03,  # a layer counts once, however often it is called
-    ClassToken: 0.13,  # attention is no layer: it costs what it does, whatever is kept
-    ChannelAndSpatialAttention: 0.001,  # the same, of small layers
-    SelectedKernels: 0.12,  # the same
-    SelfAttention: 0.12,  # attention is no layer
+    SelfAttention: 0.001,  # products with what marks the groups of its group norm
     Shuffled: 0.01,  # a grouped convolution whose kernels are dropped one by one is filled up to even groups
-    Standardised: 0.02,  # the same
-    UpAndDown: 0.02,  # a transposed convolution is no layer here
+    Standardised: 0.003,  # the same
 }
 
 
