@@ -23,6 +23,7 @@ from models.modular import check_can_be_modular
 from models.opening import Stage, open_stage, stage_parser
 from models.strong_model import (
     build_strong_network,
+    check_is_made_alike,
     check_network_settings,
     graph_of,
     load_strong_model,
@@ -87,6 +88,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
     model_files.network_settings(stage.artifacts).save(NetworkSettings.of(stage.config, graph))
     torch.manual_seed(torch_seed(stage.seed, "initial weights"))
     model = build_strong_network(stage.config)
+    check_is_made_alike(stage.config, model)
     model = model.to(stage.device).to(memory_format=torch.channels_last)
     say(f"{stage.config.model}: {count_parameters(model):,} parameters")
     epochs: list[Epoch] = []

@@ -127,6 +127,21 @@ def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Gr
     return graph.to(device).channels_last()
 
 
+def check_is_made_alike(config: Config, network: nn.Module) -> None:
+    """Raises UserError where a freshly made network computes with other values of its code than the one made before.
+
+    Such values are in no checkpoint, so that later stages would compute with others.
+    """
+    graph = graph_of(config)
+    if graph.code_values:
+        again = trace_classifier(network, config.network_name, config.num_classes, config.image_side)
+        if NetworkSettings.of(config, graph).change_of_code(again):
+            raise UserError(
+                f"network {config.network_name}: made again it computes with other values; expected a network that "
+                "computes with what its state_dict holds, no random or changing values: register these as buffers"
+            )
+
+
 def check_network_settings(config: Config, artifacts: Artifacts) -> None:
     """Raises UserError where the strong model is known to be of another network, or of images of another form."""
     file = model_files.network_settings(artifacts)
