@@ -24,7 +24,7 @@ from models.names import check_num_classes, network_of
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile, Role
 from utils.errors import UserError
-from utils.files import is_foreign_checkpoint, set_aside
+from utils.files import is_foreign_checkpoint, set_aside, sha256_of
 from utils.locks import check_nobody_holds
 from utils.progress import steps
 from utils.tables import for_stream
@@ -113,6 +113,18 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
     network = build_strong_network(config)
     load_weights(network, model_files.entire_model(artifacts))
     return strong_graph(config, network, device)
+
+
+def load_with_checksum(config: Config, artifacts: Artifacts, device: torch.device) -> tuple[Graph, str]:
+    """The trained strong model as `load_strong_model` gives it, and the SHA-256 of its file.
+
+    The checksum is taken first: if the file is replaced meanwhile, what is made of the weights counts as made of the
+    old ones, which later stages refuse.
+    """
+    file = model_files.entire_model(artifacts)
+    file.check_is_there()
+    checksum = sha256_of(file.path)
+    return load_strong_model(config, artifacts, device), checksum
 
 
 def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Graph:
