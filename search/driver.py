@@ -231,8 +231,11 @@ def run_method(
         for found in candidates:
             number = len(rows)
             if len(there) > number:  # no row may stay whose files are about to be another candidate's
-                say(f"{row_name}s {number} to {len(there) - 1} were asked for otherwise: they are done anew")
-                files.log.save(rows) if rows else files.log.remove()
+                old = files.set_aside_from(number, len(there))
+                if rows:
+                    files.log.save(rows)
+                asked = f"{row_name}s {number} to {len(there) - 1} were asked for otherwise"
+                print(f"{asked}: the old search is now {old}", flush=True)
             targets = found.target_classes or tuple(range(strong.num_classes))
             files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)
