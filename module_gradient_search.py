@@ -41,12 +41,11 @@ def main() -> None:
     classes = chosen_classes(arguments.target_class, stage.config)
     chosen = tuple(classes) if len(classes) < stage.config.num_classes else ()
     method = Gradient(chosen, for_patch=arguments.for_patch).as_asked(arguments)
-    strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-    split = load_strong_split(stage.config, stage.artifacts)
     with tensorboard(method.files(stage.artifacts, chosen).folder, arguments.tensorboard):
-        found = search_modules(stage, strong, split, method, fresh=arguments.fresh, name=arguments.as_name)
+        found = search_modules(stage, method, fresh=arguments.fresh, name=arguments.as_name)
     if arguments.fine_tune:
-        fine_tune(stage, strong, split, found, None)
+        strong = load_strong_model(stage.config, stage.artifacts, stage.device)
+        fine_tune(stage, strong, load_strong_split(stage.config, stage.artifacts), found, None)
 
 
 def parsed_arguments() -> argparse.Namespace:

@@ -5,7 +5,9 @@
     python train.py --model simcnn --dataset cifar10 --evaluation
 
 The weights of the best validation accuracy are kept in data/MODEL_DATASET/entire_model.pth. An interrupted training
-goes on when the same command is typed again. Method: Qi et al., ASE 2022, section 4.1.
+goes on when the same command is typed again. A training that goes on after its early stop sets the earlier weights
+aside, as entire_model.pth.old_1: module sets and kernel importance are of those. Method: Qi et al., ASE 2022,
+section 4.1.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from models.strong_model import (
     load_strong_model,
     load_strong_split,
     set_folder_aside,
+    set_other_model_aside,
     show_if_few,
     strong_model_training,
 )
@@ -117,6 +120,7 @@ def train_strong_model(stage: Stage, split: Split, arguments: argparse.Namespace
         after_epoch=log,
     )
     print(f"trained {len(epochs)} epochs in {time.perf_counter() - start:.0f} s; best: epoch {training.best_epoch}")
+    set_other_model_aside(stage.artifacts, training.best_weights, model_files.training_role(stage.artifacts))
     model_files.image_order(stage.artifacts).remove()  # of a published model, whose taking was interrupted
     model_files.trained_on(stage.artifacts).save(record_of(split))
     model_files.entire_model(stage.artifacts).save(training.best_weights)

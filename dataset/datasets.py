@@ -29,7 +29,7 @@ from dataset.pixels import PixelsOnDisk, is_large, read_images
 from dataset.published import OFFICIAL_FILES, TORCHVISION_READERS, Arrays, read_digits, resized
 from utils.artifacts import load_json, save_json
 from utils.errors import UserError, reason
-from utils.files import check_writable, damaged, load_array, save_array, stored_digest
+from utils.files import check_writable, damaged, load_array, remove_leftovers, save_array, stored_digest
 from utils.given_places import check_room
 from utils.progress import progress, say
 
@@ -37,6 +37,7 @@ PUBLISHED = ("digits", *TORCHVISION_READERS)  # the datasets whose split is the 
 PARTS_OF_PUBLISHED = ["train", "test"]
 FACTS_OF_TREES = {"parts", "grey_bits"}  # in a tree's description: which parts there are, and `Decoded.grey_bits`
 DECODED_AHEAD = 512  # images that may wait to be put in their place
+ABANDONED = 3600.0  # seconds after which a file that no process finished is removed
 LEAST_BITS_OF_COLOUR = 15  # of 16; Pillow keeps the upper 8, of which fewer would be left
 
 
@@ -217,6 +218,7 @@ def _decode_named(
 def _decode_once(folder: Path, fingerprint: str, read: Callable[[], Decoded]) -> None:
     """Write what `read` gives into `folder`, where its source has changed since that was done last."""
     description = folder / "description.json"
+    remove_leftovers(folder / "*", age=ABANDONED)  # no lock: several processes may decode at once
     if _described_fingerprint(description) == fingerprint:
         return
     decoded = read()

@@ -1,13 +1,14 @@
 """The strong model: its network, what it is trained with and on, how it comes from its checkpoint, and its folder."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configures.base import Config
 from dataset.image_hashes import ImageOrder
@@ -24,7 +25,7 @@ from models.names import check_num_classes, network_of
 from models.training import TrainingSettings
 from utils.artifacts import Artifacts, CheckpointFile, Role
 from utils.errors import UserError
-from utils.files import is_foreign_checkpoint, set_aside
+from utils.files import is_foreign_checkpoint, set_aside, sha256_of
 from utils.locks import check_nobody_holds
 from utils.progress import steps
 from utils.tables import for_stream
@@ -113,6 +114,18 @@ def load_strong_model(config: Config, artifacts: Artifacts, device: torch.device
     network = build_strong_network(config)
     load_weights(network, model_files.entire_model(artifacts))
     return strong_graph(config, network, device)
+
+
+def load_with_checksum(config: Config, artifacts: Artifacts, device: torch.device) -> tuple[Graph, str]:
+    """The trained strong model as `load_strong_model` gives it, and the SHA-256 of its file.
+
+    The checksum is taken first: if the file is replaced meanwhile, what is made of the weights counts as made of the
+    old ones, which later stages refuse.
+    """
+    file = model_files.entire_model(artifacts)
+    file.check_is_there()
+    checksum = sha256_of(file.path)
+    return load_strong_model(config, artifacts, device), checksum
 
 
 def strong_graph(config: Config, network: nn.Module, device: torch.device) -> Graph:
@@ -249,7 +262,27 @@ def check_is_free(artifacts: Artifacts) -> None:
 def set_folder_aside(artifacts: Artifacts, *mine: Role) -> None:
     """Rename the folder, if it is there, and say so. Raises UserError while a stage that is not one of `mine` runs."""
     if artifacts.folder.exists():
-        held_here = {role.lock for role in mine}
-        others = (lock for lock in artifacts.locks_folder.glob("*.lock") if lock not in held_here)
-        check_nobody_holds(others, "--fresh sets the folder aside")
+        check_no_stage_runs(artifacts, "--fresh sets the folder aside", *mine)
         print(f"the old folder is now {set_aside(artifacts.folder)}", flush=True)
+
+
+def set_other_model_aside(artifacts: Artifacts, weights: Mapping[str, Tensor], *mine: Role) -> None:
+    """Rename the strong model's file, and say so, if one is there with other weights than these.
+
+    Raises UserError while a stage that is not one of `mine` runs.
+    """
+    file = model_files.entire_model(artifacts)
+    if not file.exists():
+        return
+    with contextlib.suppress(UserError):  # a damaged one has other weights
+        there = file.load()
+        if there.keys() == weights.keys() and all(torch.equal(there[name], weights[name]) for name in weights):
+            return
+    check_no_stage_runs(artifacts, "the training replaces the strong model", *mine)
+    print(f"the old strong model is now {set_aside(file.path)}", flush=True)
+
+
+def check_no_stage_runs(artifacts: Artifacts, doing: str, *mine: Role) -> None:
+    """Raises UserError while a stage of this model that is not one of `mine` runs, which `doing` would disturb."""
+    held_here = {role.lock for role in mine}
+    check_nobody_holds((lock for lock in artifacts.locks_folder.glob("*.lock") if lock not in held_here), doing)

@@ -17,6 +17,11 @@ def importance_settings(artifacts: Artifacts) -> JsonFile:
     return JsonFile(importance.path.with_name("settings.json"), importance.made_by)
 
 
+def importance_role(artifacts: Artifacts) -> Role:
+    """Measuring the kernels' importance."""
+    return artifacts.role("the kernel importance", "importance", artifacts.folder / "kernel_importance" / "*")
+
+
 def sensitivity_role(artifacts: Artifacts) -> Role:
     """Measuring the layers' sensitivity."""
     return artifacts.role("the layer sensitivity", "sensitivity", artifacts.folder / "layer_sensitivity" / "layer_*")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from configures.base import Config
 from dataset.images import Images, Split, normalise, to_device
+from models import files as model_files
 from models.evaluation import count_parameters, count_right, cpu_state, predict
 from models.graph import (
     STATISTICS_IMAGES,
@@ -187,6 +188,8 @@ def save_set(
 ) -> ModuleSet:
     """Extract modules, evaluate them, and write them as a new set, which is the most recent one from then on.
 
+    Raises UserError if the strong model was replaced since the search of the modules, or of the parent's, began.
+
     Args:
         stage: where to write.
         strong: the strong model.
@@ -206,7 +209,13 @@ def save_set(
         modules = with_better_statistics(strong, masks, targets, split, stage.device)
     record = evaluate_set(strong, modules, masks, targets, split, stage.device, search, answer)
     record = replace(record, parent=parent)
-    return write_set(stage.config, stage.artifacts, modules, masks, record, name=name, default_name=default_name)
+    if parent:
+        source = read_set(stage.config, stage.artifacts, parent).record.source
+        cut_from = source.strong_model_sha256 if source else ""
+    else:
+        cut_from = search.get("settings", {}).get("strong_model_sha256", "")
+    names: dict[str, Any] = {"name": name, "default_name": default_name}
+    return write_set(stage.config, stage.artifacts, modules, masks, record, cut_from=cut_from, **names)
 
 
 def with_better_statistics(
@@ -287,17 +296,28 @@ def write_set(
     *,
     name: str | None,
     default_name: str,
+    cut_from: str = "",
 ) -> ModuleSet:
     """Write modules, their masks (modules, K) bool, and their record, as a new set: see `save_set`.
 
-    Raises UserError for a `name` that another set has. A set of the same modules is not written again.
+    `cut_from` is the SHA-256 of the strong model's file that the modules were cut from; "" = that of now.
+
+    Raises UserError for a `name` that another set has, or if the strong model was replaced since the modules were cut.
+    A set of the same modules is not written again.
     """
     check_new_name(name)
     folder, made_by = module_files.sets_folder(artifacts), module_files.search_command(artifacts)
+    source = source_of(graph_of(config), config, artifacts)
+    if cut_from and source.strong_model_sha256 != cut_from:
+        raise UserError(
+            f"{model_files.entire_model(artifacts).path} was replaced since these modules were cut from it (SHA-256 "
+            f"{cut_from[:12]} then, {source.strong_model_sha256[:12] or 'none'} now): bring the old one back and try "
+            "again, or search again with --fresh"
+        )
     record = replace(
         record,
         made_with={"date": utc_now(), **machine_facts("torch", "numpy")},
-        source=source_of(graph_of(config), config, artifacts),
+        source=source,
         **{each: getattr(config, each) for each in ("image_side", "resize", "mean", "std")},
     )
     with _new_folder(folder) as aside:

@@ -19,8 +19,8 @@ def weak_model_folder(artifacts: Artifacts, kind: WeakKind, target_class: int) -
 
 
 def weak_training_role(artifacts: Artifacts, kind: WeakKind, target_class: int) -> Role:
-    """Training one weak model."""
-    name = f"the training of the {kind} model of target class {target_class}"
+    """Training one weak model, or patching it."""
+    name = f"the training or patching of the {kind} model of target class {target_class}"
     return artifacts.role(name, f"{kind}_{target_class}", weak_model_folder(artifacts, kind, target_class) / "*")
 
 

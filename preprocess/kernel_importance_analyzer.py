@@ -8,6 +8,7 @@ so that it is not used for another strong model. Method: Qi et al., ASE 2022, se
 blocks of images are measured at a time.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -16,25 +17,30 @@ import global_configure  # noqa: F401  (finds our packages before others of thei
 from dataset.images import to_device
 from engines.opening import add_engine_options, check_engine_options, chosen_engine
 from models import files as model_files
-from models.opening import open_stage, stage_parser
-from models.strong_model import load_strong_model, load_strong_split
+from models.opening import Stage, open_stage, stage_parser
+from models.strong_model import load_strong_split, load_with_checksum
 from modules import files as module_files
 from modules.evaluation_inputs import strong_inputs
 from modules.kernel_importance import kernel_importance, kernel_importance_on, random_importance
 from utils.errors import UserError, run
-from utils.files import sha256_of
+from utils.locks import held
 from utils.tables import show_table
 
 
 def main() -> None:
-    start = time.perf_counter()
     parser = stage_parser(__doc__)
     add_engine_options(parser, "all images are measured by this process")
     arguments = parser.parse_args()
     check_engine_options(arguments)
     stage = open_stage(arguments)
-    config = stage.config
-    strong = load_strong_model(config, stage.artifacts, stage.device)
+    with held(module_files.importance_role(stage.artifacts)):
+        measure(stage, arguments)
+
+
+def measure(stage: Stage, arguments: argparse.Namespace) -> None:
+    """Measure the importance of all kernels, and write it."""
+    start, config = time.perf_counter(), stage.config
+    strong, checksum = load_with_checksum(config, stage.artifacts, stage.device)
     split = load_strong_split(config, stage.artifacts)
     if config.importance_mode == "random":
         importance = random_importance(config.num_classes, strong.units)
@@ -62,15 +68,15 @@ def main() -> None:
             f"train the strong model again with: {model_files.entire_model(stage.artifacts).made_by} --fresh"
         )
     file = module_files.kernel_importance(stage.artifacts)
-    file.save(importance)
     made_with = {
         **config.part_of("importance"),
-        "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
+        "strong_model_sha256": checksum,
         "images_crc32": split.valid.fingerprint,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    # Last: an interrupted analysis is of no strong model.
+    file.remove()  # so that no array is ever next to the settings of another one
     module_files.importance_settings(stage.artifacts).save(made_with)
+    file.save(importance)
     print(f"saved {file.path}: {importance.shape[0]} classes x {importance.shape[1]} kernels")
 
 

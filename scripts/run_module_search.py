@@ -27,7 +27,6 @@ import global_configure
 from engines.opening import add_engine_options, check_engine_options, open_engine
 from models import files as model_files
 from models.opening import Stage, open_stage, stage_parser
-from models.strong_model import load_strong_model, load_strong_split
 from modules import files as module_files
 from modules.module_sets import add_as_option, check_new_name
 from search.driver import DrivenMethod, search_modules
@@ -66,10 +65,8 @@ def main() -> None:
     stage = open_stage(arguments)
     if isinstance(method, DrivenMethod):
         as_asked = method.as_asked(arguments)
-        strong = load_strong_model(stage.config, stage.artifacts, stage.device)
-        split = load_strong_split(stage.config, stage.artifacts)
         with tensorboard(as_asked.files(stage.artifacts).folder, arguments.tensorboard):
-            search_modules(stage, strong, split, as_asked, fresh=arguments.fresh, name=arguments.as_name)
+            search_modules(stage, as_asked, fresh=arguments.fresh, name=arguments.as_name)
         return
     jobs = number_of_jobs(arguments.jobs, stage)
     for needed in (model_files.entire_model(stage.artifacts), module_files.kernel_importance(stage.artifacts)):

@@ -15,10 +15,9 @@ from typing import Any
 
 from configures.base import Config
 from dataset.images import Split
-from models import files as model_files
 from models.graph import Graph
 from models.opening import Stage
-from models.strong_model import graph_of, show_if_few
+from models.strong_model import graph_of, load_strong_split, load_with_checksum, show_if_few
 from modules.module import CutModules
 from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import check_new_name, save_set
@@ -27,7 +26,7 @@ from search.judging import Judge, Judged, JudgedRow, Judgement, smallest_within
 from search.method import Course, Panel, check_strong_model
 from utils.artifacts import Artifacts
 from utils.errors import UserError
-from utils.files import set_aside, sha256_of
+from utils.files import set_aside
 from utils.locks import held
 from utils.progress import say
 from utils.recorded_settings import record_or_compare
@@ -167,15 +166,11 @@ class DrivenMethod(ABC):
                 yield Found(of_classes + row.asked_for(rows), *found, targets or None, answer=answer, seconds=seconds)
 
 
-def search_modules(
-    stage: Stage, strong: Graph, split: Split, method: DrivenMethod, *, fresh: bool = False, name: str | None = None
-) -> ModuleSet:
+def search_modules(stage: Stage, method: DrivenMethod, *, fresh: bool = False, name: str | None = None) -> ModuleSet:
     """Let a method search, from where an earlier run ended, write the modules that it chooses as a set, and show it.
 
     Args:
         stage: where to search.
-        strong: the strong model, on the device.
-        split: its images.
         method: how to search, and for what.
         fresh: set an earlier search's files aside.
         name: of the module set; None = that of the search's folder.
@@ -185,12 +180,14 @@ def search_modules(
     check_new_name(name)
     again = stage.artifacts.command(method.script, *method.again(), "--fresh")
     files = replace(method.files(stage.artifacts, method.classes), made_by=again)
-    with held(files.role):
+    with held(files.role):  # from before the strong model is read, so that no training replaces it
+        strong, checksum = load_with_checksum(stage.config, stage.artifacts, stage.device)
+        split = load_strong_split(stage.config, stage.artifacts)
         check_has_images(split, method.classes)
         if fresh and files.folder.exists():
             print(f"the old search is now {set_aside(files.folder)}", flush=True)
         show_if_few(split.valid, split.classes)
-        rows = run_method(stage, strong, split, method, files)
+        rows = run_method(stage, strong, split, method, files, checksum)
         modules = write_modules(stage, strong, split, method, files, rows, name)
     show_module_set(modules.record)
     seconds = sum(row.seconds for row in rows)
@@ -209,9 +206,11 @@ def check_has_images(split: Split, classes: Sequence[int]) -> None:
 
 
 def run_method(
-    stage: Stage, strong: Graph, split: Split, method: DrivenMethod, files: SearchFiles[JudgedRow]
+    stage: Stage, strong: Graph, split: Split, method: DrivenMethod, files: SearchFiles[JudgedRow], checksum: str
 ) -> list[JudgedRow]:
     """Let a method find what it has not found yet, and log each candidate: the log's rows that were asked for.
+
+    `checksum` is the SHA-256 of the strong model's file.
 
     Raises UserError if an earlier run had other settings, or nothing is found.
     """
@@ -219,7 +218,7 @@ def run_method(
         **method.settings(stage.config),
         "seed": stage.seed,
         "precision": stage.precision,
-        "strong_model_sha256": sha256_of(model_files.entire_model(stage.artifacts).path),
+        "strong_model_sha256": checksum,
         "train_images_crc32": split.train.fingerprint,
         "valid_images_crc32": split.valid.fingerprint,
     }
@@ -232,8 +231,11 @@ def run_method(
         for found in candidates:
             number = len(rows)
             if len(there) > number:  # no row may stay whose files are about to be another candidate's
-                say(f"{row_name}s {number} to {len(there) - 1} were asked for otherwise: they are done anew")
-                files.log.save(rows) if rows else files.log.remove()
+                old = files.set_aside_from(number, len(there))
+                if rows:
+                    files.log.save(rows)
+                asked = f"{row_name}s {number} to {len(there) - 1} were asked for otherwise"
+                print(f"{asked}: the old search is now {old}", flush=True)
             targets = found.target_classes or tuple(range(strong.num_classes))
             files.save(number, found)
             judge = judge or Judge(strong, split.valid, stage.device, stage.dtype)

@@ -1,6 +1,7 @@
 """What searches find, and the files that those of all methods have: settings, a log, and each candidate's modules."""
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from models.graph import Graph
 from modules.module import CutModules
 from utils.artifacts import ArrayFile, CheckpointFile, JsonFile, Role, TableFile
 from utils.errors import UserError, reason
+from utils.files import set_aside
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -135,6 +137,25 @@ class SearchFiles(Generic[Row]):
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise file.damaged(f"not the weights of modules with these masks: {reason(error)}") from None
         return masks, weights
+
+    def set_aside_from(self, first: int, stop: int) -> Path:
+        """Set the folder aside, and begin a new one with its files but the log and candidates `first` to `stop` - 1.
+
+        Returns the old folder. Files are never changed in place, so hard links do for copies.
+        """
+        old = set_aside(self.folder)
+        self.folder.mkdir()
+        dropped = tuple(f"{self.stem.format(number)}_" for number in range(first, stop))
+        for path in sorted(old.iterdir(), key=lambda path: path != old / self.settings.path.name):  # settings first
+            place = self.folder / path.name
+            if path.is_dir() or path.name.startswith("state"):  # curves for TensorBoard, and what is to be found next
+                path.rename(place)
+            elif not path.name.startswith((*dropped, self.log.path.name)):
+                try:
+                    place.hardlink_to(path)
+                except OSError:
+                    shutil.copy2(path, place)
+        return old
 
     def save(self, number: int, found: Found) -> None:
         """Write the modules of a candidate."""

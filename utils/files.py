@@ -12,6 +12,7 @@ import io
 import math
 import os
 import secrets
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -81,14 +82,16 @@ def _written_beside(path: Path, write: Callable[[BinaryIO], Any], said: Path | N
             partial.unlink(missing_ok=True)
 
 
-def remove_leftovers(pattern: Path) -> None:
+def remove_leftovers(pattern: Path, *, age: float | None = None) -> None:
     """Remove half-written files of killed processes, of names that match `pattern`, for example `ga/gen_*_exp_3_*`.
 
-    Only the one process that may write these files may call this.
+    Only the one process that may write these files may call this; others give the `age` in seconds since the last
+    change from which no process can be writing a file.
     """
     for leftover in pattern.parent.glob(f".{pattern.name}.*.partial"):
         with contextlib.suppress(OSError):
-            leftover.unlink(missing_ok=True)
+            if age is None or time.time() - leftover.stat().st_mtime > age:
+                leftover.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

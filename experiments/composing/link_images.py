@@ -15,6 +15,7 @@ a share of all of them, drawn from a Dirichlet distribution of concentration 1, 
 validate and test as above.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,8 +60,7 @@ def main() -> None:
     folders = {Path(global_configure.dataset_dir) / each: parts for each, parts in made.items()}
     if there := [str(folder) for folder in folders if folder.exists()]:
         raise UserError(f"{', '.join(there)}: there already; remove it, or move it away")
-    for folder, parts in folders.items():
-        link(parts, folder)
+    link(folders)
 
 
 def parts_of(dataset: str, count: int) -> Parts:
@@ -127,15 +127,24 @@ def shuffled(images: Sequence[Path], purpose: str, *numbers: int) -> list[Path]:
     return [images[place] for place in generator(global_configure.seed, purpose, *numbers).permutation(len(images))]
 
 
-def link(parts: Parts, folder: Path) -> None:
-    """Make a data set of links."""
-    for part, of_part in parts.items():
-        for name, images in of_part.items():
-            target = folder / part / name
-            target.mkdir(parents=True)
-            for image in images:
-                (target / image.name).symlink_to(image.resolve())
-    print(f"made {folder}")
+def link(folders: Mapping[Path, Parts]) -> None:
+    """Make data sets of links, which appear when all of them are whole."""
+    partial = {folder: folder.with_name(f".{folder.name}.partial") for folder in folders}
+    try:
+        for folder, parts in folders.items():
+            shutil.rmtree(partial[folder], ignore_errors=True)  # of a process that was killed
+            for part, of_part in parts.items():
+                for name, images in of_part.items():
+                    target = partial[folder] / part / name
+                    target.mkdir(parents=True)
+                    for image in images:
+                        (target / image.name).symlink_to(image.resolve())
+        for folder in folders:
+            partial[folder].rename(folder)
+            print(f"made {folder}")
+    finally:
+        for each in partial.values():
+            shutil.rmtree(each, ignore_errors=True)
 
 
 if __name__ == "__main__":

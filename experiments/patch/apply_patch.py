@@ -32,6 +32,7 @@ from patching.tables import CELL, exact_table, overview_table, single_table, sur
 from patching.weak_models import WeakKind
 from utils.errors import UserError, run
 from utils.files import save_text
+from utils.locks import held
 from utils.progress import progress
 from utils.tables import csv_table, markdown_table, show_table
 
@@ -67,7 +68,9 @@ def main() -> None:
     cases.check(target_classes, epoch)
 
     models = []
-    with chosen_engine(arguments, stage.device) as engine:
+    # So that no training sets a weak model aside meanwhile.
+    roles = [patch_files.weak_training_role(stage.artifacts, kind, target_class) for target_class in target_classes]
+    with held(*roles), chosen_engine(arguments, stage.device) as engine:
         loaded = cases.load_all(target_classes, epoch, engine)
         for case in progress(loaded, "patching, weak models", len(target_classes)):
             patches, methods = compare(case.valid, case.test, case.classes, calibrations)

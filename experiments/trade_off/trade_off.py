@@ -5,7 +5,7 @@
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --method gradient
     python experiments/trade_off/trade_off.py --model simcnn_x0_25 --dataset digits --modules gradient gradient_tuned
 
-Of the gradient search every round is shown (`module_gradient_search.py --keep 0.3` does all of the defaults), of the
+Of the gradient search every round is shown (`module_gradient_search.py --max_loss 100` does all defaults), of the
 genetic search its best ensemble, finished or not, with the settings that it recorded; of the sets those that
 module_fine_tuner.py trained, too. The interval says how sure the points lost are (95 %, a paired bootstrap over the
 images), McNemar's p whether modules differ from the most accurate ones of the table. On the test images of CIFAR-10 and

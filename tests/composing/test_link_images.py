@@ -1,5 +1,7 @@
 """Data sets of links: what each is trained, validated and judged on."""
 
+from pathlib import Path
+
 import pytest
 
 import global_configure
@@ -92,3 +94,22 @@ def test_all_imbalanced_data_sets_are_made_or_none_and_few_test_images_are_enoug
     (top / "small_imbalanced_1").rmdir()
     assert run_main(SCRIPT, "--dataset", "small", "--imbalanced", 2, root=top).exit_code == 0
     assert {len(images) for images in found(top / "small_imbalanced_1")["test"].values()} == {60}
+
+
+def test_an_interrupted_run_leaves_no_data_set(top, run_main, monkeypatch):
+    link, links = Path.symlink_to, []
+
+    def stop_in_the_second(path, *more):
+        links.append(path)
+        if len(links) == 3000:  # a data set has 100 or more images of each class and part
+            raise KeyboardInterrupt
+        link(path, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", stop_in_the_second)
+        assert run_main(SCRIPT, "--dataset", "small", root=top).exit_code == 130
+    assert len({path.parts[len(top.parts)] for path in links}) > 1
+    assert [path.name for path in top.iterdir()] == ["small"]
+    (top / ".small_even.partial" / "train" / "z").mkdir(parents=True)  # of a process that was killed
+    assert run_main(SCRIPT, "--dataset", "small", root=top).exit_code == 0
+    assert list(found(top / "small_even")["train"]) == ["a", "c"]

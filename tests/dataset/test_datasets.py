@@ -6,6 +6,7 @@ import os
 import pickle  # writes only: the format of CIFAR's official files, which torchvision reads
 import shutil
 import tarfile
+import time
 import tracemalloc
 import urllib.request
 import warnings
@@ -174,6 +175,15 @@ def test_a_stop_while_decoding_leaves_nothing_that_looks_whole(
     assert len(load_dataset("own").train) == 5
     (dataset_dir / "own").rename(dataset_dir / "moved")
     assert len(load_dataset("own").train) == 5
+
+
+def test_half_written_arrays_of_killed_processes_are_removed(dataset_dir: Path, description: Path) -> None:
+    old, new = (description.with_name(f".train_images.npy.{name}.partial") for name in ("0a", "0b"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (time.time() - 4000,) * 2)
+    load_dataset("own")  # which is decoded already
+    assert new.exists() and not old.exists()  # another process may be writing the new one
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"])

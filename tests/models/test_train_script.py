@@ -18,6 +18,7 @@ from conftest import TOP, Run, environment, files_below, run_script
 from image_trees import write_tree
 
 from models import files as model_files
+from modules import files as module_files
 from search.genetic import files as genetic_files
 from utils.artifacts import Artifacts
 from utils.locks import held
@@ -146,6 +147,27 @@ def test_early_stop_and_fresh(train: Any, tiny_root: Path) -> None:
     old = tiny_root / "data" / "simcnn_x0_25_digits.old_1"
     assert f"the old folder is now {old}" in run.stdout
     assert (old / "entire_model.pth").read_bytes() == first["entire_model.pth"]
+
+
+def test_a_training_that_goes_on_after_its_early_stop_keeps_the_earlier_weights(train: Any, tiny_root: Path) -> None:
+    options = (*TINY, "--learning_rate", "0.01", "--epochs", 9, "--set", "patience=1")
+    assert train(*options, "--early_stop").exit_code == 0
+    first, artifacts = outcome(tiny_root), Artifacts(tiny_root, "simcnn_x0_25", "digits")
+    state = model_files.training_state(artifacts)
+    content = state.load()  # as if a later epoch was the best one
+    weights = {name: value + 1e-3 for name, value in content["best_weights"].items()}
+    state.save({**content, "best_weights": weights})
+    options = (*options, "--early_stop")
+    with held(module_files.importance_role(artifacts)):
+        train(*options).refused("the training replaces the strong model", f"pid {os.getpid()} works", "try again")
+        assert outcome(tiny_root) == first
+    old = model_files.entire_model(artifacts).path.with_name("entire_model.pth.old_1")
+    run = train(*options)
+    assert run.exit_code == 0 and f"the old strong model is now {old}" in run.stdout, run
+    assert old.read_bytes() == first["entire_model.pth"] and outcome(tiny_root) != first
+    with held(module_files.importance_role(artifacts)):  # the same weights again disturb nobody
+        assert "is now" not in train(*options).stdout
+    assert len(list(artifacts.folder.glob("entire_model*"))) == 2
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from shuffled_engine import ShuffledEngine
 import engines.opening
 from configures.base import load
 from dataset.images import IMAGENET, Images, Normalisation, normalise
+from models import files as model_files
 from models.graph import Graph, trace
 from models.rescnn import ResCNN
 from models.resnet20 import ResNet20
@@ -25,7 +26,10 @@ from modules import files as module_files
 from modules import kernel_importance as module
 from modules.evaluation_inputs import strong_inputs
 from modules.kernel_importance import confident_images, kernel_importance, kernel_importance_on, random_importance
-from utils.artifacts import Artifacts
+from utils.artifacts import ArrayFile, Artifacts, JsonFile
+from utils.errors import UserError
+from utils.files import sha256_of
+from utils.locks import held
 from utils.seeds import randomise
 
 SCRIPT = "preprocess/kernel_importance_analyzer.py"
@@ -145,6 +149,41 @@ def test_the_script_writes_the_same_file_with_an_engine(strong_roots, run_main, 
     assert (done.exit_code, file.path.read_bytes()) == (0, written), done
     assert done.stdout == here.stdout
     run_main(*args, "--address", "auto", root=root).refused("--address auto: only with --engine ray")
+
+
+@pytest.mark.slow
+def test_importance_is_of_the_strong_model_that_was_read(strong_roots, run_main, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(strong_roots("simcnn_x0_25", "digits_5"), tmp_path / "root"))
+    artifacts = Artifacts(root, "simcnn_x0_25", "digits_5")
+    args = [SCRIPT, "--model", "simcnn_x0_25", "--dataset", "digits_5", "--quiet"]
+    with held(module_files.importance_role(artifacts)):
+        run_main(*args, root=root).refused("the kernel importance of simcnn_x0_25_digits_5 is already running")
+    strong, measure = model_files.entire_model(artifacts), module.kernel_importance
+    before = sha256_of(strong.path)
+
+    def measure_while_it_is_replaced(*given):
+        found = measure(*given)
+        strong.save({name: 1.01 * value for name, value in strong.load().items()})
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "kernel_importance", measure_while_it_is_replaced)
+        assert run_main(*args, root=root).exit_code == 0
+    assert module_files.importance_settings(artifacts).load()["strong_model_sha256"] == before
+    assert sha256_of(strong.path) != before
+    with pytest.raises(UserError, match="is of another strong model"):
+        module.check_importance_fits(artifacts)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for kind in (ArrayFile, JsonFile):  # an array is never next to the settings of another one
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "save", stop)
+            assert run_main(*args, root=root).exit_code == 130
+        assert not module_files.kernel_importance(artifacts).exists()
+    assert run_main(*args, root=root).exit_code == 0
+    assert module.check_importance_fits(artifacts) == sha256_of(strong.path)
 
 
 def test_any_network_is_measured_where_its_maps_are_read():

@@ -195,6 +195,30 @@ def test_modules_of_other_weights_or_code_are_refused(config, artifacts):
         open_set(config, artifacts)
 
 
+def test_modules_of_a_strong_model_that_was_replaced_meanwhile_are_not_written(config, artifacts):
+    strong = model_files.entire_model(artifacts)
+    strong.save({"weight": torch.zeros(1)})
+    stage, masks = Stage(config, artifacts, CPU, torch.float32, 0), random_masks(config, 5, 0)
+
+    def save(name, checksum, parent=""):
+        search = {"settings": {"strong_model_sha256": checksum}}
+        of_set = {"name": name, "default_name": "x", "parent": parent}
+        return save_set(stage, graph_of(config), masks, split_of(5), search, **of_set)
+
+    then = files.sha256_of(strong.path)
+    assert save("first", then).record.source.strong_model_sha256 == then
+    assert save("of_first", "that of the publisher", parent="first").name == "of_first"
+    strong.save({"weight": torch.ones(2)})
+    now = files.sha256_of(strong.path)
+    for given in ((then,), (now, "first")):
+        with pytest.raises(UserError, match=f"was replaced since .*{then[:12]} then, {now[:12]} now.*--fresh"):
+            save("second", *given)
+    strong.path.unlink()
+    with pytest.raises(UserError, match="none now"):
+        save("second", then)
+    assert sorted(each.name for each in module_sets.module_sets(config, artifacts)) == ["first", "of_first"]
+
+
 def without_a_layer(weights):
     del weights["convs.3.weight"]
 

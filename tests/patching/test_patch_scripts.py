@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import runpy
 import shutil
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from models.evaluation import predict
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.module import log_odds
+from patching import comparison
 from patching import files as patch_files
 from patching.data import load_patch_data
 from patching.on_disk import load_patched_weak_models
@@ -112,6 +114,21 @@ def test_one_class_all_calibrations(own_root, patch):
         assert confusion.sum() == report["test_images"]
         assert scores["true_positives"] == confusion[4, 4]
         assert scores["recall"] == pytest.approx(confusion[4, 4] / confusion[4].sum())
+
+
+def test_a_weak_model_is_not_trained_again_while_it_is_patched(own_root, run_main, monkeypatch):
+    before, compare = files_below(own_root / "data" / "patch"), comparison.compare
+
+    def compare_while_it_is_trained(*given):
+        trained.append(run_main(TRAIN_WEAK, *COMMON, "--epochs", 1, "--target_class", 3, "--fresh", root=own_root))
+        return compare(*given)
+
+    trained = []
+    monkeypatch.setattr(comparison, "compare", compare_while_it_is_trained)
+    one = ("--exp_type", "weak", "--target_class", 3)
+    assert run_main(APPLY, *COMMON, *one, root=own_root).exit_code == 0
+    trained[0].refused("patching of the weak model of target class 3", "is already running", f"pid {os.getpid()}")
+    assert before.items() <= files_below(own_root / "data" / "patch").items()
 
 
 def test_patches_by_another_module_set_stand_next_to_them(own_root, patch, run_main):

@@ -13,7 +13,7 @@ from configures.base import load
 from dataset.images import IMAGENET, Images, Split
 from models import files as model_files
 from models.opening import Stage
-from models.strong_model import build_strong_network, load_strong_model
+from models.strong_model import build_strong_network, load_with_checksum
 from search.driver import run_method, write_modules
 from search.gradient.method import Gradient
 from utils.artifacts import Artifacts
@@ -49,11 +49,12 @@ def search(classes: int) -> None:
     torch.manual_seed(0)
     model_files.entire_model(artifacts).save(build_strong_network(config).state_dict())
     stage = Stage(config, artifacts, device, torch.float32, 0)
-    strong = load_strong_model(config, artifacts, device)
+    strong, checksum = load_with_checksum(config, artifacts, device)
     split = Split(tuple(map(str, range(classes))), images(40), images(10), images(10))
     method = Gradient(max_loss=100)
     files = method.files(artifacts)
-    write_modules(stage, strong, split, method, files, run_method(stage, strong, split, method, files), None)
+    rows = run_method(stage, strong, split, method, files, checksum)
+    write_modules(stage, strong, split, method, files, rows, None)
     print(peak_memory() // 2**20)
 
 

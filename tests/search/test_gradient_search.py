@@ -81,7 +81,7 @@ def found(root: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files.items()
-        if "/round_" in name or name.startswith("modules/gradient/class")
+        if ("/round_" in name and ".old_" not in name) or name.startswith("modules/gradient/class")
     }
 
 
@@ -357,8 +357,11 @@ def test_no_row_of_the_log_is_of_another_round_than_its_files(
     with monkeypatch.context() as patch:
         patch.setattr(Judge, "of", judged)
         run = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, "--set", "mask_keeps=0.8,0.7", root=root)
-    assert run.exit_code == 130 and "were asked for otherwise: they are done anew" in run.stdout, run
-    assert [row.keep for row in gradient_files.of_search(artifacts).log.load()] == keeps[:1]
+    assert run.exit_code == 130 and "1 to 2 were asked for otherwise: the old search is now" in run.stdout, run
+    files = gradient_files.of_search(artifacts)
+    assert [row.keep for row in files.log.load()] == keeps[:1]
+    old = files_below(files.folder.with_name("gradient.old_1"))
+    assert set(files_below(Artifacts(reference, MODEL, DATASET).folder / "gradient")) <= old.keys()
     done = run_main(SCRIPT, *SMALL, *ALL_ROUNDS, root=root)
     assert done.exit_code == 0 and found(root) == found(reference), done
 
@@ -517,15 +520,19 @@ def test_a_share_that_is_asked_for_is_reached_in_one_round(reference: Path, tmp_
     """Of kernels or of FLOPs; the rounds of the other budget are not gone on from, neither way."""
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     config, artifacts = load(MODEL, DATASET), Artifacts(root, MODEL, DATASET)
-    done = run_main(SCRIPT, *SMALL, "--keep_flops", 0.5, "--as", "cheap", root=root)
-    assert done.exit_code == 0 and "rounds 0 to 2 were asked for otherwise: they are done anew" in done.stdout, done
+    done = run_main(SCRIPT, *SMALL, "--keep_flops", 0.5, "--as", "cheap", "--quiet", root=root)
+    assert done.exit_code == 0, done
+    old = gradient_files.of_search(artifacts).folder.with_name("gradient.old_1")
+    assert f"rounds 0 to 2 were asked for otherwise: the old search is now {old}\n" in done.stdout, done
+    assert files_below(old) == files_below(Artifacts(reference, MODEL, DATASET).folder / "gradient")
+    assert not list(gradient_files.of_search(artifacts).folder.glob("round_01*"))
     (row,), record = gradient_files.of_search(artifacts).log.load(), open_set(config, artifacts, "cheap").record
     assert (row.keep, row.budget) == (0.5, "flops")
     assert 0.4 < max(record.flops) <= 0.5 + 1e-6 and row.flops == pytest.approx(np.mean(record.flops))
     assert record.search["asked_for"] == "keep 50% of the FLOPs" and "keep 50% of the FLOPs" in done.stdout
     assert record.search["options"] == ["--keep_flops", "0.5"]
     done = run_main(SCRIPT, *SMALL, "--keep", 0.5, "--as", "half", root=root)
-    assert done.exit_code == 0 and "rounds 0 to 0 were asked for otherwise: they are done anew" in done.stdout, done
+    assert done.exit_code == 0 and "rounds 0 to 0 were asked for otherwise: the old" in done.stdout, done
     assert 0.48 < open_set(config, artifacts, "half").record.kernel_share <= 0.5
 
 

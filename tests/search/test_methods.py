@@ -11,9 +11,12 @@ from conftest import Run, files_below, keep_few_images
 
 from configures.base import load
 from dataset.images import Split
+from models import files as model_files
+from models import strong_model
 from models.evaluation import cpu_state
 from models.graph import Graph
 from models.opening import Stage
+from modules import files as module_files
 from modules.module import extract_modules
 from modules.module_sets import open_set
 from patching import files as patch_files
@@ -139,6 +142,29 @@ def test_an_interrupted_search_finds_the_same(root, tmp_path, run_main, monkeypa
     found = [{n: c for n, c in files_below(f / "random").items() if n.startswith("candidate")} for f in folders]
     modules = [{n: c for n, c in files_below(f / "modules" / "random").items() if n != "set.json"} for f in folders]
     assert found[0] == found[1] and modules[0] == modules[1] and len(found[0]) == 3 + 5
+
+
+def test_a_strong_model_that_is_replaced_meanwhile_is_refused(root, run_main, monkeypatch):
+    strong = model_files.entire_model(Artifacts(root, MODEL, DATASET))
+    find, load_model = RandomMasks.find, strong_model.load_strong_model
+
+    def find_while_it_is_replaced(*given):
+        strong.save({name: 1.01 * value for name, value in strong.load().items()})
+        yield from find(*given)
+
+    def replaced_when_read(*given):
+        found = load_model(*given)
+        strong.save({name: 1.01 * value for name, value in strong.load().items()})
+        return found
+
+    monkeypatch.setitem(METHODS, "random", RandomMasks(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(RandomMasks, "find", find_while_it_is_replaced)
+        run_main(*SEARCH, "--max_loss", 100, root=root).refused("entire_model.pth was replaced since", "--fresh")
+    with monkeypatch.context() as patch:
+        patch.setattr(strong_model, "load_strong_model", replaced_when_read)
+        run_main(*SEARCH, "--max_loss", 100, "--fresh", root=root).refused("entire_model.pth was replaced since")
+    assert not module_files.latest_set(Artifacts(root, MODEL, DATASET)).exists()
 
 
 def test_what_does_not_fit_is_refused(root, run_main, monkeypatch):
