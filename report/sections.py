@@ -304,7 +304,7 @@ def patch_blocks(data: ReportData, kind: WeakKind | None) -> Iterator[Block]:
             yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
         if outdated := [name for name, model in data.own_patches.items() if is_outdated(data.artifacts, model)]:
             yield Note(
-                f"{', '.join(outdated)}: patched with another module set than the one of that name now; patch again "
+                f"{', '.join(outdated)}: patched with a module set that was removed or made again since; patch again "
                 f"with: {'; '.join(data.own_patches[name].details.get('command', '') for name in outdated)}"
             )
 
@@ -357,7 +357,7 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
 def own_weak_model_blocks(data: ReportData) -> Iterator[Block]:
     """Of each weak model of the user's own: confusion matrices, and the images that the patch gained and lost."""
     for name, model in data.own_patches.items():
-        if not model.targets:
+        if not model.targets or is_outdated(data.artifacts, model):
             continue
         confusions = {method: model.confusion(method) for method in (BEFORE, *model.calibrations)}
         yield Picture(
