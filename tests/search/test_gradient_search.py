@@ -596,7 +596,12 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     words, whole = [*NAMES, "--method", "gradient"], (folder / "trade_off_valid.csv").read_bytes()
     assert run_main("experiments/trade_off/trade_off.py", *words, root=root).exit_code == 0
     assert (folder / "trade_off_valid.csv").read_bytes() == whole  # a part has a name of its own
-    assert len((folder / "trade_off_valid_gradient.csv").read_text().splitlines()) == 4
+    of_method = folder / "trade_off_valid_method_gradient.csv"
+    assert len(of_method.read_text().splitlines()) == 4
+    of_set = [*NAMES, "--modules", "gradient"]
+    assert run_main("experiments/trade_off/trade_off.py", *of_set, root=root).exit_code == 0
+    assert len((folder / "trade_off_valid_sets_gradient.csv").read_text().splitlines()) == 2
+    assert len(of_method.read_text().splitlines()) == 4  # the set has the same name, its table another one
     shutil.rmtree(gradient_files.of_search(Artifacts(root, MODEL, DATASET)).folder)
     run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 
