@@ -529,6 +529,16 @@ def test_a_share_that_is_asked_for_is_reached_in_one_round(reference: Path, tmp_
     assert 0.48 < open_set(config, artifacts, "half").record.kernel_share <= 0.5
 
 
+def test_the_search_of_an_earlier_saliency_is_refused(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).settings
+    recorded = file.load()
+    del recorded["search_version"]  # as version 1.0.0 wrote it
+    file.save(recorded)
+    line = ("made with other settings (search_version: none there, 2 now)", "--fresh")
+    run_main(SCRIPT, *SMALL, "--keep", 0.8, root=root).refused(*line)
+
+
 def test_the_search_of_an_earlier_version_is_refused(reference: Path, tmp_path: Path, run_main: Main) -> None:
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     files = gradient_files.of_search(Artifacts(root, MODEL, DATASET))
