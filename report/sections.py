@@ -256,10 +256,18 @@ def composed_blocks(data: ReportData) -> Iterator[Block]:
         record = file.load()
         if all(source.get("configuration") != data.config.name for source in record.sources.values()):
             continue
+        if changed := composing_files.changed_sources(data.artifacts, record):
+            yield Note(
+                f"{file.path.stem}: the strong model or module set of {', '.join(changed)} was removed or made again "
+                f"since it was composed; compose it again with scripts/compose.py, or move {file.path} away"
+            )
+            continue
+        is_known = all("strong_model_sha256" in source for source in record.sources.values())
         yield Table(
             f"{file.path.stem}: {record.task}, {len(record.classes)} classes ({', '.join(record.classes)}) of "
             f"{', '.join(record.sources)}; {record.images.get('test')} test images. Differences are in percentage "
-            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together.",
+            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together."
+            f"{'' if is_known else ' An earlier version did not record whether these are the strong models of now.'}",
             ("method", *HEADINGS[1:]),
             record.rows,
         )
