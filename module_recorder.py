@@ -38,7 +38,7 @@ def main() -> None:
         if rows:
             say(f"going on after generation {rows[-1].generation}")
         record(search, rows, patience)
-        write_modules(search, rows, arguments.as_name)
+        write_modules(search, rows, patience, arguments.as_name)
 
 
 def record(search: GeneticSearch, rows: list[Generation], patience: int | None) -> None:

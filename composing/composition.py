@@ -10,6 +10,7 @@ from torch import nn
 
 from composing.composed_model import ComposedClassifier
 from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
+from composing.files import source_checksums
 from composing.images import PARTS, datasets_of, load_images
 from composing.one_network import one_network
 from composing.report import (
@@ -32,7 +33,6 @@ from models.strong_model import load_strong_model
 from modules.own_class import auc_by_class
 from patching.as_reported import Reported, checked_places, tolerance_on
 from patching.members import Columns, Member
-from patching.on_disk import set_checksum
 from search.gradient.goal import goal_of
 from search.gradient.trainer import search_settings
 from utils.device import machine_facts, utc_now
@@ -260,8 +260,10 @@ class Composition:
         sources = {
             source.label: {
                 "configuration": source.config.name,
-                "modules": source.modules.name if source.modules else "",
-                "modules_sha256": set_checksum(source.stage.artifacts, source.modules.name) if source.modules else "",
+                "model": source.config.model,
+                "dataset": source.config.dataset,
+                "modules": (modules := source.modules.name if source.modules else ""),
+                **source_checksums(source.stage.artifacts, modules),
                 "strong_flops": self.graphs[source.config.name].flops,
             }
             for source in self.sources

@@ -28,7 +28,7 @@ class ComposedRecord:
     task: str  # sub-task, merge, or best of
     classes: tuple[str, ...]
     members: dict[str, Any]  # class -> the source that it is taken from, and the number and AUC there
-    sources: dict[str, Any]  # label -> configuration, module set and its checksum, FLOPs of the strong model
+    sources: dict[str, Any]  # label -> configuration, checksums of strong model and module set, FLOPs of the model
     images: dict[str, Any]  # the datasets, and how many images of each part
     methods: dict[str, Any]  # see `methods_of`
     rule: dict[str, Any]

@@ -55,14 +55,14 @@ def load_weak_model(
 def load_patched_weak_models(artifacts: Artifacts, kind: WeakKind) -> list[PatchedWeakModel]:
     """All weak models of a kind that were patched, by class, epoch and module set, with all calibrations of each.
 
-    Reports on modules of which another set has the name now are left out, and so are those on other images or classes
-    than the newest one on the same weak model. Raises UserError if there is none, or a report is damaged.
+    Reports on module sets that were removed or made again since are left out, and so are those on other images or
+    classes than the newest one on the same weak model. Raises UserError if there is none, or a report is damaged.
     """
     found: dict[tuple[int, int, str], PatchedWeakModel] = {}
     for file in sorted(patch_files.reports(artifacts, kind), key=lambda file: file.path.stat().st_mtime_ns):
         model = load_report(file)
         if is_outdated(artifacts, model):
-            say(f"left out: {file.path} is of another module set {model.modules} than the one that is there")
+            say(f"left out: {file.path}: module set {model.modules} was removed or made again since")
             continue
         key = (model.target_class, model.epoch, model.modules)
         known = found.get(key, replace(model, methods={}))
@@ -113,5 +113,8 @@ def set_checksum(artifacts: Artifacts, modules: str) -> str:
 
 
 def is_outdated(artifacts: Artifacts, model: PatchedWeakModel) -> bool:
-    """Whether the module set was removed and another one made under its name since a weak model was patched."""
-    return set_checksum(artifacts, model.modules) not in ("", model.modules_sha256)
+    """Whether the module set was removed or made again since a weak model was patched.
+
+    It also was if its strong model was set aside, with which module sets go, but not patches.
+    """
+    return set_checksum(artifacts, model.modules) != model.modules_sha256

@@ -39,7 +39,7 @@ def patches_by_this_set(data: ReportData) -> list[Outcome]:
             patched = {
                 name: (model, number)
                 for name, (model, number) in patches_of(data, kind).items()
-                if model.modules == data.module_set.name and not is_outdated(data.artifacts, model)
+                if model.modules == data.module_set.name
             }
             if patched:
                 tried = common_calibrations(models_of(patched))
@@ -50,7 +50,7 @@ def patches_by_this_set(data: ReportData) -> list[Outcome]:
 
 
 def patches_of(data: ReportData, kind: WeakKind | None) -> Patched:
-    """Return the patched models of a kind, or the user's own.
+    """Return the patched models of a kind, or the user's own, without those of outdated module sets.
 
     Raises:
         UserError: a kind has none, or one is damaged.
@@ -59,6 +59,7 @@ def patches_of(data: ReportData, kind: WeakKind | None) -> Patched:
         return {
             f"{weak}: {target}": (model, number)
             for weak, model in data.own_patches.items()
+            if not is_outdated(data.artifacts, model)
             for number, target in enumerate(model.target_names)
         }
     models = data.patched(kind)

@@ -256,10 +256,18 @@ def composed_blocks(data: ReportData) -> Iterator[Block]:
         record = file.load()
         if all(source.get("configuration") != data.config.name for source in record.sources.values()):
             continue
+        if changed := composing_files.changed_sources(data.artifacts, record):
+            yield Note(
+                f"{file.path.stem}: the strong model or module set of {', '.join(changed)} was removed or made again "
+                f"since it was composed; compose it again with scripts/compose.py, or move {file.path} away"
+            )
+            continue
+        is_known = all("strong_model_sha256" in source for source in record.sources.values())
         yield Table(
             f"{file.path.stem}: {record.task}, {len(record.classes)} classes ({', '.join(record.classes)}) of "
             f"{', '.join(record.sources)}; {record.images.get('test')} test images. Differences are in percentage "
-            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together.",
+            "points, with 95 % intervals; FLOPs are of an image, as a share of the strong models' together."
+            f"{'' if is_known else ' An earlier version did not record whether these are the strong models of now.'}",
             ("method", *HEADINGS[1:]),
             record.rows,
         )
@@ -304,7 +312,7 @@ def patch_blocks(data: ReportData, kind: WeakKind | None) -> Iterator[Block]:
             yield Paragraph(f"No module helped, so nothing was changed: {', '.join(unchanged)}.")
         if outdated := [name for name, model in data.own_patches.items() if is_outdated(data.artifacts, model)]:
             yield Note(
-                f"{', '.join(outdated)}: patched with another module set than the one of that name now; patch again "
+                f"{', '.join(outdated)}: patched with a module set that was removed or made again since; patch again "
                 f"with: {'; '.join(data.own_patches[name].details.get('command', '') for name in outdated)}"
             )
 
@@ -357,7 +365,7 @@ def _patched_blocks(data: ReportData, kind: WeakKind | None, patched: Patched) -
 def own_weak_model_blocks(data: ReportData) -> Iterator[Block]:
     """Of each weak model of the user's own: confusion matrices, and the images that the patch gained and lost."""
     for name, model in data.own_patches.items():
-        if not model.targets:
+        if not model.targets or is_outdated(data.artifacts, model):
             continue
         confusions = {method: model.confusion(method) for method in (BEFORE, *model.calibrations)}
         yield Picture(

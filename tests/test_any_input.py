@@ -44,7 +44,7 @@ from search.gradient import files as gradient_files
 from search.gradient.log import Round
 from utils.artifacts import Artifacts, CheckpointFile, JsonFile, RecordFile
 from utils.device import resolve_device, resolve_precision
-from utils.errors import UserError
+from utils.errors import MissingFile, UserError
 from utils.files import load_array, save_array, save_checkpoint
 from utils.recorded_settings import record_or_compare
 
@@ -221,7 +221,14 @@ PATCHED = PatchedWeakModel(("6", "1"), (1,), 8, METHODS, "simcnn_digits", (1,), 
 def test_patch_reports(tmp_path: Path, content: bytes) -> None:
     artifacts = Artifacts(tmp_path, MODEL, DATASET)
     path = patch_files.report(artifacts, "SET", WeakKind.SIMPLE, 1, 2, "min_max").path
-    for model in taken_or_refused(path, content, lambda: load_patched_weak_models(artifacts, WeakKind.SIMPLE)) or []:
+
+    def load() -> list[PatchedWeakModel]:
+        try:
+            return load_patched_weak_models(artifacts, WeakKind.SIMPLE)
+        except MissingFile:  # all that is there is of another module set
+            return []
+
+    for model in taken_or_refused(path, content, load) or []:
         assert all(model.confusion(method).dtype == np.int64 for method in model.methods)
         assert all(isinstance(model.rule(calibration), Rule) for calibration in model.calibrations)
 

@@ -10,8 +10,8 @@ genetic search its best ensemble, finished or not, with the settings that it rec
 module_fine_tuner.py trained, too. The interval says how sure the points lost are (95 %, a paired bootstrap over the
 images), McNemar's p whether modules differ from the most accurate ones of the table. On the test images of CIFAR-10 and
 SVHN, SimCNN and ResCNN also get the mean of the paper. Writes data/MODEL_DATASET/trade_off_IMAGES.png, .svg and .csv;
-behind IMAGES stand the method or the sets that alone were measured. Choose by validation images, on which the searches
-select, too; the test images are for the report.
+of one method alone trade_off_IMAGES_method_METHOD, of some sets alone trade_off_IMAGES_sets_SET+SET. Choose by
+validation images, on which the searches select, too; the test images are for the report.
 """
 
 import math
@@ -77,8 +77,8 @@ def main() -> None:
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
     title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
-    alone = [arguments.method] if arguments.method else arguments.modules
-    path = report_files.trade_off(stage.artifacts, arguments.images, *alone)
+    alone = {"method": arguments.method, "sets": arguments.modules}
+    path = report_files.trade_off(stage.artifacts, arguments.images, **alone)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
 

@@ -39,6 +39,15 @@ def is_over(rows: list[Generation], generations: int, patience: int | None) -> b
     return patience is not None and bool(rows) and rows[-1].generation - best_generation(rows).generation >= patience
 
 
+def until_over(rows: list[Generation], generations: int, patience: int | None) -> list[Generation]:
+    """The rows up to the first one with which the search is over; all of them if it is not over. See `is_over`.
+
+    An earlier command may have scored further generations.
+    """
+    ends = (end for end in range(1, len(rows)) if is_over(rows[:end], generations, patience))
+    return rows[: next(ends, len(rows))]
+
+
 def describe(row: Generation, *more: str) -> str:
     """A generation in one or two lines, with `more` to say behind it."""
     return fitted(

@@ -43,7 +43,7 @@ def search_on_engine(
         say(describe(rows[-1], best, f"{pace:.1f} chromosomes/s, at most {left} left"))
     record_end(search, rows)
     mixed = len(engine.processors) > 1
-    write_modules(search, rows, name, {"mixed_processors": engine.processors} if mixed else None)
+    write_modules(search, rows, patience, name, {"mixed_processors": engine.processors} if mixed else None)
 
 
 class Driver:

@@ -12,7 +12,7 @@ from modules.module_set import ModuleSet, show_module_set
 from modules.module_sets import save_set
 from search.genetic import files
 from search.genetic.generations import GeneticSearch
-from search.genetic.log import Generation, SearchEnd, best_generation
+from search.genetic.log import Generation, SearchEnd, best_generation, until_over
 from search.genetic.scoring import ensemble_masks, row_of, score_generation
 from utils.errors import UserError
 from utils.locks import keep_there
@@ -61,14 +61,22 @@ def record_end(search: GeneticSearch, rows: list[Generation]) -> None:
 
 
 def write_modules(
-    search: GeneticSearch, rows: list[Generation], name: str | None = None, noticed: Mapping[str, Any] | None = None
+    search: GeneticSearch,
+    rows: list[Generation],
+    patience: int | None,
+    name: str | None = None,
+    noticed: Mapping[str, Any] | None = None,
 ) -> ModuleSet:
     """Cut the modules of the chosen ensemble out, write them as a set and print how good they are.
 
-    What was `noticed` during the search stands in the set's record. `name` is the set's; None = `genetic`.
+    Rows of generations that an earlier command scored after the end of the search that is asked for are left out: which
+    modules are chosen must not depend on them. What was `noticed` during the search stands in the set's record. `name`
+    is the set's; None = `genetic`.
     """
+    rows = until_over(rows, search.config.generations, patience)
     stage, seconds = search.stage, sum(row.seconds for row in rows)
     generation, ensemble = chosen_ensemble(search.config, rows)
+    free = FREE if patience is None else (*FREE, "patience")
     found = {
         "method": "genetic",
         "generation": generation,
@@ -76,8 +84,8 @@ def write_modules(
         "ensemble": ensemble,
         "seconds": seconds,
         "settings": files.settings(stage.artifacts).load(),
-        "configured": search.config.part_of("genetic search") | {name: getattr(search.config, name) for name in FREE},
-        "options": ["--early_stop"] if len(rows) <= search.config.generations else [],
+        "configured": search.config.part_of("genetic search") | {name: getattr(search.config, name) for name in free},
+        "options": [] if patience is None else ["--early_stop"],
         **(noticed or {}),
     }
     strong = load_strong_model(stage.config, stage.artifacts, stage.device)

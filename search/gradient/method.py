@@ -26,6 +26,10 @@ from search.method import Course, Panel
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
+# Which code found the kernels: other code must not go on with its rounds. Raised when a change of saliency or descent
+# changes what is found. Version 1.0.0, which dropped units by the loss, recorded none.
+SEARCH_VERSION = 2
+
 
 @dataclass(frozen=True)
 class Gradient(DrivenMethod):
@@ -130,7 +134,7 @@ class Gradient(DrivenMethod):
         unnamed = {} if files.is_short(self.classes) else {files.CLASSES: self.classes}
         of_steps = search_settings(config, self._budget).recorded()
         del of_steps["budget"]  # each round has its own
-        return {**of_steps, **goal_of(config).recorded(), **unnamed}
+        return {"search_version": SEARCH_VERSION, **of_steps, **goal_of(config).recorded(), **unnamed}
 
     def configured(self, config: Config) -> dict[str, Any]:
         """See `DrivenMethod`."""

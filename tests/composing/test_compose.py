@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,8 @@ from models.names import network_of
 from models.opening import default_config
 from models.strong_model import graph_of
 from patching.members import Form
+from report.page import Note, Table
+from report.sections import composed_blocks
 from utils.artifacts import Artifacts
 from utils.errors import UserError
 
@@ -216,6 +219,36 @@ def test_the_best_of_two_models_has_the_mean_of_their_softmax_and_the_page_shows
     html = (root / "data" / "small_digits" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Not here:" in html and "two.json" in html
     file.unlink()
+
+
+@pytest.mark.parametrize(("words", "module_set"), [((), "all"), (("--whole",), "")])
+def test_the_page_shows_what_is_composed_of_the_networks_that_are_there(root, compose, words, module_set):
+    name = f"of_{module_set}"
+    _, record = compose(name, "--take", "small:digits:8,3", *words)
+    ((label, source),) = record.sources.items()
+    assert source["modules"] == module_set and bool(source["modules_sha256"]) is bool(module_set)
+    artifacts = Artifacts(root, "small", "digits")
+    file, data = (
+        composing_files.record(artifacts, name),
+        SimpleNamespace(artifacts=artifacts, config=default_config("small", "digits")),
+    )
+
+    def block(**changed):
+        entry = {key: value for key, value in (source | changed).items() if value is not None}
+        file.save(replace(record, sources={label: entry}))
+        texts = {block.caption if isinstance(block, Table) else block.text: block for block in composed_blocks(data)}
+        ((text, found),) = [(text, block) for text, block in texts.items() if text.startswith(f"{name}: ")]
+        return found, text
+
+    table, caption = block()
+    assert isinstance(table, Table) and "earlier version" not in caption
+    for checksum in ("strong_model_sha256", "modules_sha256"):
+        note, text = block(**{checksum: "0" * 64})
+        assert isinstance(note, Note) and label in text and file.path.name in text
+    assert isinstance(block(dataset="removed")[0], Note)
+    unknown, caption = block(strong_model_sha256=None)
+    assert isinstance(unknown, Table) and "earlier version did not record" in caption
+    file.path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -494,12 +494,21 @@ def test_the_images_that_a_patch_of_a_users_own_model_changed_are_shown(copied: 
     assert (shown.pixels == digits.pixels[places]).all() and shown.labels.tolist() == digits.labels[places].tolist()
 
 
-def test_a_patch_by_a_set_that_was_made_again_is_told(copied: ReportData) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_patches_by_a_set_that_was_made_again_or_removed_are_told_not_shown(copied: ReportData, removed: bool) -> None:
     own_report(copied, modules="genetic")
     record = copied.artifacts.folder / "modules" / "genetic" / "set.json"
-    record.write_text(record.read_text(encoding="utf-8") + " ", encoding="utf-8")
-    (note,) = [block.text for block in patch_blocks(ReportData(copied.stage), None) if isinstance(block, Note)]
-    assert note.startswith("mine: patched with another module set than the one of that name now")
+    if removed:
+        record.unlink()
+    else:
+        record.write_text(record.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    data = ReportData(copied.stage)
+    (note,) = patch_blocks(data, None)
+    assert isinstance(note, Note)
+    assert note.text.startswith("mine: patched with a module set that was removed or made again since")
+    assert not list(own_weak_model_blocks(data))
+    with pytest.raises(UserError, match="apply_patch"):
+        data.patched(WeakKind.SIMPLE)
 
 
 def test_a_damaged_report_on_a_users_own_model_is_named(copied: ReportData) -> None:

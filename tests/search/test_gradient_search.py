@@ -536,6 +536,16 @@ def test_a_share_that_is_asked_for_is_reached_in_one_round(reference: Path, tmp_
     assert 0.48 < open_set(config, artifacts, "half").record.kernel_share <= 0.5
 
 
+def test_the_search_of_an_earlier_saliency_is_refused(reference: Path, tmp_path: Path, run_main: Main) -> None:
+    root = Path(shutil.copytree(reference, tmp_path / "root"))
+    file = gradient_files.of_search(Artifacts(root, MODEL, DATASET)).settings
+    recorded = file.load()
+    del recorded["search_version"]  # as version 1.0.0 wrote it
+    file.save(recorded)
+    line = ("made with other settings (search_version: none there, 2 now)", "--fresh")
+    run_main(SCRIPT, *SMALL, "--keep", 0.8, root=root).refused(*line)
+
+
 def test_the_search_of_an_earlier_version_is_refused(reference: Path, tmp_path: Path, run_main: Main) -> None:
     root = Path(shutil.copytree(reference, tmp_path / "root"))
     files = gradient_files.of_search(Artifacts(root, MODEL, DATASET))
@@ -603,7 +613,12 @@ def test_the_trade_off_has_every_round_and_no_value_of_the_paper(
     words, whole = [*NAMES, "--method", "gradient"], (folder / "trade_off_valid.csv").read_bytes()
     assert run_main("experiments/trade_off/trade_off.py", *words, root=root).exit_code == 0
     assert (folder / "trade_off_valid.csv").read_bytes() == whole  # a part has a name of its own
-    assert len((folder / "trade_off_valid_gradient.csv").read_text().splitlines()) == 4
+    of_method = folder / "trade_off_valid_method_gradient.csv"
+    assert len(of_method.read_text().splitlines()) == 4
+    of_set = [*NAMES, "--modules", "gradient"]
+    assert run_main("experiments/trade_off/trade_off.py", *of_set, root=root).exit_code == 0
+    assert len((folder / "trade_off_valid_sets_gradient.csv").read_text().splitlines()) == 2
+    assert len(of_method.read_text().splitlines()) == 4  # the set has the same name, its table another one
     shutil.rmtree(gradient_files.of_search(Artifacts(root, MODEL, DATASET)).folder)
     run_main("experiments/trade_off/trade_off.py", *words, root=root).refused("no search has found modules", SCRIPT)
 

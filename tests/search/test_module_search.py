@@ -377,6 +377,25 @@ def test_early_stop_ends_a_search_that_can_go_on(root, run_main):
     run_main(EXPLORER, *settings, "--target_class", 0, root=root).refused("fitness of generation 2", exit_code=3)
 
 
+def test_modules_do_not_depend_on_generations_that_earlier_commands_scored(searched, run_main):
+    artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
+    log = genetic_files.log(artifacts)
+    log.save([replace(row, fitness=value) for row, value in zip(log.load(), (0.1, 0.3, 0.2, 0.9), strict=True)])
+    for name, words, generation, scored, options in (
+        ("first", ["--set", "generations=0"], 0, 1, []),
+        ("two", ["--set", "generations=2"], 1, 3, []),
+        ("early", ["--set", "patience=1", "--early_stop"], 1, 3, ["--early_stop"]),
+        ("patient", ["--set", "patience=2", "--early_stop"], 3, 4, ["--early_stop"]),
+        ("all", [], 3, 4, []),
+    ):
+        done = run_main(RECORDER, *WHOLE, *words, "--as", name, root=searched)
+        assert f"modules of generation {generation}," in done.stdout, done
+        record = open_set(config, artifacts, name).record.search
+        assert (record["generation"], record["generations"], record["options"]) == (generation, scored, options)
+        assert record["configured"].get("patience") == (int(words[1][-1]) if options else None)
+    assert len(log.load()) == GENERATIONS + 1
+
+
 def test_a_generation_and_an_ensemble_can_be_chosen(searched, run_main):
     artifacts, config = artifacts_of(searched), load(MODEL, DATASET)
     importance = np.load(module_files.kernel_importance(artifacts).path)
