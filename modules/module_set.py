@@ -20,7 +20,7 @@ from models.graph import Graph, GraphNetwork
 from models.strong_model import graph_of
 from modules import files as module_files
 from modules.module import is_float32, module_of_weights
-from modules.own_class import uninformative
+from modules.own_class import MOST_BELOW, uninformative
 from modules.source_network import SourceNetwork
 from utils.artifacts import ArrayFile, ArtifactFile, Artifacts, CheckpointFile
 from utils.errors import UserError, reason
@@ -126,6 +126,21 @@ class SetRecord:
     def uninformative(self) -> list[int]:
         """The classes whose modules have a much lower AUC than the strong model."""
         return [self.target_classes[number] for number in uninformative(self.valid_auc_modules, self.valid_auc_strong)]
+
+    @property
+    def advice(self) -> str:
+        """What makes uninformative modules better."""
+        return "keep more kernels" if self.parent else "fine-tune them with module_fine_tuner.py, or keep more kernels"
+
+    def aucs_in_words(self, target_classes: Sequence[int]) -> str:
+        """How much lower than the strong model's the AUC of uninformative modules is."""
+        numbers = [self.target_classes.index(target_class) for target_class in target_classes]
+        aucs = [
+            f"{self.classes[self.target_classes[number]]} "
+            f"({self.valid_auc_modules[number]:.2f}, strong model {self.valid_auc_strong[number]:.2f})"
+            for number in numbers
+        ]
+        return f"AUC more than {MOST_BELOW:g} below the strong model's: {_enumerated(aucs, 12)}"
 
 
 @dataclass(frozen=True)
@@ -261,7 +276,7 @@ def show_module_set(record: SetRecord) -> None:
     print(f"; mean Jaccard distance: {record.jaccard_distance:.4f}" if len(rows) and len(unknown) > 1 else "")
     if record.uninformative:
         names = _enumerated([record.classes[number] for number in record.uninformative], 10)
-        print(f"uninformative modules: {names}; before patching, run module_fine_tuner.py")
+        print(f"uninformative modules: {names}; before patching, {record.advice}")
 
 
 def class_names(record: SetRecord) -> str:

@@ -237,7 +237,7 @@ def _in_sequence(layers: Sequence[str]) -> str:
 def _in_words(model: Joined, name: str) -> str:
     shape, form = model.inputs[name], model.forms.get(name)
     if form is None:
-        return f"(n, {shape[0]}) float32, the weak model's {model.weak_answers}"
+        return f"(n, {shape[0]}) float32, {model.answers_in_words(shape[0], 'CLASSES')}"
     size = ", ".join(map(str, shape))
     return (
         f"(n, {size}) uint8, RGB from 0 to 255, normalised here;\n"

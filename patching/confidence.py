@@ -117,20 +117,37 @@ def change_of(
         patched_classes: further classes that the same patch is for: they are none of the others.
         seed: of the draws.
     """
+    patched = sorted({target_class, *patched_classes})
+    counts = _counts(labels, before, after, target_class, patched)
+    changes = _drawn_changes(counts, seed, target_class)
+    if (first := patched[0]) != target_class:
+        # The others are the same images for each of the patched classes: so is the interval of their accuracy
+        of_first = _drawn_changes(_counts(labels, before, after, first, patched), seed, first)
+        changes[:, METRICS.index("others_accuracy")] = of_first[:, METRICS.index("others_accuracy")]
+    lows, highs = np.percentile(changes, (MARGIN, 100 - MARGIN), axis=0)
+    intervals = zip(lows.tolist(), highs.tolist(), strict=True)
+    won, lost = counts[OTHER, [TAKEN, WRONG], RIGHT].sum(), counts[OTHER, RIGHT, [TAKEN, WRONG]].sum()
+    p = (*_swapped_p(counts, generator(seed, "randomisation", target_class))[:-1], mcnemar_p(int(won), int(lost)))
+    return Change(**dict(zip(METRICS, intervals, strict=True)), p=p)
+
+
+def _counts(
+    labels: np.ndarray, before: np.ndarray, after: np.ndarray, target_class: int, patched_classes: Collection[int]
+) -> np.ndarray:
+    """Images (kind, outcome before, outcome after)."""
     kinds = np.full(len(labels), OTHER)
     kinds[np.isin(labels, list(patched_classes))] = PATCHED
     kinds[labels == target_class] = TARGET
     outcomes = [_outcomes(labels, answers, target_class) for answers in (before, after)]
     cells = (kinds * 3 + outcomes[0]) * 3 + outcomes[1]
-    counts = np.bincount(cells, minlength=27)
-    drawn = generator(seed, "bootstrap", target_class).multinomial(len(labels), counts / len(labels), DRAWS)
-    changes = _changes(drawn.reshape(DRAWS, 3, 3, 3))
-    lows, highs = np.percentile(changes, (MARGIN, 100 - MARGIN), axis=0)
-    intervals = zip(lows.tolist(), highs.tolist(), strict=True)
-    counts = counts.reshape(3, 3, 3)
-    won, lost = counts[OTHER, [TAKEN, WRONG], RIGHT].sum(), counts[OTHER, RIGHT, [TAKEN, WRONG]].sum()
-    p = (*_swapped_p(counts, generator(seed, "randomisation", target_class))[:-1], mcnemar_p(int(won), int(lost)))
-    return Change(**dict(zip(METRICS, intervals, strict=True)), p=p)
+    return np.bincount(cells, minlength=27).reshape(3, 3, 3)
+
+
+def _drawn_changes(counts: np.ndarray, seed: int, target_class: int) -> np.ndarray:
+    """(DRAWS, METRICS) of as many images, drawn with replacement, as there are in the counts of `_counts`."""
+    shares = counts.ravel() / counts.sum()
+    drawn = generator(seed, "bootstrap", target_class).multinomial(counts.sum(), shares, DRAWS)
+    return _changes(drawn.reshape(DRAWS, 3, 3, 3))
 
 
 def _changes(counts: np.ndarray) -> np.ndarray:

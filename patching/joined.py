@@ -23,6 +23,14 @@ class Joined(nn.Module):
     classes: tuple[str, ...]  # the names of the classes that are scored
     weak_answers = "logits"  # or probabilities: what an input that is no image has of a weak model
 
+    def answers_in_words(self, count: int, classes: str) -> str:
+        """What an input of `count` values of a weak model has, and in which order; classes that are added come last.
+
+        `classes` is what a file calls the list of all classes.
+        """
+        order = classes if count == len(self.classes) else f"the first {count} of {classes}"
+        return f"the weak model's {self.weak_answers}, in the order of {order}"
+
     @property
     @abstractmethod
     def forms(self) -> Mapping[str, Form]:

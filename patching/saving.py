@@ -133,7 +133,8 @@ def _input(model: Joined, name: str) -> dict[str, Any]:
     """One input, in plain values."""
     shape, form = model.inputs[name], model.forms.get(name)
     if form is None:
-        return {"shape": ["n", *shape], "dtype": "float32", "content": f"the weak model's {model.weak_answers}"}
+        content = model.answers_in_words(shape[0], "classes")
+        return {"shape": ["n", *shape], "dtype": "float32", "content": content}
     members = [part.form for part in model.modules() if isinstance(part, Member)]
     of_input = [each for each in members if (each.side, each.resize) == (form.side, form.resize)]
     normalised = [{"mean": list(m), "std": list(s)} for m, s in dict.fromkeys(each.normalisation for each in of_input)]

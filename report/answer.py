@@ -37,11 +37,10 @@ def summary(data: ReportData) -> Iterator[Block]:
         f"{_search_in_words(result.search)}. This is module set {data.module_set.name}."
     )
     yield Tiles([*patching_tiles(data), _accuracy_tile(data), _size_tile(data)])
-    aucs = dict(zip(data.target_classes, result.valid_auc_modules, strict=False))  # an earlier version wrote none
-    if unsure := [f"{data.classes[number]} (AUC {aucs[number]:.2f})" for number in result.uninformative]:
+    if result.uninformative:
         yield Note(
-            f"Uninformative modules, which barely discriminate their class: {_some(unsure)}. Do not patch with them: "
-            "fine-tune the modules, or keep more kernels."
+            f"Uninformative modules: {result.aucs_in_words(result.uninformative)}. Before patching with them, "
+            f"{result.advice}; compare a patch with the control without a module."
         )
 
 

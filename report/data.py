@@ -279,15 +279,17 @@ class ReportData:
         again = f"patch again with: {model.details.get('command', 'scripts/patch_weak_model.py')}"
         try:
             changed, form = model.details["changed"], Form.of_plain(model.details["changed"]["form"])
-            places, *answers = (np.array(changed[each], np.int64) for each in ("places", "labels", "before", "after"))
+            values = (np.array(changed[each], np.int64) for each in ("places", "labels", "before", "after"))
+            places, labels, before, after = values
             dataset = load_dataset(changed["images"], form.side, form.resize, form.normalisation)
             names = [dataset.classes[label] for label in dataset.test.labels[places]]
             is_same = changed["fingerprint"] == dataset.test.fingerprint
-            if not is_same or names != [model.classes[label] for label in answers[0]]:
+            if not is_same or names != [model.classes[label] for label in labels]:
                 raise UserError(f"the images have changed since; {again}")
         except (KeyError, TypeError, ValueError, IndexError):
             raise UserError(f"they are not recorded; {again}") from None
-        return ChangedImages(name, model.test_images, model.classes, dataset.test.pixels[places], *answers)
+        pixels = dataset.test.pixels[places]
+        return ChangedImages(name, model.test_images, model.classes, pixels, labels, before, after, places=places)
 
     @property
     def patched_kinds(self) -> list[WeakKind]:

@@ -104,7 +104,7 @@ def patch_figure(
             sentences.append(
                 f"With {method}, F1 is {span(f1[:, number])} %, before {span(f1[:, 0])} %; compared with "
                 f"{methods[alone]} it changes by {span(added, '+.1f')} percentage points, and is higher for "
-                f"{int((added > 0).sum())} of {counted(len(labels), 'weak model')}."
+                f"{int((added > 0).sum())} of {counted(len(labels), 'target class', 'target classes')}."
             )
     rows = [(label, method, *metrics_of(scores[method])) for label, scores in weak_models.items() for method in methods]
     return Drawing(figure, " ".join(sentences), ("weak_model", "method", *METRICS), rows)
@@ -122,6 +122,7 @@ class ChangedImages:
     before: np.ndarray  # (images,) int64: the weak model's answers
     after: np.ndarray  # (images,) int64: the patched model's
     outputs: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (images,): the module's, of all test images
+    places: np.ndarray | None = None  # (images,) int64: which of the dataset's test images they are; None = all
 
     @property
     def of_target_class(self) -> np.ndarray:
@@ -165,12 +166,17 @@ def changed_images_figure(cases: Sequence[ChangedImages], title: str) -> Drawing
         f"spoil {lost}."
     )
     rows = [
-        (case.name, word, *(case.classes[answers[place]] for answers in (case.labels, case.before, case.after)))
+        (
+            case.name,
+            word,
+            int(place if case.places is None else case.places[place]),
+            *(case.classes[answers[place]] for answers in (case.labels, case.before, case.after)),
+        )
         for case in cases
         for word, places in (("gained", case.gained), ("lost", case.lost))
         for place in places
     ]
-    return Drawing(figure, finding, ("weak_model", "change", "true_class", "before", "after"), rows)
+    return Drawing(figure, finding, ("weak_model", "change", "image", "true_class", "before", "after"), rows)
 
 
 def spread(places: np.ndarray, count: int) -> np.ndarray:

@@ -37,7 +37,7 @@ from models.opening import OneLineParser, open_stage, stage_parser
 from models.own_code import OWN_CODE
 from models.strong_model import image_order, load_strong_model, load_strong_split
 from modules.module import as_answers
-from modules.module_set import ModuleSet
+from modules.module_set import ModuleSet, SetRecord
 from modules.module_sets import add_modules_option, open_set
 from patching import files as patch_files
 from patching.as_reported import Reported, checked_places, tolerance_on
@@ -168,7 +168,7 @@ def main() -> None:
         details={"added": classes.added, "judged": judged, "others_may_lose": arguments.others_may_lose},
         made_with=machine_facts("torch", "numpy"),
     )
-    show(patched, report, classes)
+    show(patched, report, classes, chosen.record)
     if patched.rule:
         report.details["cost"] = cost_of(weak, taken, report)
         show_table(*f1_table(report))
@@ -319,7 +319,7 @@ def check_valid_images(valid: Answers, classes: Classes) -> None:
             raise UserError(f"class {name} has no validation images: expected some to fit the patch on")
 
 
-def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
+def show(patched: Patch, report: PatchedWeakModel, classes: Classes, modules: SetRecord) -> None:
     """Print what each module is worth, and before and after."""
     knows = f"the weak model knows {', '.join(classes.names[: classes.weak_classes])}"
     print(knows + (f"; added: {', '.join(classes.added)}" if classes.added else ""))
@@ -329,6 +329,8 @@ def show(patched: Patch, report: PatchedWeakModel, classes: Classes) -> None:
     if patched.rule is None:
         print("no module helps this weak model: nothing is changed")
         return
+    if lower := [number for number in report.target_classes if number in modules.uninformative]:
+        print(f"{modules.aucs_in_words(lower)}; compare with the control without a module")
     print(f"before -> after on {report.test_images} test images, in percent; changes in points with 95 % confidence:")
     print(report)
 

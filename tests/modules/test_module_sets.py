@@ -260,10 +260,14 @@ def test_damaged_checkpoints(config, artifacts, damage):
 
 def test_an_uninformative_module_is_named(capsys):
     aucs = {"valid_auc_strong": (0.99, 0.98, 0.97), "valid_auc_modules": (0.98, 0.9, 0.96)}
-    show_module_set(SetRecord(NAMES[:3], 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs))
-    printed = capsys.readouterr().out
-    lines = [line for line in printed.splitlines() if "uninformative" in line]
-    assert lines == ["uninformative modules: dog; before patching, run module_fine_tuner.py"]
+    record = SetRecord(NAMES[:3], 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs)
+    for parent, advice in (
+        ("", "fine-tune them with module_fine_tuner.py, or keep more kernels"),
+        ("gradient", "keep more kernels"),  # they are fine-tuned
+    ):
+        show_module_set(dataclasses.replace(record, parent=parent))
+        lines = [line for line in capsys.readouterr().out.splitlines() if "uninformative" in line]
+        assert lines == [f"uninformative modules: dog; before patching, {advice}"]
 
 
 def test_ten_uninformative_modules_are_named_at_most(capsys):

@@ -97,6 +97,12 @@ def test_a_clear_gain_holds_and_the_other_patched_classes_are_none_of_the_others
     assert change_of(labels, before, after, 3).others_accuracy[0] > 0
 
 
+def test_the_others_of_two_targets_have_one_interval():
+    labels, before, after = answers_of(400, 0.5, 0.7)
+    found = [change_of(labels, before, after, target, patched_classes=(1, 3)) for target in (1, 3)]
+    assert found[0].others_accuracy == found[1].others_accuracy and found[0].others_p == found[1].others_p
+
+
 def test_mcnemar():
     assert mcnemar_p(0, 0) == mcnemar_p(5, 5) == 1
     assert mcnemar_p(0, 10) == mcnemar_p(10, 0) == pytest.approx(2 / 2**10)

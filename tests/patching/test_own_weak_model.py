@@ -24,6 +24,7 @@ from dataset.image_files import SIDE
 from dataset.images import IMAGENET, Images, Normalisation
 from dataset.splits import load_evaluation_parts, load_split
 from models.strong_model import graph_of
+from modules.module_set import SetRecord
 from patching.members import Form
 from patching.own_weak_model import (
     Classes,
@@ -71,6 +72,17 @@ def test_auto_leaves_out_classes_without_a_module(capsys):
     for having in ((5, 6), ()):
         of_known = replace(classes, strong_class={0: 5, 1: 6})
         assert with_modules(of_known, SimpleNamespace(name="all", target_classes=having)) == of_known
+
+
+def test_a_target_whose_module_has_a_low_auc_is_named(capsys):
+    show = runpy.run_path(str(TOP / SCRIPT))["show"]
+    aucs = {"valid_auc_strong": (0.99, 0.85, 0.97), "valid_auc_modules": (0.9, 0.826, 0.96)}
+    record = SetRecord(STRONG, 9, (5, 6, 7), 0.5, 12, 10, 9, 12, 10, 9, {}, **aucs)
+    line = "AUC more than 0.02 below the strong model's: dog (0.83, strong model 0.85); compare with the control"
+    for strong_number, is_named in ((1, True), (2, False)):
+        report = SimpleNamespace(target_classes=(strong_number,), validation_images=12, test_images=12)
+        show(SimpleNamespace(judged=[], rule="learned"), report, Classes(("hound",), 1, {0: strong_number}), record)
+        assert (line in capsys.readouterr().out) == is_named
 
 
 def test_the_record_of_another_weak_model_is_not_replaced(tmp_path):

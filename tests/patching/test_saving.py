@@ -135,7 +135,8 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
     for _ in range(2):
         save_as_reported(model, path, reported_of(model))
     text = path.read_text()
-    assert "weak_logits: (n, 3) float32, the weak model's logits" in text and "both sides resized to it" in text
+    assert "weak_logits: (n, 3) float32, the weak model's logits, in the order of CLASSES\n" in text
+    assert "both sides resized to it" in text
     module = runpy.run_path(str(path))
     logits, pixels = torch.zeros(2, 3), torch.zeros(2, 12, 12, 3, dtype=torch.uint8)
     assert module["scores"](module["load"](), logits, pixels).shape == (2, 3)
@@ -145,6 +146,8 @@ def test_logits_alone_and_the_same_path_again(tmp_path: Path) -> None:
     model.rule.probability_floor = torch.tensor(0.1)
     of_probabilities = PatchedModel(None, list(model.parts), model.rule, CLASSES, weak_classes=3)
     assert saving.description(of_probabilities, {})["inputs"].count("the weak model's probabilities") == 1
+    with_added = PatchedModel(None, list(model.parts), model.rule, (*CLASSES, "new"), weak_classes=3)
+    assert "probabilities, in the order of the first 3 of classes" in saving.description(with_added, {})["inputs"]
 
 
 LAYERS = """

@@ -140,7 +140,7 @@ def test_a_patch_is_compared_with_the_control_without_a_module() -> None:
     before, after = (scores_of_target_class(np.array(counts), 1) for counts in ([[5, 1], [4, 2]], [[4, 2], [1, 5]]))
     weak_models = {"cat": {"before": before, "learned": after, "control": after}}
     finding = patch_figure(weak_models, "t", "control").finding
-    assert "compared with control it changes by +0.0 percentage points, and is higher for 0 of 1 weak model." in finding
+    assert "with control it changes by +0.0 percentage points, and is higher for 0 of 1 target class" in finding
 
 
 @pytest.mark.slow
@@ -210,6 +210,8 @@ def test_gained_and_lost_images_are_those_whose_answer_became_right_and_wrong() 
     labels, before, after = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]), np.array([1, 0, 2, 1, 2])
     case = ChangedImages("ship", 5, CLASSES, np.zeros((5, 32, 32, 3), np.uint8), labels, before, after)
     assert case.gained.tolist() == [1, 4] and case.lost.tolist() == [0]
+    drawing = changed_images_figure([case], "t")
+    assert [row[drawing.columns.index("image")] for row in drawing.rows] == [1, 4, 0]
 
 
 @pytest.mark.slow

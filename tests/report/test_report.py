@@ -35,9 +35,10 @@ from patching.report import NO_MODULE, PatchedWeakModel, method_entry
 from patching.rules import Learned
 from patching.weak_models import WeakKind, build_weak_network
 from report import files as report_files
-from report.answer import answer_section
+from report.answer import answer_section, summary
 from report.data import ReportData
 from report.figures import Drawing, new_figure
+from report.figures_of_patching import changed_images_figure
 from report.page import Block, Note, Paragraph, Picture, Section, Table, html_page, section
 from report.patches import patches_by_this_set
 from report.provenance import provenance_blocks, setting_rows, stage_rows, weak_rows
@@ -206,8 +207,18 @@ def test_the_report_of_a_whole_run(copied: ReportData, run_main: Callable[..., R
     assert f"first run: {poor}" in page.text.split("Stages that have not run")[-1]
     riders = result["valid_auc_modules"] < np.array(result["valid_auc_strong"]) - MOST_BELOW
     notes = [attributes for _, attributes in page.tags if attributes.get("class") == "note"]
-    assert riders.any() == ("Uninformative modules, which barely" in text)
+    assert riders.any() == ("Uninformative modules: AUC more than 0.02 below the strong model's: " in text)
     assert len(notes) == int(riders.any()) + ("Not significantly better than the control without a module" in text)
+
+
+@pytest.mark.parametrize("parent", ["", "searched"])
+def test_uninformative_modules_are_named_with_what_was_measured(copied: ReportData, parent: str) -> None:
+    path = copied.artifacts.folder / "modules" / "genetic" / "set.json"
+    aucs = {"valid_auc_strong": [0.99, 0.85, 0.99, 0.99, 0.99], "valid_auc_modules": [0.98, 0.826, 0.99, 0.98, 0.98]}
+    save_json(path, load_json(path, "") | aucs | {"parent": parent})
+    (note,) = notes(lambda: summary(ReportData(copied.stage)))
+    assert "AUC more than 0.02 below the strong model's: 1 (0.83, strong model 0.85)." in note
+    assert ("fine-tune" in note) == (not parent) and "compare a patch with the control without a module" in note
 
 
 def test_an_empty_folder_gives_a_page_of_commands(root_dir: Path, run_main: Callable[..., Run]) -> None:
@@ -486,12 +497,18 @@ def test_the_images_that_a_patch_of_a_users_own_model_changed_are_shown(copied: 
     assert isinstance(note, Note) and "the images have changed since" in note.text  # moon and star are no digits
     names = tuple(map(str, range(10)))
     copied.own_patches["mine"] = model = dataclasses.replace(copied.own_patches["mine"], classes=names)
-    model.details["changed"]["labels"] = digits.labels[places].tolist()
+    right, wrong = digits.labels[places], (digits.labels[places] + 1) % 10
+    before, after = (
+        np.where(is_right, right, wrong).tolist() for is_right in ([True, False, False], [False, True, True])
+    )
+    model.details["changed"] |= {"labels": right.tolist(), "before": before, "after": after}
     shown = copied.own_changed_images("mine")
     model.details["changed"]["fingerprint"] += 1  # another image since
     with pytest.raises(UserError, match=r"have changed since; patch again with: python x\.py --weak_logits y"):
         copied.own_changed_images("mine")
     assert (shown.pixels == digits.pixels[places]).all() and shown.labels.tolist() == digits.labels[places].tolist()
+    drawing = changed_images_figure([shown], "t")
+    assert [row[drawing.columns.index("image")] for row in drawing.rows] == [4, 9, 3]  # gained, then lost
 
 
 @pytest.mark.parametrize("removed", [False, True])
