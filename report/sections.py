@@ -156,10 +156,15 @@ def course_blocks(data: ReportData, method: Method, classes: tuple[int, ...]) ->
     files, course = method.files(data.artifacts, classes), method.course
     rows = files.log.load()
     chosen = data.chosen_row(method, rows) if classes == data.searched_classes else None
+    reading = course.reading
+    if chosen is not None:
+        is_parent = bool(data.module_set.record.parent)
+        which = "that those of this page were fine-tuned from" if is_parent else "of this page"
+        reading += f" Dashed: the modules {which}."
     yield Picture(
         f"{method.name}_search",
         course_figure(rows, course, chosen, f"{data.config.name}: the {method.name} search"),
-        f"{course.reading}{'' if chosen is None else ' Dashed: the modules of this page.'}",
+        reading,
     )
     if all(each.record.method != method.name for each in data.sets):
         yield Note(

@@ -393,6 +393,14 @@ def test_modules_of_another_search_are_not_said_to_be_of_this_one(copied: Report
         assert (chosen in picture.reading) == is_of_it == ("chosen" in picture.drawing.finding)
 
 
+def test_modules_that_were_fine_tuned_are_not_said_to_be_those_of_the_search(copied: ReportData) -> None:
+    path = copied.artifacts.folder / "modules" / "genetic" / "set.json"
+    save_json(path, {**load_json(path, ""), "parent": "searched"})
+    picture, *_ = search_blocks(ReportData(copied.stage))
+    assert isinstance(picture, Picture)
+    assert "Dashed: the modules that those of this page were fine-tuned from." in picture.reading
+
+
 def test_other_module_sets_are_listed_and_can_be_shown(copied: ReportData) -> None:
     assert not list(set_blocks(copied))
     (picture,), masks = kernel_blocks(copied), copied.masks
