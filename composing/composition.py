@@ -10,9 +10,9 @@ from torch import nn
 
 from composing.composed_model import ComposedClassifier
 from composing.controls import Whole, largest_softmax, mean_softmax, restricted, stacked
-from composing.files import source_checksums
 from composing.images import PARTS, datasets_of, load_images
 from composing.one_network import one_network
+from composing.outdated import source_checksums
 from composing.report import (
     AS_THEY_ARE,
     COMPOSED,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from composing import files as composing_files
+from composing.outdated import changed_sources
 from composing.report import HEADINGS
 from models import files as model_files
 from models.training import best_epoch
@@ -261,7 +262,7 @@ def composed_blocks(data: ReportData) -> Iterator[Block]:
         record = file.load()
         if all(source.get("configuration") != data.config.name for source in record.sources.values()):
             continue
-        if changed := composing_files.changed_sources(data.artifacts, record):
+        if changed := changed_sources(data.artifacts, record):
             yield Note(
                 f"{file.path.stem}: the strong model or module set of {', '.join(changed)} was removed or made again "
                 f"since it was composed; compose it again with scripts/compose.py, or move {file.path} away"
