@@ -1,6 +1,5 @@
 """What is made to be looked at."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from utils.artifacts import Artifacts
@@ -16,10 +15,9 @@ def flops_table(artifacts: Artifacts, *only: str) -> Path:
     return artifacts.folder / f"{'_'.join(['flops', *only])}.csv"
 
 
-def trade_off(artifacts: Artifacts, part: str, *, method: str | None = None, sets: Sequence[str] = ()) -> Path:
+def trade_off(artifacts: Artifacts, part: str, *only: str) -> Path:
     """Accuracy lost against the size of modules, on the images of a part, as CSV; its figure is next to it.
 
-    `method`, or the module sets `sets`, are given if they alone were measured.
+    `only` is "method" and its name, or "sets" and their names with + between them, if they alone were measured.
     """
-    only = f"_method_{method}" if method else f"_sets_{'+'.join(sets)}" if sets else ""  # no set's name has a +
-    return artifacts.folder / f"trade_off_{part}{only}.csv"
+    return artifacts.folder / f"{'_'.join(['trade_off', part, *only])}.csv"

@@ -77,8 +77,9 @@ def main() -> None:
         points.append(PAPER)
     show_table(["method", "target", *HEADINGS], [row_of(point) for point in points])
     title = f"{stage.config.name}, {len(images):,} {IMAGES_IN_WORDS[arguments.images]}"
-    alone = {"method": arguments.method, "sets": arguments.modules}
-    path = report_files.trade_off(stage.artifacts, arguments.images, **alone)
+    of_sets = ("sets", "+".join(arguments.modules)) if arguments.modules else ()  # no set's name has a +
+    alone = ("method", arguments.method) if arguments.method else of_sets
+    path = report_files.trade_off(stage.artifacts, arguments.images, *alone)
     save_drawing(trade_off_figure(points, title), path.with_suffix(""))
     print(f"\nsaved {path}, .png, .svg")
 

@@ -115,7 +115,7 @@ def test_a_method_is_one_class_and_one_line_of_the_table(root, run_main, monkeyp
     assert [int(point["right"]) for point in points[3:]] == [log[1].right_composed, int(points[2]["right"])]
 
     run_main("experiments/trade_off/trade_off.py", *NAMES, "--modules", "random", "pair", root=root)
-    alone = rows_of(report_files.trade_off(artifacts, "valid", sets=["random", "pair"]))
+    alone = rows_of(report_files.trade_off(artifacts, "valid", "sets", "random+pair"))
     assert [point["target"] for point in alone] == ["random", "pair"]
 
     weak = ["--set", "weak_epochs=1", "--set", "weak_train_images=40", "--target_class", TARGET]
