@@ -5,7 +5,7 @@
     python train.py --model simcnn --dataset cifar10 --evaluation
 
 The weights of the best validation accuracy are kept in data/MODEL_DATASET/entire_model.pth. An interrupted training
-goes on when the same command is typed again. A training that goes on after its early stop sets the earlier weights
+goes on when the same command is given again. A training that goes on after its early stop sets the earlier weights
 aside, as entire_model.pth.old_1: module sets and kernel importance are of those. Method: Qi et al., ASE 2022,
 section 4.1.
 """

@@ -35,7 +35,7 @@ RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "unflatten", "view_as"}
 CASTS = frozenset({"to", "_to_copy", "type_as"})
 NUMBERS = frozenset({"item", "_local_scalar_dense"})  # of a tensor
 SOFTMAXES = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
-TRACED_IMAGES = 2  # that a network is given; shapes of values are of so many
+TRACED_IMAGES = 2  # that a network is given while it is traced: the first dimension of shapes
 WEIGHTED = frozenset({"conv2d", "linear"})  # layers, whose weights have the names of the network
 
 

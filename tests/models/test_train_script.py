@@ -165,7 +165,7 @@ def test_a_training_that_goes_on_after_its_early_stop_keeps_the_earlier_weights(
     run = train(*options)
     assert run.exit_code == 0 and f"the old strong model is now {old}" in run.stdout, run
     assert old.read_bytes() == first["entire_model.pth"] and outcome(tiny_root) != first
-    with held(module_files.importance_role(artifacts)):  # the same weights again disturb nobody
+    with held(module_files.importance_role(artifacts)):  # the same weights again replace nothing
         assert "is now" not in train(*options).stdout
     assert len(list(artifacts.folder.glob("entire_model*"))) == 2
 
