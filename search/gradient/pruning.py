@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.graph import Size, Units
+from utils.errors import UserError
 
 DESCENT = 0.25  # the share of a round in which units are dropped; in the rest the weights adapt
 DROPS = 16  # how many times a round drops units
@@ -50,6 +51,8 @@ def mask_within(mask: Tensor, saliency: Tensor, units: Units, size: Size, keep: 
         units: of the strong model.
         size: of a mask, to which `keep` refers.
         keep: the largest share.
+
+    Raises UserError for a share that what is always kept exceeds.
     """
 
     def is_enough(smaller: Tensor) -> bool:
@@ -57,6 +60,8 @@ def mask_within(mask: Tensor, saliency: Tensor, units: Units, size: Size, keep: 
 
     if is_enough(mask):
         return mask
+    if (least := float(size(torch.zeros(len(mask))))) > keep + 1e-6:
+        raise UserError(f"to keep {keep:.1%}: expected at least {least:.1%}, what always stays costs that")
     cost = torch.func.grad(size)(mask.float())
     rank = (saliency / cost.clamp(min=1e-12)).where(mask, torch.tensor(-1.0))
     may_go = mask.clone()

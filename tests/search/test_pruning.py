@@ -13,6 +13,7 @@ from random_modules import units_of_layers
 
 from models.graph import flops_share, kernels_share
 from search.gradient.pruning import drops_after, drops_done, keep_target, mask_within
+from utils.errors import UserError
 
 NETWORKS = (FixedSizes, PaddedShortcuts, Shuffled, UpAndDown)
 ROUNDING = 1e-5  # of a size in float32
@@ -35,6 +36,10 @@ def test_the_least_salient_units_go_and_no_more_than_needed(
     mask = torch.as_tensor(random_mask(graph, seed, share))
     saliency = torch.as_tensor(np.random.default_rng(seed).exponential(size=graph.num_units)).float()
     saliency = saliency.round() if ties else saliency
+    if float(size(torch.zeros(graph.num_units))) > keep + 1e-6 and float(size(mask.float())) > keep + 1e-6:
+        with pytest.raises(UserError, match="what always stays costs that"):
+            mask_within(mask, saliency, units, size, keep)
+        return
     found = mask_within(mask, saliency, units, size, keep)
 
     assert not (found & ~mask).any()
