@@ -210,7 +210,8 @@ def masks_within(
         of_flops: whether it is a share of the FLOPs.
         of_layer: see `Score`.
 
-    Raises ValueError for scores of another shape, negative ones, or NaN.
+    Raises ValueError for scores of another shape, negative ones, or NaN; UserError for a share that what always stays
+    exceeds.
     """
     if scores.shape != (graph.num_classes, graph.num_units) or not (scores >= 0).all():
         expected = f"({graph.num_classes}, {graph.num_units})"

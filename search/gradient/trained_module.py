@@ -104,7 +104,7 @@ class TrainedModule:
             signs: -1 or 1 for each of them, at random. The square of a sum with such signs is, on average, the sum of
                 the squares: of each image's own logit, by one pass backwards for all images.
         """
-        (of_gates,) = torch.autograd.grad((logits * signs).sum(), gates, retain_graph=True)
+        (of_gates,) = torch.autograd.grad((logits * signs).sum(), gates, retain_graph=True, materialize_grads=True)
         self.saliency = MEMORY * self.saliency + (1 - MEMORY) * of_gates.cpu().square()
 
     def update(self, step_size: float) -> None:
